@@ -1,0 +1,69 @@
+#!/bin/sh
+# Make or bring up to date the virtual environment .venv of this checkout (`make setup`).
+#
+# Does nothing, at once, when .venv was completed for the very contents of the files in `inputs`. An environment that is
+# out of date is upgraded in place; one that was left half made (killed, disk full) is made afresh.
+#
+# usage: PYTHON=python3 sh requirements/setup.sh
+set -eu
+trap 'exit 130' INT TERM
+
+PYTHON=${PYTHON:-python3}
+venv=.venv
+python=$venv/bin/python
+completed=$venv/.sirfp-completed  # holds the checksum of the inputs it was completed for
+begun=$venv/.sirfp-begun          # stands while an installation is under way
+inputs="requirements/setup.sh requirements/lock.txt requirements/detectron2.txt setup.cfg pyproject.toml"
+
+fail() {
+    echo "setup: $*" >&2
+    exit 2
+}
+
+# Works for pip in any virtual environment, and for a Detectron2 built from source, which is left alone.
+install_detectron2() {
+    if "$python" -c "import detectron2" 2>/dev/null; then return; fi
+    purelib=$("$python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+    "$python" -m pip install --no-deps --require-hashes --upgrade --target "$purelib" --only-binary=:all: \
+        --python-version 3.10 --implementation cp --abi cp310 --platform linux_x86_64 -r requirements/detectron2.txt
+    rm -rf "$purelib/tools"  # a stray top-level package of that wheel
+    "$python" -c "import detectron2"
+}
+
+make_venv() {
+    command -v "$PYTHON" >/dev/null || fail "$PYTHON not found; install Python 3.10 or later, or name one: make PYTHON=/path/to/python3"
+    "$PYTHON" -c "import sys; sys.exit(sys.version_info < (3, 10))" \
+        || fail "$PYTHON is $("$PYTHON" --version 2>&1); Python 3.10 or later is needed: make PYTHON=/path/to/python3"
+    "$PYTHON" -c "import venv, ensurepip" 2>/dev/null \
+        || fail "$PYTHON cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"
+    echo "setup: making $venv with $("$PYTHON" --version 2>&1)"
+    "$PYTHON" -m venv --clear "$venv"
+}
+
+cd "$(dirname "$0")/.."
+checksum=$(cat $inputs | cksum)
+is_complete() {
+    [ -x "$python" ] && [ "$(cat "$completed" 2>/dev/null)" = "$checksum" ]
+}
+if is_complete; then exit 0; fi
+
+# One at a time: a second call waits for the first, and then finds its work done.
+if command -v flock >/dev/null; then
+    exec 9<requirements
+    flock 9
+    if is_complete; then exit 0; fi
+fi
+
+if [ -e "$begun" ] || ! "$python" -m pip --version >/dev/null 2>&1; then make_venv; fi
+"$python" -c "import sys; sys.exit(sys.version_info < (3, 10))" \
+    || fail "$venv holds $("$python" --version 2>&1); Python 3.10 or later is needed: remove $venv and try again"
+
+echo "setup: installing the pinned requirements; the first time this downloads about 3 GB"
+: >"$begun"
+"$python" -m pip install --disable-pip-version-check --no-deps -r requirements/lock.txt \
+    || { rm "$begun"; fail "could not install requirements/lock.txt; pip says why above, what it has downloaded is kept"; }
+install_detectron2
+"$python" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet -e .
+echo "$checksum" >"$completed"
+rm "$begun"
+echo "setup: $venv is complete"
