@@ -1,0 +1,86 @@
+"""Calling any model with what its user calls it with, and reading tensors out of what it returns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Calls a model: a tensor as `model(x)`, a tuple as `model(*xs)`, a mapping as `model(**xs)`.
+
+    A list of dictionaries (Detectron2's `list[dict]`) is passed whole, as is any other object.
+    """
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(inputs)
+
+
+def is_detectron_input(inputs: Any) -> bool:
+    """Whether inputs are Detectron2's `list[dict]`."""
+    return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], Mapping)
+
+
+def tensors(output: Any, path: str = "output", _seen: set[int] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields (path, tensor) for every tensor in a nest of containers and objects such as Instances."""
+    seen = set() if _seen is None else _seen
+    if isinstance(output, torch.Tensor):
+        yield path, output
+        return
+    if output is None or isinstance(output, (str, bytes, int, float, bool, nn.Module)) or id(output) in seen:
+        return
+    seen.add(id(output))
+    if isinstance(output, Mapping):
+        items = [(str(k), v) for k, v in output.items()]
+    elif isinstance(output, (list, tuple, set)):
+        items = [(str(i), v) for i, v in enumerate(output)]
+    else:
+        items = list(getattr(output, "__dict__", {}).items())
+    for key, value in items:
+        yield from tensors(value, f"{path}.{key}", seen)
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module has its own mode again."""
+    with _modes(model), torch.no_grad():
+        model.eval()
+        yield
+
+
+@contextmanager
+def training_branches(model: nn.Module) -> Iterator[None]:
+    """Training mode without gradients, with norms and dropout as in evaluation so that nothing changes."""
+    with _modes(model), torch.no_grad(), _event_storage():
+        model.train()
+        for module in model.modules():
+            kind = type(module).__name__
+            if isinstance(module, nn.modules.batchnorm._NormBase) or "Norm" in kind or "Drop" in kind:
+                module.eval()
+        yield
+
+
+@contextmanager
+def _modes(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _event_storage():
+    """Detectron2's heads write to an event storage in training mode."""
+    if "detectron2" not in sys.modules:
+        return nullcontext()
+    from detectron2.utils.events import EventStorage
+
+    return EventStorage(0)

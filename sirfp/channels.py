@@ -1,0 +1,359 @@
+"""Channel groups of any model: what must be cut together, found by one real forward pass.
+
+The pass (`sirfp.tracing`) labels every channel and ties those that must stay or go together. Here the
+tied labels become *atoms*, the slices of parameters and buffers that vanish together; atoms that touch
+the same tensors form a *group* and compete with one another. What the outside sees, what meets an
+operation without a rule, and what fails when a copy is cut and run, is frozen, with the reason.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .calling import call, inference, is_detectron_input, tensors, training_branches
+from .cost import DETECTRON_IGNORED, Cost
+from .errors import InputError, near
+from .models.detectron import feature_widths, training_inputs
+from .tracing import ChannelTrace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where a group's atoms lie in one dimension of one tensor.
+
+    Attributes:
+        tensor: name of the parameter or buffer.
+        dim: dimension of it.
+        index: indices of each atom, (size of the group, multiplicity).
+    """
+
+    tensor: str
+    dim: int
+    index: np.ndarray
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A module whose output shows a group's channels.
+
+    Attributes:
+        module: name of the module.
+        norm: whether it is a normalisation layer; else a convolution or linear layer.
+        dim: the channel dimension of its output.
+        index: the channels of the output that belong to each atom, (size, multiplicity).
+        positions: positions of one map in the pass.
+        channels: channels of the output.
+    """
+
+    module: str
+    norm: bool
+    dim: int
+    index: np.ndarray
+    positions: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that compete: each atom is one set of slices, and all sets lie in the same tensors.
+
+    Attributes:
+        name: the module that makes the channels.
+        place: the (tensor, dimension) of it in which `channels` are indices.
+        slices: where the atoms lie.
+        features: where a criterion can look at them, norm layers if there are any.
+        channels: the atoms' channel indices in the module that names the group, (size,).
+        inexact: why the pruned network differs from the masked one by nature, or None.
+    """
+
+    name: str
+    place: tuple[str, int]
+    slices: tuple[Slice, ...]
+    features: tuple[Feature, ...]
+    channels: tuple[int, ...]
+    inexact: str | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.channels)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Channels that stay: a module's name, how many of its channels, and why."""
+
+    name: str
+    channels: int
+    reason: str
+
+
+@dataclass
+class Emission:
+    """What emptied channels would still add to a layer that reads them (METHOD: bias compensation).
+
+    Attributes:
+        weight: name of the layer's weight.
+        atoms: index of the atom of each input channel among all groups' atoms, -1 where frozen, (I,).
+        emitted: what each input channel emits once its norm's scale is zero, (I,).
+        groups: the layer's groups.
+        norm_mean: name of the running mean of the norm that reads the layer, or None.
+    """
+
+    weight: str
+    atoms: np.ndarray
+    emitted: torch.Tensor
+    groups: int
+    norm_mean: str | None
+
+
+@dataclass
+class ChannelGroups:
+    """All groups of a model, what is frozen, and the cost of any choice of channels."""
+
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+    cost: Cost
+    sizes: dict[str, tuple[int, ...]]
+    emissions: tuple[Emission, ...] = ()
+    widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    ignored_ops: frozenset[str] = frozenset()
+
+    def __iter__(self):
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, name: str) -> Group:
+        return next(group for group in self.groups if group.name == name)
+
+    @property
+    def atoms(self) -> int:
+        """How many atoms all groups have together."""
+        return sum(group.size for group in self.groups)
+
+    @cached_property
+    def spans(self) -> dict[str, slice]:
+        """Where each group's atoms lie among all atoms, in order of the groups."""
+        ends = np.cumsum([group.size for group in self.groups]).tolist()
+        return {g.name: slice(end - g.size, end) for g, end in zip(self.groups, ends, strict=True)}
+
+    def flops(self, keep: np.ndarray | None = None) -> int:
+        """Multiply-adds of one call with the example inputs for atoms kept, (atoms,) of bool."""
+        return self.cost.flops(keep, self.ignored_ops)
+
+    def params(self, keep: np.ndarray | None = None) -> int:
+        """Parameters for atoms kept, (atoms,) of bool."""
+        return self.cost.params(keep)
+
+
+def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's parameters and floating-point buffers by name, shared ones once."""
+    state = dict(model.named_parameters())
+    state.update((n, b) for n, b in model.named_buffers() if b.is_floating_point())
+    return state
+
+
+def find_groups(
+    model: nn.Module, example_inputs: Any, ignore: Iterable[str] = (), *, trial: bool = True
+) -> ChannelGroups:
+    """Finds the channel groups of a model by following its channels through a forward pass.
+
+    Args:
+        model: any module; it is left as it was.
+        example_inputs: what it is called with (a tensor, a tuple, a mapping, or Detectron2's list[dict]).
+        ignore: names or patterns (`backbone.stem*`) of modules or tensors whose channels all stay.
+        trial: whether to cut a copy and run it, and freeze the groups that the copy cannot run without.
+
+    Returns:
+        The groups, with what is frozen and why.
+
+    Raises:
+        InputError: if a name in `ignore` matches nothing in the model.
+    """
+    state = state_tensors(model)
+    trace = ChannelTrace(state)
+    widths = feature_widths(model, trace)
+    with inference(model), widths, trace:
+        output = call(model, example_inputs)
+    trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output")
+    _follow_training(model, example_inputs, trace, state)
+    _ignore(trace, state, ignore)
+    found = _build(model, trace, state, widths.found)
+    if is_detectron_input(example_inputs):
+        found.ignored_ops = DETECTRON_IGNORED
+    if trial and found.groups:
+        from .trial import runs_without
+
+        found = runs_without(model, example_inputs, output, found)
+    return found
+
+
+def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict) -> None:
+    """Follows branches that run only in training; where they cannot run, what could feed them stays."""
+    unseen = {name for name in state if name not in trace.touched}
+    if any(name in unseen for name, _ in model.named_parameters()):
+        trace.counting = False
+        try:
+            given = training_inputs(model, inputs) if is_detectron_input(inputs) else inputs
+            with training_branches(model), trace:
+                output = call(model, given)
+            trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output in training")
+        except Exception as error:  # any failure of the user's own code is a reason, not an end
+            logger.info("the training branches of the model could not be followed: %s", error)
+        unseen = {name for name in state if name not in trace.touched}
+    reading = {}
+    for name in unseen:
+        for dim in trace.state_dims[name]:
+            trace.labels.freeze(dim, "the forward pass does not reach it")
+        if state[name].dim() >= 2 and isinstance(state[name], nn.Parameter):
+            module = model.get_submodule(name.rpartition(".")[0])
+            reading[state[name].shape[1] * getattr(module, "groups", 1)] = name
+    if reading:
+        known = {id(d): d for tap in trace.taps for d in [tap.labels]}
+        for dim in known.values():
+            if len(dim) in reading:
+                reason = f"{reading[len(dim)]}, which the forward pass does not reach, may read it"
+                trace.labels.freeze(dim, reason)
+
+
+def _ignore(trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
+    if isinstance(ignore, str):
+        ignore = (ignore,)
+    for pattern in ignore:
+        matched = False
+        for name, dims in trace.state_dims.items():
+            if name == pattern or name.startswith(pattern + ".") or fnmatch.fnmatchcase(name, pattern):
+                matched = True
+                made = dims[:1] if state[name].dim() > 1 else dims
+                for dim in made:
+                    trace.labels.freeze(dim, f"IGNORE names {pattern}")
+        if not matched:
+            modules = {name.rpartition(".")[0] for name in state}
+            raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, modules)}")
+
+
+def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> ChannelGroups:
+    """Turns labels into atoms and groups."""
+    component = trace.labels.components()
+    total = int(component.max()) + 1 if len(component) else 0
+    reason_of: dict[int, str] = {}
+    for labels, reason in reversed(trace.labels.frozen):
+        reason_of.update(dict.fromkeys(component[labels].tolist(), reason))
+    fixed = np.zeros(total, dtype=bool)
+    fixed[list(reason_of)] = True
+    inexact: dict[int, str] = {}
+    for labels, reason in trace.labels.inexact:
+        inexact.update(dict.fromkeys(component[labels].tolist(), reason))
+
+    # Every place of every component: (component, place) with place = (tensor, dim), and the index there.
+    places, rows = [], []
+    for name in state:
+        for dim, labels in enumerate(trace.state_dims[name]):
+            if labels is not None:
+                ids = component[labels]
+                rows.append(np.stack([ids, np.full(len(ids), len(places)), np.arange(len(ids))], axis=1))
+                places.append((name, dim))
+    table = np.concatenate(rows) if rows else np.zeros((0, 3), dtype=np.int64)
+    table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
+    bounds = np.flatnonzero(np.diff(table[:, 0], prepend=-1, append=-1)) if len(table) else np.zeros(0, int)
+
+    makers: dict[bytes, list] = {}
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        block = table[start:stop]
+        makers.setdefault(block[:, 1].tobytes(), []).append(block)
+    groups, frozen, atom_of, names = [], {}, np.full(total, -1), {}
+    features = _features(model, trace, component)
+    for key, blocks in makers.items():
+        signature = np.frombuffer(key, dtype=np.int64)
+        lead = _lead(signature, places, state)
+        name = places[lead][0].rpartition(".")[0] or places[lead][0]
+        for block in (b for b in blocks if fixed[b[0, 0]]):
+            at = (name, reason_of[int(block[0, 0])])
+            frozen[at] = frozen.get(at, 0) + int((block[:, 1] == lead).sum())
+        blocks = [b for b in blocks if not fixed[b[0, 0]]]
+        if not blocks:
+            continue
+        first = int(np.flatnonzero(signature == lead)[0])
+        blocks.sort(key=lambda b: b[first, 2])
+        ids = np.array([b[0, 0] for b in blocks])
+        atom_of[ids] = np.arange(len(ids)) + sum(g.size for g in groups)
+        index = np.stack([b[:, 2] for b in blocks])
+        slices = tuple(Slice(*places[p], index[:, signature == p]) for p in dict.fromkeys(signature.tolist()))
+        names[name] = names.get(name, 0) + 1
+        groups.append(
+            Group(
+                name=name if names[name] == 1 else f"{name}#{names[name]}",
+                place=places[lead],
+                slices=slices,
+                features=_features_of(ids, features),
+                channels=tuple(index[:, first].tolist()),
+                inexact=next((inexact[i] for i in ids.tolist() if i in inexact), None),
+            )
+        )
+    by_tensor = {id(tensor): name for name, tensor in state.items()}
+    emissions = [
+        Emission(
+            by_tensor[id(c.weight)], atom_of[component[c.labels]], c.emitted, c.groups,
+            None if c.norm_mean is None else by_tensor[id(c.norm_mean)],
+        )
+        for c in trace.consumers
+    ]  # fmt: skip
+    parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters()]
+    return ChannelGroups(
+        groups=tuple(groups),
+        frozen=tuple(Frozen(name, n, reason) for (name, reason), n in frozen.items()),
+        sizes={name: tuple(tensor.shape) for name, tensor in state.items()},
+        cost=Cost.build(trace.products, parameters, atom_of, component, sum(g.size for g in groups)),
+        emissions=tuple({e.weight: e for e in reversed(emissions)}.values()),
+        widths={m: {f: atom_of[component[d]] for f, d in v.items()} for m, v in widths.items()},
+    )
+
+
+def _lead(signature: np.ndarray, places: list, state: dict) -> int:
+    """The place that names a group: the first dimension of the first weight, the layer that makes it."""
+    unique = dict.fromkeys(signature.tolist())
+    for place in unique:
+        name, dim = places[place]
+        if dim == 0 and state[name].dim() > 1:
+            return place
+    return next(iter(unique))
+
+
+def _features(model: nn.Module, trace: ChannelTrace, component: np.ndarray) -> list[tuple[Feature, np.ndarray]]:
+    """Every module output that shows channels, once, with the component of each of its channels."""
+    owner = {id(t): name.rpartition(".")[0] for name, t in state_tensors(model).items()}
+    found = {}
+    for tap in trace.taps:
+        module = owner[id(tap.tensor)]
+        if module not in found:
+            ids = component[tap.labels]
+            empty = np.zeros((0, 0), dtype=np.int64)
+            found[module] = (Feature(module, tap.norm, tap.dim, empty, tap.positions, len(ids)), ids)
+    return list(found.values())
+
+
+def _features_of(ids: np.ndarray, features: list) -> tuple[Feature, ...]:
+    """The features that show all atoms of a group; norm layers where there are any."""
+    found = []
+    for feature, components in features:
+        order = np.argsort(components, kind="stable")
+        left = np.searchsorted(components[order], ids, side="left")
+        right = np.searchsorted(components[order], ids, side="right")
+        count = right - left
+        if count.min() > 0 and count.min() == count.max():
+            index = np.stack([order[left + k] for k in range(count[0])], axis=1)
+            found.append(replace(feature, index=index))
+    norms = tuple(f for f in found if f.norm)
+    return norms or tuple(found)

@@ -1,0 +1,146 @@
+"""FLOPs and parameters of any choice of channels, analytically, from one pass.
+
+Every operation that counts is a constant times the sizes of the dimensions that shrink with channels
+(`factor * kept in * kept out`), and so is every parameter's number of elements. The cost of any plan is
+therefore a sum of products, exact and fast enough to search a budget with. What counts is what
+`fvcore.nn.FlopCountAnalysis` counts, one multiply-add as one; attention that PyTorch fuses, which
+fvcore does not see, counts as its two matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from .tracing import Product
+
+# Detectron2's own counter (detectron2.utils.analysis) leaves these out of fvcore's defaults.
+DETECTRON_IGNORED = frozenset({"batch_norm"})
+
+
+@dataclass(frozen=True)
+class SumOfProducts:
+    """sum_k factor_k * prod_j size(side_kj), with size(side) = fixed + (members of kept atoms).
+
+    Attributes:
+        factors: (K,).
+        sides: (K, J) rows of `fixed` and `members`; row 0 is the constant one.
+        fixed: (S,) channels of each side that never go.
+        members: (S, atoms) how many channels of each side belong to each atom.
+        ops: name of the operation of each term.
+    """
+
+    factors: np.ndarray
+    sides: np.ndarray
+    fixed: np.ndarray
+    members: csr_matrix
+    ops: tuple[str, ...]
+
+    @staticmethod
+    def build(terms: Iterable[tuple[str, float, list[np.ndarray]]], atoms: int) -> SumOfProducts:
+        """Builds it from (op, factor, sides), a side giving each channel's atom, -1 where it never goes."""
+        known: dict[bytes, int] = {}
+        fixed, rows, columns = [1.0], [], []
+        ops, factors, sides = [], [], []
+        for op, factor, given in terms:
+            row = []
+            for side in given:
+                key = side.tobytes()
+                if key not in known:
+                    known[key] = len(fixed)
+                    fixed.append(float((side < 0).sum()))
+                    columns.append(side[side >= 0])
+                    rows.append(np.full(len(columns[-1]), known[key]))
+                row.append(known[key])
+            ops.append(op)
+            factors.append(factor)
+            sides.append(row)
+        width = max((len(row) for row in sides), default=1)
+        table = np.zeros((len(sides), max(1, width)), dtype=np.int64)
+        for k, row in enumerate(sides):
+            table[k, : len(row)] = row
+        row_index = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+        column_index = np.concatenate(columns) if columns else np.zeros(0, np.int64)
+        members = csr_matrix(
+            (np.ones(len(row_index)), (row_index, column_index)), shape=(len(fixed), max(1, atoms))
+        )
+        return SumOfProducts(np.array(factors, dtype=float), table, np.array(fixed), members, tuple(ops))
+
+    def without(self, keep: np.ndarray) -> SumOfProducts:
+        """The same sum with the atoms that are not in `keep`, (atoms,) of bool, made permanent."""
+        gone = np.asarray(self.members[:, ~keep].sum(axis=1)).reshape(-1)
+        members = self.members[:, keep]
+        if not keep.any():
+            members = csr_matrix((len(self.fixed), 1))
+        return SumOfProducts(self.factors, self.sides, self.fixed + gone, members, self.ops)
+
+    def value(self, keep: np.ndarray) -> float:
+        """The sum for atoms kept, (atoms,) of bool."""
+        return float(self.terms(keep).sum())
+
+    def terms(self, keep: np.ndarray) -> np.ndarray:
+        """Each term for atoms kept, (K,)."""
+        keep = np.asarray(keep, dtype=float)
+        sizes = self.fixed + self.members @ (keep if len(keep) else np.zeros(1))
+        return self.factors * sizes[self.sides].prod(axis=1)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a model as a function of the atoms kept."""
+
+    operations: SumOfProducts
+    parameters: SumOfProducts
+    atoms: int
+
+    @staticmethod
+    def build(
+        products: Iterable[Product],
+        parameters: Iterable[tuple],
+        atom_of: np.ndarray,
+        component: np.ndarray,
+        atoms: int,
+    ) -> Cost:
+        """Builds it from what the pass logged.
+
+        Args:
+            products: operations with label arrays.
+            parameters: (parameter, label arrays of its dimensions).
+            atom_of: atom of each component, -1 where frozen.
+            component: component of each label.
+            atoms: the number of atoms.
+        """
+
+        def terms():
+            for product in products:
+                yield product.op, product.factor, [atom_of[component[side]] for side in product.sides]
+
+        def sizes():
+            for tensor, dims in parameters:
+                sides = [atom_of[component[d]] for d in dims if d is not None]
+                fixed = prod(n for n, d in zip(tensor.shape, dims, strict=True) if d is None)
+                yield "parameters", float(fixed), sides
+
+        return Cost(SumOfProducts.build(terms(), atoms), SumOfProducts.build(sizes(), atoms), atoms)
+
+    def without(self, keep: np.ndarray) -> Cost:
+        """The cost with the atoms that are not in `keep`, (atoms,) of bool, made permanent."""
+        return Cost(self.operations.without(keep), self.parameters.without(keep), int(keep.sum()))
+
+    def flops(self, keep: np.ndarray | None = None, ignored: Iterable[str] = ()) -> int:
+        """Multiply-adds of one call with the example inputs, for atoms kept (all when None)."""
+        terms = self.operations.terms(self._all(keep))
+        if ignored:
+            terms = terms[[op not in ignored for op in self.operations.ops]]
+        return round(float(terms.sum()))
+
+    def params(self, keep: np.ndarray | None = None) -> int:
+        """Parameters (not buffers) for atoms kept (all when None)."""
+        return round(self.parameters.value(self._all(keep)))
+
+    def _all(self, keep: np.ndarray | None) -> np.ndarray:
+        return np.ones(self.atoms, dtype=bool) if keep is None else keep

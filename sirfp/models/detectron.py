@@ -1,0 +1,77 @@
+"""What is special to Detectron2's models: inputs for their training branches, widths they announce."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class feature_widths:  # noqa: N801  (a context manager, used like a function)
+    """While active, notes the channels of each feature that a Detectron2 backbone announces.
+
+    Such a module says in `_out_feature_channels` how wide its outputs are, and others read it.
+
+    Attributes:
+        found: {module name: {feature name: channel labels}}.
+    """
+
+    def __init__(self, model: nn.Module, trace):
+        self.model, self.trace = model, trace
+        self.found: dict[str, dict[str, Any]] = {}
+        self.handles: list = []
+
+    def __enter__(self) -> feature_widths:
+        for name, module in self.model.named_modules():
+            if isinstance(getattr(module, "_out_feature_channels", None), dict):
+                self.handles.append(module.register_forward_hook(self._note(name)))
+        return self
+
+    def _note(self, name: str):
+        def hook(module, inputs, output):
+            if not isinstance(output, Mapping):
+                return
+            for feature, tensor in output.items():
+                if isinstance(tensor, torch.Tensor) and tensor.dim() > 1:
+                    labels = self.trace.dim(tensor, 1)
+                    if labels is not None and feature in module._out_feature_channels:
+                        self.found.setdefault(name, {})[feature] = labels
+
+        return hook
+
+    def __exit__(self, *exc) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def training_inputs(model: nn.Module, inputs: list[dict]) -> list[dict]:
+    """Adds one made-up annotation to each input that lacks what Detectron2's losses need."""
+    if "detectron2" not in sys.modules:
+        return inputs
+    from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
+
+    result = []
+    for given in inputs:
+        item = dict(given)
+        _, height, width = item["image"].shape
+        if "instances" not in item:
+            box = torch.tensor([[width * 0.2, height * 0.2, width * 0.8, height * 0.8]])
+            instances = Instances((height, width), gt_boxes=Boxes(box), gt_classes=torch.zeros(1, dtype=torch.long))
+            mask = torch.zeros(1, height, width, dtype=torch.bool)
+            mask[:, height // 4 : height // 2, width // 4 : width // 2] = True
+            instances.gt_masks = BitMasks(mask)
+            points = torch.tensor([width * 0.5, height * 0.5, 2.0]).repeat(1, _keypoints(model), 1)
+            instances.gt_keypoints = Keypoints(points)
+            item["instances"] = instances
+        if "sem_seg" not in item:
+            item["sem_seg"] = torch.zeros(height, width, dtype=torch.long)
+        result.append(item)
+    return result
+
+
+def _keypoints(model: nn.Module) -> int:
+    counts = (getattr(module, "num_keypoints", None) for module in model.modules())
+    return next((n for n in counts if isinstance(n, int)), 17)

@@ -1,0 +1,202 @@
+"""The plan as data: which channels stay, and all that is needed to cut a fresh dense model without running it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Indices kept along one dimension, the same for several tensors.
+
+    Attributes:
+        tensors: (name of a parameter or buffer, dimension) of each.
+        size: the dense size of the dimension.
+        keep: kept indices of the dense dimension, ascending.
+    """
+
+    tensors: tuple[tuple[str, int], ...]
+    size: int
+    keep: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """What pruning did to a model, in terms of the dense one.
+
+    Attributes:
+        kept: {group name: kept channel indices of the dense model}.
+        channels: {group name: how many channels the dense model has there}.
+        places: {group name: (tensor, dimension) whose indices `kept` holds}.
+        flops: (dense, pruned) multiply-adds of one call with the example inputs, as fvcore counts.
+        params: (dense, pruned) parameters.
+        cuts: the tensors to cut.
+        new_biases: modules that were given a bias, which the dense model lacks.
+        widths: {module: {feature: channels}} that Detectron2 backbones announce.
+        criterion: the name of the criterion.
+        frozen: {name: reason} of what could not be cut.
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    channels: Mapping[str, int]
+    places: Mapping[str, tuple[str, int]]
+    flops: tuple[int, int]
+    params: tuple[int, int]
+    cuts: tuple[Cut, ...] = ()
+    new_biases: tuple[str, ...] = ()
+    widths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    criterion: str = ""
+    frozen: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The plan as one line of JSON."""
+        data = {
+            "format": FORMAT,
+            "criterion": self.criterion,
+            "flops": self.flops,
+            "params": self.params,
+            "kept": self.kept,
+            "channels": self.channels,
+            "places": self.places,
+            "cuts": [{"tensors": c.tensors, "size": c.size, "keep": c.keep} for c in self.cuts],
+            "new_biases": self.new_biases,
+            "widths": self.widths,
+            "frozen": self.frozen,
+        }
+        return json.dumps(data, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> PruningPlan:
+        """Reads a plan, checking every type, range and size.
+
+        Raises:
+            InputError: if the text is not a plan; the message says where.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"the plan is not JSON: {error}") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise InputError(f"the plan has format {_get(data, 'format')!r}, this version reads {FORMAT}")
+        kept = _mapping(data, "kept", _indices)
+        channels = _mapping(data, "channels", _count)
+        for name, indices in kept.items():
+            if name not in channels:
+                raise InputError(f"plan.channels lacks the group {name!r}")
+            if not indices:
+                raise InputError(f"plan.kept leaves no channel in {name!r}")
+        return PruningPlan(
+            kept=kept,
+            channels=channels,
+            places=_mapping(data, "places", _place),
+            flops=_pair(data, "flops"),
+            params=_pair(data, "params"),
+            cuts=tuple(_cut(c, f"plan.cuts[{i}]") for i, c in enumerate(_list(data, "cuts"))),
+            new_biases=tuple(_text(t, "plan.new_biases") for t in _list(data, "new_biases")),
+            widths=_mapping(data, "widths", lambda v, at: {_text(k, at): _count(n, at) for k, n in _dict(v, at).items()}),
+            criterion=_text(data.get("criterion", ""), "plan.criterion"),
+            frozen=_mapping(data, "frozen", _text),
+        )
+
+    def then(self, later: PruningPlan) -> PruningPlan:
+        """Joins this plan with one made on the model that it left: one plan for the dense model."""
+        own = {place: cut for cut in self.cuts for place in cut.tensors}
+        new = {place: cut for cut in later.cuts for place in cut.tensors}
+        joined: dict[tuple[int, tuple[int, ...]], list[tuple[str, int]]] = {}
+        for place in dict.fromkeys([*own, *new]):
+            if place in own and place in new:
+                size, keep = own[place].size, tuple(own[place].keep[i] for i in new[place].keep)
+            else:
+                cut = own.get(place) or new[place]
+                size, keep = cut.size, cut.keep
+            joined.setdefault((size, keep), []).append(place)
+        cuts = tuple(Cut(tuple(places), size, keep) for (size, keep), places in joined.items())
+        kept = dict(self.kept)
+        for name, indices in later.kept.items():
+            before = own.get(later.places[name])
+            kept[name] = indices if before is None else tuple(before.keep[i] for i in indices)
+        channels = {**later.channels, **self.channels}
+        return PruningPlan(
+            kept=kept,
+            channels={name: channels[name] for name in kept},
+            places={**later.places, **self.places},
+            flops=(self.flops[0], later.flops[1]),
+            params=(self.params[0], later.params[1]),
+            cuts=cuts,
+            new_biases=tuple(dict.fromkeys([*self.new_biases, *later.new_biases])),
+            widths={**self.widths, **later.widths},
+            criterion=later.criterion,
+            frozen=later.frozen,
+        )
+
+
+def _get(data: Any, key: str) -> Any:
+    return data.get(key) if isinstance(data, dict) else data
+
+
+def _dict(value: Any, at: str) -> dict:
+    if not isinstance(value, dict):
+        raise InputError(f"{at} must be a mapping, got {type(value).__name__}")
+    return value
+
+
+def _list(data: dict, key: str) -> list:
+    value = data.get(key, [])
+    if not isinstance(value, list):
+        raise InputError(f"plan.{key} must be a list, got {type(value).__name__}")
+    return value
+
+
+def _mapping(data: dict, key: str, read) -> dict:
+    values = _dict(data.get(key, {}), f"plan.{key}")
+    return {_text(k, f"plan.{key}"): read(v, f"plan.{key}[{k!r}]") for k, v in values.items()}
+
+
+def _text(value: Any, at: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{at} must be text, got {type(value).__name__}")
+    return value
+
+
+def _count(value: Any, at: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 60:
+        raise InputError(f"{at} must be a whole number of at least 0, got {value!r:.40}")
+    return value
+
+
+def _indices(value: Any, at: str) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise InputError(f"{at} must be a list of indices, got {type(value).__name__}")
+    result = tuple(_count(v, at) for v in value)
+    if any(a >= b for a, b in zip(result, result[1:], strict=False)):
+        raise InputError(f"{at} must be ascending indices, each once")
+    return result
+
+
+def _pair(data: dict, key: str) -> tuple[int, int]:
+    value = _list(data, key)
+    if len(value) != 2:
+        raise InputError(f"plan.{key} must be [dense, pruned], got {len(value)} numbers")
+    return _count(value[0], f"plan.{key}"), _count(value[1], f"plan.{key}")
+
+
+def _cut(value: Any, at: str) -> Cut:
+    data = _dict(value, at)
+    size, keep = _count(data.get("size"), f"{at}.size"), _indices(data.get("keep"), f"{at}.keep")
+    if not keep or keep[-1] >= size:
+        raise InputError(f"{at}.keep must hold at least one index below {size}")
+    places = tuple(_place(place, f"{at}.tensors") for place in _list(data, "tensors"))
+    return Cut(places, size, keep)
+
+
+def _place(value: Any, at: str) -> tuple[str, int]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError(f"{at} must be a [name, dimension] pair")
+    return _text(value[0], at), _count(value[1], at)

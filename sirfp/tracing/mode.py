@@ -1,0 +1,166 @@
+"""The dispatch mode under which a model runs once while its channels are followed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .labels import Array, Consumer, Dims, Labels, Product, Tap
+from .pointwise import pointwise
+from .rules import RULES
+
+# Operations that make tensors no channel flows into, whatever labelled tensor they are called on.
+_UNLABELLED = frozenset(
+    f"aten::{name}"
+    for name in (
+        "new_zeros new_ones new_empty new_full new_empty_strided size sym_size stride storage_offset "
+        "_local_scalar_dense is_same_size equal allclose numel"
+    ).split()
+)
+
+
+class ChannelTrace(TorchDispatchMode):
+    """Sees every ATen operation with its real tensors and applies the rule for it.
+
+    Labels hang on tensors by weak references, so an identity that Python uses again carries none.
+    Without a rule the labels of all inputs are frozen: safe by construction.
+
+    Args:
+        state: the model's parameters and floating-point buffers by name; each gets fresh labels on
+            every dimension longer than one.
+    """
+
+    def __init__(self, state: dict[str, torch.Tensor]):
+        super().__init__()
+        self.labels = Labels()
+        self.products: list[Product] = []
+        self.taps: list[Tap] = []
+        self.consumers: list[Consumer] = []
+        self.touched: set[str] = set()
+        self.counting = True  # products are logged on the inference pass only
+        self.pooling = 0  # inside F.adaptive_avg_pool2d, which fvcore counts
+        self._dims = WeakTensorKeyDictionary()
+        self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants)
+        self._names = WeakTensorKeyDictionary()
+        self._made_by = WeakTensorKeyDictionary()  # output of a convolution -> its Consumer
+        self._functions = _FunctionWatch(self)
+        self.state_dims: dict[str, Dims] = {}
+        for name, tensor in state.items():
+            dims = [self.labels.fresh(n) if n > 1 else None for n in tensor.shape]
+            self.state_dims[name] = dims
+            self._dims[tensor] = dims
+            self._names[tensor] = name
+
+    def __enter__(self):
+        self._functions.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exc):
+        super().__exit__(*exc)
+        self._functions.__exit__(*exc)
+
+    # ---- what rules use -------------------------------------------------------------------------
+    def dims(self, tensor: Any) -> Dims:
+        """Labels of each dimension of a tensor; all None where nothing is known of it."""
+        known = self._dims.get(tensor)
+        return known if known is not None else [None] * tensor.dim()
+
+    def dim(self, tensor: torch.Tensor, index: int) -> Array | None:
+        return self.dims(tensor)[index]
+
+    def set(self, tensor: torch.Tensor, dims: Dims) -> None:
+        """Gives a result its labels; a dimension of length one never carries any."""
+        if len(dims) != tensor.dim():
+            raise AssertionError(f"{len(dims)} label arrays for {tensor.dim()} dimensions")
+        for index, labels in enumerate(dims):
+            if labels is not None and len(labels) != tensor.shape[index]:
+                raise AssertionError(f"{len(labels)} labels for dimension {index} of {tuple(tensor.shape)}")
+        dims = [None if n == 1 else a for n, a in zip(tensor.shape, dims, strict=True)]
+        if any(a is not None for a in dims):
+            self._dims[tensor] = dims
+        elif tensor in self._dims:
+            del self._dims[tensor]
+
+    def emitted(self, tensor: torch.Tensor) -> tuple[int, torch.Tensor] | None:
+        return self._emitted.get(tensor)
+
+    def set_emitted(self, tensor: torch.Tensor, dim: int, constants: torch.Tensor | None) -> None:
+        if constants is not None and len(constants) == tensor.shape[dim]:
+            self._emitted[tensor] = (dim % tensor.dim(), constants)
+
+    def is_state(self, tensor: Any) -> bool:
+        return isinstance(tensor, torch.Tensor) and tensor in self._names
+
+    def count(self, op: str, factor: float, *sides: Array | None) -> None:
+        if self.counting:
+            self.products.append(Product(op, float(factor), tuple(s for s in sides if s is not None)))
+
+    def made(self, output: torch.Tensor, consumer: Consumer) -> None:
+        self.consumers.append(consumer)
+        self._made_by[output] = consumer
+
+    def maker(self, tensor: torch.Tensor) -> Consumer | None:
+        return self._made_by.get(tensor)
+
+    def freeze_tensors(self, tensors: Any, reason: str) -> None:
+        for tensor in tensors:
+            for labels in self.dims(tensor):
+                self.labels.freeze(labels, reason)
+
+    # ---- the pass -------------------------------------------------------------------------------
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        for tensor in inputs:
+            name = self._names.get(tensor)
+            if name is not None:
+                self.touched.add(name)
+        known = [t for t in inputs if t in self._dims]
+        written = func._schema.is_mutable and inputs and inputs[0]._is_view()
+        out = func(*args, **kwargs)
+        name = func._schema.name
+        if name in _UNLABELLED or (not known and name not in RULES):
+            return out
+        if not known and name not in _COUNTED:
+            return out
+        if written and any(t is not inputs[0] for t in known):
+            self.freeze_tensors(known, f"{name} writes into a part of another tensor")
+            return out
+        rule = RULES.get(name)
+        if rule is None and torch.Tag.pointwise in func.tags:
+            rule = pointwise
+        if rule is None:
+            self.freeze_tensors(known, f"{name} has no rule")
+            return out
+        rule(self, func, args, kwargs, out)
+        return out
+
+
+_COUNTED = frozenset(
+    f"aten::{name}"
+    for name in (
+        "convolution addmm mm bmm baddbmm native_batch_norm cudnn_batch_norm upsample_nearest2d "
+        "upsample_bilinear2d _adaptive_avg_pool2d native_layer_norm native_group_norm mean grid_sampler_2d"
+    ).split()
+)
+
+
+class _FunctionWatch(TorchFunctionMode):
+    """Notes the functions whose name is lost before ATen: fvcore counts adaptive pooling, not a mean."""
+
+    def __init__(self, trace: ChannelTrace):
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        pooling = func is torch._C._nn.adaptive_avg_pool2d or func is torch.nn.functional.adaptive_avg_pool2d
+        self.trace.pooling += pooling
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.trace.pooling -= pooling

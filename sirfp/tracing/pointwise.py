@@ -1,0 +1,66 @@
+"""Rules for elementwise operations: dimensions that line up become one, broadcast ones do not."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils._pytree import tree_map
+
+from .rules import rule
+
+
+@rule(
+    "clone", "_to_copy", "detach", "alias", "lift_fresh", "lift_fresh_copy", "contiguous", "native_dropout",
+    "dropout", "_prelu_kernel", "bernoulli", "bernoulli_", "masked_fill", "masked_fill_", "where", "fill_",
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "zero_", "uniform_",
+    "normal_", "copy_", "nan_to_num", "isfinite", "clamp", "clamp_", "pow", "add", "sub", "mul", "div",
+    "rsub", "maximum", "minimum", "softplus", "mish", "celu",
+)  # fmt: skip
+def pointwise(trace, func, args, kwargs, out) -> None:
+    """Ties the dimensions of all tensor inputs that line up with one of the output's."""
+    outputs = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(t, torch.Tensor)]
+    inputs = _tensors((args, kwargs))
+    shape = outputs[0].shape
+    name = func._schema.name
+    if name == "aten::copy_" and inputs[0] not in trace._dims:
+        inputs = inputs[1:]  # a fresh buffer takes the labels of what is written into it
+    result = []
+    for axis in range(-len(shape), 0):
+        lined_up = [t for t in inputs if t.dim() >= -axis and t.shape[axis] == shape[axis]]
+        if shape[axis] == 1 or not any(trace.dim(t, axis) is not None for t in lined_up):
+            result.append(None)
+            continue
+        labels = trace.dim(lined_up[0], axis)
+        for tensor in lined_up[1:]:
+            labels = trace.labels.tie(labels, trace.dim(tensor, axis), f"{name} joins it with a fixed size")
+        result.append(labels)
+    emitted = _emitted(trace, func, args, kwargs, inputs)
+    for tensor in outputs:
+        if tensor.shape == shape:
+            trace.set(tensor, list(result))
+            if emitted is not None:
+                trace.set_emitted(tensor, *emitted)
+
+
+def _tensors(tree) -> list[torch.Tensor]:
+    return [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)]
+
+
+def _emitted(trace, func, args, kwargs, inputs):
+    """What emptied channels emit after the operation: the operation applied to their constants."""
+    known = [trace.emitted(t) for t in inputs if t.numel() > 1]
+    if not known or any(k is None for k in known) or len({k[0] for k in known}) != 1:
+        return None
+    if len({t.dim() for t in inputs if t.numel() > 1}) != 1:
+        return None
+    dim = known[0][0]
+
+    def constant(value):
+        if not isinstance(value, torch.Tensor) or value.numel() <= 1:
+            return value
+        vector = trace.emitted(value)[1]
+        return vector.reshape([-1 if i == dim else 1 for i in range(value.dim())]).clone()
+
+    value = func(*tree_map(constant, args), **tree_map(constant, kwargs))
+    if isinstance(value, (tuple, list)):
+        value = value[0]
+    return dim, value.reshape(-1)

@@ -1,0 +1,178 @@
+"""Rules for convolutions, matrix products and attention: what is contracted becomes one."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import torch
+
+from .labels import Consumer, Tap
+from .rules import rule
+
+
+@rule("convolution", "_convolution", "convolution_overrideable")
+def convolution(trace, func, args, kwargs, out) -> None:
+    """Input channels = the weight's second dimension, output = its first; groups index by index."""
+    x, weight, bias, _, _, _, transposed, _, groups = args[:9]
+    labels = trace.labels
+    x_dims, w_dims = trace.dims(x), trace.dims(weight)
+    for dim in (*x_dims[2:], *w_dims[2:]):
+        labels.freeze(dim, "it is a spatial dimension of a convolution")
+    x_in = x_dims[1]
+    reason = "a convolution reads it beside a fixed input"
+    depthwise = groups > 1 and x.shape[1] == groups
+    if depthwise:
+        multiplier = out.shape[1] // groups
+        repeated = None if x_in is None else np.repeat(x_in, multiplier)
+        own = np.tile(w_dims[1], groups) if transposed and multiplier > 1 else w_dims[0]
+        if transposed and multiplier > 1:
+            labels.tie(x_in, w_dims[0], reason)
+            labels.freeze(x_in, "a transposed depthwise convolution with a multiplier")
+            labels.freeze(w_dims[1], "a transposed depthwise convolution with a multiplier")
+        else:
+            labels.tie(repeated, own, reason)
+        result = own
+    elif transposed:
+        labels.tie(x_in, w_dims[0], reason)
+        labels.tie_rows(w_dims[0], groups)
+        result = w_dims[1] if w_dims[1] is None else np.tile(w_dims[1], groups)
+    else:
+        labels.tie(labels.tie_rows(x_in, groups), w_dims[1], reason)
+        result = w_dims[0]
+        labels.tie_rows(result, groups)
+    if bias is not None:
+        labels.tie(result, trace.dim(bias, 0), reason)
+    trace.set(out, [x_dims[0], result] + [None] * (out.dim() - 2))
+
+    spatial = prod(x.shape[2:] if transposed else out.shape[2:])
+    sides = [dim for dim in w_dims[:2] if dim is not None]
+    fixed = prod(weight.shape) / prod(len(side) for side in sides)
+    batch = 1 if x_dims[0] is not None else x.shape[0]
+    trace.count("conv", fixed * spatial * batch, x_dims[0], *sides)
+    if result is not None and trace.is_state(weight):
+        trace.taps.append(Tap(weight, result, norm=False, dim=1, positions=prod(out.shape[2:])))
+    emitted = trace.emitted(x)
+    if emitted is not None and emitted[0] == 1 and x_in is not None and not transposed and not depthwise:
+        if trace.is_state(weight):
+            trace.made(out, Consumer(weight, x_in, emitted[1], groups))
+
+
+@rule("addmm")
+def addmm(trace, func, args, kwargs, out) -> None:
+    """A linear layer with its bias: (n, k) x (k, m) + (m,)."""
+    _matrix_product(trace, args[1], args[2], out, "addmm")
+    _add_bias(trace, args[0], out)
+
+
+@rule("mm")
+def mm(trace, func, args, kwargs, out) -> None:
+    _matrix_product(trace, args[0], args[1], out, "matmul")
+
+
+@rule("linear")
+def linear(trace, func, args, kwargs, out) -> None:
+    """(..., k) x (m, k)^T + (m,), where PyTorch keeps it whole."""
+    x, weight = args[0], args[1]
+    dims, (w_out, w_in) = trace.dims(x), trace.dims(weight)
+    inner = trace.labels.tie(dims[-1], w_in, "a linear layer reads it beside a fixed input")
+    trace.set(out, [*dims[:-1], w_out])
+    _count_product(trace, "linear", [*zip(dims[:-1], x.shape[:-1]), (inner, x.shape[-1]), (w_out, out.shape[-1])])
+    _linear_tap(trace, weight, w_out, out, x)
+    if len(args) > 2 and args[2] is not None:
+        _add_bias(trace, args[2], out)
+
+
+@rule("bmm")
+def bmm(trace, func, args, kwargs, out) -> None:
+    """(b, n, k) x (b, k, m); the batch may be heads."""
+    _batched(trace, args[0], args[1], out)
+
+
+@rule("baddbmm", "baddbmm_")
+def baddbmm(trace, func, args, kwargs, out) -> None:
+    _batched(trace, args[1], args[2], out)
+    _add_bias(trace, args[0], out)
+
+
+@rule("mv", "dot")
+def matrix_vector(trace, func, args, kwargs, out) -> None:
+    a, b = args
+    inner = trace.labels.tie(trace.dim(a, -1), trace.dim(b, 0), "a product reads it beside a fixed input")
+    outer = trace.dims(a)[:-1]
+    trace.set(out, outer)
+    _count_product(trace, "matmul", [*zip(outer, a.shape[:-1]), (inner, a.shape[-1])])
+
+
+@rule(
+    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math",
+    "_scaled_dot_product_attention_math_for_mps",
+)  # fmt: skip
+def attention(trace, func, args, kwargs, out) -> None:
+    """softmax(q k^T) v over (b, heads, n, d): q's d with k's, heads together, v's d carried."""
+    query, key, value = args[:3]
+    q, k, v = trace.dims(query), trace.dims(key), trace.dims(value)
+    labels = trace.labels
+    width = labels.tie(q[-1], k[-1], "attention joins it with a fixed size")
+    if kwargs.get("scale") is None:
+        labels.freeze(width, "attention's scale follows the head width")
+    heads = labels.tie(labels.tie(q[1], k[1], "attention heads"), v[1], "attention heads") if query.dim() == 4 else None
+    for dim in (k[-2], v[-2], q[-2]):
+        labels.freeze(dim, "it is a position of attention")
+    result = out[0] if isinstance(out, (tuple, list)) else out
+    trace.set(result, [q[0], *([heads] if query.dim() == 4 else []), None, v[-1]])
+    n, m = query.shape[-2], key.shape[-2]
+    batch = prod(query.shape[:-2]) if heads is None else query.shape[0]
+    for side, size in ((width, query.shape[-1]), (v[-1], value.shape[-1])):
+        trace.count("matmul", batch * n * m * (size if side is None else 1), heads, side)
+
+
+def _matrix_product(trace, a, b, out, op: str) -> None:
+    a_dims, b_dims = trace.dims(a), trace.dims(b)
+    inner = trace.labels.tie(a_dims[1], b_dims[0], "a product reads it beside a fixed input")
+    trace.set(out, [a_dims[0], b_dims[1]])
+    _count_product(trace, op, [(a_dims[0], a.shape[0]), (inner, a.shape[1]), (b_dims[1], b.shape[1])])
+    weight = b._base if b._is_view() else b
+    if trace.is_state(weight) and weight.dim() == 2 and b.stride(0) == weight.stride(1):
+        _linear_tap(trace, weight, b_dims[1], out, a)
+
+
+def _linear_tap(trace, weight, labels, out, x) -> None:
+    if labels is not None and trace.is_state(weight):
+        positions = prod(out.shape[:-1])
+        trace.taps.append(Tap(weight, labels, norm=False, dim=-1, positions=positions))
+    emitted = trace.emitted(x)
+    inner = trace.dim(x, -1)
+    if emitted is not None and emitted[0] == x.dim() - 1 and inner is not None and trace.is_state(weight):
+        trace.made(out, Consumer(weight, inner, emitted[1], 1))
+
+
+def _batched(trace, a, b, out) -> None:
+    (batch_a, n, inner_a), (batch_b, inner_b, m) = trace.dims(a), trace.dims(b)
+    labels = trace.labels
+    batch = None
+    if batch_a is not None or batch_b is not None:
+        batch = labels.tie(batch_a, batch_b, "a batched product joins it with a fixed size")
+    inner = None
+    if inner_a is not None or inner_b is not None:
+        inner = labels.tie(inner_a, inner_b, "a product reads it beside a fixed input")
+    trace.set(out, [batch, n, m])
+    sizes = [(batch, a.shape[0]), (n, a.shape[1]), (inner, a.shape[2]), (m, b.shape[2])]
+    _count_product(trace, "bmm", sizes)
+
+
+def _add_bias(trace, bias: torch.Tensor, out: torch.Tensor) -> None:
+    dims = trace.dims(out)
+    for axis in range(-bias.dim(), 0):
+        if bias.shape[axis] == out.shape[axis] and bias.shape[axis] > 1:
+            own = trace.dim(bias, axis)
+            if own is not None or dims[axis] is not None:
+                dims[axis] = trace.labels.tie(dims[axis], own, "a product adds a fixed size to it")
+    trace.set(out, dims)
+
+
+def _count_product(trace, op: str, dims) -> None:
+    factor = prod(size for labels, size in dims if labels is None or size == 1)
+    trace.count(op, factor, *(labels for labels, size in dims if size != 1))

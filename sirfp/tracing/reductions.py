@@ -1,0 +1,200 @@
+"""Rules for normalisation, reductions, softmax, sorting, pooling and resizing."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+
+from .labels import Tap
+from .rules import rule
+
+
+@rule(
+    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+    "_batch_norm_with_update", "_batch_norm_no_update", "cudnn_batch_norm", "miopen_batch_norm",
+)  # fmt: skip
+def batch_norm(trace, func, args, kwargs, out) -> None:
+    """Ties the channels with scale, shift and both statistics; emptied, a channel emits the shift."""
+    x = args[0]
+    dims = trace.dims(x)
+    vectors = [t for t in args[1:5] if isinstance(t, torch.Tensor)]
+    channels = dims[1]
+    for vector in vectors:
+        known = trace.dim(vector, 0)
+        if channels is not None or known is not None:
+            channels = trace.labels.tie(channels, known, "batch norm of a fixed input")
+    for dim in (*dims[:1], *dims[2:]):
+        trace.labels.mark_inexact(dim, "a statistic runs over these channels")
+    result = out[0]
+    trace.set(result, [dims[0], channels, *dims[2:]])
+    others = x.numel() / x.shape[1]
+    affine = isinstance(args[1], torch.Tensor)
+    training = bool(args[5]) if len(args) > 5 and isinstance(args[5], bool) else False
+    scale = (5 if affine else 4) if training else (2 if affine else 1)
+    trace.count("batch_norm", scale * others * (1 if channels is not None else x.shape[1]), channels)
+    owned = [v for v in vectors if trace.is_state(v)]
+    if owned and channels is not None:
+        trace.taps.append(Tap(owned[-1], channels, norm=True, dim=1, positions=prod(x.shape[2:])))
+    if isinstance(args[2], torch.Tensor):
+        trace.set_emitted(result, 1, args[2].detach())
+    made_by = trace.maker(x)
+    if made_by is not None and isinstance(args[3], torch.Tensor) and trace.is_state(args[3]):
+        made_by.norm_mean = args[3]
+
+
+@rule("native_layer_norm", "_fused_rms_norm")
+def layer_norm(trace, func, args, kwargs, out) -> None:
+    """Ties the last dimensions with scale and shift; its statistics run over channels."""
+    x, normalized_shape = args[0], args[1]
+    dims = trace.dims(x)
+    count = len(normalized_shape)
+    vectors = [t for t in args[2:4] if isinstance(t, torch.Tensor)]
+    for axis in range(-count, 0):
+        for vector in vectors:
+            known = trace.dim(vector, axis)
+            if dims[axis] is not None or known is not None:
+                dims[axis] = trace.labels.tie(dims[axis], known, "layer norm of a fixed input")
+        trace.labels.mark_inexact(dims[axis], "layer norm's statistics run over these channels")
+        if not vectors:
+            trace.labels.freeze(dims[axis], "layer norm without scale has its width in the code")
+    result = out[0] if isinstance(out, (tuple, list)) else out
+    trace.set(result, list(dims))
+    if func._schema.name == "aten::native_layer_norm":
+        fixed = prod(n for n, d in zip(x.shape, dims, strict=True) if d is None)
+        affine = isinstance(args[2], torch.Tensor)
+        trace.count("layer_norm", (5 if affine else 4) * fixed, *(d for d in dims if d is not None))
+    if count == 1 and vectors and dims[-1] is not None and trace.is_state(vectors[0]):
+        trace.taps.append(Tap(vectors[0], dims[-1], norm=True, dim=-1, positions=prod(x.shape[1:-1])))
+
+
+@rule("native_group_norm")
+def group_norm(trace, func, args, kwargs, out) -> None:
+    """Ties the channels of its groups index by index, so every group keeps the same width."""
+    x, weight, bias, _, _, _, groups, _ = args
+    dims = trace.dims(x)
+    vectors = [t for t in (weight, bias) if isinstance(t, torch.Tensor)]
+    channels = dims[1]
+    for vector in vectors:
+        known = trace.dim(vector, 0)
+        if channels is not None or known is not None:
+            channels = trace.labels.tie(channels, known, "group norm of a fixed input")
+    if groups < x.shape[1]:
+        trace.labels.tie_rows(channels, groups)
+        trace.labels.mark_inexact(channels, "group norm's statistics run over these channels")
+    result = out[0]
+    trace.set(result, [dims[0], channels, *dims[2:]])
+    fixed = x.numel() / (1 if channels is None else x.shape[1])
+    trace.count("group_norm", (5 if vectors else 4) * fixed, channels)
+    if vectors and channels is not None and trace.is_state(vectors[0]):
+        trace.taps.append(Tap(vectors[0], channels, norm=True, dim=1, positions=prod(x.shape[2:])))
+
+
+@rule(
+    "mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "any", "all", "logsumexp",
+    "linalg_vector_norm", "norm", "nansum", "aminmax",
+)  # fmt: skip
+def reduction(trace, func, args, kwargs, out) -> None:
+    """Drops the reduced dimensions; where they were channels, a statistic over channels changes."""
+    x = args[0]
+    dims = trace.dims(x)
+    axes, keep = _reduced_axes(func, args, kwargs, x)
+    for axis in axes:
+        trace.labels.mark_inexact(dims[axis], f"{func._schema.name} runs over these channels")
+    result = [d for axis, d in enumerate(dims) if axis not in axes]
+    if keep:
+        result = [None if axis in axes else d for axis, d in enumerate(dims)]
+    emitted = trace.emitted(x)
+    for tensor in out if isinstance(out, (tuple, list)) else [out]:
+        if tensor.dim() == len(result):
+            trace.set(tensor, list(result))
+            if emitted is not None and emitted[0] not in axes and func._schema.name == "aten::mean":
+                shift = 0 if keep else sum(axis < emitted[0] for axis in axes)
+                trace.set_emitted(tensor, emitted[0] - shift, emitted[1])
+    if trace.pooling and func._schema.name == "aten::mean":
+        fixed = prod(n for n, d in zip(x.shape, dims, strict=True) if d is None)
+        trace.count("adaptive_avg_pool2d", fixed, *(d for d in dims if d is not None))
+
+
+def _reduced_axes(func, args, kwargs, x) -> tuple[set[int], bool]:
+    names = [a.name for a in func._schema.arguments]
+    given = dict(zip(names, args)) | kwargs  # noqa: B905  (trailing arguments have defaults)
+    axes = given.get("dim")
+    axes = [axes] if isinstance(axes, int) else axes
+    axes = list(range(x.dim())) if axes is None or len(axes) == 0 else axes
+    return {axis % x.dim() for axis in axes}, bool(given.get("keepdim", False))
+
+
+@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")
+def softmax(trace, func, args, kwargs, out) -> None:
+    """Carries all; over channels its sum changes."""
+    dims = trace.dims(args[0])
+    trace.labels.mark_inexact(dims[args[1]], "softmax runs over these channels")
+    trace.set(out, list(dims))
+
+
+@rule("argmax", "argmin", "max", "min", "sort", "topk", "argsort", "cumsum", "cumprod", "median", "mode", "kthvalue")
+def ordering(trace, func, args, kwargs, out) -> None:
+    """Freezes the dimension that is ordered: its indices have a meaning outside."""
+    x = args[0]
+    name = func._schema.name
+    if name in ("aten::max", "aten::min") and len(args) > 1 and isinstance(args[1], torch.Tensor):
+        from .pointwise import pointwise
+
+        return pointwise(trace, func, args, kwargs, out)
+    dims = trace.dims(x)
+    given = dict(zip([a.name for a in func._schema.arguments], args)) | kwargs  # noqa: B905
+    axis = given.get("dim", -1 if name in ("aten::sort", "aten::topk", "aten::argsort", "aten::kthvalue") else None)
+    for index in range(x.dim()) if axis is None else [axis % max(1, x.dim())]:
+        if index < x.dim():
+            trace.labels.freeze(dims[index], f"{name} orders these channels")
+    for tensor in out if isinstance(out, (tuple, list)) else [out]:
+        if axis is None or x.dim() == 0:
+            continue
+        result = list(dims)
+        if tensor.dim() == x.dim():
+            result[axis] = None if tensor.shape[axis] != x.shape[axis] else dims[axis]
+        else:
+            del result[axis % x.dim()]
+        trace.set(tensor, result)
+
+
+@rule("nonzero", "unique", "_unique2", "unique_dim", "bincount", "histc")
+def values(trace, func, args, kwargs, out) -> None:
+    """Freezes what decides by value how large a result is."""
+    trace.freeze_tensors([args[0]], f"{func._schema.name} depends on each of these channels")
+
+
+@rule(
+    "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "max_pool1d", "avg_pool1d", "max_pool3d_with_indices",
+    "avg_pool3d", "adaptive_max_pool2d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool2d",
+    "mkldnn_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_nearest1d",
+    "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest3d", "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d", "grid_sampler_2d", "grid_sampler_3d", "grid_sampler",
+    "reflection_pad2d", "replication_pad2d", "reflection_pad1d", "replication_pad1d", "lp_pool2d",
+    "fractional_max_pool2d",
+)  # fmt: skip
+def resampling(trace, func, args, kwargs, out) -> None:
+    """Pooling and resizing move positions and pass channels (second dimension of a batch) through."""
+    x = args[0]
+    dims = trace.dims(x)
+    name = func._schema.name
+    spatial = next((n for n in (1, 2, 3) if f"{n}d" in name), 2)
+    for dim in dims[x.dim() - spatial :]:
+        trace.labels.freeze(dim, f"{name} moves over it as positions")
+    result = [*dims[: x.dim() - spatial], *[None] * spatial]
+    first = out[0] if isinstance(out, (tuple, list)) else out
+    for tensor in out if isinstance(out, (tuple, list)) else [out]:
+        trace.set(tensor, list(result))
+    emitted = trace.emitted(x)
+    if emitted is not None and emitted[0] < x.dim() - spatial:
+        trace.set_emitted(first, *emitted)
+    op, numel = {
+        "aten::upsample_nearest2d": ("upsample_nearest2d", first.numel()),
+        "aten::upsample_bilinear2d": ("upsample_bilinear2d", 4 * first.numel()),
+        "aten::grid_sampler_2d": ("grid_sampler", 4 * first.numel()),
+        "aten::_adaptive_avg_pool2d": ("adaptive_avg_pool2d", x.numel()),
+    }.get(name, ("", 0))
+    if op:
+        sides = [d for d in result if d is not None]
+        trace.count(op, numel / prod(len(s) for s in sides), *sides)
