@@ -24,8 +24,8 @@ fail() {
 install_detectron2() {
     if "$python" -c "import detectron2" 2>/dev/null; then return; fi
     purelib=$("$python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-    "$python" -m pip install --no-deps --require-hashes --upgrade --target "$purelib" --only-binary=:all: \
-        --python-version 3.10 --implementation cp --abi cp310 --platform linux_x86_64 -r requirements/detectron2.txt
+    "$python" -m pip install --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
+        --python-version 3.10 --upgrade --target "$purelib" -r requirements/detectron2.txt
     rm -rf "$purelib/tools"  # a stray top-level package of that wheel
     "$python" -c "import detectron2"
 }
