@@ -8,12 +8,13 @@
 set -eu
 trap 'exit 130' INT TERM
 
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 PYTHON=${PYTHON:-python3}
 venv=.venv
 python=$venv/bin/python
 completed=$venv/.sirfp-completed  # holds the checksum of the inputs it was completed for
 begun=$venv/.sirfp-begun          # stands while an installation is under way
-inputs="requirements/setup.sh requirements/lock.txt requirements/detectron2.txt setup.cfg pyproject.toml"
+inputs="requirements/setup.sh requirements/lock.txt requirements/detectron2.txt setup.cfg"
 
 fail() {
     echo "setup: $*" >&2
@@ -24,8 +25,8 @@ fail() {
 install_detectron2() {
     if "$python" -c "import detectron2" 2>/dev/null; then return; fi
     purelib=$("$python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-    "$python" -m pip install --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
-        --python-version 3.10 --upgrade --target "$purelib" -r requirements/detectron2.txt
+    "$python" -m pip install --no-deps --require-hashes --only-binary=:all: --python-version 3.10 \
+        --upgrade --target "$purelib" -r requirements/detectron2.txt
     rm -rf "$purelib/tools"  # a stray top-level package of that wheel
     "$python" -c "import detectron2"
 }
@@ -60,10 +61,13 @@ if [ -e "$begun" ] || ! "$python" -m pip --version >/dev/null 2>&1; then make_ve
 
 echo "setup: installing the pinned requirements; the first time this downloads about 3 GB"
 : >"$begun"
-"$python" -m pip install --disable-pip-version-check --no-deps -r requirements/lock.txt \
-    || { rm "$begun"; fail "could not install requirements/lock.txt; pip says why above, what it has downloaded is kept"; }
+# The pinned setuptools first: it builds what comes as source only (fvcore, iopath, antlr4) and this package.
+{
+    "$python" -m pip install --no-deps --quiet "$(grep '^setuptools==' requirements/lock.txt)" \
+        && "$python" -m pip install --no-deps --no-build-isolation --use-pep517 -r requirements/lock.txt
+} || { rm "$begun"; fail "could not install requirements/lock.txt; pip says why above, and keeps what it has downloaded"; }
 install_detectron2
-"$python" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet -e .
+"$python" -m pip install --no-deps --no-build-isolation --quiet -e .
 echo "$checksum" >"$completed"
 rm "$begun"
 echo "setup: $venv is complete"
