@@ -1,0 +1,211 @@
+"""Semantic segmentation data in two folders: images, and label maps of the same names.
+
+Every mistake in such folders is found before training starts and said in one line. Names and sizes are
+checked for all files, as that needs only directories and file headers. Pixels are decoded, in threads, for at
+most `DECODED` pairs spread evenly over the set: all of CamVid in a few seconds, while with the largest sets a
+wrong class table shows in the first few label maps anyway, and the start of training should not wait minutes.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from sirfp.errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
+LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
+DECODED = 1000
+"""Most image and label map pairs whose pixels a check decodes."""
+_EXIF_ORIENTATION = 0x0112
+_SINGLE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its label map; width and height are in pixels, as the image is shown."""
+
+    image: Path
+    label: Path
+    width: int
+    height: int
+
+
+def check_sem_seg_folder(
+    images: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    classes: Sequence[str],
+    ignore: int = 255,
+    *,
+    decoded: int = DECODED,
+) -> list[Pair]:
+    """Checks a segmentation data set and lists its pairs, sorted by name.
+
+    Args:
+        images: folder of images, of any format in `IMAGE_SUFFIXES`.
+        labels: folder of label maps, one to each image under the same stem: single-channel or palette files
+            whose values are class indices or `ignore`. Label maps without an image are passed over.
+        classes: names of the classes; label value `i` is `classes[i]`.
+        ignore: the label value of pixels that are neither learned nor evaluated.
+        decoded: most pairs whose pixels are read.
+
+    Raises:
+        InputError: a folder is missing or empty, an image has no label map, a file cannot be read, sizes
+            differ, or a label is outside the classes. Names the first file concerned.
+    """
+    check_classes(classes, ignore)
+    pairs = _pair_by_stem(Path(images), Path(labels))
+    measured = in_threads(lambda pair: _measure(*pair), pairs)
+    step = max(1, -(-len(measured) // decoded))
+    in_threads(lambda pair: _check_pixels(pair, len(classes), ignore), measured[::step])
+    return measured
+
+
+def check_classes(classes: Sequence[str], ignore: int) -> None:
+    """Raises InputError unless the class names are distinct and `ignore` is none of their indices."""
+    if isinstance(classes, str) or not classes:
+        raise InputError(f"classes: a list of at least one class name is needed, got {classes!r}")
+    doubled = sorted({name for name in classes if list(classes).count(name) > 1})
+    if doubled:
+        raise InputError(f"classes: {doubled[0]!r} is listed more than once")
+    if 0 <= ignore < len(classes):
+        raise InputError(
+            f"ignore value {ignore} is the index of class {classes[ignore]!r}; "
+            f"use one outside 0..{len(classes) - 1}"
+        )
+
+
+def read_label(path: str | os.PathLike[str], dtype: DTypeLike = None) -> np.ndarray:
+    """Reads a label map as (H, W) integers; of a palette file the indices, not the colours.
+
+    Fits Detectron2's `SemSegEvaluator(sem_seg_loading_fn=...)`, whose own reader fails with NumPy 2. Its
+    `DatasetMapper` reads label maps as grey pictures, which is the same but for palette files.
+
+    Raises:
+        InputError: it cannot be read or has more than one channel.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _SINGLE_CHANNEL:
+                raise InputError(
+                    f"{path}: a label map has one channel of class indices, "
+                    f"this one has mode {image.mode}; convert it"
+                )
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise _unreadable(path, error) from error
+    return pixels.astype(dtype or (np.uint8 if pixels.dtype == bool else pixels.dtype), copy=False)
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height in pixels from a file's header, turned as its EXIF orientation says.
+
+    Raises:
+        InputError: the header cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    except (OSError, SyntaxError, TypeError) as error:
+        raise _unreadable(path, error) from error
+    return (height, width) if turned else (width, height)
+
+
+def check_image(path: str | os.PathLike[str]) -> None:
+    """Decodes an image; raises InputError where it is cut short or damaged."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def list_images(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, Path]:
+    """Files of a folder by stem, sorted; hidden ones are passed over.
+
+    Args:
+        folder: looked at without its subfolders.
+        suffixes: lower-case endings that count.
+        what: what is expected there, for the message.
+
+    Raises:
+        InputError: the folder is missing or empty, or two files share a stem.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected {what}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise InputError(f"{path}: shares its stem with {found[path.stem].name}; remove one")
+        found[path.stem] = path
+    if not found:
+        raise InputError(f"{folder}: no files ending in {', '.join(suffixes)}; expected {what}")
+    return found
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Maps in threads, in order; raises the first error. Decoding releases Python's lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            return list(pool.map(work, items))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _pair_by_stem(images: Path, labels: Path) -> list[tuple[Path, Path]]:
+    layout = f"images in {images} and label maps of the same stems in {labels}"
+    found = list_images(images, IMAGE_SUFFIXES, layout)
+    maps = list_images(labels, LABEL_SUFFIXES, layout)
+    missing = [path for stem, path in found.items() if stem not in maps]
+    if missing:
+        raise InputError(
+            f"{missing[0]}: no label map {labels / missing[0].stem}.png; {len(missing)} of "
+            f"{len(found)} images lack one; add the label maps or remove the images"
+        )
+    return [(path, maps[stem]) for stem, path in found.items()]
+
+
+def _measure(image: Path, label: Path) -> Pair:
+    width, height = image_size(image)
+    label_width, label_height = image_size(label)
+    if (width, height) != (label_width, label_height):
+        raise InputError(
+            f"{label}: is {label_width} x {label_height} pixels, its image {image.name} is {width} x "
+            f"{height}; make them the same size"
+        )
+    return Pair(image, label, width, height)
+
+
+def _check_pixels(pair: Pair, classes: int, ignore: int) -> None:
+    check_image(pair.image)
+    pixels = read_label(pair.label)
+    wrong = pixels[((pixels < 0) | (pixels >= classes)) & (pixels != ignore)]
+    if wrong.size:
+        raise InputError(
+            f"{pair.label}: label {int(wrong[0])} is outside the {classes} classes; allowed are "
+            f"0..{classes - 1} and {ignore} (ignored); correct the labels, the classes or the ignore value"
+        )
+
+
+def _unreadable(path: str | os.PathLike[str], error: Exception) -> InputError:
+    reason = " ".join(str(error).replace(str(path), "the file").split())
+    return InputError(f"{path}: cannot be read as an image ({reason}); replace or remove it")
