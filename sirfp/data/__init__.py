@@ -1,0 +1,35 @@
+"""Data: the embedded scenes, checks of a user's own folders and files, and names in Detectron2's catalogs.
+
+Importing this reads nothing and loads neither Detectron2 nor scikit-learn.
+"""
+
+from sirfp.data.coco import check_coco
+from sirfp.data.folders import check_sem_seg_folder, read_label
+from sirfp.data.location import datasets_root
+from sirfp.data.registration import (
+    CAMVID_CLASSES,
+    register_all,
+    register_camvid,
+    register_coco,
+    register_scenes,
+    register_sem_seg_folder,
+)
+from sirfp.data.scenes import CLASSES, STUFF_CLASSES, SceneSet, load_scenes, make_scenes
+
+__all__ = [
+    "CAMVID_CLASSES",
+    "CLASSES",
+    "STUFF_CLASSES",
+    "SceneSet",
+    "check_coco",
+    "check_sem_seg_folder",
+    "datasets_root",
+    "load_scenes",
+    "make_scenes",
+    "read_label",
+    "register_all",
+    "register_camvid",
+    "register_coco",
+    "register_scenes",
+    "register_sem_seg_folder",
+]

@@ -1,0 +1,175 @@
+"""Data sets under names in Detectron2's catalogs.
+
+As in Detectron2, registering reads nothing: a set is read, and checked, when it is first asked for.
+Registering the same thing again does nothing; a name that already stands for something else is an error.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sirfp.data.coco import check_coco
+from sirfp.data.composition import CLASSES, SPLITS
+from sirfp.data.folders import Pair, check_classes, check_sem_seg_folder
+from sirfp.data.location import datasets_root
+from sirfp.data.scenes import STUFF_CLASSES, load_scenes
+from sirfp.errors import InputError
+
+CAMVID_CLASSES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign symbol",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+"""CamVid's 11 classes in SegNet's order (Badrinarayanan et al., 2017)."""
+CAMVID_VOID = 11
+IGNORE = 255
+
+_registered: dict[str, tuple[Any, ...]] = {}
+Records = list[dict[str, Any]]
+
+
+def register_all(root: str | os.PathLike[str] | None = None) -> None:
+    """Registers every set that has a default place under `root`, whether it is there or not.
+
+    camvid_sem_seg_{train,val,test}, scenes_sem_seg_{train,val}, scenes_det_{train,val}, bccd_det_{train,val}.
+
+    Args:
+        root: folder of all data sets; `datasets_root()` by default.
+    """
+    folder = datasets_root() if root is None else Path(root)
+    register_camvid(folder / "camvid")
+    register_scenes(folder / "scenes")
+    for split in SPLITS:
+        place = folder / "bccd"
+        register_coco(f"bccd_det_{split}", place / "annotations" / f"{split}.json", place / split)
+
+
+def register_camvid(root: str | os.PathLike[str], prefix: str = "camvid_sem_seg") -> None:
+    """Registers `<prefix>_{train,val,test}`: folders `train`, `trainannot` and so on."""
+    for split in (*SPLITS, "test"):
+        images, labels = Path(root) / split, Path(root) / f"{split}annot"
+        register_sem_seg_folder(f"{prefix}_{split}", images, labels, CAMVID_CLASSES, CAMVID_VOID)
+
+
+def register_scenes(root: str | os.PathLike[str], prefix: str = "scenes") -> None:
+    """Registers `<prefix>_sem_seg_{train,val}` and `<prefix>_det_{train,val}`, two views of one scene set.
+
+    Its masks are run-length encoded: instance segmentation needs Detectron2's `INPUT.MASK_FORMAT: bitmask`.
+    """
+    folder = Path(root)
+    for split in SPLITS:
+        images, labels = folder / split, folder / f"{split}annot"
+        annotations = folder / "annotations" / f"{split}.json"
+        ready = cache(lambda: load_scenes(folder))
+        _register_sem_seg(f"{prefix}_sem_seg_{split}", images, labels, STUFF_CLASSES, IGNORE, ready)
+        _register_coco(f"{prefix}_det_{split}", annotations, images, CLASSES, ready)
+
+
+def register_sem_seg_folder(
+    name: str,
+    images: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    classes: Sequence[str],
+    ignore: int = IGNORE,
+) -> None:
+    """Registers a folder of images and one of label maps, see `folders.check_sem_seg_folder`.
+
+    Raises:
+        InputError: the classes or the ignore value make no sense, or `name` stands for something else.
+    """
+    _register_sem_seg(name, Path(images), Path(labels), tuple(classes), ignore)
+
+
+def register_coco(name: str, annotations: str | os.PathLike[str], images: str | os.PathLike[str]) -> None:
+    """Registers a detection set in COCO's format, see `coco.check_coco`.
+
+    Raises:
+        InputError: `name` stands for something else.
+    """
+    _register_coco(name, Path(annotations), Path(images))
+
+
+def _register_sem_seg(
+    name: str,
+    images: Path,
+    labels: Path,
+    classes: tuple[str, ...],
+    ignore: int,
+    ready: Callable[[], object] = lambda: None,
+) -> None:
+    check_classes(classes, ignore)
+
+    @cache
+    def pairs() -> list[Pair]:
+        ready()
+        return check_sem_seg_folder(images, labels, classes, ignore)
+
+    def load() -> Records:
+        return [
+            {
+                "file_name": str(pair.image),
+                "sem_seg_file_name": str(pair.label),
+                "image_id": pair.image.stem,
+                "height": pair.height,
+                "width": pair.width,
+            }
+            for pair in pairs()
+        ]
+
+    metadata = {
+        "evaluator_type": "sem_seg",
+        "image_root": str(images),
+        "sem_seg_root": str(labels),
+        "stuff_classes": list(classes),
+        "ignore_label": ignore,
+    }
+    _register(name, load, metadata)
+
+
+def _register_coco(
+    name: str,
+    annotations: Path,
+    images: Path,
+    classes: tuple[str, ...] | None = None,
+    ready: Callable[[], object] = lambda: None,
+) -> None:
+    @cache
+    def checked() -> None:
+        ready()
+        check_coco(annotations, images, None if classes is None else len(classes))
+
+    def load() -> Records:
+        from detectron2.data.datasets import load_coco_json
+
+        checked()
+        return load_coco_json(str(annotations), str(images), name)
+
+    metadata = {"evaluator_type": "coco", "image_root": str(images), "json_file": str(annotations)}
+    if classes is not None:
+        metadata["thing_classes"] = list(classes)
+    _register(name, load, metadata)
+
+
+def _register(name: str, load: Callable[[], Records], metadata: dict[str, Any]) -> None:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    content = tuple(metadata.items())
+    if name in DatasetCatalog:
+        if _registered.get(name) != content:
+            raise InputError(f"{name}: this name already stands for another data set; choose another name")
+        return
+    if _registered.pop(name, None) is not None and name in MetadataCatalog:
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(**metadata)
+    _registered[name] = content

@@ -1,0 +1,20 @@
+"""What tests of all floors share: the real data that may lie beside a checkout."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """A function from a data set's name to its folder; skips the test where the set is not there."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    root = Path(os.environ.get("SIRFP_TEST_DATA", beside))
+
+    def folder(name: str) -> Path:
+        if not (root / name).is_dir():
+            pytest.skip(f"real data {name!r} not found in {root} (set SIRFP_TEST_DATA to its folder)")
+        return root / name
+
+    return folder
