@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ STUFF_CLASSES = ("background", *CLASSES)
 VERSION = 1
 """Raised whenever the same seed gives other files than before."""
 MANIFEST = "manifest.json"
+SIZES = ("train", "val", "size", "seed")
 CROP_SIDE = 32
 CROP_MARGIN = 1.2
 CROP_MIN_VISIBLE = 0.8
@@ -103,18 +104,10 @@ def make_scenes(
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
     occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if occupied and not force:
-        found = load_scenes(folder)
-        if found != wanted:
-            raise InputError(
-                f"{folder}: holds scenes with {_words(found)}, asked for {_words(wanted)}; "
-                "name another folder or replace it by force"
-            )
-        return found
     if occupied and _manifest(folder) is None:
-        raise InputError(
-            f"{folder}: is not empty and no scene set, so it is not replaced; remove it yourself"
-        )
+        raise InputError(f"{folder}: is there and is no scene set; name another folder or remove it yourself")
+    if occupied and not force:
+        return _found(wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -124,7 +117,7 @@ def make_scenes(
         _publish(made, folder, beside / "replaced", force)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return load_scenes(folder)
+    return _found(wanted)
 
 
 def load_scenes(root: str | os.PathLike[str] | None = None) -> SceneSet:
@@ -146,7 +139,7 @@ def load_scenes(root: str | os.PathLike[str] | None = None) -> SceneSet:
         raise InputError(
             f"{folder}: scenes of version {manifest['version']}, not {VERSION}; make them again by force"
         )
-    found = SceneSet(folder, *(manifest[key] for key in ("train", "val", "size", "seed")))
+    found = SceneSet(folder, *(manifest[key] for key in SIZES))
     for split in SPLITS:
         for name, path in (
             ("images", found.images(split)),
@@ -165,8 +158,18 @@ def _folder(root: str | os.PathLike[str] | None) -> Path:
     return datasets_root() / "scenes" if root is None else Path(root)
 
 
+def _found(wanted: SceneSet) -> SceneSet:
+    found = load_scenes(wanted.root)
+    if found != wanted:
+        raise InputError(
+            f"{wanted.root}: holds scenes with {_words(found)}, asked for {_words(wanted)}; "
+            "name another folder or replace it by force"
+        )
+    return found
+
+
 def _words(scenes: SceneSet) -> str:
-    return ", ".join(f"{key} {value}" for key, value in asdict(scenes).items() if key != "root")
+    return ", ".join(f"{key} {getattr(scenes, key)}" for key in SIZES)
 
 
 def _count(folder: Path) -> int:
@@ -177,7 +180,8 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest, or None where it is missing or not one of ours."""
     try:
         content = json.loads((folder / MANIFEST).read_text())
-        return content if content["made_by"] == "sirfp scenes" else None
+        ours = content["made_by"] == "sirfp scenes" and content.keys() >= {*SIZES, "version", "counts"}
+        return content if ours else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -189,7 +193,9 @@ def _publish(made: Path, folder: Path, replaced: Path, force: bool) -> None:
     try:
         made.rename(folder)
     except OSError:
-        if _manifest(folder) is None:
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        if force or _manifest(folder) is None:
             raise
 
 
@@ -198,7 +204,7 @@ def _write(scenes: SceneSet) -> None:
     manifest = {
         "made_by": "sirfp scenes",
         "version": VERSION,
-        **{key: value for key, value in asdict(scenes).items() if key != "root"},
+        **{key: getattr(scenes, key) for key in SIZES},
         "classes": STUFF_CLASSES,
         "photographs": PHOTOGRAPHS,
         "counts": counts,
