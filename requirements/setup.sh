@@ -59,7 +59,7 @@ if [ -e "$begun" ] || ! "$python" -m pip --version >/dev/null 2>&1; then make_ve
 "$python" -c "import sys; sys.exit(sys.version_info < (3, 10))" \
     || fail "$venv holds $("$python" --version 2>&1); Python 3.10 or later is needed: remove $venv and try again"
 
-echo "setup: installing the pinned requirements; the first time this downloads about 3 GB"
+echo "setup: installing the pinned requirements; a first time takes minutes, and 6 GB of disk"
 : >"$begun"
 # The pinned setuptools first: it builds what comes as source only (fvcore, iopath, antlr4) and this package.
 {
