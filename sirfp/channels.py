@@ -22,80 +22,11 @@ from torch import nn
 from .calling import call, inference, is_detectron_input, tensors, training_branches
 from .cost import DETECTRON_IGNORED, Cost
 from .errors import InputError, near
+from .groups import Feature, Frozen, Group, Slice
 from .models.detectron import feature_widths, training_inputs
 from .tracing import ChannelTrace
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Where a group's atoms lie in one dimension of one tensor.
-
-    Attributes:
-        tensor: name of the parameter or buffer.
-        dim: dimension of it.
-        index: indices of each atom, (size of the group, multiplicity).
-    """
-
-    tensor: str
-    dim: int
-    index: np.ndarray
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A module whose output shows a group's channels.
-
-    Attributes:
-        module: name of the module.
-        norm: whether it is a normalisation layer; else a convolution or linear layer.
-        dim: the channel dimension of its output.
-        index: the channels of the output that belong to each atom, (size, multiplicity).
-        positions: positions of one map in the pass.
-        channels: channels of the output.
-    """
-
-    module: str
-    norm: bool
-    dim: int
-    index: np.ndarray
-    positions: int
-    channels: int
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels that compete: each atom is one set of slices, and all sets lie in the same tensors.
-
-    Attributes:
-        name: the module that makes the channels.
-        place: the (tensor, dimension) of it in which `channels` are indices.
-        slices: where the atoms lie.
-        features: where a criterion can look at them, norm layers if there are any.
-        channels: the atoms' channel indices in the module that names the group, (size,).
-        inexact: why the pruned network differs from the masked one by nature, or None.
-    """
-
-    name: str
-    place: tuple[str, int]
-    slices: tuple[Slice, ...]
-    features: tuple[Feature, ...]
-    channels: tuple[int, ...]
-    inexact: str | None = None
-
-    @property
-    def size(self) -> int:
-        return len(self.channels)
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """Channels that stay: a module's name, how many of its channels, and why."""
-
-    name: str
-    channels: int
-    reason: str
 
 
 @dataclass
@@ -258,13 +189,14 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
         inexact.update(dict.fromkeys(component[labels].tolist(), reason))
 
     # Every place of every component: (component, place) with place = (tensor, dim), and the index there.
-    places, rows = [], []
+    places, makes, rows = [], [], []
     for name in state:
         for dim, labels in enumerate(trace.state_dims[name]):
             if labels is not None:
                 ids = component[labels]
                 rows.append(np.stack([ids, np.full(len(ids), len(places)), np.arange(len(ids))], axis=1))
                 places.append((name, dim))
+                makes.append(_makes(model, name, dim, state[name]))
     table = np.concatenate(rows) if rows else np.zeros((0, 3), dtype=np.int64)
     table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
     bounds = np.flatnonzero(np.diff(table[:, 0], prepend=-1, append=-1)) if len(table) else np.zeros(0, int)
@@ -277,9 +209,9 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
     features = _features(model, trace, component)
     for key, blocks in makers.items():
         signature = np.frombuffer(key, dtype=np.int64)
-        lead = _lead(signature, places, state)
+        lead = _lead(signature, places, makes)
         name = places[lead][0].rpartition(".")[0] or places[lead][0]
-        for block in (b for b in blocks if fixed[b[0, 0]]):
+        for block in (b for b in blocks if makes[lead] and fixed[b[0, 0]]):  # not kernel areas and the like
             at = (name, reason_of[int(block[0, 0])])
             frozen[at] = frozen.get(at, 0) + int((block[:, 1] == lead).sum())
         blocks = [b for b in blocks if not fixed[b[0, 0]]]
@@ -321,14 +253,16 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
     )
 
 
-def _lead(signature: np.ndarray, places: list, state: dict) -> int:
-    """The place that names a group: the first dimension of the first weight, the layer that makes it."""
+def _lead(signature: np.ndarray, places: list, makes: list[bool]) -> int:
+    """The place that names a group: the first that makes channels rather than reads or scales them."""
     unique = dict.fromkeys(signature.tolist())
-    for place in unique:
-        name, dim = places[place]
-        if dim == 0 and state[name].dim() > 1:
-            return place
-    return next(iter(unique))
+    return next((place for place in unique if makes[place]), next(iter(unique)))
+
+
+def _makes(model: nn.Module, name: str, dim: int, tensor: torch.Tensor) -> bool:
+    """Whether a dimension of a tensor is the output of its layer."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    return tensor.dim() > 1 and dim == (1 if getattr(module, "transposed", False) else 0)
 
 
 def _features(model: nn.Module, trace: ChannelTrace, component: np.ndarray) -> list[tuple[Feature, np.ndarray]]:

@@ -11,7 +11,8 @@ import numpy as np
 from torch import nn
 
 from .calling import call, inference, tensors
-from .channels import ChannelGroups, Frozen, Group
+from .channels import ChannelGroups
+from .groups import Frozen, Group
 from .plan import PruningPlan
 from .surgery import apply, cuts_for
 

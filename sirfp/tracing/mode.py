@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .labels import Array, Consumer, Dims, Labels, Product, Tap
 from .pointwise import pointwise
 from .rules import RULES
+
+logger = logging.getLogger(__name__)
 
 # Operations that make tensors no channel flows into, whatever labelled tensor they are called on.
 _UNLABELLED = frozenset(
@@ -121,14 +124,14 @@ class ChannelTrace(TorchDispatchMode):
             if name is not None:
                 self.touched.add(name)
         known = [t for t in inputs if t in self._dims]
-        written = func._schema.is_mutable and inputs and inputs[0]._is_view()
+        written = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
         out = func(*args, **kwargs)
         name = func._schema.name
         if name in _UNLABELLED or (not known and name not in RULES):
             return out
         if not known and name not in _COUNTED:
             return out
-        if written and any(t is not inputs[0] for t in known):
+        if written and known:
             self.freeze_tensors(known, f"{name} writes into a part of another tensor")
             return out
         rule = RULES.get(name)
@@ -137,7 +140,11 @@ class ChannelTrace(TorchDispatchMode):
         if rule is None:
             self.freeze_tensors(known, f"{name} has no rule")
             return out
-        rule(self, func, args, kwargs, out)
+        try:
+            rule(self, func, args, kwargs, out)
+        except (AssertionError, IndexError, ValueError, TypeError) as error:
+            logger.debug("the rule for %s failed on %s: %s", name, [tuple(t.shape) for t in inputs], error)
+            self.freeze_tensors(known, f"{name} is used in a way its rule does not know")
         return out
 
 

@@ -244,7 +244,7 @@ def index(trace, func, args, kwargs, out) -> None:
     """Indexing positions passes channels through; indexing channels freezes them."""
     x, indices = args
     dims = trace.dims(x)
-    used = [axis for axis, i in enumerate(indices) if i is not None]
+    used = _indexed_axes(indices)
     for axis in used:
         trace.labels.freeze(dims[axis], "it is indexed")
     trace.freeze_tensors([i for i in indices if i is not None and i.is_floating_point()], "it is an index")
@@ -255,11 +255,21 @@ def index(trace, func, args, kwargs, out) -> None:
     trace.set(out, [*kept[:place], *[None] * added, *kept[place:]])
 
 
+def _indexed_axes(indices) -> list[int]:
+    """Dimensions that a list of index tensors covers; a mask covers as many as it has."""
+    axes, axis = [], 0
+    for tensor in indices:
+        width = tensor.dim() if tensor is not None and tensor.dtype in (torch.bool, torch.uint8) else 1
+        axes += list(range(axis, axis + width)) if tensor is not None else []
+        axis += width
+    return axes
+
+
 @rule("index_put", "index_put_", "_unsafe_index_put", "_index_put_impl_")
 def index_put(trace, func, args, kwargs, out) -> None:
     """Writing rows into a buffer: the buffer takes the labels of what is written."""
     x, indices, written = args[:3]
-    used = [axis for axis, i in enumerate(indices) if i is not None]
+    used = _indexed_axes(indices)
     dims = list(trace.dims(x))
     values = trace.dims(written)
     for axis in used:

@@ -1,0 +1,149 @@
+"""Pruned models as files: weights and plan in one safetensors file, no pickle; and whole writes only."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from .errors import InputError
+from .plan import PruningPlan
+from .surgery import apply
+
+PLAN_KEY = "sirfp_plan"
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a name beside `path` to write to, and renames it to `path` once all is written.
+
+    Raises:
+        InputError: if the folder cannot be written to or the disk is full; nothing half-written is left.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        yield Path(beside)
+        with open(beside, "rb+") as written:
+            os.fsync(written.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(beside, 0o666 & ~mask)
+        os.replace(beside, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        Path(beside).unlink(missing_ok=True)
+
+
+def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan) -> None:
+    """Writes a pruned model's weights and its plan to one file.
+
+    Args:
+        path: the file, by custom `*.safetensors`; written beside and renamed.
+        model: the pruned model.
+        plan: the plan that made it from the dense model.
+    """
+    state, seen = {}, set()
+    for name, tensor in model.state_dict().items():
+        if id_of(tensor) not in seen:  # a shared tensor is stored under its first name
+            seen.add(id_of(tensor))
+            state[name] = tensor.detach().cpu().contiguous()
+    with whole_file(path) as beside:
+        try:
+            save_file(state, str(beside), metadata={PLAN_KEY: plan.to_json()})
+        except SafetensorError as error:
+            raise InputError(f"cannot write {path}: {error}") from None
+
+
+def id_of(tensor: torch.Tensor) -> tuple:
+    """What tells one stored tensor from another: its memory and its place in it."""
+    return tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape), id(tensor) if not tensor.numel() else 0
+
+
+def read(path: str | os.PathLike) -> tuple[PruningPlan, dict[str, torch.Tensor]]:
+    """Reads a pruned file.
+
+    Returns:
+        The plan and the weights by name.
+
+    Raises:
+        InputError: if it is missing, cut short, altered, or not a file of `save`.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(PLAN_KEY)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error}); copy or make it again") from None
+    if text is None:
+        raise InputError(f"{path} holds no pruning plan: it was not written by sirfp.save or `sirfp prune`")
+    try:
+        return PruningPlan.from_json(text), state
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def load(path: str | os.PathLike, model: nn.Module) -> PruningPlan:
+    """Turns a freshly built, dense model into the pruned one of a file; runs nothing.
+
+    Args:
+        path: a file of `save`.
+        model: the dense model; changed in place.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: if the file is broken or for another model; the model is left as it was.
+    """
+    plan, state = read(path)
+    restore(model, plan, state, f"{path}")
+    return plan
+
+
+def restore(model: nn.Module, plan: PruningPlan, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Cuts a dense model by a plan and fills it with weights, after checking that all fit."""
+    full = model.state_dict()
+    names: dict[tuple, str] = {}
+    for name, tensor in full.items():
+        names.setdefault(id_of(tensor), name)
+    shapes = {name: list(tensor.shape) for name, tensor in full.items()}
+    for name in plan.new_biases:
+        if f"{name}.weight" not in shapes:
+            raise InputError(f"{source} is for another model: this one has no {name!r}")
+        shapes.setdefault(f"{name}.bias", [shapes[f"{name}.weight"][0]])
+    for cut in plan.cuts:
+        for name, dim in cut.tensors:
+            shape = shapes.get(name)
+            if shape is None or dim >= len(shape) or shape[dim] != cut.size:
+                have = "is not there" if shape is None else f"is {tuple(shape)}"
+                raise InputError(f"{source} is for another model: {name!r} {have}, wanted {cut.size} in dimension {dim}")
+            shape[dim] = len(cut.keep)
+    stored = {n for n in shapes if n not in full or names[id_of(full[n])] == n}
+    for problem, odd in (("lacks", stored - set(state)), ("has no", set(state) - set(shapes))):
+        if odd:
+            of = f"{source} {problem}" if problem == "lacks" else f"{source} is for another model: this one {problem}"
+            raise InputError(f"{of} {min(odd)!r} ({len(odd)} such)")
+    for name, tensor in state.items():
+        if list(tensor.shape) != shapes[name]:
+            raise InputError(f"{source}: {name!r} is {tuple(tensor.shape)}, the plan leaves {tuple(shapes[name])}")
+    apply(model, plan)
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)

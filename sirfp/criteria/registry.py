@@ -1,0 +1,101 @@
+"""The registry of criteria and what a criterion is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InputError, near
+from ..groups import Feature, Group
+
+CRITERIA: dict[str, type[Criterion]] = {}
+
+
+def register(name: str) -> Callable[[type], type]:
+    """Registers a subclass of `Criterion` under a name."""
+
+    def add(cls: type) -> type:
+        if name in CRITERIA:
+            raise ValueError(f"criterion {name!r} is registered already, by {CRITERIA[name].__name__}")
+        CRITERIA[name] = cls
+        cls.name = name
+        return cls
+
+    return add
+
+
+class Criterion:
+    """Scores the channels of a model's groups; the lowest go first.
+
+    One that looks at features names them (`features`) and is shown them (`observe`) while the model runs;
+    one that looks at gradients reads them off the model's parameters in `step`. `sirfp.observe` does the
+    watching.
+
+    Args:
+        model: the model.
+        groups: its channel groups.
+        seed: of what is random.
+
+    Attributes:
+        needs: what it looks at: "weights", "features" or "gradients".
+    """
+
+    name: str = ""
+    needs: str = "weights"
+
+    def __init__(self, model: nn.Module, groups: Iterable[Group], *, seed: int = 0):
+        self.model, self.groups, self.seed = model, tuple(groups), seed
+
+    def features(self) -> tuple[Feature, ...]:
+        """The features it wants to see, each module once."""
+        if self.needs != "features":
+            return ()
+        return tuple({f.module: f for group in self.groups for f in group.features}.values())
+
+    def observe(self, feature: Feature, x: torch.Tensor) -> None:
+        """Is shown one output of a feature's module, (N, C, ...) before the activation, detached."""
+
+    def step(self) -> None:
+        """An iteration ends (after `backward`, where there is one)."""
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        """The worth of each channel, {group name: (size,)}; comparable between groups."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Statistics so far: tensors and plain numbers only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores statistics."""
+
+    def reduce(self) -> None:
+        """Joins the statistics of all processes; a no-op on one."""
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Names of the options its constructor takes beside those of every criterion."""
+        names = inspect.signature(cls.__init__).parameters
+        return tuple(n for n in names if n not in ("self", "model", "groups", "seed"))
+
+
+def build_criterion(
+    name: str, model: nn.Module, groups: Iterable[Group], *, seed: int = 0, **options: Any
+) -> Criterion:
+    """Builds a criterion by name.
+
+    Raises:
+        InputError: if there is none of that name (the known are listed) or it takes no such option.
+    """
+    if name not in CRITERIA:
+        raise InputError(f"there is no criterion {name!r}; known are {', '.join(sorted(CRITERIA))}{near(name, CRITERIA)}")
+    cls = CRITERIA[name]
+    unknown = sorted(set(options) - set(cls.options()))
+    if unknown:
+        takes = ", ".join(cls.options()) or "none"
+        raise InputError(f"criterion {name!r} takes no option {unknown[0]!r}; it takes {takes}")
+    return cls(model, groups, seed=seed, **options)

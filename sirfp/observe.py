@@ -1,0 +1,59 @@
+"""Shows a criterion the features it looks at while a model runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .criteria import Criterion
+from .groups import Feature
+from .models.features import watch
+
+
+class Observer:
+    """Joins a criterion to a model's forward passes; a context manager, or `attach` and `detach`.
+
+    Args:
+        model: the model.
+        criterion: what is shown features and told when an iteration ends.
+        period: look at every `period`-th iteration only, which costs so much less.
+    """
+
+    def __init__(self, model: nn.Module, criterion: Criterion, period: int = 1):
+        self.model, self.criterion, self.period = model, criterion, period
+        self.iteration = 0
+        self._handles: list = []
+
+    @property
+    def looking(self) -> bool:
+        """Whether this iteration is looked at."""
+        return self.iteration % self.period == 0
+
+    def attach(self) -> None:
+        for feature in self.criterion.features():
+            self._handles.append(watch(self.model.get_submodule(feature.module), self._see(feature)))
+
+    def _see(self, feature: Feature):
+        def see(x: torch.Tensor) -> None:
+            if self.looking:
+                x = x.detach()
+                self.criterion.observe(feature, x if feature.dim == 1 else x.movedim(feature.dim, 1))
+
+        return see
+
+    def step(self) -> None:
+        """Ends an iteration."""
+        if self.looking:
+            self.criterion.step()
+        self.iteration += 1
+
+    def detach(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def __enter__(self) -> Observer:
+        self.attach()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.detach()

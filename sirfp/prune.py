@@ -1,0 +1,163 @@
+"""Pruning a model: groups, scores, budget, plan, surgery, in one page.
+
+This is METHOD in code: channels that must go together are found, each is scored by a criterion (SIRFP: its
+redundancy at the moment the greedy clique removes it), the lowest of each partition go until the budget is met,
+what they still emitted is compensated, and the model is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .budget import allocate
+from .calling import call, inference
+from .channels import ChannelGroups, find_groups
+from .compensation import compensate
+from .criteria import Criterion, build_criterion
+from .errors import InputError
+from .observe import Observer
+from .plan import Cut, PruningPlan
+from .surgery import apply, cuts_for
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    criterion: str = "sirfp",
+    keep_flops: float = 0.4,
+    calibration: Iterable[Any] | None = None,
+    *,
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+    bias_correction: bool = True,
+    ignore: Iterable[str] = (),
+    round_to: int = 1,
+    seed: int = 0,
+    min_keep: float = 0.02,
+    partitions: Iterable[str] = ("backbone.bottom_up", "backbone"),
+    optimizer: torch.optim.Optimizer | None = None,
+    **options: Any,
+) -> PruningPlan:
+    """Prunes a model in place, in one shot.
+
+    Args:
+        model: a module called with tensors, a timm model, or a Detectron2 model called with `list[dict]`.
+        example_inputs: what it is called with (`sirfp.calling.call`); FLOPs are counted on it.
+        criterion: a name in the registry: "sirfp", "magnitude", "random", ...
+        keep_flops: the share of the FLOPs that the plan may keep, in (0, 1].
+        calibration: such inputs, for criteria that look at features or gradients.
+        loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models bring their own.
+        bias_correction: add what removed channels still emitted where it was read (METHOD section 3).
+        ignore: names or patterns of modules whose channels all stay.
+        round_to: widths are multiples of this.
+        seed: of what is random.
+        min_keep: the share of its channels that every group keeps at least.
+        partitions: prefixes of names; the first that any group has is ranked apart from the rest.
+        optimizer: its state is cut along.
+        **options: the criterion's own.
+
+    Returns:
+        The plan: what was kept, the FLOPs and parameters before and after.
+
+    Raises:
+        InputError: for values out of range, an unknown criterion or option, or a budget out of reach.
+    """
+    check_share("keep_flops", keep_flops)
+    check_share("min_keep", min_keep, zero=True)
+    if not isinstance(round_to, int) or round_to < 1:
+        raise InputError(f"round_to must be a whole number of at least 1, got {round_to!r}")
+    found = find_groups(model, example_inputs, ignore)
+    scorer = build_criterion(criterion, model, found.groups, seed=seed, **options)
+    if scorer.needs != "weights":
+        calibrate(model, scorer, calibration, loss)
+    keep = allocate(
+        found, scorer.scores(), keep_flops * found.flops(),
+        partitions=partitions, min_keep=min_keep, round_to=round_to,
+    )  # fmt: skip
+    return cut(model, found, keep, criterion, bias_correction=bias_correction, optimizer=optimizer)
+
+
+def calibrate(
+    model: nn.Module,
+    criterion: Criterion,
+    batches: Iterable[Any] | None,
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+) -> None:
+    """Shows a criterion batches: forward passes, or forward and backward where it needs gradients."""
+    if batches is None:
+        raise InputError(f"criterion {criterion.name!r} looks at {criterion.needs}: give it batches as calibration")
+    observer, seen = Observer(model, criterion), 0
+    with observer:
+        for seen, batch in enumerate(batches, 1):  # noqa: B007
+            if criterion.needs == "gradients":
+                model.zero_grad(set_to_none=True)
+                value = loss(model, batch) if loss else sum(call(model.train(), batch).values())
+                value.backward()
+                observer.step()
+                model.zero_grad(set_to_none=True)
+            else:
+                with inference(model):
+                    call(model, batch)
+                observer.step()
+    if not seen:
+        raise InputError(f"criterion {criterion.name!r} looks at {criterion.needs}, but calibration held no batch")
+
+
+def cut(
+    model: nn.Module,
+    found: ChannelGroups,
+    keep: np.ndarray,
+    criterion: str = "",
+    *,
+    bias_correction: bool = True,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> PruningPlan:
+    """Cuts a model, in place, to chosen atoms.
+
+    Args:
+        model: the model in which the groups were found.
+        found: the groups.
+        keep: which atoms stay, (atoms,) of bool.
+        criterion: the name that the plan remembers.
+        bias_correction: whether to compensate for what removed channels emitted.
+        optimizer: its state is cut along.
+
+    Returns:
+        The plan.
+    """
+    biases = compensate(model, found, keep, optimizer) if bias_correction else ()
+    plan = plan_for(found, keep, criterion, biases)
+    apply(model, plan, optimizer)
+    return plan
+
+
+def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases: tuple[str, ...] = ()) -> PruningPlan:
+    """The plan that a choice of atoms makes; `biases` names modules that were given a bias."""
+    cuts = cuts_for(found, keep)
+    extra = [
+        Cut(((f"{name}.bias", 0),), c.size, c.keep) for name in biases for c in cuts if (f"{name}.weight", 0) in c.tensors
+    ]
+    padded = np.append(keep, True)
+    return PruningPlan(
+        kept={g.name: tuple(np.array(g.channels)[keep[found.spans[g.name]]].tolist()) for g in found},
+        channels={g.name: g.size for g in found},
+        places={g.name: g.place for g in found},
+        flops=(found.flops(), found.flops(keep)),
+        params=(found.params(), found.params(keep)),
+        cuts=cuts + tuple(extra),
+        new_biases=biases,
+        widths={m: {f: int(padded[a].sum()) for f, a in v.items()} for m, v in found.widths.items()},
+        criterion=criterion,
+        frozen={f.name: f.reason for f in found.frozen},
+    )
+
+
+def check_share(name: str, value: float, zero: bool = False) -> None:
+    """Raises InputError unless a number lies in (0, 1], or in [0, 1] with `zero`."""
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not ok or not (0 <= value <= 1 if zero else 0 < value <= 1):
+        raise InputError(f"{name} must lie in {'[' if zero else '('}0, 1], got {value!r}")

@@ -1,0 +1,93 @@
+"""The proof that a pruned model is what it says: equal to the dense one with the removed channels' weights zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .calling import call, inference, tensors
+from .plan import PruningPlan
+from .surgery import give_bias
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two outputs differ.
+
+    Attributes:
+        relative: largest absolute difference over the largest absolute value, over all output tensors.
+        where: the output tensor it is in.
+        problem: what cannot be compared, e.g. shapes that differ, or an empty string.
+    """
+
+    relative: float
+    where: str
+    problem: str = ""
+
+
+def mask(model: nn.Module, plan: PruningPlan) -> None:
+    """Zeroes, in place, the removed channels of a dense model: weights, biases, scales, shifts and means.
+
+    Variances stay, since zero is not a variance.
+    """
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for cut in plan.cuts:
+            gone = torch.ones(cut.size, dtype=torch.bool)
+            gone[list(cut.keep)] = False
+            index = gone.nonzero().flatten()
+            for name, dim in cut.tensors:
+                if name in state and not name.endswith("running_var"):
+                    state[name].index_fill_(dim, index.to(state[name].device), 0)
+
+
+def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tensor]) -> None:
+    """Fills a dense model, in place, with pruned weights in their dense places and zeros in the others."""
+    modules = dict(model.named_modules())
+    for name in plan.new_biases:
+        if modules[name].bias is None:
+            give_bias(modules[name])
+    kept: dict[str, list] = {}
+    for cut in plan.cuts:
+        for name, dim in cut.tensors:
+            kept.setdefault(name, []).append((dim, cut.keep))
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name not in pruned:
+                continue  # a shared tensor is stored under its first name
+            if name not in kept:
+                tensor.copy_(pruned[name])
+                continue
+            index = [torch.arange(n) for n in tensor.shape]
+            for dim, keep in kept[name]:
+                index[dim] = torch.tensor(keep)
+            tensor.fill_(1.0 if name.endswith("running_var") else 0.0)
+            tensor[torch.meshgrid(*index, indexing="ij")] = pruned[name].to(tensor)
+
+
+def compare(a: nn.Module, b: nn.Module, inputs: Any) -> Difference:
+    """Runs two models on the same inputs, in evaluation mode, and compares every output tensor."""
+    outputs = []
+    for model in (a, b):
+        with inference(model):
+            outputs.append(dict(tensors(call(model, inputs))))
+    first, second = outputs
+    worst = Difference(0.0, "")
+    if set(first) != set(second):
+        odd = min(set(first) ^ set(second))
+        return Difference(float("inf"), odd, f"only one of them returns {odd}")
+    for path, tensor in first.items():
+        other = second[path]
+        if tensor.shape != other.shape:
+            return Difference(float("inf"), path, f"{path} is {tuple(tensor.shape)} and {tuple(other.shape)}")
+        if not tensor.numel():
+            continue
+        x, y = tensor.double(), other.double()
+        relative = float((x - y).abs().max() / x.abs().max().clamp_min(1e-12))
+        if not relative <= worst.relative:
+            worst = Difference(relative, path)
+    return worst
