@@ -73,7 +73,9 @@ def allocate(
     return _fill(without(high), chunks[:high], target, cost, found)
 
 
-def _fill(keep: np.ndarray, removed: list[np.ndarray], target: float, cost: Callable, found: ChannelGroups) -> np.ndarray:
+def _fill(
+    keep: np.ndarray, removed: list[np.ndarray], target: float, cost: Callable, found: ChannelGroups
+) -> np.ndarray:
     """Takes back removed chunks, the best first, as long as they fit; within a group only in order."""
     total, span_of = cost(np.ones_like(keep)), np.zeros(len(keep), dtype=np.int64)
     for order, span in enumerate(found.spans.values()):
@@ -97,7 +99,11 @@ def _fill(keep: np.ndarray, removed: list[np.ndarray], target: float, cost: Call
 
 
 def _sequence(
-    found: ChannelGroups, scores: Mapping[str, torch.Tensor], partitions: tuple[str, ...], min_keep: float, round_to: int
+    found: ChannelGroups,
+    scores: Mapping[str, torch.Tensor],
+    partitions: tuple[str, ...],
+    min_keep: float,
+    round_to: int,
 ) -> list[np.ndarray]:
     """The order in which chunks of atoms go: by the share of its partition that goes with it."""
     share = np.zeros(found.atoms)

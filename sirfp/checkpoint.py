@@ -132,7 +132,9 @@ def restore(model: nn.Module, plan: PruningPlan, state: Mapping[str, torch.Tenso
             shape = shapes.get(name)
             if shape is None or dim >= len(shape) or shape[dim] != cut.size:
                 have = "is not there" if shape is None else f"is {tuple(shape)}"
-                raise InputError(f"{source} is for another model: {name!r} {have}, wanted {cut.size} in dimension {dim}")
+                raise InputError(
+                    f"{source} is for another model: {name!r} {have}, wanted {cut.size} in dimension {dim}"
+                )
             shape[dim] = len(cut.keep)
     stored = {n for n in shapes if n not in full or names[id_of(full[n])] == n}
     for problem, odd in (("lacks", stored - set(state)), ("has no", set(state) - set(shapes))):

@@ -65,9 +65,7 @@ class SumOfProducts:
             table[k, : len(row)] = row
         row_index = np.concatenate(rows) if rows else np.zeros(0, np.int64)
         column_index = np.concatenate(columns) if columns else np.zeros(0, np.int64)
-        members = csr_matrix(
-            (np.ones(len(row_index)), (row_index, column_index)), shape=(len(fixed), max(1, atoms))
-        )
+        members = csr_matrix((np.ones(len(row_index)), (row_index, column_index)), shape=(len(fixed), max(1, atoms)))
         return SumOfProducts(np.array(factors, dtype=float), table, np.array(fixed), members, tuple(ops))
 
     def without(self, keep: np.ndarray) -> SumOfProducts:

@@ -100,7 +100,9 @@ class PruningPlan:
             params=_pair(data, "params"),
             cuts=tuple(_cut(c, f"plan.cuts[{i}]") for i, c in enumerate(_list(data, "cuts"))),
             new_biases=tuple(_text(t, "plan.new_biases") for t in _list(data, "new_biases")),
-            widths=_mapping(data, "widths", lambda v, at: {_text(k, at): _count(n, at) for k, n in _dict(v, at).items()}),
+            widths=_mapping(
+                data, "widths", lambda v, at: {_text(k, at): _count(n, at) for k, n in _dict(v, at).items()}
+            ),
             criterion=_text(data.get("criterion", ""), "plan.criterion"),
             frozen=_mapping(data, "frozen", _text),
         )

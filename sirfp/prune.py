@@ -139,7 +139,10 @@ def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases
     """The plan that a choice of atoms makes; `biases` names modules that were given a bias."""
     cuts = cuts_for(found, keep)
     extra = [
-        Cut(((f"{name}.bias", 0),), c.size, c.keep) for name in biases for c in cuts if (f"{name}.weight", 0) in c.tensors
+        Cut(((f"{name}.bias", 0),), c.size, c.keep)
+        for name in biases
+        for c in cuts
+        if (f"{name}.weight", 0) in c.tensors
     ]
     padded = np.append(keep, True)
     return PruningPlan(

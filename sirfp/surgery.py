@@ -52,7 +52,10 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
     Raises:
         InputError: if the model is not the one the plan was made for; it is left untouched then.
     """
-    state = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    state = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
     given = [name for name in plan.new_biases if f"{name}.bias" not in state]
     modules = dict(model.named_modules())
     for cut in plan.cuts:
@@ -64,7 +67,9 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
                 raise InputError(f"the plan is for another model: this one has no {name!r}")
             shape = tuple(state[name].shape)
             if dim >= len(shape) or shape[dim] != cut.size:
-                raise InputError(f"the plan is for another model: {name!r} here is {shape}, not {cut.size} in dim {dim}")
+                raise InputError(
+                    f"the plan is for another model: {name!r} here is {shape}, not {cut.size} in dim {dim}"
+                )
     for name in given:
         if name not in modules:
             raise InputError(f"the plan is for another model: this one has no {name!r}")
@@ -118,9 +123,7 @@ def _select(tensor: torch.Tensor, pieces: Iterable[tuple[int, tuple[int, ...]]])
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
-    return (
-        tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
+    return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def give_bias(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:

@@ -27,9 +27,10 @@ class Magnitude(Criterion):
                 index = torch.as_tensor(piece.index, device=weight.device)
                 others = [d for d in range(weight.dim()) if d != piece.dim]
                 norms.append(weight.detach().abs().sum(others)[index].sum(1))
-            if not norms:  # a group of vectors only
-                norms = [tensors[p.tensor].detach().abs()[torch.as_tensor(p.index)].sum(1).reshape(group.size, -1).mean(1)
-                         for p in group.slices if p.tensor in tensors and p.dim == 0]  # fmt: skip
+            for piece in group.slices if not norms else ():  # a group of vectors only
+                if piece.tensor in tensors and piece.dim == 0:
+                    vector = tensors[piece.tensor].detach().abs().float()
+                    norms.append(vector.reshape(len(vector), -1).sum(1)[torch.as_tensor(piece.index)].sum(1))
             result[group.name] = torch.stack(norms).mean(0).float() if norms else torch.zeros(group.size)
         return result
 

@@ -92,7 +92,9 @@ def build_criterion(
         InputError: if there is none of that name (the known are listed) or it takes no such option.
     """
     if name not in CRITERIA:
-        raise InputError(f"there is no criterion {name!r}; known are {', '.join(sorted(CRITERIA))}{near(name, CRITERIA)}")
+        raise InputError(
+            f"there is no criterion {name!r}; known are {', '.join(sorted(CRITERIA))}{near(name, CRITERIA)}"
+        )
     cls = CRITERIA[name]
     unknown = sorted(set(options) - set(cls.options()))
     if unknown:

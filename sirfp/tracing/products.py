@@ -53,9 +53,9 @@ def convolution(trace, func, args, kwargs, out) -> None:
     if result is not None and trace.is_state(weight):
         trace.taps.append(Tap(weight, result, norm=False, dim=1, positions=prod(out.shape[2:])))
     emitted = trace.emitted(x)
-    if emitted is not None and emitted[0] == 1 and x_in is not None and not transposed and not depthwise:
-        if trace.is_state(weight):
-            trace.made(out, Consumer(weight, x_in, emitted[1], groups))
+    plain = x_in is not None and not transposed and not depthwise and trace.is_state(weight)
+    if plain and emitted is not None and emitted[0] == 1:
+        trace.made(out, Consumer(weight, x_in, emitted[1], groups))
 
 
 @rule("addmm")
@@ -77,7 +77,9 @@ def linear(trace, func, args, kwargs, out) -> None:
     dims, (w_out, w_in) = trace.dims(x), trace.dims(weight)
     inner = trace.labels.tie(dims[-1], w_in, "a linear layer reads it beside a fixed input")
     trace.set(out, [*dims[:-1], w_out])
-    _count_product(trace, "linear", [*zip(dims[:-1], x.shape[:-1]), (inner, x.shape[-1]), (w_out, out.shape[-1])])
+    _count_product(
+        trace, "linear", [*zip(dims[:-1], x.shape[:-1], strict=True), (inner, x.shape[-1]), (w_out, out.shape[-1])]
+    )
     _linear_tap(trace, weight, w_out, out, x)
     if len(args) > 2 and args[2] is not None:
         _add_bias(trace, args[2], out)
@@ -101,7 +103,7 @@ def matrix_vector(trace, func, args, kwargs, out) -> None:
     inner = trace.labels.tie(trace.dim(a, -1), trace.dim(b, 0), "a product reads it beside a fixed input")
     outer = trace.dims(a)[:-1]
     trace.set(out, outer)
-    _count_product(trace, "matmul", [*zip(outer, a.shape[:-1]), (inner, a.shape[-1])])
+    _count_product(trace, "matmul", [*zip(outer, a.shape[:-1], strict=True), (inner, a.shape[-1])])
 
 
 @rule(

@@ -146,7 +146,9 @@ def cat(trace, func, args, kwargs, out) -> None:
         if all(p is None for p in parts):
             result.append(None)
         elif index == axis:
-            result.append(np.concatenate([_or_fixed(trace, p, t.shape[index]) for p, t in zip(parts, tensors, strict=True)]))
+            result.append(
+                np.concatenate([_or_fixed(trace, p, t.shape[index]) for p, t in zip(parts, tensors, strict=True)])
+            )
         else:
             labels = parts[0]
             for part in parts[1:]:
