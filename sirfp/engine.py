@@ -1,0 +1,246 @@
+"""The training run of all tasks: Detectron2's trainer on any device, with hooks by name, and a script's main.
+
+A project's `train_net.py` subclasses `Trainer` (its data, its evaluator) and ends in
+
+    if __name__ == "__main__":
+        run(MyTrainer, add_my_config)
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.engine import (
+    DefaultTrainer,
+    HookBase,
+    create_ddp_model,
+    default_argument_parser,
+    default_setup,
+    hooks,
+    launch,
+)
+from detectron2.evaluation import verify_results
+from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.utils import comm
+from torch import nn
+
+from .checkpointer import BEST, Checkpointer
+from .config import load_config, register_data, validate
+from .errors import InputError, near
+from .precision import MixedPrecisionTrainer, autocast_dtype, lay_out
+
+Configure = Callable[[CfgNode], None]
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's `DefaultTrainer` for any task, on a processor or on GPUs.
+
+    `model`, `optimizer`, `scheduler` and `checkpointer` are looked up at each step, so a hook may change or
+    replace them inside a run.
+
+    Args:
+        cfg: the whole config; with `SOLVER.AMP.ENABLED` a step runs in 16 bits where the device gains by it.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        super(DefaultTrainer, self).__init__()  # as DefaultTrainer's own, but for the step and the checkpointer
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = lay_out(self.build_model(cfg))
+        optimizer = self.build_optimizer(cfg, model)
+        with reading_data(cfg.DATASETS.TRAIN):
+            data_loader = self.build_train_loader(cfg)
+        device = next(model.parameters()).device
+        precision = autocast_dtype(device) if cfg.SOLVER.AMP.ENABLED else None
+        logging.getLogger(__name__).info(f"Training on {device} in {precision or torch.float32}")
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = self.build_checkpointer(cfg, model, trainer=weakref.proxy(self))
+        self._trainer = MixedPrecisionTrainer(
+            self.distribute(model), data_loader, optimizer, precision, self.after_backward
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    @staticmethod
+    def distribute(model: nn.Module) -> nn.Module:
+        """Wraps a model for the processes of this run; one alone needs no wrapper."""
+        on_gpu = next(model.parameters()).is_cuda
+        return create_ddp_model(
+            model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
+        )
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        """Detectron2's schedules and DeepLab's `WarmupPolyLR`."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
+        """What writes and reads training checkpoints, in OUTPUT_DIR."""
+        return Checkpointer(model, cfg.OUTPUT_DIR, **checkpointables)
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks, with those that `SIRFP.HOOKS` names.
+
+        Ours come after the schedule and before checkpoints and evaluation, which thus see what ours did.
+        """
+        ret = super().build_hooks()
+        after = 1 + max(i for i, hook in enumerate(ret) if isinstance(hook, hooks.LRScheduler))
+        ret[after:after] = [build_hook(name, self.cfg) for name in self.cfg.SIRFP.HOOKS]
+        if self.cfg.TEST.BEST_METRIC and comm.is_main_process():
+            after = 1 + max(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
+            best = BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC)
+            ret.insert(after, best)
+        return ret
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Goes on from the last checkpoint in OUTPUT_DIR, or starts from MODEL.WEIGHTS."""
+        super().resume_or_load(resume)
+        if hasattr(self.scheduler, "max_iters"):  # a checkpoint holds its own run's; a run may be made longer
+            self.scheduler.max_iters = self.max_iter
+
+    def train(self) -> dict[str, Any] | None:
+        """Runs training; returns the results of the last evaluation, if there was one."""
+        super().train()
+        return getattr(self, "_last_eval_results", None)
+
+
+class BestCheckpoint(hooks.BestCheckpointer):
+    """Keeps the best network as `model_best.pth`, and remembers how good it was when a run is resumed."""
+
+    def __init__(self, period: int, checkpointer: Checkpointer, metric: str):
+        super().__init__(period, checkpointer, metric, file_prefix=BEST)
+
+    def forget(self) -> None:
+        """What was best counts no longer, as the network is another one now."""
+        self.best_metric = self.best_iter = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metric": self.best_metric, "iter": self.best_iter}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_metric, self.best_iter = state["metric"], state["iter"]
+
+
+def build_hook(name: str, cfg: CfgNode) -> HookBase:
+    """Builds a trainer hook from the registry `sirfp.hooks.HOOKS`.
+
+    Raises:
+        InputError: there is none of that name; lists the known.
+    """
+    from .hooks import HOOKS
+
+    known = [key for key, _ in HOOKS]
+    if name not in known:
+        listed = ", ".join(sorted(known))
+        raise InputError(f"SIRFP.HOOKS: there is no hook {name!r}; known are {listed}{near(name, known)}")
+    return HOOKS.get(name)(cfg)
+
+
+@contextmanager
+def reading_data(names: Sequence[str]) -> Iterator[None]:
+    """Turns what Detectron2's loaders say where a data set is not there into an InputError."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"data set {' or '.join(map(repr, names))} cannot be read: {reason}; its place is below the folder "
+            "that the environment variable DETECTRON2_DATASETS names"
+        ) from error
+
+
+def setup(args: argparse.Namespace, add_config: Configure | None = None) -> CfgNode:
+    """From the command line to a checked, frozen config with its data sets registered.
+
+    Raises:
+        InputError: something in the config is wrong.
+    """
+    cfg = load_config(args.config_file, args.opts or (), add_config)
+    if args.num_gpus > torch.cuda.device_count():
+        raise InputError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} usable")
+    if not args.num_gpus:
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    validate(cfg)
+    register_data(cfg)
+    return cfg
+
+
+def main(args: argparse.Namespace, trainer_class: type[Trainer], add_config: Configure | None = None) -> Any:
+    """Trains, or evaluates with `--eval-only`; one process of a run.
+
+    Returns:
+        The results of the last evaluation, {task: {metric: value}}.
+    """
+    with one_line_errors():
+        cfg = setup(args, add_config)
+        for name in cfg.DATASETS.TEST:  # a mistake there should not wait for the first evaluation
+            with reading_data([name]):
+                DatasetCatalog.get(name)
+        default_setup(cfg, args)
+        if args.eval_only:
+            return evaluate(trainer_class, cfg, resume=args.resume)
+        trainer = trainer_class(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+
+
+def evaluate(trainer_class: type[Trainer], cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
+    """Evaluates the weights in MODEL.WEIGHTS, or with `resume` the last checkpoint, on DATASETS.TEST."""
+    model = trainer_class.build_model(cfg)
+    checkpointer = trainer_class.build_checkpointer(cfg, model)
+    with checkpointer.strictly():
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = trainer_class.test(cfg, lay_out(model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with one line on standard error and exit code 2 where the user's input is wrong."""
+    try:
+        yield
+    except InputError as error:
+        if comm.is_main_process():
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def run(
+    trainer_class: type[Trainer], add_config: Configure | None = None, argv: Sequence[str] | None = None
+) -> None:
+    """The whole of a `train_net.py`: reads the command line and trains or evaluates, on as many GPUs as asked.
+
+    Args:
+        trainer_class: the task's trainer.
+        add_config: adds the task's own config keys.
+        argv: the command line; the program's own by default.
+    """
+    parser = default_argument_parser()
+    parser.set_defaults(num_gpus=min(1, torch.cuda.device_count()))
+    args = parser.parse_args(argv)
+    with one_line_errors():
+        setup(args, add_config)  # once before processes are started
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args, trainer_class, add_config),
+        )
+    except torch.multiprocessing.ProcessExitedException as error:
+        raise SystemExit(error.exit_code) from None

@@ -1,0 +1,88 @@
+"""Mixed precision where the processor or the GPU has it, for one training step of any task."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+from detectron2.engine import SimpleTrainer
+from torch import nn
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The 16-bit type that makes training faster on a device, or None where none does.
+
+    bfloat16 needs no loss scaling and comes first; a GPU without it gets float16; a processor without bfloat16
+    units would only emulate it.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return None
+    if platform.machine() in ("x86_64", "AMD64"):
+        units = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        return torch.bfloat16 if units() else None
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+
+
+def lay_out(model: nn.Module) -> nn.Module:
+    """Stores a model's convolution weights channels-last, so that all its feature maps are; in place."""
+    return model.to(memory_format=torch.channels_last)
+
+
+class MixedPrecisionTrainer(SimpleTrainer):
+    """Detectron2's `SimpleTrainer` with autocast on any device.
+
+    Detectron2's own `AMPTrainer` insists on CUDA. Two things differ from both: gradients are unscaled before
+    `after_backward`, and `after_backward` is the outer trainer's, so that hooks are called.
+
+    Args:
+        model: takes a batch and returns a dict of losses. Like `optimizer` it may be replaced between two steps.
+        data_loader: of batches.
+        optimizer: of the model's parameters.
+        precision: the type of autocast; None for float32.
+        after_backward: called when gradients are ready.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader,
+        optimizer: torch.optim.Optimizer,
+        precision: torch.dtype | None,
+        after_backward: Callable[[], None],
+    ):
+        super().__init__(model, data_loader, optimizer)
+        self.device = next(model.parameters()).device
+        self.precision = precision
+        self.after_backward = after_backward
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
+
+    def run_step(self) -> None:
+        """One iteration: data, losses, gradients, update."""
+        assert self.model.training, "the model is in evaluation mode"
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            losses = self.model(data)
+            if isinstance(losses, torch.Tensor):
+                losses = {"total_loss": losses}
+            total = sum(losses.values())
+        self.optimizer.zero_grad()
+        self.scaler.scale(total).backward()
+        self.scaler.unscale_(self.optimizer)
+        self.after_backward()
+        self._write_metrics(losses, data_time)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict.get("scaler") and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state_dict["scaler"])
