@@ -59,6 +59,10 @@ class ChannelTrace(TorchDispatchMode):
             self._dims[tensor] = dims
             self._names[tensor] = name
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else PyTorch imports its compiler on the first call, which takes seconds
+
     def __enter__(self):
         self._functions.__enter__()
         return super().__enter__()
