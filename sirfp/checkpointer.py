@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +10,14 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from safetensors import SafetensorError
+from torch import nn
 
-from .checkpoint import whole_file
+from .checkpoint import read_safetensors, whole_file
 from .errors import InputError
+from .models.weights import BROKEN
+from .plan import PruningPlan
+from .surgery import apply
 
 BEST = "model_best"
 
@@ -24,6 +28,8 @@ class Checkpointer(DetectionCheckpointer):
     A file is written beside its place and renamed. The best network does not become the one that `--resume` goes
     on from. Files of PyTorch are read as tensors and plain data only; Detectron2's model zoo keeps its `.pkl`.
 
+    A pruned network's file carries its plan as text; the dense model that it is loaded into is cut first.
+
     Attributes:
         strict: the next load must fill the model exactly. Off, as when weights are a start for fine-tuning, what
             does not fit is skipped with a warning.
@@ -31,11 +37,16 @@ class Checkpointer(DetectionCheckpointer):
 
     strict = False
 
+    def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any):
+        super().__init__(model, save_dir, **checkpointables)
+        self.plan: PruningPlan | None = None  # what the model was pruned by
+        self.optimizer: torch.optim.Optimizer | None = None  # cut along when a plan is loaded
+
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes `<name>.pth`: the model, what is registered, and `kwargs`."""
         if not self.save_dir or not self.save_to_disk:
             return
-        content = {"model": self.model.state_dict()}
+        content = {"model": self.model.state_dict(), "plan": self.plan.to_json() if self.plan else ""}
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()} | kwargs
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {file}")
@@ -71,26 +82,35 @@ class Checkpointer(DetectionCheckpointer):
             raise InputError(f"there is no checkpoint {path}; correct MODEL.WEIGHTS or OUTPUT_DIR")
         try:
             return super().load(path, checkpointables)
+        except OSError as error:  # whatever a download raises
+            raise InputError(
+                f"{path} cannot be had ({type(error).__name__}); give MODEL.WEIGHTS a local file, or '' for none"
+            ) from error
         finally:
             self._parsed_url_during_load = None
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
             return super()._load_file(filename)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, UnicodeDecodeError, TypeError) as error:
+        except (*BROKEN, SafetensorError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{filename} is not a whole checkpoint ({reason}); copy or make it again") from error
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         if f.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return load_file(f)
+            plan, state = read_safetensors(f)
+            return {"model": state, "plan": plan.to_json() if plan else ""}
         return torch.load(f, map_location="cpu", weights_only=True)
 
     def _load_model(self, checkpoint: dict[str, Any]):
         if not isinstance(checkpoint.get("model"), dict):
             raise InputError("the checkpoint holds no weights")
+        text = checkpoint.pop("plan", "")
+        if text:
+            plan = PruningPlan.from_json(text)
+            if plan != self.plan:
+                apply(self.model, plan, self.optimizer)
+                self.plan = plan
         incompatible = super()._load_model(checkpoint)
         if self.strict:
             for problem, names in (

@@ -11,6 +11,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .errors import InputError, near
+from .models import timm_backbone  # noqa: F401  (registers backbones)
 
 CN = CfgNode
 
@@ -50,11 +51,20 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.CRITERION = "sirfp"  # what a channel is worth; a name in `sirfp.criteria.CRITERIA`
     cfg.SIRFP.KEEP_FLOPS = 1.0  # share of the dense network's multiply-adds that stay; 1.0: no pruning
     cfg.SIRFP.STEPS = 1  # prunings on the way there
-    cfg.SIRFP.ACCUMULATE_ITERS = 0  # iterations before the first pruning, while statistics accumulate
+    cfg.SIRFP.START_ITER = 0  # iterations before the first pruning; 0: as many as ACCUMULATE_ITERS
+    cfg.SIRFP.ACCUMULATE_ITERS = 100  # the last iterations before the first pruning, while statistics accumulate
     cfg.SIRFP.ACCUMULATE_PERIOD = 1  # statistics are taken every so many iterations
     cfg.SIRFP.RECOVER_ITERS = 0  # iterations between two prunings, while they accumulate anew
+    cfg.SIRFP.RECOVER_NORM_ITERS = 0  # batches from which batch norm statistics are taken anew after a pruning
+    cfg.SIRFP.LR_FACTOR = 1.0  # with LR_SCHEDULER_NAME "PhasedPolyLR": of BASE_LR, after the first pruning
+    # What FLOPs are counted and latency is measured on: height and width in pixels; 0: from INPUT
+    cfg.SIRFP.INPUT_SIZE = [0, 0]
+    cfg.SIRFP.METRICS = []  # columns of the report's table, e.g. "sem_seg/mIoU"; none: all
     cfg.SIRFP.EMA = 0.99  # share of the past in the moving average of statistics
     cfg.SIRFP.EDGE_WEIGHT = 0.0  # lambda: weight of the Sobel edge term in backbone layers
+    cfg.SIRFP.COUPLED = "graph"  # layers that share channels: one "graph" of all, or "union" of each one's choice
+    cfg.SIRFP.SELF_SIMILARITY = False  # the redundancy sum has the term i = j (the paper's reference code)
+    cfg.SIRFP.NORMALIZE = "l1"  # of each feature map: "l1" (the paper) or "l2"
     cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted
     cfg.SIRFP.ROUND_TO = 1  # channel counts that stay are multiples of it
     cfg.SIRFP.MIN_KEEP = 0.02  # least share of its channels that a group keeps (and at least one)

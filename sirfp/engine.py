@@ -36,6 +36,7 @@ from torch import nn
 from .checkpointer import BEST, Checkpointer
 from .config import load_config, register_data, validate
 from .errors import InputError, near
+from .lr_schedule import PhasedPolyLR
 from .precision import MixedPrecisionTrainer, autocast_dtype, lay_out
 
 Configure = Callable[[CfgNode], None]
@@ -66,9 +67,26 @@ class Trainer(DefaultTrainer):
         self._trainer = MixedPrecisionTrainer(
             self.distribute(model), data_loader, optimizer, precision, self.after_backward
         )
+        self.checkpointer.optimizer = optimizer
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model that the config describes.
+
+        Raises:
+            InputError: it describes none.
+        """
+        try:
+            return super().build_model(cfg)
+        except InputError:
+            raise
+        except (KeyError, ValueError, AssertionError) as error:
+            logging.getLogger(__name__).debug("The model cannot be built", exc_info=True)
+            reason = str(error.args[0] if error.args else error) or type(error).__name__
+            raise InputError(f"the model cannot be built from this config: {reason}") from error
 
     @staticmethod
     def distribute(model: nn.Module) -> nn.Module:
@@ -80,7 +98,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
-        """Detectron2's schedules and DeepLab's `WarmupPolyLR`."""
+        """Detectron2's schedules, DeepLab's `WarmupPolyLR`, and `PhasedPolyLR`, which begins anew at each pruning."""
+        if cfg.SOLVER.LR_SCHEDULER_NAME == "PhasedPolyLR":
+            return PhasedPolyLR.from_config(cfg, optimizer)
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
@@ -107,6 +127,24 @@ class Trainer(DefaultTrainer):
         super().resume_or_load(resume)
         if hasattr(self.scheduler, "max_iters"):  # a checkpoint holds its own run's; a run may be made longer
             self.scheduler.max_iters = self.max_iter
+        if self.checkpointer.plan:
+            self.rewrap()
+
+    def rewrap(self) -> None:
+        """Wraps the model for the processes of this run anew, after its parameters were replaced."""
+        model = self.model
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            self._trainer.model = self.distribute(model.module)
+
+    def example_inputs(self) -> Any:
+        """What the model is called with, as FLOPs are counted and latency is measured on: one random image."""
+        height, width = self.cfg.SIRFP.INPUT_SIZE
+        if not height or not width:
+            crop, side = self.cfg.INPUT.CROP, self.cfg.INPUT.MIN_SIZE_TEST
+            height, width = crop.SIZE if crop.ENABLED and crop.TYPE == "absolute" else (side, side)
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randint(0, 256, (3, int(height), int(width)), generator=generator).float()
+        return [{"image": image, "height": int(height), "width": int(width)}]
 
     def train(self) -> dict[str, Any] | None:
         """Runs training; returns the results of the last evaluation, if there was one."""
@@ -173,6 +211,8 @@ def setup(args: argparse.Namespace, add_config: Configure | None = None) -> CfgN
     cfg.freeze()
     validate(cfg)
     register_data(cfg)
+    if not (cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN):
+        raise InputError(f"DATASETS.{'TEST' if args.eval_only else 'TRAIN'} names no data set; set it in the config")
     return cfg
 
 

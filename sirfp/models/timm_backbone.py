@@ -1,0 +1,129 @@
+"""Any timm network as a Detectron2 backbone, by the config alone.
+
+    MODEL:
+      BACKBONE: {NAME: build_timm_backbone}
+      TIMM: {NAME: tf_efficientnet_lite0, OUT_FEATURES: ["stride4", "stride16"], OUTPUT_STRIDE: 16}
+
+Features are named by their stride; of several of one stride, the deepest counts.
+"""
+
+from __future__ import annotations
+
+import timm
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from torch import nn
+
+from ..errors import InputError
+from .weights import create_timm
+
+
+class TimmBackbone(Backbone):
+    """A timm network's feature maps.
+
+    Args:
+        name: one of `timm.list_models()`.
+        out_features: strides as "stride8"; the network ends after the last of them.
+        output_stride: the largest stride; 8 and 16 trade strides for dilation, where the network can.
+        weights: see `weights.create_timm`.
+        norm: "" for the network's own, "FrozenBN" or "SyncBN" to convert its batch norms.
+        in_channels: of the images.
+
+    Raises:
+        InputError: there is no such network, feature, stride or norm, or no such weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        out_features: list[str],
+        *,
+        output_stride: int = 32,
+        weights: str = "",
+        norm: str = "",
+        in_channels: int = 3,
+    ):
+        super().__init__()
+        options = {"features_only": True, "in_chans": in_channels}
+        if output_stride != 32:
+            options["output_stride"] = output_stride
+        indices = _deepest_of_each_stride(create_timm(name, **options))
+        for feature in out_features:
+            if feature not in indices:
+                raise InputError(
+                    f"MODEL.TIMM.OUT_FEATURES: {name!r} at output stride {output_stride} has no {feature!r}; "
+                    f"it has {', '.join(indices)}"
+                )
+        self._out_features = [feature for feature in indices if feature in out_features]
+        wanted = tuple(indices[feature] for feature in self._out_features)
+        self.network = _with_norm(create_timm(name, weights, out_indices=wanted, **options), norm)
+        info = self.network.feature_info
+        self._out_feature_strides = dict(zip(self._out_features, info.reduction(), strict=True))
+        self._out_feature_channels = dict(zip(self._out_features, info.channels(), strict=True))
+        self._channels_last = str(getattr(self.network, "output_fmt", "")).endswith("NHWC")
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Maps images (N, C, H, W) to feature maps, {"stride8": (N, C', H / 8, W / 8), ...}."""
+        maps = self.network(x)
+        if self._channels_last:
+            maps = [one.permute(0, 3, 1, 2) for one in maps]
+        return dict(zip(self._out_features, maps, strict=True))
+
+    @property
+    def size_divisibility(self) -> int:
+        """Image sides are padded to a multiple of the largest stride."""
+        return max(self._out_feature_strides.values())
+
+
+def _deepest_of_each_stride(network: nn.Module) -> dict[str, int]:
+    info = network.feature_info
+    return {f"stride{stride}": i for i, stride in zip(info.out_indices, info.reduction(), strict=True)}
+
+
+def _with_norm(network: nn.Module, norm: str) -> nn.Module:
+    if norm == "FrozenBN":
+        return timm.layers.freeze_batch_norm_2d(network)
+    if norm == "SyncBN":
+        return timm.layers.convert_sync_batchnorm(network)
+    if norm:
+        raise InputError(f"MODEL.TIMM.NORM must be '', 'FrozenBN' or 'SyncBN', got {norm!r}")
+    return network
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The network that `MODEL.TIMM` describes."""
+    node = cfg.MODEL.TIMM
+    return TimmBackbone(
+        node.NAME,
+        list(node.OUT_FEATURES),
+        output_stride=node.OUTPUT_STRIDE,
+        weights=node.WEIGHTS,
+        norm=node.NORM,
+        in_channels=input_shape.channels,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The same with a feature pyramid on `MODEL.FPN.IN_FEATURES`: p2..p6, for Faster R-CNN and its kin."""
+    return _pyramid(cfg, build_timm_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The same with a feature pyramid and two levels on top: p3..p7, for RetinaNet and FCOS."""
+    bottom_up = build_timm_backbone(cfg, input_shape)
+    last = cfg.MODEL.FPN.IN_FEATURES[-1]
+    channels = bottom_up.output_shape()[last].channels
+    return _pyramid(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=last))
+
+
+def _pyramid(cfg: CfgNode, bottom_up: Backbone, top: nn.Module) -> FPN:
+    node = cfg.MODEL.FPN
+    return FPN(
+        bottom_up, node.IN_FEATURES, node.OUT_CHANNELS, norm=node.NORM, top_block=top, fuse_type=node.FUSE_TYPE
+    )

