@@ -82,6 +82,18 @@ def read(path: str | os.PathLike) -> tuple[PruningPlan, dict[str, torch.Tensor]]
     Raises:
         InputError: if it is missing, cut short, altered, or not a file of `save`.
     """
+    plan, state = read_safetensors(path)
+    if plan is None:
+        raise InputError(f"{path} holds no pruning plan: it was not written by sirfp.save or `sirfp prune`")
+    return plan, state
+
+
+def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[str, torch.Tensor]]:
+    """Reads any safetensors file: its plan, if it has one, and its weights by name.
+
+    Raises:
+        InputError: if it is missing, cut short or altered.
+    """
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}")
     try:
@@ -90,10 +102,8 @@ def read(path: str | os.PathLike) -> tuple[PruningPlan, dict[str, torch.Tensor]]
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a whole safetensors file ({error}); copy or make it again") from None
-    if text is None:
-        raise InputError(f"{path} holds no pruning plan: it was not written by sirfp.save or `sirfp prune`")
     try:
-        return PruningPlan.from_json(text), state
+        return (PruningPlan.from_json(text) if text else None), state
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -1,0 +1,232 @@
+"""Trainer hooks that join pruning to a training run; the config names them (`SIRFP.HOOKS`).
+
+Adding one is one class and one decorator. They share a `PruningSession`, which lives on the trainer as
+`trainer.pruning`. Their order matters: statistics are taken before a pruning, and all come before the
+checkpointer, so that a checkpoint never holds a model and a plan that do not belong together.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from typing import Any
+
+import torch
+from detectron2.engine.hooks import HookBase
+from detectron2.utils import comm
+from detectron2.utils.logger import log_first_n
+from fvcore.common.registry import Registry
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+from torch import nn
+
+from . import checkpoint
+from .criteria import CRITERIA
+from .schedule import Schedule
+from .session import PruningSession
+
+logger = logging.getLogger(__name__)
+
+HOOKS = Registry("SIRFP_HOOKS")
+
+
+def session(trainer) -> PruningSession:
+    """The trainer's pruning session, made from its config when first asked for."""
+    if getattr(trainer, "pruning", None) is None:
+        node = trainer.cfg.SIRFP
+        trainer.pruning = PruningSession(
+            unwrapped(trainer.model),
+            trainer.example_inputs(),
+            trainer.optimizer,
+            criterion=node.CRITERION,
+            options=criterion_options(trainer.cfg),
+            period=node.ACCUMULATE_PERIOD,
+            ignore=node.IGNORE,
+            partitions=node.PARTITIONS,
+            min_keep=node.MIN_KEEP,
+            round_to=node.ROUND_TO,
+            bias_correction=node.BIAS_CORRECTION,
+            seed=node.SEED,
+        )
+        trainer.pruning.plan = trainer.checkpointer.plan  # a run may start from a pruned network
+    return trainer.pruning
+
+
+def criterion_options(cfg) -> dict[str, Any]:
+    """What the config says of the criterion, under the names of its constructor; only what it takes."""
+    node = cfg.SIRFP
+    given = {
+        "ema": node.EMA,
+        "edge_weight": node.EDGE_WEIGHT,
+        "coupled": node.COUPLED,
+        "self_similarity": node.SELF_SIMILARITY,
+        "normalize": node.NORMALIZE,
+    }
+    return {key: value for key, value in given.items() if key in CRITERIA[node.CRITERION].options()}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without its distributed wrapper."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+@HOOKS.register()
+class Accumulate(HookBase):
+    """Shows the criterion the features of the iterations before each pruning."""
+
+    def __init__(self, cfg):
+        self.schedule = Schedule.from_config(cfg)
+
+    def before_step(self) -> None:
+        if self.schedule.accumulates(self.trainer.iter):
+            session(self.trainer).look()
+
+    def after_step(self) -> None:
+        if self.schedule.accumulates(self.trainer.iter):
+            session(self.trainer).look().step()
+
+    def after_train(self) -> None:
+        observer = session(self.trainer).observer
+        if observer is not None:
+            observer.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        return session(self.trainer).state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        session(self.trainer).load_state_dict(state)
+
+
+@HOOKS.register()
+class PruneSteps(HookBase):
+    """Cuts the model when its time comes; optimizer state, schedule and wrapper go on with the smaller one."""
+
+    def __init__(self, cfg):
+        self.schedule = Schedule.from_config(cfg)
+
+    def after_step(self) -> None:
+        pruning, done = session(self.trainer), self.trainer.iter + 1
+        if pruning.steps >= self.schedule.steps or done != self.schedule.iterations[pruning.steps]:
+            return
+        step, target, start = pruning.steps, self.schedule.target(pruning.steps), time.perf_counter()
+        plan = pruning.prune(target)
+        self.trainer.checkpointer.plan = plan
+        self.trainer.rewrap()
+        seconds = time.perf_counter() - start
+        kept = plan.flops[1] / plan.flops[0]
+        logger.info(
+            "Pruned, step %d of %d, in %.1f s: %.4f of the FLOPs kept (asked for %.4f), %.4f of the parameters",
+            step + 1,
+            self.schedule.steps,
+            seconds,
+            kept,
+            target,
+            plan.params[1] / plan.params[0],
+        )
+        for name, indices in plan.kept.items():
+            logger.info("  %-60s %5d of %5d channels", name, len(indices), plan.channels[name])
+
+    def before_step(self) -> None:
+        plan, storage = session(self.trainer).plan, self.trainer.storage
+        storage.put_scalar("sirfp/keep_flops", plan.flops[1] / plan.flops[0] if plan else 1.0, smoothing_hint=False)
+        if plan:
+            for name, indices in plan.kept.items():
+                storage.put_scalar(f"sirfp_channels/{name}", len(indices), smoothing_hint=False)
+
+
+@HOOKS.register()
+class Recover(HookBase):
+    """Sets a freshly cut model on its feet: its batch norms' statistics are taken anew before training goes on.
+
+    The statistics of SIRFP.RECOVER_NORM_ITERS training batches, without gradients (fvcore's precise batch norm).
+    """
+
+    def __init__(self, cfg):
+        self.iterations = cfg.SIRFP.RECOVER_NORM_ITERS
+        self.steps = 0
+
+    def before_train(self) -> None:
+        self.steps = session(self.trainer).steps
+
+    def after_step(self) -> None:
+        pruning = session(self.trainer)
+        if pruning.steps == self.steps:
+            return
+        self.steps = pruning.steps
+        model = unwrapped(self.trainer.model)
+        if self.iterations and model.training and get_bn_modules(model):
+            log_first_n(logging.INFO, f"Taking norm statistics anew from {self.iterations} batches", n=1)
+            with self.trainer.autocast():
+                update_bn_stats(model, self.trainer.batches(), self.iterations)
+
+
+@HOOKS.register()
+class Report(HookBase):
+    """Evaluates around the prunings and, at the end, writes the pruned model, its plan, a table and a figure.
+
+    Rows of the table: `dense` (just before the first pruning), `pruned` (just after the last), `fine-tuned` (at
+    the end). Written to the output folder: `pruned.safetensors`, `plan.json`, `pruning.json` (the numbers),
+    `pruning.md` (the table) and `kept_channels.png`.
+    """
+
+    def __init__(self, cfg):
+        self.schedule = Schedule.from_config(cfg)
+        self.folder = cfg.OUTPUT_DIR
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": json.dumps(self.rows)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = json.loads(state["rows"])
+
+    def after_step(self) -> None:  # comes before PruneSteps
+        if self.trainer.iter + 1 == self.schedule.iterations[0] and session(self.trainer).steps == 0:
+            self._row("dense")
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.schedule.iterations[-1] and "pruned" not in self.rows:
+            self._row("pruned")
+
+    def after_train(self) -> None:
+        plan = session(self.trainer).plan
+        if plan is None or self.trainer.iter + 1 < self.trainer.max_iter:
+            return
+        self._row("fine-tuned")
+        if comm.is_main_process():
+            self._write(plan)
+
+    def _row(self, name: str) -> None:
+        found = session(self.trainer).find()
+        results = self.trainer.test(self.trainer.cfg, self.trainer.model)
+        self.rows[name] = {"metrics": _flat(results), "flops": found.flops(), "params": found.params()}
+
+    def _write(self, plan) -> None:
+        from . import plots, report
+        from .latency import measure
+
+        model, inputs = unwrapped(self.trainer.model), self.trainer.example_inputs()
+        dense = self.trainer.build_model(self.trainer.cfg)  # its speed does not depend on its weights
+        latency = measure({"dense": (dense, inputs), "pruned": (model, inputs)})
+        for name, row in self.rows.items():
+            row["latency"] = latency["dense" if name == "dense" else "pruned"].median
+        checkpoint.save(os.path.join(self.folder, "pruned.safetensors"), model, plan)
+        table = report.stages(self.rows, self.trainer.cfg.SIRFP.METRICS)
+        texts = {"plan.json": plan.to_json(), "pruning.json": json.dumps(self.rows, indent=1), "pruning.md": table}
+        for name, text in texts.items():
+            with checkpoint.whole_file(os.path.join(self.folder, name)) as beside:
+                beside.write_text(text + "\n")
+        plots.kept_channels(plan, os.path.join(self.folder, "kept_channels.png"))
+        logger.info("What the run did:\n%s", table)
+
+
+def _flat(results: Any, prefix: str = "") -> dict[str, float]:
+    """Nested evaluation results as {"sem_seg/mIoU": value}."""
+    flat: dict[str, float] = {}
+    for key, value in (results or {}).items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}/"))
+        elif isinstance(value, (int, float, torch.Tensor)):
+            flat[f"{prefix}{key}"] = float(value)
+    return flat

@@ -1,0 +1,141 @@
+"""A pruning in several steps inside a training run: what is known, what was decided, and what can be saved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .budget import allocate
+from .channels import ChannelGroups, find_groups
+from .criteria import build_criterion
+from .observe import Observer
+from .plan import PruningPlan
+from .prune import cut
+
+logger = logging.getLogger(__name__)
+
+
+class PruningSession:
+    """Prunes one model step by step; every step accumulates its own statistics on the model as it is then.
+
+    Args:
+        model: the model, without a distributed wrapper; changed in place.
+        example_inputs: what FLOPs are counted on.
+        optimizer: its state is cut along.
+        criterion: a name in the registry.
+        options: the criterion's own options.
+        period: look at every `period`-th iteration only.
+        ignore, partitions, min_keep, round_to, bias_correction, seed: as in `sirfp.prune`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        criterion: str = "sirfp",
+        options: dict[str, Any] | None = None,
+        period: int = 1,
+        ignore: Iterable[str] = (),
+        partitions: Iterable[str] = (),
+        min_keep: float = 0.02,
+        round_to: int = 1,
+        bias_correction: bool = True,
+        seed: int = 0,
+    ):
+        self.model, self.example_inputs, self.optimizer = model, example_inputs, optimizer
+        self.criterion, self.options, self.period = criterion, dict(options or {}), period
+        self.ignore, self.partitions = tuple(ignore), tuple(partitions)
+        self.min_keep, self.round_to, self.bias_correction, self.seed = min_keep, round_to, bias_correction, seed
+        self.plan: PruningPlan | None = None
+        self.steps = 0
+        self.observer: Observer | None = None
+        self.found: ChannelGroups | None = None
+        self._statistics: dict[str, Any] | None = None
+
+    def find(self) -> ChannelGroups:
+        """The groups of the model as it is, found once between two prunings."""
+        if self.found is None:
+            self.found = find_groups(self.model, self.example_inputs, self.ignore)
+        return self.found
+
+    def look(self) -> Observer:
+        """Attaches the criterion to the model, with the statistics of a resumed run if there are any."""
+        if self.observer is None:
+            scorer = build_criterion(self.criterion, self.model, self.find().groups, seed=self.seed, **self.options)
+            self.observer = Observer(self.model, scorer, self.period)
+            if self._statistics:
+                scorer.load_state_dict(self._statistics["criterion"])
+                self.observer.iteration = self._statistics["iteration"]
+                self._statistics = None
+            self.observer.attach()
+        return self.observer
+
+    def prune(self, keep_flops: float) -> PruningPlan:
+        """Prunes to a share of the *dense* model's FLOPs, on what was seen since the last pruning.
+
+        Every process of a distributed run sees the same statistics and cuts the same channels.
+
+        Returns:
+            The plan of all steps together, in terms of the dense model.
+        """
+        observer, found = self.look(), self.find()
+        observer.detach()
+        observer.criterion.reduce()
+        dense = self.plan.flops[0] if self.plan else found.flops()
+        keep = _agreed(
+            lambda: allocate(
+                found,
+                observer.criterion.scores(),
+                keep_flops * dense,
+                partitions=self.partitions,
+                min_keep=self.min_keep,
+                round_to=self.round_to,
+            )
+        )
+        plan = cut(
+            self.model, found, keep, self.criterion, bias_correction=self.bias_correction, optimizer=self.optimizer
+        )
+        self.plan = self.plan.then(plan) if self.plan else plan
+        self.steps += 1
+        self.observer = self.found = None
+        return self.plan
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on: the plan as text, the step, the statistics so far."""
+        state: dict[str, Any] = {"steps": self.steps, "plan": self.plan.to_json() if self.plan else ""}
+        if self.observer is not None:
+            state["statistics"] = {
+                "criterion": self.observer.criterion.state_dict(),
+                "iteration": self.observer.iteration,
+            }
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a state into a session whose model was cut by its plan already."""
+        self.steps = state["steps"]
+        self.plan = PruningPlan.from_json(state["plan"]) if state["plan"] else None
+        self._statistics = state.get("statistics")
+        self.found = None
+
+
+def _agreed(decide) -> np.ndarray:
+    """Decides once, on the first process, and gives every process the same answer."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return decide()
+    box: list[Any] = [None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            box[0] = decide()
+        except Exception as error:  # every process ends with it, none waits
+            box[0] = error
+    torch.distributed.broadcast_object_list(box, src=0)
+    if isinstance(box[0], Exception):
+        raise box[0]
+    return box[0]

@@ -1,0 +1,153 @@
+"""Cutting: attributes, optimizer state, shared parameters, bias compensation, refusing another model."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from small_networks import Depthwise, Residual, Shared
+from test_channels import INPUT, build, random_keep
+from torch import nn
+
+from sirfp.channels import find_groups
+from sirfp.compensation import compensate
+from sirfp.errors import InputError
+from sirfp.prune import cut, plan_for
+from sirfp.surgery import apply
+
+
+def _choice(model, seed=0):
+    found = find_groups(model, torch.randn(INPUT))
+    return found, random_keep(found, seed)
+
+
+def test_attributes_follow():
+    model = build(Depthwise)
+    found, keep = _choice(model)
+    apply(model, plan_for(found, keep))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            out, read = module.weight.shape[:2]
+            assert (module.out_channels, module.in_channels) == (out, read * module.groups)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.num_features == len(module.weight) == len(module.running_var)
+    assert model.dw[0].groups == model.dw[0].in_channels
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), torch.optim.AdamW], ids=["SGD", "AdamW"]
+)
+def test_optimizer_state_is_cut_with_its_parameters(make):
+    model = build(Residual).train()
+    optimizer = make(model.parameters())
+    for _ in range(2):
+        model(torch.randn(INPUT)).square().mean().backward()
+        optimizer.step()
+    before = {name: copy.deepcopy(optimizer.state[p]) for name, p in model.named_parameters()}
+    found, keep = _choice(model)
+    plan = plan_for(found, keep)
+    apply(model, plan, optimizer)
+    kept = {}
+    for c in plan.cuts:
+        for name, dim in c.tensors:
+            kept.setdefault(name, []).append((dim, list(c.keep)))
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in model.parameters()}
+    assert len(optimizer.state) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            expected = before[name][key]
+            if isinstance(value, torch.Tensor) and value.dim():
+                for dim, indices in kept.get(name, []):
+                    expected = expected.index_select(dim, torch.tensor(indices))
+                assert torch.equal(value, expected), (name, key)
+    optimizer.zero_grad()
+    model(torch.randn(INPUT)).square().mean().backward()
+    optimizer.step()
+
+
+def test_shared_modules_stay_shared():
+    model = build(Shared)
+    found, keep = _choice(model)
+    apply(model, plan_for(found, keep))
+    assert model.alias[0][0].weight is model.tower[0][0].weight
+
+
+def test_a_plan_for_another_model_is_refused_and_changes_nothing():
+    model, other = build(Residual), build(Depthwise)
+    found, keep = _choice(model)
+    before = {name: tuple(t.shape) for name, t in other.state_dict().items()}
+    with pytest.raises(InputError, match="another model"):
+        apply(other, plan_for(found, keep))
+    assert {name: tuple(t.shape) for name, t in other.state_dict().items()} == before
+
+
+def test_memory_format_is_kept():
+    model = build(Residual).to(memory_format=torch.channels_last)
+    found, keep = _choice(model)
+    apply(model, plan_for(found, keep))
+    assert model.c[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class Chain(nn.Module):
+    """1 x 1 convolutions, so that what an emptied channel emits is the same at every position."""
+
+    def __init__(self, normed: bool, bias: bool = True):
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+        self.b = nn.Conv2d(8, 5, 1, bias=bias)
+        self.after = nn.BatchNorm2d(5) if normed else nn.Identity()
+
+    def forward(self, x):
+        return self.after(self.b(torch.nn.functional.silu(self.norm(self.a(x)))))
+
+
+@pytest.mark.parametrize(("normed", "bias"), [(True, True), (False, True), (False, False)])
+def test_compensation_is_exact_for_channels_that_are_constant(normed, bias):
+    torch.manual_seed(0)
+    model = Chain(normed, bias).eval()
+    nn.init.normal_(model.norm.bias)
+    constant = [1, 4, 6]
+    with torch.no_grad():
+        model.norm.weight[constant] = 0
+    x = torch.randn(2, 3, 5, 5)
+    expected = model(x).detach()
+    found = find_groups(model, x)
+    keep = np.array([c not in constant for c in found["a"].channels])
+    plan = cut(model, found, keep, bias_correction=True)
+    assert model.a.out_channels == 5
+    assert plan.new_biases == (() if normed or bias else ("b",))
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_compensation_without_removed_channels_changes_nothing():
+    model = build(Residual)
+    before = copy.deepcopy(model.state_dict())
+    found = find_groups(model, torch.randn(INPUT))
+    assert found.emissions
+    compensate(model, found, np.ones(found.atoms, dtype=bool))
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_a_shared_layer_is_compensated_once():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm, self.b = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1)
+
+        def forward(self, x):
+            x = self.norm(self.a(x)).relu()
+            return self.b(x), self.b(torch.nn.functional.max_pool2d(x, 2))
+
+    torch.manual_seed(0)
+    model = Twice().eval()
+    nn.init.normal_(model.norm.bias)
+    with torch.no_grad():
+        model.norm.weight[:3] = 0
+    x = torch.randn(1, 3, 8, 8)
+    expected = [t.detach() for t in model(x)]
+    found = find_groups(model, x)
+    cut(model, found, np.array([c >= 3 for c in found["a"].channels]))
+    for got, wanted in zip(model(x), expected, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
