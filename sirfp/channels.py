@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from .calling import call, inference, is_detectron_input, tensors, training_branches
-from .cost import DETECTRON_IGNORED, Cost
+from .cost import Cost
 from .errors import InputError, near
 from .groups import Feature, Frozen, Group, Slice
 from .models.detectron import feature_widths, training_inputs
@@ -58,7 +58,6 @@ class ChannelGroups:
     sizes: dict[str, tuple[int, ...]]
     emissions: tuple[Emission, ...] = ()
     widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-    ignored_ops: frozenset[str] = frozenset()
 
     def __iter__(self):
         return iter(self.groups)
@@ -82,7 +81,7 @@ class ChannelGroups:
 
     def flops(self, keep: np.ndarray | None = None) -> int:
         """Multiply-adds of one call with the example inputs for atoms kept, (atoms,) of bool."""
-        return self.cost.flops(keep, self.ignored_ops)
+        return self.cost.flops(keep)
 
     def params(self, keep: np.ndarray | None = None) -> int:
         """Parameters for atoms kept, (atoms,) of bool."""
@@ -122,8 +121,6 @@ def find_groups(
     _follow_training(model, example_inputs, trace, state)
     _ignore(trace, state, ignore)
     found = _build(model, trace, state, widths.found)
-    if is_detectron_input(example_inputs):
-        found.ignored_ops = DETECTRON_IGNORED
     if trial and found.groups:
         from .trial import runs_without
 
@@ -262,7 +259,8 @@ def _lead(signature: np.ndarray, places: list, makes: list[bool]) -> int:
 def _makes(model: nn.Module, name: str, dim: int, tensor: torch.Tensor) -> bool:
     """Whether a dimension of a tensor is the output of its layer."""
     module = model.get_submodule(name.rpartition(".")[0])
-    return tensor.dim() > 1 and dim == (1 if getattr(module, "transposed", False) else 0)
+    weight = isinstance(tensor, nn.Parameter) and tensor.dim() > 1
+    return weight and dim == (1 if getattr(module, "transposed", False) else 0)
 
 
 def _features(model: nn.Module, trace: ChannelTrace, component: np.ndarray) -> list[tuple[Feature, np.ndarray]]:

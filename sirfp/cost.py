@@ -18,9 +18,6 @@ from scipy.sparse import csr_matrix
 
 from .tracing import Product
 
-# Detectron2's own counter (detectron2.utils.analysis) leaves these out of fvcore's defaults.
-DETECTRON_IGNORED = frozenset({"batch_norm"})
-
 
 @dataclass(frozen=True)
 class SumOfProducts:
@@ -129,12 +126,9 @@ class Cost:
         """The cost with the atoms that are not in `keep`, (atoms,) of bool, made permanent."""
         return Cost(self.operations.without(keep), self.parameters.without(keep), int(keep.sum()))
 
-    def flops(self, keep: np.ndarray | None = None, ignored: Iterable[str] = ()) -> int:
+    def flops(self, keep: np.ndarray | None = None) -> int:
         """Multiply-adds of one call with the example inputs, for atoms kept (all when None)."""
-        terms = self.operations.terms(self._all(keep))
-        if ignored:
-            terms = terms[[op not in ignored for op in self.operations.ops]]
-        return round(float(terms.sum()))
+        return round(self.operations.value(self._all(keep)))
 
     def params(self, keep: np.ndarray | None = None) -> int:
         """Parameters (not buffers) for atoms kept (all when None)."""
