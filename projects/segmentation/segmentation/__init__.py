@@ -1,0 +1,13 @@
+"""What semantic segmentation needs beside sirfp: augmentation, evaluation, a few config keys."""
+
+from .config import add_segmentation_config, check_data, check_model
+from .evaluation import SegmentationEvaluator
+from .mapper import SegmentationMapper
+
+__all__ = [
+    "SegmentationEvaluator",
+    "SegmentationMapper",
+    "add_segmentation_config",
+    "check_data",
+    "check_model",
+]

@@ -1,0 +1,45 @@
+"""The config keys of segmentation, and checks that a model fits its data."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.projects.deeplab import add_deeplab_config
+from torch import nn
+
+from sirfp.errors import InputError
+
+
+def add_segmentation_config(cfg: CfgNode) -> None:
+    """Adds DeepLab's keys and those of the augmentation."""
+    add_deeplab_config(cfg)
+    # (height, width) that training images are cropped or padded to. Unlike INPUT.CROP it leaves DeepLab's image
+    # pooling global, so that test images may have any size.
+    cfg.INPUT.TRAIN_SIZE = [512, 512]
+    cfg.INPUT.COLOR_JITTER = 0.0  # brightness, contrast and saturation are each multiplied by 1 +- this at most
+
+
+def check_data(cfg: CfgNode) -> None:
+    """Raises InputError unless the number of classes is that of each data set."""
+    if cfg.INPUT.CROP.ENABLED:
+        raise InputError("INPUT.CROP.ENABLED must be False here; INPUT.TRAIN_SIZE is the size of training crops")
+    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        there = MetadataCatalog.get(name).get("stuff_classes")
+        if there is None:
+            raise InputError(f"data set {name!r} is not for semantic segmentation: it has no stuff_classes")
+        if len(there) != classes:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {classes}, data set {name!r} has {len(there)} classes; "
+                f"set it to {len(there)}"
+            )
+
+
+def check_model(cfg: CfgNode, model: nn.Module) -> None:
+    """Raises InputError unless the training size is a multiple of the model's largest stride."""
+    shapes = model.backbone.output_shape()
+    stride = max(shapes[name].stride for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
+    stride = max(stride, model.backbone.size_divisibility)
+    if any(side % stride or side < stride for side in cfg.INPUT.TRAIN_SIZE):
+        size = tuple(cfg.INPUT.TRAIN_SIZE)
+        raise InputError(f"INPUT.TRAIN_SIZE: both sides must be multiples of {stride}, the stride; got {size}")

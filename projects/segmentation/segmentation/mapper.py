@@ -1,0 +1,73 @@
+"""From a data set's record to what a segmentor is called with: reading, random scale, crop, flip, colour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import detection_utils as reading
+
+from sirfp.data.folders import read_label
+
+
+class SegmentationMapper:
+    """Maps a record to a new one with "image" (3, H, W) uint8 and, for training, "sem_seg" (H, W) int64.
+
+    Training images are scaled at random (`INPUT.MIN_SIZE_TRAIN`), cropped and padded to `INPUT.TRAIN_SIZE`. A data
+    set's own ignore value becomes the head's, so configs need not name it.
+
+    Args:
+        cfg: the whole config.
+        is_train: with labels and random augmentation; else the image alone, at `INPUT.MIN_SIZE_TEST` (0: as it is).
+    """
+
+    def __init__(self, cfg: CfgNode, is_train: bool):
+        self.is_train = is_train
+        self.format = cfg.INPUT.FORMAT
+        self.ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+        self.ignored = sorted({MetadataCatalog.get(name).get("ignore_label", 255) for name in names})
+        self.augmentations = T.AugmentationList(augmentation(cfg, is_train))
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        record = dict(record)
+        image = reading.read_image(record["file_name"], format=self.format)
+        reading.check_image_size(record, image)
+        label_file = record.pop("sem_seg_file_name", None)
+        label = None
+        if self.is_train:
+            label = read_label(label_file, np.int32)
+            label = np.where(np.isin(label, self.ignored), self.ignore, label)
+            label = label.astype(np.uint8 if label.max() <= 255 else np.float32)  # what resizing can take
+        given = T.AugInput(image, sem_seg=label)
+        self.augmentations(given)
+        record["image"] = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
+        if self.is_train:
+            record["sem_seg"] = torch.from_numpy(np.ascontiguousarray(given.sem_seg)).long()
+        return record
+
+
+def augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """What is done to an image and its label map, in order."""
+    node = cfg.INPUT
+    if not is_train:
+        return [T.ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice")]
+    ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    size = tuple(node.TRAIN_SIZE)
+    scale = T.ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
+    largest = node.CROP.SINGLE_CATEGORY_MAX_AREA
+    steps = [
+        scale,
+        T.RandomCrop_CategoryAreaConstraint("absolute", size, largest, ignore),
+        T.FixedSizeCrop(size, pad=True, seg_pad_value=ignore),
+    ]
+    if node.RANDOM_FLIP != "none":
+        steps.append(T.RandomFlip(horizontal=node.RANDOM_FLIP == "horizontal", vertical=node.RANDOM_FLIP == "vertical"))
+    if node.COLOR_JITTER:
+        low, high = 1 - node.COLOR_JITTER, 1 + node.COLOR_JITTER
+        steps += [kind(low, high) for kind in (T.RandomBrightness, T.RandomContrast, T.RandomSaturation)]
+    return steps

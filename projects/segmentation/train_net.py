@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Trains, prunes and evaluates semantic segmentation networks.
+
+    cd projects/segmentation
+    python train_net.py --config-file configs/scenes/deeplab_v3_plus_r18.yaml
+
+See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from segmentation import (
+    SegmentationEvaluator,
+    SegmentationMapper,
+    add_segmentation_config,
+    check_data,
+    check_model,
+)
+
+from sirfp.engine import Trainer, run
+
+
+class SegmentationTrainer(Trainer):
+    """A trainer with segmentation's data, augmentation and evaluation."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """The segmentor, once it is known to fit the data."""
+        check_data(cfg)
+        model = super().build_model(cfg)
+        check_model(cfg, model)
+        return model
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """Batches of augmented crops."""
+        return build_detection_train_loader(cfg, mapper=SegmentationMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """Whole images, one at a time."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=SegmentationMapper(cfg, is_train=False))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
+        """Mean IoU and its kin."""
+        return SegmentationEvaluator(dataset_name)
+
+
+if __name__ == "__main__":
+    run(SegmentationTrainer, add_segmentation_config)
