@@ -31,6 +31,7 @@ from detectron2.engine import (
 from detectron2.evaluation import verify_results
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from .checkpointer import BEST, Checkpointer
@@ -228,6 +229,7 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer], add_config: Con
             with reading_data([name]):
                 DatasetCatalog.get(name)
         default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sirfp")
         if args.eval_only:
             return evaluate(trainer_class, cfg, resume=args.resume)
         trainer = trainer_class(cfg)

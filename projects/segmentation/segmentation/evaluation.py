@@ -29,11 +29,12 @@ class SegmentationEvaluator(SemSegEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Returns {"sem_seg": {"mIoU": ..., "IoU-<class>": ..., "pACC": ...}} in per cent, on the main process."""
-        level, self._logger.level = self._logger.level, logging.WARNING  # it would print one long dictionary
+        level = self._logger.level
+        self._logger.setLevel(logging.WARNING)  # it would print one long dictionary
         try:
             results = super().evaluate()
         finally:
-            self._logger.level = level
+            self._logger.setLevel(level)
         if results is not None:
             self._logger.info(f"Segmentation of {self._dataset_name}, in per cent:\n{self.table(results['sem_seg'])}")
         return results
