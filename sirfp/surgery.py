@@ -126,7 +126,7 @@ def _is_channels_last(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def give_bias(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+def give_bias(module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Gives a convolution or linear layer a bias of zeros, as wide as its output."""
     weight = module.weight
     module.bias = nn.Parameter(torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device))

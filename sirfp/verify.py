@@ -56,9 +56,9 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
         for name, dim in cut.tensors:
             kept.setdefault(name, []).append((dim, cut.keep))
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:  # shared ones once
             if name not in pruned:
-                continue  # a shared tensor is stored under its first name
+                continue  # a buffer that is not saved
             if name not in kept:
                 tensor.copy_(pruned[name])
                 continue

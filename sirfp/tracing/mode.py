@@ -20,10 +20,22 @@ logger = logging.getLogger(__name__)
 # Operations that make tensors no channel flows into, whatever labelled tensor they are called on.
 _UNLABELLED = frozenset(
     f"aten::{name}"
-    for name in (
-        "new_zeros new_ones new_empty new_full new_empty_strided size sym_size stride storage_offset "
-        "_local_scalar_dense is_same_size equal allclose numel"
-    ).split()
+    for name in [
+        "new_zeros",
+        "new_ones",
+        "new_empty",
+        "new_full",
+        "new_empty_strided",
+        "size",
+        "sym_size",
+        "stride",
+        "storage_offset",
+        "_local_scalar_dense",
+        "is_same_size",
+        "equal",
+        "allclose",
+        "numel",
+    ]
 )
 
 
@@ -154,10 +166,22 @@ class ChannelTrace(TorchDispatchMode):
 
 _COUNTED = frozenset(
     f"aten::{name}"
-    for name in (
-        "convolution addmm mm bmm baddbmm native_batch_norm cudnn_batch_norm upsample_nearest2d "
-        "upsample_bilinear2d _adaptive_avg_pool2d native_layer_norm native_group_norm mean grid_sampler_2d"
-    ).split()
+    for name in [
+        "convolution",
+        "addmm",
+        "mm",
+        "bmm",
+        "baddbmm",
+        "native_batch_norm",
+        "cudnn_batch_norm",
+        "upsample_nearest2d",
+        "upsample_bilinear2d",
+        "_adaptive_avg_pool2d",
+        "native_layer_norm",
+        "native_group_norm",
+        "mean",
+        "grid_sampler_2d",
+    ]
 )
 
 

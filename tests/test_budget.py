@@ -1,0 +1,110 @@
+"""Budgets: met from below to the last channel, partitions, least widths, multiples, what cannot be reached."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import Dense, Depthwise, Residual
+from test_channels import INPUT, build
+from torch import nn
+
+from sirfp.budget import allocate, split
+from sirfp.channels import find_groups
+from sirfp.errors import InputError
+
+
+class Wide(nn.Module):
+    """A backbone and a head with enough channels that a single one is little."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(*[nn.Conv2d(3 if i == 0 else 96, 96, 3, padding=1) for i in range(4)])
+        self.head = nn.Sequential(nn.Conv2d(96, 64, 3, padding=1), nn.Conv2d(64, 4, 1))
+
+    def forward(self, x):
+        return self.head(self.backbone(x))
+
+
+FOUND = {kind: find_groups(build(kind), torch.randn(INPUT)) for kind in (Wide, Residual, Dense, Depthwise)}
+
+
+def _scores(found, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {g.name: torch.randn(g.size, generator=generator) for g in found}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(list(FOUND)), st.floats(0.25, 1.0), st.integers(0, 5), st.sampled_from([1, 2, 4, 8]))
+def test_a_plan_costs_no_more_than_its_budget(kind, keep_flops, seed, round_to):
+    found = FOUND[kind]
+    try:
+        keep = allocate(found, _scores(found, seed), keep_flops * found.flops(), round_to=round_to)
+    except InputError:
+        return
+    assert found.flops(keep) <= keep_flops * found.flops()
+    for group in found:
+        width = int(keep[found.spans[group.name]].sum())
+        assert width >= max(1, 0.02 * group.size)
+        assert width == group.size or width % round_to == 0
+
+
+@pytest.mark.parametrize("keep_flops", [0.15, 0.4, 0.5, 0.83])
+def test_a_budget_is_met_to_half_a_percent(keep_flops):
+    found = FOUND[Wide]
+    keep = allocate(found, _scores(found, 0), keep_flops * found.flops())
+    assert 0.995 * keep_flops <= found.flops(keep) / found.flops() <= keep_flops
+
+
+def test_parameters_can_be_the_budget():
+    found = FOUND[Wide]
+    keep = allocate(found, _scores(found, 0), 0.3 * found.params(), cost=found.params)
+    assert 0.298 <= found.params(keep) / found.params() <= 0.3
+
+
+def test_the_lowest_scores_go_first_in_every_group():
+    found = FOUND[Wide]
+    scores = _scores(found, 1)
+    keep = allocate(found, scores, 0.5 * found.flops())
+    for group in found:
+        kept = keep[found.spans[group.name]]
+        assert scores[group.name][kept].min() > scores[group.name][~kept].max()
+
+
+def test_partitions_lose_the_same_share_and_are_ranked_apart():
+    found = FOUND[Wide]
+    scores = _scores(found, 2)
+    for name in scores:
+        if name.startswith("head"):
+            scores[name] = scores[name] + 1000  # on one scale the head would lose nothing
+    keep = allocate(found, scores, 0.5 * found.flops(), partitions=("backbone",))
+    shares = [
+        1 - np.concatenate([keep[found.spans[g.name]] for g in part]).mean()
+        for part in split(found.groups, ("backbone",))
+    ]
+    assert shares[0] == pytest.approx(shares[1], abs=0.03) and shares[0] > 0.2
+
+
+def test_without_a_matching_prefix_all_are_one_partition():
+    assert len(split(FOUND[Residual].groups, ("backbone",))) == 1
+
+
+def test_a_budget_out_of_reach_says_the_least():
+    found = FOUND[Residual]
+    with pytest.raises(InputError, match=r"least that can be kept is 0\.\d+"):
+        allocate(found, _scores(found, 0), 0.001 * found.flops())
+
+
+def test_scores_that_are_not_finite_are_refused():
+    found = FOUND[Residual]
+    scores = _scores(found, 0)
+    scores["c.0"][3] = float("nan")
+    with pytest.raises(InputError, match="c.0 are not finite"):
+        allocate(found, scores, 0.5 * found.flops())
+
+
+def test_the_whole_budget_keeps_everything():
+    found = FOUND[Residual]
+    assert allocate(found, _scores(found, 0), found.flops()).all()

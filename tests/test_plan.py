@@ -1,0 +1,222 @@
+"""Plans and pruned files: whole round trips, plans joined over steps, and anything odd refused in one line."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import NETWORKS, Depthwise, Residual, Shared
+from test_channels import INPUT, build, random_keep
+from test_surgery import Chain
+from torch import nn
+
+from sirfp.channels import find_groups
+from sirfp.checkpoint import load, save, whole_file
+from sirfp.errors import InputError
+from sirfp.plan import PruningPlan
+from sirfp.prune import cut, plan_for, prune
+from sirfp.surgery import apply
+from sirfp.verify import compare, expand
+
+X = torch.randn(INPUT)
+
+
+def pruned(kind=Residual, seed=0):
+    """A pruned network and its plan."""
+    model = build(kind)
+    found = find_groups(model, X)
+    return model, cut(model, found, random_keep(found, seed), "random")
+
+
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda k: k.__name__)
+def test_a_plan_survives_json(kind):
+    _, plan = pruned(kind)
+    again = PruningPlan.from_json(plan.to_json())
+    assert again.to_json() == plan.to_json()
+    assert again.kept == plan.kept and again.cuts == plan.cuts and again.flops == plan.flops
+
+
+@pytest.mark.parametrize("kind", [Residual, Depthwise, Shared])
+def test_a_file_restores_the_pruned_network(kind, tmp_path):
+    model, plan = pruned(kind)
+    save(tmp_path / "small.safetensors", model, plan)
+    fresh = build(kind, seed=9)
+    assert load(tmp_path / "small.safetensors", fresh) == plan
+    assert compare(model, fresh, X).relative == 0
+    assert list(tmp_path.iterdir()) == [tmp_path / "small.safetensors"]
+
+
+def test_a_bias_that_was_added_is_restored(tmp_path):
+    torch.manual_seed(0)
+    model = Chain(normed=False, bias=False).eval()
+    nn.init.normal_(model.norm.bias)
+    plan = prune(model, X, "magnitude", 0.6)
+    assert plan.new_biases == ("b",)
+    save(tmp_path / "a.safetensors", model, plan)
+    fresh = Chain(normed=False, bias=False).eval()
+    load(tmp_path / "a.safetensors", fresh)
+    assert compare(model, fresh, X).relative == 0
+    dense = Chain(normed=False, bias=False).eval()
+    expand(dense, plan, model.state_dict())
+    assert compare(dense, model, X).relative < 1e-5
+
+
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda k: k.__name__)
+def test_two_steps_join_into_one_plan_for_the_dense_model(kind):
+    model, first = pruned(kind, seed=0)
+    found = find_groups(model, X)
+    second = cut(model, found, random_keep(found, 5), "random")
+    joined = first.then(second)
+    dense = build(kind)
+    expand(dense, joined, model.state_dict())
+    difference = compare(dense, model, X)
+    assert not difference.problem and difference.relative < 1e-5
+    again = build(kind)
+    apply(again, PruningPlan.from_json(joined.to_json()))
+    assert {n: t.shape for n, t in again.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
+    assert joined.flops == (first.flops[0], second.flops[1])
+    for name, kept in joined.kept.items():
+        assert set(kept) <= set(first.kept.get(name, kept))
+
+
+def _damage(text: str, change) -> str:
+    data = json.loads(text)
+    change(data)
+    return json.dumps(data)
+
+
+DAMAGES = {
+    "no json": lambda t: t[:-5],
+    "not a mapping": lambda t: "[1, 2]",
+    "another format": lambda t: _damage(t, lambda d: d.update(format=99)),
+    "flops of three": lambda t: _damage(t, lambda d: d.update(flops=[1, 2, 3])),
+    "negative": lambda t: _damage(t, lambda d: d.update(params=[-1, 2])),
+    "kept is text": lambda t: _damage(t, lambda d: d["kept"].update({"a.0": "all"})),
+    "kept twice": lambda t: _damage(t, lambda d: d["kept"].update({"a.0": [1, 1]})),
+    "kept nothing": lambda t: _damage(t, lambda d: d["kept"].update({"a.0": []})),
+    "kept a fraction": lambda t: _damage(t, lambda d: d["kept"].update({"a.0": [0.5]})),
+    "cut beyond": lambda t: _damage(t, lambda d: d["cuts"][0].update(keep=[10**9])),
+    "cut without tensors": lambda t: _damage(t, lambda d: d["cuts"][0].update(tensors=3)),
+    "cut place": lambda t: _damage(t, lambda d: d["cuts"][0].update(tensors=[["a", "b"]])),
+    "biases": lambda t: _damage(t, lambda d: d.update(new_biases=[7])),
+    "widths": lambda t: _damage(t, lambda d: d.update(widths={"backbone": 3})),
+    "deep": lambda t: "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_plan_is_refused_in_one_line(damage):
+    _, plan = pruned()
+    with pytest.raises(InputError) as error:
+        PruningPlan.from_json(DAMAGES[damage](plan.to_json()))
+    assert "\n" not in str(error.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(json.loads(pruned()[1].to_json()))), JSON)
+def test_no_value_of_any_key_does_more_than_be_refused(key, value):
+    data = json.loads(TEXT)
+    data[key] = value
+    try:
+        plan = PruningPlan.from_json(json.dumps(data))
+        apply(build(Residual), plan)
+    except InputError:
+        pass
+
+
+TEXT = pruned()[1].to_json()
+
+
+@pytest.mark.parametrize("where", [0.0, 0.3, 0.9, 0.999])
+def test_a_file_cut_short_is_refused_and_the_model_left_alone(where, tmp_path):
+    model, plan = pruned()
+    path = tmp_path / "small.safetensors"
+    save(path, model, plan)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * where)])
+    fresh = build(Residual)
+    before = copy.deepcopy(fresh.state_dict())
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        load(path, fresh)
+    assert all(torch.equal(t, before[n]) for n, t in fresh.state_dict().items())
+
+
+def test_a_file_for_another_model_is_refused_and_the_model_left_alone(tmp_path):
+    model, plan = pruned()
+    save(tmp_path / "small.safetensors", model, plan)
+    for kind in (Depthwise, Shared):
+        fresh = build(kind)
+        before = copy.deepcopy(fresh.state_dict())
+        with pytest.raises(InputError, match="another model"):
+            load(tmp_path / "small.safetensors", fresh)
+        assert all(torch.equal(t, before[n]) for n, t in fresh.state_dict().items())
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (tmp_path / "evil.safetensors").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError):
+        load(tmp_path / "evil.safetensors", build(Residual))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_fails_while_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(path) as beside:
+        beside.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unwritable_place_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    model, plan = pruned()
+    with pytest.raises(InputError, match="cannot write"):
+        save(tmp_path / "file" / "x.safetensors", model, plan)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"keep_flops": 1.4}, r"keep_flops must lie in \(0, 1\], got 1.4"),
+        ({"keep_flops": 0}, "keep_flops must lie"),
+        ({"criterion": "magnitud"}, "did you mean magnitude"),
+        ({"round_to": 0}, "round_to"),
+        ({"min_keep": -1}, "min_keep"),
+        ({"colour": 1}, "takes no option 'colour'"),
+        ({"ignore": ["nothing.here"]}, "matches"),
+        ({"keep_flops": 0.0001}, "cannot be reached"),
+        ({"criterion": "sirfp"}, "give it batches as calibration"),
+        ({"criterion": "sirfp", "calibration": []}, "held no batch"),
+    ],
+)
+def test_wrong_arguments_are_said_and_change_nothing(change, said):
+    model = build(Residual)
+    before = copy.deepcopy(model.state_dict())
+    arguments = {"criterion": "magnitude", "keep_flops": 0.5} | change
+    with pytest.raises(InputError, match=said):
+        prune(model, X, **arguments)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_plan_without_cuts_is_the_dense_model():
+    model = build(Residual)
+    found = find_groups(model, X)
+    plan = plan_for(found, torch.ones(found.atoms, dtype=torch.bool).numpy())
+    assert plan.cuts == () and plan.flops[0] == plan.flops[1] and plan.params[0] == plan.params[1]
