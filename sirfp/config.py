@@ -14,6 +14,7 @@ from .errors import InputError, near
 from .models import timm_backbone  # noqa: F401  (registers backbones)
 
 CN = CfgNode
+_MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: ([\w.]+)"
 
 
 def add_sirfp_config(cfg: CfgNode) -> None:
@@ -193,6 +194,10 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
         key = unknown[1]
         known = list(_keys(cfg))
         return f"there is no config key {key}{near(key, known) or _same_tail(key, known)}"
+    mismatch = re.search(_MISMATCH, text)
+    if mismatch:
+        wanted, got, value, key = mismatch.groups()
+        return f"config key {key} takes a value of type {wanted}, got {value} of type {got}"
     if isinstance(error, OSError):
         return f"config file {error.filename or path}: {error.strerror or text}"
     if isinstance(error, yaml.YAMLError):
