@@ -1,0 +1,311 @@
+"""Which channels to keep: the maximum edge weight clique problem, greedily, by local search and exactly.
+
+Section "Efficient heuristic greedy pruning" (Algorithm 1, EHGP) of Wu et al., Structural Pruning via Spatial-aware
+Information Redundancy for Semantic Segmentation, AAAI 2025. A layer is a complete graph whose edge weight `a_ij` says
+how different channels i and j are. Of all sets S of a given size, wanted is the one with the greatest
+
+    value(S) = sum over pairs i < j in S of a_ij + sum over i in S of v_i
+
+where the vertex weights `v` (0 in the paper) let a channel's own importance join in. A diagonal is not read: the
+reference's code counts it in its sums, which is `vertex_weights=edge_weights.diagonal()`.
+
+Matrices may lie on any device; the work is done on the CPU, in float64 sums; each call copies its matrix there once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+EXACT_LIMIT = 32
+"""The most vertices that `exact` takes on."""
+
+_BATCH = 1 << 13  # nodes of the search tree that are bounded at once
+_BLOCK = 1 << 17  # weights that are rounded at once
+
+
+def greedy(
+    edge_weights: torch.Tensor, remove: int | None = None, vertex_weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """EHGP (Algorithm 1): removes, one after the other, the vertex that adds least to those still there.
+
+    Its cost is O(C^2) for the sums and O(C) for each removal. Ties go to the lowest index, exactly: weights are rounded
+    to a grid on which float64 sums have no error, as fine as float64 resolves the greatest sum.
+
+    Args:
+        edge_weights: `(C, C)`, symmetric and finite. The diagonal is not read.
+        remove: how many vertices to remove, in [0, C]; all by default, which gives every vertex a score.
+        vertex_weights: `(C,)`, added to the sums.
+
+    Returns:
+        order: `(remove,)` int64, the vertices in the order of removal.
+        score: `(remove,)` float64, `s_i = v_i + sum_j a_ij` over the j left, when vertex `order[t]` is removed. Of a
+            run to the end, the last is its vertex weight alone.
+
+    Raises:
+        ValueError: the weights are not square, symmetric and finite, or `remove` is out of range.
+
+    Example:
+        >>> order, score = greedy(-torch.tensor([[0, 3, 1], [3, 0, 2], [1, 2, 0.]]))
+        >>> order.tolist(), score.tolist()
+        ([1, 0, 2], [-5.0, -1.0, 0.0])
+    """
+    a = _matrix(edge_weights)
+    size = len(a)
+    remove = size if remove is None else remove
+    if not 0 <= remove <= size:
+        raise ValueError(f"remove must lie in [0, {size}], got {remove}")
+    v = _vertices(vertex_weights, size)
+    rounder = _rounder(a, v)
+    s = _sums(a, rounder) + (v + rounder - rounder)
+    order, score, row = np.empty(remove, np.int64), np.empty(remove, np.float64), np.empty(size)
+    for t in range(remove):
+        i = s.argmin()
+        order[t], score[t] = i, s[i]
+        np.add(a[i], rounder, out=row)
+        row -= rounder
+        s -= row
+        s[i] = np.inf
+    device = edge_weights.device
+    return torch.from_numpy(order).to(device), torch.from_numpy(score).to(device)
+
+
+def value(edge_weights: torch.Tensor, kept: torch.Tensor, vertex_weights: torch.Tensor | None = None) -> float:
+    """The objective of a set: the sum over its pairs, each once, and over its vertices.
+
+    Args:
+        edge_weights: `(C, C)`, symmetric and finite. The diagonal is not read.
+        kept: `(k,)` integers, distinct, in any order.
+        vertex_weights: `(C,)`.
+
+    Raises:
+        ValueError: as `greedy`, or `kept` has an index twice or out of range.
+    """
+    a = _matrix(edge_weights)
+    return _value(a, _vertices(vertex_weights, len(a)), _kept(kept, len(a)))
+
+
+def local_search(
+    edge_weights: torch.Tensor,
+    kept: torch.Tensor,
+    vertex_weights: torch.Tensor | None = None,
+    max_swaps: int | None = None,
+) -> tuple[torch.Tensor, float]:
+    """Improves a set by exchanging one vertex in it for one outside, the best pair each time, until none improves.
+
+    Each swap costs O(k (C - k)). The result is never worse than the start. Ties go to the lowest vertex to leave,
+    then to the lowest to enter.
+
+    Args:
+        edge_weights: `(C, C)`, symmetric and finite. The diagonal is not read.
+        kept: `(k,)` integers, the start, for example what `greedy` leaves.
+        vertex_weights: `(C,)`.
+        max_swaps: stop after as many swaps; no limit by default.
+
+    Returns:
+        The vertices kept, `(k,)` int64 and ascending, and their value.
+
+    Raises:
+        ValueError: as `value`.
+    """
+    a = _matrix(edge_weights)
+    v = _vertices(vertex_weights, len(a))
+    inside = _local_search(a, v, _kept(kept, len(a)), max_swaps)
+    return torch.from_numpy(inside).to(edge_weights.device), _value(a, v, inside)
+
+
+def exact(
+    edge_weights: torch.Tensor, keep: int, vertex_weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, float]:
+    """The set of `keep` vertices with the greatest value, by branch and bound, for small C.
+
+    A node's bound relaxes the pairs: each candidate takes its best partners for itself, its share of each pair's
+    weight being chosen beforehand so that the bound at the root is as low as subgradient steps make it (the
+    Lagrangian dual of Gilmore and Lawler's bound). The same input always gives the same set.
+
+    Args:
+        edge_weights: `(C, C)`, symmetric and finite, C at most `EXACT_LIMIT`. The diagonal is not read.
+        keep: the size of the set, in [1, C].
+        vertex_weights: `(C,)`.
+
+    Returns:
+        The vertices kept, `(keep,)` int64 and ascending, and their value.
+
+    Raises:
+        ValueError: as `greedy`; C is above the limit, or `keep` out of range.
+    """
+    a = _matrix(edge_weights).astype(np.float64)
+    size = len(a)
+    if size > EXACT_LIMIT:
+        raise ValueError(f"exact takes at most {EXACT_LIMIT} vertices, got {size}; use greedy and local_search")
+    if not 1 <= keep <= size:
+        raise ValueError(f"keep must lie in [1, {size}], got {keep}")
+    np.fill_diagonal(a, 0)
+    v = _vertices(vertex_weights, size)
+    order = greedy(torch.from_numpy(a), None, torch.from_numpy(v))[0].numpy()
+    start = _local_search(a, v, np.sort(order[size - keep :]), None)
+    # The vertices that greedy is surest to keep come first.
+    branching = order[::-1].copy()
+    found = _branch(a[branching[:, None], branching], v[branching], keep, _value(a, v, start))
+    best = start if found is None else np.sort(branching[found])
+    return torch.from_numpy(best).to(edge_weights.device), _value(a, v, best)
+
+
+def _branch(a: np.ndarray, v: np.ndarray, keep: int, incumbent: float) -> np.ndarray | None:
+    """The best set whose value is above the incumbent's, or None. Vertices are decided on in their order."""
+    size = len(a)
+    share = _share(a, v, keep, incumbent)
+    # partners[t][r, j]: the most that candidate t + j gets from r others of the candidates t, t + 1, ...
+    partners = []
+    for t in range(size):
+        rest = share[t:, t:].copy()
+        np.fill_diagonal(rest, -np.inf)
+        best = -np.sort(-rest, axis=1)[:, : size - t - 1]
+        partners.append(np.concatenate([np.zeros((size - t, 1)), best.cumsum(1)], axis=1).T.copy())
+    slack = 1e-12 * (np.abs(a).sum() + np.abs(v).sum())
+    found = None
+    # A stack of batches of nodes at the same depth: (vertices decided on, which are in, gains of each, values).
+    stack = [(0, np.zeros((1, size), bool), v[None].copy(), np.zeros(1))]
+    while stack:
+        t, chosen, gain, worth = stack.pop()
+        left = keep - chosen.sum(1)
+        done = left == 0
+        if done.any():
+            top = np.where(done, worth, -np.inf).argmax()
+            if worth[top] > incumbent + slack:
+                incumbent, found = worth[top], np.flatnonzero(chosen[top])
+        live = ~done & (left <= size - t)
+        chosen, gain, worth, left = chosen[live], gain[live], worth[live], left[live]
+        if not len(left):
+            continue
+        ranked = -np.sort(-(gain[:, t:] + partners[t][left - 1]), axis=1).cumsum(1)
+        bound = worth + ranked[np.arange(len(left)), left - 1]
+        live = np.flatnonzero(bound > incumbent + slack)
+        for part in np.array_split(live, -(-len(live) // _BATCH) or 1):
+            if not len(part):
+                continue
+            out = (t + 1, chosen[part], gain[part], worth[part])
+            took = out[1].copy()
+            took[:, t] = True
+            stack.append(out)
+            stack.append((t + 1, took, out[2] + a[t], out[3] + out[2][:, t]))
+    return found
+
+
+def _share(a: np.ndarray, v: np.ndarray, keep: int, target: float, steps: int = 400) -> np.ndarray:
+    """How much of each pair's weight either vertex may count, `share + share.T == a`, for the lowest bound."""
+    size = len(a)
+    share, best, lowest = a / 2, a / 2, np.inf
+    rows, pace = np.arange(size)[:, None], 1.0
+    for step in range(steps):
+        rest = share.copy()
+        np.fill_diagonal(rest, -np.inf)
+        partners = np.argsort(-rest, axis=1, kind="stable")[:, : keep - 1]
+        gain = v + share[rows, partners].sum(1)
+        inside = np.argsort(-gain, kind="stable")[:keep]
+        bound = gain[inside].sum()
+        if bound < lowest:
+            best, lowest = share.copy(), bound
+        elif step % 20 == 19:
+            pace *= 0.8
+        taken = np.zeros((size, size))
+        taken[inside[:, None], partners[inside]] = 1
+        slope = taken - taken.T
+        norm = (slope**2).sum() / 2
+        if norm == 0 or bound <= target:
+            break
+        share = share - pace * (bound - target) / norm * slope
+    return best
+
+
+def _local_search(a: np.ndarray, v: np.ndarray, inside: np.ndarray, max_swaps: int | None) -> np.ndarray:
+    outside = np.setdiff1d(np.arange(len(a)), inside)
+    if not len(inside) or not len(outside):
+        return inside
+    gain = v + a[:, inside].sum(1, dtype=np.float64)
+    gain[inside] -= a.diagonal()[inside]
+    # What a swap must win, lest rounding makes it go in circles.
+    least = 1e-12 * (np.abs(gain).max() + np.abs(a).max() * len(a))
+    between = a[inside[:, None], outside].astype(np.float64)
+    delta = np.empty_like(between)
+    swaps = 0
+    while max_swaps is None or swaps < max_swaps:
+        np.subtract(gain[outside], between, out=delta)
+        delta -= gain[inside][:, None]
+        i, j = divmod(int(delta.argmax()), len(outside))
+        if delta[i, j] <= least:
+            break
+        leaves, enters = inside[i], outside[j]
+        for vertex, sign in ((leaves, -1.0), (enters, 1.0)):
+            row = sign * a[vertex].astype(np.float64)
+            row[vertex] = 0
+            gain += row
+        inside[i], outside[j] = enters, leaves
+        between[i], between[:, j] = a[enters, outside], a[inside, leaves]
+        swaps += 1
+    return np.sort(inside)
+
+
+def _value(a: np.ndarray, v: np.ndarray, inside: np.ndarray) -> float:
+    part = a[inside[:, None], inside].astype(np.float64)
+    return float((part.sum() - np.trace(part)) / 2 + v[inside].sum())
+
+
+def _rounder(a: np.ndarray, v: np.ndarray) -> np.float64:
+    """The number that, added and subtracted again, rounds to a grid on which the sums of rows are exact."""
+    most = len(a) * np.abs(a).max(initial=0) + np.abs(v).max(initial=0)
+    return np.float64(1.5 * 2.0 ** (52 + np.frexp(np.float64(most))[1] - 50))
+
+
+def _sums(a: np.ndarray, rounder: np.float64) -> np.ndarray:
+    """The sum of each row without the diagonal, of rounded weights."""
+    rows = max(1, _BLOCK // max(1, len(a)))
+    sums = [(a[i : i + rows] + rounder - rounder).sum(1) for i in range(0, len(a), rows)]
+    return np.concatenate([np.zeros(0), *sums]) - (a.diagonal() + rounder - rounder)
+
+
+def _matrix(edge_weights: torch.Tensor) -> np.ndarray:
+    """The weights as a float32 or float64 array in rows, checked."""
+    if edge_weights.ndim != 2 or edge_weights.shape[0] != edge_weights.shape[1]:
+        raise ValueError(f"edge_weights must be square, (C, C), got shape {tuple(edge_weights.shape)}")
+    dtype = torch.float64 if edge_weights.dtype == torch.float64 else torch.float32
+    a = edge_weights.detach().to("cpu", dtype).contiguous().numpy()
+    if not a.size:
+        return a
+    low, high = float(a.min()), float(a.max())
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise ValueError(f"edge_weights must be finite, got values from {low} to {high}")
+    # A random vector times the matrix from either side: where these agree the matrix is symmetric, at a fraction of
+    # the cost of comparing it with its transpose.
+    most = max(abs(low), abs(high))
+    probe = torch.randn(len(a), dtype=dtype, generator=torch.Generator().manual_seed(0))
+    tensor = torch.from_numpy(a)
+    if (tensor @ probe - tensor.t() @ probe).abs().max() > 1e-5 * len(a) ** 0.5 * most:
+        apart = np.abs(a - a.T)
+        row, column = np.unravel_index(apart.argmax(), apart.shape)
+        if apart[row, column] > 1e-4 * most:
+            raise ValueError(
+                f"edge_weights must be symmetric, but [{row}, {column}] and its mirror image are "
+                f"{a[row, column]:.6g} and {a[column, row]:.6g}"
+            )
+    return a
+
+
+def _vertices(vertex_weights: torch.Tensor | None, size: int) -> np.ndarray:
+    if vertex_weights is None:
+        return np.zeros(size)
+    if vertex_weights.shape != (size,):
+        raise ValueError(f"vertex_weights must have shape ({size},), got {tuple(vertex_weights.shape)}")
+    v = vertex_weights.detach().to("cpu", torch.float64).numpy()
+    if not np.isfinite(v).all():
+        raise ValueError("vertex_weights must be finite")
+    return v
+
+
+def _kept(kept: torch.Tensor, size: int) -> np.ndarray:
+    inside = np.sort(torch.as_tensor(kept, dtype=torch.int64, device="cpu").numpy())
+    if inside.ndim != 1 or len(np.unique(inside)) != len(inside):
+        raise ValueError(f"kept must be a list of distinct vertices, got {inside.tolist()}")
+    if len(inside) and (inside[0] < 0 or inside[-1] >= size):
+        raise ValueError(f"kept must lie in [0, {size}), got {inside[0]} to {inside[-1]}")
+    return inside
