@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Trains, prunes and evaluates semantic segmentation networks.
 
-    cd projects/segmentation
-    python train_net.py --config-file configs/scenes/deeplab_v3_plus_r18.yaml
+    python projects/segmentation/train_net.py --config-file projects/segmentation/configs/.../....yaml
 
 See README.md beside this file.
 """
