@@ -48,13 +48,13 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         Path(beside).unlink(missing_ok=True)
 
 
-def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan) -> None:
+def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) -> None:
     """Writes a pruned model's weights and its plan to one file.
 
     Args:
         path: the file, by custom `*.safetensors`; written beside and renamed.
         model: the pruned model.
-        plan: the plan that made it from the dense model.
+        plan: the plan that made it from the dense model; None for a dense model.
     """
     state, seen = {}, set()
     for name, tensor in model.state_dict().items():
@@ -63,7 +63,7 @@ def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan) -> None:
             state[name] = tensor.detach().cpu().contiguous()
     with whole_file(path) as beside:
         try:
-            save_file(state, str(beside), metadata={PLAN_KEY: plan.to_json()})
+            save_file(state, str(beside), metadata={PLAN_KEY: plan.to_json()} if plan else {})
         except SafetensorError as error:
             raise InputError(f"cannot write {path}: {error}") from None
 

@@ -12,7 +12,7 @@ import argparse
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -136,6 +136,17 @@ class Trainer(DefaultTrainer):
         model = self.model
         if isinstance(model, nn.parallel.DistributedDataParallel):
             self._trainer.model = self.distribute(model.module)
+
+    def draw(self, models: Mapping[str, nn.Module], path: str) -> None:
+        """Draws what several models predict for a few images, where a task has a way to; here nothing."""
+
+    def batches(self) -> Iterator[Any]:
+        """The training batches that come next."""
+        return iter(self._trainer._data_loader_iter)
+
+    def autocast(self) -> torch.autocast:
+        """The context in which a training step runs the model."""
+        return self._trainer.autocast()
 
     def example_inputs(self) -> Any:
         """What the model is called with, as FLOPs are counted and latency is measured on: one random image."""

@@ -166,8 +166,9 @@ class Report(HookBase):
     """Evaluates around the prunings and, at the end, writes the pruned model, its plan, a table and a figure.
 
     Rows of the table: `dense` (just before the first pruning), `pruned` (just after the last), `fine-tuned` (at
-    the end). Written to the output folder: `pruned.safetensors`, `plan.json`, `pruning.json` (the numbers),
-    `pruning.md` (the table) and `kept_channels.png`.
+    the end). Written to the output folder: `dense.safetensors`, `pruned.safetensors`, `plan.json`, `pruning.json`
+    (the numbers), `pruning.md` (the table), `kept_channels.png` and, where the task draws them, `predictions.png`.
+    It stands before PruneSteps in SIRFP.HOOKS.
     """
 
     def __init__(self, cfg):
@@ -201,24 +202,31 @@ class Report(HookBase):
         found = session(self.trainer).find()
         results = self.trainer.test(self.trainer.cfg, self.trainer.model)
         self.rows[name] = {"metrics": _flat(results), "flops": found.flops(), "params": found.params()}
+        if name == "dense" and comm.is_main_process():
+            checkpoint.save(self._path("dense.safetensors"), unwrapped(self.trainer.model), None)
 
     def _write(self, plan) -> None:
         from . import plots, report
         from .latency import measure
 
         model, inputs = unwrapped(self.trainer.model), self.trainer.example_inputs()
-        dense = self.trainer.build_model(self.trainer.cfg)  # its speed does not depend on its weights
+        checkpoint.save(self._path("pruned.safetensors"), model, plan)
+        dense = self.trainer.build_model(self.trainer.cfg)
+        dense.load_state_dict(checkpoint.read_safetensors(self._path("dense.safetensors"))[1])
         latency = measure({"dense": (dense, inputs), "pruned": (model, inputs)})
         for name, row in self.rows.items():
             row["latency"] = latency["dense" if name == "dense" else "pruned"].median
-        checkpoint.save(os.path.join(self.folder, "pruned.safetensors"), model, plan)
         table = report.stages(self.rows, self.trainer.cfg.SIRFP.METRICS)
         texts = {"plan.json": plan.to_json(), "pruning.json": json.dumps(self.rows, indent=1), "pruning.md": table}
         for name, text in texts.items():
-            with checkpoint.whole_file(os.path.join(self.folder, name)) as beside:
+            with checkpoint.whole_file(self._path(name)) as beside:
                 beside.write_text(text + "\n")
-        plots.kept_channels(plan, os.path.join(self.folder, "kept_channels.png"))
+        plots.kept_channels(plan, self._path("kept_channels.png"))
+        self.trainer.draw({"dense": dense, "pruned": model}, self._path("predictions.png"))
         logger.info("What the run did:\n%s", table)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
 
 
 def _flat(results: Any, prefix: str = "") -> dict[str, float]:

@@ -60,13 +60,17 @@ class MixedPrecisionTrainer(SimpleTrainer):
         self.after_backward = after_backward
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
 
+    def autocast(self) -> torch.autocast:
+        """The context in which the model runs in a step."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision is not None)
+
     def run_step(self) -> None:
         """One iteration: data, losses, gradients, update."""
         assert self.model.training, "the model is in evaluation mode"
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+        with self.autocast():
             losses = self.model(data)
             if isinstance(losses, torch.Tensor):
                 losses = {"total_loss": losses}

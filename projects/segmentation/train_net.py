@@ -8,6 +8,8 @@ See README.md beside this file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
@@ -17,6 +19,7 @@ from segmentation import (
     add_segmentation_config,
     check_data,
     check_model,
+    draw_predictions,
 )
 
 from sirfp.engine import Trainer, run
@@ -47,6 +50,10 @@ class SegmentationTrainer(Trainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
         """Mean IoU and its kin."""
         return SegmentationEvaluator(dataset_name)
+
+    def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
+        """What networks predict for a few test images."""
+        draw_predictions(self.cfg, models, path)
 
 
 if __name__ == "__main__":

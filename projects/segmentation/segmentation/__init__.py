@@ -3,6 +3,7 @@
 from .config import add_segmentation_config, check_data, check_model
 from .evaluation import SegmentationEvaluator
 from .mapper import SegmentationMapper
+from .pictures import draw_predictions
 
 __all__ = [
     "SegmentationEvaluator",
@@ -10,4 +11,5 @@ __all__ = [
     "add_segmentation_config",
     "check_data",
     "check_model",
+    "draw_predictions",
 ]

@@ -1,0 +1,43 @@
+"""A picture of a few validation images: the image, the truth, and what each network predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from torch import nn
+
+from sirfp import plots
+from sirfp.calling import inference
+from sirfp.data.folders import read_label
+
+from .mapper import SegmentationMapper
+
+
+def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 4) -> None:
+    """Draws what networks predict for images spread evenly over the first test set.
+
+    Args:
+        cfg: the whole config.
+        models: networks by the name that stands above their column.
+        path: the PNG file.
+        count: how many images.
+    """
+    name = cfg.DATASETS.TEST[0]
+    records, mapper = DatasetCatalog.get(name), SegmentationMapper(cfg, is_train=False)
+    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)]
+    given = [mapper(record) for record in chosen]
+    images = [item["image"].permute(1, 2, 0).numpy() for item in given]
+    if cfg.INPUT.FORMAT == "BGR":
+        images = [image[:, :, ::-1] for image in images]
+    predicted: dict[str, list[np.ndarray]] = {}
+    for label, model in models.items():
+        with inference(model):
+            predicted[label] = [model([item])[0]["sem_seg"].argmax(0).cpu().numpy() for item in given]
+    truths = [read_label(record["sem_seg_file_name"], np.int32) for record in chosen]
+    meta = MetadataCatalog.get(name)
+    plots.predictions(images, truths, predicted, meta.stuff_classes, path, ignore=meta.ignore_label)
+
+
