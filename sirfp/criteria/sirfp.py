@@ -83,16 +83,29 @@ class SIRFP(Criterion):
         return torch.stack(self._members(group)).mean(0)
 
     def scores(self) -> dict[str, torch.Tensor]:
-        result = {}
+        """The worth of each channel; a group that no module shows (none is known to) is kept to the last.
+
+        Raises:
+            InputError: if no features were seen.
+        """
+        if self.averages and not any(average.steps for average in self.averages.values()):
+            raise InputError(
+                "criterion 'sirfp' has seen no features: give calibration batches, or put Accumulate in SIRFP.HOOKS"
+            )
+        result, blind = {}, []
         for group in self.groups:
             members = self._members(group)
+            if not members:
+                blind.append(group)
+                continue
             if self.coupled == "graph":
                 members = [torch.stack(members).mean(0)]
             score = torch.stack([self._clique(member) for member in members]).amax(0)
             if self.edge_weight and group.name.startswith(self.edge_prefixes):
                 score = score + self.edge_weight * self._edge(group)
             result[group.name] = score
-        return result
+        top = max((float(score.max()) for score in result.values()), default=0.0)
+        return result | {group.name: torch.full((group.size,), top) for group in blind}
 
     def _clique(self, matrix: torch.Tensor) -> torch.Tensor:
         weights = edge_weights(matrix, self_similarity=self.self_similarity)

@@ -1,0 +1,193 @@
+"""Criteria: what each of them removes, by cases that can be worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_networks import NETWORKS
+from test_channels import INPUT, build
+from torch import nn
+
+import sirfp
+from sirfp.channels import find_groups
+from sirfp.criteria import CRITERIA, build_criterion
+from sirfp.errors import InputError
+from sirfp.models.features import watch
+from sirfp.observe import Observer
+from sirfp.prune import calibrate
+
+
+class OneLayer(nn.Module):
+    """A layer whose channels are chosen by hand, a norm, a classifier."""
+
+    def __init__(self, kernels: list[list[float]]):
+        super().__init__()
+        self.layer = nn.Conv2d(3, len(kernels), 1, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(len(kernels)), nn.Conv2d(len(kernels), 2, 1)
+        self.layer.weight.data = torch.tensor(kernels)[:, :, None, None]
+
+    def forward(self, x):
+        return self.head(self.norm(self.layer(x)).relu())
+
+
+def _scored(model, name="sirfp", batches=3, **options):
+    found = find_groups(model.eval(), torch.randn(INPUT))
+    criterion = build_criterion(name, model, found.groups, **options)
+    if criterion.needs == "features":
+        torch.manual_seed(1)
+        calibrate(model, criterion, [torch.randn(4, 3, 16, 16) for _ in range(batches)])
+    return found, criterion
+
+
+def test_of_two_equal_channels_one_goes_first_and_the_other_is_then_no_longer_redundant():
+    # channels 1 and 3 are one map; 0, 1 and 2 look at separate inputs
+    model = OneLayer([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0, 1.0, 0]])
+    _, criterion = _scored(model)
+    scores = criterion.scores()["layer"]
+    assert scores.argmin() == 1  # the lower index of the two
+    assert scores[3] > scores[1] / 4
+
+
+def test_position_counts():
+    # both channels are edges of the same strength in different places: pooled they are one, in space they are not
+    model = OneLayer([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
+    x = torch.zeros(1, 3, 8, 8)
+    x[:, 0, :4], x[:, 1, 4:], x[:, 2, :4] = 1, 1, 1  # 0 and 2 in one half, 1 in the other
+    found = find_groups(model.eval(), x)
+    spatial, pooled = (build_criterion("sirfp", model, found.groups, pooled=p) for p in (False, True))
+    for criterion in (spatial, pooled):
+        calibrate(model, criterion, [x])
+    matrix = spatial.matrix(found["layer"])
+    assert matrix[0, 1].abs() < 1e-6 < matrix[0, 2]
+    flat = pooled.matrix(found["layer"])
+    assert torch.allclose(flat[0, 1], flat[0, 2])
+
+
+def test_coupled_layers_make_one_graph_or_a_union():
+    found, graph = _scored(build(NETWORKS[0]))
+    _, union = _scored(build(NETWORKS[0]), coupled="union")
+    group = found["b.0"]
+    members = graph._members(group)
+    assert len(members) == 3
+    torch.testing.assert_close(graph.matrix(group), sum(members) / 3)
+    each = torch.stack([union._clique(m) for m in members])
+    torch.testing.assert_close(union.scores()["b.0"], each.max(0).values)
+
+
+def test_the_edge_term_is_added_where_asked():
+    model = OneLayer([[1.0, 0, 0], [0, 1.0, 0]])
+    _, plain = _scored(model)
+    _, edged = _scored(model, edge_weight=0.3, edge_prefixes=("layer",))
+    _, elsewhere = _scored(model, edge_weight=0.3, edge_prefixes=("backbone",))
+    added = edged.scores()["layer"] - plain.scores()["layer"]
+    torch.testing.assert_close(added, 0.3 * edged._average(edged.groups[0].features[0]).edge())
+    assert (added > 0).all()
+    torch.testing.assert_close(elsewhere.scores()["layer"], plain.scores()["layer"])
+
+
+def test_self_similarity_lowers_every_score():
+    model = OneLayer([[1.0, 0, 0], [0, 1.0, 0], [0, 0.5, 0.5]])
+    _, plain = _scored(model)
+    _, whole = _scored(model, self_similarity=True)
+    assert (whole.scores()["layer"] < plain.scores()["layer"]).all()
+
+
+def test_statistics_survive_a_save():
+    model = build(NETWORKS[0])
+    found, criterion = _scored(model)
+    again = build_criterion("sirfp", model, found.groups)
+    again.load_state_dict(criterion.state_dict())
+    for name, score in criterion.scores().items():
+        torch.testing.assert_close(again.scores()[name], score)
+
+
+def test_magnitude_is_the_norm_of_the_filters_that_make_a_channel():
+    model = OneLayer([[1.0, -2, 0], [0, 0.5, 0], [3.0, 0, 1]])
+    _, criterion = _scored(model, "magnitude")
+    torch.testing.assert_close(criterion.scores()["layer"], torch.tensor([3.0, 0.5, 4.0]))
+    residual = build(NETWORKS[0])
+    found, criterion = _scored(residual, "magnitude")
+    norms = [m[0].weight.detach().abs().sum((1, 2, 3)) for m in (residual.b, residual.short, residual.d)]
+    torch.testing.assert_close(criterion.scores()["b.0"], sum(norms) / 3)
+
+
+def test_random_depends_on_the_seed_alone():
+    model = build(NETWORKS[0])
+    _, a = _scored(model, "random", seed=1)
+    _, b = _scored(model, "random", seed=1)
+    _, c = _scored(model, "random", seed=2)
+    assert torch.equal(a.scores()["a.0"], b.scores()["a.0"]) and not torch.equal(a.scores()["a.0"], c.scores()["a.0"])
+
+
+@pytest.mark.parametrize("name", sorted(CRITERIA))
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda k: k.__name__)
+def test_every_criterion_prunes_every_network(kind, name):
+    model = build(kind)
+    before = sum(p.numel() for p in model.parameters())
+    batches = [torch.randn(INPUT) for _ in range(2)]
+    plan = sirfp.prune(model, batches[0], name, 0.85, batches, seed=3)
+    assert plan.flops[1] <= 0.85 * plan.flops[0]
+    assert sum(p.numel() for p in model.parameters()) == plan.params[1] < before
+    model(batches[0])
+
+
+def test_unknown_names_and_options_are_said():
+    model = build(NETWORKS[0])
+    found = find_groups(model, torch.randn(INPUT))
+    with pytest.raises(InputError, match="did you mean sirfp"):
+        build_criterion("sirpf", model, found.groups)
+    with pytest.raises(InputError, match="it takes ema, edge_weight"):
+        build_criterion("sirfp", model, found.groups, alpha=0.9)
+    with pytest.raises(InputError, match="coupled must be graph or union"):
+        build_criterion("sirfp", model, found.groups, coupled="both")
+
+
+def test_a_period_looks_at_every_such_iteration():
+    model = OneLayer([[1.0, 0, 0], [0, 1.0, 0]])
+    found = find_groups(model.eval(), torch.randn(INPUT))
+    criterion = build_criterion("sirfp", model, found.groups)
+    with Observer(model, criterion, period=3) as observer:
+        for _ in range(7):
+            model(torch.randn(INPUT))
+            observer.step()
+    assert criterion.averages["norm"].steps == 3
+    model(torch.randn(INPUT))
+    criterion.step()
+    assert criterion.averages["norm"].steps == 3  # detached
+
+
+def test_features_are_seen_before_the_activation():
+    import timm
+    from detectron2.layers import Conv2d
+
+    seen = []
+    norm = timm.layers.BatchNormAct2d(4)
+    x = torch.randn(2, 4, 5, 5)
+    handle = watch(norm, lambda features: seen.append(features.clone()))  # the activation works in place
+    norm(x)
+    assert (seen[0] < 0).any()
+    handle.remove()
+    norm(x)
+    assert len(seen) == 1
+    convolution = Conv2d(4, 3, 1, activation=nn.functional.relu)
+    handle = watch(convolution, seen.append)
+    y = convolution(x)
+    assert (seen[1] < 0).any() and (y >= 0).all()
+    handle.remove()
+    assert convolution.activation is nn.functional.relu
+
+
+def test_channels_last_features_are_seen_as_channels():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.norm, self.down = nn.Linear(3, 7), nn.LayerNorm(7), nn.Linear(7, 2)
+
+        def forward(self, x):
+            return self.down(self.norm(self.up(x)))
+
+    model = Tokens()
+    batches = [torch.randn(2, 9, 3) for _ in range(2)]
+    plan = sirfp.prune(model, batches[0], "sirfp", 0.6, batches)
+    assert plan.channels == {"up": 7} and len(plan.kept["up"]) < 7
+    assert torch.isfinite(model(batches[0])).all()

@@ -1,0 +1,246 @@
+"""Pruning inside a training run: phases, budgets, optimizer and schedule going on, and resuming."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from small_networks import Residual
+from torch import nn
+
+import sirfp
+from sirfp import engine
+from sirfp.config import load_config
+from sirfp.errors import InputError
+from sirfp.schedule import Schedule
+from sirfp.verify import compare
+
+HOOKS = "['Accumulate', 'Report', 'PruneSteps', 'Recover']"
+IMAGE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Task(nn.Module):
+    """The residual network, called as a trainer calls a model."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = Residual()
+
+    def forward(self, x):
+        y = self.backbone(x)
+        return {"loss": F.mse_loss(y, x.mean((1,), keepdim=True).expand_as(y))} if self.training else y
+
+
+class Batches:
+    """Batch i is a function of i alone."""
+
+    def __iter__(self):
+        for i in range(10_000):
+            yield torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(i))
+
+    def __len__(self):
+        return 10_000
+
+
+class TaskTrainer(engine.Trainer):
+    @classmethod
+    def build_model(cls, cfg):
+        torch.manual_seed(7)
+        return Task()
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return Batches()
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        before = model.training
+        model.eval()
+        with torch.no_grad():
+            score = float(model(IMAGE).square().mean())
+        model.train(before)
+        return {"task": {"score": score}}
+
+    def example_inputs(self):
+        return IMAGE
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config(folder, *opts):
+    keys = {
+        "OUTPUT_DIR": str(folder), "MODEL.DEVICE": "cpu", "SOLVER.MAX_ITER": 20, "SOLVER.BASE_LR": 0.05,
+        "SOLVER.WARMUP_ITERS": 0, "SOLVER.LR_SCHEDULER_NAME": "PhasedPolyLR", "SOLVER.CHECKPOINT_PERIOD": 3,
+        "SIRFP.HOOKS": HOOKS, "SIRFP.KEEP_FLOPS": 0.4, "SIRFP.STEPS": 2, "SIRFP.START_ITER": 8,
+        "SIRFP.ACCUMULATE_ITERS": 5, "SIRFP.RECOVER_ITERS": 5, "TEST.BEST_METRIC": "", "SIRFP.RECOVER_NORM_ITERS": 0,
+    }  # fmt: skip
+    return load_config("", [str(x) for pair in keys.items() for x in pair] + list(opts))
+
+
+def run(folder, *opts, resume=False, stop=None):
+    """Runs a training; with `stop` it dies before that iteration's checkpoint could be written."""
+    trainer = TaskTrainer(config(folder, *opts))
+    if stop is not None:
+        trainer.register_hooks([Stop(stop)])
+        trainer._hooks.insert(0, trainer._hooks.pop())
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+class Stopped(Exception):
+    pass
+
+
+class Stop(engine.HookBase):
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_step(self):
+        if self.trainer.iter == self.iteration:
+            raise Stopped
+
+
+def test_a_run_prunes_in_steps_and_reports(tmp_path):
+    trainer = run(tmp_path)
+    plan = trainer.pruning.plan
+    assert 0.35 <= plan.flops[1] / plan.flops[0] <= 0.4
+    assert plan.params[1] == sum(p.numel() for p in trainer.model.parameters())
+    rows = json.loads((tmp_path / "pruning.json").read_text())
+    assert list(rows) == ["dense", "pruned", "fine-tuned"]
+    assert rows["dense"]["flops"] == plan.flops[0] and rows["fine-tuned"]["flops"] == plan.flops[1]
+    assert all(row["latency"] > 0 for row in rows.values())
+    for name in ("pruning.md", "plan.json", "kept_channels.png", "dense.safetensors"):
+        assert (tmp_path / name).stat().st_size
+    fresh = TaskTrainer.build_model(None)
+    assert sirfp.load(tmp_path / "pruned.safetensors", fresh) == plan
+    assert compare(fresh, trainer.model, IMAGE).relative == 0
+
+
+def test_metrics_follow_the_pruning(tmp_path):
+    run(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert lines[-1]["sirfp/keep_flops"] <= 0.4
+    assert any(key.startswith("sirfp_channels/backbone.") for key in lines[-1])
+
+
+def test_the_optimizer_goes_on(tmp_path):
+    trainer = run(tmp_path)
+    held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in trainer.model.parameters()}
+    for parameter in trainer.model.parameters():
+        assert trainer.optimizer.state[parameter]["momentum_buffer"].shape == parameter.shape
+
+
+@pytest.mark.parametrize("stop", [2, 4, 7, 8, 9, 12, 13, 14, 19])
+def test_a_run_cut_off_anywhere_resumes_to_the_same_network(tmp_path, stop):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", stop=stop)
+    # the data loader of this test starts anew on resume, as Detectron2's do; feed it from where the run was
+    Batches.__iter__, before = _from_checkpoint(tmp_path / "cut"), Batches.__iter__
+    try:
+        resumed = run(tmp_path / "cut", resume=True)
+    finally:
+        Batches.__iter__ = before
+    assert resumed.pruning.plan == whole.pruning.plan
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def _from_checkpoint(folder):
+    last = folder / "last_checkpoint"
+    start = torch.load(folder / last.read_text(), weights_only=True)["iteration"] + 1 if last.exists() else 0
+
+    def batches(self):
+        for i in range(start, 10_000):
+            yield torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(i))
+
+    return batches
+
+
+def test_a_pruned_checkpoint_is_evaluated_as_it_is(tmp_path):
+    trainer = run(tmp_path)
+    results = engine.evaluate(TaskTrainer, config(tmp_path), resume=True)
+    assert results == TaskTrainer.test(None, trainer.model)
+    weights = str(tmp_path / "pruned.safetensors")
+    assert engine.evaluate(TaskTrainer, config(tmp_path / "other", "MODEL.WEIGHTS", weights)) == results
+
+
+def test_a_run_may_start_from_a_pruned_network_and_prune_further(tmp_path):
+    first = run(tmp_path / "a")
+    further = run(
+        tmp_path / "b", "MODEL.WEIGHTS", str(tmp_path / "a/pruned.safetensors"), "SIRFP.KEEP_FLOPS", "0.25"
+    )
+    plan = further.pruning.plan
+    assert plan.flops[0] == first.pruning.plan.flops[0]
+    assert plan.flops[1] / plan.flops[0] <= 0.25
+
+
+def test_norm_statistics_are_taken_anew(tmp_path):
+    trainer = run(tmp_path, "SIRFP.RECOVER_NORM_ITERS", "3")
+    assert trainer.pruning.steps == 2
+
+
+def test_a_run_without_pruning_needs_no_hook(tmp_path):
+    trainer = run(tmp_path, "SIRFP.HOOKS", "[]", "SIRFP.KEEP_FLOPS", "1.0")
+    assert not hasattr(trainer, "pruning")
+
+
+@pytest.mark.parametrize("criterion", ["sirfp", "magnitude", "random"])
+@pytest.mark.parametrize("hooks", [HOOKS, "['Accumulate', 'PruneSteps']", "['PruneSteps']"])
+def test_criteria_and_hooks_combine(tmp_path, criterion, hooks):
+    if criterion == "sirfp" and "Accumulate" not in hooks:
+        with pytest.raises(InputError, match="Accumulate"):
+            run(tmp_path, "SIRFP.HOOKS", hooks)
+        return
+    plan = run(tmp_path, "SIRFP.CRITERION", criterion, "SIRFP.HOOKS", hooks).pruning.plan
+    assert plan.flops[1] / plan.flops[0] <= 0.4 and plan.criterion == criterion
+
+
+@pytest.mark.parametrize(
+    ("opts", "said"),
+    [
+        (("SIRFP.HOOKS", "['Acumulate']"), "did you mean Accumulate"),
+        (("SIRFP.START_ITER", "3"), "ACCUMULATE_ITERS 5 is more than"),
+        (("SOLVER.MAX_ITER", "10"), "after SOLVER.MAX_ITER"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_said_at_once(tmp_path, opts, said):
+    with pytest.raises(InputError, match=said):
+        run(tmp_path, *opts)
+
+
+def test_schedule():
+    schedule = Schedule(start=100, steps=3, accumulate=40, recover=20, keep=0.4, end=200)
+    assert schedule.iterations == (100, 120, 140)
+    assert [schedule.target(k) for k in range(3)] == pytest.approx([0.8, 0.6, 0.4])
+    assert [schedule.phase(i) for i in (0, 59, 60, 99, 100, 139, 140)] == [
+        "train", "train", "accumulate", "accumulate", "recover", "recover", "fine-tune",
+    ]  # fmt: skip
+    assert [i for i in range(200) if schedule.accumulates(i)] == list(range(60, 140))
+    assert schedule.lengths == (100, 20, 20, 60)
+
+
+def test_phases_begin_anew():
+    from sirfp.lr_schedule import PhasedPolyLR
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
+    schedule = PhasedPolyLR(optimizer, (10, 0, 10), (1.0, 1.0, 0.5), power=1.0, warmup=100, warmup_factor=0.0)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert np.allclose(rates[:4], [0, 0.45, 0.8, 0.7]) and np.allclose(rates[10:], np.array(rates[:10]) / 2)
+
+
