@@ -32,8 +32,8 @@ def similarity(features: torch.Tensor, normalize: str = "l1", pooled: bool = Fal
         features: `(N, C, H, W)`, `(N, C, L)` or `(N, C)`, in any floating-point type.
         normalize: "l1" (the paper) or "l2" (cosine): the norm over positions that each map is divided by, plus 1e-5.
         pooled: an ablation: the mean over positions in place of the map, the images of the batch being the positions.
-        stride: looks at each stride-th row and column only (but at 4 of each at least), for 1/stride^2 of the cost.
-            The result keeps the scale of the whole map's.
+        stride: takes the products at each stride-th row and column only (but at 4 of each at least) and the norms over
+            the whole map: an unbiased estimate, for little more than 1/stride^2 of the cost.
 
     Returns:
         `(C, C)` float32 (float64 of float64 features) on the features' device; not finite where a feature is not.
@@ -248,21 +248,15 @@ def _accumulate(
     With `finite`, `(N,)`, images that are not finite are left out and set to False there.
     """
     _check_options(normalize, stride)
-    whole = x.shape[2] * x.shape[3]
-    x = _lattice(x, stride, turn)
-    images, channels, height, width = x.shape
-    if normalize == "l1":
-        gain *= height * width / whole  # an L1 norm grows with the positions, a product of two by its square
-    if x.stride(2) == width * x.stride(3):
-        x = x.view(images, channels, 1, height * width)
-        height, width = 1, height * width
     # Positions before channels, as they lie in channels_last memory, or channels before images and positions.
     order, per_image = ((0, 2, 3, 1), (1, 2)) if x.stride(1) == 1 else ((1, 0, 2, 3), (2, 3))
-    cells = max(1, CHUNK_BYTES // (2 * out.element_size() * channels))  # 2: the chunk, and _power_sum's terms
+    seen = _lattice(x, stride, turn)
+    positions, share = x.shape[2] * x.shape[3], seen[0, 0].numel() / x[0, 0].numel()
+    cells = max(1, CHUNK_BYTES // (2 * out.element_size() * x.shape[1]))  # 2: the chunk, and _power_sum's terms
+    at_once = max(1, cells // positions)
     start = 0
-    for part in x.split(max(1, cells // (height * width))):
-        tiles = [tile.permute(order) for rows in part.split(max(1, cells // width), 2) for tile in rows.split(cells, 3)]
-        norm = sum(_power_sum(tile, normalize, per_image, out.dtype) for tile in tiles)
+    for part, seen_part in zip(x.split(at_once), seen.split(at_once), strict=True):
+        norm = sum(_power_sum(tile, normalize, per_image, out.dtype) for tile in _tiles(part, order, cells))
         norm = norm.sqrt_() if normalize == "l2" else norm
         bad = None
         if finite is not None:
@@ -273,11 +267,20 @@ def _accumulate(
                 bad = ~good
         start += len(part)
         scale = norm.add_(_EPS).reciprocal_()
-        for tile in tiles:
+        for tile in _tiles(seen_part, order, cells):
             chunk = torch.empty(tile.shape, dtype=out.dtype, device=x.device).copy_(tile).mul_(scale)
             if bad is not None:
                 chunk.masked_fill_(bad, 0)
-            _add_products(out, chunk.flatten(0, 2).t() if order[-1] == 1 else chunk.flatten(1), gain)
+            _add_products(out, chunk.flatten(0, 2).t() if order[-1] == 1 else chunk.flatten(1), gain / share)
+
+
+def _tiles(x: torch.Tensor, order: tuple[int, ...], cells: int) -> list[torch.Tensor]:
+    """Parts of the positions of each image, at most `cells` of an image in each, with dimensions in that order."""
+    images, channels, height, width = x.shape
+    if x.stride(2) == width * x.stride(3):
+        x = x.view(images, channels, 1, height * width)
+        width *= height
+    return [tile.permute(order) for rows in x.split(max(1, cells // width), 2) for tile in rows.split(cells, 3)]
 
 
 def _power_sum(x: torch.Tensor, normalize: str, dims: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
