@@ -252,11 +252,17 @@ def _accumulate(
     order, per_image = ((0, 2, 3, 1), (1, 2)) if x.stride(1) == 1 else ((1, 0, 2, 3), (2, 3))
     seen = _lattice(x, stride, turn)
     positions, share = x.shape[2] * x.shape[3], seen[0, 0].numel() / x[0, 0].numel()
-    cells = max(1, CHUNK_BYTES // (2 * out.element_size() * x.shape[1]))  # 2: the chunk, and _power_sum's terms
+    cells = max(1, CHUNK_BYTES // (out.element_size() * x.shape[1]))
     at_once = max(1, cells // positions)
+    # The one buffer of this call: allocated anew for each chunk, it would be several in a fragmented heap.
+    buffer = torch.empty(min(cells, len(x) * positions) * x.shape[1], dtype=out.dtype, device=x.device)
     start = 0
     for part, seen_part in zip(x.split(at_once), seen.split(at_once), strict=True):
-        norm = sum(_power_sum(tile, normalize, per_image, out.dtype) for tile in _tiles(part, order, cells))
+        # Magnitudes in place, then a plain sum: many times as fast as `vector_norm` over these dimensions on a CPU.
+        norm = 0
+        for tile in _tiles(part, order, cells):
+            chunk = buffer[: tile.numel()].view(tile.shape).copy_(tile)
+            norm = norm + (chunk.abs_() if normalize == "l1" else chunk.square_()).sum(per_image, keepdim=True)
         norm = norm.sqrt_() if normalize == "l2" else norm
         bad = None
         if finite is not None:
@@ -268,7 +274,7 @@ def _accumulate(
         start += len(part)
         scale = norm.add_(_EPS).reciprocal_()
         for tile in _tiles(seen_part, order, cells):
-            chunk = torch.empty(tile.shape, dtype=out.dtype, device=x.device).copy_(tile).mul_(scale)
+            chunk = buffer[: tile.numel()].view(tile.shape).copy_(tile).mul_(scale)
             if bad is not None:
                 chunk.masked_fill_(bad, 0)
             _add_products(out, chunk.flatten(0, 2).t() if order[-1] == 1 else chunk.flatten(1), gain / share)
@@ -281,12 +287,6 @@ def _tiles(x: torch.Tensor, order: tuple[int, ...], cells: int) -> list[torch.Te
         x = x.view(images, channels, 1, height * width)
         width *= height
     return [tile.permute(order) for rows in x.split(max(1, cells // width), 2) for tile in rows.split(cells, 3)]
-
-
-def _power_sum(x: torch.Tensor, normalize: str, dims: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    """The sum of magnitudes or squares; many times as fast as `vector_norm` over these dimensions on a CPU."""
-    terms = x.abs() if normalize == "l1" else x.to(dtype).square()
-    return terms.sum(dims, keepdim=True, dtype=dtype)
 
 
 def _add_products(out: torch.Tensor, rows: torch.Tensor, gain: float) -> None:
