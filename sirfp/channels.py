@@ -128,6 +128,16 @@ def find_groups(
     return found
 
 
+def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], found: ChannelGroups) -> ChannelGroups:
+    """The same groups on the model as it is now: training has changed what channels emit, not their structure."""
+    from .trial import without
+
+    now = find_groups(model, example_inputs, ignore, trial=False)
+    known = {group.name for group in found}
+    reasons = {f.name: f.reason for f in found.frozen}
+    return without(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
+
+
 def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict) -> None:
     """Follows branches that run only in training; where they cannot run, what could feed them stays."""
     unseen = {name for name in state if name not in trace.touched}
@@ -204,9 +214,10 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
         makers.setdefault(block[:, 1].tobytes(), []).append(block)
     groups, frozen, atom_of, names = [], {}, np.full(total, -1), {}
     features = _features(model, trace, component)
-    for key, blocks in makers.items():
-        signature = np.frombuffer(key, dtype=np.int64)
-        lead = _lead(signature, places, makes)
+    signatures = {key: np.frombuffer(key, dtype=np.int64) for key in makers}
+    leads = {key: _lead(signature, places, makes) for key, signature in signatures.items()}
+    for key, lead in sorted(leads.items(), key=lambda item: item[1]):  # in the order of the model
+        signature, blocks = signatures[key], makers[key]
         name = places[lead][0].rpartition(".")[0] or places[lead][0]
         for block in (b for b in blocks if makes[lead] and fixed[b[0, 0]]):  # not kernel areas and the like
             at = (name, reason_of[int(block[0, 0])])

@@ -126,18 +126,18 @@ def load(path: str | os.PathLike, model: nn.Module) -> PruningPlan:
     return plan
 
 
-def restore(model: nn.Module, plan: PruningPlan, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Cuts a dense model by a plan and fills it with weights, after checking that all fit."""
+def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Cuts a dense model by a plan, if there is one, and fills it with weights, after checking that all fit."""
     full = model.state_dict()
     names: dict[tuple, str] = {}
     for name, tensor in full.items():
         names.setdefault(id_of(tensor), name)
     shapes = {name: list(tensor.shape) for name, tensor in full.items()}
-    for name in plan.new_biases:
+    for name in plan.new_biases if plan else ():
         if f"{name}.weight" not in shapes:
             raise InputError(f"{source} is for another model: this one has no {name!r}")
         shapes.setdefault(f"{name}.bias", [shapes[f"{name}.weight"][0]])
-    for cut in plan.cuts:
+    for cut in plan.cuts if plan else ():
         for name, dim in cut.tensors:
             shape = shapes.get(name)
             if shape is None or dim >= len(shape) or shape[dim] != cut.size:
@@ -154,7 +154,8 @@ def restore(model: nn.Module, plan: PruningPlan, state: Mapping[str, torch.Tenso
     for name, tensor in state.items():
         if list(tensor.shape) != shapes[name]:
             raise InputError(f"{source}: {name!r} is {tuple(tensor.shape)}, the plan leaves {tuple(shapes[name])}")
-    apply(model, plan)
+    if plan:
+        apply(model, plan)
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in state.items():

@@ -54,7 +54,8 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.STEPS = 1  # prunings on the way there
     cfg.SIRFP.START_ITER = 0  # iterations before the first pruning; 0: as many as ACCUMULATE_ITERS
     cfg.SIRFP.ACCUMULATE_ITERS = 100  # the last iterations before the first pruning, while statistics accumulate
-    cfg.SIRFP.ACCUMULATE_PERIOD = 1  # statistics are taken every so many iterations
+    cfg.SIRFP.ACCUMULATE_PERIOD = 2  # statistics are taken every so many iterations
+    cfg.SIRFP.ACCUMULATE_STRIDE = 3  # and at every so many rows and columns, others each time
     cfg.SIRFP.RECOVER_ITERS = 0  # iterations between two prunings, while they accumulate anew
     cfg.SIRFP.RECOVER_NORM_ITERS = 0  # batches from which batch norm statistics are taken anew after a pruning
     cfg.SIRFP.LR_FACTOR = 1.0  # with LR_SCHEDULER_NAME "PhasedPolyLR": of BASE_LR, after the first pruning
@@ -122,7 +123,7 @@ def validate(cfg: CfgNode) -> None:
     between(ours.EMA, "SIRFP.EMA", 0, 1, "[)")
     between(ours.MIN_KEEP, "SIRFP.MIN_KEEP", 0, 1, "[]")
     for least, keys in (
-        (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD")),
+        (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD", "ACCUMULATE_STRIDE")),
         (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "EDGE_WEIGHT")),
     ):
         for key in keys:

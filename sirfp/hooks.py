@@ -62,6 +62,7 @@ def criterion_options(cfg) -> dict[str, Any]:
         "coupled": node.COUPLED,
         "self_similarity": node.SELF_SIMILARITY,
         "normalize": node.NORMALIZE,
+        "stride": node.ACCUMULATE_STRIDE,
     }
     return {key: value for key, value in given.items() if key in CRITERIA[node.CRITERION].options()}
 
@@ -165,7 +166,8 @@ class Recover(HookBase):
 class Report(HookBase):
     """Evaluates around the prunings and, at the end, writes the pruned model, its plan, a table and a figure.
 
-    Rows of the table: `dense` (just before the first pruning), `pruned` (just after the last), `fine-tuned` (at
+    Rows of the table: `dense` (just before the first pruning; `start` in a run that began with a pruned network),
+    `pruned` (just after the last), `fine-tuned` (at
     the end). Written to the output folder: `dense.safetensors`, `pruned.safetensors`, `plan.json`, `pruning.json`
     (the numbers), `pruning.md` (the table), `kept_channels.png` and, where the task draws them, `predictions.png`.
     It stands before PruneSteps in SIRFP.HOOKS.
@@ -184,7 +186,7 @@ class Report(HookBase):
 
     def after_step(self) -> None:  # comes before PruneSteps
         if self.trainer.iter + 1 == self.schedule.iterations[0] and session(self.trainer).steps == 0:
-            self._row("dense")
+            self._row("start" if session(self.trainer).plan else "dense")
 
     def before_step(self) -> None:
         if self.trainer.iter == self.schedule.iterations[-1] and "pruned" not in self.rows:
@@ -202,8 +204,9 @@ class Report(HookBase):
         found = session(self.trainer).find()
         results = self.trainer.test(self.trainer.cfg, self.trainer.model)
         self.rows[name] = {"metrics": _flat(results), "flops": found.flops(), "params": found.params()}
-        if name == "dense" and comm.is_main_process():
-            checkpoint.save(self._path("dense.safetensors"), unwrapped(self.trainer.model), None)
+        if name in ("dense", "start") and comm.is_main_process():
+            plan = session(self.trainer).plan
+            checkpoint.save(self._path(f"{name}.safetensors"), unwrapped(self.trainer.model), plan)
 
     def _write(self, plan) -> None:
         from . import plots, report
@@ -211,18 +214,20 @@ class Report(HookBase):
 
         model, inputs = unwrapped(self.trainer.model), self.trainer.example_inputs()
         checkpoint.save(self._path("pruned.safetensors"), model, plan)
-        dense = self.trainer.build_model(self.trainer.cfg)
-        dense.load_state_dict(checkpoint.read_safetensors(self._path("dense.safetensors"))[1])
-        latency = measure({"dense": (dense, inputs), "pruned": (model, inputs)})
+        first = next(iter(self.rows))
+        before = self.trainer.build_model(self.trainer.cfg)
+        earlier, state = checkpoint.read_safetensors(self._path(f"{first}.safetensors"))
+        checkpoint.restore(before, earlier, state, first)
+        latency = measure({first: (before, inputs), "pruned": (model, inputs)})
         for name, row in self.rows.items():
-            row["latency"] = latency["dense" if name == "dense" else "pruned"].median
+            row["latency"] = latency[first if name == first else "pruned"].median
         table = report.stages(self.rows, self.trainer.cfg.SIRFP.METRICS)
         texts = {"plan.json": plan.to_json(), "pruning.json": json.dumps(self.rows, indent=1), "pruning.md": table}
         for name, text in texts.items():
             with checkpoint.whole_file(self._path(name)) as beside:
                 beside.write_text(text + "\n")
         plots.kept_channels(plan, self._path("kept_channels.png"))
-        self.trainer.draw({"dense": dense, "pruned": model}, self._path("predictions.png"))
+        self.trainer.draw({first: before, "fine-tuned": model}, self._path("predictions.png"))
         logger.info("What the run did:\n%s", table)
 
     def _path(self, name: str) -> str:

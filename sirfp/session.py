@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .budget import allocate
-from .channels import ChannelGroups, find_groups
+from .channels import ChannelGroups, find_again, find_groups
 from .criteria import build_criterion
 from .observe import Observer
 from .plan import PruningPlan
@@ -99,6 +99,7 @@ class PruningSession:
                 round_to=self.round_to,
             )
         )
+        found = find_again(self.model, self.example_inputs, self.ignore, found)
         plan = cut(
             self.model, found, keep, self.criterion, bias_correction=self.bias_correction, optimizer=self.optimizer
         )

@@ -40,6 +40,7 @@ class SIRFP(Criterion):
         self_similarity: whether the redundancy sum has the term i = j (the reference's code has, the paper has
             not).
         normalize: "l1" (the paper) or "l2" (cosine) normalisation of each map.
+        stride: look at every stride-th row and column of a map, others at each iteration, for 1 / stride^2 of the cost.
         pooled: look at globally pooled features instead of maps (an ablation).
     """
 
@@ -57,6 +58,7 @@ class SIRFP(Criterion):
         coupled: str = "graph",
         self_similarity: bool = False,
         normalize: str = "l1",
+        stride: int = 1,
         pooled: bool = False,
     ):
         super().__init__(model, groups, seed=seed)
@@ -67,7 +69,9 @@ class SIRFP(Criterion):
         self.edge_weight, self.edge_prefixes = edge_weight, tuple(edge_prefixes)
         self.coupled, self.self_similarity = coupled, self_similarity
         self.averages = {
-            f.module: RedundancyAverage(ema=ema, edges=edge_weight != 0, normalize=normalize, pooled=pooled)
+            f.module: RedundancyAverage(
+                ema=ema, edges=edge_weight != 0, normalize=normalize, pooled=pooled, stride=stride
+            )
             for f in self.features()
         }
 
@@ -109,11 +113,9 @@ class SIRFP(Criterion):
 
     def _clique(self, matrix: torch.Tensor) -> torch.Tensor:
         weights = edge_weights(matrix, self_similarity=self.self_similarity)
-        order, score = greedy(weights)
+        order, score = greedy(weights, vertex_weights=weights.diagonal() if self.self_similarity else None)
         result = torch.empty(len(order), dtype=torch.float32)
         result[order.cpu()] = score.float().cpu()
-        if self.self_similarity:
-            result += weights.diagonal().float().cpu()
         return result
 
     def _members(self, group: Group) -> list[torch.Tensor]:
