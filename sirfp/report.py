@@ -1,0 +1,233 @@
+"""What pruning did, as numbers and as tables for terminals and Markdown.
+
+FLOPs are multiply-adds; tables show GFLOPs (1e9 of them), millions of parameters and milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .plan import PruningPlan
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in a comparison.
+
+    Attributes:
+        name: "dense", "pruned", "fine-tuned", ...
+        flops: multiply-adds of one call.
+        params: parameters.
+        metrics: {metric: value}, e.g. {"sem_seg/mIoU": 71.2}.
+        latency: seconds of one call.
+        spread: the quartiles of it.
+    """
+
+    name: str
+    flops: int
+    params: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    latency: float | None = None
+    spread: tuple[float, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers for JSON; what was not measured is left out."""
+        data: dict[str, Any] = {"name": self.name, "flops": self.flops, "params": self.params}
+        if self.metrics:
+            data["metrics"] = dict(self.metrics)
+        if self.latency is not None:
+            data["latency_seconds"] = self.latency
+        if self.spread:
+            data["latency_quartiles"] = list(self.spread)
+        return data
+
+
+@dataclass(frozen=True)
+class Width:
+    """How many of a group's channels stay."""
+
+    group: str
+    kept: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a plan says.
+
+    Attributes:
+        criterion: its name.
+        flops: (dense, pruned).
+        params: (dense, pruned).
+        widths: of each group, in the order of the model.
+        frozen: {name: reason}.
+    """
+
+    criterion: str
+    flops: tuple[int, int]
+    params: tuple[int, int]
+    widths: tuple[Width, ...]
+    frozen: Mapping[str, str]
+
+    @property
+    def kept_flops(self) -> float:
+        """The share of the FLOPs that stay."""
+        return share(self.flops[1], self.flops[0])
+
+    @property
+    def kept_params(self) -> float:
+        """The share of the parameters that stay."""
+        return share(self.params[1], self.params[0])
+
+    def rows(self) -> list[Row]:
+        """The dense and the pruned network."""
+        return [Row(n, f, p) for n, f, p in zip(("dense", "pruned"), self.flops, self.params, strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "criterion": self.criterion,
+            "flops": {"dense": self.flops[0], "pruned": self.flops[1], "kept": self.kept_flops},
+            "params": {"dense": self.params[0], "pruned": self.params[1], "kept": self.kept_params},
+            "groups": [{"name": w.group, "kept": w.kept, "channels": w.channels} for w in self.widths],
+            "frozen": dict(self.frozen),
+        }
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: the first column is of names, the others of numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str = ""
+
+    def markdown(self) -> str:
+        """The table in Markdown, columns lined up."""
+        lines = [self.columns, *self.rows]
+        width = [max(3, *(len(line[i]) for line in lines)) for i in range(len(self.columns))]
+        rule = ["-" * width[0], *("-" * (n - 1) + ":" for n in width[1:])]
+        first, *rest = [
+            [_pad(cell, n, i) for i, (cell, n) in enumerate(zip(line, width, strict=True))] for line in lines
+        ]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (first, rule, *rest))
+
+    def rich(self, *, numbers: bool = True):
+        """The table for `rich.console.Console.print`; without `numbers` every column is text."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(box=SIMPLE_HEAD, title=self.title or None, title_justify="left", title_style="bold")
+        for i, column in enumerate(self.columns):
+            right = numbers and i > 0
+            table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+
+def summary(plan: PruningPlan) -> Summary:
+    """What a plan says, in numbers."""
+    widths = tuple(Width(name, len(kept), plan.channels[name]) for name, kept in plan.kept.items())
+    return Summary(plan.criterion, plan.flops, plan.params, widths, plan.frozen)
+
+
+def comparison(rows: Iterable[Row], metrics: Sequence[str] = ()) -> Table:
+    """A table of networks.
+
+    Args:
+        rows: the networks; shares are of the first.
+        metrics: which metrics become columns, in this order; all by default.
+    """
+    rows = list(rows)
+    names = list(metrics) or list(dict.fromkeys(key for row in rows for key in row.metrics))
+    timed = any(row.latency is not None for row in rows)
+    columns = ["network", *_headers(names), "GFLOPs", "kept", "M params", "kept"]
+    body = []
+    for row in rows:
+        cells = [row.name, *(_number(row.metrics.get(key)) for key in names)]
+        cells += [giga(row.flops), percent(row.flops, rows[0].flops)]
+        cells += [mega(row.params), percent(row.params, rows[0].params)]
+        body.append((*cells, *([_latency(row)] if timed else [])))
+    return Table((*columns, *(["latency, ms"] if timed else [])), tuple(body))
+
+
+def stages(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] = ()) -> str:
+    """The Markdown table of a training run.
+
+    Args:
+        rows: {"dense" | "pruned" | "fine-tuned": {"metrics": {...}, "flops": ..., "params": ..., "latency": ...}},
+            the latency in seconds and not needed.
+        metrics: which metrics become columns; all by default.
+    """
+    made = [
+        Row(name, row["flops"], row["params"], row.get("metrics", {}), row.get("latency")) for name, row in rows.items()
+    ]
+    return comparison(made, metrics).markdown()
+
+
+def widths(entries: Iterable[Width]) -> Table:
+    """A table of the channels that stay in each group."""
+    body = tuple((w.group, str(w.kept), str(w.channels), percent(w.kept, w.channels)) for w in entries)
+    return Table(("group", "kept", "of", "share"), body)
+
+
+def frozen(entries: Mapping[str, str] | Iterable[tuple[str, str]]) -> Table:
+    """A table of what cannot be cut, and why."""
+    items = entries.items() if isinstance(entries, Mapping) else entries
+    return Table(("frozen", "why"), tuple(items))
+
+
+def share(part: float, whole: float) -> float:
+    """part / whole, 1 where there is no whole."""
+    return part / whole if whole else 1.0
+
+
+def percent(part: float, whole: float) -> str:
+    """A share as text, "40.0%"."""
+    return f"{100 * share(part, whole):.1f}%"
+
+
+def giga(flops: float) -> str:
+    """Multiply-adds in GFLOPs to three digits at least, "4.13"."""
+    return _scaled(flops / 1e9)
+
+
+def mega(params: float) -> str:
+    """Parameters in millions, "25.56"."""
+    return _scaled(params / 1e6)
+
+
+def size(count: int) -> str:
+    """Bytes as text, "44.7 MB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _scaled(value: float) -> str:
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
+
+
+def _latency(row: Row) -> str:
+    if row.latency is None:
+        return "-"
+    spread = f" ({row.spread[0] * 1e3:.1f} to {row.spread[1] * 1e3:.1f})" if row.spread else ""
+    return f"{row.latency * 1e3:.1f}{spread}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _headers(names: Sequence[str]) -> list[str]:
+    tails = [name.rpartition("/")[2] for name in names]
+    return [t if tails.count(t) == 1 else n for n, t in zip(names, tails, strict=True)]
+
+
+def _pad(cell: str, width: int, column: int) -> str:
+    return cell.rjust(width) if column else cell.ljust(width)
