@@ -1,0 +1,153 @@
+"""Figures: how many channels each group keeps, and what networks predict. Written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from .checkpoint import whole_file
+from .errors import InputError
+from .plan import PruningPlan
+
+DENSE, KEPT, INK, FAINT = "#d9dee5", "#2f6db5", "#22272e", "#8a929c"
+LABEL = 44
+"""Most letters of a group's name."""
+DPI = 130
+
+
+def kept_channels(plan: PruningPlan, path: str | os.PathLike[str]) -> None:
+    """Draws the channels that each group keeps beside those it had, in the order of the model.
+
+    Args:
+        plan: the plan.
+        path: the PNG file.
+    """
+    names = list(plan.kept)
+    if not names:
+        raise InputError("the plan has no group of channels to draw")
+    kept = np.array([len(plan.kept[name]) for name in names])
+    dense = np.array([plan.channels[name] for name in names])
+    figure, axes = _figure(9.0, 1.25 + 0.2 * len(names))
+    rows = np.arange(len(names))
+    axes.barh(rows, dense, height=0.74, color=DENSE, label="dense")
+    axes.barh(rows, kept, height=0.74, color=KEPT, label="kept")
+    right = dense.max()
+    for row, (k, d) in enumerate(zip(kept.tolist(), dense.tolist(), strict=True)):
+        axes.text(d + 0.008 * right, row, f"{k} of {d}", va="center", fontsize=7, color=FAINT if k == d else INK)
+    axes.set_yticks(rows, shorten(names), fontsize=7.5)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlim(0, right * 1.12)
+    axes.set_xlabel("channels", fontsize=9, color=INK)
+    axes.tick_params(length=0, labelsize=7.5, colors=INK)
+    axes.grid(axis="x", color="white", linewidth=0.8)
+    axes.spines[:].set_visible(False)
+    flops, params = plan.flops[1] / max(1, plan.flops[0]), plan.params[1] / max(1, plan.params[0])
+    criterion = f"{plan.criterion}: " if plan.criterion else ""
+    title = f"{criterion}{flops:.1%} of the FLOPs and {params:.1%} of the parameters kept"
+    axes.set_title(title, loc="left", fontsize=10, color=INK, pad=8)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False, borderaxespad=0.2)
+    _write(figure, path)
+
+
+def predictions(
+    images: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    predicted: Mapping[str, Sequence[np.ndarray]],
+    classes: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    ignore: int = 255,
+    palette: np.ndarray | None = None,
+) -> None:
+    """Draws a grid: each scene a row, with its image, the truth, and what each network predicts.
+
+    Args:
+        images: (H, W, 3) RGB in 0..255.
+        truths: (H, W) class indices, or `ignore`.
+        predicted: {name of the network: (H, W) class indices of each image}.
+        classes: their names.
+        path: the PNG file.
+        ignore: the label of pixels that do not count; they are drawn white.
+        palette: (classes, 3) colours in 0..1.
+    """
+    if not len(images):
+        raise InputError("there is no scene to draw")
+    columns = {"image": images, "truth": truths, **predicted}
+    uneven = [name for name, column in columns.items() if len(column) != len(images)]
+    if uneven:
+        raise ValueError(f"{len(images)} images, but {len(columns[uneven[0]])} of {uneven[0]!r}")
+    palette = colours(len(classes)) if palette is None else np.asarray(palette, dtype=float)
+    height, width = np.asarray(images[0]).shape[:2]
+    cell = 2.4
+    legend_rows = -(-len(classes) // 8)
+    figure, grid = _figure(
+        cell * len(columns),
+        cell * height / width * len(images) + 0.2 + 0.22 * legend_rows,
+        (len(images), len(columns)),
+    )
+    for j, (name, column) in enumerate(columns.items()):
+        for i, content in enumerate(column):
+            axes = grid[i, j]
+            pixels = np.asarray(content)
+            shown = np.clip(pixels, 0, 255).astype(np.uint8) if name == "image" else paint(pixels, palette, ignore)
+            axes.imshow(shown, interpolation="nearest" if min(pixels.shape[:2]) < 200 else "antialiased")
+            axes.set_axis_off()
+            if i == 0:
+                axes.set_title(name, fontsize=9, color=INK, pad=4)
+    handles = [Patch(color=colour, label=name) for colour, name in zip(palette, classes, strict=True)]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(8, len(classes)), fontsize=7.5, frameon=False,
+        handlelength=1, handleheight=1, columnspacing=1.2,
+    )  # fmt: skip
+    _write(figure, path)
+
+
+def paint(labels: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarray:
+    """Colours a label map, (H, W) to (H, W, 3) in 0..1; white where it is `ignore` or no class."""
+    table = np.vstack([palette, np.ones((1, 3))])
+    outside = (labels < 0) | (labels >= len(palette)) | (labels == ignore)
+    return table[np.where(outside, len(palette), labels)]
+
+
+def colours(count: int) -> np.ndarray:
+    """Colours that are told apart easily, (count, 3) in 0..1: a grey, matplotlib's tab20, then a wheel of hues."""
+    from matplotlib import colormaps
+    from matplotlib.colors import hsv_to_rgb
+
+    table = np.array(colormaps["tab20"].colors)
+    listed = np.delete(np.concatenate([table[::2], table[1::2]]), [7, 17], axis=0)  # its own greys
+    index = np.arange(max(0, count - 1 - len(listed)))
+    hues = np.stack([(index * 0.6180339887) % 1, 0.4 + 0.25 * (index % 3), 0.6 + 0.3 * (index % 2)], axis=1)
+    return np.concatenate([[[0.6, 0.6, 0.6]], listed, hsv_to_rgb(hues)])[:count]
+
+
+def shorten(names: Sequence[str], longest: int = LABEL) -> list[str]:
+    """Shortens dotted names for an axis: without what all begin with, and then in the middle; all stay distinct."""
+    parts = [name.split(".") for name in names]
+    common = 0
+    while len(names) > 1 and all(len(p) > common + 1 and p[common] == parts[0][common] for p in parts):
+        common += 1
+    tails = [".".join(p[common:]) for p in parts]
+    short = [
+        t if len(t) <= longest else f"{t[: longest // 3]}…{t[len(t) - (longest - longest // 3 - 1) :]}" for t in tails
+    ]
+    return [s if short.count(s) == 1 else t for s, t in zip(short, tails, strict=True)]
+
+
+def _figure(width: float, height: float, shape: tuple[int, int] | None = None):
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    if shape is None:
+        return figure, figure.subplots()
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    return figure, figure.subplots(*shape, squeeze=False)
+
+
+def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
+    with whole_file(path) as beside:
+        figure.savefig(beside, format="png")
