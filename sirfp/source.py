@@ -1,0 +1,279 @@
+"""The dense model that a command is about, and what it is called with: random inputs, or a folder of images.
+
+A timm network is called with a batch of tensors, preprocessed as its own configuration says; a model of
+Detectron2 with `list[dict]`, images in INPUT.FORMAT with their shorter side at INPUT.MIN_SIZE_TEST.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .calling import call, inference
+from .data.folders import IMAGE_SUFFIXES
+from .errors import InputError, near
+from .weights import fill, read_weights
+
+FAMILIES = ("timm", "config_file", "zoo")
+LENIENT = ("INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST")
+"""Parts of a config that do not make the model: a project's own keys there are passed over."""
+NAMED_WEIGHTS = ("timm", "pypi://")
+
+
+@dataclass
+class Source:
+    """A dense model on the processor, and how to call it.
+
+    Attributes:
+        name: what the user called it.
+        model: the dense model.
+        size: (height, width) of the example inputs in pixels.
+        weights: where its weights came from, None for random ones.
+    """
+
+    name: str
+    model: nn.Module
+    size: tuple[int, int]
+    weights: str | None = None
+
+    def example(self, batch: int = 1, seed: int = 0) -> Any:
+        """Random inputs, of `batch` images."""
+        raise NotImplementedError
+
+    def read(self, paths: Sequence[Path]) -> Any:
+        """Inputs from image files."""
+        raise NotImplementedError
+
+    def fresh(self) -> nn.Module:
+        """Another dense model like it."""
+        return copy.deepcopy(self.model)
+
+    def batches(self, folder: str, count: int, batch: int, seed: int = 0) -> Iterator[Any]:
+        """Inputs from images drawn from a folder and what is below it, each once.
+
+        Args:
+            folder: of images, with subfolders or without.
+            count: most batches; fewer where there are fewer images.
+            batch: images in each.
+            seed: of the draw.
+
+        Raises:
+            InputError: there is no folder or no image in it, at once; or an image cannot be read.
+        """
+        paths = find_images(folder)
+        random.Random(seed).shuffle(paths)
+        paths = paths[: count * batch]
+        return (self.read(paths[i : i + batch]) for i in range(0, len(paths), batch))
+
+    def check(self) -> None:
+        """Calls the model once.
+
+        Raises:
+            InputError: it cannot be called with images of this size.
+        """
+        try:
+            with inference(self.model):
+                call(self.model, self.example())
+        except (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError) as error:
+            height, width = self.size
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(
+                f"{self.name} cannot be run on {height} x {width} pixels ({reason}); choose another --size"
+            ) from None
+
+
+@dataclass
+class TimmSource(Source):
+    """A timm network."""
+
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+    def example(self, batch: int = 1, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, self.preprocessing["input_size"][0], *self.size, generator=generator)
+
+    def read(self, paths: Sequence[Path]) -> torch.Tensor:
+        from timm.data import create_transform
+
+        transform = create_transform(**self.preprocessing, is_training=False)
+        mode = "L" if self.preprocessing["input_size"][0] == 1 else "RGB"
+        return torch.stack([transform(read_image(path).convert(mode)) for path in paths])
+
+
+@dataclass
+class DetectronSource(Source):
+    """A model of Detectron2."""
+
+    cfg: Any = None
+
+    def example(self, batch: int = 1, seed: int = 0) -> list[dict]:
+        generator = torch.Generator().manual_seed(seed)
+        height, width = self.size
+        images = [torch.randint(0, 256, (3, height, width), generator=generator).float() for _ in range(batch)]
+        return [{"image": image, "height": height, "width": width} for image in images]
+
+    def read(self, paths: Sequence[Path]) -> list[dict]:
+        import numpy as np
+        from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
+        from detectron2.data.transforms import ResizeShortestEdge
+
+        side = self.cfg.INPUT.MIN_SIZE_TEST
+        resize = ResizeShortestEdge([side, side], self.cfg.INPUT.MAX_SIZE_TEST)
+        inputs = []
+        for path in paths:
+            image = convert_PIL_to_numpy(_apply_exif_orientation(read_image(path)), self.cfg.INPUT.FORMAT)
+            height, width = image.shape[:2]
+            image = resize.get_transform(image).apply_image(image)
+            tensor = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
+            inputs.append({"image": tensor, "height": height, "width": width})
+        return inputs
+
+
+def from_timm(
+    name: str, *, weights: str = "", size: tuple[int, int] | None = None, num_classes: int | None = None
+) -> Source:
+    """A timm network.
+
+    Args:
+        name: one of `timm.list_models()`.
+        weights: a file, "timm" for timm's own download, "pypi://efficientnet-lite0", or "" for random ones.
+        size: (height, width); by default as the network was trained.
+        num_classes: of its classifier; 0 for none.
+
+    Raises:
+        InputError: there is no such network, or the weights are not its own.
+    """
+    from timm.data import resolve_data_config
+
+    from .models.weights import create_timm
+
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if weights.startswith(NAMED_WEIGHTS) and not Path(weights).is_file():
+        model = create_timm(name, weights, **options)
+    else:
+        model = create_timm(name, **options)
+        if weights:
+            fill(model, read_weights(weights), weights)
+    preprocessing = resolve_data_config({}, model=model)
+    channels, *usual = preprocessing["input_size"]
+    size = tuple(size or usual)
+    preprocessing["input_size"] = (channels, *size)
+    return TimmSource(f"timm {name}", model.eval(), size, weights or None, preprocessing)
+
+
+def from_config(
+    path: str,
+    opts: Sequence[str] = (),
+    *,
+    weights: str = "",
+    size: tuple[int, int] | None = None,
+    name: str = "",
+) -> Source:
+    """A model of Detectron2 from a config file.
+
+    Args:
+        path: the config file, of Detectron2 or of a project that adds keys outside MODEL at most.
+        opts: KEY VALUE pairs that win over the file; MODEL.WEIGHTS among them is taken as `weights`.
+        weights: a file, or "" for random ones.
+        size: (height, width); by default SIRFP.INPUT_SIZE, or as the config's INPUT says.
+        name: what to call it.
+
+    Raises:
+        InputError: something in the config is wrong, or the weights are not the model's.
+    """
+    from detectron2.modeling import build_model
+    from detectron2.projects.deeplab import add_deeplab_config
+
+    from .config import load_config
+
+    def add_config(cfg) -> None:
+        add_deeplab_config(cfg)
+        for key in LENIENT:
+            cfg[key].set_new_allowed(True)
+
+    cfg = load_config(path, opts, add_config)
+    cfg.MODEL.DEVICE = "cpu"
+    try:
+        model = build_model(cfg)
+    except InputError:
+        raise
+    except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
+        raise InputError(f"the model cannot be built from {path}: {reason}") from None
+    keys = list(opts[::2])
+    if not weights and "MODEL.WEIGHTS" in keys:
+        weights = cfg.MODEL.WEIGHTS
+    if weights:
+        fill(model, read_weights(weights), weights)
+    return DetectronSource(name or path, model.eval(), size or _size(cfg, path), weights or None, cfg)
+
+
+def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
+    """A model of Detectron2's model zoo, by its config, e.g. "COCO-Detection/retinanet_R_50_FPN_1x.yaml".
+
+    Raises:
+        InputError: the zoo has no such config; see also `from_config`.
+    """
+    from detectron2 import model_zoo
+
+    folder = Path(model_zoo.__file__).parent / "configs"
+    known = {p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")}
+    wanted = config if config.endswith(".yaml") else f"{config}.yaml"
+    if wanted not in known:
+        tails = {Path(k).name: k for k in sorted(known, reverse=True)}
+        hint = f"; did you mean {tails[wanted]}?" if wanted in tails else near(wanted, known)
+        hint = hint or "; e.g. COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
+        raise InputError(f"Detectron2's model zoo has no config {config!r}{hint}")
+    return from_config(str(folder / wanted), opts, name=f"zoo {wanted}", **kwargs)
+
+
+def find_images(folder: str) -> list[Path]:
+    """The image files in a folder and below it, sorted.
+
+    Raises:
+        InputError: there is no such folder, or no image.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"there is no folder of images {folder}{near(root.name, _names(root.parent))}")
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    if not found:
+        raise InputError(f"{folder} holds no image, of {' '.join(IMAGE_SUFFIXES)}, nor do folders in it")
+    return found
+
+
+def read_image(path: Path):
+    """Decodes an image file with PIL.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = " ".join(str(error).replace(str(path), "the file").split())
+        raise InputError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None
+
+
+def _names(folder: Path) -> list[str]:
+    return [p.name for p in folder.iterdir()] if folder.is_dir() else []
+
+
+def _size(cfg, path: str) -> tuple[int, int]:
+    crop, side = cfg.INPUT.CROP, cfg.INPUT.MIN_SIZE_TEST
+    crops = crop.SIZE if crop.ENABLED and crop.TYPE == "absolute" else (0, 0)
+    for height, width in (cfg.SIRFP.INPUT_SIZE, crops, (side, side), cfg.INPUT.get("TRAIN_SIZE", (0, 0))):
+        if height and width:
+            return int(height), int(width)
+    raise InputError(f"{path} says no size of images: give --size HEIGHT WIDTH")
