@@ -1,0 +1,112 @@
+"""Comparing two detectors, whose final outputs hang on choices that rounding can turn.
+
+Which proposals are taken, which boxes survive thresholds and NMS: a difference of 1e-7 can flip one, and then
+all that follows is another list. So the second model is made to look at the boxes of the first (at its
+region proposals and in every pooler), and what both compute continuously is compared: the outputs of
+all layers whose width the plan leaves whole, i.e. every score, box shift, mask and map that leaves a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..calling import call, inference, tensors
+from ..plan import PruningPlan
+from ..verify import Difference
+
+POOLER = "ROIPooler"
+PROPOSALS = "ROIHeads"
+
+
+def is_detector(model: nn.Module, output: Any) -> bool:
+    """Whether a model of Detectron2 returns lists of detections."""
+    items = output if isinstance(output, list) else []
+    return any(isinstance(item, dict) and "instances" in item or "proposals" in item for item in items)
+
+
+def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan) -> Difference:
+    """Runs two detectors on the same inputs and the same boxes, and compares what both compute.
+
+    Args:
+        a: the dense model, or one that stands for it.
+        b: the pruned model.
+        inputs: `list[dict]`.
+        plan: says which layers have the same width in both.
+    """
+    cut = {name.rpartition(".")[0] for c in plan.cuts for name, dim in c.tensors if dim == 0}
+    watched = [n for n, m in a.named_modules() if n not in cut and isinstance(getattr(m, "weight", None), torch.Tensor)]
+    boxes: list[Any] = []
+    with inference(a), _replaying(a, boxes, record=True), _recording(a, watched) as first:
+        call(a, inputs)
+    with inference(b), _replaying(b, boxes, record=False), _recording(b, watched) as second:
+        call(b, inputs)
+    worst = Difference(0.0, "")
+    for path, tensor in first.items():
+        other = second.get(path)
+        if other is None or tensor.shape != other.shape:
+            return Difference(float("inf"), path, f"{path} is not computed alike in both")
+        if tensor.numel():
+            x, y = tensor.double(), other.double()
+            relative = float((x - y).abs().max() / x.abs().max().clamp_min(1e-12))
+            if not relative <= worst.relative:
+                worst = Difference(relative, path)
+    return worst
+
+
+@contextmanager
+def _recording(model: nn.Module, names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Collects what modules return, by name and number of the call."""
+    found: dict[str, torch.Tensor] = {}
+    calls: dict[str, int] = {}
+
+    def hook_for(name: str):
+        def hook(_, inputs, output):
+            calls[name] = calls.get(name, 0) + 1
+            for path, tensor in tensors(output, name):
+                if tensor.is_floating_point():
+                    found[f"{path} (call {calls[name]})" if calls[name] > 1 else path] = tensor
+
+        return hook
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(hook_for(name)) for name in names]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _replaying(model: nn.Module, boxes: list[Any], *, record: bool) -> Iterator[None]:
+    """Records the boxes that a detector looks at, or puts recorded ones in their places, in order of the calls."""
+    queue = iter(boxes)
+
+    def hook_for(position: int):
+        def hook(_, inputs):
+            if len(inputs) <= position:
+                return None
+            if record:
+                boxes.append(inputs[position])
+                return None
+            given = next(queue, inputs[position])
+            return (*inputs[:position], given, *inputs[position + 1 :])
+
+        return hook
+
+    handles = []
+    for module in model.modules():
+        kinds = {kind.__name__ for kind in type(module).__mro__}
+        if kinds & {POOLER, PROPOSALS}:
+            position = 1 if POOLER in kinds else 2
+            handles.append(module.register_forward_pre_hook(hook_for(position)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
