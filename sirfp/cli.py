@@ -1,0 +1,153 @@
+"""The command line, `sirfp`.
+
+Exit codes: 0 done; 2 the user's input is wrong, said in one line on standard error; 1 our fault, or a check
+that did not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from .commands.outcome import Outcome
+from .errors import InputError, near
+
+COMMANDS = {
+    "report": "FLOPs, parameters, latency and widths of a model, dense and pruned",
+    "prune": "prune a model in one shot, from a checkpoint",
+    "verify": "check that a pruned file equals the dense model with the removed channels zero",
+    "data": "make the embedded data set, or check your own",
+}
+"""What there is, each in `sirfp.commands` in the file of its name."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with the nearest of what it knows."""
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            known = re.findall(r"[\w-]+", choice[2])
+            message = f"there is no {choice[1]!r}; known are {', '.join(known)}{near(choice[1], known)}"
+        raise InputError(f"{message}; see {self.prog} --help")
+
+    def check_rest(self, words: Sequence[str]) -> list[str]:
+        """Returns words that are no flags; raises InputError at one that is."""
+        flags = [option for action in self._actions for option in action.option_strings]
+        for word in words:
+            if word.startswith("-") and not re.match(r"-[\d.]", word):
+                hint = near(word.partition("=")[0], flags)
+                raise InputError(f"there is no option {word}{hint or f'; see {self.prog} --help'}")
+        return list(words)
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the whole line, and those of the subcommands."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog="sirfp",
+        description="Structured pruning of Detectron2 and timm models.",
+        epilog="`sirfp COMMAND --help` has the options of each and an example.",
+        formatter_class=form,
+        allow_abbrev=False,
+    )
+    choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    parts = {}
+    for name, what in COMMANDS.items():
+        module = importlib.import_module(f".commands.{name}", __package__)
+        part = choices.add_parser(
+            name,
+            help=what,
+            usage=module.USAGE,
+            description=f"{what[0].upper()}{what[1:]}.",
+            epilog=module.EXAMPLE,
+            formatter_class=form,
+            allow_abbrev=False,
+        )
+        module.add(part)
+        if name != "data":  # its own subcommands have it
+            part.add_argument("--json", action="store_true", help="print one JSON object")
+        parts[name] = part
+    return parser, parts
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line.
+
+    Raises:
+        InputError: it makes no sense.
+    """
+    parser, parts = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    rest = parts[args.command].check_rest(rest)
+    if rest and not hasattr(args, "words"):
+        raise InputError(f"{rest[0]!r} is not understood; see sirfp {args.command} --help")
+    if rest:
+        args.words = [*args.words, *rest]
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    try:
+        args = parse(argv)
+        with _silence():
+            outcome = importlib.import_module(f".commands.{args.command}", __package__).run(args)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    try:
+        _show(outcome, args.json)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if outcome.failure:
+        print(f"error: {outcome.failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _show(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(outcome.data), flush=True)
+        return
+    from rich.console import Console
+
+    from .report import Table
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    for part in outcome.shown:
+        if isinstance(part, str):
+            console.print(part, markup=False, soft_wrap=True)
+        else:
+            console.print(part.rich(numbers="why" not in part.columns) if isinstance(part, Table) else part)
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps what libraries say off both streams."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Arguments that several subcommands share: the dense model, a pruned file, images."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..source import Source
+
+MODEL_USAGE = "(--timm NAME | --config-file PATH | --zoo CONFIG)"
+OPTS_USAGE = "[KEY VALUE ...]"
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+
+
+def at_least(least: int):
+    """A type for argparse: a whole number that is large enough."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
+        return int(text)
+
+    return read
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds what names the dense model."""
+    group = parser.add_argument_group("the dense model")
+    group.add_argument("--timm", metavar="NAME", help="a network of timm, e.g. resnet50")
+    group.add_argument("--config-file", metavar="PATH", help="a config of Detectron2, or of one of sirfp's projects")
+    group.add_argument("--zoo", metavar="CONFIG", help="a config of Detectron2's model zoo")
+    group.add_argument(
+        "--weights",
+        metavar="FILE",
+        default="",
+        help="the dense model's weights: .pth, .safetensors, Detectron2's .pkl; "
+        "'timm' for timm's own download; random by default",
+    )
+    group.add_argument(
+        "--size",
+        nargs=2,
+        type=at_least(1),
+        metavar=("H", "W"),
+        help="pixels of the image on which FLOPs are counted; by default the model's own",
+    )
+    group.add_argument("--num-classes", type=at_least(0), metavar="N", help="classes of a timm network")
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of what is random (default %(default)s)")
+
+
+def add_images(parser: argparse.ArgumentParser, why: str, count: int, batch: int) -> None:
+    """Adds a folder of images and how many of them to take."""
+    parser.add_argument("--images", metavar="FOLDER", help=why)
+    parser.add_argument(
+        "--batches",
+        type=at_least(1),
+        default=count,
+        metavar="N",
+        help="how many batches (default %(default)s)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=at_least(1),
+        default=batch,
+        metavar="N",
+        help="images in a batch (default %(default)s)",
+    )
+
+
+def split_words(words: list[str], *, file: bool) -> tuple[str, list[str]]:
+    """Tells the pruned file, which comes first where it is given, from KEY VALUE pairs.
+
+    Raises:
+        InputError: there is something else, or half a pair.
+    """
+    found, pairs = "", list(words)
+    if file and pairs and not _KEY.fullmatch(pairs[0]):
+        found = pairs.pop(0)
+    if pairs and not _KEY.fullmatch(pairs[0]):
+        raise InputError(f"{pairs[0]!r} is not understood; after the options come KEY VALUE pairs of the config")
+    if len(pairs) % 2:
+        raise InputError(f"options of the config are KEY VALUE pairs; {pairs[-1]!r} is left over")
+    return found, pairs
+
+
+def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
+    """Builds the dense model that arguments name; None where they name none.
+
+    Raises:
+        InputError: they name more than one, or it cannot be built.
+    """
+    given = [name for name in ("timm", "config_file", "zoo") if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise InputError(f"give one of --timm, --config-file and --zoo, not {len(given)}")
+    if opts and given in ([], ["timm"]):
+        raise InputError(f"{opts[0]!r}: KEY VALUE pairs are for --config-file and --zoo")
+    if not given:
+        return None
+    size = tuple(args.size) if args.size else None
+    from .. import source
+
+    if given == ["timm"]:
+        return source.from_timm(args.timm, weights=args.weights, size=size, num_classes=args.num_classes)
+    if args.num_classes is not None:
+        raise InputError(
+            "--num-classes is for --timm; write MODEL.ROI_HEADS.NUM_CLASSES N, MODEL.RETINANET.NUM_CLASSES N or "
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES N instead"
+        )
+    build = source.from_zoo if given == ["zoo"] else source.from_config
+    return build(getattr(args, given[0]), opts, weights=args.weights, size=size)
+
+
+def need_model(source: Source | None) -> Source:
+    """The dense model; raises InputError where none was named."""
+    if source is None:
+        raise InputError("name the dense model: --timm NAME, --config-file PATH or --zoo CONFIG")
+    return source

@@ -1,0 +1,123 @@
+"""`sirfp data`: makes the embedded scenes, and checks a user's own data."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import InputError
+from .arguments import at_least
+from .outcome import Outcome
+
+USAGE = "sirfp data {scenes,check} ..."
+EXAMPLE = """examples:
+  sirfp data scenes datasets/scenes
+  sirfp data check --images train --labels trainannot --classes sky road car
+  sirfp data check --images train --coco annotations/train.json"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Describes the arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{scenes,check}")
+    scenes = actions.add_parser(
+        "scenes",
+        help="make the embedded data set: digits on photographs, for segmentation, detection and classification",
+        description="Makes the embedded data set; needs no download. Finds it made the next time.",
+        epilog="example:\n  sirfp data scenes datasets/scenes --train 400 --val 100",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    scenes.add_argument("folder", nargs="?", help="where to; $SIRFP_DATASETS/scenes or datasets/scenes by default")
+    for name, value, least, what in (
+        ("train", 400, 1, "training scenes"),
+        ("val", 100, 1, "validation scenes"),
+        ("size", 128, 64, "side of a scene in pixels"),
+        ("seed", 0, 0, "of all random choices"),
+    ):
+        scenes.add_argument(
+            f"--{name}",
+            type=at_least(least),
+            default=value,
+            metavar="N",
+            help=f"{what} (default %(default)s)",
+        )
+    scenes.add_argument("--force", action="store_true", help="replace a scene set that is there")
+    check = actions.add_parser(
+        "check",
+        help="check a data set before training: images with label maps, or with a COCO file",
+        description="Finds what is wrong with a data set before training does.",
+        epilog=EXAMPLE.replace("  sirfp data scenes datasets/scenes\n", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    check.add_argument("--images", metavar="FOLDER", required=True, help="the images")
+    check.add_argument("--labels", metavar="FOLDER", help="segmentation: label maps of the same names")
+    check.add_argument("--classes", nargs="+", metavar="NAME", help="names of the classes; label value i is the i-th")
+    check.add_argument(
+        "--num-classes",
+        type=at_least(1),
+        metavar="N",
+        help="how many classes, where their names do not matter",
+    )
+    check.add_argument(
+        "--ignore",
+        type=int,
+        default=255,
+        metavar="VALUE",
+        help="label of pixels that do not count (default %(default)s)",
+    )
+    check.add_argument("--coco", metavar="FILE", help="detection: the annotations, in COCO's format")
+    for part in (scenes, check):
+        part.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Makes or checks."""
+    if args.action == "scenes":
+        return _scenes(args)
+    if bool(args.labels) == bool(args.coco):
+        raise InputError("give --labels FOLDER for segmentation, or --coco FILE for detection")
+    return _coco(args) if args.coco else _folders(args)
+
+
+def _scenes(args: argparse.Namespace) -> Outcome:
+    from sirfp.data import STUFF_CLASSES, make_scenes
+
+    try:
+        made = make_scenes(
+            args.folder, train=args.train, val=args.val, size=args.size, seed=args.seed, force=args.force
+        )
+    except OSError as error:
+        raise InputError(f"cannot write scenes to {args.folder or 'datasets'}: {error.strerror or error}") from None
+    data = {
+        "folder": str(made.root),
+        "train": made.train,
+        "val": made.val,
+        "size": made.size,
+        "seed": made.seed,
+    }
+    shown = [f"{made.root}: {made.train} training and {made.val} validation scenes of {made.size} x {made.size} pixels"]
+    return Outcome({**data, "classes": list(STUFF_CLASSES)}, shown)
+
+
+def _folders(args: argparse.Namespace) -> Outcome:
+    from sirfp.data import check_sem_seg_folder
+
+    if bool(args.classes) == bool(args.num_classes):
+        raise InputError("give the classes of the label maps: --classes NAME ..., or --num-classes N")
+    classes = args.classes or [str(i) for i in range(args.num_classes)]
+    pairs = check_sem_seg_folder(args.images, args.labels, classes, args.ignore)
+    sizes = sorted({(pair.height, pair.width) for pair in pairs})
+    span = " x ".join(map(str, sizes[0])) + (f" to {' x '.join(map(str, sizes[-1]))}" if len(sizes) > 1 else "")
+    data = {"images": len(pairs), "classes": len(classes), "sizes": [list(size) for size in sizes]}
+    return Outcome(
+        data, [f"{len(pairs)} images with label maps of {len(classes)} classes, {span} pixels: all is well."]
+    )
+
+
+def _coco(args: argparse.Namespace) -> Outcome:
+    from sirfp.data import check_coco
+
+    if args.classes:
+        raise InputError("--classes is for label maps; a COCO file names its own (--num-classes N checks how many)")
+    names = check_coco(args.coco, args.images, args.num_classes)
+    return Outcome({"classes": list(names)}, [f"{args.coco}: {len(names)} classes ({', '.join(names)}): all is well."])

@@ -1,0 +1,176 @@
+"""`sirfp prune`: one-shot pruning from a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, near
+from .arguments import (
+    MODEL_USAGE,
+    OPTS_USAGE,
+    add_images,
+    add_model,
+    at_least,
+    build_source,
+    need_model,
+    split_words,
+)
+from .outcome import Outcome, followed
+
+USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
+EXAMPLE = """example:
+  sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Describes the arguments."""
+    add_model(parser)
+    group = parser.add_argument_group("pruning")
+    group.add_argument("-o", "--output", metavar="FILE", required=True, help="the pruned file, *.safetensors")
+    group.add_argument(
+        "--keep-flops",
+        type=float,
+        default=0.5,
+        help="share of the FLOPs that stay, in (0, 1] (default %(default)s)",
+    )
+    group.add_argument(
+        "--criterion", default="sirfp", metavar="NAME", help="what a channel is worth (default %(default)s)"
+    )
+    group.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the criterion; repeatable"
+    )
+    group.add_argument(
+        "--round-to",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="widths are multiples of it (default %(default)s)",
+    )
+    group.add_argument(
+        "--min-keep",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="of its channels that each group keeps at least (default %(default)s)",
+    )
+    group.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a module, or a pattern of modules, that stays whole; repeatable",
+    )
+    group.add_argument(
+        "--no-bias-correction", action="store_true", help="do not make up for what removed channels emitted"
+    )
+    add_images(group, "images that criteria such as sirfp look at", count=16, batch=8)
+    parser.add_argument("--verbose", action="store_true", help="also list what cannot be cut, and why")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Prunes and writes the file."""
+    import sirfp
+    from sirfp import report
+    from sirfp.criteria import CRITERIA
+    from sirfp.prune import check_share
+
+    _, opts = split_words(args.words, file=False)
+    check_share("--keep-flops", args.keep_flops)
+    check_share("--min-keep", args.min_keep, zero=True)
+    check_writable(args.output)
+    if args.criterion not in CRITERIA:
+        known = ", ".join(sorted(CRITERIA))
+        raise InputError(f"there is no criterion {args.criterion!r}; known are {known}{near(args.criterion, CRITERIA)}")
+    criterion = CRITERIA[args.criterion]
+    options = read_options(criterion, args.option)
+    if criterion.needs == "gradients":
+        raise InputError(f"criterion {args.criterion!r} needs gradients, so a loss: use sirfp.prune(..., loss=...)")
+    if criterion.needs == "features" and not args.images:
+        raise InputError(
+            f"criterion {args.criterion!r} looks at images: give --images FOLDER, or --criterion magnitude"
+        )
+    source = need_model(build_source(args, opts))
+    source.check()
+    calibration = _calibration(args, source) if criterion.needs == "features" else None
+    plan = sirfp.prune(
+        source.model,
+        source.example(),
+        args.criterion,
+        args.keep_flops,
+        calibration,
+        bias_correction=not args.no_bias_correction,
+        ignore=args.ignore,
+        round_to=args.round_to,
+        seed=args.seed,
+        min_keep=args.min_keep,
+        **options,
+    )
+    sirfp.save(args.output, source.model, plan)
+    found = report.summary(plan)
+    data = {"file": args.output, "model": source.name, "size": list(source.size), "weights": source.weights}
+    shown: list[Any] = [report.comparison(found.rows()), report.widths(found.widths)]
+    if args.verbose and found.frozen:
+        shown.append(report.frozen(found.frozen))
+    if source.weights is None:
+        shown.append("The dense weights were random: give --weights FILE to prune a trained model.")
+    bytes_ = os.path.getsize(args.output)
+    shown.append(f"Wrote {args.output}, {report.size(bytes_)}.")
+    return Outcome({**data, "file_bytes": bytes_, **found.to_dict()}, shown)
+
+
+def check_writable(path: str) -> None:
+    """Raises InputError where a file cannot be made, before any work is done for it."""
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise InputError(f"cannot write {path}: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: the folder {parent} allows no writing")
+
+
+def read_options(criterion: type, given: Iterable[str]) -> dict[str, Any]:
+    """Reads KEY=VALUE options as the types that a criterion's constructor has for them.
+
+    Raises:
+        InputError: an option is not known, or not of its type.
+    """
+    parameters = inspect.signature(criterion.__init__).parameters
+    options = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--option takes KEY=VALUE, got {text!r}")
+        if key not in criterion.options():
+            takes = ", ".join(criterion.options()) or "none"
+            hint = near(key, criterion.options())
+            raise InputError(f"criterion {criterion.name!r} takes no option {key!r}; it takes {takes}{hint}")
+        options[key] = _convert(key, value, type(parameters[key].default))
+    return options
+
+
+def _convert(key: str, value: str, kind: type) -> Any:
+    truths = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if kind is bool:
+        if value.lower() not in truths:
+            raise InputError(f"option {key} is true or false, got {value!r}")
+        return truths[value.lower()]
+    if kind in (tuple, list):
+        return kind(part for part in value.split(",") if part)
+    try:
+        return kind(value) if kind in (int, float) else value
+    except ValueError:
+        raise InputError(f"option {key} is a number, got {value!r}") from None
+
+
+def _calibration(args: argparse.Namespace, source) -> Iterable[Any]:
+    batches = source.batches(args.images, args.batches, args.batch, args.seed)
+    return followed(batches, "looking at images", args.batches)

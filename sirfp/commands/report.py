@@ -1,0 +1,163 @@
+"""`sirfp report`: FLOPs, parameters, latency and widths, of a dense model and of its pruned file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from ..errors import InputError
+from .arguments import MODEL_USAGE, OPTS_USAGE, add_model, at_least, build_source, split_words
+from .outcome import Outcome
+
+USAGE = f"sirfp report [FILE] [{MODEL_USAGE[1:-1]}] [options] {OPTS_USAGE}"
+EXAMPLE = """examples:
+  sirfp report small.safetensors                              what the file says of itself
+  sirfp report small.safetensors --timm resnet18 --latency    pruned beside dense
+  sirfp report --zoo COCO-Detection/retinanet_R_50_FPN_1x     what can be pruned in a model, and what cannot"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Describes the arguments."""
+    add_model(parser)
+    group = parser.add_argument_group("latency")
+    group.add_argument("--latency", action="store_true", help="time dense and pruned calls in turns")
+    group.add_argument(
+        "--batch",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="images in a timed call (default %(default)s)",
+    )
+    group.add_argument(
+        "--repeats",
+        type=at_least(1),
+        default=11,
+        metavar="N",
+        help="timed calls of each (default %(default)s)",
+    )
+    group.add_argument(
+        "--warmup", type=at_least(0), default=2, metavar="N", help="calls before them (default %(default)s)"
+    )
+    group.add_argument(
+        "--threads", type=at_least(1), metavar="N", help="processor threads; by default PyTorch's choice"
+    )
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="without FILE: modules that would stay whole; repeatable",
+    )
+    parser.add_argument("--verbose", action="store_true", help="also list what cannot be cut, and why")
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Counts, and times if asked to."""
+    from sirfp.checkpoint import read
+
+    file, opts = split_words(args.words, file=True)
+    read_file = read(file) if file else None  # before a model is built for it
+    source = build_source(args, opts)
+    if source is None:
+        if not file:
+            raise InputError("name a pruned FILE, a dense model (--timm, --config-file or --zoo), or both")
+        if args.latency:
+            raise InputError("--latency needs the dense model: --timm NAME, --config-file PATH or --zoo CONFIG")
+        return _file(file, read_file[0], args.verbose)
+    source.check()
+    return _both(file, *read_file, source, args) if file else _dense(source, args)
+
+
+def _file(file: str, plan, verbose: bool) -> Outcome:
+    from sirfp import report
+
+    found = report.summary(plan)
+    bytes_ = os.path.getsize(file)
+    shown: list[Any] = [f"{file}, {report.size(bytes_)}, pruned by {found.criterion or 'an unnamed criterion'}"]
+    shown += [report.comparison(found.rows()), report.widths(found.widths)]
+    if verbose and found.frozen:
+        shown.append(report.frozen(found.frozen))
+    return Outcome({"file": file, "file_bytes": bytes_, **found.to_dict()}, shown)
+
+
+def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
+    from sirfp import report
+    from sirfp.channels import find_groups
+    from sirfp.checkpoint import restore
+
+    pruned = source.fresh()
+    restore(pruned, plan, state, file)
+    rows = []
+    models = {"dense": source.model, "pruned": pruned}
+    for name, model in models.items():
+        found = find_groups(model, source.example(), trial=False)
+        rows.append(report.Row(name, found.flops(), found.params()))
+    if args.latency:
+        rows = _timed(rows, models, source, args)
+    said = report.summary(plan)
+    bytes_ = os.path.getsize(file)
+    height, width = source.size
+    shown: list[Any] = [f"{file}, {report.size(bytes_)}; {source.name} on {height} x {width} pixels"]
+    shown += [report.comparison(rows), *_how(args), report.widths(said.widths)]
+    if args.verbose and said.frozen:
+        shown.append(report.frozen(said.frozen))
+    data = {
+        "file": file,
+        "file_bytes": bytes_,
+        **_about(source, args),
+        "networks": [row.to_dict() for row in rows],
+    }
+    words = said.to_dict()
+    return Outcome({**data, **{key: words[key] for key in ("criterion", "groups", "frozen")}}, shown)
+
+
+def _dense(source, args: argparse.Namespace) -> Outcome:
+    from sirfp import report
+    from sirfp.channels import find_groups
+
+    found = find_groups(source.model, source.example(), args.ignore)
+    rows = [report.Row("dense", found.flops(), found.params())]
+    if args.latency:
+        rows = _timed(rows, {"dense": source.model}, source, args)
+    height, width = source.size
+    groups = [{"name": g.name, "channels": g.size, "inexact": g.inexact} for g in found]
+    frozen = [{"name": f.name, "channels": f.channels, "reason": f.reason} for f in found.frozen]
+    table = report.Table(("group", "channels"), tuple((g.name, str(g.size)) for g in found))
+    why = report.Table(("frozen", "channels", "why"), tuple((f.name, str(f.channels), f.reason) for f in found.frozen))
+    channels = sum(g.size for g in found)
+    shown: list[Any] = [f"{source.name} on {height} x {width} pixels", report.comparison(rows), *_how(args)]
+    shown += [f"{channels} channels in {len(found)} groups can be pruned.", table]
+    if frozen:
+        shown += [f"What cannot be cut, and why ({len(frozen)}):", why]
+    return Outcome(
+        {**_about(source, args), "networks": [r.to_dict() for r in rows], "groups": groups, "frozen": frozen},
+        shown,
+    )
+
+
+def _timed(rows: list, models: dict, source, args: argparse.Namespace) -> list:
+    from dataclasses import replace
+
+    from sirfp.latency import measure
+
+    inputs = source.example(args.batch)
+    calls = {name: (model, inputs) for name, model in models.items()}
+    taken = measure(calls, warmup=args.warmup, repeats=args.repeats, threads=args.threads)
+    spread = {name: (t.low, t.high) for name, t in taken.items()}
+    return [replace(row, latency=taken[row.name].median, spread=spread[row.name]) for row in rows]
+
+
+def _about(source, args: argparse.Namespace) -> dict[str, Any]:
+    about: dict[str, Any] = {"model": source.name, "size": list(source.size)}
+    if args.latency:
+        about["latency"] = {key: getattr(args, key) for key in ("batch", "repeats", "warmup", "threads")}
+    return about
+
+
+def _how(args: argparse.Namespace) -> list[str]:
+    if not args.latency:
+        return []
+    threads = f", {args.threads} threads" if args.threads else ""
+    images = "1 image" if args.batch == 1 else f"{args.batch} images"
+    return [f"Latency: median and quartiles of {args.repeats} calls in turns, {images} each{threads}."]
