@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
 
 import torch
+from subjects import machine
 
 from sirfp import clique
 from sirfp.redundancy import edge_weights, similarity
@@ -94,12 +93,7 @@ def main() -> int:
         "greedy_4096_s": large,
         "within_bounds": ours < 0.2 and baseline / ours >= 100 and large < 1,
         "widths": rows,
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": args.threads,
-            "torch": torch.__version__,
-        },
+        "machine": machine(),
     }
     if args.json:
         print(json.dumps(result, indent=2))

@@ -1,0 +1,54 @@
+"""What the benchmarks measure on: networks of the paper, and the facts of the machine that their times depend on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.projects.deeplab import add_deeplab_config
+from torch import nn
+
+from sirfp.config import load_config
+
+SEGMENTATION = Path(__file__).resolve().parents[1] / "projects" / "segmentation" / "configs"
+
+
+def deeplab_v3_r50() -> nn.Module:
+    """DeepLabV3 on a ResNet-50, output stride 8, 19 classes, batch norm; random weights, on the CPU."""
+    config = SEGMENTATION / "cityscapes" / "deeplab_v3_R_50_os8_mg124_poly_40k_bs8.yaml"
+    options = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.NORM", "BN", "MODEL.SEM_SEG_HEAD.NORM", "BN"]
+    cfg = load_config(config, options, _segmentation_keys)
+    torch.manual_seed(0)
+    return build_model(cfg)
+
+
+def _segmentation_keys(cfg) -> None:
+    add_deeplab_config(cfg)
+    cfg.INPUT.TRAIN_SIZE = [512, 1024]
+    cfg.INPUT.COLOR_JITTER = 0.0
+
+
+def images(count: int, height: int, width: int, labels: int = 0) -> list[dict[str, Any]]:
+    """Random images as Detectron2 takes them, with label maps of so many classes if any."""
+    batch = []
+    for _ in range(count):
+        item = {"image": torch.randint(0, 256, (3, height, width)).float(), "height": height, "width": width}
+        if labels:
+            item["sem_seg"] = torch.randint(0, labels, (height, width))
+        batch.append(item)
+    return batch
+
+
+def machine() -> dict[str, Any]:
+    """Facts that times depend on."""
+    return {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
