@@ -149,8 +149,12 @@ def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torc
     stored = {n for n in shapes if n not in full or names[id_of(full[n])] == n}
     for problem, odd in (("lacks", stored - set(state)), ("has no", set(state) - set(shapes))):
         if odd:
-            of = f"{source} {problem}" if problem == "lacks" else f"{source} is for another model: this one {problem}"
-            raise InputError(f"{of} {min(odd)!r} ({len(odd)} such)")
+            of = (
+                f"{source} is for another model or not whole: it"
+                if problem == "lacks"
+                else f"{source} is for another model: this one"
+            )
+            raise InputError(f"{of} {problem} {min(odd)!r} ({len(odd)} such)")
     for name, tensor in state.items():
         if list(tensor.shape) != shapes[name]:
             raise InputError(f"{source}: {name!r} is {tuple(tensor.shape)}, the plan leaves {tuple(shapes[name])}")
