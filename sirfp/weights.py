@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,7 +96,7 @@ def _read_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) and "Unsupported" in str(error):
+        if re.search(r"Unsupported (global|class)", str(error)):
             raise InputError(
                 f"{path} holds Python objects beside tensors, which would run code; save the model's state_dict() alone"
             ) from None

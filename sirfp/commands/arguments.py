@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -104,7 +106,8 @@ def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
     from .. import source
 
     if given == ["timm"]:
-        return source.from_timm(args.timm, weights=args.weights, size=size, num_classes=args.num_classes)
+        with in_flags(MODEL__TIMM__WEIGHTS="--weights", MODEL__TIMM__NAME="--timm"):
+            return source.from_timm(args.timm, weights=args.weights, size=size, num_classes=args.num_classes)
     if args.num_classes is not None:
         raise InputError(
             "--num-classes is for --timm; write MODEL.ROI_HEADS.NUM_CLASSES N, MODEL.RETINANET.NUM_CLASSES N or "
@@ -112,6 +115,18 @@ def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
         )
     build = source.from_zoo if given == ["zoo"] else source.from_config
     return build(getattr(args, given[0]), opts, weights=args.weights, size=size)
+
+
+@contextmanager
+def in_flags(**flags: str) -> Iterator[None]:
+    """Has errors that name a config key name the flag that stands for it here; `__` in a name is a dot."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        for key, flag in flags.items():
+            text = text.replace(key.replace("__", "."), flag)
+        raise InputError(text) from None
 
 
 def need_model(source: Source | None) -> Source:

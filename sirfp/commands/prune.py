@@ -17,6 +17,7 @@ from .arguments import (
     add_model,
     at_least,
     build_source,
+    in_flags,
     need_model,
     split_words,
 )
@@ -97,19 +98,20 @@ def run(args: argparse.Namespace) -> Outcome:
     source = need_model(build_source(args, opts))
     source.check()
     calibration = _calibration(args, source) if criterion.needs == "features" else None
-    plan = sirfp.prune(
-        source.model,
-        source.example(),
-        args.criterion,
-        args.keep_flops,
-        calibration,
-        bias_correction=not args.no_bias_correction,
-        ignore=args.ignore,
-        round_to=args.round_to,
-        seed=args.seed,
-        min_keep=args.min_keep,
-        **options,
-    )
+    with in_flags(MIN_KEEP="--min-keep", IGNORE="--ignore"):
+        plan = sirfp.prune(
+            source.model,
+            source.example(),
+            args.criterion,
+            args.keep_flops,
+            calibration,
+            bias_correction=not args.no_bias_correction,
+            ignore=args.ignore,
+            round_to=args.round_to,
+            seed=args.seed,
+            min_keep=args.min_keep,
+            **options,
+        )
     sirfp.save(args.output, source.model, plan)
     found = report.summary(plan)
     data = {"file": args.output, "model": source.name, "size": list(source.size), "weights": source.weights}

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ..errors import InputError
-from .arguments import MODEL_USAGE, OPTS_USAGE, add_model, at_least, build_source, split_words
+from .arguments import MODEL_USAGE, OPTS_USAGE, add_model, at_least, build_source, in_flags, split_words
 from .outcome import Outcome
 
 USAGE = f"sirfp report [FILE] [{MODEL_USAGE[1:-1]}] [options] {OPTS_USAGE}"
@@ -116,7 +116,8 @@ def _dense(source, args: argparse.Namespace) -> Outcome:
     from sirfp import report
     from sirfp.channels import find_groups
 
-    found = find_groups(source.model, source.example(), args.ignore)
+    with in_flags(IGNORE="--ignore"):
+        found = find_groups(source.model, source.example(), args.ignore)
     rows = [report.Row("dense", found.flops(), found.params())]
     if args.latency:
         rows = _timed(rows, {"dense": source.model}, source, args)
