@@ -1,0 +1,71 @@
+"""Figures are whole PNG files of a readable size, and names on them are told apart."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from sirfp import plots
+from sirfp.errors import InputError
+from sirfp.plan import PruningPlan
+
+
+def plan(groups: int) -> PruningPlan:
+    names = [f"backbone.bottom_up.res{i // 10}.{i % 10}.conv1" for i in range(groups)]
+    return PruningPlan(
+        kept={name: tuple(range(1 + i % 8)) for i, name in enumerate(names)},
+        channels=dict.fromkeys(names, 8),
+        places={name: (f"{name}.weight", 0) for name in names},
+        flops=(100, 40),
+        params=(10, 5),
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 70])
+def test_kept_channels(groups, tmp_path):
+    plots.kept_channels(plan(groups), tmp_path / "kept.png")
+    image = cv2.imread(str(tmp_path / "kept.png"))
+    assert [p.name for p in tmp_path.iterdir()] == ["kept.png"]
+    assert image.shape[0] >= 24 * groups and image.shape[1] > 1000
+    assert (image[:3] == 255).all(), "the background is light"
+
+
+def test_a_plan_without_groups_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no group"):
+        plots.kept_channels(plan(0), tmp_path / "kept.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_predictions(tmp_path):
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (48, 64, 3)).astype(np.float32) for _ in range(3)]
+    truths = [random.choice([0, 1, 2, 255], (48, 64)) for _ in range(3)]
+    predicted = {"dense": truths, "pruned": [truth % 3 for truth in truths]}
+    plots.predictions(images, truths, predicted, ["a", "b", "c"], tmp_path / "scenes.png")
+    height, width = cv2.imread(str(tmp_path / "scenes.png")).shape[:2]
+    assert 0.5 < height / width < 0.8  # 3 rows of 4 pictures, 3 by 4
+    with pytest.raises(ValueError, match="3 images, but 2 of 'dense'"):
+        plots.predictions(images, truths, {"dense": truths[:2]}, ["a"], tmp_path / "no.png")
+
+
+def test_paint_shows_what_is_ignored_white():
+    palette = plots.colours(2)
+    painted = plots.paint(np.array([[0, 1, 255, 7, -1]]), palette)
+    np.testing.assert_array_equal(painted[0], [palette[0], palette[1], [1, 1, 1], [1, 1, 1], [1, 1, 1]])
+
+
+@pytest.mark.parametrize("count", [1, 11, 19, 150])
+def test_colours_differ(count):
+    found = plots.colours(count)
+    assert found.shape == (count, 3) and found.min() >= 0 and found.max() <= 1
+    assert len(np.unique(found.round(4), axis=0)) == count
+
+
+def test_short_names_stay_distinct():
+    names = ["model.a." + "x" * 60 + f".{i}.conv" for i in range(3)] + ["model.b.conv"]
+    short = plots.shorten(names, 30)
+    assert max(map(len, short)) <= 30 and len(set(short)) == 4
+    assert short[3] == "b.conv"
+    ambiguous = [f"a.{'x' * 30}{i}{'y' * 30}" for i in range(2)]
+    assert plots.shorten(ambiguous, 20) == [name.removeprefix("a.") for name in ambiguous]
