@@ -1,6 +1,6 @@
 """What SIRFP's choices are worth: one pruning from the same dense network, a short fine-tuning, for each of them.
 
-    python benchmarks/choices.py --config-file CONFIG --weights dense.safetensors [--output output/choices] [KEY VALUE ...]
+    python benchmarks/choices.py --config-file CONFIG --weights dense.safetensors [--output FOLDER] [KEY VALUE ...]
 
 Every row is a run of projects/segmentation/train_net.py from the same weights, with the same seed and schedule: some
 iterations of statistics, one cut, some of fine-tuning. Rows that are done are skipped, so it can be cut off. Prints a

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine.hooks import BestCheckpointer
 from safetensors import SafetensorError
 from torch import nn
 
@@ -124,3 +125,20 @@ class Checkpointer(DetectionCheckpointer):
                         "use the config it was made with"
                     )
         return incompatible
+
+
+class BestCheckpoint(BestCheckpointer):
+    """Keeps the best network as `model_best.pth`, and remembers how good it was when a run is resumed."""
+
+    def __init__(self, period: int, checkpointer: Checkpointer, metric: str):
+        super().__init__(period, checkpointer, metric, file_prefix=BEST)
+
+    def forget(self) -> None:
+        """What was best counts no longer, as the network is another one now."""
+        self.best_metric = self.best_iter = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metric": self.best_metric, "iter": self.best_iter}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_metric, self.best_iter = state["metric"], state["iter"]

@@ -131,6 +131,13 @@ def validate(cfg: CfgNode) -> None:
                 raise InputError(f"SIRFP.{key} must be at least {least}, got {ours[key]}")
     if ours.HOOKS or ours.KEEP_FLOPS < 1:
         _check_criterion(ours.CRITERION)
+    if ours.KEEP_FLOPS < 1 and "PruneSteps" not in ours.HOOKS:
+        raise InputError(
+            f"SIRFP.KEEP_FLOPS {ours.KEEP_FLOPS} asks for pruning, but SIRFP.HOOKS lacks PruneSteps; "
+            "the usual hooks are ['Accumulate', 'Report', 'PruneSteps', 'Recover']"
+        )
+    if {"Report", "PruneSteps"} <= set(ours.HOOKS) and ours.HOOKS.index("Report") > ours.HOOKS.index("PruneSteps"):
+        raise InputError("SIRFP.HOOKS: Report must stand before PruneSteps, since it looks at the dense network")
     for key in ("MAX_ITER", "IMS_PER_BATCH"):
         if cfg.SOLVER[key] < 1:
             raise InputError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")

@@ -34,7 +34,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from .checkpointer import BEST, Checkpointer
+from .checkpointer import BestCheckpoint, Checkpointer
 from .config import load_config, register_data, validate
 from .errors import InputError, near
 from .lr_schedule import PhasedPolyLR
@@ -162,23 +162,6 @@ class Trainer(DefaultTrainer):
         """Runs training; returns the results of the last evaluation, if there was one."""
         super().train()
         return getattr(self, "_last_eval_results", None)
-
-
-class BestCheckpoint(hooks.BestCheckpointer):
-    """Keeps the best network as `model_best.pth`, and remembers how good it was when a run is resumed."""
-
-    def __init__(self, period: int, checkpointer: Checkpointer, metric: str):
-        super().__init__(period, checkpointer, metric, file_prefix=BEST)
-
-    def forget(self) -> None:
-        """What was best counts no longer, as the network is another one now."""
-        self.best_metric = self.best_iter = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"metric": self.best_metric, "iter": self.best_iter}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best_metric, self.best_iter = state["metric"], state["iter"]
 
 
 def build_hook(name: str, cfg: CfgNode) -> HookBase:

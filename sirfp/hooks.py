@@ -22,6 +22,7 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from . import checkpoint
+from .checkpointer import BestCheckpoint
 from .criteria import CRITERIA
 from .schedule import Schedule
 from .session import PruningSession
@@ -114,6 +115,9 @@ class PruneSteps(HookBase):
         plan = pruning.prune(target)
         self.trainer.checkpointer.plan = plan
         self.trainer.rewrap()
+        for hook in self.trainer._hooks:
+            if isinstance(hook, BestCheckpoint):  # the best network so far was another one
+                hook.forget()
         seconds = time.perf_counter() - start
         kept = plan.flops[1] / plan.flops[0]
         logger.info(

@@ -51,6 +51,12 @@ def test_an_unknown_criterion_lists_the_known():
     assert "known are" in wrong("SIRFP.CRITERION", "sirpf", "SIRFP.KEEP_FLOPS", "0.5")
 
 
+def test_pruning_without_its_hook_is_said():
+    assert "lacks PruneSteps" in wrong("SIRFP.KEEP_FLOPS", "0.5")
+    late = wrong("SIRFP.KEEP_FLOPS", "0.5", "SIRFP.HOOKS", "['PruneSteps', 'Report']")
+    assert "Report must stand before" in late
+
+
 def test_an_option_without_a_value():
     assert "'SOLVER.MAX_ITER'" in wrong("SOLVER.MAX_ITER")
 
