@@ -38,8 +38,13 @@ def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPla
         inputs: `list[dict]`.
         plan: says which layers have the same width in both.
     """
-    cut = {name.rpartition(".")[0] for c in plan.cuts for name, dim in c.tensors if dim == 0}
-    watched = [n for n, m in a.named_modules() if n not in cut and isinstance(getattr(m, "weight", None), torch.Tensor)]
+    cut = {place for c in plan.cuts for place in c.tensors}
+    watched = [
+        name
+        for name, module in a.named_modules()
+        if isinstance(getattr(module, "weight", None), torch.Tensor)
+        and (f"{name}.weight", 1 if getattr(module, "transposed", False) else 0) not in cut
+    ]
     boxes: list[Any] = []
     with inference(a), _replaying(a, boxes, record=True), _recording(a, watched) as first:
         call(a, inputs)
