@@ -50,7 +50,7 @@ def kept_channels(plan: PruningPlan, path: str | os.PathLike[str]) -> None:
     criterion = f"{plan.criterion}: " if plan.criterion else ""
     title = f"{criterion}{flops:.1%} of the FLOPs and {params:.1%} of the parameters kept"
     axes.set_title(title, loc="left", fontsize=10, color=INK, pad=8)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False, borderaxespad=0.2)
+    figure.legend(loc="outside lower right", ncols=2, fontsize=8, frameon=False)
     _write(figure, path)
 
 
@@ -133,10 +133,20 @@ def shorten(names: Sequence[str], longest: int = LABEL) -> list[str]:
     while len(names) > 1 and all(len(p) > common + 1 and p[common] == parts[0][common] for p in parts):
         common += 1
     tails = [".".join(p[common:]) for p in parts]
-    short = [
-        t if len(t) <= longest else f"{t[: longest // 3]}…{t[len(t) - (longest - longest // 3 - 1) :]}" for t in tails
-    ]
+    short = [_elide(tail, longest) for tail in tails]
     return [s if short.count(s) == 1 else t for s, t in zip(short, tails, strict=True)]
+
+
+def _elide(name: str, longest: int) -> str:
+    """Leaves out parts after the first, or letters where the last part alone is too long."""
+    if len(name) <= longest:
+        return name
+    first, *rest = name.split(".")
+    for start in range(1, len(rest)):
+        shorter = f"{first}…{'.'.join(rest[start:])}"
+        if len(shorter) <= longest:
+            return shorter
+    return f"{name[: longest // 3]}…{name[len(name) - (longest - longest // 3 - 1) :]}"
 
 
 def _figure(width: float, height: float, shape: tuple[int, int] | None = None):
