@@ -48,6 +48,8 @@ def files(tmp_path_factory) -> Path:
             torch.nn.init.normal_(module.bias)
     torch.save(model.state_dict(), root / "dense.pth")
     torch.save({"model": {f"module.{k}": v for k, v in model.state_dict().items()}}, root / "training.pth")
+    arrays = {k: v.numpy() for k, v in model.state_dict().items()}
+    (root / "dense.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "test"}))
     torch.save(timm.create_model("test_vit", num_classes=7).state_dict(), root / "other.pth")
     torch.save(timm.create_model("test_resnet", num_classes=9).state_dict(), root / "classes.pth")
     torch.save({"model": model}, root / "objects.pth")
@@ -113,7 +115,7 @@ def test_tables_for_people(files, capsys):
     assert "can be pruned" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("weights", ["dense.pth", "training.pth"])
+@pytest.mark.parametrize("weights", ["dense.pth", "training.pth", "dense.pkl"])
 def test_same_weights_and_seed_give_the_same_plan(files, tmp_path, capsys, weights):
     out = tmp_path / "out.safetensors"
     run(capsys, "prune", *NETWORK, "--weights", files / weights, "--criterion", "magnitude", "-o", out)

@@ -159,6 +159,6 @@ def _about(source, args: argparse.Namespace) -> dict[str, Any]:
 def _how(args: argparse.Namespace) -> list[str]:
     if not args.latency:
         return []
-    threads = f", {args.threads} threads" if args.threads else ""
+    threads = f", {args.threads} thread{'s' * (args.threads > 1)}" if args.threads else ""
     images = "1 image" if args.batch == 1 else f"{args.batch} images"
     return [f"Latency: median and quartiles of {args.repeats} calls in turns, {images} each{threads}."]
