@@ -17,10 +17,11 @@ class Observer:
         model: the model.
         criterion: what is shown features and told when an iteration ends.
         period: look at every `period`-th iteration only, which costs so much less.
+        training: look in training mode only, so that an evaluation between two steps leaves no trace.
     """
 
-    def __init__(self, model: nn.Module, criterion: Criterion, period: int = 1):
-        self.model, self.criterion, self.period = model, criterion, period
+    def __init__(self, model: nn.Module, criterion: Criterion, period: int = 1, training: bool = False):
+        self.model, self.criterion, self.period, self.training = model, criterion, period, training
         self.iteration = 0
         self._handles: list = []
 
@@ -35,7 +36,7 @@ class Observer:
 
     def _see(self, feature: Feature):
         def see(x: torch.Tensor) -> None:
-            if self.looking:
+            if self.looking and (self.model.training or not self.training):
                 x = x.detach()
                 self.criterion.observe(feature, x if feature.dim == 1 else x.movedim(feature.dim, 1))
 

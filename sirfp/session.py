@@ -69,7 +69,7 @@ class PruningSession:
         """Attaches the criterion to the model, with the statistics of a resumed run if there are any."""
         if self.observer is None:
             scorer = build_criterion(self.criterion, self.model, self.find().groups, seed=self.seed, **self.options)
-            self.observer = Observer(self.model, scorer, self.period)
+            self.observer = Observer(self.model, scorer, self.period, training=True)
             if self._statistics:
                 scorer.load_state_dict(self._statistics["criterion"])
                 self.observer.iteration = self._statistics["iteration"]

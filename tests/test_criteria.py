@@ -156,6 +156,17 @@ def test_a_period_looks_at_every_such_iteration():
     assert criterion.averages["norm"].steps == 3  # detached
 
 
+def test_an_evaluation_between_steps_leaves_no_trace():
+    model = OneLayer([[1.0, 0, 0], [0, 1.0, 0]])
+    found = find_groups(model.eval(), torch.randn(INPUT))
+    criterion = build_criterion("sirfp", model, found.groups)
+    with Observer(model, criterion, training=True) as observer:
+        model.train()(torch.randn(INPUT))
+        model.eval()(torch.full(INPUT, float("nan")))
+        observer.step()
+    assert torch.isfinite(criterion.matrix(found["layer"])).all() and criterion.averages["norm"].skipped == 0
+
+
 def test_features_are_seen_before_the_activation():
     import timm
     from detectron2.layers import Conv2d
