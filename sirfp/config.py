@@ -164,6 +164,20 @@ def between(value: float, name: str, low: float, high: float, ends: str) -> None
         raise InputError(f"{name} must lie in {ends[0]}{low}, {high}{ends[1]}, got {value}")
 
 
+def input_size(cfg: CfgNode) -> tuple[int, int]:
+    """Height and width of the image that FLOPs are counted and latency is measured on: SIRFP.INPUT_SIZE, else INPUT's.
+
+    Raises:
+        InputError: the config says no size.
+    """
+    crop, side = cfg.INPUT.CROP, cfg.INPUT.MIN_SIZE_TEST
+    crops = crop.SIZE if crop.ENABLED and crop.TYPE == "absolute" else (0, 0)
+    for height, width in (cfg.SIRFP.INPUT_SIZE, crops, (side, side), cfg.INPUT.get("TRAIN_SIZE", (0, 0))):
+        if height and width:
+            return int(height), int(width)
+    raise InputError("the config says no size of images: set SIRFP.INPUT_SIZE, or give --size HEIGHT WIDTH")
+
+
 def register_data(cfg: CfgNode) -> None:
     """Registers sirfp's data sets and the config's own folder, and checks the names of all that are used.
 

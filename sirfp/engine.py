@@ -35,7 +35,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from .checkpointer import BestCheckpoint, Checkpointer
-from .config import load_config, register_data, validate
+from .config import input_size, load_config, register_data, validate
 from .errors import InputError, near
 from .lr_schedule import PhasedPolyLR
 from .precision import MixedPrecisionTrainer, autocast_dtype, lay_out
@@ -150,13 +150,10 @@ class Trainer(DefaultTrainer):
 
     def example_inputs(self) -> Any:
         """What the model is called with, as FLOPs are counted and latency is measured on: one random image."""
-        height, width = self.cfg.SIRFP.INPUT_SIZE
-        if not height or not width:
-            crop, side = self.cfg.INPUT.CROP, self.cfg.INPUT.MIN_SIZE_TEST
-            height, width = crop.SIZE if crop.ENABLED and crop.TYPE == "absolute" else (side, side)
+        height, width = input_size(self.cfg)
         generator = torch.Generator().manual_seed(0)
-        image = torch.randint(0, 256, (3, int(height), int(width)), generator=generator).float()
-        return [{"image": image, "height": int(height), "width": int(width)}]
+        image = torch.randint(0, 256, (3, height, width), generator=generator).float()
+        return [{"image": image, "height": height, "width": width}]
 
     def train(self) -> dict[str, Any] | None:
         """Runs training; returns the results of the last evaluation, if there was one."""

@@ -191,7 +191,7 @@ def from_config(
     from detectron2.modeling import build_model
     from detectron2.projects.deeplab import add_deeplab_config
 
-    from .config import load_config
+    from .config import input_size, load_config
 
     def add_config(cfg) -> None:
         add_deeplab_config(cfg)
@@ -212,7 +212,7 @@ def from_config(
         weights = cfg.MODEL.WEIGHTS
     if weights:
         fill(model, read_weights(weights), weights)
-    return DetectronSource(name or path, model.eval(), size or _size(cfg, path), weights or None, cfg)
+    return DetectronSource(name or path, model.eval(), size or input_size(cfg), weights or None, cfg)
 
 
 def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
@@ -268,12 +268,3 @@ def read_image(path: Path):
 
 def _names(folder: Path) -> list[str]:
     return [p.name for p in folder.iterdir()] if folder.is_dir() else []
-
-
-def _size(cfg, path: str) -> tuple[int, int]:
-    crop, side = cfg.INPUT.CROP, cfg.INPUT.MIN_SIZE_TEST
-    crops = crop.SIZE if crop.ENABLED and crop.TYPE == "absolute" else (0, 0)
-    for height, width in (cfg.SIRFP.INPUT_SIZE, crops, (side, side), cfg.INPUT.get("TRAIN_SIZE", (0, 0))):
-        if height and width:
-            return int(height), int(width)
-    raise InputError(f"{path} says no size of images: give --size HEIGHT WIDTH")

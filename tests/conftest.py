@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # networks this small only wait for each other's threads
 
 
 @pytest.fixture(scope="session")

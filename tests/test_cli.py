@@ -25,15 +25,6 @@ SEGMENTOR = ["--config-file", str(CONFIGS / "scenes/deeplab_v3_plus_r18.yaml"), 
 SMALL = "MODEL.TIMM.NAME test_resnet MODEL.SEM_SEG_HEAD.ASPP_CHANNELS 16 MODEL.SEM_SEG_HEAD.CONVS_DIM 16".split()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Such small networks are faster so, the more where other tests run beside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     """A folder of good and bad files of every kind."""

@@ -68,14 +68,6 @@ class TaskTrainer(engine.Trainer):
         return IMAGE
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def config(folder, *opts):
     keys = {
         "OUTPUT_DIR": str(folder), "MODEL.DEVICE": "cpu", "SOLVER.MAX_ITER": 20, "SOLVER.BASE_LR": 0.05,

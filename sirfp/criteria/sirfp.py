@@ -66,6 +66,8 @@ class SIRFP(Criterion):
             raise InputError(f"coupled must be graph or union, got {coupled!r}")
         if not 0 <= ema < 1:
             raise InputError(f"ema must lie in [0, 1), got {ema}")
+        if isinstance(edge_prefixes, str):
+            edge_prefixes = (edge_prefixes,)
         self.edge_weight, self.edge_prefixes = edge_weight, tuple(edge_prefixes)
         self.coupled, self.self_similarity = coupled, self_similarity
         self.averages = {

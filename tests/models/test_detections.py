@@ -30,15 +30,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Such small networks are faster so, the more where other tests run beside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("config", KINDS)
 def test_pruned_detector_equals_masked(config):
     torch.manual_seed(0)

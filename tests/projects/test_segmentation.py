@@ -32,15 +32,6 @@ def project():
         sys.path.remove(str(PROJECT))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Six images of two halves and a stripe, of several sizes; value 9 is ignored."""
