@@ -66,7 +66,7 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = self.build_checkpointer(cfg, model, trainer=weakref.proxy(self))
         self._trainer = MixedPrecisionTrainer(
-            self.distribute(model), data_loader, optimizer, precision, self.after_backward
+            self.distribute(model), data_loader, optimizer, precision, self.after_backward, self.losses
         )
         self.checkpointer.optimizer = optimizer
         self.start_iter = 0
@@ -140,8 +140,12 @@ class Trainer(DefaultTrainer):
     def draw(self, models: Mapping[str, nn.Module], path: str) -> None:
         """Draws what several models predict for a few images, where a task has a way to; here nothing."""
 
+    def losses(self, model: nn.Module, data: Any) -> dict[str, torch.Tensor]:
+        """Losses of a model on a training batch; Detectron2's models return them."""
+        return model(data)
+
     def batches(self) -> Iterator[Any]:
-        """The training batches that come next."""
+        """What the model is called with in the training steps that come next."""
         return iter(self._trainer._data_loader_iter)
 
     def autocast(self) -> torch.autocast:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
@@ -44,6 +45,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
         optimizer: of the model's parameters.
         precision: the type of autocast; None for float32.
         after_backward: called when gradients are ready.
+        losses: of the model on a batch; by default the model returns them.
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class MixedPrecisionTrainer(SimpleTrainer):
         optimizer: torch.optim.Optimizer,
         precision: torch.dtype | None,
         after_backward: Callable[[], None],
+        losses: Callable[[nn.Module, Any], Any] = lambda model, data: model(data),
     ):
         super().__init__(model, data_loader, optimizer)
         self.device = next(model.parameters()).device
         self.precision = precision
-        self.after_backward = after_backward
+        self.after_backward, self.losses = after_backward, losses
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
 
     def autocast(self) -> torch.autocast:
@@ -71,7 +74,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         with self.autocast():
-            losses = self.model(data)
+            losses = self.losses(self.model, data)
             if isinstance(losses, torch.Tensor):
                 losses = {"total_loss": losses}
             total = sum(losses.values())

@@ -31,6 +31,11 @@ class PruningSession:
         options: the criterion's own options.
         period: look at every `period`-th iteration only.
         ignore, partitions, min_keep, round_to, bias_correction, seed: as in `sirfp.prune`.
+
+    Attributes:
+        plan: of all prunings so far.
+        steps: how many they were.
+        followers: models of the same structure that are cut along, e.g. an average of the weights.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class PruningSession:
         self.min_keep, self.round_to, self.bias_correction, self.seed = min_keep, round_to, bias_correction, seed
         self.plan: PruningPlan | None = None
         self.steps = 0
+        self.followers: list[nn.Module] = []
         self.observer: Observer | None = None
         self.found: ChannelGroups | None = None
         self._statistics: dict[str, Any] | None = None
@@ -103,6 +109,9 @@ class PruningSession:
         plan = cut(
             self.model, found, keep, self.criterion, bias_correction=self.bias_correction, optimizer=self.optimizer
         )
+        for other in self.followers:
+            same = find_again(other, self.example_inputs, self.ignore, found)
+            cut(other, same, keep, self.criterion, bias_correction=self.bias_correction)
         self.plan = self.plan.then(plan) if self.plan else plan
         self.steps += 1
         self.observer = self.found = None
