@@ -18,7 +18,7 @@ _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\
 
 
 def add_sirfp_config(cfg: CfgNode) -> None:
-    """Adds `SIRFP`, `MODEL.TIMM`, `DATASETS.FOLDER` and a few keys of the solver and the test."""
+    """Adds `SIRFP`, `MODEL.TIMM`, `DATASETS.{FOLDER,IMAGES}` and a few keys of the solver and the test."""
     _add_pruning(cfg)
 
     cfg.MODEL.TIMM = CN()
@@ -40,6 +40,15 @@ def add_sirfp_config(cfg: CfgNode) -> None:
     cfg.DATASETS.FOLDER.TRAIN_LABELS = ""
     cfg.DATASETS.FOLDER.TEST_IMAGES = ""
     cfg.DATASETS.FOLDER.TEST_LABELS = ""
+
+    # Labelled images of one's own for classification: the data sets "<NAME>_train" and "<NAME>_test"
+    cfg.DATASETS.IMAGES = CN()
+    cfg.DATASETS.IMAGES.NAME = "images"
+    cfg.DATASETS.IMAGES.TRAIN = ""  # a folder with one folder a class, a tar file of one, or what READER reads
+    cfg.DATASETS.IMAGES.TEST = ""
+    cfg.DATASETS.IMAGES.READER = ""  # of timm's, e.g. "wds/" for WebDataset's shards
+    cfg.DATASETS.IMAGES.SPLITS = ["train", "validation"]  # their names, for readers with several in one root
+    cfg.DATASETS.IMAGES.CLASS_MAP = ""  # a file of class names, one a line, where the set does not say them
 
     # LR_SCHEDULER_NAME "WarmupPolyLR", as in Detectron2's DeepLab
     cfg.SOLVER.POLY_LR_POWER = 0.9
@@ -186,7 +195,7 @@ def register_data(cfg: CfgNode) -> None:
     """
     from detectron2.data import DatasetCatalog
 
-    from .data.registration import register_all, register_sem_seg_folder
+    from .data.registration import register_all, register_images, register_sem_seg_folder
 
     register_all()
     own = cfg.DATASETS.FOLDER
@@ -201,6 +210,11 @@ def register_data(cfg: CfgNode) -> None:
                 f"data set {name!r}: set DATASETS.FOLDER.CLASSES, DATASETS.FOLDER.{split.upper()}_IMAGES and "
                 f"DATASETS.FOLDER.{split.upper()}_LABELS"
             )
+    labelled = cfg.DATASETS.IMAGES
+    for split, part in zip(("train", "test"), labelled.SPLITS, strict=False):
+        if labelled[split.upper()]:
+            root = labelled[split.upper()]
+            register_images(f"{labelled.NAME}_{split}", root, labelled.READER, part, labelled.CLASS_MAP)
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             if name not in DatasetCatalog:

@@ -13,6 +13,7 @@ from typing import Any
 from sirfp.data.coco import check_coco
 from sirfp.data.composition import CLASSES, SPLITS
 from sirfp.data.folders import Pair, check_classes, check_sem_seg_folder
+from sirfp.data.images import open_images
 from sirfp.data.location import datasets_root
 from sirfp.data.scenes import STUFF_CLASSES, load_scenes
 from sirfp.errors import InputError
@@ -41,7 +42,8 @@ Records = list[dict[str, Any]]
 def register_all(root: str | os.PathLike[str] | None = None) -> None:
     """Registers every set that has a default place under `root`, whether it is there or not.
 
-    camvid_sem_seg_{train,val,test}, scenes_sem_seg_{train,val}, scenes_det_{train,val}, bccd_det_{train,val}.
+    camvid_sem_seg_{train,val,test}, scenes_sem_seg_{train,val}, scenes_det_{train,val}, scenes_digits_{train,val},
+    bccd_det_{train,val}, cifar10_{train,val}, imagenet_{train,val}.
 
     Args:
         root: folder of all data sets; `datasets_root()` by default.
@@ -52,6 +54,8 @@ def register_all(root: str | os.PathLike[str] | None = None) -> None:
     for split in SPLITS:
         place = folder / "bccd"
         register_coco(f"bccd_det_{split}", place / "annotations" / f"{split}.json", place / split)
+        for name in ("cifar10", "imagenet"):
+            register_images(f"{name}_{split}", folder / name / split)
 
 
 def register_camvid(root: str | os.PathLike[str], prefix: str = "camvid_sem_seg") -> None:
@@ -62,7 +66,7 @@ def register_camvid(root: str | os.PathLike[str], prefix: str = "camvid_sem_seg"
 
 
 def register_scenes(root: str | os.PathLike[str], prefix: str = "scenes") -> None:
-    """Registers `<prefix>_sem_seg_{train,val}` and `<prefix>_det_{train,val}`, two views of one scene set.
+    """Registers `<prefix>_sem_seg_{train,val}`, `<prefix>_det_...` and `<prefix>_digits_...`, views of one scene set.
 
     Its masks are run-length encoded: instance segmentation needs Detectron2's `INPUT.MASK_FORMAT: bitmask`.
     """
@@ -73,6 +77,7 @@ def register_scenes(root: str | os.PathLike[str], prefix: str = "scenes") -> Non
         ready = cache(lambda: load_scenes(folder))
         _register_sem_seg(f"{prefix}_sem_seg_{split}", images, labels, STUFF_CLASSES, IGNORE, ready)
         _register_coco(f"{prefix}_det_{split}", annotations, images, CLASSES, ready)
+        _register_images(f"{prefix}_digits_{split}", folder / "classification" / split, ready=ready)
 
 
 def register_sem_seg_folder(
@@ -97,6 +102,34 @@ def register_coco(name: str, annotations: str | os.PathLike[str], images: str | 
         InputError: `name` stands for something else.
     """
     _register_coco(name, Path(annotations), Path(images))
+
+
+def register_images(
+    name: str, root: str | os.PathLike[str], reader: str = "", split: str = "", class_map: str = ""
+) -> None:
+    """Registers a set of labelled images for classification, see `images.open_images`.
+
+    Raises:
+        InputError: `name` stands for something else.
+    """
+    _register_images(name, Path(root), reader, split, class_map)
+
+
+def _register_images(
+    name: str,
+    root: Path,
+    reader: str = "",
+    split: str = "",
+    class_map: str = "",
+    ready: Callable[[], object] = lambda: None,
+) -> None:
+    source = {"root": str(root), "reader": reader, "split": split, "class_map": class_map}
+
+    def load():
+        ready()
+        return open_images(**source)
+
+    _register(name, load, {"evaluator_type": "classification", "images": source})
 
 
 def _register_sem_seg(

@@ -1,0 +1,67 @@
+"""Images of classes for classification, through timm's readers: a folder, tar files, WebDataset and others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sirfp.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+
+def open_images(
+    root: str | os.PathLike[str],
+    reader: str = "",
+    *,
+    split: str = "",
+    class_map: str = "",
+    training: bool = False,
+    batch_size: int = 1,
+    seed: int = 0,
+) -> Dataset:
+    """Opens labelled images.
+
+    Args:
+        root: what the reader reads: for "" a folder with one folder a class, a tar file of such a folder, or a
+            folder of one tar file a class.
+        reader: "" or another of timm's, e.g. "wds/" for WebDataset's shards.
+        split: of a reader that has several in one root.
+        class_map: a file of class names, one a line, for sets that do not name their classes themselves.
+        training: whether a reader that streams shuffles.
+        batch_size: of a reader that streams.
+        seed: of a reader that streams.
+
+    Raises:
+        InputError: there is nothing to read, or a package that reads it is missing.
+    """
+    from timm.data import create_dataset
+
+    root = Path(root)
+    if not (root.exists() or reader):
+        raise InputError(f"{root}: no such folder or tar file; expected one folder of images for each class")
+    tars = not reader and root.is_dir() and any(root.glob("*.tar"))
+    options = {"class_map": class_map or None, "is_training": training, "batch_size": batch_size, "seed": seed}
+    try:
+        if tars:
+            from timm.data import ImageDataset
+            from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+
+            return ImageDataset(str(root), reader=ReaderImageInTar(str(root), class_map=class_map))
+        return create_dataset(reader, str(root), split, search_split=False, **options)
+    except (ImportError, NameError) as error:
+        package = {"wds": "webdataset", "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets"}
+        needed = package.get(reader.partition("/")[0], reader)
+        raise InputError(f"reader {reader!r} needs a package; run: pip install {needed} ({error})") from error
+    except (RuntimeError, AssertionError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{root}: no labelled images can be read there ({reason})") from error
+
+
+def number_of_classes(images: Dataset) -> int | None:
+    """How many classes a set has, where its reader knows."""
+    known = getattr(getattr(images, "reader", None), "class_to_idx", None)
+    known = known or getattr(getattr(images, "reader", None), "class_name_to_idx", None)
+    return len(known) if known else None
