@@ -75,6 +75,7 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.EDGE_WEIGHT = 0.0  # lambda: weight of the Sobel edge term in backbone layers
     cfg.SIRFP.COUPLED = "graph"  # layers that share channels: one "graph" of all, or "union" of each one's choice
     cfg.SIRFP.SELF_SIMILARITY = False  # the redundancy sum has the term i = j (the paper's reference code)
+    cfg.SIRFP.PER_POSITION = False  # redundancies times positions, so that resolution does not decide what goes
     cfg.SIRFP.NORMALIZE = "l1"  # of each feature map: "l1" (the paper) or "l2"
     cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted
     cfg.SIRFP.ROUND_TO = 1  # channel counts that stay are multiples of it

@@ -63,6 +63,7 @@ def criterion_options(cfg) -> dict[str, Any]:
         "coupled": node.COUPLED,
         "self_similarity": node.SELF_SIMILARITY,
         "normalize": node.NORMALIZE,
+        "per_position": node.PER_POSITION,
         "stride": node.ACCUMULATE_STRIDE,
     }
     return {key: value for key, value in given.items() if key in CRITERIA[node.CRITERION].options()}

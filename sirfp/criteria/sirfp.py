@@ -40,6 +40,8 @@ class SIRFP(Criterion):
         self_similarity: whether the redundancy sum has the term i = j (the reference's code has, the paper has
             not).
         normalize: "l1" (the paper) or "l2" (cosine) normalisation of each map.
+        per_position: multiply a layer's redundancies by the positions of its maps. L1-normalised maps of P positions
+            have inner products of about 1 / P, so that without it (the paper) layers of low resolution lose more.
         stride: look at every stride-th row and column of a map, others at each iteration, for 1 / stride^2 of the cost.
         pooled: look at globally pooled features instead of maps (an ablation).
     """
@@ -58,6 +60,7 @@ class SIRFP(Criterion):
         coupled: str = "graph",
         self_similarity: bool = False,
         normalize: str = "l1",
+        per_position: bool = False,
         stride: int = 1,
         pooled: bool = False,
     ):
@@ -69,7 +72,7 @@ class SIRFP(Criterion):
         if isinstance(edge_prefixes, str):
             edge_prefixes = (edge_prefixes,)
         self.edge_weight, self.edge_prefixes = edge_weight, tuple(edge_prefixes)
-        self.coupled, self.self_similarity = coupled, self_similarity
+        self.coupled, self.self_similarity, self.per_position = coupled, self_similarity, per_position
         self.averages = {
             f.module: RedundancyAverage(
                 ema=ema, edges=edge_weight != 0, normalize=normalize, pooled=pooled, stride=stride
@@ -121,7 +124,8 @@ class SIRFP(Criterion):
         return result
 
     def _members(self, group: Group) -> list[torch.Tensor]:
-        return [_block(self._average(f).matrix().cpu(), f) for f in group.features if self._average(f).steps]
+        seen = [f for f in group.features if self._average(f).steps]
+        return [_block(self._average(f).matrix().cpu() * (f.positions if self.per_position else 1), f) for f in seen]
 
     def _edge(self, group: Group) -> torch.Tensor:
         edges = [self._average(f).edge().cpu()[torch.as_tensor(f.index)].mean(1) for f in group.features]
