@@ -55,7 +55,7 @@ def test_registering_reads_nothing_and_may_be_repeated(tmp_path, clean):
         *(f"camvid_sem_seg_{split}" for split in ("train", "val", "test")),
         *(
             f"{kind}_{split}"
-            for kind in ("scenes_sem_seg", "scenes_det", "bccd_det")
+            for kind in ("scenes_sem_seg", "scenes_det", "scenes_digits", "bccd_det", "cifar10", "imagenet")
             for split in ("train", "val")
         ),
     }

@@ -1,0 +1,22 @@
+"""What classification with timm needs beside sirfp: data, losses, evaluation, averaged weights, config keys."""
+
+from .averaging import AverageWeights
+from .config import add_classification_config, check_config
+from .evaluation import AccuracyEvaluator, OnImages
+from .loaders import test_loader, train_loader
+from .losses import Objective
+from .network import build_network, build_optimizer, image_size
+
+__all__ = [
+    "AccuracyEvaluator",
+    "AverageWeights",
+    "Objective",
+    "OnImages",
+    "add_classification_config",
+    "build_network",
+    "build_optimizer",
+    "check_config",
+    "image_size",
+    "test_loader",
+    "train_loader",
+]

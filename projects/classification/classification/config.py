@@ -1,0 +1,80 @@
+"""The config keys of classification; the network is `MODEL.TIMM`, labelled images of your own `DATASETS.IMAGES`."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from sirfp.config import between
+from sirfp.data.images import number_of_classes
+from sirfp.errors import InputError
+
+CN = CfgNode
+LOSSES = ("cross_entropy", "bce")
+
+
+def add_classification_config(cfg: CfgNode) -> None:
+    """Adds keys of the classifier, its input, augmentation, optimizer and distillation."""
+    cfg.MODEL.CLASSIFIER = CN()
+    cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
+    cfg.MODEL.CLASSIFIER.DROP = 0.0  # share of features that dropout empties before the classifier
+    cfg.MODEL.CLASSIFIER.DROP_PATH = 0.0  # stochastic depth
+    cfg.MODEL.CLASSIFIER.LOSS = "cross_entropy"  # or "bce": a binary one for each class
+    cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.0
+
+    # The dense network as teacher: after the first pruning, or from the start where WEIGHTS names its file. By
+    # default it is the network just before the first pruning, which the hook Report has written.
+    cfg.MODEL.TEACHER = CN()
+    cfg.MODEL.TEACHER.WEIGHT = 0.0  # its share of the loss; 0: no teacher
+    cfg.MODEL.TEACHER.WEIGHTS = ""
+    cfg.MODEL.TEACHER.TEMPERATURE = 1.0
+
+    # What is empty or 0 here is the network's own, as timm knows it
+    cfg.INPUT.SIZE = 0  # side of the square that training crops are resized to
+    cfg.INPUT.TEST_SIZE = 0  # side of the square that the network is tested on; 0: as SIZE
+    cfg.INPUT.CROP_PCT = 0.0  # share of a test image's shorter side that is cropped
+    cfg.INPUT.INTERPOLATION = ""
+    cfg.INPUT.MEAN = []
+    cfg.INPUT.STD = []
+
+    cfg.INPUT.AUGMENT = CN()
+    cfg.INPUT.AUGMENT.SCALE = [0.08, 1.0]  # area of a random crop
+    cfg.INPUT.AUGMENT.RATIO = [0.75, 1.3333]  # its aspect
+    cfg.INPUT.AUGMENT.FLIP = 0.5  # chance of a horizontal flip
+    cfg.INPUT.AUGMENT.COLOR_JITTER = 0.0
+    cfg.INPUT.AUGMENT.POLICY = ""  # of timm, e.g. "rand-m9-mstd0.5-inc1" for RandAugment
+    cfg.INPUT.AUGMENT.ERASE = 0.0  # chance of random erasing
+    cfg.INPUT.AUGMENT.MIXUP = 0.0  # alpha
+    cfg.INPUT.AUGMENT.CUTMIX = 0.0  # alpha
+    cfg.INPUT.AUGMENT.MIX_OFF_ITER = 0  # mixup and cutmix end after so many iterations; 0: never
+
+    cfg.SOLVER.OPTIMIZER = "sgd"  # a name of `timm.optim.list_optimizers()`
+    cfg.SOLVER.OPTIMIZER_OPTIONS = []  # its own, as [name, value, ...]
+    cfg.SOLVER.LAYER_DECAY = 0.0  # rates fall by this factor from layer to layer towards the input; 0: all alike
+    cfg.SOLVER.DECAY_NORMS = False  # weight decay on biases and norms too
+    cfg.SOLVER.AVERAGE_DECAY = 0.9998  # of the hook AverageWeights
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Checks what can be checked before the network is built.
+
+    Raises:
+        InputError: a value makes no sense, or the number of classes is not the data's.
+    """
+    node, teacher, augment = cfg.MODEL.CLASSIFIER, cfg.MODEL.TEACHER, cfg.INPUT.AUGMENT
+    if node.LOSS not in LOSSES:
+        raise InputError(f"MODEL.CLASSIFIER.LOSS must be one of {', '.join(LOSSES)}, got {node.LOSS!r}")
+    between(node.LABEL_SMOOTHING, "MODEL.CLASSIFIER.LABEL_SMOOTHING", 0, 1, "[)")
+    between(teacher.WEIGHT, "MODEL.TEACHER.WEIGHT", 0, 1, "[]")
+    between(cfg.SOLVER.AVERAGE_DECAY, "SOLVER.AVERAGE_DECAY", 0, 1, "[)")
+    if teacher.WEIGHT and not teacher.WEIGHTS and "Report" not in cfg.SIRFP.HOOKS:
+        raise InputError("MODEL.TEACHER.WEIGHT: name the teacher's MODEL.TEACHER.WEIGHTS, or use the hook Report")
+    if (augment.MIXUP or augment.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH % 2:
+        raise InputError(f"mixup and cutmix need an even SOLVER.IMS_PER_BATCH, got {cfg.SOLVER.IMS_PER_BATCH}")
+    for name in cfg.DATASETS.TEST:
+        classes = number_of_classes(DatasetCatalog.get(name))
+        if classes and classes != node.NUM_CLASSES and not cfg.DATASETS.IMAGES.CLASS_MAP:
+            raise InputError(
+                f"MODEL.CLASSIFIER.NUM_CLASSES is {node.NUM_CLASSES}, data set {name!r} has {classes} classes; "
+                f"set it to {classes}"
+            )

@@ -1,0 +1,79 @@
+"""The timm network that a config describes, its preprocessing and its optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from detectron2.config import CfgNode
+from timm.data import resolve_data_config
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from sirfp.errors import InputError
+from sirfp.models.weights import create_timm
+
+
+def build_network(cfg: CfgNode, weights: bool = True) -> nn.Module:
+    """Builds the plain timm network, so that its checkpoints and pruned files fit `timm.create_model`.
+
+    Args:
+        cfg: the whole config.
+        weights: whether to fill it from MODEL.TIMM.WEIGHTS.
+    """
+    node = cfg.MODEL.CLASSIFIER
+    options: dict[str, Any] = {"num_classes": node.NUM_CLASSES}
+    options |= {"drop_rate": node.DROP} if node.DROP else {}
+    options |= {"drop_path_rate": node.DROP_PATH} if node.DROP_PATH else {}
+    network = create_timm(cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS if weights else "", **options)
+    return network.to(torch.device(cfg.MODEL.DEVICE))
+
+
+def build_optimizer(cfg: CfgNode, network: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimizer of a name; no weight decay on norms and biases unless asked for.
+
+    Raises:
+        InputError: there is no such optimizer, or it does not take an option.
+    """
+    node = cfg.SOLVER
+    options = dict(zip(node.OPTIMIZER_OPTIONS[::2], node.OPTIMIZER_OPTIONS[1::2], strict=False))
+    try:
+        optimizer = create_optimizer_v2(
+            network,
+            opt=node.OPTIMIZER,
+            lr=node.BASE_LR,
+            weight_decay=node.WEIGHT_DECAY,
+            momentum=node.MOMENTUM,
+            filter_bias_and_bn=not node.DECAY_NORMS,
+            layer_decay=node.LAYER_DECAY or None,
+            **options,
+        )
+    except (AssertionError, ValueError, TypeError) as error:
+        raise InputError(
+            f"SOLVER.OPTIMIZER {node.OPTIMIZER!r} cannot be built: {error}; see `timm.optim.list_optimizers()`"
+        ) from error
+    for group in optimizer.param_groups:  # PyTorch's schedules multiply a group's own rate
+        group["lr"] = node.BASE_LR * group.get("lr_scale", 1.0)
+    return optimizer
+
+
+def preprocessing(cfg: CfgNode) -> dict[str, Any]:
+    """Size (C, H, W), interpolation, mean, std and crop of test images: the config's, else the network's own."""
+    node = cfg.INPUT
+    given = {
+        "img_size": node.TEST_SIZE or node.SIZE or None,
+        "crop_pct": node.CROP_PCT or None,
+        "interpolation": node.INTERPOLATION or None,
+        "mean": list(node.MEAN) or None,
+        "std": list(node.STD) or None,
+    }
+    own = timm.get_pretrained_cfg(cfg.MODEL.TIMM.NAME)
+    return resolve_data_config(given, pretrained_cfg=own.to_dict() if own else {})
+
+
+def image_size(cfg: CfgNode) -> tuple[int, int]:
+    """Height and width of the image that FLOPs are counted on: SIRFP.INPUT_SIZE, else that of test images."""
+    if all(cfg.SIRFP.INPUT_SIZE):
+        return tuple(cfg.SIRFP.INPUT_SIZE)
+    return tuple(preprocessing(cfg)["input_size"][1:])

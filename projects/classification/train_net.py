@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Trains, prunes and evaluates timm's classification networks.
+
+    python projects/classification/train_net.py --config-file projects/classification/configs/.../....yaml
+
+See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from classification import (
+    AccuracyEvaluator,
+    Objective,
+    OnImages,
+    add_classification_config,
+    build_network,
+    build_optimizer,
+    check_config,
+    image_size,
+    test_loader,
+    train_loader,
+)
+from detectron2.config import CfgNode
+
+from sirfp.engine import Trainer, run
+
+
+class ClassificationTrainer(Trainer):
+    """A trainer of a plain timm network, with timm's data, losses and optimizers."""
+
+    def __init__(self, cfg: CfgNode):
+        self.objective = Objective(cfg)
+        super().__init__(cfg)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """The network, once the config is known to make sense."""
+        check_config(cfg)
+        return build_network(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """One of timm's."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """Augmented batches."""
+        return train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """Batches in order."""
+        return test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> AccuracyEvaluator:
+        """Top-1, top-5 and loss."""
+        return AccuracyEvaluator(dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict:
+        """Evaluates a network on DATASETS.TEST."""
+        return super().test(cfg, OnImages(model), evaluators)
+
+    def losses(self, model: torch.nn.Module, data: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The losses of a batch of images and labels."""
+        return self.objective(model, *data, pruned=self.checkpointer.plan is not None)
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        """The images that come next."""
+        return (images for images, _ in super().batches())
+
+    def example_inputs(self) -> torch.Tensor:
+        """One random image."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(1, 3, *image_size(self.cfg), generator=generator).to(self.cfg.MODEL.DEVICE)
+
+
+if __name__ == "__main__":
+    run(ClassificationTrainer, add_classification_config)

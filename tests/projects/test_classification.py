@@ -1,0 +1,188 @@
+"""The classification project: its configs build, a folder trains, prunes and goes on, its files fit plain timm."""
+
+import importlib.util
+import json
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+import sirfp
+from sirfp import engine
+from sirfp.config import load_config, register_data, validate
+from sirfp.schedule import Schedule
+
+PROJECT = Path(__file__).resolve().parents[2] / "projects" / "classification"
+CONFIGS = sorted(PROJECT.glob("configs/*/*.yaml"))
+CLASSES = ["blue", "green", "red"]
+
+
+@pytest.fixture(scope="module")
+def project():
+    sys.path.insert(0, str(PROJECT))
+    try:
+        spec = importlib.util.spec_from_file_location("classification_train_net", PROJECT / "train_net.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(PROJECT))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight images a class, of one colour and noise."""
+    root, random = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (root / "all" / name).mkdir(parents=True)
+        for i in range(8):
+            image = random.integers(0, 120, (36, 40, 3), np.uint8)
+            image[..., 2 - label] += 120
+            Image.fromarray(image).save(root / "all" / name / f"{i}.png")
+    with tarfile.open(root / "all.tar", "w") as tar:
+        tar.add(root / "all", "all")
+    return root
+
+
+@pytest.fixture
+def options(folder, tmp_path):
+    """The command line for that folder: the generic config and a tiny network."""
+    name = f"own-{tmp_path.name}"
+    yield [
+        "--num-gpus", "0", "--config-file", str(PROJECT / "configs/folder/efficientnet_lite0.yaml"),
+        "DATASETS.IMAGES.NAME", name, "DATASETS.TRAIN", f"('{name}_train',)", "DATASETS.TEST", f"('{name}_test',)",
+        "DATASETS.IMAGES.TRAIN", str(folder / "all"), "DATASETS.IMAGES.TEST", str(folder / "all"),
+        "MODEL.TIMM.NAME", "mobilenetv3_small_050", "MODEL.TIMM.WEIGHTS", "", "MODEL.CLASSIFIER.NUM_CLASSES", "3",
+        "INPUT.SIZE", "32", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0",
+        "TEST.EVAL_PERIOD", "1", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "out"),
+    ]  # fmt: skip
+    for split in ("train", "test"):
+        if f"{name}_{split}" in DatasetCatalog:
+            DatasetCatalog.remove(f"{name}_{split}")
+
+
+PRUNING = [
+    "SIRFP.KEEP_FLOPS", "0.6", "SIRFP.STEPS", "2", "SIRFP.ACCUMULATE_ITERS", "2", "SIRFP.RECOVER_ITERS", "1",
+    "SIRFP.ACCUMULATE_PERIOD", "1", "SOLVER.MAX_ITER", "5", "TEST.EVAL_PERIOD", "2",
+    "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover', 'AverageWeights']",
+    "SIRFP.RECOVER_NORM_ITERS", "1", "MODEL.TEACHER.WEIGHT", "0.5", "INPUT.AUGMENT.MIXUP", "0.2",
+]  # fmt: skip
+
+
+def configured(project, options):
+    cfg = load_config(options[3], options[4:], project.add_classification_config)
+    cfg.MODEL.DEVICE = "cpu"
+    register_data(cfg)
+    return cfg
+
+
+def run(project, options, *more):
+    return engine.run(project.ClassificationTrainer, project.add_classification_config, [*options, *more])
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_a_config_builds_its_network_and_schedule(project, file):
+    cfg = load_config(file, ["MODEL.TIMM.WEIGHTS", "", "MODEL.DEVICE", "meta"], project.add_classification_config)
+    validate(cfg)
+    Schedule.from_config(cfg)
+    with torch.device("meta"):
+        network = project.build_network(cfg)
+    assert network.num_classes == cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    project.build_optimizer(cfg, network)
+    assert f"output/{file.parent.name}_{file.stem}" == cfg.OUTPUT_DIR, "no two configs write to one place"
+
+
+def test_a_folder_trains_evaluates_and_goes_on(project, options, tmp_path):
+    run(project, options)
+    out = tmp_path / "out"
+    for name in ("model_final.pth", "model_best.pth", "metrics.json", "log.txt", "config.yaml"):
+        assert (out / name).is_file(), name
+    run(project, [*options[:4], "--eval-only", *options[4:]], "MODEL.WEIGHTS", str(out / "model_final.pth"))
+    assert "top-1" in (out / "log.txt").read_text()
+    run(project, [*options[:4], "--resume", *options[4:]], "SOLVER.MAX_ITER", "3")
+    assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 2
+
+
+def test_a_pruned_network_is_plain_timm_and_holds_the_average(project, options, tmp_path):
+    run(project, options, *PRUNING)
+    out = tmp_path / "out"
+    rows = json.loads((out / "pruning.json").read_text())
+    assert list(rows) == ["dense", "pruned", "fine-tuned"]
+    network = timm.create_model("mobilenetv3_small_050", num_classes=3)
+    plan = sirfp.load(out / "pruned.safetensors", network)
+    assert 0.55 < plan.flops[1] / plan.flops[0] <= 0.6
+    assert network.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+    checkpoint = torch.load(out / "model_final.pth", weights_only=True)
+    state = network.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in checkpoint["model"].items())
+    hook = checkpoint["hooks"]["AverageWeights"] if "hooks" in checkpoint else checkpoint["trainer"]["hooks"]
+    hook = hook.get("AverageWeights", hook)
+    assert hook["swapped"] and all(value.shape == state[name].shape for name, value in hook["average"].items())
+
+
+def test_a_run_that_was_cut_off_between_two_prunings_goes_on(project, options, tmp_path):
+    stopped = [*PRUNING, "SOLVER.CHECKPOINT_PERIOD", "2"]
+    run(project, options, *stopped)
+    out = tmp_path / "out"
+    final = (out / "plan.json").read_text()
+    (out / "last_checkpoint").write_text("model_0000001.pth")
+    (out / "plan.json").unlink()
+    run(project, [*options[:4], "--resume", *options[4:]], *stopped)
+    plan = sirfp.PruningPlan.from_json((out / "plan.json").read_text())
+    assert plan.flops[0] == sirfp.PruningPlan.from_json(final).flops[0]
+
+
+def test_a_tar_file_holds_the_same_images_as_its_folder(project, options, folder):
+    cfg = configured(project, options)
+    images, labels = next(iter(project.test_loader(cfg, cfg.DATASETS.TEST[0])))
+    name = f"{cfg.DATASETS.IMAGES.NAME}_tar"
+    from sirfp.data.registration import register_images
+
+    register_images(name, folder / "all.tar")
+    same, also = next(iter(project.test_loader(cfg, name)))
+    assert torch.equal(images, same) and torch.equal(labels, also)
+    DatasetCatalog.remove(name)
+
+
+def test_mixed_labels_are_shares_and_training_batches_never_end(project, options):
+    cfg = configured(project, [*options, "INPUT.AUGMENT.CUTMIX", "1.0", "INPUT.AUGMENT.MIX_OFF_ITER", "6"])
+    batches = iter(project.train_loader(cfg))
+    drawn = [next(batches) for _ in range(8)]
+    assert all(images.shape == (4, 3, 32, 32) for images, _ in drawn)
+    assert all(labels.shape == (4, 3) and torch.allclose(labels.sum(1), torch.ones(4)) for _, labels in drawn[:6])
+
+
+def test_accuracy_is_counted_over_all_batches(project):
+    evaluator = project.AccuracyEvaluator("some")
+    labels, sure = torch.arange(10) % 7, torch.eye(7)
+    for part in (slice(0, 4), slice(4, 10)):
+        evaluator.process((None, labels[part]), 9 * sure[(labels[part] + (part.start == 4)) % 7])
+    found = evaluator.evaluate()["classification"]
+    assert found["top1"] == 40.0 and found["top5"] >= 40.0 and found["loss"] > 4
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["MODEL.CLASSIFIER.NUM_CLASSES", "5"], "NUM_CLASSES is 5"),
+        (["MODEL.TIMM.NAME", "resnet1"], "timm has no network 'resnet1'"),
+        (["MODEL.CLASSIFIER.LOSS", "mse"], "MODEL.CLASSIFIER.LOSS must be one of"),
+        (["SOLVER.OPTIMIZER", "sdg"], "SOLVER.OPTIMIZER 'sdg'"),
+        (["SOLVER.IMS_PER_BATCH", "64"], "the training set has 24 images"),
+        (["SOLVER.IMS_PER_BATCH", "3", "INPUT.AUGMENT.MIXUP", "1.0"], "even SOLVER.IMS_PER_BATCH"),
+        (["MODEL.TEACHER.WEIGHT", "0.5"], "MODEL.TEACHER.WEIGHTS"),
+        (["DATASETS.IMAGES.TEST", "nowhere", "DATASETS.IMAGES.NAME", "gone"], "there is no data set"),
+        (["DATASETS.IMAGES.READER", "wds/", "DATASETS.IMAGES.TEST", "nowhere"], "there"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_exit_code_2(project, options, change, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(project, options, *change)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and line.startswith("error: ") and says in line
