@@ -13,7 +13,8 @@ from .rules import rule
     "dropout", "_prelu_kernel", "bernoulli", "bernoulli_", "masked_fill", "masked_fill_", "where", "fill_",
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "zero_", "uniform_",
     "normal_", "copy_", "nan_to_num", "isfinite", "clamp", "clamp_", "pow", "add", "sub", "mul", "div",
-    "rsub", "maximum", "minimum", "softplus", "mish", "celu",
+    "rsub", "maximum", "minimum", "softplus", "mish", "mish_", "celu", "hardswish", "hardswish_", "gelu_", "threshold_",
+    "floor_divide",
 )  # fmt: skip
 def pointwise(trace, func, args, kwargs, out) -> None:
     """Ties the dimensions of all tensor inputs that line up with one of the output's."""
