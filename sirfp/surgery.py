@@ -13,6 +13,7 @@ from torch import nn
 
 from .channels import ChannelGroups
 from .errors import InputError
+from .models.timm_attributes import announce, refit
 from .plan import Cut, PruningPlan
 
 
@@ -71,8 +72,9 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
                     f"the plan is for another model: {name!r} here is {shape}, not {cut.size} in dim {dim}"
                 )
     for name in given:
-        if name not in modules:
-            raise InputError(f"the plan is for another model: this one has no {name!r}")
+        if not isinstance(getattr(modules.get(name), "weight", None), torch.Tensor):
+            raise InputError(f"the plan is for another model: this one has no {name!r} with a weight")
+    for name in given:
         give_bias(modules[name], optimizer)
     by_tensor: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
     for cut in plan.cuts:
@@ -82,6 +84,9 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
     for name, features in plan.widths.items():
         if name in modules and isinstance(getattr(modules[name], "_out_feature_channels", None), dict):
             modules[name]._out_feature_channels.update(features)
+        elif name in modules:
+            announce(modules[name], features)
+    refit(model)
 
 
 def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.optim.Optimizer | None) -> None:

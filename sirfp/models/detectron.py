@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from .timm_attributes import TimmWidths
+
 
 class feature_widths:  # noqa: N801  (a context manager, used like a function)
-    """While active, notes the channels of each feature that a Detectron2 backbone announces.
+    """While active, notes the channels of each feature that a Detectron2 backbone or a timm network announces.
 
-    Such a module says in `_out_feature_channels` how wide its outputs are, and others read it.
+    Such a backbone says in `_out_feature_channels` how wide its outputs are, and others read it.
 
     Attributes:
         found: {module name: {feature name: channel labels}}.
@@ -23,8 +25,10 @@ class feature_widths:  # noqa: N801  (a context manager, used like a function)
         self.model, self.trace = model, trace
         self.found: dict[str, dict[str, Any]] = {}
         self.handles: list = []
+        self.timm = TimmWidths(model, trace, self.found)
 
     def __enter__(self) -> feature_widths:
+        self.timm.__enter__()
         for name, module in self.model.named_modules():
             if isinstance(getattr(module, "_out_feature_channels", None), dict):
                 self.handles.append(module.register_forward_hook(self._note(name)))
@@ -43,6 +47,7 @@ class feature_widths:  # noqa: N801  (a context manager, used like a function)
         return hook
 
     def __exit__(self, *exc) -> None:
+        self.timm.__exit__(*exc)
         for handle in self.handles:
             handle.remove()
 

@@ -1,0 +1,152 @@
+"""Sizes that timm's networks repeat in attributes, so that a pruned one stays one that timm can use.
+
+Two kinds. What others read (`num_features`, `feature_info`, what `reset_classifier` builds on) is only known from a
+forward pass: `TimmWidths` notes the channels while they are followed, the plan carries how many stay, and `announce`
+sets them. Sizes that a block's own forward splits by are told by its weights: `refit` sets them after a cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+WIDTHS = ("num_features", "head_hidden_size", "embed_dim", "in_features")
+FEATURE = "feature_info."
+
+
+def is_network(module: nn.Module) -> bool:
+    """Whether a module is a whole network of timm."""
+    return type(module).__module__.startswith("timm.") and hasattr(module, "forward_features")
+
+
+def is_head(module: nn.Module) -> bool:
+    """Whether a module is one of timm's heads, which `reset_classifier` builds anew from their own attributes."""
+    return type(module).__module__ == "timm.layers.classifier" and isinstance(
+        getattr(module, "in_features", None), int
+    )
+
+
+class TimmWidths:
+    """While active, notes the channel labels behind the widths that timm's networks announce.
+
+    Args:
+        model: a model with networks of timm in it, or one itself.
+        trace: follows the channels.
+        found: is filled with {module name: {attribute: channel labels}}.
+    """
+
+    def __init__(self, model: nn.Module, trace: Any, found: dict[str, dict[str, Any]]):
+        self.model, self.trace, self.found = model, trace, found
+        self._undo: list[Callable[[], None]] = []
+
+    def __enter__(self) -> TimmWidths:
+        for name, module in self.model.named_modules():
+            if is_network(module):
+                self._watch_network(name, module)
+            elif is_head(module):
+                self._before(module, name, ["in_features"], module.in_features)
+                last = getattr(module, "fc", None)
+                if isinstance(last, nn.Module) and isinstance(getattr(module, "num_features", None), int):
+                    self._before(last, name, ["num_features"], module.num_features)
+        return self
+
+    def __exit__(self, *exc) -> None:
+        while self._undo:
+            self._undo.pop()()
+
+    def _watch_network(self, name: str, network: nn.Module) -> None:
+        width, forward = getattr(network, "num_features", None), network.forward_features
+        same = [key for key in WIDTHS if isinstance(width, int) and getattr(network, key, None) == width]
+        hidden = getattr(network, "head_hidden_size", None)
+
+        def forward_features(*args, **kwargs):
+            output = forward(*args, **kwargs)
+            self._note(name, [key for key in same if key != "head_hidden_size"], width, output)
+            return output
+
+        network.forward_features = forward_features
+        self._undo.append(lambda: network.__dict__.pop("forward_features"))
+        for classifier in _classifiers(network):
+            self._before(classifier, name, ["head_hidden_size"], hidden)
+        for index, (entry, module) in enumerate(_features(network)):
+            if module is not None:
+                hook = self._before if entry.get("hook_type") == "forward_pre" else self._after
+                hook(module, name, [f"{FEATURE}{index}"], entry["num_chs"])
+
+    def _before(self, module: nn.Module, name: str, keys: list[str], width: Any) -> None:
+        hook = module.register_forward_pre_hook(lambda _, inputs: self._note(name, keys, width, inputs))
+        self._undo.append(hook.remove)
+
+    def _after(self, module: nn.Module, name: str, keys: list[str], width: Any) -> None:
+        hook = module.register_forward_hook(lambda _, inputs, output: self._note(name, keys, width, output))
+        self._undo.append(hook.remove)
+
+    def _note(self, name: str, keys: list[str], width: Any, output: Any) -> None:
+        while isinstance(output, (tuple, list)) and output:
+            output = output[-1] if isinstance(output, list) else output[0]
+        if not isinstance(output, torch.Tensor):
+            return
+        for labels in self.trace.dims(output):
+            if labels is not None and len(labels) == width:
+                self.found.setdefault(name, {}).update(dict.fromkeys(keys, labels))
+
+
+def _classifiers(network: nn.Module) -> list[nn.Module]:
+    try:
+        found = network.get_classifier()
+    except (AttributeError, NotImplementedError):
+        return []
+    found = found if isinstance(found, (tuple, list)) else [found]
+    return [module for module in found if isinstance(module, nn.Module)][:1]
+
+
+def _features(network: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module | None]]:
+    info = getattr(network, "feature_info", None)
+    for entry in info if isinstance(info, list) else ():
+        try:
+            yield entry, network.get_submodule(entry["module"])
+        except (AttributeError, KeyError):
+            yield entry, None
+
+
+def announce(module: nn.Module, widths: Mapping[str, int]) -> None:
+    """Sets the widths that a network or head of timm announces."""
+    if not (is_network(module) or is_head(module)):
+        return
+    info = getattr(module, "feature_info", None)
+    if isinstance(info, list):
+        module.feature_info = info = [dict(entry) for entry in info]
+    for key, width in widths.items():
+        if key in WIDTHS:
+            setattr(module, key, width)
+        index = key.removeprefix(FEATURE)
+        if key.startswith(FEATURE) and index.isdecimal() and isinstance(info, list) and int(index) < len(info):
+            info[int(index)]["num_chs"] = width
+
+
+def _refit_res2net(block: nn.Module) -> None:
+    block.width = block.convs[0].in_channels
+
+
+def _refit_selective_kernel(block: nn.Module) -> None:
+    width = block.paths[0].conv.in_channels
+    block.in_channels = width * block.num_paths if block.split_input else width
+
+
+REFITS: dict[str, Callable[[nn.Module], None]] = {
+    "timm.models.res2net.Bottle2neck": _refit_res2net,
+    "timm.layers.selective_kernel.SelectiveKernel": _refit_selective_kernel,
+}
+"""Blocks that split by a size of their own, and what sets it from their weights."""
+
+
+def refit(model: nn.Module) -> None:
+    """Sets the sizes that blocks of timm split by, from their weights as they are now."""
+    for module in model.modules():
+        kind = type(module)
+        fix = REFITS.get(f"{kind.__module__}.{kind.__qualname__}")
+        if fix is not None:
+            fix(module)

@@ -1,0 +1,53 @@
+"""A pruned timm network stays one that timm can use: what it announces is true, its classifier can be replaced."""
+
+import pytest
+import timm
+import torch
+
+import sirfp
+
+NETWORKS = ["test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050", "convnext_atto", "skresnet18"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_widths_are_true_after_loading(name, tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    size = max(64, model.default_cfg["input_size"][-1] if "vit" in name else 64)
+    x = torch.randn(2, 3, size, size)
+    plan = sirfp.prune(model, x[:1], "random", 0.5)
+    sirfp.save(tmp_path / "small.safetensors", model, plan)
+    loaded = timm.create_model(name).eval()
+    sirfp.load(tmp_path / "small.safetensors", loaded)
+    with torch.no_grad():
+        assert torch.equal(model(x), loaded(x))
+        features = loaded.forward_features(x)
+        hidden = loaded.forward_head(features, pre_logits=True)
+        maps = loaded.forward_intermediates(x, intermediates_only=True)
+    assert loaded.num_features == model.num_features == features.shape[1 if features.dim() == 4 else 2]
+    assert loaded.head_hidden_size == model.head_hidden_size == hidden.shape[-1]
+    info = loaded.feature_info
+    assert [entry["num_chs"] for entry in info] == [entry["num_chs"] for entry in model.feature_info]
+    told = [entry["num_chs"] for entry in info]
+    if len(told) == len(maps):
+        assert told == [one.shape[1] for one in maps]
+    loaded.reset_classifier(7)
+    loaded(x).sum().backward()
+    assert loaded(x).shape == (2, 7)
+
+
+def test_a_second_pruning_announces_the_widths_of_both():
+    torch.manual_seed(0)
+    model, x = timm.create_model("test_resnet").eval(), torch.randn(1, 3, 64, 64)
+    plan = sirfp.prune(model, x, "random", 0.7)
+    plan = plan.then(sirfp.prune(model, x, "random", 0.5))
+    fresh = timm.create_model("test_resnet")
+    sirfp.surgery.apply(fresh, sirfp.PruningPlan.from_json(plan.to_json()))
+    assert fresh.num_features == model.num_features == model.fc.in_features < 512
+    assert fresh.feature_info == model.feature_info
+
+
+@pytest.mark.parametrize("name", ["skresnet18", "res2net50_26w_4s"])
+def test_blocks_that_split_by_a_size_of_their_own_are_cut(name):
+    found = sirfp.channels.find_groups(timm.create_model(name).eval(), torch.randn(1, 3, 64, 64))
+    assert {f.reason for f in found.frozen} == {"it is the model's output"}
