@@ -1,0 +1,89 @@
+"""The Markdown table of `prunability_timm.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TOLERANCE = 1e-4
+Rows = Mapping[tuple[str, str], dict[str, Any]]
+
+HEAD = """# Which architectures of timm can be pruned
+
+    {command}
+
+The smallest network of each of timm's architecture modules, with random weights, at its own image size: followed,
+pruned to half of its FLOPs by two random plans (or as far as it goes), compared with the masked dense network, and
+run forward and backward in training mode. *Kept* is the share of FLOPs that was left, *least* what the smallest plan
+leaves. *Equal* is the largest difference from the masked network, relative to the largest output; where a norm runs
+over channels (layer or group norm, a softmax), removing a channel changes its statistics and the two differ by
+nature. *s* is the time to find the groups. [torch-pruning](https://github.com/VainF/Torch-Pruning)'s high-level
+pruner takes 30% of the channels, the classifier left out, as its guide has it.
+
+{summary}
+
+| module | network | M params | kept | least | equal | s | torch-pruning |
+| --- | --- | ---: | ---: | ---: | --- | ---: | --- |
+{rows}
+
+## What stays whole, and why
+Channels that no plan touches, by network; the classifier's outputs and the like are left out.
+
+{frozen}
+"""
+OUTPUT = ("it is the model's output", "it is the model's output in training")
+
+
+def good(row: dict[str, Any]) -> bool:
+    """Whether a network was pruned, runs forward and backward, and equals its masked one where that has meaning."""
+    if row.get("error"):
+        return False
+    return row["kept"] < 0.999 and (row.get("inexact") is not None or row.get("difference", 0.0) < TOLERANCE)
+
+
+def summary(rows: Rows) -> str:
+    """How many of each tool went well."""
+    lines = []
+    for tool in ("sirfp", "torch-pruning"):
+        mine = [row for (t, _), row in rows.items() if t == tool]
+        if mine:
+            half = sum(good(row) and row["kept"] <= 0.5005 for row in mine)
+            lines.append(f"{tool}: {sum(map(good, mine))} of {len(mine)} pruned and run")
+            lines[-1] += f", {half} to half of their FLOPs." if tool == "sirfp" else "."
+    return "\n".join(lines)
+
+
+def table(rows: Rows) -> str:
+    """The page."""
+    lines, frozen = [], []
+    for module in sorted({module for _, module in rows}):
+        row, other = rows.get(("sirfp", module)), rows.get(("torch-pruning", module))
+        if row is None:
+            continue
+        size = f"{row['params'] / 1e6:.1f}" if "params" in row else ""
+        cells = [module, row["model"], size, *_cells(row), _cell(other)]
+        lines.append("| " + " | ".join(cells) + " |")
+        reasons = [(why, n) for why, n in row.get("frozen", []) if why not in OUTPUT]
+        if reasons:
+            listed = "; ".join(f"{n}: {_short(why)}" for why, n in reasons)
+            frozen.append(f"- **{row['model']}** ({row['channels']} can go): {listed}")
+    command = "python benchmarks/prunability_timm.py --table docs/prunability_timm.md"
+    return HEAD.format(command=command, summary=summary(rows), rows="\n".join(lines), frozen="\n".join(frozen))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    if row.get("error"):
+        return ["", "", f"fails: {_short(row['error'])}", ""]
+    difference = f"{row['difference']:.0e}"
+    equal = f"norm over channels ({difference})" if row["inexact"] else difference
+    return [f"{row['kept']:.2f}", f"{row['least']:.2f}", equal, f"{row['seconds']:.1f}"]
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"fails: {_short(row['error'])}" if row.get("error") else f"runs, {row['kept']:.2f} kept"
+
+
+def _short(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")[:110]

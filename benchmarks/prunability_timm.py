@@ -1,0 +1,262 @@
+"""Which architectures of timm can be pruned: the smallest network of every module, here and by torch-pruning.
+
+    python benchmarks/prunability_timm.py [--results output/prunability.jsonl] [--table docs/prunability_timm.md]
+                                          [--modules resnet swin_transformer] [--tools sirfp torch-pruning]
+
+Each network gets random weights and statistics, is followed and pruned to half of its FLOPs by two random plans (or as
+far as it goes), compared with the masked dense network, and trained for a step, forward and backward. torch-pruning's
+high-level pruner takes it as it comes: 30% of the channels of each group, the classifier left out. Every network runs
+in a process of its own with a limit on time and memory; what is in the results file already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+TOOLS = ("sirfp", "torch-pruning")
+HALF = 0.5
+TOLERANCE = 1e-4
+CHANNELS = 0.3  # of each group, which torch-pruning removes: about half of the FLOPs
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=Path("output/prunability.jsonl"))
+    parser.add_argument("--table", type=Path, help="write the Markdown table here")
+    parser.add_argument("--modules", nargs="*", default=timm.list_modules())
+    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS)
+    parser.add_argument("--seconds", type=int, default=180, help="limit for one network (default %(default)s)")
+    parser.add_argument("--memory", type=float, default=12, help="limit in GiB (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time (default %(default)s)")
+    parser.add_argument("--one", nargs=2, metavar=("TOOL", "NETWORK"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        torch.set_num_threads(args.threads)
+        limit = int(args.memory * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        print(json.dumps(measure(*args.one)))
+        return 0
+    done = read(args.results)
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    networks = chosen(args.modules, args.results.with_suffix(".networks.json"))
+    todo = [(tool, module) for module in args.modules for tool in args.tools if (tool, module) not in done]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for row in pool.map(lambda job: in_process(*job, networks[job[1]], args), todo):
+            done[row["tool"], row["module"]] = row
+            with args.results.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{row['module']:28} {row['tool']:14} {verdict(row)}", flush=True)
+    from prunability_table import summary, table
+
+    print(summary(done))
+    if args.table:
+        args.table.parent.mkdir(parents=True, exist_ok=True)
+        args.table.write_text(table(done))
+    return 0
+
+
+def read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows of a results file by tool and module."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return {(row["tool"], row["module"]): row for row in rows}
+
+
+def in_process(tool: str, module: str, network: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Measures in a process of its own; a crash or a limit is an answer too."""
+    row = {"tool": tool, "module": module, "model": network}
+    command = [sys.executable, __file__, "--one", tool, network, "--memory", str(args.memory)]
+    command += ["--threads", str(args.threads)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=args.seconds)
+    except subprocess.TimeoutExpired:
+        return row | {"error": f"more than {args.seconds} s"}
+    try:
+        return row | json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+        return row | {"error": last[:160]}
+
+
+def chosen(modules: Sequence[str], path: Path) -> dict[str, str]:
+    """The smallest network of each module, remembered in a file, as looking takes a while."""
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    for module in modules:
+        if module not in known:
+            known[module] = smallest(module)
+            path.write_text(json.dumps(known, indent=1))
+    return known
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """One row in words."""
+    if row.get("error"):
+        return f"{row['model']}: {row['error']}"
+    return f"{row['model']}: {row['kept']:.2f} of FLOPs, difference {row.get('difference')}, {row['seconds']:.1f} s"
+
+
+def smallest(module: str) -> str:
+    """The network of a module with the fewest parameters; sizes are counted without memory for weights."""
+    sizes = {}
+    for name in timm.list_models(module=module):
+        with torch.device("meta"):
+            try:
+                sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
+            except Exception as error:  # some compute with their weights while they are built
+                logging.debug("%s: %s", name, error)
+    if not sizes:
+        sizes = {name: sum(p.numel() for p in timm.create_model(name).parameters())
+                 for name in timm.list_models(module=module)}  # fmt: skip
+    return min(sizes, key=lambda name: (sizes[name], name))
+
+
+def measure(tool: str, name: str) -> dict[str, Any]:
+    """Prunes one network and says how it went; an error of the tool is part of the answer."""
+    logging.disable(logging.WARNING)
+    torch.manual_seed(0)
+    model = randomised(timm.create_model(name).eval())
+    inputs = torch.randn(1, *model.default_cfg["input_size"])
+    row: dict[str, Any] = {
+        "params": sum(p.numel() for p in model.parameters()),
+        "size": list(inputs.shape[1:]),
+    }
+    start = time.perf_counter()
+    with torch.no_grad():
+        model(inputs)
+    row["forward_seconds"] = time.perf_counter() - start
+    start = time.perf_counter()
+    try:
+        row |= prune_here(model, inputs) if tool == "sirfp" else prune_there(model, inputs)
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0][:160]
+        row["error"] = f"{type(error).__name__}: {text}"
+    return row | {"all_seconds": time.perf_counter() - start}
+
+
+@torch.no_grad()
+def randomised(model: nn.Module) -> nn.Module:
+    """Gives norms statistics and scales of their own, so that no channel is like another or does nothing."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.add_(torch.empty_like(parameter).uniform_(-0.1, 0.1))
+    return model
+
+
+def prune_here(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
+    """sirfp: two random plans, and what is frozen."""
+    from sirfp.budget import allocate
+    from sirfp.channels import find_groups
+    from sirfp.criteria import build_criterion
+    from sirfp.prune import cut
+    from sirfp.verify import compare, mask
+
+    start = time.perf_counter()
+    found = find_groups(model, inputs)
+    seconds = time.perf_counter() - start
+    dense, least = found.flops(), found.flops(fewest(found))
+    target = max(HALF * dense, least)
+    differences, kept = [], 0.0
+    for seed in (0, 1):
+        scores = build_criterion("random", model, found.groups, seed=seed).scores()
+        keep = allocate(found, scores, target, partitions=())
+        pruned, masked = copy.deepcopy(model), copy.deepcopy(model)
+        plan = cut(pruned, found, keep, bias_correction=False)
+        mask(masked, plan)
+        difference = compare(masked, pruned, inputs)
+        if difference.problem:
+            raise RuntimeError(difference.problem)
+        differences.append(difference.relative)
+        kept = plan.flops[1] / dense
+        train_step(pruned, inputs)
+    reasons = Counter()
+    for part in found.frozen:
+        reasons[part.reason] += part.channels
+    return {
+        "seconds": seconds,
+        "flops": dense,
+        "kept": kept,
+        "least": least / dense,
+        "difference": max(differences),
+        "inexact": next((g.inexact for g in found if g.inexact), None),
+        "groups": len(found),
+        "channels": found.atoms,
+        "frozen": reasons.most_common(6),
+    }
+
+
+def fewest(found: Any) -> Any:
+    """The smallest choice of atoms that a plan may make."""
+    import numpy as np
+
+    keep = np.zeros(found.atoms, dtype=bool)
+    for group in found:
+        keep[found.spans[group.name]][: max(1, math.ceil(0.02 * group.size))] = True
+    return keep
+
+
+def prune_there(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
+    """torch-pruning's high-level pruner, as its guide has it."""
+    import torch_pruning as tp
+    from fvcore.nn import FlopCountAnalysis
+
+    def flops() -> int:
+        analysis = FlopCountAnalysis(model.eval(), inputs)
+        return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
+
+    dense, before = flops(), sum(p.numel() for p in model.parameters())
+    start = time.perf_counter()
+    classes = model.num_classes
+    ignored = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+    pruner = tp.pruner.BasePruner(
+        model, inputs, tp.importance.RandomImportance(), pruning_ratio=CHANNELS, ignored_layers=ignored
+    )
+    pruner.step()
+    seconds = time.perf_counter() - start
+    with torch.no_grad():
+        model(inputs)
+    if sum(p.numel() for p in model.parameters()) == before:
+        raise RuntimeError("nothing was removed")
+    train_step(model, inputs)
+    return {"seconds": seconds, "flops": dense, "kept": flops() / dense}
+
+
+def train_step(model: nn.Module, inputs: torch.Tensor) -> None:
+    """A forward and a backward pass in training mode, on two images.
+
+    Raises:
+        RuntimeError: a gradient is missing everywhere or not finite.
+    """
+    from sirfp.calling import tensors
+
+    model.train()
+    output = model(torch.cat([inputs, inputs.flip(-1)]))
+    sum(t.float().square().mean() for _, t in tensors(output) if t.is_floating_point()).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if not gradients or not all(torch.isfinite(g).all() for g in gradients):
+        raise RuntimeError("gradients are not finite after pruning")
+    model.eval()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
