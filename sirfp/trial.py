@@ -74,8 +74,9 @@ def _failure(model: nn.Module, inputs: Any, shapes: dict, found: ChannelGroups, 
     """Why a copy cut in these groups does not run as the model does, or None."""
     keep = np.ones(found.atoms, dtype=bool)
     for order, group in enumerate(groups):
-        part = keep[found.spans[group.name]]
-        part[np.random.default_rng(order).permutation(group.size)[: max(1, group.size // 2)]] = False
+        part, draw = keep[found.spans[group.name]], np.random.default_rng(order)
+        gone = draw.integers(max(1, group.size // 3), max(1, group.size // 2) + 1)  # no two groups lose the same share
+        part[draw.permutation(group.size)[:gone]] = False
         if not part.any():
             part[0] = True
     cut = copy.deepcopy(model)

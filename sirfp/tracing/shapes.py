@@ -35,8 +35,6 @@ def view(trace, func, args, kwargs, out) -> None:
         for axis in held[:-1]:  # several label arrays in one block: only the innermost is followed
             trace.labels.freeze(dims[axis], "a reshape merges it with other channels")
         inner = held[-1]
-        if len(held) > 1:
-            trace.labels.freeze(dims[inner], "a reshape merges it with other channels")
         place = old.index(inner)
         table = dims[inner].reshape([-1 if i == place else 1 for i in range(len(old))])
         flat = np.broadcast_to(table, sizes).reshape([out.shape[axis] for axis in new])
