@@ -174,7 +174,7 @@ class Report(HookBase):
     Rows of the table: `dense` (just before the first pruning; `start` in a run that began with a pruned network),
     `pruned` (just after the last), `fine-tuned` (at
     the end). Written to the output folder: `dense.safetensors`, `pruned.safetensors`, `plan.json`, `pruning.json`
-    (the numbers), `pruning.md` (the table), `kept_channels.png` and, where the task draws them, `predictions.png`.
+    (the numbers), `pruning.md` (the table), `metrics.md` (every metric), `kept_channels.png` and, where the task draws them, `predictions.png`.
     It stands before PruneSteps in SIRFP.HOOKS.
     """
 
@@ -227,7 +227,13 @@ class Report(HookBase):
         for name, row in self.rows.items():
             row["latency"] = latency[first if name == first else "pruned"].median
         table = report.stages(self.rows, self.trainer.cfg.SIRFP.METRICS)
-        texts = {"plan.json": plan.to_json(), "pruning.json": json.dumps(self.rows, indent=1), "pruning.md": table}
+        every = report.metrics(self.rows).markdown()
+        texts = {
+            "plan.json": plan.to_json(),
+            "pruning.json": json.dumps(self.rows, indent=1),
+            "pruning.md": table,
+            "metrics.md": every,
+        }
         for name, text in texts.items():
             with checkpoint.whole_file(self._path(name)) as beside:
                 beside.write_text(text + "\n")

@@ -44,7 +44,8 @@ def kept_channels(plan: PruningPlan, path: str | os.PathLike[str]) -> None:
     axes.set_xlim(0, right * 1.12)
     axes.set_xlabel("channels", fontsize=9, color=INK)
     axes.tick_params(length=0, labelsize=7.5, colors=INK)
-    axes.grid(axis="x", color="white", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
     axes.spines[:].set_visible(False)
     flops, params = plan.flops[1] / max(1, plan.flops[0]), plan.params[1] / max(1, plan.params[0])
     criterion = f"{plan.criterion}: " if plan.criterion else ""

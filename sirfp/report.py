@@ -169,6 +169,13 @@ def stages(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] = ()) -
     return comparison(made, metrics).markdown()
 
 
+def metrics(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Every metric of a training run, one a row, with a column for each of the networks of `stages`."""
+    names = dict.fromkeys(key for row in rows.values() for key in row.get("metrics", {}))
+    body = tuple((name, *(_number(row.get("metrics", {}).get(name)) for row in rows.values())) for name in names)
+    return Table(("metric", *rows), body)
+
+
 def widths(entries: Iterable[Width]) -> Table:
     """A table of the channels that stay in each group."""
     body = tuple((w.group, str(w.kept), str(w.channels), percent(w.kept, w.channels)) for w in entries)
