@@ -172,9 +172,9 @@ class Report(HookBase):
     """Evaluates around the prunings and, at the end, writes the pruned model, its plan, a table and a figure.
 
     Rows of the table: `dense` (just before the first pruning; `start` in a run that began with a pruned network),
-    `pruned` (just after the last), `fine-tuned` (at
-    the end). Written to the output folder: `dense.safetensors`, `pruned.safetensors`, `plan.json`, `pruning.json`
-    (the numbers), `pruning.md` (the table), `metrics.md` (every metric), `kept_channels.png` and, where the task draws them, `predictions.png`.
+    `pruned` (just after the last), `fine-tuned` (at the end). Written to the output folder: `dense.safetensors`,
+    `pruned.safetensors`, `plan.json`, `pruning.json` (the numbers), `pruning.md` (the table), `metrics.md` (every
+    metric), `kept_channels.png` and, where the task draws them, `predictions.png`.
     It stands before PruneSteps in SIRFP.HOOKS.
     """
 
