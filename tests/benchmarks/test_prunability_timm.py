@@ -1,0 +1,68 @@
+"""A quick slice of the prunability table, and pruned files in a fresh process."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import sirfp
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+LOAD = """
+import sys, timm, torch, sirfp
+from safetensors.torch import load_file, save_file
+name, small, x, y = sys.argv[1:]
+model = timm.create_model(name).eval()
+sirfp.load(small, model)
+with torch.no_grad():
+    save_file({"y": model(load_file(x)["x"]).contiguous()}, y)
+"""
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec = importlib.util.spec_from_file_location("prunability_timm", BENCHMARKS / "prunability_timm.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        import prunability_table
+
+        yield module, prunability_table
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_resnet", "mobilenetv3_small_050", "skresnet18", "ghostnet_050", "test_vit", "test_convnext", "regnetx_002"],
+)
+def test_a_network_is_pruned_to_half_and_runs(benchmark, name):
+    row = {"tool": "sirfp", "module": name, "model": name, **benchmark[0].prune_here(*subject(benchmark[0], name))}
+    assert benchmark[1].good(row) and 0.45 < row["kept"] <= 0.5005, row
+    assert name in benchmark[1].table({("sirfp", name): row})
+
+
+def subject(benchmark, name):
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    return benchmark.randomised(model), torch.randn(1, *model.default_cfg["input_size"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_vit"])
+def test_a_pruned_file_is_the_same_network_in_a_fresh_process(name, tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    x = torch.randn(2, *model.default_cfg["input_size"])
+    sirfp.save(tmp_path / "small.safetensors", model, sirfp.prune(model, x[:1], "magnitude", 0.5))
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    files = [str(tmp_path / file) for file in ("small.safetensors", "x.safetensors", "y.safetensors")]
+    threads = f"import torch; torch.set_num_threads({torch.get_num_threads()})"
+    subprocess.run([sys.executable, "-c", threads + LOAD, name, *files], check=True)
+    with torch.no_grad():
+        assert torch.equal(model(x), load_file(files[-1])["y"])
