@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +19,15 @@ from .surgery import apply, cuts_for
 
 logger = logging.getLogger(__name__)
 
+HALVINGS = 1  # how often groups of one role are halved once one of them has failed
+
 
 def runs_without(model: nn.Module, inputs: Any, output: Any, found: ChannelGroups) -> ChannelGroups:
     """Freezes the groups that the model's own code does not let go.
 
     A copy is cut in all groups and run. Where that fails the groups are tried by halves, each half on top
-    of what is known to go, so a group is frozen only if the copy fails with it and runs without it.
+    of what is known to go, so a group is frozen only if the copy fails with it and runs without it. Once a group
+    is, those of the same role in other blocks are tried last and together, since they mostly fail alike.
 
     Args:
         model: the dense model.
@@ -37,21 +41,48 @@ def runs_without(model: nn.Module, inputs: Any, output: Any, found: ChannelGroup
     shapes = _shapes(output)
     good: list[Group] = []
     bad: dict[str, str] = {}
+    doubtful: dict[tuple, list[Group]] = {}
 
     def grow(candidates: list[Group]) -> None:
+        for group in candidates:
+            if _role(group) in doubtful:
+                doubtful[_role(group)].append(group)
+        candidates = [group for group in candidates if _role(group) not in doubtful]
+        if not candidates:
+            return
         error = _failure(model, inputs, shapes, found, [*good, *candidates])
         if error is None:
             good.extend(candidates)
         elif len(candidates) == 1:
             bad[candidates[0].name] = error
             logger.info("%s stays whole: %s", candidates[0].name, error)
+            doubtful[_role(candidates[0])] = []
         else:
             middle = len(candidates) // 2
             grow(candidates[:middle])
             grow(candidates[middle:])
 
+    def settle(alike: list[Group], halvings: int) -> None:
+        error = _failure(model, inputs, shapes, found, [*good, *alike])
+        if error is None:
+            good.extend(alike)
+        elif len(alike) == 1 or not halvings:
+            bad.update((group.name, error) for group in alike)
+        else:
+            middle = len(alike) // 2
+            settle(alike[:middle], halvings - 1)
+            settle(alike[middle:], halvings - 1)
+
     grow(list(found.groups))
+    for alike in doubtful.values():
+        if alike:
+            settle(alike, HALVINGS)
     return without(found, bad) if bad else found
+
+
+def _role(group: Group) -> tuple:
+    """What a group is in its block: the names of its tensors without their numbers."""
+    return tuple(dict.fromkeys((re.sub(r"\d+", "#", piece.tensor), piece.dim) for piece in group.slices))
 
 
 def without(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
