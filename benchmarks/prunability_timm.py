@@ -15,7 +15,6 @@ import argparse
 import copy
 import json
 import logging
-import math
 import resource
 import subprocess
 import sys
@@ -223,9 +222,11 @@ def fewest(found: Any) -> Any:
     """The smallest choice of atoms that a plan may make."""
     import numpy as np
 
+    from sirfp.budget import least
+
     keep = np.zeros(found.atoms, dtype=bool)
     for group in found:
-        keep[found.spans[group.name]][: max(1, math.ceil(0.02 * group.size))] = True
+        keep[found.spans[group.name]][: least(group, 0.02)] = True
     return keep
 
 

@@ -37,7 +37,7 @@ def allocate(
         target: the most that the plan may cost.
         cost: the cost of atoms kept, (atoms,) of bool; FLOPs by default.
         partitions: prefixes of group names; the first that any name has makes one partition, the rest another.
-        min_keep: the share of its channels that every group keeps at least (and one channel).
+        min_keep: the share of its channels that every group keeps at least (see `least`).
         round_to: widths are multiples of this, or whole.
 
     Returns:
@@ -60,11 +60,11 @@ def allocate(
             left[np.concatenate(chunks[:count])] = False
         return left
 
-    least = cost(without(len(chunks)))
-    if least > target:
+    fewest = cost(without(len(chunks)))
+    if fewest > target:
         raise InputError(
             f"the budget cannot be reached: {target / cost(keep):.3g} of the model is asked for, the least that "
-            f"can be kept is {math.ceil(least / cost(keep) * 1000) / 1000:.3f} (MIN_KEEP {min_keep})"
+            f"can be kept is {math.ceil(fewest / cost(keep) * 1000) / 1000:.3f} (MIN_KEEP {min_keep})"
         )
     low, high = 0, len(chunks)  # the cost without `low` chunks is above the target, without `high` at or below
     while high - low > 1:
@@ -121,10 +121,15 @@ def _sequence(
     for group in found:
         span = found.spans[group.name]
         order = np.arange(found.atoms)[span][np.argsort(values[span], kind="stable")]
-        for chunk in _chunks(order, max(1, math.ceil(min_keep * group.size)), round_to):
+        for chunk in _chunks(order, least(group, min_keep), round_to):
             chunks.append(chunk)
             keys.append(share[chunk].mean())
     return [chunks[i] for i in np.argsort(keys, kind="stable")]
+
+
+def least(group: Group, min_keep: float) -> int:
+    """How many channels a group keeps at least: two where a statistic runs over them, as of one value there is none."""
+    return min(group.size, max(2 if group.inexact else 1, math.ceil(min_keep * group.size)))
 
 
 def _chunks(order: np.ndarray, least: int, round_to: int) -> list[np.ndarray]:
