@@ -31,6 +31,10 @@ def view(trace, func, args, kwargs, out) -> None:
         held = [axis for axis in old if dims[axis] is not None]
         if not held:
             continue
+        if trace.is_state(x) and x.dim() > 3 and held[0] < 2:  # a kernel is standardised: its area stays as it is
+            for axis in (axis for axis in held if axis >= 2):
+                trace.labels.freeze(dims[axis], "it is a spatial dimension of a convolution")
+            held = [axis for axis in held if axis < 2]
         sizes = [x.shape[axis] for axis in old]
         for axis in held[:-1]:  # several label arrays in one block: only the innermost is followed
             trace.labels.freeze(dims[axis], "a reshape merges it with other channels")

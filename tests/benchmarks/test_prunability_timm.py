@@ -40,7 +40,7 @@ def benchmark():
 
 @pytest.mark.parametrize(
     "name",
-    ["test_resnet", "mobilenetv3_small_050", "skresnet18", "ghostnet_050", "test_vit", "test_convnext", "regnetx_002"],
+    ["test_resnet", "mobilenetv3_small_050", "skresnet18", "ghostnet_050", "test_vit", "test_convnext", "test_nfnet"],
 )
 def test_a_network_is_pruned_to_half_and_runs(benchmark, name):
     row = {"tool": "sirfp", "module": name, "model": name, **benchmark[0].prune_here(*subject(benchmark[0], name))}
