@@ -50,8 +50,9 @@ def convolution(trace, func, args, kwargs, out) -> None:
     fixed = prod(weight.shape) / prod(len(side) for side in sides)
     batch = 1 if x_dims[0] is not None else x.shape[0]
     trace.count("conv", fixed * spatial * batch, x_dims[0], *sides)
-    if result is not None and trace.is_state(weight):
-        trace.taps.append(Tap(weight, result, norm=False, dim=1, positions=prod(out.shape[2:])))
+    owned = [t for t in (weight, bias) if trace.is_state(t)]  # a standardised weight is not the module's own
+    if result is not None and owned:
+        trace.taps.append(Tap(owned[0], result, norm=False, dim=1, positions=prod(out.shape[2:])))
     emitted = trace.emitted(x)
     plain = x_in is not None and not transposed and not depthwise and trace.is_state(weight)
     if plain and emitted is not None and emitted[0] == 1:
