@@ -25,7 +25,7 @@ CHOICES = {
     "self-similarity in the sum": ["SIRFP.SELF_SIMILARITY", "True"],
     "edge term 0.3": ["SIRFP.EDGE_WEIGHT", "0.3"],
     "cosine normalisation": ["SIRFP.NORMALIZE", "l2"],
-    "redundancy per position": ["SIRFP.PER_POSITION", "True"],
+    "raw redundancy, as the paper": ["SIRFP.PER_POSITION", "False"],
     "one partition": ["SIRFP.PARTITIONS", "[]"],
     "all positions": ["SIRFP.ACCUMULATE_STRIDE", "1"],
     "magnitude": ["SIRFP.CRITERION", "magnitude"],

@@ -12,14 +12,16 @@ from detectron2.config import CfgNode, get_cfg
 
 from .errors import InputError, near
 from .models import timm_backbone  # noqa: F401  (registers backbones)
+from .models.fcos import add_fcos_config
 
 CN = CfgNode
 _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: ([\w.]+)"
 
 
 def add_sirfp_config(cfg: CfgNode) -> None:
-    """Adds `SIRFP`, `MODEL.TIMM`, `DATASETS.{FOLDER,IMAGES}` and a few keys of the solver and the test."""
+    """Adds `SIRFP`, `MODEL.{TIMM,FCOS}`, `DATASETS.{FOLDER,IMAGES,COCO}` and a few keys of the solver and the test."""
     _add_pruning(cfg)
+    add_fcos_config(cfg)
 
     cfg.MODEL.TIMM = CN()
     cfg.MODEL.TIMM.NAME = "resnet18"  # any of `timm.list_models()`
@@ -50,6 +52,14 @@ def add_sirfp_config(cfg: CfgNode) -> None:
     cfg.DATASETS.IMAGES.SPLITS = ["train", "validation"]  # their names, for readers with several in one root
     cfg.DATASETS.IMAGES.CLASS_MAP = ""  # a file of class names, one a line, where the set does not say them
 
+    # Detection data of one's own in COCO's format: the data sets "<NAME>_train" and "<NAME>_test"
+    cfg.DATASETS.COCO = CN()
+    cfg.DATASETS.COCO.NAME = "own"
+    cfg.DATASETS.COCO.TRAIN_ANNOTATIONS = ""  # a JSON file
+    cfg.DATASETS.COCO.TRAIN_IMAGES = ""  # the folder that its file names are relative to
+    cfg.DATASETS.COCO.TEST_ANNOTATIONS = ""
+    cfg.DATASETS.COCO.TEST_IMAGES = ""
+
     # LR_SCHEDULER_NAME "WarmupPolyLR", as in Detectron2's DeepLab
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
@@ -75,7 +85,7 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.EDGE_WEIGHT = 0.0  # lambda: weight of the Sobel edge term in backbone layers
     cfg.SIRFP.COUPLED = "graph"  # layers that share channels: one "graph" of all, or "union" of each one's choice
     cfg.SIRFP.SELF_SIMILARITY = False  # the redundancy sum has the term i = j (the paper's reference code)
-    cfg.SIRFP.PER_POSITION = False  # redundancies times positions, so that resolution does not decide what goes
+    cfg.SIRFP.PER_POSITION = True  # redundancies times positions, so that resolution does not decide (paper: False)
     cfg.SIRFP.NORMALIZE = "l1"  # of each feature map: "l1" (the paper) or "l2"
     cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted
     cfg.SIRFP.ROUND_TO = 1  # channel counts that stay are multiples of it
@@ -196,7 +206,7 @@ def register_data(cfg: CfgNode) -> None:
     """
     from detectron2.data import DatasetCatalog
 
-    from .data.registration import register_all, register_images, register_sem_seg_folder
+    from .data.registration import register_all, register_coco, register_images, register_sem_seg_folder
 
     register_all()
     own = cfg.DATASETS.FOLDER
@@ -216,10 +226,15 @@ def register_data(cfg: CfgNode) -> None:
         if labelled[split.upper()]:
             root = labelled[split.upper()]
             register_images(f"{labelled.NAME}_{split}", root, labelled.READER, part, labelled.CLASS_MAP)
+    boxes = cfg.DATASETS.COCO
+    for split in ("train", "test"):
+        annotations, images = boxes[f"{split.upper()}_ANNOTATIONS"], boxes[f"{split.upper()}_IMAGES"]
+        if annotations or images:
+            register_coco(f"{boxes.NAME}_{split}", annotations, images)
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             if name not in DatasetCatalog:
-                hint = near(name, DatasetCatalog.list()) or "; names come from Detectron2, sirfp or DATASETS.FOLDER"
+                hint = near(name, DatasetCatalog.list()) or "; names come from Detectron2, sirfp or DATASETS.{FOLDER,IMAGES,COCO}"
                 raise InputError(f"DATASETS.{key}: there is no data set {name!r}{hint}")
 
 

@@ -87,8 +87,8 @@ def test_the_edge_term_is_added_where_asked():
 
 def test_redundancy_per_position_is_scaled_by_the_positions():
     model = OneLayer([[1.0, 0, 0], [0, 1.0, 0], [0, 0.5, 0.5]])
-    _, plain = _scored(model)
-    _, scaled = _scored(model, per_position=True)
+    _, plain = _scored(model, per_position=False)
+    _, scaled = _scored(model)
     torch.testing.assert_close(scaled.scores()["layer"], plain.scores()["layer"] * INPUT[2] * INPUT[3])
 
 

@@ -41,7 +41,7 @@ class SIRFP(Criterion):
             not).
         normalize: "l1" (the paper) or "l2" (cosine) normalisation of each map.
         per_position: multiply a layer's redundancies by the positions of its maps. L1-normalised maps of P positions
-            have inner products of about 1 / P, so that without it (the paper) layers of low resolution lose more.
+            have inner products of about 1 / P, so that without it (the paper) layers of low resolution lose most of theirs.
         stride: look at every stride-th row and column of a map, others at each iteration, for 1 / stride^2 of the cost.
         pooled: look at globally pooled features instead of maps (an ablation).
     """
@@ -60,7 +60,7 @@ class SIRFP(Criterion):
         coupled: str = "graph",
         self_similarity: bool = False,
         normalize: str = "l1",
-        per_position: bool = False,
+        per_position: bool = True,
         stride: int = 1,
         pooled: bool = False,
     ):
