@@ -24,6 +24,7 @@ from .cost import Cost
 from .errors import InputError, near
 from .groups import Feature, Frozen, Group, Slice
 from .models.detectron import feature_widths, training_inputs
+from .models.proposals import fixed_proposals
 from .tracing import ChannelTrace
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def find_groups(
     state = state_tensors(model)
     trace = ChannelTrace(state)
     widths = feature_widths(model, trace)
-    with inference(model), widths, trace:
+    with inference(model), fixed_proposals(model), widths, trace:
         output = call(model, example_inputs)
     trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output")
     _follow_training(model, example_inputs, trace, state)

@@ -19,6 +19,7 @@ from torch import nn
 from .calling import call, inference
 from .data.folders import IMAGE_SUFFIXES
 from .errors import InputError, near
+from .models.proposals import random_proposals
 from .weights import fill, read_weights
 
 FAMILIES = ("timm", "config_file", "zoo")
@@ -117,7 +118,12 @@ class DetectronSource(Source):
         generator = torch.Generator().manual_seed(seed)
         height, width = self.size
         images = [torch.randint(0, 256, (3, height, width), generator=generator).float() for _ in range(batch)]
-        return [{"image": image, "height": height, "width": width} for image in images]
+        inputs: list[dict] = [{"image": image, "height": height, "width": width} for image in images]
+        if self.cfg.MODEL.LOAD_PROPOSALS:
+            count = self.cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
+            for given in inputs:
+                given["proposals"] = random_proposals(height, width, count, generator)
+        return inputs
 
     def read(self, paths: Sequence[Path]) -> list[dict]:
         import numpy as np

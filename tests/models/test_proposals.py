@@ -1,0 +1,65 @@
+"""FLOPs of detectors hang on the config alone, and are those that Detectron2's own analysis counts."""
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.analysis import FlopCountAnalysis
+
+import sirfp
+from sirfp.calling import inference
+from sirfp.models.proposals import exactly, fixed_proposals
+from sirfp.source import from_zoo
+
+SMALL = (
+    "MODEL.RESNETS.WIDTH_PER_GROUP 8 MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.RESNETS.RES2_OUT_CHANNELS 16 "
+    "MODEL.FPN.OUT_CHANNELS 16 MODEL.ROI_BOX_HEAD.FC_DIM 32 MODEL.ROI_MASK_HEAD.CONV_DIM 16 "
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM 16 MODEL.SEM_SEG_HEAD.NORM BN MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS (16,16) "
+    "MODEL.RPN.POST_NMS_TOPK_TEST 30 TEST.DETECTIONS_PER_IMAGE 12"
+).split()
+KINDS = [
+    "COCO-Detection/faster_rcnn_R_50_FPN_1x",
+    "COCO-Detection/faster_rcnn_R_50_C4_1x",
+    "COCO-Detection/faster_rcnn_R_50_DC5_1x",
+    "COCO-Detection/fast_rcnn_R_50_FPN_1x",
+    "COCO-Detection/retinanet_R_50_FPN_1x",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x",
+    "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x",
+    "Misc/cascade_mask_rcnn_R_50_FPN_1x",
+    "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x",
+]
+
+
+def counted(model, inputs):
+    with inference(model), fixed_proposals(model):
+        return FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_flops_are_those_of_detectron2s_analysis(config):
+    torch.manual_seed(0)
+    source = from_zoo(config, SMALL, size=(64, 96))
+    model, inputs = source.model, source.example()
+    before = counted(model, inputs)
+    plan = sirfp.prune(model, inputs, "random", 0.5)
+    assert plan.flops == (before, counted(model, inputs))
+    assert not any("predict_proposals" in vars(module) for module in model.modules())
+
+
+def test_flops_do_not_hang_on_the_image_or_the_weights():
+    flops = set()
+    for seed, threshold in ((0, 0.05), (1, 0.9)):
+        torch.manual_seed(seed)
+        options = [*SMALL, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(threshold)]
+        source = from_zoo("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", options, size=(64, 96))
+        flops.add(sirfp.find_groups(source.model, source.example(seed=seed), trial=False).flops())
+    assert len(flops) == 1
+
+
+@pytest.mark.parametrize("found", [0, 3, 9])
+def test_as_many_instances_as_asked(found):
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]]).repeat(found, 1) + torch.arange(found)[:, None]
+    given = Instances((20, 30), pred_boxes=Boxes(boxes), scores=torch.arange(found), pred_classes=torch.ones(found))
+    filled = exactly(given, 7)
+    assert len(filled) == 7 and (filled.pred_boxes.area() > 0).all()
+    assert set(filled.scores.tolist()) == set(range(min(found, 7)) if found else [0])
