@@ -234,7 +234,8 @@ def register_data(cfg: CfgNode) -> None:
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             if name not in DatasetCatalog:
-                hint = near(name, DatasetCatalog.list()) or "; names come from Detectron2, sirfp or DATASETS.{FOLDER,IMAGES,COCO}"
+                places = "Detectron2, sirfp or DATASETS.{FOLDER,IMAGES,COCO}"
+                hint = near(name, DatasetCatalog.list()) or f"; names come from {places}"
                 raise InputError(f"DATASETS.{key}: there is no data set {name!r}{hint}")
 
 
