@@ -1,0 +1,6 @@
+"""What detection needs beside sirfp: COCO's evaluation, and a check that a detector fits its data."""
+
+from .config import check_data
+from .evaluation import DetectionEvaluator
+
+__all__ = ["DetectionEvaluator", "check_data"]

@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+"""Trains, prunes and evaluates object detectors, with masks or without.
+
+    python projects/detection/train_net.py --config-file projects/detection/configs/.../....yaml
+
+See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import torch
+from detection import DetectionEvaluator, check_data
+from detectron2.config import CfgNode
+
+from sirfp.engine import Trainer, run
+
+
+class DetectionTrainer(Trainer):
+    """A trainer with detection's evaluation; data and augmentation are Detectron2's own."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """The detector, once it is known to fit the data."""
+        check_data(cfg)
+        return super().build_model(cfg)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DetectionEvaluator:
+        """Average precision as COCO has it."""
+        return DetectionEvaluator(dataset_name)
+
+
+if __name__ == "__main__":
+    run(DetectionTrainer)
