@@ -1,0 +1,146 @@
+"""The detection project: its configs build, a COCO-format set trains and prunes, mistakes end in one line."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from PIL import Image
+
+from sirfp import engine
+from sirfp.config import load_config, validate
+
+PROJECT = Path(__file__).resolve().parents[2] / "projects" / "detection"
+CONFIGS = sorted(PROJECT.glob("configs/*/*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def project():
+    sys.path.insert(0, str(PROJECT))
+    try:
+        spec = importlib.util.spec_from_file_location("detection_train_net", PROJECT / "train_net.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(PROJECT))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four images of a bright and a dark square each."""
+    random = np.random.default_rng(0)
+    images, annotations = [], []
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        image = random.integers(100, 140, (64, 64, 3)).astype(np.uint8)
+        for kind, (x, y) in enumerate([(4 + 3 * i, 4), (6, 34 + i)], 1):
+            image[y : y + 24, x : x + 24] = 250 if kind == 1 else 5
+            annotations.append({"id": len(annotations) + 1, "image_id": i, "category_id": kind, "iscrowd": 0,
+                                "bbox": [x, y, 24, 24], "area": 576})  # fmt: skip
+        Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "height": 64, "width": 64})
+    categories = [{"id": 1, "name": "bright"}, {"id": 2, "name": "dark"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.fixture
+def options(folder):
+    """The command line for that set: the generic config and a tiny network."""
+    name = f"own-{folder.name}"
+    boxes, images = str(folder / "boxes.json"), str(folder / "images")
+    yield [
+        "--num-gpus", "0", "--config-file", str(PROJECT / "configs/own/retinanet_r18.yaml"),
+        "DATASETS.COCO.NAME", name,
+        "DATASETS.COCO.TRAIN_ANNOTATIONS", boxes, "DATASETS.COCO.TRAIN_IMAGES", images,
+        "DATASETS.COCO.TEST_ANNOTATIONS", boxes, "DATASETS.COCO.TEST_IMAGES", images,
+        "DATASETS.TRAIN", f"('{name}_train',)", "DATASETS.TEST", f"('{name}_test',)",
+        "MODEL.TIMM.NAME", "mobilenetv3_small_050", "MODEL.TIMM.WEIGHTS", "", "MODEL.FPN.OUT_CHANNELS", "16",
+        "MODEL.RETINANET.NUM_CLASSES", "2", "MODEL.RETINANET.NUM_CONVS", "1",
+        "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "SOLVER.IMS_PER_BATCH", "2",
+        "SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0", "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "0",
+        "OUTPUT_DIR", str(folder / "out"),
+    ]  # fmt: skip
+    for split in ("train", "test"):
+        if f"{name}_{split}" in DatasetCatalog:
+            DatasetCatalog.remove(f"{name}_{split}")
+            MetadataCatalog.remove(f"{name}_{split}")
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_configs_are_whole(config):
+    cfg = load_config(config)
+    validate(cfg)
+    assert cfg.OUTPUT_DIR.endswith(f"{config.parent.name}_{config.stem}")
+    assert config.stem.endswith("_sirfp") == (cfg.SIRFP.KEEP_FLOPS < 1)
+
+
+@pytest.mark.parametrize("name", ["coco/fcos_R_50_FPN_1x", "scenes/retinanet_r18", "bccd/faster_rcnn_r18"])
+def test_configs_build(name):
+    cfg = load_config(PROJECT / "configs" / f"{name}.yaml")
+    cfg.MODEL.DEVICE, cfg.MODEL.TIMM.WEIGHTS = "cpu", ""
+    model = build_model(cfg)
+    assert model.backbone.output_shape()
+
+
+def test_a_set_of_ones_own_trains_prunes_and_is_evaluated(project, options, folder):
+    pruning = [
+        "SIRFP.KEEP_FLOPS", "0.6", "SIRFP.ACCUMULATE_ITERS", "2", "SIRFP.ACCUMULATE_PERIOD", "1",
+        "SIRFP.INPUT_SIZE", "[64, 64]", "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover']",
+        "SOLVER.MAX_ITER", "4", "TEST.BEST_METRIC", "",
+    ]  # fmt: skip
+    engine.run(project.DetectionTrainer, argv=options + pruning)
+    rows = json.loads((folder / "out" / "pruning.json").read_text())
+    assert rows["pruned"]["flops"] / rows["dense"]["flops"] == pytest.approx(0.6, abs=0.01)
+    for key in ("AP", "AP50", "AP75", "APl", "AP-bright", "AP-dark"):
+        assert f"bbox/{key}" in rows["fine-tuned"]["metrics"]
+
+
+def edited(folder, change):
+    path = folder / "boxes.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["annotations"][0].update(category_id=7), "unknown category 7"),
+        (lambda c: c["annotations"][0].update(bbox=[50, 4, 24, 24]), "outside its image"),
+        (lambda c: c["annotations"].clear(), "lists no annotations"),
+        (lambda c: c["images"][0].update(file_name="9.png"), "no such image"),
+    ],
+)
+def test_mistakes_in_the_data_end_in_one_line(project, options, folder, capsys, change, says):
+    edited(folder, change)
+    assert says in error_of(project, options, capsys)
+
+
+def test_an_image_that_cannot_be_read(project, options, folder, capsys):
+    (folder / "images" / "2.png").write_bytes(b"no image")
+    assert "2.png" in error_of(project, options, capsys)
+
+
+def test_the_number_of_classes_must_be_the_datas(project, options, capsys):
+    said = error_of(project, [*options, "MODEL.RETINANET.NUM_CLASSES", "5"], capsys)
+    assert "MODEL.RETINANET.NUM_CLASSES is 5" in said and "set it to 2" in said
+
+
+def test_masks_must_be_in_the_data(project, options, capsys):
+    said = error_of(project, [*options, "MODEL.MASK_ON", "True"], capsys)
+    assert "no segmentations" in said
+
+
+def error_of(project, options, capsys):
+    with pytest.raises(SystemExit) as raised:
+        engine.run(project.DetectionTrainer, argv=options)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert raised.value.code == 2 and said[-1].startswith("error: ")
+    return said[-1]
