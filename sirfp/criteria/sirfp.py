@@ -41,7 +41,8 @@ class SIRFP(Criterion):
             not).
         normalize: "l1" (the paper) or "l2" (cosine) normalisation of each map.
         per_position: multiply a layer's redundancies by the positions of its maps. L1-normalised maps of P positions
-            have inner products of about 1 / P, so that without it (the paper) layers of low resolution lose most of theirs.
+            have inner products of about 1 / P, so that without it (the paper) layers of low resolution lose most of
+            theirs.
         stride: look at every stride-th row and column of a map, others at each iteration, for 1 / stride^2 of the cost.
         pooled: look at globally pooled features instead of maps (an ablation).
     """
