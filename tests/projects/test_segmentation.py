@@ -160,7 +160,7 @@ def test_evaluation_counts_what_is_not_ignored(project, options):
         (["INPUT.CROP.ENABLED", "True"], "INPUT.TRAIN_SIZE is the size"),
         (["MODEL.SEM_SEG_HEAD.NAME", "DeepLabV4Head"], "DeepLabV4Head"),
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['stride4', 'stride8', 'stride16']"], "cannot be built"),
-        (["DATASETS.FOLDER.TRAIN_LABELS", "nowhere", "DATASETS.FOLDER.NAME", "gone"], "there is no data set"),
+        (["DATASETS.FOLDER.TRAIN_LABELS", "nowhere", "DATASETS.FOLDER.NAME", "vanished"], "there is no data set"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
     ],
 )
