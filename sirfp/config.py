@@ -73,7 +73,7 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.STEPS = 1  # prunings on the way there
     cfg.SIRFP.START_ITER = 0  # iterations before the first pruning; 0: as many as ACCUMULATE_ITERS
     cfg.SIRFP.ACCUMULATE_ITERS = 100  # the last iterations before the first pruning, while statistics accumulate
-    cfg.SIRFP.ACCUMULATE_PERIOD = 2  # statistics are taken every so many iterations
+    cfg.SIRFP.ACCUMULATE_PERIOD = 5  # statistics are taken every so many iterations
     cfg.SIRFP.ACCUMULATE_STRIDE = 3  # and at every so many rows and columns, others each time
     cfg.SIRFP.RECOVER_ITERS = 0  # iterations between two prunings, while they accumulate anew
     cfg.SIRFP.RECOVER_NORM_ITERS = 0  # batches from which batch norm statistics are taken anew after a pruning
