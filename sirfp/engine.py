@@ -38,6 +38,7 @@ from .checkpointer import BestCheckpoint, Checkpointer
 from .config import input_size, load_config, register_data, validate
 from .errors import InputError, near
 from .lr_schedule import PhasedPolyLR
+from .models.deformable import provide_deformable
 from .precision import MixedPrecisionTrainer, autocast_dtype, lay_out
 
 Configure = Callable[[CfgNode], None]
@@ -80,6 +81,7 @@ class Trainer(DefaultTrainer):
         Raises:
             InputError: it describes none.
         """
+        provide_deformable()
         try:
             return super().build_model(cfg)
         except InputError:

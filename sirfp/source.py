@@ -198,6 +198,7 @@ def from_config(
     from detectron2.projects.deeplab import add_deeplab_config
 
     from .config import input_size, load_config
+    from .models.deformable import provide_deformable
 
     def add_config(cfg) -> None:
         add_deeplab_config(cfg)
@@ -206,6 +207,7 @@ def from_config(
 
     cfg = load_config(path, opts, add_config)
     cfg.MODEL.DEVICE = "cpu"
+    provide_deformable()
     try:
         model = build_model(cfg)
     except InputError:
