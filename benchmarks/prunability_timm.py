@@ -27,6 +27,7 @@ from typing import Any
 
 import timm
 import torch
+from randomised import randomised
 from torch import nn
 
 TOOLS = ("sirfp", "torch-pruning")
@@ -146,19 +147,6 @@ def measure(tool: str, name: str) -> dict[str, Any]:
         text = (str(error).strip().splitlines() or [""])[0][:160]
         row["error"] = f"{type(error).__name__}: {text}"
     return row | {"all_seconds": time.perf_counter() - start}
-
-
-@torch.no_grad()
-def randomised(model: nn.Module) -> nn.Module:
-    """Gives norms statistics and scales of their own, so that no channel is like another or does nothing."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            parameter.add_(torch.empty_like(parameter).uniform_(-0.1, 0.1))
-    return model
 
 
 def prune_here(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
