@@ -12,8 +12,7 @@ import numpy as np
 from torch import nn
 
 from .calling import call, inference, tensors
-from .channels import ChannelGroups
-from .groups import Frozen, Group
+from .groups import ChannelGroups, Frozen, Group
 from .models.proposals import fixed_proposals
 from .plan import PruningPlan
 from .surgery import apply, cuts_for
