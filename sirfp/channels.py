@@ -60,7 +60,7 @@ def find_groups(
         output = call(model, example_inputs)
     trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output")
     _follow_training(model, example_inputs, trace, state)
-    _ignore(trace, state, ignore)
+    _ignore(model, trace, state, ignore)
     found = _build(model, trace, state, widths.found)
     if trial and found.groups:
         from .trial import runs_without
@@ -107,20 +107,26 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
                 trace.labels.freeze(dim, reason)
 
 
-def _ignore(trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
+def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
     if isinstance(ignore, str):
         ignore = (ignore,)
+    first = {id(tensor): name for name, tensor in state.items()}
+    every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    names = [(name, first[id(tensor)]) for name, tensor in every if id(tensor) in first]
     for pattern in ignore:
-        matched = False
-        for name, dims in trace.state_dims.items():
-            if name == pattern or name.startswith(pattern + ".") or fnmatch.fnmatchcase(name, pattern):
-                matched = True
-                made = dims[:1] if state[name].dim() > 1 else dims
-                for dim in made:
-                    trace.labels.freeze(dim, f"IGNORE names {pattern}")
+        matched = {
+            known
+            for name, known in names
+            if name == pattern or name.startswith(pattern + ".") or fnmatch.fnmatchcase(name, pattern)
+        }
         if not matched:
-            modules = {name.rpartition(".")[0] for name in state}
+            modules = {name.rpartition(".")[0] for name, _ in names}
             raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, modules)}")
+        for name in sorted(matched):
+            layer = isinstance(state[name], nn.Parameter) and _sides(state[name]) > 1
+            for index, dim in enumerate(trace.state_dims[name]):
+                if not layer or _makes(model, name, index, state[name]):
+                    trace.labels.freeze(dim, f"IGNORE names {pattern}")
 
 
 def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> ChannelGroups:
@@ -209,10 +215,14 @@ def _lead(signature: np.ndarray, places: list, makes: list[bool]) -> int:
 
 
 def _makes(model: nn.Module, name: str, dim: int, tensor: torch.Tensor) -> bool:
-    """Whether a dimension of a tensor is the output of its layer."""
+    """Whether a dimension of a tensor is the output of its layer; a scale, as of shape (C, 1, 1), makes nothing."""
     module = model.get_submodule(name.rpartition(".")[0])
-    weight = isinstance(tensor, nn.Parameter) and tensor.dim() > 1
+    weight = isinstance(tensor, nn.Parameter) and _sides(tensor) > 1
     return weight and dim == (1 if getattr(module, "transposed", False) else 0)
+
+
+def _sides(tensor: torch.Tensor) -> int:
+    return sum(n > 1 for n in tensor.shape)
 
 
 def _features(model: nn.Module, trace: ChannelTrace, component: np.ndarray) -> list[tuple[Feature, np.ndarray]]:
