@@ -51,14 +51,20 @@ def find_groups(
         The groups, with what is frozen and why.
 
     Raises:
-        InputError: if a name in `ignore` matches nothing in the model.
+        InputError: if a name in `ignore` matches nothing in the model, or the model returns no tensor.
     """
     state = state_tensors(model)
     trace = ChannelTrace(state)
     widths = feature_widths(model, trace)
     with inference(model), fixed_proposals(model), widths, trace:
         output = call(model, example_inputs)
-    trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output")
+    returned = [t for _, t in tensors(output)]
+    if not returned:
+        raise InputError(
+            f"the model returns no tensor, but {type(output).__name__}, so the widths that must stay are not known; "
+            "wrap it in a module that returns its tensors"
+        )
+    trace.freeze_tensors(returned, "it is the model's output")
     _follow_training(model, example_inputs, trace, state)
     _ignore(model, trace, state, ignore)
     found = _build(model, trace, state, widths.found)
