@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import torch
 
-from .channels import ChannelGroups
 from .errors import InputError
-from .groups import Group
+from .groups import ChannelGroups, Group
 
 FILL_TRIES = 4000  # how many chunks are tried to use up what is left of a budget
 

@@ -42,9 +42,15 @@ def tensors(output: Any, path: str = "output", _seen: set[int] | None = None) ->
     elif isinstance(output, (list, tuple, set)):
         items = [(str(i), v) for i, v in enumerate(output)]
     else:
-        items = list(getattr(output, "__dict__", {}).items())
+        slots = [name for kind in type(output).__mro__ for name in _names(kind.__dict__.get("__slots__", ()))]
+        items = [(name, getattr(output, name)) for name in slots if hasattr(output, name) and name != "__dict__"]
+        items += list(getattr(output, "__dict__", {}).items())
     for key, value in items:
         yield from tensors(value, f"{path}.{key}", seen)
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,71 +21,12 @@ from torch import nn
 from .calling import call, inference, is_detectron_input, tensors, training_branches
 from .cost import Cost
 from .errors import InputError, near
-from .groups import Feature, Frozen, Group, Slice
+from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice
 from .models.detectron import feature_widths, training_inputs
 from .models.proposals import fixed_proposals
 from .tracing import ChannelTrace
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Emission:
-    """What emptied channels would still add to a layer that reads them (METHOD: bias compensation).
-
-    Attributes:
-        weight: name of the layer's weight.
-        atoms: index of the atom of each input channel among all groups' atoms, -1 where frozen, (I,).
-        emitted: what each input channel emits once its norm's scale is zero, (I,).
-        groups: the layer's groups.
-        norm_mean: name of the running mean of the norm that reads the layer, or None.
-    """
-
-    weight: str
-    atoms: np.ndarray
-    emitted: torch.Tensor
-    groups: int
-    norm_mean: str | None
-
-
-@dataclass
-class ChannelGroups:
-    """All groups of a model, what is frozen, and the cost of any choice of channels."""
-
-    groups: tuple[Group, ...]
-    frozen: tuple[Frozen, ...]
-    cost: Cost
-    sizes: dict[str, tuple[int, ...]]
-    emissions: tuple[Emission, ...] = ()
-    widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-
-    def __iter__(self):
-        return iter(self.groups)
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, name: str) -> Group:
-        return next(group for group in self.groups if group.name == name)
-
-    @property
-    def atoms(self) -> int:
-        """How many atoms all groups have together."""
-        return sum(group.size for group in self.groups)
-
-    @cached_property
-    def spans(self) -> dict[str, slice]:
-        """Where each group's atoms lie among all atoms, in order of the groups."""
-        ends = np.cumsum([group.size for group in self.groups]).tolist()
-        return {g.name: slice(end - g.size, end) for g, end in zip(self.groups, ends, strict=True)}
-
-    def flops(self, keep: np.ndarray | None = None) -> int:
-        """Multiply-adds of one call with the example inputs for atoms kept, (atoms,) of bool."""
-        return self.cost.flops(keep)
-
-    def params(self, keep: np.ndarray | None = None) -> int:
-        """Parameters for atoms kept, (atoms,) of bool."""
-        return self.cost.params(keep)
 
 
 def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -111,16 +51,22 @@ def find_groups(
         The groups, with what is frozen and why.
 
     Raises:
-        InputError: if a name in `ignore` matches nothing in the model.
+        InputError: if a name in `ignore` matches nothing in the model, or the model returns no tensor.
     """
     state = state_tensors(model)
     trace = ChannelTrace(state)
     widths = feature_widths(model, trace)
     with inference(model), fixed_proposals(model), widths, trace:
         output = call(model, example_inputs)
-    trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output")
+    returned = [t for _, t in tensors(output)]
+    if not returned:
+        raise InputError(
+            f"the model returns no tensor, but {type(output).__name__}, so the widths that must stay are not known; "
+            "wrap it in a module that returns its tensors"
+        )
+    trace.freeze_tensors(returned, "it is the model's output")
     _follow_training(model, example_inputs, trace, state)
-    _ignore(trace, state, ignore)
+    _ignore(model, trace, state, ignore)
     found = _build(model, trace, state, widths.found)
     if trial and found.groups:
         from .trial import runs_without
@@ -167,20 +113,26 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
                 trace.labels.freeze(dim, reason)
 
 
-def _ignore(trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
+def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
     if isinstance(ignore, str):
         ignore = (ignore,)
+    first = {id(tensor): name for name, tensor in state.items()}
+    every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    names = [(name, first[id(tensor)]) for name, tensor in every if id(tensor) in first]
     for pattern in ignore:
-        matched = False
-        for name, dims in trace.state_dims.items():
-            if name == pattern or name.startswith(pattern + ".") or fnmatch.fnmatchcase(name, pattern):
-                matched = True
-                made = dims[:1] if state[name].dim() > 1 else dims
-                for dim in made:
-                    trace.labels.freeze(dim, f"IGNORE names {pattern}")
+        matched = {
+            known
+            for name, known in names
+            if name == pattern or name.startswith(pattern + ".") or fnmatch.fnmatchcase(name, pattern)
+        }
         if not matched:
-            modules = {name.rpartition(".")[0] for name in state}
+            modules = {name.rpartition(".")[0] for name, _ in names}
             raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, modules)}")
+        for name in sorted(matched):
+            layer = isinstance(state[name], nn.Parameter) and _sides(state[name]) > 1
+            for index, dim in enumerate(trace.state_dims[name]):
+                if not layer or _makes(model, name, index, state[name]):
+                    trace.labels.freeze(dim, f"IGNORE names {pattern}")
 
 
 def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> ChannelGroups:
@@ -269,10 +221,14 @@ def _lead(signature: np.ndarray, places: list, makes: list[bool]) -> int:
 
 
 def _makes(model: nn.Module, name: str, dim: int, tensor: torch.Tensor) -> bool:
-    """Whether a dimension of a tensor is the output of its layer."""
+    """Whether a dimension of a tensor is the output of its layer; a scale, as of shape (C, 1, 1), makes nothing."""
     module = model.get_submodule(name.rpartition(".")[0])
-    weight = isinstance(tensor, nn.Parameter) and tensor.dim() > 1
+    weight = isinstance(tensor, nn.Parameter) and _sides(tensor) > 1
     return weight and dim == (1 if getattr(module, "transposed", False) else 0)
+
+
+def _sides(tensor: torch.Tensor) -> int:
+    return sum(n > 1 for n in tensor.shape)
 
 
 def _features(model: nn.Module, trace: ChannelTrace, component: np.ndarray) -> list[tuple[Feature, np.ndarray]]:

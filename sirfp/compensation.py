@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .channels import ChannelGroups
+from .groups import ChannelGroups
 from .surgery import give_bias
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+import torch
+
+from .cost import Cost
 
 
 @dataclass(frozen=True)
@@ -75,3 +79,62 @@ class Frozen:
     name: str
     channels: int
     reason: str
+
+
+@dataclass
+class Emission:
+    """What emptied channels would still add to a layer that reads them (METHOD: bias compensation).
+
+    Attributes:
+        weight: name of the layer's weight.
+        atoms: index of the atom of each input channel among all groups' atoms, -1 where frozen, (I,).
+        emitted: what each input channel emits once its norm's scale is zero, (I,).
+        groups: the layer's groups.
+        norm_mean: name of the running mean of the norm that reads the layer, or None.
+    """
+
+    weight: str
+    atoms: np.ndarray
+    emitted: torch.Tensor
+    groups: int
+    norm_mean: str | None
+
+
+@dataclass
+class ChannelGroups:
+    """All groups of a model, what is frozen, and the cost of any choice of channels."""
+
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+    cost: Cost
+    sizes: dict[str, tuple[int, ...]]
+    emissions: tuple[Emission, ...] = ()
+    widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def __iter__(self):
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, name: str) -> Group:
+        return next(group for group in self.groups if group.name == name)
+
+    @property
+    def atoms(self) -> int:
+        """How many atoms all groups have together."""
+        return sum(group.size for group in self.groups)
+
+    @cached_property
+    def spans(self) -> dict[str, slice]:
+        """Where each group's atoms lie among all atoms, in order of the groups."""
+        ends = np.cumsum([group.size for group in self.groups]).tolist()
+        return {g.name: slice(end - g.size, end) for g, end in zip(self.groups, ends, strict=True)}
+
+    def flops(self, keep: np.ndarray | None = None) -> int:
+        """Multiply-adds of one call with the example inputs for atoms kept, (atoms,) of bool."""
+        return self.cost.flops(keep)
+
+    def params(self, keep: np.ndarray | None = None) -> int:
+        """Parameters for atoms kept, (atoms,) of bool."""
+        return self.cost.params(keep)

@@ -16,10 +16,11 @@ from torch import nn
 
 from .budget import allocate
 from .calling import call, inference
-from .channels import ChannelGroups, find_groups
+from .channels import find_groups
 from .compensation import compensate
 from .criteria import Criterion, build_criterion
 from .errors import InputError
+from .groups import ChannelGroups
 from .observe import Observer
 from .plan import Cut, PruningPlan
 from .surgery import apply, cuts_for

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .channels import ChannelGroups
 from .errors import InputError
+from .groups import ChannelGroups
 from .models.timm_attributes import announce, refit
 from .plan import Cut, PruningPlan
 

@@ -76,17 +76,22 @@ def compare(a: nn.Module, b: nn.Module, inputs: Any) -> Difference:
         with inference(model):
             outputs.append(dict(tensors(call(model, inputs))))
     first, second = outputs
-    worst = Difference(0.0, "")
     if set(first) != set(second):
         odd = min(set(first) ^ set(second))
         return Difference(float("inf"), odd, f"only one of them returns {odd}")
     for path, tensor in first.items():
-        other = second[path]
-        if tensor.shape != other.shape:
-            return Difference(float("inf"), path, f"{path} is {tuple(tensor.shape)} and {tuple(other.shape)}")
+        if tensor.shape != second[path].shape:
+            return Difference(float("inf"), path, f"{path} is {tuple(tensor.shape)} and {tuple(second[path].shape)}")
+    return furthest(first, second)
+
+
+def furthest(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> Difference:
+    """The tensor of `first` from which its namesake of the same shape in `second` is furthest."""
+    worst = Difference(0.0, "")
+    for path, tensor in first.items():
         if not tensor.numel():
             continue
-        x, y = tensor.double(), other.double()
+        x, y = tensor.double(), second[path].double()
         relative = float((x - y).abs().max() / x.abs().max().clamp_min(1e-12))
         if not relative <= worst.relative:
             worst = Difference(relative, path)

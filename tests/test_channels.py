@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
-from small_networks import NETWORKS, Attention, Gated, Residual, Shared, WithoutRule
+from small_networks import NETWORKS, Attention, Gated, Residual, Shared, Transposed, WithoutRule
 from torch import nn
 
 from sirfp.channels import find_groups
@@ -122,6 +123,68 @@ def test_ignored_modules_stay_whole():
     assert any(f.name == "c.0" and "IGNORE" in f.reason for f in found.frozen)
     with pytest.raises(InputError, match="did you mean short"):
         find_groups(model, torch.randn(INPUT), ignore=["shorn"])
+
+
+def test_ignoring_a_layer_keeps_what_it_makes_and_not_what_it_reads():
+    model = build(Transposed)
+    found = find_groups(model, torch.randn(INPUT), ignore=["up"])
+    assert [g.name for g in found if g.name in ("a.0", "up")] == ["a.0"]
+    assert any(f.name == "up" and "IGNORE" in f.reason for f in found.frozen)
+
+
+def test_a_layer_with_two_names_can_be_ignored_by_either():
+    names = [g.name for g in find_groups(build(Shared), torch.randn(INPUT), ignore=["alias.0"])]
+    assert names == ["a.0", "tower.2.0"]
+
+
+class Scaled(nn.Module):
+    """A scale of shape (C, 1, 1) that is declared first."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(8, 1, 1))
+        self.a, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        return self.head(self.scale * self.a(x))
+
+
+def test_a_group_has_the_name_of_what_makes_its_channels_and_not_of_a_scale():
+    assert [g.name for g in find_groups(Scaled(), torch.randn(INPUT))] == ["a"]
+
+
+class Output:
+    """What a model returns, with slots in place of a dictionary."""
+
+    __slots__ = ("features", "scores")
+
+
+class Returning(nn.Module):
+    """Returns features and scores in one way or another."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.a, self.head, self.form = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), form
+
+    def forward(self, x):
+        features = self.a(x)
+        return self.form(features, self.head(features))
+
+
+def _slotted(features, scores):
+    output = Output()
+    output.features, output.scores = features, scores
+    return output
+
+
+@pytest.mark.parametrize("form", [_slotted, lambda a, b: {"x": [a, (b,)]}, lambda a, b: SimpleNamespace(a=a, b=b)])
+def test_whatever_holds_the_outputs_their_widths_stay(form):
+    assert len(find_groups(Returning(form), torch.randn(INPUT))) == 0
+
+
+def test_a_model_that_returns_no_tensor_is_refused():
+    with pytest.raises(InputError, match="returns no tensor"):
+        find_groups(Returning(lambda a, b: b.numpy()), torch.randn(INPUT))
 
 
 class Auxiliary(nn.Module):
