@@ -54,7 +54,7 @@ def find_groups(
         InputError: if a name in `ignore` matches nothing in the model, or the model returns no tensor.
     """
     state = state_tensors(model)
-    trace = ChannelTrace(state)
+    trace = ChannelTrace(state, [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)])
     widths = feature_widths(model, trace)
     with inference(model), fixed_proposals(model), widths, trace:
         output = call(model, example_inputs)

@@ -96,7 +96,7 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
             if tensor is not None:
                 owners.setdefault(id(tensor), []).append((module, leaf))
     old_sizes = {id(m): _sizes(m) for m in model.modules()}
-    touched: dict[int, nn.Module] = {}
+    touched: dict[int, tuple[nn.Module, dict[str, list]]] = {}
     replaced: dict[nn.Parameter, tuple[nn.Parameter, list]] = {}
     for name, pieces in cuts.items():
         tensor = _tensor(model, name)
@@ -108,9 +108,9 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
         for module, leaf in owners[id(tensor)]:
             table = module._parameters if leaf in module._parameters else module._buffers
             table[leaf] = new
-            touched[id(module)] = module
-    for key, module in touched.items():
-        refresh(module, old_sizes[key])
+            touched.setdefault(id(module), (module, {}))[1][leaf] = pieces
+    for key, (module, gone) in touched.items():
+        refresh(module, old_sizes[key], gone)
     if optimizer is not None:
         _cut_optimizer(optimizer, replaced)
 
@@ -161,8 +161,14 @@ def _sizes(module: nn.Module) -> dict[str, int]:
     return {n: getattr(module, n) for n in names if isinstance(getattr(module, n, None), int)}
 
 
-def refresh(module: nn.Module, old: Mapping[str, int]) -> None:
-    """Sets the attributes of a module that repeat a size, from its tensors as they are now."""
+def refresh(module: nn.Module, old: Mapping[str, int], cuts: Mapping[str, list]) -> None:
+    """Sets the attributes of a module that repeat a size, from its tensors as they are now.
+
+    Args:
+        module: the one whose tensors were cut.
+        old: its sizes before, as `_sizes` gives them.
+        cuts: {tensor's name: [(dimension, kept indices)]}.
+    """
     weight = getattr(module, "weight", None)
     if isinstance(weight, torch.Tensor) and weight.dim() >= 3 and "in_channels" in old and "out_channels" in old:
         transposed = bool(getattr(module, "transposed", False))
@@ -178,9 +184,10 @@ def refresh(module: nn.Module, old: Mapping[str, int]) -> None:
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = weight.shape[1]
-    elif isinstance(module, nn.GroupNorm) or "num_groups" in old:
-        if old.get("num_groups") == old.get("num_channels"):
-            module.num_groups = weight.shape[0]
+    elif "num_groups" in old and "num_channels" in old:  # a group norm
+        width = old["num_channels"] // old["num_groups"]
+        for _, keep in cuts.get("weight", []):
+            module.num_groups = len({index // width for index in keep})
         module.num_channels = weight.shape[0]
     if isinstance(getattr(module, "normalized_shape", None), tuple) and isinstance(weight, torch.Tensor):
         module.normalized_shape = tuple(weight.shape)

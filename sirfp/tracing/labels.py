@@ -113,6 +113,13 @@ class Labels:
             self.ties.append((np.tile(table[0], rows - 1), table[1:].reshape(-1)))
         return table[0]
 
+    def tie_columns(self, labels: Array | None, rows: int) -> None:
+        """Ties `labels` seen as (rows, n) within each row: whole rows go or stay."""
+        if labels is not None:
+            table = labels.reshape(rows, -1)
+            if table.shape[1] > 1:
+                self.ties.append((np.repeat(table[:, 0], table.shape[1] - 1), table[:, 1:].reshape(-1)))
+
     def freeze(self, labels: Array | None, reason: str) -> None:
         """Marks labels that must stay, and why."""
         if labels is not None and len(labels):

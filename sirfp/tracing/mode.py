@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -48,10 +49,12 @@ class ChannelTrace(TorchDispatchMode):
     Args:
         state: the model's parameters and floating-point buffers by name; each gets fresh labels on
             every dimension longer than one.
+        regrouped: names of the weights of group norms whose number of groups can follow a cut.
     """
 
-    def __init__(self, state: dict[str, torch.Tensor]):
+    def __init__(self, state: dict[str, torch.Tensor], regrouped: Iterable[str] = ()):
         super().__init__()
+        self.regrouped = frozenset(regrouped)
         self.labels = Labels()
         self.products: list[Product] = []
         self.taps: list[Tap] = []
@@ -111,6 +114,10 @@ class ChannelTrace(TorchDispatchMode):
     def set_emitted(self, tensor: torch.Tensor, dim: int, constants: torch.Tensor | None) -> None:
         if constants is not None and len(constants) == tensor.shape[dim]:
             self._emitted[tensor] = (dim % tensor.dim(), constants)
+
+    def name(self, tensor: Any) -> str | None:
+        """The name of a parameter or buffer, None of any other tensor."""
+        return self._names.get(tensor) if isinstance(tensor, torch.Tensor) else None
 
     def is_state(self, tensor: Any) -> bool:
         return isinstance(tensor, torch.Tensor) and tensor in self._names

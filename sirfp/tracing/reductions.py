@@ -68,9 +68,16 @@ def layer_norm(trace, func, args, kwargs, out) -> None:
         trace.taps.append(Tap(vectors[0], dims[-1], norm=True, dim=-1, positions=prod(x.shape[1:-1])))
 
 
+ENOUGH_GROUPS = 8
+"""From here on a group norm loses whole groups: removing one of them is a fine enough step."""
+
+
 @rule("native_group_norm")
 def group_norm(trace, func, args, kwargs, out) -> None:
-    """Ties the channels of its groups index by index, so every group keeps the same width."""
+    """Whole groups go, which leaves the others' statistics as they are, where a module can be told their number.
+
+    Else, and where there are few groups, channels go index by index from all of them.
+    """
     x, weight, bias, _, _, _, groups, _ = args
     dims = trace.dims(x)
     vectors = [t for t in (weight, bias) if isinstance(t, torch.Tensor)]
@@ -79,7 +86,9 @@ def group_norm(trace, func, args, kwargs, out) -> None:
         known = trace.dim(vector, 0)
         if channels is not None or known is not None:
             channels = trace.labels.tie(channels, known, "group norm of a fixed input")
-    if groups < x.shape[1]:
+    if ENOUGH_GROUPS <= groups < x.shape[1] and trace.name(weight) in trace.regrouped:
+        trace.labels.tie_columns(channels, groups)
+    elif groups < x.shape[1]:
         trace.labels.tie_rows(channels, groups)
         trace.labels.mark_inexact(channels, "group norm's statistics run over these channels")
     result = out[0]
