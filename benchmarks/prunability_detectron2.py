@@ -107,15 +107,10 @@ def in_process(config: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def build(config: str) -> tuple[nn.Module, list[dict]]:
     """A model of the zoo with random weights, and what it is called with."""
-    from sirfp.source import DetectronSource, from_zoo
+    from sirfp.source import from_zoo
 
-    if config.endswith(".yaml"):
-        source = from_zoo(config, size=SIZE)
-        return source.model, source.example()
-    from detectron2.config import get_cfg, instantiate
-
-    model = instantiate(model_zoo.get_config(config).model).eval()
-    return model, DetectronSource(config, model, SIZE, cfg=get_cfg()).example()
+    source = from_zoo(config, size=SIZE)
+    return source.model, source.example()
 
 
 def measure(config: str) -> dict[str, Any]:

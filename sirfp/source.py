@@ -185,7 +185,8 @@ def from_config(
     """A model of Detectron2 from a config file.
 
     Args:
-        path: the config file, of Detectron2 or of a project that adds keys outside MODEL at most.
+        path: the config file, of Detectron2 or of a project that adds keys outside MODEL at most; a lazy config, one
+            that ends in .py, is run as the program that it is.
         opts: KEY VALUE pairs that win over the file; MODEL.WEIGHTS among them is taken as `weights`.
         weights: a file, or "" for random ones.
         size: (height, width); by default SIRFP.INPUT_SIZE, or as the config's INPUT says.
@@ -198,6 +199,7 @@ def from_config(
     from detectron2.projects.deeplab import add_deeplab_config
 
     from .config import input_size, load_config
+    from .lazy import build_lazy
     from .models.deformable import provide_deformable
 
     def add_config(cfg) -> None:
@@ -205,9 +207,15 @@ def from_config(
         for key in LENIENT:
             cfg[key].set_new_allowed(True)
 
+    provide_deformable()
+    if path.endswith(".py"):
+        model, inputs = build_lazy(path, opts)
+        cfg = load_config("", [word for key, value in inputs.items() for word in (f"INPUT.{key}", str(value))])
+        if weights:
+            fill(model, read_weights(weights), weights)
+        return DetectronSource(name or path, model, size or input_size(cfg), weights or None, cfg)
     cfg = load_config(path, opts, add_config)
     cfg.MODEL.DEVICE = "cpu"
-    provide_deformable()
     try:
         model = build_model(cfg)
     except InputError:
@@ -224,7 +232,7 @@ def from_config(
 
 
 def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
-    """A model of Detectron2's model zoo, by its config, e.g. "COCO-Detection/retinanet_R_50_FPN_1x.yaml".
+    """A model of Detectron2's model zoo, by its config, e.g. "COCO-Detection/retinanet_R_50_FPN_1x.yaml" or a lazy .py.
 
     Raises:
         InputError: the zoo has no such config; see also `from_config`.
@@ -232,8 +240,8 @@ def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
     from detectron2 import model_zoo
 
     folder = Path(model_zoo.__file__).parent / "configs"
-    known = {p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")}
-    wanted = config if config.endswith(".yaml") else f"{config}.yaml"
+    known = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix in (".yaml", ".py")}
+    wanted = config if config.endswith((".yaml", ".py")) else f"{config}.yaml"
     if wanted not in known:
         tails = {Path(k).name: k for k in sorted(known, reverse=True)}
         hint = f"; did you mean {tails[wanted]}?" if wanted in tails else near(wanted, known)
