@@ -29,6 +29,7 @@ from torch import nn
 ZOO = Path(model_zoo.__file__).parent / "configs"
 HALF = 0.5
 SIZE = (256, 320)
+PROPOSALS, DETECTIONS = 100, 20
 TOLERANCE = 1e-4
 NO_DETECTOR = ("common/", "Misc/torchvision_imagenet")
 """Lazy configs that are parts of others, or an example of image classification."""
@@ -37,12 +38,13 @@ HEAD = """# Which configs of Detectron2's model zoo can be pruned
 
     python benchmarks/prunability_detectron2.py --table docs/prunability_detectron2.md
 
-Every config of the installed model zoo, with random weights, at {height} x {width} pixels on a processor: followed,
-pruned to half of its FLOPs by a random plan, compared with the masked dense model on the same boxes, and
-trained for a step. *Equal* is the largest relative difference over all scores, box shifts, masks and maps. Group
-norms whose channels go have other statistics by nature: there a second plan leaves them whole and its difference comes
-first, that of the first plan in brackets. *s* is the time to find the groups. SyncBN, which trains on GPUs only, is
-held in evaluation mode in the training step. Deformable convolutions run on torchvision's operator.
+Every config of the installed model zoo, with random weights, at {height} x {width} pixels on a processor.
+Two-stage models have {proposals} proposals and {detections} detections, to keep this quick. Each is followed,
+pruned to half of its FLOPs by a random plan, compared with the masked dense model on the same boxes, and trained for
+a step. *Equal* is the largest relative difference over all scores, box shifts, masks and maps. Where a statistic runs over channels that go, the two
+differ by nature: there a second plan leaves those whole and its difference comes first, that of the first plan in
+brackets. *s* is the time to find the groups. SyncBN, which trains on GPUs only, is held in evaluation mode in the
+training step. Deformable convolutions run on torchvision's operator.
 
 {summary}
 
@@ -110,6 +112,11 @@ def build(config: str) -> tuple[nn.Module, list[dict]]:
     from sirfp.source import from_zoo
 
     source = from_zoo(config, size=SIZE)
+    for module in source.model.modules():
+        if isinstance(getattr(module, "post_nms_topk", None), dict):
+            module.post_nms_topk = dict.fromkeys(module.post_nms_topk, PROPOSALS)
+        if hasattr(module, "test_topk_per_image"):
+            module.test_topk_per_image = DETECTIONS
     return source.model, source.example()
 
 
@@ -219,7 +226,9 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The page."""
     height, width = SIZE
     lines = "\n".join(_line(rows[config]) for config in sorted(rows))
-    return HEAD.format(height=height, width=width, summary=summary(rows), rows=lines)
+    return HEAD.format(
+        height=height, width=width, proposals=PROPOSALS, detections=DETECTIONS, summary=summary(rows), rows=lines
+    )
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ from torch import nn
 
 from .checkpointer import BestCheckpoint, Checkpointer
 from .config import input_size, load_config, register_data, validate
+from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near
 from .lr_schedule import PhasedPolyLR
 from .models.deformable import provide_deformable
@@ -98,6 +99,17 @@ class Trainer(DefaultTrainer):
         return create_ddp_model(
             model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
         )
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainingStream:
+        """Augmented training batches as Detectron2 makes them."""
+        return detection_stream(cfg)
+
+    def run_step(self) -> None:
+        """One iteration; what it draws at random hangs on the seed and the iteration alone."""
+        if isinstance(self._trainer.data_loader, TrainingStream):
+            self._trainer.data_loader.seed_step(self.iter)
+        super().run_step()
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):

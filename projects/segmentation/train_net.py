@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from segmentation import (
     SegmentationEvaluator,
     SegmentationMapper,
@@ -22,6 +22,7 @@ from segmentation import (
     draw_predictions,
 )
 
+from sirfp.data.stream import TrainingStream, detection_stream
 from sirfp.engine import Trainer, run
 
 
@@ -37,9 +38,9 @@ class SegmentationTrainer(Trainer):
         return model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> TrainingStream:
         """Batches of augmented crops."""
-        return build_detection_train_loader(cfg, mapper=SegmentationMapper(cfg, is_train=True))
+        return detection_stream(cfg, SegmentationMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

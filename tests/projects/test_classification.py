@@ -158,6 +158,20 @@ def test_mixed_labels_are_shares_and_training_batches_never_end(project, options
     assert all(labels.shape == (4, 3) and torch.allclose(labels.sum(1), torch.ones(4)) for _, labels in drawn[:6])
 
 
+@pytest.mark.parametrize("mixed", [[], ["INPUT.AUGMENT.MIXUP", "0.5", "INPUT.AUGMENT.MIX_OFF_ITER", "12"]])
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_resumed_run_sees_what_it_would_have(project, options, mixed, workers):
+    cfg = configured(project, [*options, *mixed, "DATALOADER.NUM_WORKERS", workers, "SEED", "4"])
+    whole, first, second = (project.train_loader(cfg) for _ in range(3))
+    batches, again = iter(whole), iter(first)
+    drawn = [next(batches) for _ in range(15)]  # of six an epoch
+    for _ in range(8):
+        next(again)
+    second.load_state_dict(first.state_dict())
+    for (images, labels), (same, also) in zip(drawn[8:], second, strict=False):
+        assert torch.equal(images, same) and torch.equal(labels, also)
+
+
 def test_accuracy_is_counted_over_all_batches(project):
     evaluator = project.AccuracyEvaluator("some")
     labels, sure = torch.arange(10) % 7, torch.eye(7)
