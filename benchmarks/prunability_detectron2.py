@@ -41,8 +41,8 @@ HEAD = """# Which configs of Detectron2's model zoo can be pruned
 Every config of the installed model zoo, with random weights, at {height} x {width} pixels on a processor.
 Two-stage models have {proposals} proposals and {detections} detections, to keep this quick. Each is followed,
 pruned to half of its FLOPs by a random plan, compared with the masked dense model on the same boxes, and trained for
-a step. *Equal* is the largest relative difference over all scores, box shifts, masks and maps. Where a statistic runs over channels that go, the two
-differ by nature: there a second plan leaves those whole and its difference comes first, that of the first plan in
+a step. *Equal* is the largest relative difference over all scores, box shifts,
+masks and maps. Where a statistic runs over channels that go, the two differ by nature: there a second plan leaves those whole and its difference comes first, that of the first plan in
 brackets. *s* is the time to find the groups. SyncBN, which trains on GPUs only, is held in evaluation mode in the
 training step. Deformable convolutions run on torchvision's operator.
 

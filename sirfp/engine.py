@@ -40,6 +40,7 @@ from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near
 from .lr_schedule import PhasedPolyLR
 from .models.deformable import provide_deformable
+from .models.detectron import averages, set_averages
 from .precision import MixedPrecisionTrainer, autocast_dtype, lay_out
 
 Configure = Callable[[CfgNode], None]
@@ -144,6 +145,14 @@ class Trainer(DefaultTrainer):
             self.scheduler.max_iters = self.max_iter
         if self.checkpointer.plan:
             self.rewrap()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The run's state, with what models keep beside their weights."""
+        return super().state_dict() | {"averages": averages(self.checkpointer.model)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        set_averages(self.checkpointer.model, state_dict.get("averages", {}))
 
     def rewrap(self) -> None:
         """Wraps the model for the processes of this run anew, after its parameters were replaced."""

@@ -151,7 +151,7 @@ def detection_stream(cfg: Any, mapper: Callable[[dict], dict | None] | None = No
     parts = _train_loader_from_config(cfg, mapper)
     records, size = parts["dataset"], parts["total_batch_size"] // comm.get_world_size()
     shaped = parts["aspect_ratio_grouping"] and all("width" in r and "height" in r for r in records)
-    tall = np.array([r["width"] <= r["height"] for r in records]) if shaped else None
+    tall = [r["width"] <= r["height"] for r in records] if shaped else None
     records = DatasetFromList(records, copy=False)
 
     def batches(seed: int, skip: int) -> DataLoader:
