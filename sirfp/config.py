@@ -94,6 +94,11 @@ def _add_pruning(cfg: CfgNode) -> None:
     # Parts of the network that are ranked apart: a group belongs to the first prefix its name starts with,
     # the rest (the head) to a part of its own.
     cfg.SIRFP.PARTITIONS = ["backbone.bottom_up", "backbone"]
+    # Sparsity training until the last pruning: hooks SlimmingPenalty (for the criterion slimming), GroupRegularization
+    # (for depgraph), after Accumulate in HOOKS
+    cfg.SIRFP.SPARSITY = CN()
+    cfg.SIRFP.SPARSITY.WEIGHT = 1e-4  # of the penalty
+    cfg.SIRFP.SPARSITY.GROWTH = 4.0  # a group's smallest channel is penalised 2^GROWTH times as much as its largest
     cfg.SIRFP.SEED = 0  # of criteria that draw lots
     cfg.SIRFP.HOOKS = []  # trainer hooks by name, in this order; from the registry `sirfp.hooks.HOOKS`
 
@@ -149,6 +154,12 @@ def validate(cfg: CfgNode) -> None:
         for key in keys:
             if ours[key] < least:
                 raise InputError(f"SIRFP.{key} must be at least {least}, got {ours[key]}")
+    for key, value in ours.SPARSITY.items():
+        if value < 0:
+            raise InputError(f"SIRFP.SPARSITY.{key} must be at least 0, got {value}")
+    for name in {"SlimmingPenalty", "GroupRegularization"} & set(ours.HOOKS):
+        if "Accumulate" in ours.HOOKS and ours.HOOKS.index("Accumulate") > ours.HOOKS.index(name):
+            raise InputError(f"SIRFP.HOOKS: Accumulate must stand before {name}, whose penalty is not of the loss")
     if ours.HOOKS or ours.KEEP_FLOPS < 1:
         _check_criterion(ours.CRITERION)
     if ours.KEEP_FLOPS < 1 and "PruneSteps" not in ours.HOOKS:

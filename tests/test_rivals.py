@@ -16,6 +16,7 @@ from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.errors import InputError
 from sirfp.prune import calibrate
+from sirfp.sparsity import add_group_penalty, add_slimming_penalty
 
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -207,3 +208,36 @@ def test_batches_without_annotations_are_said():
     criterion = build_criterion("taylor", model, find_groups(model, batch, trial=False).groups)
     with pytest.raises(InputError, match="need annotations"):
         calibrate(model, criterion, [batch])
+
+
+def test_the_slimming_penalty_adds_the_sign_of_the_scale():
+    model = layer()
+    model.norm.weight.grad = torch.ones(3)
+    add_slimming_penalty(model, find_groups(model, X).groups, 0.5)
+    assert model.norm.weight.grad.tolist() == [1.5, 0.5, 1.5]
+    frozen = layer(gamma=None, norm=FrozenBatchNorm2d)
+    add_slimming_penalty(frozen, find_groups(frozen, X).groups, 0.5)
+
+
+def test_the_group_penalty_grows_as_a_channel_shrinks():
+    model = layer(gamma=(0.0, 0.0, 2.0))
+    model.head.weight.data = torch.tensor([[0.0, 0, 1], [0, 0, 0]])[:, :, None, None]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    # squared norms 9, 16 and 4 + 1: strengths 2^(3 * (16 - 9) / 11), 1 and 2^3
+    add_group_penalty(model, find_groups(model, X).groups, 0.5, 3.0)
+    assert model.norm.weight.grad.tolist() == pytest.approx([0, 0, 0.5 * 8 * 2])
+    assert model.layer.weight.grad.flatten().tolist() == pytest.approx(
+        [0.5 * 2 ** (21 / 11) * 3, 0, 0, 0, 0.5 * 4, 0, 0, 0, 0]
+    )
+    assert model.head.weight.grad.flatten().tolist() == pytest.approx([0, 0, 0.5 * 8, 0, 0, 0])
+    assert not model.norm.bias.grad.any()
+
+
+def test_a_group_of_equals_is_penalised_alike():
+    model = build(NETWORKS[8])  # transposed and grouped
+    for parameter in model.parameters():
+        parameter.data.fill_(1)
+        parameter.grad = torch.zeros_like(parameter)
+    add_group_penalty(model, find_groups(model, torch.randn(1, 3, 16, 16)).groups, 0.5, 4.0)
+    assert set(model.up.weight.grad.flatten().tolist()) == {1.0}  # once for what makes it, once for what reads it
