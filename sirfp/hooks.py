@@ -65,6 +65,8 @@ def criterion_options(cfg) -> dict[str, Any]:
         "normalize": node.NORMALIZE,
         "per_position": node.PER_POSITION,
         "stride": node.ACCUMULATE_STRIDE,
+        "importance": node.IMPORTANCE,
+        "importance_weight": node.IMPORTANCE_WEIGHT,
     }
     return {key: value for key, value in given.items() if key in CRITERIA[node.CRITERION].options()}
 

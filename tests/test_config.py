@@ -32,6 +32,7 @@ def test_the_defaults_are_valid():
         ("SIRFP.STEPS", "0", "at least 1, got 0"),
         ("SIRFP.ROUND_TO", "0", "at least 1, got 0"),
         ("SIRFP.RECOVER_ITERS", "-1", "at least 0, got -1"),
+        ("SIRFP.IMPORTANCE", "tailor", "must be taylor or dcfp, got 'tailor'; did you mean taylor"),
         ("SIRFP.SPARSITY.WEIGHT", "-1.0", "SIRFP.SPARSITY.WEIGHT must be at least 0"),
         ("SIRFP.HOOKS", "['SlimmingPenalty', 'Accumulate']", "Accumulate must stand before SlimmingPenalty"),
         ("SOLVER.MAX_ITER", "0", "SOLVER.MAX_ITER must be at least 1"),

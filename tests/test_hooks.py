@@ -191,7 +191,13 @@ def test_a_run_without_pruning_needs_no_hook(tmp_path):
 
 @pytest.mark.parametrize(
     ("criterion", "penalty"),
-    [("taylor", ""), ("dcfp", ""), ("slimming", "SlimmingPenalty"), ("depgraph", "GroupRegularization")],
+    [
+        ("taylor", ""),
+        ("dcfp", ""),
+        ("sirfp_joint", ""),
+        ("slimming", "SlimmingPenalty"),
+        ("depgraph", "GroupRegularization"),
+    ],
 )
 def test_rivals_prune_in_a_run_and_resume(tmp_path, criterion, penalty):
     hooks = ["Accumulate", *([penalty] if penalty else []), "PruneSteps"]

@@ -13,9 +13,11 @@ from test_segmentors import segmentor
 from torch import nn
 
 from sirfp.channels import find_groups
+from sirfp.clique import exact, value
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.errors import InputError
 from sirfp.prune import calibrate
+from sirfp.redundancy import edge_weights
 from sirfp.sparsity import add_group_penalty, add_slimming_penalty
 
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -241,3 +243,51 @@ def test_a_group_of_equals_is_penalised_alike():
         parameter.grad = torch.zeros_like(parameter)
     add_group_penalty(model, find_groups(model, torch.randn(1, 3, 16, 16)).groups, 0.5, 4.0)
     assert set(model.up.weight.grad.flatten().tolist()) == {1.0}  # once for what makes it, once for what reads it
+
+
+def loss_of(model, batch):
+    return model(batch).square().mean()
+
+
+def joint(model, batches, **options):
+    criterion = build_criterion("sirfp_joint", model, find_groups(model, X).groups, per_position=False, **options)
+    calibrate(model, criterion, batches, loss_of)
+    return criterion
+
+
+def test_importance_decides_which_of_two_equal_channels_stays():
+    # channels 1 and 3 are one map, 0 and 2 are others; 1 is read and 3 is not
+    model = layer(((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0), (0, 1.0, 0)), gamma=None)
+    model.head.weight.data = torch.tensor([[1.0, 1, 1, 0], [1, -1, 1, 0]])[:, :, None, None]
+    alone, both = joint(model, [X], importance_weight=0.0), joint(model, [X])
+    assert alone.scores()["layer"].argmin() == 1 and both.scores()["layer"].argmin() == 3
+    redundancy = build_criterion("sirfp", model, alone.groups, per_position=False)
+    calibrate(model, redundancy, [X])
+    torch.testing.assert_close(alone.scores()["layer"], redundancy.scores()["layer"])
+
+
+@pytest.mark.parametrize("importance", ["taylor", "dcfp"])
+def test_at_weight_one_importance_and_redundancy_have_one_mean(importance):
+    model = build(NETWORKS[0])
+    criterion = build_criterion("sirfp_joint", model, find_groups(model, X).groups, importance=importance)
+    calibrate(model, criterion, [X], loss_of)
+    sums = []
+    for group in criterion.groups:
+        sums.append(-edge_weights(criterion.matrix(group)).sum(1))
+    torch.testing.assert_close(torch.cat(list(criterion.vertices().values())).mean(), torch.cat(sums).mean())
+    again = build_criterion("sirfp_joint", model, criterion.groups, importance=importance)
+    again.load_state_dict(criterion.state_dict())
+    assert all(torch.equal(score, again.scores()[n]) for n, score in criterion.scores().items())
+
+
+def test_the_joint_choice_is_held_against_the_exact_clique():
+    model = build(NETWORKS[0])
+    criterion = build_criterion("sirfp_joint", model, find_groups(model, X).groups)
+    calibrate(model, criterion, [X], loss_of)
+    scores, vertices = criterion.scores(), criterion.vertices()
+    for group in criterion.groups:
+        edges, keep = edge_weights(criterion.matrix(group)), group.size // 2
+        best, most = exact(edges, keep, vertices[group.name])
+        greedy = value(edges, scores[group.name].topk(keep).indices, vertices[group.name])
+        least = value(edges, scores[group.name].topk(keep, largest=False).indices, vertices[group.name])
+        assert most >= greedy - 1e-6 and most - greedy <= 0.05 * (most - least)
