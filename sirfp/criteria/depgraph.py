@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..groups import Group, Slice
-from .parts import rows
+from .parts import sums
 from .registry import Criterion, register
 
 
@@ -37,5 +37,5 @@ def coupled_weights(model: nn.Module, group: Group) -> list[tuple[nn.Parameter, 
 
 def group_norms(model: nn.Module, group: Group) -> torch.Tensor:
     """The sum over a group's coupled weights of the squared L2 norm of each channel's part, `(size,)` in float32."""
-    found = [rows(tensor, piece).square().sum(1) for tensor, piece in coupled_weights(model, group)]
+    found = [sums(tensor.detach().float().square(), piece) for tensor, piece in coupled_weights(model, group)]
     return torch.stack(found).sum(0) if found else torch.zeros(group.size)

@@ -46,6 +46,13 @@ def rows(tensor: torch.Tensor, piece: Slice) -> torch.Tensor:
     return flat[index].flatten(1)
 
 
+def sums(values: torch.Tensor, piece: Slice) -> torch.Tensor:
+    """The sum of values over each atom's part of a tensor, `(size,)` in float32."""
+    others = [d for d in range(values.dim()) if d != piece.dim]
+    along = values.sum(others, dtype=torch.float32) if others else values.float()
+    return along[torch.as_tensor(piece.index, device=values.device)].sum(1)
+
+
 def mean_over_filters(model: nn.Module, group: Group, measure: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """The mean over a group's `filters` of `measure`, from `(size, values)` to `(size,)`; zeros without any."""
     tensors = dict(model.named_parameters())

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..groups import Group, Slice
 from .gradients import GradientCriterion
-from .parts import biases, filters, rows, trained_norm_layers
+from .parts import biases, filters, sums, trained_norm_layers
 from .registry import register
 
 
@@ -42,7 +42,7 @@ class Taylor(GradientCriterion):
         for group in self.groups:
             parts = [(w, piece) for w, piece in self._parts[group.name] if w.grad is not None]
             if parts:
-                carried = torch.stack([rows(w.grad.float() * w.float(), piece).sum(1) for w, piece in parts]).sum(0)
+                carried = torch.stack([sums(w.grad.float() * w.float(), piece) for w, piece in parts]).sum(0)
                 square = carried.square()
                 finite = self._count(group.name, square)
                 self.sums[group.name] += torch.where(finite, square, 0)
