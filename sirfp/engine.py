@@ -194,6 +194,7 @@ def build_hook(name: str, cfg: CfgNode) -> HookBase:
     Raises:
         InputError: there is none of that name; lists the known.
     """
+    from . import sparsity  # noqa: F401  (registers its hooks)
     from .hooks import HOOKS
 
     known = [key for key, _ in HOOKS]

@@ -113,6 +113,29 @@ def test_same_weights_and_seed_give_the_same_plan(files, tmp_path, capsys, weigh
     assert read(out)[0].kept == read(files / "small.safetensors")[0].kept
 
 
+def test_criteria_that_need_labels(files, tmp_path, capsys):
+    out, given = tmp_path / "out.safetensors", [*NETWORK, "--num-classes", 1, "--batches", 2, "--batch", 2, "-o"]
+    pruned = run(capsys, "prune", *given, out, "--images", files / "images", "--criterion", "sirfp_joint",
+                 "--option", "importance=dcfp", "--option", "ema=0.9")  # fmt: skip
+    assert pruned["criterion"] == "sirfp_joint"
+    root = tmp_path / "scenes"
+    run(capsys, "data", "scenes", root, "--train", 3, "--val", 1, "--size", 64)
+    folder = {"NAME": "own", "CLASSES": [str(i) for i in range(11)], "TRAIN_IMAGES": root / "train",
+              "TRAIN_LABELS": root / "trainannot"}  # fmt: skip
+    pairs = [str(x) for key, value in folder.items() for x in (f"DATASETS.FOLDER.{key}", value)]
+    given = [*SEGMENTOR, *SMALL, *pairs, "DATASETS.TRAIN", "('own_train',)", "--criterion", "taylor", "-o", out]
+    pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, *given)
+    assert pruned["criterion"] == "taylor" and pruned["flops"]["kept"] <= 0.5
+
+
+def test_help_names_every_criterion_and_option():
+    from sirfp.commands.prune import CRITERIA_HELP, OPTIONS_HELP
+    from sirfp.criteria import CRITERIA
+
+    for name, criterion in CRITERIA.items():
+        assert name in CRITERIA_HELP and all(option in OPTIONS_HELP for option in criterion.options())
+
+
 def test_verify_fails_where_weights_are_not_the_file_s(files, tmp_path, capsys, monkeypatch):
     from sirfp import verify
 
@@ -198,6 +221,9 @@ BAD = {
     "option's value": ([*LOOK, "--images", "F/images", "--option", "ema=2"], "must lie in [0, 1)"),
     "ignore": ([*PRUNE, "--ignore", "layer9"], "--ignore names 'layer9', which no module"),
     "no images": (LOOK, "give --images FOLDER"),
+    "no labels": ([*LOOK, "--criterion", "taylor"], "with one folder a class"),
+    "labels of others": ([*LOOK, "--criterion", "dcfp", "--images", "F/images"], "holds 1 folders with images"),
+    "no annotations": (["prune", *SEGMENTOR, "-o", "OUT", "--criterion", "taylor", "--images", "F/images"], "leave it"),
     "no folder": ([*LOOK, "--images", "F/imags"], "did you mean images"),
     "empty folder": ([*LOOK, "--images", "F/empty"], "holds no image"),
     "broken image": ([*LOOK, "--images", "F/broken"], "cannot be read as an image"),

@@ -189,6 +189,30 @@ def test_a_run_without_pruning_needs_no_hook(tmp_path):
     assert not hasattr(trainer, "pruning")
 
 
+@pytest.mark.parametrize(
+    ("criterion", "penalty"),
+    [
+        ("taylor", ""),
+        ("dcfp", ""),
+        ("sirfp_joint", ""),
+        ("slimming", "SlimmingPenalty"),
+        ("depgraph", "GroupRegularization"),
+    ],
+)
+def test_rivals_prune_in_a_run_and_resume(tmp_path, criterion, penalty):
+    hooks = ["Accumulate", *([penalty] if penalty else []), "PruneSteps"]
+    opts = ["SIRFP.CRITERION", criterion, "SIRFP.HOOKS", str(hooks), "SIRFP.SPARSITY.WEIGHT", "0.01"]
+    whole = run(tmp_path / "whole", *opts)
+    assert whole.pruning.plan.flops[1] / whole.pruning.plan.flops[0] <= 0.4 and whole.pruning.steps == 2
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", *opts, stop=7)
+    Batches.__iter__, before = _from_checkpoint(tmp_path / "cut"), Batches.__iter__
+    try:
+        assert run(tmp_path / "cut", *opts, resume=True).pruning.plan == whole.pruning.plan
+    finally:
+        Batches.__iter__ = before
+
+
 @pytest.mark.parametrize("criterion", ["sirfp", "magnitude", "random"])
 @pytest.mark.parametrize("hooks", [HOOKS, "['Accumulate', 'PruneSteps']", "['PruneSteps']"])
 def test_criteria_and_hooks_combine(tmp_path, criterion, hooks):
