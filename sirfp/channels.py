@@ -196,22 +196,38 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
             )
         )
     by_tensor = {id(tensor): name for name, tensor in state.items()}
-    emissions = [
+    norms = _own_norms(trace)
+    emissions = tuple(
         Emission(
-            by_tensor[id(c.weight)], atom_of[component[c.labels]], c.emitted, c.groups,
-            None if c.norm_mean is None else by_tensor[id(c.norm_mean)],
+            by_tensor[id(c.weight)],
+            atom_of[component[c.labels]],
+            c.emitted,
+            c.groups,
+            by_tensor[id(norms[id(c)])] if id(c) in norms else None,
         )
         for c in trace.consumers
-    ]  # fmt: skip
+    )
     parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters()]
     return ChannelGroups(
         groups=tuple(groups),
         frozen=tuple(Frozen(name, n, reason) for (name, reason), n in frozen.items()),
         sizes={name: tuple(tensor.shape) for name, tensor in state.items()},
         cost=Cost.build(trace.products, parameters, atom_of, component, sum(g.size for g in groups)),
-        emissions=tuple({e.weight: e for e in reversed(emissions)}.values()),
+        emissions=emissions,
         widths={m: {f: atom_of[component[d]] for f, d in v.items()} for m, v in widths.items()},
     )
+
+
+def _own_norms(trace: ChannelTrace) -> dict[int, torch.Tensor]:
+    """The running mean of the norm that alone reads a layer's output and reads no other's, by the layer's call."""
+    weights: dict[int, set] = {}
+    for mean, consumer in trace.normed:
+        weights.setdefault(id(mean), set()).add(None if consumer is None else id(consumer.weight))
+    return {
+        id(consumer): mean
+        for mean, consumer in trace.normed
+        if consumer is not None and consumer.readers == 1 and len(weights[id(mean)]) == 1
+    }
 
 
 def _lead(signature: np.ndarray, places: list, makes: list[bool]) -> int:

@@ -83,14 +83,14 @@ class Frozen:
 
 @dataclass
 class Emission:
-    """What emptied channels would still add to a layer that reads them (METHOD: bias compensation).
+    """What emptied channels would still add to one call of a layer that reads them (METHOD: bias compensation).
 
     Attributes:
         weight: name of the layer's weight.
         atoms: index of the atom of each input channel among all groups' atoms, -1 where frozen, (I,).
-        emitted: what each input channel emits once its norm's scale is zero, (I,).
+        emitted: what each input channel emits once its norm's scale is zero, NaN where that is not known, (I,).
         groups: the layer's groups.
-        norm_mean: name of the running mean of the norm that reads the layer, or None.
+        norm_mean: name of the running mean of the norm that alone reads the layer and reads it alone, or None.
     """
 
     weight: str

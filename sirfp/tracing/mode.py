@@ -56,6 +56,7 @@ class ChannelTrace(TorchDispatchMode):
         self.products: list[Product] = []
         self.taps: list[Tap] = []
         self.consumers: list[Consumer] = []
+        self.normed: list[tuple[torch.Tensor, Consumer | None]] = []  # running mean, what made the norm's input
         self.touched: set[str] = set()
         self.counting = True  # products are logged on the inference pass only
         self.pooling = 0  # inside F.adaptive_avg_pool2d, which fvcore counts
@@ -119,9 +120,12 @@ class ChannelTrace(TorchDispatchMode):
         if self.counting:
             self.products.append(Product(op, float(factor), tuple(s for s in sides if s is not None)))
 
-    def made(self, output: torch.Tensor, consumer: Consumer) -> None:
-        self.consumers.append(consumer)
-        self._made_by[output] = consumer
+    def reads(self, output: torch.Tensor, weight: torch.Tensor, labels: Array, emitted: Any, groups: int = 1) -> None:
+        """Notes that a layer read channels, and what they would emit, (I,) or None, to give its output."""
+        if emitted is None:
+            emitted = torch.full((len(labels),), torch.nan, device=weight.device)
+        self.consumers.append(Consumer(weight, labels, emitted, groups))
+        self._made_by[output] = self.consumers[-1]
 
     def maker(self, tensor: torch.Tensor) -> Consumer | None:
         return self._made_by.get(tensor)
@@ -140,14 +144,14 @@ class ChannelTrace(TorchDispatchMode):
             if name is not None:
                 self.touched.add(name)
         known = [t for t in inputs if t in self._dims]
-        written = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
+        into_a_part = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
         out = func(*args, **kwargs)
         name = func._schema.name
         if name in _UNLABELLED or (not known and name not in RULES):
             return out
         if not known and name not in _COUNTED:
             return out
-        if written and known:
+        if into_a_part and known:
             self.freeze_tensors(known, f"{name} writes into a part of another tensor")
             return out
         rule = RULES.get(name)
@@ -156,11 +160,18 @@ class ChannelTrace(TorchDispatchMode):
         if rule is None:
             self.freeze_tensors(known, f"{name} has no rule")
             return out
+        for consumer in filter(None, map(self.maker, inputs)):
+            consumer.readers += 1
+        written = [t for t in (inputs[0], inputs[0]._base) if t is not None] if func._schema.is_mutable else []
+        emitted = [self.emitted(t) for t in written]
         try:
             rule(self, func, args, kwargs, out)
         except (AssertionError, IndexError, ValueError, TypeError) as error:
             logger.debug("the rule for %s failed on %s: %s", name, [tuple(t.shape) for t in inputs], error)
             self.freeze_tensors(known, f"{name} is used in a way its rule does not know")
+        for tensor, before in zip(written, emitted, strict=True):
+            if before is not None and self.emitted(tensor) is before:  # it holds something else now
+                del self._emitted[tensor]
         return out
 
 

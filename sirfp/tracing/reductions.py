@@ -38,9 +38,8 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
         trace.taps.append(Tap(owned[-1], channels, norm=True, dim=1, positions=prod(x.shape[2:])))
     if isinstance(args[2], torch.Tensor):
         trace.set_emitted(result, 1, args[2].detach())
-    made_by = trace.maker(x)
-    if made_by is not None and isinstance(args[3], torch.Tensor) and trace.is_state(args[3]):
-        made_by.norm_mean = args[3]
+    if isinstance(args[3], torch.Tensor) and trace.is_state(args[3]):
+        trace.normed.append((args[3], trace.maker(x)))
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
