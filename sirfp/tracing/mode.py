@@ -59,12 +59,11 @@ class ChannelTrace(TorchDispatchMode):
         self.normed: list[tuple[torch.Tensor, Consumer | None]] = []  # running mean, what made the norm's input
         self.touched: set[str] = set()
         self.counting = True  # products are logged on the inference pass only
-        self.pooling = 0  # inside F.adaptive_avg_pool2d, which fvcore counts
         self._dims = WeakTensorKeyDictionary()
         self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants)
         self._names = WeakTensorKeyDictionary()
         self._made_by = WeakTensorKeyDictionary()  # output of a convolution -> its Consumer
-        self._functions = _FunctionWatch(self)
+        self._functions = _FunctionWatch()
         self.state_dims: dict[str, Dims] = {}
         for name, tensor in state.items():
             dims = [self.labels.fresh(n) if n > 1 else None for n in tensor.shape]
@@ -83,6 +82,11 @@ class ChannelTrace(TorchDispatchMode):
     def __exit__(self, *exc):
         super().__exit__(*exc)
         self._functions.__exit__(*exc)
+
+    @property
+    def pooling(self) -> int:
+        """Whether the operation is a part of F.adaptive_avg_pool2d, which fvcore counts."""
+        return self._functions.pooling
 
     # ---- what rules use -------------------------------------------------------------------------
     def dims(self, tensor: Any) -> Dims:
@@ -199,14 +203,14 @@ _COUNTED = frozenset(
 class _FunctionWatch(TorchFunctionMode):
     """Notes the functions whose name is lost before ATen: fvcore counts adaptive pooling, not a mean."""
 
-    def __init__(self, trace: ChannelTrace):
+    def __init__(self):
         super().__init__()
-        self.trace = trace
+        self.pooling = 0  # how deep inside
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         pooling = func is torch._C._nn.adaptive_avg_pool2d or func is torch.nn.functional.adaptive_avg_pool2d
-        self.trace.pooling += pooling
+        self.pooling += pooling
         try:
             return func(*args, **(kwargs or {}))
         finally:
-            self.trace.pooling -= pooling
+            self.pooling -= pooling
