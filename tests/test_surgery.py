@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -65,6 +67,29 @@ def test_optimizer_state_is_cut_with_its_parameters(make):
     optimizer.zero_grad()
     model(torch.randn(INPUT)).square().mean().backward()
     optimizer.step()
+
+
+def test_dense_tensors_go_while_the_model_is_cut():
+    model = build(Residual)
+    found, keep = _choice(model)
+    plan, dense = plan_for(found, keep), [weakref.ref(p) for p in model.parameters()]
+    made, alive = torch.nn.Parameter.__new__, []
+
+    def counting(*args, **kwargs):
+        alive.append(sum(r() is not None for r in dense))
+        return made(*args, **kwargs)
+
+    with mock.patch.object(torch.nn.Parameter, "__new__", counting):
+        apply(model, plan)
+    assert alive[0] == len(dense) and alive[-1] <= len(dense) - len(alive) + 2
+
+
+def test_what_hangs_on_a_parameter_stays():
+    model = build(Residual)
+    found, keep = _choice(model)
+    model.c[0].weight.group_name = "no decay"
+    apply(model, plan_for(found, keep))
+    assert model.c[0].weight.group_name == "no decay"
 
 
 def test_shared_modules_stay_shared():
