@@ -156,6 +156,9 @@ def give_bias(module: nn.Module, optimizer: torch.optim.Optimizer | None = None)
 
 
 def _cut_optimizer(optimizer: torch.optim.Optimizer, replaced: Mapping) -> None:
+    for inner in vars(optimizer).values():  # as of Lookahead, which steps with another
+        if isinstance(inner, torch.optim.Optimizer):
+            _cut_optimizer(inner, replaced)
     for group in optimizer.param_groups:
         group["params"] = [replaced[p][0] if p in replaced else p for p in group["params"]]
     for old, (new, pieces) in replaced.items():

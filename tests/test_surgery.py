@@ -8,6 +8,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import timm.optim
 import torch
 from small_networks import Depthwise, Residual, Shared
 from test_channels import INPUT, build, random_keep
@@ -38,16 +39,23 @@ def test_attributes_follow():
     assert model.dw[0].groups == model.dw[0].in_channels
 
 
-@pytest.mark.parametrize(
-    "make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), torch.optim.AdamW], ids=["SGD", "AdamW"]
-)
+MAKE = {
+    "SGD": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+    "AdamW": torch.optim.AdamW,
+    "amsgrad": lambda p: torch.optim.Adam(p, amsgrad=True),
+    "Lookahead": lambda p: timm.optim.Lookahead(torch.optim.AdamW(p), k=2),
+}
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 def test_optimizer_state_is_cut_with_its_parameters(make):
     model = build(Residual).train()
     optimizer = make(model.parameters())
     for _ in range(2):
         model(torch.randn(INPUT)).square().mean().backward()
         optimizer.step()
-    before = {name: copy.deepcopy(optimizer.state[p]) for name, p in model.named_parameters()}
+    holder = getattr(optimizer, "_base_optimizer", optimizer)
+    before = {name: copy.deepcopy(holder.state[p]) for name, p in model.named_parameters()}
     found, keep = _choice(model)
     plan = plan_for(found, keep)
     apply(model, plan, optimizer)
@@ -56,9 +64,9 @@ def test_optimizer_state_is_cut_with_its_parameters(make):
         for name, dim in c.tensors:
             kept.setdefault(name, []).append((dim, list(c.keep)))
     assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in model.parameters()}
-    assert len(optimizer.state) == len(list(model.parameters()))
+    assert set(holder.state) == set(model.parameters())
     for name, parameter in model.named_parameters():
-        for key, value in optimizer.state[parameter].items():
+        for key, value in holder.state[parameter].items():
             expected = before[name][key]
             if isinstance(value, torch.Tensor) and value.dim():
                 for dim, indices in kept.get(name, []):
