@@ -21,7 +21,7 @@ from torch import nn
 from .calling import call, inference, is_detectron_input, tensors, training_branches
 from .cost import Cost
 from .errors import InputError, near
-from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice
+from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Statistic
 from .models.detectron import feature_widths, training_inputs
 from .models.proposals import fixed_proposals
 from .tracing import ChannelTrace
@@ -214,6 +214,10 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
         sizes={name: tuple(tensor.shape) for name, tensor in state.items()},
         cost=Cost.build(trace.products, parameters, atom_of, component, sum(g.size for g in groups)),
         emissions=emissions,
+        statistics=tuple(
+            Statistic(name, shape, tuple(None if d is None else atom_of[component[d]] for d in dims))
+            for name, shape, dims in trace.statistics
+        ),
         widths={m: {f: atom_of[component[d]] for f, d in v.items()} for m, v in widths.items()},
     )
 

@@ -100,6 +100,27 @@ class Emission:
     norm_mean: str | None
 
 
+@dataclass(frozen=True)
+class Statistic:
+    """An operation that looks at whole dimensions at once: a mean, a softmax, a layer norm.
+
+    Attributes:
+        name: of the operation.
+        shape: of what it looks at.
+        atoms: for each dimension, the atom of each index, -1 where frozen, or None where no channels index it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    atoms: tuple[np.ndarray | None, ...]
+
+    def shape_of(self, keep: np.ndarray) -> tuple[int, ...]:
+        """The shape for atoms kept, (atoms,) of bool."""
+        padded = np.append(keep, True)
+        sizes = zip(self.shape, self.atoms, strict=True)
+        return tuple(n if atoms is None else int(padded[atoms].sum()) for n, atoms in sizes)
+
+
 @dataclass
 class ChannelGroups:
     """All groups of a model, what is frozen, and the cost of any choice of channels."""
@@ -109,6 +130,7 @@ class ChannelGroups:
     cost: Cost
     sizes: dict[str, tuple[int, ...]]
     emissions: tuple[Emission, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
     widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def __iter__(self):

@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .labels import Array, Consumer, Dims, Labels, Product, Tap
 from .pointwise import pointwise
+from .reductions import STATISTICS
 from .rules import RULES
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,12 @@ class ChannelTrace(TorchDispatchMode):
         super().__init__()
         self.labels = Labels()
         self.products: list[Product] = []
+        self.statistics: list[tuple[str, tuple[int, ...], Dims]] = []  # over what shape each ran
         self.taps: list[Tap] = []
         self.consumers: list[Consumer] = []
         self.normed: list[tuple[torch.Tensor, Consumer | None]] = []  # running mean, what made the norm's input
         self.touched: set[str] = set()
-        self.counting = True  # products are logged on the inference pass only
+        self.counting = True  # products and statistics are logged on the inference pass only
         self._dims = WeakTensorKeyDictionary()
         self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants)
         self._names = WeakTensorKeyDictionary()
@@ -149,8 +151,10 @@ class ChannelTrace(TorchDispatchMode):
                 self.touched.add(name)
         known = [t for t in inputs if t in self._dims]
         into_a_part = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
-        out = func(*args, **kwargs)
         name = func._schema.name
+        if self.counting and name in STATISTICS:
+            self.statistics.append((name, tuple(args[0].shape), self.dims(args[0])))
+        out = func(*args, **kwargs)
         if name in _UNLABELLED or (not known and name not in RULES):
             return out
         if not known and name not in _COUNTED:

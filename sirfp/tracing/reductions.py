@@ -7,7 +7,7 @@ from math import prod
 import torch
 
 from .labels import Tap
-from .rules import rule
+from .rules import RULES, rule
 
 
 @rule(
@@ -162,6 +162,10 @@ def ordering(trace, func, args, kwargs, out) -> None:
 def values(trace, func, args, kwargs, out) -> None:
     """Freezes what decides by value how large a result is."""
     trace.freeze_tensors([args[0]], f"{func._schema.name} depends on each of these channels")
+
+
+STATISTICS = frozenset(name for name, known in RULES.items() if known in (layer_norm, group_norm, reduction, softmax))
+"""Operations that look at a whole dimension at once."""
 
 
 @rule(
