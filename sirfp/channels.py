@@ -87,8 +87,7 @@ def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], fou
 
 def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict) -> None:
     """Follows branches that run only in training; where they cannot run, what could feed them stays."""
-    unseen = {name for name in state if name not in trace.touched}
-    if any(name in unseen for name, _ in model.named_parameters()):
+    if any(name not in trace.touched for name, _ in model.named_parameters()):
         trace.counting = False
         try:
             given = training_inputs(model, inputs) if is_detectron_input(inputs) else inputs
@@ -97,14 +96,13 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
             trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output in training")
         except Exception as error:  # any failure of the user's own code is a reason, not an end
             logger.info("the training branches of the model could not be followed: %s", error)
-        unseen = {name for name in state if name not in trace.touched}
-    reading = {}
-    for name in unseen:
+    reading: dict[int, str] = {}
+    for name in (name for name in state if name not in trace.touched):
         for dim in trace.state_dims[name]:
             trace.labels.freeze(dim, "the forward pass does not reach it")
         if state[name].dim() >= 2 and isinstance(state[name], nn.Parameter):
             module = model.get_submodule(name.rpartition(".")[0])
-            reading[state[name].shape[1] * getattr(module, "groups", 1)] = name
+            reading.setdefault(state[name].shape[1] * getattr(module, "groups", 1), name)
     if reading:
         known = {id(d): d for tap in trace.taps for d in [tap.labels]}
         for dim in known.values():

@@ -214,6 +214,23 @@ def test_a_training_branch_that_cannot_run_keeps_what_may_feed_it():
     assert any(f.name == "a" and "auxiliary" in f.reason for f in found.frozen)
 
 
+class Unreached(nn.Module):
+    """Layers that are never called and could read the same features."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.others = nn.ModuleList([nn.Conv2d(8, 2, 1) for _ in range(9)])
+
+    def forward(self, x):
+        return self.head(self.a(x))
+
+
+def test_of_several_reasons_the_first_in_the_model_is_given():
+    reasons = {f.name: f.reason for f in find_groups(Unreached(), torch.randn(INPUT)).frozen}
+    assert "others.0.weight" in reasons["a"]
+
+
 class WritesIntoAView(nn.Module):
     """Adds channels to a part of a tensor made in the forward."""
 
