@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,40 +150,6 @@ class Scaled(nn.Module):
 
 def test_a_group_has_the_name_of_what_makes_its_channels_and_not_of_a_scale():
     assert [g.name for g in find_groups(Scaled(), torch.randn(INPUT))] == ["a"]
-
-
-class Output:
-    """What a model returns, with slots in place of a dictionary."""
-
-    __slots__ = ("features", "scores")
-
-
-class Returning(nn.Module):
-    """Returns features and scores in one way or another."""
-
-    def __init__(self, form):
-        super().__init__()
-        self.a, self.head, self.form = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), form
-
-    def forward(self, x):
-        features = self.a(x)
-        return self.form(features, self.head(features))
-
-
-def _slotted(features, scores):
-    output = Output()
-    output.features, output.scores = features, scores
-    return output
-
-
-@pytest.mark.parametrize("form", [_slotted, lambda a, b: {"x": [a, (b,)]}, lambda a, b: SimpleNamespace(a=a, b=b)])
-def test_whatever_holds_the_outputs_their_widths_stay(form):
-    assert len(find_groups(Returning(form), torch.randn(INPUT))) == 0
-
-
-def test_a_model_that_returns_no_tensor_is_refused():
-    with pytest.raises(InputError, match="returns no tensor"):
-        find_groups(Returning(lambda a, b: b.numpy()), torch.randn(INPUT))
 
 
 class Auxiliary(nn.Module):

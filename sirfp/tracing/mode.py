@@ -64,6 +64,7 @@ class ChannelTrace(TorchDispatchMode):
         self._dims = WeakTensorKeyDictionary()
         self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants)
         self._names = WeakTensorKeyDictionary()
+        self._when_read = WeakTensorKeyDictionary()  # tensor -> (labels, reason) to freeze once anything reads it
         self._made_by = WeakTensorKeyDictionary()  # output of a convolution -> its Consumer
         self._functions = _FunctionWatch()
         self.state_dims: dict[str, Dims] = {}
@@ -119,6 +120,10 @@ class ChannelTrace(TorchDispatchMode):
         if constants is not None and len(constants) == tensor.shape[dim]:
             self._emitted[tensor] = (dim % tensor.dim(), constants)
 
+    def when_read(self, tensor: torch.Tensor, labels: Array | None, reason: str) -> None:
+        """Freezes labels for a reason as soon as an operation reads the tensor, or the model returns it."""
+        self._when_read[tensor] = (labels, reason)
+
     def is_state(self, tensor: Any) -> bool:
         return isinstance(tensor, torch.Tensor) and tensor in self._names
 
@@ -140,6 +145,7 @@ class ChannelTrace(TorchDispatchMode):
         for tensor in tensors:
             for labels in self.dims(tensor):
                 self.labels.freeze(labels, reason)
+            self.labels.freeze(*self._when_read.get(tensor, (None, "")))
 
     # ---- the pass -------------------------------------------------------------------------------
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -149,6 +155,7 @@ class ChannelTrace(TorchDispatchMode):
             name = self._names.get(tensor)
             if name is not None:
                 self.touched.add(name)
+            self.labels.freeze(*self._when_read.get(tensor, (None, "")))
         known = [t for t in inputs if t in self._dims]
         into_a_part = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
         name = func._schema.name

@@ -134,7 +134,7 @@ def softmax(trace, func, args, kwargs, out) -> None:
 
 @rule("argmax", "argmin", "max", "min", "sort", "topk", "argsort", "cumsum", "cumprod", "median", "mode", "kthvalue")
 def ordering(trace, func, args, kwargs, out) -> None:
-    """Freezes the dimension that is ordered: its indices have a meaning outside."""
+    """Freezes the dimension that is ordered: its indices have a meaning outside. A greatest value alone has none."""
     x = args[0]
     name = func._schema.name
     if name in ("aten::max", "aten::min") and len(args) > 1 and isinstance(args[1], torch.Tensor):
@@ -143,6 +143,8 @@ def ordering(trace, func, args, kwargs, out) -> None:
         return pointwise(trace, func, args, kwargs, out)
     dims = trace.dims(x)
     given = dict(zip([a.name for a in func._schema.arguments], args)) | kwargs  # noqa: B905
+    if name in ("aten::max", "aten::min"):
+        return _extremes(trace, name, dims, given, out)
     axis = given.get("dim", -1 if name in ("aten::sort", "aten::topk", "aten::argsort", "aten::kthvalue") else None)
     for index in range(x.dim()) if axis is None else [axis % max(1, x.dim())]:
         if index < x.dim():
@@ -158,13 +160,30 @@ def ordering(trace, func, args, kwargs, out) -> None:
         trace.set(tensor, result)
 
 
+def _extremes(trace, name: str, dims, given, out) -> None:
+    """The greatest or least value: its place, returned with it along one dimension, matters only where it is read."""
+    axes = range(len(dims)) if given.get("dim") is None else [given["dim"] % max(1, len(dims))]
+    for axis in (axis for axis in axes if axis < len(dims)):
+        trace.labels.mark_inexact(dims[axis], f"{name} runs over these channels")
+        if isinstance(out, (tuple, list)):
+            trace.when_read(out[1], dims[axis], f"{name} orders these channels")
+            left = [None if i == axis else d for i, d in enumerate(dims) if i != axis or given.get("keepdim")]
+            for tensor in out:
+                trace.set(tensor, left)
+
+
 @rule("nonzero", "unique", "_unique2", "unique_dim", "bincount", "histc")
 def values(trace, func, args, kwargs, out) -> None:
     """Freezes what decides by value how large a result is."""
     trace.freeze_tensors([args[0]], f"{func._schema.name} depends on each of these channels")
 
 
-STATISTICS = frozenset(name for name, known in RULES.items() if known in (layer_norm, group_norm, reduction, softmax))
+STATISTICS = frozenset(
+    name for name, known in RULES.items() if known in (layer_norm, group_norm, reduction, softmax)
+) | {
+    "aten::max",
+    "aten::min",
+}
 """Operations that look at a whole dimension at once."""
 
 
