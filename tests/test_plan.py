@@ -66,6 +66,27 @@ def test_a_bias_that_was_added_is_restored(tmp_path):
     assert compare(dense, model, X).relative < 1e-5
 
 
+class Unsaved(nn.Module):
+    """A buffer as wide as the channels that no file holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 4, 1)
+        self.register_buffer("ramp", torch.linspace(1, 2, 12)[:, None, None], persistent=False)
+
+    def forward(self, x):
+        return self.b(self.a(x) * self.ramp)
+
+
+def test_a_buffer_that_is_not_saved_is_cut_when_a_file_is_read(tmp_path):
+    model, plan = pruned(Unsaved)
+    assert "ramp" in {name for c in plan.cuts for name, _ in c.tensors}
+    save(tmp_path / "small.safetensors", model, plan)
+    fresh = build(Unsaved, seed=9)
+    load(tmp_path / "small.safetensors", fresh)
+    assert compare(model, fresh, X).relative == 0
+
+
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda k: k.__name__)
 def test_two_steps_join_into_one_plan_for_the_dense_model(kind):
     model, first = pruned(kind, seed=0)
