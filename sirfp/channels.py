@@ -82,7 +82,9 @@ def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], fou
     now = find_groups(model, example_inputs, ignore, trial=False)
     known = {group.name for group in found}
     reasons = {f.name: f.reason for f in found.frozen}
-    return without(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
+    again = without(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
+    parts = [[(s.tensor, s.dim, s.index.tolist()) for g in groups for s in g.slices] for groups in (again, found)]
+    return again if parts[0] == parts[1] else found  # where values decide, the model may take another way
 
 
 def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict) -> None:

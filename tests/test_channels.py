@@ -11,7 +11,7 @@ from fvcore.nn import FlopCountAnalysis
 from small_networks import NETWORKS, Attention, Gated, Residual, Shared, Transposed, WithoutRule
 from torch import nn
 
-from sirfp.channels import find_groups
+from sirfp.channels import find_again, find_groups
 from sirfp.errors import InputError
 from sirfp.prune import plan_for
 from sirfp.surgery import apply
@@ -194,6 +194,30 @@ class Unreached(nn.Module):
 def test_of_several_reasons_the_first_in_the_model_is_given():
     reasons = {f.name: f.reason for f in find_groups(Unreached(), torch.randn(INPUT)).frozen}
     assert "others.0.weight" in reasons["a"]
+
+
+class Deciding(nn.Module):
+    """Ties two layers or not, as one of its values says."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.together = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        return self.head(a * b) if self.together > 0 else self.head(a) + b.mean()
+
+
+def test_groups_that_are_found_again_are_those_that_were_tried():
+    model, x = build(Deciding), torch.randn(INPUT)
+    found = find_groups(model, x)
+    nn.init.constant_(model.together, -1)
+    again = find_again(model, x, (), found)
+    assert [s.tensor for g in again for s in g.slices] == [s.tensor for g in found for s in g.slices]
+    nn.init.constant_(model.together, 1)
+    nn.init.constant_(model.head.bias, 3)
+    assert find_again(model, x, (), found) is not found
 
 
 class WritesIntoAView(nn.Module):
