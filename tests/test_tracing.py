@@ -62,6 +62,16 @@ def test_the_place_of_a_greatest_value_that_is_returned_keeps_channels():
     assert len(find_groups(Places(), torch.randn(INPUT))) == 0
 
 
+def test_an_operation_that_a_rule_cannot_follow_keeps_channels():
+    def drawn(x):  # joined with what is not known, what is emitted is no probability
+        return torch.bernoulli(torch.cat([nn.functional.batch_norm(x, mean, one, one, one), x], 1).sigmoid())[:, :8]
+
+    mean, one = torch.zeros(8), torch.ones(8)
+    model = Through(drawn)
+    model.register_buffer("mean", mean), model.register_buffer("one", one)
+    assert len(find_groups(model, torch.randn(INPUT))) == 0
+
+
 class Output:
     """What a model returns, with slots in place of a dictionary."""
 
