@@ -21,7 +21,7 @@ from torch import nn
 from .calling import call, inference, is_detectron_input, tensors, training_branches
 from .cost import Cost
 from .errors import InputError, near
-from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice
+from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Statistic
 from .models.detectron import feature_widths, training_inputs
 from .models.proposals import fixed_proposals
 from .tracing import ChannelTrace
@@ -82,13 +82,14 @@ def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], fou
     now = find_groups(model, example_inputs, ignore, trial=False)
     known = {group.name for group in found}
     reasons = {f.name: f.reason for f in found.frozen}
-    return without(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
+    again = without(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
+    parts = [[(s.tensor, s.dim, s.index.tolist()) for g in groups for s in g.slices] for groups in (again, found)]
+    return again if parts[0] == parts[1] else found  # where values decide, the model may take another way
 
 
 def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict) -> None:
     """Follows branches that run only in training; where they cannot run, what could feed them stays."""
-    unseen = {name for name in state if name not in trace.touched}
-    if any(name in unseen for name, _ in model.named_parameters()):
+    if any(name not in trace.touched for name, _ in model.named_parameters()):
         trace.counting = False
         try:
             given = training_inputs(model, inputs) if is_detectron_input(inputs) else inputs
@@ -97,14 +98,13 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
             trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output in training")
         except Exception as error:  # any failure of the user's own code is a reason, not an end
             logger.info("the training branches of the model could not be followed: %s", error)
-        unseen = {name for name in state if name not in trace.touched}
-    reading = {}
-    for name in unseen:
+    reading: dict[int, str] = {}
+    for name in (name for name in state if name not in trace.touched):
         for dim in trace.state_dims[name]:
             trace.labels.freeze(dim, "the forward pass does not reach it")
         if state[name].dim() >= 2 and isinstance(state[name], nn.Parameter):
             module = model.get_submodule(name.rpartition(".")[0])
-            reading[state[name].shape[1] * getattr(module, "groups", 1)] = name
+            reading.setdefault(state[name].shape[1] * getattr(module, "groups", 1), name)
     if reading:
         known = {id(d): d for tap in trace.taps for d in [tap.labels]}
         for dim in known.values():
@@ -196,22 +196,42 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
             )
         )
     by_tensor = {id(tensor): name for name, tensor in state.items()}
-    emissions = [
+    norms = _own_norms(trace)
+    emissions = tuple(
         Emission(
-            by_tensor[id(c.weight)], atom_of[component[c.labels]], c.emitted, c.groups,
-            None if c.norm_mean is None else by_tensor[id(c.norm_mean)],
+            by_tensor[id(c.weight)],
+            atom_of[component[c.labels]],
+            c.emitted,
+            c.groups,
+            by_tensor[id(norms[id(c)])] if id(c) in norms else None,
         )
         for c in trace.consumers
-    ]  # fmt: skip
+    )
     parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters()]
     return ChannelGroups(
         groups=tuple(groups),
         frozen=tuple(Frozen(name, n, reason) for (name, reason), n in frozen.items()),
         sizes={name: tuple(tensor.shape) for name, tensor in state.items()},
         cost=Cost.build(trace.products, parameters, atom_of, component, sum(g.size for g in groups)),
-        emissions=tuple({e.weight: e for e in reversed(emissions)}.values()),
+        emissions=emissions,
+        statistics=tuple(
+            Statistic(name, shape, tuple(None if d is None else atom_of[component[d]] for d in dims))
+            for name, shape, dims in trace.statistics
+        ),
         widths={m: {f: atom_of[component[d]] for f, d in v.items()} for m, v in widths.items()},
     )
+
+
+def _own_norms(trace: ChannelTrace) -> dict[int, torch.Tensor]:
+    """The running mean of the norm that alone reads a layer's output and reads no other's, by the layer's call."""
+    weights: dict[int, set] = {}
+    for mean, consumer in trace.normed:
+        weights.setdefault(id(mean), set()).add(None if consumer is None else id(consumer.weight))
+    return {
+        id(consumer): mean
+        for mean, consumer in trace.normed
+        if consumer is not None and consumer.readers == 1 and len(weights[id(mean)]) == 1
+    }
 
 
 def _lead(signature: np.ndarray, places: list, makes: list[bool]) -> int:

@@ -137,9 +137,10 @@ def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torc
         if f"{name}.weight" not in shapes:
             raise InputError(f"{source} is for another model: this one has no {name!r}")
         shapes.setdefault(f"{name}.bias", [shapes[f"{name}.weight"][0]])
+    unsaved = {name: list(b.shape) for name, b in model.named_buffers() if name not in full}
     for cut in plan.cuts if plan else ():
         for name, dim in cut.tensors:
-            shape = shapes.get(name)
+            shape = shapes.get(name) or unsaved.get(name)
             if shape is None or dim >= len(shape) or shape[dim] != cut.size:
                 have = "is not there" if shape is None else f"is {tuple(shape)}"
                 raise InputError(

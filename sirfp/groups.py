@@ -83,14 +83,14 @@ class Frozen:
 
 @dataclass
 class Emission:
-    """What emptied channels would still add to a layer that reads them (METHOD: bias compensation).
+    """What emptied channels would still add to one call of a layer that reads them (METHOD: bias compensation).
 
     Attributes:
         weight: name of the layer's weight.
         atoms: index of the atom of each input channel among all groups' atoms, -1 where frozen, (I,).
-        emitted: what each input channel emits once its norm's scale is zero, (I,).
+        emitted: what each input channel emits once its norm's scale is zero, NaN where that is not known, (I,).
         groups: the layer's groups.
-        norm_mean: name of the running mean of the norm that reads the layer, or None.
+        norm_mean: name of the running mean of the norm that alone reads the layer and reads it alone, or None.
     """
 
     weight: str
@@ -98,6 +98,27 @@ class Emission:
     emitted: torch.Tensor
     groups: int
     norm_mean: str | None
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """An operation that looks at whole dimensions at once: a mean, a softmax, a layer norm.
+
+    Attributes:
+        name: of the operation.
+        shape: of what it looks at.
+        atoms: for each dimension, the atom of each index, -1 where frozen, or None where no channels index it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    atoms: tuple[np.ndarray | None, ...]
+
+    def shape_of(self, keep: np.ndarray) -> tuple[int, ...]:
+        """The shape for atoms kept, (atoms,) of bool."""
+        padded = np.append(keep, True)
+        sizes = zip(self.shape, self.atoms, strict=True)
+        return tuple(n if atoms is None else int(padded[atoms].sum()) for n, atoms in sizes)
 
 
 @dataclass
@@ -109,6 +130,7 @@ class ChannelGroups:
     cost: Cost
     sizes: dict[str, tuple[int, ...]]
     emissions: tuple[Emission, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
     widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def __iter__(self):

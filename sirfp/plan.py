@@ -90,8 +90,8 @@ class PruningPlan:
         for name, indices in kept.items():
             if name not in channels:
                 raise InputError(f"plan.channels lacks the group {name!r}")
-            if not indices:
-                raise InputError(f"plan.kept leaves no channel in {name!r}")
+            if not indices or indices[-1] >= channels[name]:
+                raise InputError(f"plan.kept of {name!r} must hold at least one index below {channels[name]}")
         return PruningPlan(
             kept=kept,
             channels=channels,
@@ -108,12 +108,21 @@ class PruningPlan:
         )
 
     def then(self, later: PruningPlan) -> PruningPlan:
-        """Joins this plan with one made on the model that it left: one plan for the dense model."""
+        """Joins this plan with one made on the model that it left: one plan for the dense model.
+
+        Raises:
+            InputError: if the later plan was made on another model.
+        """
         own = {place: cut for cut in self.cuts for place in cut.tensors}
         new = {place: cut for cut in later.cuts for place in cut.tensors}
         joined: dict[tuple[int, tuple[int, ...]], list[tuple[str, int]]] = {}
         for place in dict.fromkeys([*own, *new]):
             if place in own and place in new:
+                if new[place].size != len(own[place].keep):
+                    raise InputError(
+                        f"the later plan is for another model: it has {new[place].size} in dimension {place[1]} of "
+                        f"{place[0]!r}, where this plan leaves {len(own[place].keep)}"
+                    )
                 size, keep = own[place].size, tuple(own[place].keep[i] for i in new[place].keep)
             else:
                 cut = own.get(place) or new[place]

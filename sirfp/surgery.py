@@ -53,40 +53,52 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
     Raises:
         InputError: if the model is not the one the plan was made for; it is left untouched then.
     """
-    state = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    given = [name for name in plan.new_biases if f"{name}.bias" not in state]
+    pieces, given = _fitting(model, plan)
     modules = dict(model.named_modules())
-    for cut in plan.cuts:
-        for name, dim in cut.tensors:
-            owner, _, leaf = name.rpartition(".")
-            if owner in given and leaf == "bias":
-                continue
-            if name not in state:
-                raise InputError(f"the plan is for another model: this one has no {name!r}")
-            shape = tuple(state[name].shape)
-            if dim >= len(shape) or shape[dim] != cut.size:
-                raise InputError(
-                    f"the plan is for another model: {name!r} here is {shape}, not {cut.size} in dim {dim}"
-                )
-    for name in given:
-        if not isinstance(getattr(modules.get(name), "weight", None), torch.Tensor):
-            raise InputError(f"the plan is for another model: this one has no {name!r} with a weight")
     for name in given:
         give_bias(modules[name], optimizer)
-    by_tensor: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
-    for cut in plan.cuts:
-        for name, dim in cut.tensors:
-            by_tensor.setdefault(name, []).append((dim, cut.keep))
-    _cut_tensors(model, by_tensor, optimizer)
+    _cut_tensors(model, pieces, optimizer)
     for name, features in plan.widths.items():
         if name in modules and isinstance(getattr(modules[name], "_out_feature_channels", None), dict):
             modules[name]._out_feature_channels.update(features)
         elif name in modules:
             announce(modules[name], features)
     refit(model)
+
+
+def _fitting(
+    model: nn.Module, plan: PruningPlan
+) -> tuple[dict[str, list[tuple[int, tuple[int, ...]]]], tuple[str, ...]]:
+    """What a plan keeps of each tensor, {name: [(dimension, indices)]}, and the modules that it gives a bias.
+
+    Raises:
+        InputError: as `apply`.
+    """
+    state = dict(model.named_parameters(remove_duplicate=False))
+    state |= dict(model.named_buffers(remove_duplicate=False))
+    first = {id(tensor): name for name, tensor in reversed(state.items())}  # a shared tensor is cut once
+    modules = dict(model.named_modules())
+    given = tuple(name for name in dict.fromkeys(plan.new_biases) if f"{name}.bias" not in state)
+    for name in given:
+        if not isinstance(getattr(modules.get(name), "weight", None), torch.Tensor):
+            raise InputError(f"the plan is for another model: this one has no {name!r} with a weight")
+    pieces: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+    for cut in plan.cuts:
+        for name, dim in cut.tensors:
+            if name in state:
+                shape, known = tuple(state[name].shape), first[id(state[name])]
+            elif name.removesuffix(".bias") in given and name.endswith(".bias"):
+                shape, known = tuple(modules[name.removesuffix(".bias")].weight.shape[:1]), name
+            else:
+                raise InputError(f"the plan is for another model: this one has no {name!r}")
+            if dim >= len(shape) or shape[dim] != cut.size:
+                raise InputError(
+                    f"the plan is for another model: {name!r} here is {shape}, not {cut.size} in dim {dim}"
+                )
+            if dim in [d for d, _ in pieces.setdefault(known, [])]:
+                raise InputError(f"the plan is broken: it cuts dimension {dim} of {name!r} twice")
+            pieces[known].append((dim, cut.keep))
+    return pieces, given
 
 
 def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.optim.Optimizer | None) -> None:
@@ -104,7 +116,9 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
             new = _select(tensor.detach(), pieces)
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-            replaced[tensor] = (new, pieces)
+            if optimizer is not None:  # else the dense tensors go one by one
+                replaced[tensor] = (new, pieces)
+        new.__dict__.update(tensor.__dict__)  # what others hung on it, as timm's `group_name`
         for module, leaf in owners[id(tensor)]:
             table = module._parameters if leaf in module._parameters else module._buffers
             table[leaf] = new
@@ -142,6 +156,9 @@ def give_bias(module: nn.Module, optimizer: torch.optim.Optimizer | None = None)
 
 
 def _cut_optimizer(optimizer: torch.optim.Optimizer, replaced: Mapping) -> None:
+    for inner in vars(optimizer).values():  # as of Lookahead, which steps with another
+        if isinstance(inner, torch.optim.Optimizer):
+            _cut_optimizer(inner, replaced)
     for group in optimizer.param_groups:
         group["params"] = [replaced[p][0] if p in replaced else p for p in group["params"]]
     for old, (new, pieces) in replaced.items():

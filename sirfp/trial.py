@@ -11,12 +11,14 @@ import copy
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .calling import call, inference, tensors
 from .errors import InputError
@@ -25,6 +27,7 @@ from .models.detections import continuous, is_detector, whole_layers
 from .models.proposals import fixed_proposals
 from .plan import PruningPlan
 from .surgery import apply, cuts_for
+from .tracing import STATISTICS
 from .verify import furthest, mask
 
 logger = logging.getLogger(__name__)
@@ -111,6 +114,9 @@ def without(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
         cost=found.cost.without(keep),
         sizes=found.sizes,
         emissions=tuple(replace(e, atoms=place[e.atoms]) for e in found.emissions),
+        statistics=tuple(
+            replace(s, atoms=tuple(None if a is None else place[a] for a in s.atoms)) for s in found.statistics
+        ),
         widths={m: {f: place[a] for f, a in v.items()} for m, v in found.widths.items()},
     )
 
@@ -128,14 +134,17 @@ class Trial:
 
     def failure(self, groups: list[Group]) -> str | None:
         """Why a copy cut in these groups does not run as the model does, or None."""
-        plan = PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(self.found, self._choice(groups)))
+        keep = self._choice(groups)
+        plan = PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(self.found, keep))
         copied, boxes = self._copied(), []
-        expected = None
-        if not any(group.inexact for group in groups):
+        expected, exact = None, not any(group.inexact for group in groups)
+        if exact:
             expected = self._masked(copied, plan, boxes)
+        log = StatisticsLog()
         try:
             apply(copied, plan)
-            values, output = self._run(copied, boxes, record=expected is None)
+            with nullcontext() if exact or self.whole is not None else log:
+                values, output = self._run(copied, boxes, record=expected is None)
         except Exception as error:  # whatever the user's own code raises
             return f"cut, the model fails: {_one_line(error)}"
         got = _shapes(output)
@@ -147,7 +156,7 @@ class Trial:
         where = _differs(expected or {}, values)
         if where and self._is_steady(plan, expected):
             return f"cut, the model computes another {where} than with these channels zero"
-        return None
+        return self._regroups(keep, log.seen)
 
     def _copied(self) -> nn.Module:
         try:
@@ -188,6 +197,31 @@ class Trial:
             output = call(model, self.inputs)
             return dict(tensors(output)), output
 
+    def _regroups(self, keep: np.ndarray, seen: list[tuple[str, tuple[int, ...]]]) -> str | None:
+        """Why statistics of the cut copy run over other sets than the channels that are left of the dense one's."""
+        wanted = [(s.name, s.shape_of(keep)) for s in self.found.statistics]
+        if [name for name, _ in wanted] != [name for name, _ in seen]:
+            return None  # another way through the code, which tells nothing
+        odd = next(((a, b) for a, b in zip(wanted, seen, strict=True) if a != b), None)
+        if odd is None or self._is_elastic():
+            return None
+        (name, shape), (_, got) = odd
+        return f"cut, the model takes {name} over {got}, not {shape}"
+
+    def _is_elastic(self) -> bool:
+        """Whether shapes inside the model hang on values, as of what a threshold lets pass."""
+        copied, log = self._copied(), StatisticsLog()
+        stir(copied)
+        with torch.no_grad():
+            for tensor in copied.parameters():
+                tensor.mul_(0.9)
+        try:
+            with log:
+                self._run(copied, [], record=True)
+        except Exception as error:  # whatever the user's own code raises
+            logger.debug("with other weights the model fails: %s", error)
+        return log.seen != [(s.name, s.shape) for s in self.found.statistics]
+
     def _is_steady(self, plan: PruningPlan, expected: Mapping[str, torch.Tensor]) -> bool:
         """Whether rounding errors leave the outputs as they are; else, as where chance is used, values tell nothing."""
         if self._steady is None:
@@ -203,6 +237,23 @@ class Trial:
             again, _ = self._run(copied, boxes, record=True)
             self._steady = not _differs(expected, again)
         return self._steady
+
+
+class StatisticsLog(TorchDispatchMode):
+    """Notes over what shapes a model takes statistics, in `seen`."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[tuple[str, tuple[int, ...]]] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # see ChannelTrace
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in STATISTICS:
+            self.seen.append((func._schema.name, tuple(args[0].shape)))
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()

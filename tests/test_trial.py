@@ -86,6 +86,37 @@ def test_what_runs_but_computes_something_else_is_frozen(kind, hard):
     assert "b" in [g.name for g in found]
 
 
+class Regrouped(Between):
+    """Sets of three channels, as the code has it, over which a mean runs: cut, other channels come together."""
+
+    def between(self, x):
+        sets = x.unflatten(1, (-1, 3))
+        return (sets - sets.mean(2, keepdim=True)).flatten(1, 2)
+
+
+class Grouped(Between):
+    """Three sets of channels, over which a mean runs: cut, there are three still."""
+
+    def between(self, x):
+        sets = x.unflatten(1, (3, -1))
+        return (sets - sets.mean(2, keepdim=True)).flatten(1, 2)
+
+
+class Elastic(Between):
+    """How much a mean runs over hangs on the values."""
+
+    def between(self, x):
+        x = x.softmax(1)
+        loud = x[:, :, x.detach().mean((0, 1)) > x.detach().mean()]
+        return x - loud.mean(-1)[:, :, None, None]
+
+
+def test_a_statistic_over_other_sets_of_channels_freezes():
+    found = find_groups(build(Regrouped), torch.randn(INPUT))
+    assert {f.name: f.reason for f in found.frozen}["a"].startswith("cut, the model takes aten::mean over")
+    assert [g.name for g in find_groups(build(Grouped), torch.randn(INPUT))] == ["a", "b"]
+
+
 class Chance(Between):
     def between(self, x):
         return F.dropout(x, 0.5, training=True)
@@ -101,7 +132,7 @@ class Unchanged(Between):
         return x.softmax(1)  # a statistic over channels differs by nature
 
 
-@pytest.mark.parametrize("kind", [Chance, NotFinite, Unchanged])
+@pytest.mark.parametrize("kind", [Chance, NotFinite, Unchanged, Elastic])
 def test_values_that_tell_nothing_freeze_nothing(kind):
     assert [g.name for g in find_groups(build(kind), torch.randn(INPUT))] == ["a", "b"]
 

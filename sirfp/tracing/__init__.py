@@ -7,6 +7,7 @@ operation, in one table. `sirfp.channels` turns what was found into groups.
 
 from .labels import Labels, Product, Tap
 from .mode import ChannelTrace
+from .reductions import STATISTICS
 from .rules import RULES
 
-__all__ = ["RULES", "ChannelTrace", "Labels", "Product", "Tap"]
+__all__ = ["RULES", "STATISTICS", "ChannelTrace", "Labels", "Product", "Tap"]

@@ -29,8 +29,12 @@ def cat(trace, func, args, kwargs, out) -> None:
             result.append(labels)
     trace.set(out, result)
     emitted = [trace.emitted(t) for t in tensors]
-    if all(e is not None and e[0] == axis for e in emitted):
-        trace.set_emitted(out, axis, torch.cat([e[1] for e in emitted]))
+    if any(e is not None and e[0] == axis for e in emitted):
+        known = [None if e is None or e[0] != axis else e[1] for e in emitted]
+        parts = [
+            t.new_full((t.shape[axis],), torch.nan) if k is None else k for k, t in zip(known, tensors, strict=True)
+        ]
+        trace.set_emitted(out, axis, torch.cat(parts))
 
 
 def _or_fixed(trace, labels, size: int):
