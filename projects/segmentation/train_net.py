@@ -9,6 +9,7 @@ See README.md beside this file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -20,9 +21,11 @@ from segmentation import (
     check_data,
     check_model,
     draw_predictions,
+    supervised,
 )
 
 from sirfp.engine import Trainer, run
+from sirfp.hooks import unwrapped
 
 
 class SegmentationTrainer(Trainer):
@@ -32,7 +35,7 @@ class SegmentationTrainer(Trainer):
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The segmentor, once it is known to fit the data."""
         check_data(cfg)
-        model = super().build_model(cfg)
+        model = super().build_model(supervised(cfg))
         check_model(cfg, model)
         return model
 
@@ -50,6 +53,12 @@ class SegmentationTrainer(Trainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
         """Mean IoU and its kin."""
         return SegmentationEvaluator(dataset_name)
+
+    def losses(self, model: torch.nn.Module, data: Any) -> dict[str, torch.Tensor]:
+        """The model's losses, GSRL from when `SOLVER.GSRL.WHEN` says."""
+        if self.cfg.SOLVER.GSRL.WHEN == "pruned":
+            unwrapped(model).rebalanced = self.checkpointer.plan is not None
+        return model(data)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
         """What networks predict for a few test images."""

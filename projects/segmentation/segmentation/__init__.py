@@ -4,6 +4,7 @@ from .config import add_segmentation_config, check_data, check_model
 from .evaluation import SegmentationEvaluator
 from .mapper import SegmentationMapper
 from .pictures import draw_predictions
+from .segmentor import supervised
 
 __all__ = [
     "SegmentationEvaluator",
@@ -12,4 +13,5 @@ __all__ = [
     "check_data",
     "check_model",
     "draw_predictions",
+    "supervised",
 ]

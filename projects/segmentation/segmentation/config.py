@@ -18,6 +18,14 @@ def add_segmentation_config(cfg: CfgNode) -> None:
     cfg.INPUT.TRAIN_SIZE = [512, 512]
     cfg.INPUT.COLOR_JITTER = 0.0  # brightness, contrast and saturation are each multiplied by 1 +- this at most
 
+    # What only training knows stands outside MODEL, so that `sirfp`'s commands build the network alone.
+    cfg.SOLVER.GSRL = CfgNode()
+    # "never": the loss is MODEL.SEM_SEG_HEAD.LOSS_TYPE; "always": GSRL; "pruned": GSRL once channels have been cut
+    cfg.SOLVER.GSRL.WHEN = "never"
+    cfg.SOLVER.GSRL.BETA = 0.9999  # of the effective number of a class's pixels
+    cfg.SOLVER.GSRL.WINDOW = 9  # pixels; in so large a square a rare class lifts the weight of its neighbours
+    cfg.SOLVER.GSRL.GAMMA = 9.0  # how much more a pixel weighs where the network is unsure
+
 
 def check_data(cfg: CfgNode) -> None:
     """Raises InputError unless the number of classes is that of each data set."""
