@@ -15,9 +15,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from segmentation import (
+    SAMPLER,
     SegmentationEvaluator,
     SegmentationMapper,
     add_segmentation_config,
+    build_resampling_loader,
     check_data,
     check_model,
     draw_predictions,
@@ -41,8 +43,11 @@ class SegmentationTrainer(Trainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """Batches of augmented crops."""
-        return build_detection_train_loader(cfg, mapper=SegmentationMapper(cfg, is_train=True))
+        """Batches of augmented crops; DATALOADER.SAMPLER_TRAIN "ClassResampling" draws each class equally often."""
+        mapper = SegmentationMapper(cfg, is_train=True)
+        if cfg.DATALOADER.SAMPLER_TRAIN == SAMPLER:
+            return build_resampling_loader(cfg, mapper)
+        return build_detection_train_loader(cfg, mapper=mapper)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):

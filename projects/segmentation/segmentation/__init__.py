@@ -4,12 +4,15 @@ from .config import add_segmentation_config, check_data, check_model
 from .evaluation import SegmentationEvaluator
 from .mapper import SegmentationMapper
 from .pictures import draw_predictions
+from .resampling import SAMPLER, build_resampling_loader
 from .segmentor import supervised
 
 __all__ = [
+    "SAMPLER",
     "SegmentationEvaluator",
     "SegmentationMapper",
     "add_segmentation_config",
+    "build_resampling_loader",
     "check_data",
     "check_model",
     "draw_predictions",
