@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .branches import training_only, within
 from .calling import call, inference, is_detectron_input, tensors, training_branches
 from .cost import Cost
 from .errors import InputError, near
@@ -51,7 +52,10 @@ class Emission:
 
 @dataclass
 class ChannelGroups:
-    """All groups of a model, what is frozen, and the cost of any choice of channels."""
+    """All groups of a model, what is frozen, and the cost of any choice of channels.
+
+    `branches` are the modules that run only in training; the cost does not count them.
+    """
 
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
@@ -59,6 +63,7 @@ class ChannelGroups:
     sizes: dict[str, tuple[int, ...]]
     emissions: tuple[Emission, ...] = ()
     widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
 
     def __iter__(self):
         return iter(self.groups)
@@ -120,6 +125,8 @@ def find_groups(
         output = call(model, example_inputs)
     trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output")
     _follow_training(model, example_inputs, trace, state)
+    for branch in training_only(model):
+        _keep(trace, state, branch, "it runs only in training")
     _ignore(trace, state, ignore)
     found = _build(model, trace, state, widths.found)
     if trial and found.groups:
@@ -171,16 +178,21 @@ def _ignore(trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
     if isinstance(ignore, str):
         ignore = (ignore,)
     for pattern in ignore:
-        matched = False
-        for name, dims in trace.state_dims.items():
-            if name == pattern or name.startswith(pattern + ".") or fnmatch.fnmatchcase(name, pattern):
-                matched = True
-                made = dims[:1] if state[name].dim() > 1 else dims
-                for dim in made:
-                    trace.labels.freeze(dim, f"IGNORE names {pattern}")
-        if not matched:
+        if not _keep(trace, state, pattern, f"IGNORE names {pattern}"):
             modules = {name.rpartition(".")[0] for name in state}
             raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, modules)}")
+
+
+def _keep(trace: ChannelTrace, state: dict, pattern: str, reason: str) -> bool:
+    """Freezes what the modules or tensors of a pattern make; says whether there are any."""
+    matched = False
+    for name, dims in trace.state_dims.items():
+        if name == pattern or within(name, [pattern]) or fnmatch.fnmatchcase(name, pattern):
+            matched = True
+            made = dims[:1] if state[name].dim() > 1 else dims
+            for dim in made:
+                trace.labels.freeze(dim, reason)
+    return matched
 
 
 def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> ChannelGroups:
@@ -251,7 +263,8 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
         )
         for c in trace.consumers
     ]  # fmt: skip
-    parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters()]
+    branches = training_only(model)
+    parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters() if not within(n, branches)]
     return ChannelGroups(
         groups=tuple(groups),
         frozen=tuple(Frozen(name, n, reason) for (name, reason), n in frozen.items()),
@@ -259,6 +272,7 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
         cost=Cost.build(trace.products, parameters, atom_of, component, sum(g.size for g in groups)),
         emissions=tuple({e.weight: e for e in reversed(emissions)}.values()),
         widths={m: {f: atom_of[component[d]] for f, d in v.items()} for m, v in widths.items()},
+        branches=branches,
     )
 
 

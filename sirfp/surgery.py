@@ -57,6 +57,7 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
+    plan = plan.fitting(state)
     given = [name for name in plan.new_biases if f"{name}.bias" not in state]
     modules = dict(model.named_modules())
     for cut in plan.cuts:

@@ -99,6 +99,7 @@ def without(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
         sizes=found.sizes,
         emissions=tuple(replace(e, atoms=place[e.atoms]) for e in found.emissions),
         widths={m: {f: place[a] for f, a in v.items()} for m, v in found.widths.items()},
+        branches=found.branches,
     )
 
 

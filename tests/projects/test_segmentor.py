@@ -1,5 +1,6 @@
 """The supervised segmentor is Detectron2's but for its losses; the trainer switches them at the first cut."""
 
+import copy
 import importlib.util
 import sys
 from pathlib import Path
@@ -8,9 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.modeling import build_model
+from test_channels import random_keep
 
+from sirfp.channels import find_groups
+from sirfp.checkpoint import load, read, save
 from sirfp.config import load_config
 from sirfp.errors import InputError
+from sirfp.prune import plan_for
+from sirfp.surgery import apply
+from sirfp.verify import compare, mask
 
 PROJECT = Path(__file__).resolve().parents[2] / "projects" / "segmentation"
 sys.path.insert(0, str(PROJECT))
@@ -105,9 +112,74 @@ def test_the_trainer_switches_at_the_first_cut():
     assert seen == [False, True]
 
 
+AUXILIARY = ["SOLVER.AUXILIARY.FEATURE", "stage3", "SOLVER.AUXILIARY.CHANNELS", "8"]
+AUXILIARY += ["MODEL.TIMM.OUT_FEATURES", "['stride4', 'stage3', 'stride16']"]
+RESNET = [
+    "MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.NORM", "BN",
+    "MODEL.RESNETS.STEM_TYPE", "basic", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64",
+    "MODEL.RESNETS.OUT_FEATURES", "['res2', 'res4', 'res5']", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['res2', 'res5']",
+    "SOLVER.AUXILIARY.FEATURE", "res4", "SOLVER.AUXILIARY.CHANNELS", "8",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "when"), [(AUXILIARY, "never"), (RESNET, "always")], ids=["timm", "detectron2 and GSRL"]
+)
+def test_an_auxiliary_head_follows_a_cut_and_counts_for_nothing(change, when, tmp_path):
+    change = [*change, "SOLVER.GSRL.WHEN", when]
+    model, plain = build(config(*change)).eval(), build_model(config(*change)).eval()
+    found, alone = find_groups(model, batch(1)), find_groups(plain, batch(1))
+    assert [(g.name, g.size) for g in found] == [(g.name, g.size) for g in alone]
+    assert (found.flops(), found.params()) == (alone.flops(), alone.params())
+    assert found.params() == sum(p.numel() for p in plain.parameters())
+    plan = plan_for(found, random_keep(found, 0))
+    assert plan.branches == ("auxiliary_head",)
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    pruned, masked = model, copy.deepcopy(model)
+    apply(pruned, plan, optimizer)
+    mask(masked, plan)
+    assert not compare(masked, pruned, batch(1)).problem and compare(masked, pruned, batch(1)).relative < 1e-4
+    feature = config(*change).SOLVER.AUXILIARY.FEATURE
+    width = pruned.backbone.output_shape()[feature].channels
+    assert pruned.auxiliary_head.conv.weight.shape[:2] == (8, width) != masked.auxiliary_head.conv.weight.shape[:2]
+    with torch.no_grad():
+        maps = [m.auxiliary_head(m.backbone(batch(1)[0]["image"][None])[feature], (64, 64)) for m in (masked, pruned)]
+    torch.testing.assert_close(*maps, rtol=1e-4, atol=1e-5)
+
+    file = tmp_path / "pruned.safetensors"
+    save(file, pruned, plan)
+    assert not any("auxiliary" in name for name in read(file)[1])
+    for other in (plain, build(config(*change), seed=1).eval()):
+        assert load(file, other) == plan
+        assert compare(other, pruned, batch(1)).relative == 0
+        losses = other.train()(batch())
+        sum(losses.values()).backward()
+    assert losses.keys() == {"loss_sem_seg", "loss_auxiliary"}
+    losses = pruned.train()(batch())
+    sum(losses.values()).backward()
+    optimizer.step()
+    assert pruned.auxiliary_head.conv.weight.grad.any() and all(v.isfinite() for v in losses.values())
+
+
+def test_the_auxiliary_loss_is_that_of_the_main_head():
+    cfg = config(*AUXILIARY, "SOLVER.GSRL.WHEN", "always", "SOLVER.AUXILIARY.WEIGHT", "0.5")
+    model = build(cfg).train()
+    model.auxiliary_head.dropout.p = 0.0
+    data, kept = batch(), {}
+    model.sem_seg_head.register_forward_hook(lambda module, given, out: kept.update(main=out[0]))
+    model.auxiliary_head.register_forward_hook(lambda module, given, out: kept.update(inner=out))
+    losses = model(data)
+    labels = torch.stack([item["sem_seg"] for item in data])
+    weights = model.gsrl.weights(kept["main"], labels)
+    torch.testing.assert_close(losses["loss_auxiliary"], 0.5 * model.gsrl(kept["inner"], labels, weights))
+
+
 def test_mistakes_are_named():
     with pytest.raises(InputError, match="WHEN must be one of never, always, pruned, got 'sometimes'"):
         segmentation.supervised(config("SOLVER.GSRL.WHEN", "sometimes"))
+    with pytest.raises(InputError, match="gives no 'res4' but stride4, stride16"):
+        build(config("SOLVER.AUXILIARY.FEATURE", "res4"))
     other = config("SOLVER.GSRL.WHEN", "always", "MODEL.META_ARCHITECTURE", "PanopticFPN")
     with pytest.raises(InputError, match="SemanticSegmentor"):
         segmentation.supervised(other)

@@ -25,6 +25,12 @@ def add_segmentation_config(cfg: CfgNode) -> None:
     cfg.SOLVER.GSRL.BETA = 0.9999  # of the effective number of a class's pixels
     cfg.SOLVER.GSRL.WINDOW = 9  # pixels; in so large a square a rare class lifts the weight of its neighbours
     cfg.SOLVER.GSRL.GAMMA = 9.0  # how much more a pixel weighs where the network is unsure
+    cfg.SOLVER.AUXILIARY = CfgNode()
+    # A feature of the backbone on which a second head is trained, e.g. "res4" or timm's "stage3"; "": none. The
+    # backbone's OUT_FEATURES must list it.
+    cfg.SOLVER.AUXILIARY.FEATURE = ""
+    cfg.SOLVER.AUXILIARY.WEIGHT = 0.4  # of its loss, which is the main head's
+    cfg.SOLVER.AUXILIARY.CHANNELS = 512  # of its one convolution
 
 
 def check_data(cfg: CfgNode) -> None:
