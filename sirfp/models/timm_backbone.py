@@ -10,8 +10,8 @@ Features are named by their stride; of several of one stride, the deepest counts
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -37,6 +37,7 @@ class TimmBackbone(Backbone):
         weights: see `weights.create_timm`.
         norm: "" for the network's own, "FrozenBN" or "SyncBN" to convert its batch norms.
         in_channels: of the images.
+        options: arguments of the network's own.
 
     Raises:
         InputError: there is no such network, feature, stride or norm, or no such weights.
@@ -51,9 +52,10 @@ class TimmBackbone(Backbone):
         weights: str = "",
         norm: str = "",
         in_channels: int = 3,
+        options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        options = {"features_only": True, "in_chans": in_channels}
+        options = {**(options or {}), "features_only": True, "in_chans": in_channels}
         if output_stride != 32:
             options["output_stride"] = output_stride
         indices, stages = _features(create_timm(name, **options))
@@ -117,6 +119,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         weights=node.WEIGHTS,
         norm=node.NORM,
         in_channels=input_shape.channels,
+        options=node.OPTIONS,
     )
 
 
