@@ -24,6 +24,7 @@ from segmentation import (
     check_model,
     draw_predictions,
     supervised,
+    with_tta,
 )
 
 from sirfp.engine import Trainer, run
@@ -37,6 +38,7 @@ class SegmentationTrainer(Trainer):
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The segmentor, once it is known to fit the data."""
         check_data(cfg)
+        with_tta(cfg, torch.nn.Identity())  # a mistake there should not wait for the first evaluation
         model = super().build_model(supervised(cfg))
         check_model(cfg, model)
         return model
@@ -58,6 +60,11 @@ class SegmentationTrainer(Trainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
         """Mean IoU and its kin."""
         return SegmentationEvaluator(dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict[str, Any]:
+        """Detectron2's evaluation, at several scales or by windows where `TEST` says so."""
+        return super().test(cfg, with_tta(cfg, model), evaluators)
 
     def losses(self, model: torch.nn.Module, data: Any) -> dict[str, torch.Tensor]:
         """The model's losses, GSRL from when `SOLVER.GSRL.WHEN` says."""

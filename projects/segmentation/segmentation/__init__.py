@@ -2,6 +2,7 @@
 
 from .config import add_segmentation_config, check_data, check_model
 from .evaluation import SegmentationEvaluator
+from .inference import with_tta
 from .mapper import SegmentationMapper
 from .pictures import draw_predictions
 from .resampling import SAMPLER, build_resampling_loader
@@ -17,4 +18,5 @@ __all__ = [
     "check_model",
     "draw_predictions",
     "supervised",
+    "with_tta",
 ]
