@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .branches import training_only, within
 from .calling import call, inference, is_detectron_input, tensors, training_branches
 from .cost import Cost
 from .errors import InputError, near
@@ -66,6 +67,8 @@ def find_groups(
         )
     trace.freeze_tensors(returned, "it is the model's output")
     _follow_training(model, example_inputs, trace, state)
+    branches = training_only(model)
+    _keep(model, trace, state, branches, "it runs only in training")
     _ignore(model, trace, state, ignore)
     found = _build(model, trace, state, widths.found)
     if trial and found.groups:
@@ -114,25 +117,29 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
 
 
 def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
-    if isinstance(ignore, str):
-        ignore = (ignore,)
+    for pattern in (ignore,) if isinstance(ignore, str) else ignore:
+        if not _keep(model, trace, state, [pattern], f"IGNORE names {pattern}"):
+            every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+            modules = {name.rpartition(".")[0] for name in every}
+            raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, modules)}")
+
+
+def _keep(model: nn.Module, trace: ChannelTrace, state: dict, patterns: Iterable[str], reason: str) -> bool:
+    """Freezes what the modules or tensors of some patterns make; says whether there are any."""
     first = {id(tensor): name for name, tensor in state.items()}
     every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    names = [(name, first[id(tensor)]) for name, tensor in every if id(tensor) in first]
-    for pattern in ignore:
-        matched = {
-            known
-            for name, known in names
-            if name == pattern or name.startswith(pattern + ".") or fnmatch.fnmatchcase(name, pattern)
-        }
-        if not matched:
-            modules = {name.rpartition(".")[0] for name, _ in names}
-            raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, modules)}")
-        for name in sorted(matched):
-            layer = isinstance(state[name], nn.Parameter) and _sides(state[name]) > 1
-            for index, dim in enumerate(trace.state_dims[name]):
-                if not layer or _makes(model, name, index, state[name]):
-                    trace.labels.freeze(dim, f"IGNORE names {pattern}")
+    matched = {
+        first[id(tensor)]
+        for name, tensor in every
+        for pattern in patterns
+        if id(tensor) in first and (name == pattern or within(name, [pattern]) or fnmatch.fnmatchcase(name, pattern))
+    }
+    for name in sorted(matched):
+        layer = isinstance(state[name], nn.Parameter) and _sides(state[name]) > 1
+        for index, dim in enumerate(trace.state_dims[name]):
+            if not layer or _makes(model, name, index, state[name]):
+                trace.labels.freeze(dim, reason)
+    return bool(matched)
 
 
 def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> ChannelGroups:
@@ -207,7 +214,8 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
         )
         for c in trace.consumers
     )
-    parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters()]
+    branches = training_only(model)
+    parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters() if not within(n, branches)]
     return ChannelGroups(
         groups=tuple(groups),
         frozen=tuple(Frozen(name, n, reason) for (name, reason), n in frozen.items()),
@@ -219,6 +227,7 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
             for name, shape, dims in trace.statistics
         ),
         widths={m: {f: atom_of[component[d]] for f, d in v.items()} for m, v in widths.items()},
+        branches=branches,
     )
 
 

@@ -11,7 +11,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .errors import InputError, near
-from .models import timm_backbone  # noqa: F401  (registers backbones)
+from .models import sem_seg_heads, timm_backbone  # noqa: F401  (registers heads and backbones)
 from .models.fcos import add_fcos_config
 
 CN = CfgNode
@@ -30,6 +30,7 @@ def add_sirfp_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.WEIGHTS = ""
     cfg.MODEL.TIMM.OUT_FEATURES = ["stride4", "stride8", "stride16", "stride32"]  # the deepest of each stride
     cfg.MODEL.TIMM.OUTPUT_STRIDE = 32  # 8 or 16 trade the last strides for dilation, where the network can
+    cfg.MODEL.TIMM.OPTIONS = CN(new_allowed=True)  # arguments of the network's own, e.g. {drop_path_rate: 0.1}
     cfg.MODEL.TIMM.NORM = ""  # "": as the network has them; "FrozenBN", "SyncBN": converted
 
     # Semantic segmentation data of one's own: images and label maps of the same names. Where CLASSES is not

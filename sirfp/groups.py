@@ -123,7 +123,10 @@ class Statistic:
 
 @dataclass
 class ChannelGroups:
-    """All groups of a model, what is frozen, and the cost of any choice of channels."""
+    """All groups of a model, what is frozen, and the cost of any choice of channels.
+
+    `branches` are the modules that run only in training; the cost does not count them.
+    """
 
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
@@ -132,6 +135,7 @@ class ChannelGroups:
     emissions: tuple[Emission, ...] = ()
     statistics: tuple[Statistic, ...] = ()
     widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
 
     def __iter__(self):
         return iter(self.groups)

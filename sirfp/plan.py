@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .branches import within
 from .errors import InputError
 
 FORMAT = 1
@@ -42,6 +43,7 @@ class PruningPlan:
         widths: {module: {feature: channels}} that Detectron2 backbones announce.
         criterion: the name of the criterion.
         frozen: {name: reason} of what could not be cut.
+        branches: modules that run only in training, which a model may lack; see `sirfp.branches`.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -54,6 +56,19 @@ class PruningPlan:
     widths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     criterion: str = ""
     frozen: Mapping[str, str] = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
+
+    def fitting(self, names: Collection[str]) -> PruningPlan:
+        """The plan for a model of these tensors, without the branches for training that it lacks."""
+        if not self.branches:
+            return self
+        cuts = []
+        for c in self.cuts:
+            there = tuple(p for p in c.tensors if p[0] in names or not within(p[0], self.branches))
+            if there:
+                cuts.append(replace(c, tensors=there))
+        biases = tuple(n for n in self.new_biases if f"{n}.weight" in names or not within(n, self.branches))
+        return replace(self, cuts=tuple(cuts), new_biases=biases)
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""
@@ -69,6 +84,7 @@ class PruningPlan:
             "new_biases": self.new_biases,
             "widths": self.widths,
             "frozen": self.frozen,
+            "branches": self.branches,
         }
         return json.dumps(data, separators=(",", ":"))
 
@@ -105,6 +121,7 @@ class PruningPlan:
             ),
             criterion=_text(data.get("criterion", ""), "plan.criterion"),
             frozen=_mapping(data, "frozen", _text),
+            branches=tuple(_text(t, "plan.branches") for t in _list(data, "branches")),
         )
 
     def then(self, later: PruningPlan) -> PruningPlan:
@@ -145,6 +162,7 @@ class PruningPlan:
             widths={**self.widths, **later.widths},
             criterion=later.criterion,
             frozen=later.frozen,
+            branches=tuple(dict.fromkeys([*self.branches, *later.branches])),
         )
 
 

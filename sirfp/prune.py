@@ -182,6 +182,7 @@ def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases
         widths={m: {f: int(padded[a].sum()) for f, a in v.items()} for m, v in found.widths.items()},
         criterion=criterion,
         frozen={f.name: f.reason for f in found.frozen},
+        branches=found.branches,
     )
 
 

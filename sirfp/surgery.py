@@ -76,6 +76,7 @@ def _fitting(
     """
     state = dict(model.named_parameters(remove_duplicate=False))
     state |= dict(model.named_buffers(remove_duplicate=False))
+    plan = plan.fitting(state)
     first = {id(tensor): name for name, tensor in reversed(state.items())}  # a shared tensor is cut once
     modules = dict(model.named_modules())
     given = tuple(name for name in dict.fromkeys(plan.new_biases) if f"{name}.bias" not in state)

@@ -118,6 +118,7 @@ def without(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
             replace(s, atoms=tuple(None if a is None else place[a] for a in s.atoms)) for s in found.statistics
         ),
         widths={m: {f: place[a] for f, a in v.items()} for m, v in found.widths.items()},
+        branches=found.branches,
     )
 
 

@@ -144,24 +144,44 @@ def detection_stream(cfg: Any, mapper: Callable[[dict], dict | None] | None = No
         cfg: the whole config.
         mapper: the augmentation; Detectron2's by default.
     """
-    from detectron2.data import DatasetFromList
     from detectron2.data.build import _train_loader_from_config
     from detectron2.data.samplers import TrainingSampler
 
     parts = _train_loader_from_config(cfg, mapper)
-    records, size = parts["dataset"], parts["total_batch_size"] // comm.get_world_size()
-    shaped = parts["aspect_ratio_grouping"] and all("width" in r and "height" in r for r in records)
+    records, sampler = parts["dataset"], parts["sampler"]
+
+    def sampled(seed: int) -> Iterable[int]:
+        return TrainingSampler(len(records), seed=seed) if isinstance(sampler, TrainingSampler) else sampler
+
+    return records_stream(cfg, records, parts["mapper"], sampled)
+
+
+def records_stream(
+    cfg: Any,
+    records: list[dict],
+    mapper: Callable[[dict], dict | None],
+    sampler: Callable[[int], Iterable[int]],
+) -> TrainingStream:
+    """A stream of mapped records.
+
+    Args:
+        cfg: the whole config; SEED, SOLVER.IMS_PER_BATCH and DATALOADER are read.
+        records: Detectron2's dicts.
+        mapper: the augmentation.
+        sampler: from a seed to an endless sampler of indices, this process's share of them.
+    """
+    from detectron2.data import DatasetFromList
+
+    shaped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and all("width" in r and "height" in r for r in records)
     tall = [r["width"] <= r["height"] for r in records] if shaped else None
-    records = DatasetFromList(records, copy=False)
+    packed = DatasetFromList(records, copy=False)
 
     def batches(seed: int, skip: int) -> DataLoader:
-        sampler = parts["sampler"]
-        if isinstance(sampler, TrainingSampler):
-            sampler = TrainingSampler(len(records), seed=seed)
+        size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
         return DataLoader(
-            Augmented(records, parts["mapper"], seed),
-            batch_sampler=GroupedBatches(sampler, size, tall, skip),
-            num_workers=parts["num_workers"],
+            Augmented(packed, mapper, seed),
+            batch_sampler=GroupedBatches(sampler(seed), size, tall, skip),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=list,
         )
 
