@@ -1,7 +1,5 @@
 """A pruned timm network stays one that timm can use: what it announces is true, its classifier can be replaced."""
 
-import copy
-
 import pytest
 import timm
 import torch
@@ -9,7 +7,6 @@ import torch
 import sirfp
 import sirfp.channels
 import sirfp.surgery
-import sirfp.verify
 
 NETWORKS = ["test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050", "convnext_atto", "skresnet18"]
 
@@ -57,19 +54,3 @@ def test_blocks_with_a_size_of_their_own_are_cut(name):
     model = timm.create_model(name).eval()
     found = sirfp.channels.find_groups(model, torch.randn(1, 3, 160, 160))
     assert {f.reason for f in found.frozen} == {"it is the model's output"}
-
-
-def test_attention_keeps_the_scale_of_the_dense_heads():
-    torch.manual_seed(0)
-    model, x = timm.create_model("test_vit").eval(), torch.randn(2, 3, 160, 160)
-    attention = model.blocks[0].attn
-    fused, scale, width = attention.fused_attn, attention.scale, attention.head_dim
-    found = sirfp.channels.find_groups(model, x)
-    assert attention.fused_attn == fused, "finding groups leaves no trace"
-    assert any(group.name.endswith("attn.qkv") for group in found)
-    masked = copy.deepcopy(model)
-    exact = [group.name for group in found if group.inexact]
-    plan = sirfp.prune(model, x, "random", 0.6, ignore=exact, bias_correction=False)
-    assert attention.head_dim < width and attention.scale == scale
-    sirfp.verify.mask(masked, plan)
-    assert sirfp.verify.compare(masked, model, x).relative < 1e-5
