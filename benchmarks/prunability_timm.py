@@ -167,7 +167,7 @@ def _one_line(error: Exception) -> str:
 
 @torch.no_grad()
 def randomised(model: nn.Module) -> nn.Module:
-    """Gives norms statistics and scales of their own, so that no channel is like another or does nothing."""
+    """Gives norms statistics and scales, and weights that begin with zeros values: no channel does nothing."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             module.running_mean.normal_(0, 0.1)
@@ -175,6 +175,8 @@ def randomised(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.add_(torch.empty_like(parameter).uniform_(-0.1, 0.1))
+        elif not parameter.any():
+            parameter.normal_(0, 0.05)
     return model
 
 

@@ -13,8 +13,7 @@ from timm.data import FastCollateMixup, create_loader
 
 from sirfp.data.images import open_images
 from sirfp.errors import InputError
-
-from .network import preprocessing
+from sirfp.models.classifier import preprocessing
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
