@@ -54,3 +54,32 @@ def test_blocks_with_a_size_of_their_own_are_cut(name):
     model = timm.create_model(name).eval()
     found = sirfp.channels.find_groups(model, torch.randn(1, 3, 160, 160))
     assert {f.reason for f in found.frozen} == {"it is the model's output"}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050", "test_vit", "pvt_v2_b0"])
+def test_a_network_of_features_only_tells_its_widths(name, tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model(name, features_only=True).eval()
+    x = torch.randn(2, 3, *((160,) * 2 if "vit" in name else (64,) * 2))
+    dense = model.feature_info.channels()
+    plan = sirfp.prune(model, x[:1], "random", 0.5)
+    sirfp.save(tmp_path / "small.safetensors", model, plan)
+    loaded = timm.create_model(name, features_only=True).eval()
+    sirfp.load(tmp_path / "small.safetensors", loaded)
+    with torch.no_grad():
+        maps = loaded(x)
+    assert [one.shape[1] for one in maps] == loaded.feature_info.channels() == dense, "outputs are not cut"
+    assert plan.flops[1] < plan.flops[0]
+
+
+def test_a_pruned_file_of_a_classifier_tells_outsiders_its_widths(tmp_path):
+    torch.manual_seed(0)
+    model, x = timm.create_model("pvt_v2_b0").eval(), torch.randn(2, 3, 64, 64)
+    sirfp.save(tmp_path / "small.safetensors", model, sirfp.prune(model, x[:1], "random", 0.4))
+    loaded = timm.create_model("pvt_v2_b0").eval()
+    sirfp.load(tmp_path / "small.safetensors", loaded)
+    maps = loaded.forward_intermediates(x, intermediates_only=True)
+    assert [one.shape[1] for one in maps] == [entry["num_chs"] for entry in loaded.feature_info]
+    assert loaded.forward_features(x).shape[1] == loaded.num_features < 256
+    loaded.reset_classifier(5)
+    assert loaded(x).shape == (2, 5)
