@@ -62,7 +62,8 @@ def main() -> int:
     found = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
     if found.setdefault("precision", args.precision) != args.precision:
         parser.error(f"{args.json} holds figures in {found['precision']}; name another file")
-    found.setdefault("dense", top1(model, batches, args.precision))
+    if "dense" not in found:
+        found["dense"] = top1(model, batches, args.precision)
     print(f"dense: {found['dense']:.1f}", flush=True)
     step = max(1, len(batches) // args.batches)
     seen = batches[::step][: args.batches]
