@@ -8,7 +8,7 @@ from torch import nn
 
 @torch.no_grad()
 def randomised(model: nn.Module) -> nn.Module:
-    """Gives norms statistics, scales and shifts of their own, and other vectors a little noise; in place."""
+    """Gives norms statistics, scales and shifts of their own, and weights that begin as zeros values; in place."""
     for module in model.modules():
         if getattr(module, "running_mean", None) is not None:
             module.running_mean.normal_(0, 0.1)
@@ -19,4 +19,6 @@ def randomised(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.add_(torch.empty_like(parameter).uniform_(-0.1, 0.1))
+        elif not parameter.any():
+            parameter.normal_(0, 0.05)
     return model

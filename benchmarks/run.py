@@ -16,6 +16,8 @@ from pathlib import Path
 BENCHMARKS = {
     "scoring": ["scoring.py"],
     "planning": ["planning.py"],
+    "planning-resnet50": ["planning.py", "--timm", "resnet50"],
+    "loop-overhead": ["loop_overhead.py"],
     "accumulation-float32": ["accumulation.py"],
     "accumulation-bfloat16": ["accumulation.py", "--precision", "bfloat16"],
     "accumulation-kernel": ["accumulation_kernel.py"],

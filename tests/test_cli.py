@@ -159,6 +159,19 @@ def test_config_file_of_a_project(tmp_path, files, capsys):
     assert run(capsys, "verify", small, *given)["equal"]
 
 
+def test_config_file_of_classification(tmp_path, files, capsys):
+    config = CONFIGS.parents[1] / "classification/configs/scenes/resnet18_sirfp.yaml"
+    given = ["--config-file", config, "MODEL.TIMM.NAME", "test_resnet", "MODEL.WEIGHTS", files / "dense.pth"]
+    given += ["MODEL.CLASSIFIER.NUM_CLASSES", "7"]
+    small = tmp_path / "small.safetensors"
+    told = run(capsys, "report", *given)
+    by_name = run(capsys, "report", *NETWORK)
+    assert told | {"model": ""} == by_name | {"model": ""}, "the config's images have 64 pixels too"
+    run(capsys, "prune", "--images", files / "images", "--batches", 1, "--batch", 2, "-o", small, *given)
+    assert run(capsys, "verify", small, *given)["equal"]
+    assert run(capsys, "verify", small, *NETWORK)["equal"], "the file is plain timm's"
+
+
 def test_statistics_over_channels_are_named(tmp_path, capsys):
     small = tmp_path / "small.safetensors"
     given = ["--timm", "test_convnext", "--size", "64", "64"]

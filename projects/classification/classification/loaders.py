@@ -15,8 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 from sirfp.data.images import open_images
 from sirfp.data.stream import BATCH, ITEM, Shuffled, TrainingStream, seed_all
 from sirfp.errors import InputError
-
-from .network import preprocessing
+from sirfp.models.classifier import preprocessing
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
