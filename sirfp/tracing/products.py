@@ -59,6 +59,31 @@ def convolution(trace, func, args, kwargs, out) -> None:
         trace.made(out, Consumer(weight, x_in, emitted[1], groups))
 
 
+@rule("torchvision::deform_conv2d")
+def deformable_convolution(trace, func, args, kwargs, out) -> None:
+    """A convolution that reads each group of channels where that group's offsets say; fvcore does not count it."""
+    x, weight, offset, modulation, bias = args[:5]
+    groups, offset_groups = args[11:13]
+    labels, reason = trace.labels, "a deformable convolution reads it beside a fixed input"
+    x_dims, w_dims = trace.dims(x), trace.dims(weight)
+    for tensor in (offset, modulation):
+        labels.freeze(trace.dim(tensor, 1), "it says where a deformable convolution reads, or how much counts")
+    for dim in (*x_dims[2:], *w_dims[2:]):
+        labels.freeze(dim, "it is a spatial dimension of a convolution")
+    labels.tie_rows(x_dims[1], offset_groups)
+    labels.tie(labels.tie_rows(x_dims[1], groups), w_dims[1], reason)
+    labels.tie_rows(w_dims[0], groups)
+    if trace.dim(bias, 0) is not None or bias.any():  # without one torchvision makes zeros
+        labels.tie(w_dims[0], trace.dim(bias, 0), reason)
+    trace.set(out, [x_dims[0], w_dims[0], None, None])
+    sides = [dim for dim in w_dims[:2] if dim is not None]
+    fixed = prod(weight.shape) / prod(len(side) for side in sides)
+    batch = 1 if x_dims[0] is not None else x.shape[0]
+    trace.count("deform_conv", fixed * prod(out.shape[2:]) * batch, x_dims[0], *sides)
+    if w_dims[0] is not None and trace.is_state(weight):
+        trace.taps.append(Tap(weight, w_dims[0], norm=False, dim=1, positions=prod(out.shape[2:])))
+
+
 @rule("addmm")
 def addmm(trace, func, args, kwargs, out) -> None:
     """A linear layer with its bias: (n, k) x (k, m) + (m,)."""
