@@ -182,10 +182,11 @@ def from_config(
     size: tuple[int, int] | None = None,
     name: str = "",
 ) -> Source:
-    """A model of Detectron2 from a config file.
+    """A model of Detectron2 from a config file, yaml or lazy.
 
     Args:
-        path: the config file, of Detectron2 or of a project that adds keys outside MODEL at most.
+        path: the config file, of Detectron2 or of a project that adds keys outside MODEL at most; a lazy one,
+            *.py, is run as Python.
         opts: KEY VALUE pairs that win over the file; MODEL.WEIGHTS among them is taken as `weights`.
         weights: a file, or "" for random ones.
         size: (height, width); by default SIRFP.INPUT_SIZE, or as the config's INPUT says.
@@ -198,6 +199,15 @@ def from_config(
     from detectron2.projects.deeplab import add_deeplab_config
 
     from .config import input_size, load_config
+    from .lazy import build_lazy
+
+    if path.endswith(".py"):
+        if opts:
+            raise InputError(f"{opts[0]!r}: KEY VALUE pairs are for yaml configs; change {path} or a copy of it")
+        model, cfg = build_lazy(path)
+        if weights:
+            fill(model, read_weights(weights), weights)
+        return DetectronSource(name or path, model.eval(), size or input_size(cfg), weights or None, cfg)
 
     def add_config(cfg) -> None:
         add_deeplab_config(cfg)
@@ -224,14 +234,17 @@ def from_config(
 def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
     """A model of Detectron2's model zoo, by its config, e.g. "COCO-Detection/retinanet_R_50_FPN_1x.yaml".
 
+    Without a suffix it is the yaml config, or the lazy one where there is no other.
+
     Raises:
         InputError: the zoo has no such config; see also `from_config`.
     """
     from detectron2 import model_zoo
 
     folder = Path(model_zoo.__file__).parent / "configs"
-    known = {p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")}
-    wanted = config if config.endswith(".yaml") else f"{config}.yaml"
+    known = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix in (".yaml", ".py")}
+    named = config if config.endswith((".yaml", ".py")) else f"{config}.yaml"
+    wanted = named if named in known or f"{config}.py" not in known else f"{config}.py"
     if wanted not in known:
         tails = {Path(k).name: k for k in sorted(known, reverse=True)}
         hint = f"; did you mean {tails[wanted]}?" if wanted in tails else near(wanted, known)

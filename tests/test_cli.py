@@ -68,6 +68,8 @@ def files(tmp_path_factory) -> Path:
         cv2.imwrite(str(root / f"labels/{i}.png"), random.integers(0, 3, (70, 90), dtype=np.uint8))
     (root / "broken/0.png").write_bytes((root / "images/a/0.png").read_bytes()[:4000])
     (root / "no.yaml").write_text("MODEL: [")
+    (root / "lazy.py").write_text("train = dict(max_iter=3)\n")
+    (root / "fails.py").write_text("model = dict(width=1 / 0)\n")
     return root
 
 
@@ -168,6 +170,11 @@ BAD = {
     "zoo": (["report", "--zoo", "COCO-Detection/faster_rcnn_R50_FPN_1x"], "faster_rcnn_R_50_FPN_1x.yaml"),
     "zoo folder": (["report", "--zoo", "retinanet_R_50_FPN_1x"], "did you mean COCO-Detection/retinanet"),
     "config": (["report", "--config-file", "F/none.yaml"], "no config file"),
+    "lazy": (["report", "--config-file", "F/none.py"], "no config file"),
+    "lazy without a model": (["report", "--config-file", "F/lazy.py"], "has no `model`"),
+    "lazy that fails": (["report", "--config-file", "F/fails.py"], "ZeroDivisionError"),
+    "lazy and pairs": (["report", "--config-file", "F/lazy.py", "MODEL.MASK_ON", "True"], "are for yaml configs"),
+    "zoo's lazy": (["report", "--zoo", "COCO-Detection/fcos_R50_FPN_1x.py"], "fcos_R_50_FPN_1x.py"),
     "yaml": (["report", "--config-file", "F/no.yaml"], "no valid YAML"),
     "key": (["report", *SEGMENTOR, "MODEL.TIMM.NAM", "resnet18"], "did you mean MODEL.TIMM.NAME"),
     "half a pair": (["report", *SEGMENTOR, "MODEL.TIMM.NAME"], "left over"),

@@ -33,8 +33,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds what names the dense model."""
     group = parser.add_argument_group("the dense model")
     group.add_argument("--timm", metavar="NAME", help="a network of timm, e.g. resnet50")
-    group.add_argument("--config-file", metavar="PATH", help="a config of Detectron2, or of one of sirfp's projects")
-    group.add_argument("--zoo", metavar="CONFIG", help="a config of Detectron2's model zoo")
+    group.add_argument(
+        "--config-file",
+        metavar="PATH",
+        help="a config of Detectron2, or of one of sirfp's projects; *.py, a lazy one, is run as Python",
+    )
+    group.add_argument("--zoo", metavar="CONFIG", help="a config of Detectron2's model zoo, yaml or lazy (*.py)")
     group.add_argument(
         "--weights",
         metavar="FILE",
