@@ -31,7 +31,7 @@ from sirfp.channels import ChannelGroups, find_groups
 from sirfp.criteria import build_criterion
 from sirfp.models.detections import compare_continuous, is_detector
 from sirfp.prune import cut
-from sirfp.source import DetectronSource, from_zoo
+from sirfp.source import from_zoo
 from sirfp.verify import compare, mask
 
 ZOO = Path(model_zoo.__file__).parent / "configs"
@@ -121,19 +121,15 @@ def _child(sender: Any, config: str, threads: int) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
+    logging.disable(logging.WARNING)
     torch.set_num_threads(threads)
     sender.send(measure(config))
 
 
 def build(config: str) -> tuple[nn.Module, list[dict]]:
     """A model of the zoo with random weights, and what it is called with."""
-    if config.endswith(".yaml"):
-        source = from_zoo(config, size=SIZE)
-        return source.model, source.example()
-    from detectron2.config import get_cfg, instantiate
-
-    model = instantiate(model_zoo.get_config(config).model).eval()
-    return model, DetectronSource(config, model, SIZE, cfg=get_cfg()).example()
+    source = from_zoo(config, size=SIZE)
+    return source.model, source.example()
 
 
 def shorten(model: nn.Module, inputs: list[dict]) -> None:
@@ -150,7 +146,6 @@ def shorten(model: nn.Module, inputs: list[dict]) -> None:
 
 def measure(config: str) -> dict[str, Any]:
     """Prunes one model and says how it went; an error is part of the answer."""
-    logging.disable(logging.WARNING)
     torch.manual_seed(0)
     row: dict[str, Any] = {"config": config}
     start = time.perf_counter()
