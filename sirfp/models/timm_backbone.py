@@ -124,6 +124,4 @@ def build_retinanet_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
 
 def _pyramid(cfg: CfgNode, bottom_up: Backbone, top: nn.Module) -> FPN:
     node = cfg.MODEL.FPN
-    return FPN(
-        bottom_up, node.IN_FEATURES, node.OUT_CHANNELS, norm=node.NORM, top_block=top, fuse_type=node.FUSE_TYPE
-    )
+    return FPN(bottom_up, node.IN_FEATURES, node.OUT_CHANNELS, norm=node.NORM, top_block=top, fuse_type=node.FUSE_TYPE)
