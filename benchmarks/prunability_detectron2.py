@@ -156,19 +156,19 @@ def measure(config: str) -> dict[str, Any]:
     except Exception as error:
         text = (str(error).strip().splitlines() or [""])[0][:160]
         row["error"] = f"{type(error).__name__}: {text}"
-        row["no_operator"] = no_operator(error)
+        row["absent"] = absent(error)
     return row | {"all_seconds": time.perf_counter() - start}
 
 
-def no_operator(error: Exception) -> bool:
-    """Whether a model cannot run here at all: deformable convolutions need Detectron2's own kernels, and a GPU."""
+def absent(error: Exception) -> str:
+    """What a model that cannot run here at all lacks, or an empty string."""
     text = str(error)
-    return (
-        isinstance(error, ImportError)
-        and "detectron2._C" in text
-        or isinstance(error, NotImplementedError)
-        and "not supported on CPU" in text
-    )
+    compiled = isinstance(error, ImportError) and "detectron2._C" in text
+    if compiled or (isinstance(error, NotImplementedError) and "not supported on CPU" in text):
+        return "deformable convolutions, for which Detectron2 has no operator on processors"
+    if isinstance(error, ModuleNotFoundError):
+        return f"needs {error.name}, another library, which is not installed"
+    return ""
 
 
 def prune(model: nn.Module, inputs: list[dict]) -> dict[str, Any]:
@@ -245,11 +245,11 @@ def good(row: Mapping[str, Any]) -> bool:
 def summary(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """How many went well."""
     number = sum(map(good, rows.values()))
-    able = sum(not row.get("no_operator") for row in rows.values())
+    able = sum(not row.get("absent") for row in rows.values())
     share = number / max(1, len(rows))
     return (
-        f"{number} of the {able} configs whose operators exist on this processor were pruned to half of their FLOPs, "
-        f"equal, and train; {number} of all {len(rows)} ({share:.1%})."
+        f"{number} of the {able} configs whose operators and libraries exist on this processor were pruned to half of "
+        f"their FLOPs, equal, and train; {number} of all {len(rows)} ({share:.1%})."
     )
 
 
@@ -262,9 +262,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _line(row: Mapping[str, Any]) -> str:
     if row.get("error"):
-        cause = row["error"].replace("|", "/")[:110]
-        if row.get("no_operator"):
-            cause = "deformable convolutions: Detectron2's compiled operator is not there, or not for processors"
+        cause = row.get("absent") or row["error"].replace("|", "/")[:110]
         return f"| {row['config']} | | | | | | | {cause} |"
     exact = row["exact_difference"]
     equal = "" if exact is None else f"{exact:.0e}"

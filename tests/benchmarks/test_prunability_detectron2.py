@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-import torch
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "prunability_detectron2.py"
 
@@ -28,17 +27,23 @@ def test_a_config_is_pruned_to_half_equal_and_trains(benchmark, config):
     assert config in benchmark.table({config: row}) and "1 of all 1 (100.0%)" in benchmark.summary({config: row})
 
 
-def test_what_cannot_run_here_counts_apart(benchmark, monkeypatch):
-    def unbuilt(config):
-        raise ImportError("Cannot import 'detectron2._C', therefore 'DeformConv' is not available.")
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ImportError("Cannot import 'detectron2._C', therefore 'DeformConv' is not available."), "no operator on proc"),
+        (ModuleNotFoundError("No module named 'mmdet'", name="mmdet"), "needs mmdet"),
+        (RuntimeError("shapes"), ""),
+    ],
+)
+def test_what_cannot_run_here_counts_apart(benchmark, monkeypatch, error, says):
+    def build(config):
+        raise error
 
-    monkeypatch.setattr(benchmark, "build", unbuilt)
-    row = benchmark.measure("dconv.yaml")
-    assert row["no_operator"] and not benchmark.good(row)
-    assert "0 of the 0 configs whose operators exist" in benchmark.summary({"dconv.yaml": row})
-    assert "deformable convolutions" in benchmark.table({"dconv.yaml": row})
-    monkeypatch.setattr(benchmark, "build", lambda config: (torch.nn.Linear(1, 1), 1 / 0))
-    assert not benchmark.measure("other.yaml")["no_operator"]
+    monkeypatch.setattr(benchmark, "build", build)
+    row = benchmark.measure("a.yaml")
+    assert not benchmark.good(row) and says in row["absent"] and bool(row["absent"]) == bool(says)
+    assert f"0 of the {0 if says else 1} configs whose operators" in benchmark.summary({"a.yaml": row})
+    assert (says or "RuntimeError: shapes") in benchmark.table({"a.yaml": row})
 
 
 def test_rows_that_do_not_count(benchmark):
