@@ -16,6 +16,7 @@ from pathlib import Path
 BENCHMARKS = {
     "scoring": ["scoring.py"],
     "planning": ["planning.py"],
+    "planning-mask-rcnn": ["planning.py", "--model", "mask-rcnn"],
     "accumulation-float32": ["accumulation.py"],
     "accumulation-bfloat16": ["accumulation.py", "--precision", "bfloat16"],
     "accumulation-kernel": ["accumulation_kernel.py"],
