@@ -97,9 +97,7 @@ class Trainer(DefaultTrainer):
     def distribute(model: nn.Module) -> nn.Module:
         """Wraps a model for the processes of this run; one alone needs no wrapper."""
         on_gpu = next(model.parameters()).is_cuda
-        return create_ddp_model(
-            model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
-        )
+        return create_ddp_model(model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainingStream:
@@ -279,9 +277,7 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def run(
-    trainer_class: type[Trainer], add_config: Configure | None = None, argv: Sequence[str] | None = None
-) -> None:
+def run(trainer_class: type[Trainer], add_config: Configure | None = None, argv: Sequence[str] | None = None) -> None:
     """The whole of a `train_net.py`: reads the command line and trains or evaluates, on as many GPUs as asked.
 
     Args:

@@ -204,6 +204,8 @@ BAD = {
     "zoo": (["report", "--zoo", "COCO-Detection/faster_rcnn_R50_FPN_1x"], "faster_rcnn_R_50_FPN_1x.yaml"),
     "zoo folder": (["report", "--zoo", "retinanet_R_50_FPN_1x"], "did you mean COCO-Detection/retinanet"),
     "config": (["report", "--config-file", "F/none.yaml"], "no config file"),
+    "lazy": (["report", "--config-file", "F/none.py"], "no config file"),
+    "zoo's lazy": (["report", "--zoo", "COCO-Detection/fcos_R50_FPN_1x.py"], "fcos_R_50_FPN_1x.py"),
     "yaml": (["report", "--config-file", "F/no.yaml"], "no valid YAML"),
     "key": (["report", *SEGMENTOR, "MODEL.TIMM.NAM", "resnet18"], "did you mean MODEL.TIMM.NAME"),
     "half a pair": (["report", *SEGMENTOR, "MODEL.TIMM.NAME"], "left over"),

@@ -171,9 +171,7 @@ def test_a_pruned_checkpoint_is_evaluated_as_it_is(tmp_path):
 
 def test_a_run_may_start_from_a_pruned_network_and_prune_further(tmp_path):
     first = run(tmp_path / "a")
-    further = run(
-        tmp_path / "b", "MODEL.WEIGHTS", str(tmp_path / "a/pruned.safetensors"), "SIRFP.KEEP_FLOPS", "0.25"
-    )
+    further = run(tmp_path / "b", "MODEL.WEIGHTS", str(tmp_path / "a/pruned.safetensors"), "SIRFP.KEEP_FLOPS", "0.25")
     plan = further.pruning.plan
     assert plan.flops[0] == first.pruning.plan.flops[0]
     assert plan.flops[1] / plan.flops[0] <= 0.25
@@ -259,5 +257,3 @@ def test_phases_begin_anew():
         optimizer.step()
         schedule.step()
     assert np.allclose(rates[:4], [0, 0.45, 0.8, 0.7]) and np.allclose(rates[10:], np.array(rates[:10]) / 2)
-
-

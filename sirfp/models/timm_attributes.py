@@ -31,9 +31,7 @@ def is_network(module: nn.Module) -> bool:
 
 def is_head(module: nn.Module) -> bool:
     """Whether a module is one of timm's heads, which `reset_classifier` builds anew from their own attributes."""
-    return type(module).__module__ == "timm.layers.classifier" and isinstance(
-        getattr(module, "in_features", None), int
-    )
+    return type(module).__module__ == "timm.layers.classifier" and isinstance(getattr(module, "in_features", None), int)
 
 
 class TimmWidths:
