@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> Outcome:
     source = need_model(build_source(args, opts))
     source.check()
     calibration = _calibration(args, source) if criterion.needs == "features" else None
-    with in_flags(MIN_KEEP="--min-keep", IGNORE="--ignore"):
+    with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore"):
         plan = sirfp.prune(
             source.model,
             source.example(),
