@@ -28,7 +28,7 @@ from .models.proposals import fixed_proposals
 from .plan import PruningPlan
 from .surgery import apply, cuts_for
 from .tracing import STATISTICS
-from .verify import furthest, mask
+from .verify import furthest, mask, writable
 
 logger = logging.getLogger(__name__)
 
@@ -262,7 +262,9 @@ def stir(model: nn.Module) -> None:
     a residual branch do, shows after it."""
     generator = torch.Generator().manual_seed(0)
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() and tensor.numel() > 1 and tensor.min() == tensor.max():
+        if not tensor.is_floating_point() or tensor.numel() < 2 or not writable(tensor):
+            continue
+        if tensor.min() == tensor.max():
             sides = sorted(tensor.shape)
             if len(sides) > 1 and sides[-2] > 1:
                 values = torch.randn(tensor.shape, generator=generator) * (tensor.shape[0] / tensor.numel()) ** 0.5

@@ -132,7 +132,18 @@ class Unchanged(Between):
         return x.softmax(1)  # a statistic over channels differs by nature
 
 
-@pytest.mark.parametrize("kind", [Chance, NotFinite, Unchanged, Elastic])
+class Expanded(Between):
+    """A buffer of one value seen many times, which cannot be written to."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("ones", torch.ones(1, 1, 1).expand(18, 1, 1))
+
+    def between(self, x):
+        return x * self.ones
+
+
+@pytest.mark.parametrize("kind", [Chance, NotFinite, Unchanged, Elastic, Expanded])
 def test_values_that_tell_nothing_freeze_nothing(kind):
     assert [g.name for g in find_groups(build(kind), torch.randn(INPUT))] == ["a", "b"]
 
