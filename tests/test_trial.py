@@ -12,7 +12,7 @@ from torch import nn
 
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
-from sirfp.trial import stir
+from sirfp.rehearsal import stir
 
 
 class Between(nn.Module):
@@ -115,6 +115,24 @@ def test_a_statistic_over_other_sets_of_channels_freezes():
     found = find_groups(build(Regrouped), torch.randn(INPUT))
     assert {f.name: f.reason for f in found.frozen}["a"].startswith("cut, the model takes aten::mean over")
     assert [g.name for g in find_groups(build(Grouped), torch.randn(INPUT))] == ["a", "b"]
+
+
+class Divides(nn.Module):
+    """Reads one layer's output in pieces as wide as another's: the widths have to divide, whatever they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(3, 18), nn.Linear(18, 30), nn.Linear(30, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.head(self.b(x).view(-1, x.shape[-1]).view(len(x), -1))
+
+
+def test_a_choice_of_widths_that_suits_the_code_by_chance_is_not_enough():
+    found = find_groups(Divides(), torch.randn(30, 3))  # first tried with widths 10 and 18: 540 elements divide
+    widths = [(g.name, g.size) for g in found]
+    assert ("a", 18) not in widths or ("b", 30) not in widths
 
 
 class Chance(Between):
