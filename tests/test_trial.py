@@ -130,9 +130,8 @@ class Divides(nn.Module):
 
 
 def test_a_choice_of_widths_that_suits_the_code_by_chance_is_not_enough():
-    found = find_groups(Divides(), torch.randn(30, 3))  # first tried with widths 10 and 18: 540 elements divide
-    widths = [(g.name, g.size) for g in found]
-    assert ("a", 18) not in widths or ("b", 30) not in widths
+    found = find_groups(Divides(), torch.randn(3, 3))  # first tried with 10 of 18, which divides 3 * 30
+    assert "a" not in [g.name for g in found]
 
 
 class Chance(Between):
