@@ -65,7 +65,7 @@ def allocate(
         raise InputError(
             f"the budget cannot be reached: {target / cost(keep):.3g} of the model is asked for, the least that "
             f"can be kept is {math.ceil(fewest / cost(keep) * 1000) / 1000:.3f} "
-            f"(MIN_KEEP {min_keep}, ROUND_TO {round_to})"
+            f"(MIN_KEEP {min_keep}{f', ROUND_TO {round_to}' if round_to > 1 else ''})"
         )
     low, high = 0, len(chunks)  # the cost without `low` chunks is above the target, without `high` at or below
     while high - low > 1:

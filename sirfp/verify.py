@@ -41,8 +41,13 @@ def mask(model: nn.Module, plan: PruningPlan) -> None:
             gone[list(cut.keep)] = False
             index = gone.nonzero().flatten()
             for name, dim in cut.tensors:
-                if name in state and not name.endswith("running_var"):
+                if name in state and not name.endswith("running_var") and writable(state[name]):
                     state[name].index_fill_(dim, index.to(state[name].device), 0)
+
+
+def writable(tensor: torch.Tensor) -> bool:
+    """Whether each element has a place of its own, unlike in one value that was expanded."""
+    return all(step or size == 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tensor]) -> None:
@@ -57,8 +62,8 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
             kept.setdefault(name, []).append((dim, cut.keep))
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:  # shared ones once
-            if name not in pruned:
-                continue  # a buffer that is not saved
+            if name not in pruned or not writable(tensor):
+                continue  # a buffer that is not saved, or the same everywhere
             if name not in kept:
                 tensor.copy_(pruned[name])
                 continue

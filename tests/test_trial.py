@@ -12,7 +12,7 @@ from torch import nn
 
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
-from sirfp.trial import stir
+from sirfp.rehearsal import stir
 
 
 class Between(nn.Module):
@@ -117,6 +117,23 @@ def test_a_statistic_over_other_sets_of_channels_freezes():
     assert [g.name for g in find_groups(build(Grouped), torch.randn(INPUT))] == ["a", "b"]
 
 
+class Divides(nn.Module):
+    """Reads one layer's output in pieces as wide as another's: the widths have to divide, whatever they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(3, 18), nn.Linear(18, 30), nn.Linear(30, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.head(self.b(x).view(-1, x.shape[-1]).view(len(x), -1))
+
+
+def test_a_choice_of_widths_that_suits_the_code_by_chance_is_not_enough():
+    found = find_groups(Divides(), torch.randn(3, 3))  # first tried with 10 of 18, which divides 3 * 30
+    assert "a" not in [g.name for g in found]
+
+
 class Chance(Between):
     def between(self, x):
         return F.dropout(x, 0.5, training=True)
@@ -132,7 +149,18 @@ class Unchanged(Between):
         return x.softmax(1)  # a statistic over channels differs by nature
 
 
-@pytest.mark.parametrize("kind", [Chance, NotFinite, Unchanged, Elastic])
+class Expanded(Between):
+    """A buffer of one value seen many times, which cannot be written to."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("ones", torch.ones(1, 1, 1).expand(18, 1, 1))
+
+    def between(self, x):
+        return x * self.ones
+
+
+@pytest.mark.parametrize("kind", [Chance, NotFinite, Unchanged, Elastic, Expanded])
 def test_values_that_tell_nothing_freeze_nothing(kind):
     assert [g.name for g in find_groups(build(kind), torch.randn(INPUT))] == ["a", "b"]
 

@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> Outcome:
     source = need_model(build_source(args, opts))
     source.check()
     calibration, loss = _calibration(args, source, criterion.needs)
-    with in_flags(MIN_KEEP="--min-keep", IGNORE="--ignore"):
+    with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore"):
         plan = sirfp.prune(
             source.model,
             source.example(),
