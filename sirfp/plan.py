@@ -102,19 +102,24 @@ class PruningPlan:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise InputError(f"the plan has format {_get(data, 'format')!r}, this version reads {FORMAT}")
         kept = _mapping(data, "kept", _indices)
-        channels = _mapping(data, "channels", _count)
+        channels, places = _mapping(data, "channels", _count), _mapping(data, "places", _place)
+        cuts = tuple(_cut(c, f"plan.cuts[{i}]") for i, c in enumerate(_list(data, "cuts")))
+        sizes = {place: cut.size for cut in cuts for place in cut.tensors}
         for name, indices in kept.items():
             if name not in channels:
                 raise InputError(f"plan.channels lacks the group {name!r}")
-            if not indices or indices[-1] >= channels[name]:
-                raise InputError(f"plan.kept of {name!r} must hold at least one index below {channels[name]}")
+            if not 1 <= len(indices) <= channels[name]:
+                raise InputError(f"plan.kept of {name!r} must hold 1 to {channels[name]} indices, got {len(indices)}")
+            size = sizes.get(places.get(name), indices[-1] + 1)
+            if indices[-1] >= size:
+                raise InputError(f"plan.kept of {name!r} must hold indices below {size}, got {indices[-1]}")
         return PruningPlan(
             kept=kept,
             channels=channels,
-            places=_mapping(data, "places", _place),
+            places=places,
             flops=_pair(data, "flops"),
             params=_pair(data, "params"),
-            cuts=tuple(_cut(c, f"plan.cuts[{i}]") for i, c in enumerate(_list(data, "cuts"))),
+            cuts=cuts,
             new_biases=tuple(_text(t, "plan.new_biases") for t in _list(data, "new_biases")),
             widths=_mapping(
                 data, "widths", lambda v, at: {_text(k, at): _count(n, at) for k, n in _dict(v, at).items()}

@@ -26,7 +26,7 @@ PROPOSALS = "ROIHeads"
 def is_detector(model: nn.Module, output: Any) -> bool:
     """Whether a model of Detectron2 returns lists of detections."""
     items = output if isinstance(output, list) else []
-    return any(isinstance(item, dict) and "instances" in item or "proposals" in item for item in items)
+    return any(isinstance(item, dict) and ("instances" in item or "proposals" in item) for item in items)
 
 
 def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan) -> Difference:
