@@ -171,6 +171,7 @@ def build_hook(name: str, cfg: CfgNode) -> HookBase:
     Raises:
         InputError: there is none of that name; lists the known.
     """
+    from . import matrices  # noqa: F401  (registers its hook)
     from .hooks import HOOKS
 
     known = [key for key, _ in HOOKS]

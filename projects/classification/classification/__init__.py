@@ -6,6 +6,7 @@ from .evaluation import AccuracyEvaluator, OnImages
 from .loaders import test_loader, train_loader
 from .losses import Objective
 from .network import build_network, build_optimizer, image_size
+from .pictures import draw_answers
 
 __all__ = [
     "AccuracyEvaluator",
@@ -16,6 +17,7 @@ __all__ = [
     "build_network",
     "build_optimizer",
     "check_config",
+    "draw_answers",
     "image_size",
     "test_loader",
     "train_loader",
