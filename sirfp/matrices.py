@@ -1,7 +1,7 @@
 """A hook that keeps the redundancy matrices of a run's most pruned layers, before and after, to be looked at.
 
-They are SIRFP's (Wu et al., AAAI 2025, section "Spatial-aware redundancy"), whatever the criterion of the run, and taken
-alike from both networks: the dense one just before the first pruning and the fine-tuned one.
+They are SIRFP's (Wu et al., AAAI 2025, section "Spatial-aware redundancy"), whatever the criterion of the run, and
+taken alike from both networks: the dense one just before the first pruning and the fine-tuned one.
 """
 
 from __future__ import annotations

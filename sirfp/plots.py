@@ -149,9 +149,7 @@ def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cel
         axes.imshow(np.clip(picture.pixels, 0, 255).astype(np.uint8), interpolation="antialiased")
         axes.set_axis_off()
         axes.set_title(picture.title, fontsize=8.5, color=INK, pad=3)
-        for (left, top, right, bottom), name, colour in zip(
-            picture.boxes, picture.names, picture.colours, strict=True
-        ):
+        for (left, top, right, bottom), name, colour in zip(picture.boxes, picture.names, picture.colours, strict=True):
             axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=1.2))
             axes.text(
                 left, top, name, fontsize=5.5, color="white", va="bottom", clip_on=True,

@@ -49,10 +49,17 @@ class Cells:
         return "started" if self.folder(job).is_dir() else "new"
 
     def result(self, job: Job) -> dict[str, Any] | None:
-        """What a finished run found, or None."""
+        """What a finished run found, or None.
+
+        Raises:
+            InputError: it has no such metric as the study now asks for.
+        """
         found = _read(self.folder(job) / DONE)
         if found is None or found.get("fingerprint") != job.fingerprint:
             return None
+        problem = _lacks(found["rows"], job.metric)
+        if problem:
+            raise InputError(f"{job.name}: {problem}")
         return found if not job.dense or (self.folder(job) / WEIGHTS).is_file() else None
 
     def failure(self, job: Job) -> dict[str, Any] | None:
@@ -93,10 +100,9 @@ class Cells:
             found = _dense(folder) if job.dense else _pruned(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"the run ended well but left no result: {' '.join(str(error).split())}"
-        metrics = list(found["rows"].values())[-1]["metrics"]
-        if not math.isfinite(metrics.get(job.metric, math.nan)):
-            hint = near(job.metric, metrics) or f"; it has {', '.join(metrics) or 'none'}"
-            return f"the run has no metric {job.metric}{hint}"
+        problem = _lacks(found["rows"], job.metric)
+        if problem:
+            return problem
         content = {"fingerprint": job.fingerprint, "settings": as_settings(job), "seconds": seconds, **found}
         with whole_file(folder / DONE) as beside:
             beside.write_text(json.dumps(content, indent=1) + "\n")
@@ -183,6 +189,14 @@ def _pruned(folder: Path) -> dict[str, Any]:
     plan = PruningPlan.from_json((folder / "plan.json").read_text())
     widths = {name: [len(kept), plan.channels[name]] for name, kept in plan.kept.items()}
     return {"rows": rows, "flops": plan.flops, "params": plan.params, "widths": widths}
+
+
+def _lacks(rows: Mapping[str, Any], metric: str) -> str:
+    """What is wrong with the metric of the network at the end of a run; "" where it is there."""
+    metrics = list(rows.values())[-1]["metrics"]
+    if metric not in metrics:
+        return f"the run has no metric {metric}{near(metric, metrics) or '; it has ' + ', '.join(metrics)}"
+    return "" if math.isfinite(metrics[metric]) else f"{metric} is {metrics[metric]} at the end of the run"
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:

@@ -17,12 +17,12 @@ from .results import Row, number, rows, signed, spread, to_csv, to_data
 
 NAME, CSV, JSON = "report.html", "results.csv", "results.json"
 COLUMNS = (
-    ("task", "Task"), ("model", "Model"), ("criterion", "Criterion"), ("budget", "Asked"), ("metric", "Result"),
+    ("task", "Task, model"), ("criterion", "Criterion"), ("budget", "Asked"), ("metric", "Result"),
     ("change", "Change"), ("cut", "After the cut"), ("flops", "GFLOPs"), ("flops-kept", "kept"),
     ("params", "M params"), ("params-kept", "kept"), ("latency", "Latency, ms"), ("speedup", "Speed-up"),
     ("seeds", "Seeds"),
 )  # fmt: skip
-WORDS = 3
+WORDS = 2
 """Columns of text; the others are of numbers."""
 
 
@@ -56,8 +56,8 @@ def page(study: Study, cells: Cells, found: Sequence[Row]) -> str:
         _results(found) if found else "<p>No run is done yet.</p>",
         *sections,
         _failures(study, cells),
-        f"<section><h2>Settings</h2><details><summary>The study's file</summary><pre>{escape(study.text)}</pre></details>"
-        "</section></main>",
+        "<section><h2>Settings</h2><details><summary>The study's file</summary>"
+        f"<pre>{escape(study.text)}</pre></details></section></main>",
     ]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -99,18 +99,17 @@ def _results(found: Sequence[Row]) -> str:
     )
     return (
         '<section><h2>Results</h2><div class="scroll" tabindex="0" role="region" aria-label="Results">'
-        f'<table id="results"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><p class="note">{note}</p>'
-        "</section>"
+        f'<table id="results"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<p class="note">{note}</p></section>'
     )
 
 
 def _line(row: Row, best: bool) -> str:
     cells = [
-        (row.task, row.task),
-        (row.model, row.model),
+        (f"{row.task}, {row.model}", (row.task, row.model)),
         (row.criterion, row.criterion),
         (row.budget, number(row.budget)),
-        (row.mean, f"{spread(row.mean, row.std)} {row.metric.rpartition('/')[2]}"),
+        (row.mean, (spread(row.mean, row.std), row.metric.rpartition("/")[2])),
         (row.change, _signed(row)),
         (row.cut, number(row.cut)),
         (row.flops, "-" if row.flops is None else giga(row.flops)),
@@ -124,7 +123,9 @@ def _line(row: Row, best: bool) -> str:
     made = []
     for i, (value, text) in enumerate(cells):
         kind = "" if i < WORDS else ' class="number"'
-        made.append(f'<td{kind} data-value="{escape("" if value is None else str(value))}">{escape(text)}</td>')
+        first, second = text if isinstance(text, tuple) else (text, "")
+        shown = escape(first) + (f"<small>{escape(second)}</small>" if second else "")
+        made.append(f'<td{kind} data-value="{escape("" if value is None else str(value))}">{shown}</td>')
     kinds = [name for name, holds in (("full", row.dense), ("best", best)) if holds]
     return f'<tr class="{" ".join(kinds)}">{"".join(made)}</tr>' if kinds else f"<tr>{''.join(made)}</tr>"
 
@@ -154,7 +155,7 @@ def _place(study: Study, cells: Cells, found: Sequence[Row]) -> str:
             "<details><summary><h3>Redundancy of the most pruned layers</h3></summary>"
             '<p class="note">Each pixel is a pair of channels: how alike their feature maps are, from 0 (dark) to 1 '
             "(yellow), before pruning and in the fine-tuned network. Channels stand in the order in which the greedy "
-            "clique would remove them, first at the top left; the strip marks those that this criterion kept (blue).</p>"
+            "clique would remove them, first at the top left; the strip is blue where this criterion kept one.</p>"
             + "".join(_block(name, html) for name, html in drawn.items() if html)
             + "</details>"
         )

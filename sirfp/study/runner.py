@@ -96,7 +96,7 @@ class Cluster:
     Args:
         kind: "slurm", or "local" for this machine as a stand-in.
         folder: where submitit keeps its files, on a disk that all machines share.
-        options: submitit's parameters of a job, e.g. {"timeout_min": 600, "gpus_per_node": 1, "slurm_partition": "gpu"}.
+        options: submitit's parameters of a job, e.g. {"timeout_min": 600, "slurm_partition": "gpu"}.
 
     Raises:
         InputError: submitit is not installed, there is no such cluster, or it takes no such option.
