@@ -29,7 +29,7 @@ from .plan import PruningPlan
 from .redundancy import edge_weights
 
 NAME = "redundancies.npz"
-GROUPS, BATCHES, LARGEST = 4, 4, 1024
+GROUPS, BATCHES, LARGEST = 4, 4, 512
 """How many layers, seen on how many batches, and the most channels that one of them has."""
 
 
@@ -87,4 +87,4 @@ def redundancies(
 def scaled(matrix: torch.Tensor) -> np.ndarray:
     """Redundancies as shares of what two equal maps would have, in [0, 1] for maps that are alike in strength."""
     own = matrix.diagonal().clamp_min(1e-30).sqrt()
-    return (matrix.abs() / own[:, None] / own).nan_to_num(0).clamp(0, 1).half().numpy()
+    return (matrix.abs() / (own[:, None] * own)).nan_to_num(0).clamp(0, 1).half().numpy()

@@ -17,6 +17,8 @@ from .plan import PruningPlan
 
 DENSE, KEPT, INK, FAINT = "#d9dee5", "#2f6db5", "#22272e", "#8a929c"
 RIGHT, WRONG = "#15803d", "#c0262d"
+LUMA = (0.299, 0.587, 0.114)
+"""How bright red, green and blue look."""
 LABEL = 44
 """Most letters of a group's name."""
 DPI = 130
@@ -152,7 +154,8 @@ def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cel
         for (left, top, right, bottom), name, colour in zip(picture.boxes, picture.names, picture.colours, strict=True):
             axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=1.2))
             axes.text(
-                left, top, name, fontsize=5.5, color="white", va="bottom", clip_on=True,
+                left, top, name, fontsize=5.5, va="bottom", clip_on=True,
+                color="white" if np.dot(colour, LUMA) < 0.55 else INK,
                 bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip
         for i, (text, colour) in enumerate(picture.lines):

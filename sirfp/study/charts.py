@@ -50,7 +50,7 @@ def trade_off(found: Sequence[Row]) -> str:
     while value <= high + 1e-9:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
         right = WIDTH - RIGHT + 2
-        parts.append(f'<text class="tick end" x="{right}" y="{y(value) - 4:.1f}">{value:g}</text>')
+        parts.append(f'<text class="tick end" x="{right}" y="{y(value) - 5:.1f}">{value:g}</text>')
         value = round(value + step, 9)
     for share in (i / 10 for i in range(1, 11)):
         if share >= least:
@@ -64,7 +64,7 @@ def trade_off(found: Sequence[Row]) -> str:
     labels = {name: y(rows[0].mean) for name, rows in points.items()}
     if dense:
         labels["dense"] = y(dense.mean)
-    places = _apart(labels, 15, TOP + 6, HEIGHT - BOTTOM)
+    places = _apart(labels, 20, TOP + 6, HEIGHT - BOTTOM)
     for i, (name, rows) in enumerate(points.items()):
         parts.append(f'<g class="s{i % SERIES}">')
         line = [(x(row.flops_kept), y(row.mean)) for row in rows]
@@ -145,7 +145,7 @@ def _mark(series: int, x: float, y: float) -> str:
 def _round(span: tuple[float, float]) -> tuple[float, float, float]:
     """A span that begins and ends at steps of 1, 2 or 5 times a power of ten, with about five of them."""
     low, high = span
-    room = max(high - low, 1e-3 * max(abs(high), 1e-6), 1e-9)
+    room = max(high - low, 1e-3 * abs(high)) or 1.0
     rough = room / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)

@@ -44,7 +44,9 @@ def draw_answers(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count
     pictures = []
     for i, (_, label) in enumerate(chosen):
         lines = [
-            (f"{title}: {names[found[i]]}", plots.RIGHT if found[i] == label else plots.WRONG)
+            (f"{title}: {names[found[i]]} ✓", plots.RIGHT)
+            if found[i] == label
+            else (f"{title}: {names[found[i]]} ✗", plots.WRONG)
             for title, found in answers.items()
         ]
         pictures.append(Picture(pixels[i].permute(1, 2, 0).numpy(), names[label], lines=lines))
