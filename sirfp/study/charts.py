@@ -14,7 +14,7 @@ from ..plots import shorten
 from .results import Row, number, spread
 
 WIDTH, HEIGHT = 720, 380
-LEFT, RIGHT, TOP, BOTTOM = 150, 24, 18, 46
+LEFT, RIGHT, TOP, BOTTOM = 150, 64, 18, 60
 MARKS = ("circle", "square", "diamond", "triangle")
 SERIES = 8
 """How many colours there are."""
@@ -49,12 +49,11 @@ def trade_off(found: Sequence[Row]) -> str:
     value = low
     while value <= high + 1e-9:
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        right = WIDTH - RIGHT + 2
-        parts.append(f'<text class="tick end" x="{right}" y="{y(value) - 5:.1f}">{value:g}</text>')
+        parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 10}" y="{y(value) + 5:.1f}">{value:g}</text>')
         value = round(value + step, 9)
     for share in (i / 10 for i in range(1, 11)):
         if share >= least:
-            parts.append(f'<text class="tick middle" x="{x(share):.1f}" y="{HEIGHT - 26}">{share:.0%}</text>')
+            parts.append(f'<text class="tick middle" x="{x(share):.1f}" y="{HEIGHT - 36}">{share:.0%}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="tick middle" x="{middle:.0f}" y="{HEIGHT - 6}">FLOPs kept</text>')
     if dense:

@@ -120,19 +120,17 @@ def _pruned(runs: Sequence[tuple[Job, Mapping[str, Any]]], cells: Cells) -> Row:
 
 def table(found: Sequence[Row]) -> Table:
     """The rows for a terminal."""
-    columns = ("task, model", "criterion", "asked", "metric", "result", "change", "GFLOPs", "M params", "ms", "seeds")
+    columns = ("task, model: metric", "criterion", "asked", "result", "change", "GFLOPs", "M params", "ms")
     body = tuple(
         (
-            f"{row.task}, {row.model}",
+            f"{row.task}, {row.model}: {row.metric.rpartition('/')[2]}",
             row.criterion,
             number(row.budget),
-            row.metric,
             spread(row.mean, row.std),
             signed(row.change),
             giga(row.flops) if row.flops is not None else "-",
             mega(row.params) if row.params is not None else "-",
             number(row.latency and 1e3 * row.latency, 1),
-            str(len(row.seeds)),
         )
         for row in found
     )
