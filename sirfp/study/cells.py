@@ -97,7 +97,7 @@ class Cells:
         """
         folder = self.folder(job)
         try:
-            found = _dense(folder) if job.dense else _pruned(folder)
+            found = _pruned(folder) if job.prunes else _trained(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"the run ended well but left no result: {' '.join(str(error).split())}"
         problem = _lacks(found["rows"], job.metric)
@@ -174,7 +174,7 @@ def locked(root: Path) -> Iterator[int | None]:
             file.truncate(0)
 
 
-def _dense(folder: Path) -> dict[str, Any]:
+def _trained(folder: Path) -> dict[str, Any]:
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"there is no {WEIGHTS}")
     metrics: dict[str, float] = {}

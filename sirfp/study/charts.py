@@ -27,7 +27,8 @@ def trade_off(found: Sequence[Row]) -> str:
         found: the rows of one task and model.
     """
     dense = next((row for row in found if row.dense), None)
-    names = list(dict.fromkeys(row.criterion for row in found if not row.dense))
+    names = list(dict.fromkeys(row.criterion for row in found if row.pruned))
+    whole = [row for row in found if not row.pruned]
     points = {name: sorted((r for r in found if r.criterion == name), key=lambda r: r.flops_kept) for name in names}
     spans = [(row.mean - (row.std or 0), row.mean + (row.std or 0)) for row in found]
     low, high = min(s[0] for s in spans), max(s[1] for s in spans)
@@ -56,13 +57,10 @@ def trade_off(found: Sequence[Row]) -> str:
             parts.append(f'<text class="tick middle" x="{x(share):.1f}" y="{HEIGHT - 36}">{share:.0%}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="tick middle" x="{middle:.0f}" y="{HEIGHT - 6}">FLOPs kept</text>')
-    if dense:
-        parts.append(
-            f'<line class="dense" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(dense.mean):.1f}" y2="{y(dense.mean):.1f}"/>'
-        )
-    labels = {name: y(rows[0].mean) for name, rows in points.items()}
-    if dense:
-        labels["dense"] = y(dense.mean)
+    for row in whole:
+        height = f"{y(row.mean):.1f}"
+        parts.append(f'<line class="dense" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>')
+    labels = {name: y(rows[0].mean) for name, rows in points.items()} | {row.criterion: y(row.mean) for row in whole}
     places = _apart(labels, 20, TOP + 6, HEIGHT - BOTTOM)
     for i, (name, rows) in enumerate(points.items()):
         parts.append(f'<g class="s{i % SERIES}">')
@@ -79,12 +77,12 @@ def trade_off(found: Sequence[Row]) -> str:
             parts.append(f"<g><title>{escape(said)}</title>{bar}{_mark(i, a, b)}</g>")
         parts.append(_label(name, places[name], line[0]))
         parts.append("</g>")
-    if dense:
-        said = escape(f"dense: {metric} {spread(dense.mean, dense.std)}")
-        parts.append(
-            f'<circle class="full" cx="{x(1):.1f}" cy="{y(dense.mean):.1f}" r="5"><title>{said}</title></circle>'
-        )
-        parts.append(f'<text class="tick end" x="{LEFT - 14}" y="{places["dense"] + 4:.1f}">dense</text>')
+    for row in whole:
+        said = escape(f"{row.criterion}: {metric} {spread(row.mean, row.std)}")
+        place = f'cx="{x(1):.1f}" cy="{y(row.mean):.1f}" r="5"'
+        parts.append(f'<circle class="full" {place}><title>{said}</title></circle>')
+        at = places[row.criterion] + 4
+        parts.append(f'<text class="tick end" x="{LEFT - 14}" y="{at:.1f}">{escape(row.criterion)}</text>')
     return "".join([*parts, "</svg></div>"])
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .schema import Spec, Variant, read
+from .schema import CONTROL, Spec, Variant, read
 
 HOOKS = ("Accumulate", "Report", "PruneSteps", "Recover", "Redundancies")
 """The hooks of a pruning; a criterion's own come after the first."""
@@ -23,8 +23,8 @@ class Job:
     Attributes:
         name: "task/model/dense/seed1" or "task/model/criterion/0.4/seed1".
         task, model: their names in the study.
-        criterion: its name in the study; "" of a dense run.
-        budget: the share of FLOPs to keep; None of a dense run.
+        criterion: its name in the study; "" of a dense run, "unpruned" of one that only trains on.
+        budget: the share of FLOPs to keep; None of a dense run, 1 where it only trains on.
         seed: of all that is random.
         metric: what counts, e.g. "sem_seg/mIoU"; more is better.
         script: the `train_net.py`.
@@ -54,6 +54,11 @@ class Job:
         """Whether it trains a network for others to prune."""
         return self.needs is None
 
+    @property
+    def prunes(self) -> bool:
+        """Whether it prunes a network."""
+        return self.budget is not None and self.budget < 1
+
 
 @dataclass(frozen=True)
 class Study:
@@ -73,7 +78,7 @@ class Study:
 
     @property
     def cells(self) -> tuple[Job, ...]:
-        """The runs that prune."""
+        """The runs that start from dense weights."""
         return tuple(job for job in self.jobs if not job.dense)
 
 
@@ -103,6 +108,8 @@ def _task(spec: Spec) -> list[Job]:
                 if seed not in trained:
                     trained[seed] = _dense(spec, model, config, texts, seed)
                     jobs.append(trained[seed])
+                    if spec.control:
+                        jobs.append(_control(spec, model, config, texts, trained[seed]))
                 for budget in spec.budgets:
                     jobs.append(_cell(spec, model, config, texts, variant, budget, trained[seed]))
     return jobs
@@ -121,9 +128,27 @@ def _dense(spec: Spec, model: str, config: Path, texts: list[str], seed: int) ->
     return _job(spec, name, model, "", None, seed, config, texts, options, length, None)
 
 
+def _control(spec: Spec, model: str, config: Path, texts: list[str], needs: Job) -> Job:
+    """Trains on without pruning, so that what pruning costs is told from what more training gives."""
+    length = _length(spec)
+    options = {
+        **_common(length, needs.seed),
+        "SIRFP.KEEP_FLOPS": 1.0,
+        **spec.overrides,
+        **{key: value for key, value in spec.pruning_overrides.items() if not key.startswith("SIRFP.")},
+        "SIRFP.HOOKS": [],
+    }
+    name = f"{spec.name}/{model}/{CONTROL}/seed{needs.seed}"
+    return _job(spec, name, model, CONTROL, 1.0, needs.seed, config, texts, options, length, needs)
+
+
+def _length(spec: Spec) -> int:
+    """Iterations of a pruning."""
+    return spec.iterations["accumulate"] + (spec.steps - 1) * spec.iterations["recover"] + spec.iterations["finetune"]
+
+
 def _cell(spec: Spec, model: str, config: Path, texts: list[str], variant: Variant, budget: float, needs: Job) -> Job:
-    times = spec.iterations
-    length = times["accumulate"] + (spec.steps - 1) * times["recover"] + times["finetune"]
+    times, length = spec.iterations, _length(spec)
     options = {
         **_common(length, needs.seed),
         "SIRFP.CRITERION": variant.criterion,

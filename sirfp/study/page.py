@@ -81,7 +81,7 @@ def _standing(study: Study, cells: Cells) -> str:
 def _results(found: Sequence[Row]) -> str:
     best = {}
     for row in found:
-        if not row.dense:
+        if row.pruned:
             key = row.task, row.model, row.budget
             best[key] = max(best.get(key, row.mean), row.mean)
     head = "".join(
@@ -89,13 +89,14 @@ def _results(found: Sequence[Row]) -> str:
         f'<button type="button">{escape(name)}</button></th>'
         for i, (key, name) in enumerate(COLUMNS)
     )
-    body = "".join(_line(row, not row.dense and row.mean == best[row.task, row.model, row.budget]) for row in found)
+    body = "".join(_line(row, row.pruned and row.mean == best[row.task, row.model, row.budget]) for row in found)
     several = any(row.std is not None for row in found)
+    deviation = " ± the sample's standard deviation" if several else ""
     note = (
-        "Result: mean over seeds" + (" ± the sample's standard deviation" if several else "") + "; the best of each "
-        "budget is bold. Change: against the dense network of the same seed before pruning, which is then trained "
-        "for fewer iterations. FLOPs are multiply-adds of one image. Latency: dense and pruned called in turns at the "
-        "end of each run; runs side by side slow each other down, the speed-up less so."
+        f"Result: mean over seeds{deviation}; the best of each budget is bold. Change: against the dense network of the "
+        "same seed before pruning, which was trained for fewer iterations (a row unpruned is that network trained on for "
+        "as many). FLOPs are multiply-adds of one image. Latency: dense and pruned called in turns at the end of each "
+        "run; runs side by side slow each other down, the speed-up less so."
     )
     return (
         '<section><h2>Results</h2><div class="scroll" tabindex="0" role="region" aria-label="Results">'
@@ -133,7 +134,8 @@ def _line(row: Row, best: bool) -> str:
 def _place(study: Study, cells: Cells, found: Sequence[Row]) -> str:
     """The section of one task's model."""
     task, model = found[0].task, found[0].model
-    jobs = [job for job in study.cells if (job.task, job.model) == (task, model) and cells.state(job) == "done"]
+    here = [job for job in study.cells if (job.task, job.model) == (task, model)]
+    jobs = [job for job in here if job.prunes and cells.state(job) == "done"]
     heading = f'<section id="{_anchor(task, model)}"><h2>{escape(task)}: {escape(model)}</h2>'
     if not jobs:
         return f"{heading}<p>No pruning is done yet.</p></section>"

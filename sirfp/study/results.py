@@ -7,7 +7,7 @@ import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..report import Table, giga, mega
@@ -21,8 +21,8 @@ class Row:
 
     Attributes:
         task, model, metric: of the study.
-        criterion: "dense" for the networks that pruning starts from.
-        budget: the share of FLOPs asked for; None of dense ones.
+        criterion: "dense" for the networks that pruning starts from, "unpruned" for those only trained on.
+        budget: the share of FLOPs asked for; None of dense ones, 1 of those only trained on.
         seeds: of the runs that are done.
         mean, std: of the metric over seeds; the standard deviation is the sample's, None of one run.
         change, change_std: of the metric against the dense network of the same seed.
@@ -56,6 +56,11 @@ class Row:
         """Whether it is of dense networks."""
         return self.budget is None
 
+    @property
+    def pruned(self) -> bool:
+        """Whether it is of pruned networks."""
+        return self.budget is not None and self.budget < 1
+
 
 def rows(study: Study, cells: Cells) -> list[Row]:
     """Every row of which a run is done: in each task and model the dense one, then the study's order."""
@@ -67,8 +72,9 @@ def rows(study: Study, cells: Cells) -> list[Row]:
             found.setdefault((job.task, job.model, job.criterion, job.budget), []).append((job, result))
     result = []
     for (task, model, _, _), runs in found.items():
-        siblings = [r for key, group in found.items() if key[:2] == (task, model) for j, r in group if not j.dense]
-        result.append(_dense(runs, siblings) if runs[0][0].dense else _pruned(runs, cells))
+        siblings = [r for key, group in found.items() if key[:2] == (task, model) for j, r in group if j.prunes]
+        row = _dense(runs, siblings) if runs[0][0].dense else _pruned(runs, cells)
+        result.append(row if row.budget != 1 else replace(row, **_whole(siblings)))
     return result
 
 
@@ -80,18 +86,15 @@ def _dense(runs: Sequence[tuple[Job, Mapping[str, Any]]], siblings: Sequence[Map
     """The dense row; what its own runs do not measure comes from the first row of those that pruned it."""
     job = runs[0][0]
     scores = [result["rows"]["dense"]["metrics"][job.metric] for _, result in runs]
+    name = *(job.task, job.model, job.metric, "dense", None), tuple(j.seed for j, _ in runs)
+    return Row(*name, statistics.fmean(scores), _std(scores), **_whole(siblings))
+
+
+def _whole(siblings: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """What a network that is not pruned costs, as the runs that prune it have measured."""
     starts = [next(iter(result["rows"].values())) for result in siblings]
-    return Row(
-        *(job.task, job.model, job.metric, "dense", None, tuple(j.seed for j, _ in runs)),
-        statistics.fmean(scores),
-        _std(scores),
-        flops=_mean([row.get("flops") for row in starts]),
-        flops_kept=1.0 if starts else None,
-        params=_mean([row.get("params") for row in starts]),
-        params_kept=1.0 if starts else None,
-        latency=_mean([row.get("latency") for row in starts]),
-        speedup=1.0 if starts else None,
-    )
+    costs = {key: _mean([row.get(key) for row in starts]) for key in ("flops", "params", "latency")}
+    return costs | {key: 1.0 if starts else None for key in ("flops_kept", "params_kept", "speedup")}
 
 
 def _pruned(runs: Sequence[tuple[Job, Mapping[str, Any]]], cells: Cells) -> Row:
@@ -109,10 +112,11 @@ def _pruned(runs: Sequence[tuple[Job, Mapping[str, Any]]], cells: Cells) -> Row:
         change=_mean(changes),
         change_std=_std(changes),
         cut=_mean([result["rows"].get("pruned", {}).get("metrics", {}).get(job.metric) for _, result in runs]),
-        flops=_mean([result["flops"][1] for _, result in runs]),
-        flops_kept=_mean([result["flops"][1] / result["flops"][0] for _, result in runs]),
-        params=_mean([result["params"][1] for _, result in runs]),
-        params_kept=_mean([result["params"][1] / result["params"][0] for _, result in runs]),
+        **{key: _mean([result[key][1] for _, result in runs if key in result]) for key in ("flops", "params")},
+        **{
+            f"{key}_kept": _mean([_ratio(*result[key][::-1]) for _, result in runs if key in result])
+            for key in ("flops", "params")
+        },
         latency=_mean([end.get("latency") for end in ends]),
         speedup=_mean([_ratio(b.get("latency"), e.get("latency")) for b, e in zip(before, ends, strict=True)]),
     )
@@ -120,7 +124,7 @@ def _pruned(runs: Sequence[tuple[Job, Mapping[str, Any]]], cells: Cells) -> Row:
 
 def table(found: Sequence[Row]) -> Table:
     """The rows for a terminal."""
-    columns = ("task, model: metric", "criterion", "asked", "result", "change", "GFLOPs", "M params", "ms")
+    columns = ("task", "criterion", "asked", "result", "change", "GFLOPs", "M params", "ms")
     body = tuple(
         (
             f"{row.task}, {row.model}: {row.metric.rpartition('/')[2]}",

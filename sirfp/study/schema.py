@@ -13,9 +13,12 @@ import yaml
 from ..errors import InputError, near
 
 SHARED = (
-    "iterations", "steps", "criteria", "budgets", "seeds", "overrides", "dense_overrides", "pruning_overrides",
+    "iterations", "steps", "criteria", "budgets", "seeds", "control", "overrides", "dense_overrides",
+    "pruning_overrides",
 )  # fmt: skip
 """Keys that stand for every task at the top, and may stand again in a task."""
+CONTROL = "unpruned"
+"""The name of the runs that train a dense network on for as long as a pruning does, where `control` asks for them."""
 OF_TASK = ("project", "script", "metric", "models", *SHARED)
 OF_CRITERION = ("name", "criterion", "hooks", "overrides", "seeds")
 ITERATIONS = ("dense", "accumulate", "recover", "finetune")
@@ -52,6 +55,7 @@ class Spec:
     criteria: tuple[Variant, ...]
     budgets: tuple[float, ...]
     seeds: tuple[int, ...]
+    control: bool
     overrides: Mapping[str, Any]
     dense_overrides: Mapping[str, Any]
     pruning_overrides: Mapping[str, Any]
@@ -132,6 +136,7 @@ def _task(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Spec:
         _criteria(given["criteria"], f"{at}.criteria"),
         tuple(_budget(value, f"{at}.budgets") for value in _several(given["budgets"], f"{at}.budgets")),
         _seeds([0] if given["seeds"] is None else given["seeds"], f"{at}.seeds"),
+        _flag(given["control"] or False, f"{at}.control"),
         **overrides,
     )
 
@@ -183,8 +188,8 @@ def _criteria(value: Any, at: str) -> tuple[Variant, ...]:
         if criterion not in CRITERIA:
             listed = f"known are {', '.join(sorted(CRITERIA))}{near(criterion, CRITERIA)}"
             raise InputError(f"{here}: there is no criterion {criterion!r}; {listed}")
-        if name == "dense":
-            raise InputError(f"{here}: the name dense is that of the runs which prunings start from")
+        if name in ("dense", CONTROL):
+            raise InputError(f"{here}: the name {name} is that of runs which do not prune")
         seeds = _seeds(node["seeds"], f"{here}.seeds") if "seeds" in node else ()
         hooks = tuple(_text(hook, f"{here}.hooks") for hook in _list(node.get("hooks", []), f"{here}.hooks"))
         overrides = _overrides(node.get("overrides", {}), f"{here}.overrides")
@@ -252,6 +257,12 @@ def _text(value: Any, at: str) -> str:
 def _name(value: Any, at: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
         raise InputError(f"{at}: a name is of letters, digits, dots and dashes, got {value!r}")
+    return value
+
+
+def _flag(value: Any, at: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{at} must be true or false, got {value!r}")
     return value
 
 

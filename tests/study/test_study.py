@@ -112,6 +112,18 @@ def test_a_criterion_has_seeds_hooks_and_settings_of_its_own(bench):
     assert options["SIRFP.HOOKS"].startswith("['Accumulate', 'Some', 'Report'")
 
 
+def test_a_control_trains_on_for_as_long_as_a_pruning(bench):
+    bench.content |= {"control": True, "criteria": ["sirfp"], "budgets": [0.5], "pruning_overrides": {"SIRFP.EMA": 0.5}}
+    assert bench.run() == 0
+    controls = [call["options"] for call in bench.calls() if "-unpruned-" in call["out"]]
+    assert [options["SEED"] for options in controls] == ["1", "3"] and "SIRFP.EMA" not in controls[0]
+    assert controls[0]["SOLVER.MAX_ITER"] == "12" and controls[0]["SIRFP.HOOKS"] == "[]"
+    row = bench.results()["rows"][1]
+    assert (row["criterion"], row["mean"], row["change"], row["flops_kept"]) == ("unpruned", 67.0, 5.0, 1.0)
+    page = (bench.root / "out/report.html").read_text()
+    assert page.count('<line class="dense"') == 2 and page.count('class="best"') == 1
+
+
 def test_list_and_only(bench, capsys):
     assert bench.run("--list", "--only", "*/sirfp/0.75/*", "--json") == 0
     names = [run["name"] for run in json.loads(capsys.readouterr().out)["runs"]]
