@@ -93,8 +93,8 @@ def _results(found: Sequence[Row]) -> str:
     several = any(row.std is not None for row in found)
     deviation = " ± the sample's standard deviation" if several else ""
     note = (
-        f"Result: mean over seeds{deviation}; the best of each budget is bold. Change: against the dense network of the "
-        "same seed before pruning, which was trained for fewer iterations (a row unpruned is that network trained on for "
+        f"Result: mean over seeds{deviation}; the best of each budget is bold. Change: against the dense network of "
+        "the same seed before pruning, which was trained for fewer iterations (unpruned: that network trained on for "
         "as many). FLOPs are multiply-adds of one image. Latency: dense and pruned called in turns at the end of each "
         "run; runs side by side slow each other down, the speed-up less so."
     )
