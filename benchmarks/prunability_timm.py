@@ -13,21 +13,24 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import json
 import logging
+import multiprocessing
 import resource
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from randomised import randomised
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 TOOLS = ("sirfp", "torch-pruning")
 HALF = 0.5
@@ -40,21 +43,17 @@ def main() -> int:
     parser.add_argument("--table", type=Path, help="write the Markdown table here")
     parser.add_argument("--modules", nargs="*", default=timm.list_modules())
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS)
-    parser.add_argument("--seconds", type=int, default=180, help="limit for one network (default %(default)s)")
+    parser.add_argument("--seconds", type=int, default=600, help="limit for one network (default %(default)s)")
     parser.add_argument("--memory", type=float, default=12, help="limit in GiB (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time (default %(default)s)")
-    parser.add_argument("--one", nargs=2, metavar=("TOOL", "NETWORK"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        torch.set_num_threads(args.threads)
-        limit = int(args.memory * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-        print(json.dumps(measure(*args.one)))
-        return 0
+    torch.set_num_threads(1)  # a process that has computed on several cannot be forked
     done = read(args.results)
     args.results.parent.mkdir(parents=True, exist_ok=True)
     networks = chosen(args.modules, args.results.with_suffix(".networks.json"))
+    for tool in args.tools:
+        importlib.import_module("sirfp.prune" if tool == "sirfp" else "torch_pruning")
     todo = [(tool, module) for module in args.modules for tool in args.tools if (tool, module) not in done]
     with ThreadPoolExecutor(args.jobs) as pool:
         for row in pool.map(lambda job: in_process(*job, networks[job[1]], args), todo):
@@ -78,19 +77,34 @@ def read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def in_process(tool: str, module: str, network: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Measures in a process of its own; a crash or a limit is an answer too."""
+    """Measures in a process of its own, forked, as importing takes longer than most networks; a crash is an answer."""
     row = {"tool": tool, "module": module, "model": network}
-    command = [sys.executable, __file__, "--one", tool, network, "--memory", str(args.memory)]
-    command += ["--threads", str(args.threads)]
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_within, args=(sender, tool, network, args))
+    process.start()
+    sender.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=args.seconds)
-    except subprocess.TimeoutExpired:
+        if receiver.poll(args.seconds):
+            return row | receiver.recv()
         return row | {"error": f"more than {args.seconds} s"}
+    except EOFError:
+        process.join()
+        return row | {"error": f"ended with {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def _measure_within(sender: Connection, tool: str, network: str, args: argparse.Namespace) -> None:
+    limit = int(args.memory * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    torch.set_num_threads(args.threads)
     try:
-        return row | json.loads(done.stdout.strip().splitlines()[-1])
-    except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
-        return row | {"error": last[:160]}
+        found = measure(tool, network)
+    except Exception as error:  # the dense network cannot be built or run
+        found = {"error": _one_line(error)}
+    sender.send(found)
 
 
 def chosen(modules: Sequence[str], path: Path) -> dict[str, str]:
@@ -143,22 +157,13 @@ def measure(tool: str, name: str) -> dict[str, Any]:
     try:
         row |= prune_here(model, inputs) if tool == "sirfp" else prune_there(model, inputs)
     except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0][:160]
-        row["error"] = f"{type(error).__name__}: {text}"
+        row["error"] = _one_line(error)
     return row | {"all_seconds": time.perf_counter() - start}
 
 
-@torch.no_grad()
-def randomised(model: nn.Module) -> nn.Module:
-    """Gives norms statistics and scales of their own, so that no channel is like another or does nothing."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            parameter.add_(torch.empty_like(parameter).uniform_(-0.1, 0.1))
-    return model
+def _one_line(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [""])[0][:160]
+    return f"{type(error).__name__}: {text}"
 
 
 def prune_here(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
@@ -233,11 +238,11 @@ def fewest(found: Any) -> Any:
 def prune_there(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
     """torch-pruning's high-level pruner, as its guide has it."""
     import torch_pruning as tp
-    from fvcore.nn import FlopCountAnalysis
 
     def flops() -> int:
-        analysis = FlopCountAnalysis(model.eval(), inputs)
-        return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.eval()(inputs)
+        return counter.get_total_flops() // 2
 
     dense, before = flops(), sum(p.numel() for p in model.parameters())
     start = time.perf_counter()

@@ -16,6 +16,9 @@ from pathlib import Path
 BENCHMARKS = {
     "scoring": ["scoring.py"],
     "planning": ["planning.py"],
+    "planning-resnet50": ["planning.py", "--model", "resnet50"],
+    "loop-overhead": ["loop_overhead.py"],
+    "planning-mask-rcnn": ["planning.py", "--model", "mask-rcnn"],
     "accumulation-float32": ["accumulation.py"],
     "accumulation-bfloat16": ["accumulation.py", "--precision", "bfloat16"],
     "accumulation-kernel": ["accumulation_kernel.py"],

@@ -13,6 +13,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 from torch import nn
 
 from sirfp.config import load_config
+from sirfp.source import from_zoo
 
 SEGMENTATION = Path(__file__).resolve().parents[1] / "projects" / "segmentation" / "configs"
 
@@ -24,6 +25,13 @@ def deeplab_v3_r50() -> nn.Module:
     cfg = load_config(config, options, _segmentation_keys)
     torch.manual_seed(0)
     return build_model(cfg)
+
+
+def mask_rcnn_r50() -> nn.Module:
+    """Detectron2's Mask R-CNN on a ResNet-50 FPN, 80 classes, batch norm; random weights, on the CPU."""
+    torch.manual_seed(0)
+    options = ["MODEL.RESNETS.NORM", "BN"]
+    return from_zoo("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", options).model
 
 
 def _segmentation_keys(cfg) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import torch
 
-from .channels import ChannelGroups
 from .errors import InputError
-from .groups import Group
+from .groups import ChannelGroups, Group
 
 FILL_TRIES = 4000  # how many chunks are tried to use up what is left of a budget
 
@@ -52,7 +51,8 @@ def allocate(
         if cost(keep) > target:
             raise InputError("nothing in the model can be cut: every channel is frozen")
         return keep
-    chunks = _sequence(found, scores, tuple(partitions), min_keep, round_to)
+    partitions = (partitions,) if isinstance(partitions, str) else tuple(partitions)
+    chunks = _sequence(found, scores, partitions, min_keep, round_to)
 
     def without(count: int) -> np.ndarray:
         left = np.ones(found.atoms, dtype=bool)
@@ -64,7 +64,8 @@ def allocate(
     if fewest > target:
         raise InputError(
             f"the budget cannot be reached: {target / cost(keep):.3g} of the model is asked for, the least that "
-            f"can be kept is {math.ceil(fewest / cost(keep) * 1000) / 1000:.3f} (MIN_KEEP {min_keep})"
+            f"can be kept is {math.ceil(fewest / cost(keep) * 1000) / 1000:.3f} "
+            f"(MIN_KEEP {min_keep}{f', ROUND_TO {round_to}' if round_to > 1 else ''})"
         )
     low, high = 0, len(chunks)  # the cost without `low` chunks is above the target, without `high` at or below
     while high - low > 1:

@@ -42,9 +42,15 @@ def tensors(output: Any, path: str = "output", _seen: set[int] | None = None) ->
     elif isinstance(output, (list, tuple, set)):
         items = [(str(i), v) for i, v in enumerate(output)]
     else:
-        items = list(getattr(output, "__dict__", {}).items())
+        slots = [name for kind in type(output).__mro__ for name in _names(kind.__dict__.get("__slots__", ()))]
+        items = [(name, getattr(output, name)) for name in slots if hasattr(output, name) and name != "__dict__"]
+        items += list(getattr(output, "__dict__", {}).items())
     for key, value in items:
         yield from tensors(value, f"{path}.{key}", seen)
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 @contextmanager
@@ -59,12 +65,56 @@ def inference(model: nn.Module) -> Iterator[None]:
 def training_branches(model: nn.Module) -> Iterator[None]:
     """Training mode without gradients, with norms and dropout as in evaluation so that nothing changes."""
     with _modes(model), torch.no_grad(), _event_storage():
-        model.train()
-        for module in model.modules():
-            kind = type(module).__name__
-            if isinstance(module, nn.modules.batchnorm._NormBase) or "Norm" in kind or "Drop" in kind:
-                module.eval()
+        _train_steadily(model)
         yield
+
+
+@contextmanager
+def gradients(model: nn.Module, losses_in_training: bool, seed: int = 0) -> Iterator[None]:
+    """For losses and their gradients on a model that must stay as it is.
+
+    Norms use their statistics and do not update them, dropout is off, every parameter gets a gradient (also those of
+    layers that training freezes). Afterwards modes, numbers kept on modules (the averaged normaliser of Detectron2's
+    dense detectors), what requires a gradient and the state of random numbers are as they were, and there are no
+    gradients.
+
+    Args:
+        model: the model.
+        losses_in_training: whether the model returns losses in training mode only (Detectron2's); else evaluation
+            mode.
+        seed: of what the model draws, for example the proposals of a detector.
+    """
+    required = [(p, p.requires_grad) for p in model.parameters() if p.is_floating_point()]
+    devices = {p.device for p, _ in required if p.is_cuda}
+    numbers = [(vars(module), _floats(module)) for module in model.modules()]
+    with _modes(model), torch.enable_grad(), _event_storage(), torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        _train_steadily(model) if losses_in_training else model.eval()
+        for parameter, _ in required:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            model.zero_grad(set_to_none=True)
+            for parameter, before in required:
+                parameter.requires_grad_(before)
+            for attributes, before in numbers:
+                for name in [n for n, value in attributes.items() if type(value) is float and n not in before]:
+                    del attributes[name]
+                attributes.update(before)
+
+
+def _floats(module: nn.Module) -> dict[str, float]:
+    return {name: value for name, value in vars(module).items() if type(value) is float}
+
+
+def _train_steadily(model: nn.Module) -> None:
+    """Training mode, but norms and dropout as in evaluation; dropout may be an attribute (Detectron2's ASPP)."""
+    model.train()
+    for module in model.modules():
+        kind, norm = type(module).__name__, isinstance(module, nn.modules.batchnorm._NormBase)
+        if norm or "Norm" in kind or "Drop" in kind or isinstance(getattr(module, "dropout", None), float):
+            module.training = False
 
 
 @contextmanager

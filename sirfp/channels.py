@@ -11,82 +11,23 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from .branches import training_only, within
 from .calling import call, inference, is_detectron_input, tensors, training_branches
 from .cost import Cost
 from .errors import InputError, near
-from .groups import Feature, Frozen, Group, Slice
+from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Statistic
 from .models.detectron import feature_widths, training_inputs
 from .models.proposals import fixed_proposals
 from .tracing import ChannelTrace
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Emission:
-    """What emptied channels would still add to a layer that reads them (METHOD: bias compensation).
-
-    Attributes:
-        weight: name of the layer's weight.
-        atoms: index of the atom of each input channel among all groups' atoms, -1 where frozen, (I,).
-        emitted: what each input channel emits once its norm's scale is zero, (I,).
-        groups: the layer's groups.
-        norm_mean: name of the running mean of the norm that reads the layer, or None.
-    """
-
-    weight: str
-    atoms: np.ndarray
-    emitted: torch.Tensor
-    groups: int
-    norm_mean: str | None
-
-
-@dataclass
-class ChannelGroups:
-    """All groups of a model, what is frozen, and the cost of any choice of channels."""
-
-    groups: tuple[Group, ...]
-    frozen: tuple[Frozen, ...]
-    cost: Cost
-    sizes: dict[str, tuple[int, ...]]
-    emissions: tuple[Emission, ...] = ()
-    widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-
-    def __iter__(self):
-        return iter(self.groups)
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, name: str) -> Group:
-        return next(group for group in self.groups if group.name == name)
-
-    @property
-    def atoms(self) -> int:
-        """How many atoms all groups have together."""
-        return sum(group.size for group in self.groups)
-
-    @cached_property
-    def spans(self) -> dict[str, slice]:
-        """Where each group's atoms lie among all atoms, in order of the groups."""
-        ends = np.cumsum([group.size for group in self.groups]).tolist()
-        return {g.name: slice(end - g.size, end) for g, end in zip(self.groups, ends, strict=True)}
-
-    def flops(self, keep: np.ndarray | None = None) -> int:
-        """Multiply-adds of one call with the example inputs for atoms kept, (atoms,) of bool."""
-        return self.cost.flops(keep)
-
-    def params(self, keep: np.ndarray | None = None) -> int:
-        """Parameters for atoms kept, (atoms,) of bool."""
-        return self.cost.params(keep)
 
 
 def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -111,16 +52,24 @@ def find_groups(
         The groups, with what is frozen and why.
 
     Raises:
-        InputError: if a name in `ignore` matches nothing in the model.
+        InputError: if a name in `ignore` matches nothing in the model, or the model returns no tensor.
     """
     state = state_tensors(model)
-    trace = ChannelTrace(state)
+    trace = ChannelTrace(state, [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)])
     widths = feature_widths(model, trace)
     with inference(model), fixed_proposals(model), widths, trace:
         output = call(model, example_inputs)
-    trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output")
+    returned = [t for _, t in tensors(output)]
+    if not returned:
+        raise InputError(
+            f"the model returns no tensor, but {type(output).__name__}, so the widths that must stay are not known; "
+            "wrap it in a module that returns its tensors"
+        )
+    trace.freeze_tensors(returned, "it is the model's output")
     _follow_training(model, example_inputs, trace, state)
-    _ignore(trace, state, ignore)
+    branches = training_only(model)
+    _keep(model, trace, state, branches, "it runs only in training")
+    _ignore(model, trace, state, ignore)
     found = _build(model, trace, state, widths.found)
     if trial and found.groups:
         from .trial import runs_without
@@ -136,13 +85,14 @@ def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], fou
     now = find_groups(model, example_inputs, ignore, trial=False)
     known = {group.name for group in found}
     reasons = {f.name: f.reason for f in found.frozen}
-    return without(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
+    again = without(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
+    parts = [[(s.tensor, s.dim, s.index.tolist()) for g in groups for s in g.slices] for groups in (again, found)]
+    return again if parts[0] == parts[1] else found  # where values decide, the model may take another way
 
 
 def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict) -> None:
     """Follows branches that run only in training; where they cannot run, what could feed them stays."""
-    unseen = {name for name in state if name not in trace.touched}
-    if any(name in unseen for name, _ in model.named_parameters()):
+    if any(name not in trace.touched for name, _ in model.named_parameters()):
         trace.counting = False
         try:
             given = training_inputs(model, inputs) if is_detectron_input(inputs) else inputs
@@ -151,14 +101,13 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
             trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output in training")
         except Exception as error:  # any failure of the user's own code is a reason, not an end
             logger.info("the training branches of the model could not be followed: %s", error)
-        unseen = {name for name in state if name not in trace.touched}
-    reading = {}
-    for name in unseen:
+    reading: dict[int, str] = {}
+    for name in (name for name in state if name not in trace.touched):
         for dim in trace.state_dims[name]:
             trace.labels.freeze(dim, "the forward pass does not reach it")
         if state[name].dim() >= 2 and isinstance(state[name], nn.Parameter):
             module = model.get_submodule(name.rpartition(".")[0])
-            reading[state[name].shape[1] * getattr(module, "groups", 1)] = name
+            reading.setdefault(state[name].shape[1] * getattr(module, "groups", 1), name)
     if reading:
         known = {id(d): d for tap in trace.taps for d in [tap.labels]}
         for dim in known.values():
@@ -167,20 +116,30 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
                 trace.labels.freeze(dim, reason)
 
 
-def _ignore(trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
-    if isinstance(ignore, str):
-        ignore = (ignore,)
-    for pattern in ignore:
-        matched = False
-        for name, dims in trace.state_dims.items():
-            if name == pattern or name.startswith(pattern + ".") or fnmatch.fnmatchcase(name, pattern):
-                matched = True
-                made = dims[:1] if state[name].dim() > 1 else dims
-                for dim in made:
-                    trace.labels.freeze(dim, f"IGNORE names {pattern}")
-        if not matched:
-            modules = {name.rpartition(".")[0] for name in state}
+def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
+    for pattern in (ignore,) if isinstance(ignore, str) else ignore:
+        if not _keep(model, trace, state, [pattern], f"IGNORE names {pattern}"):
+            every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+            modules = {name.rpartition(".")[0] for name in every}
             raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, modules)}")
+
+
+def _keep(model: nn.Module, trace: ChannelTrace, state: dict, patterns: Iterable[str], reason: str) -> bool:
+    """Freezes what the modules or tensors of some patterns make; says whether there are any."""
+    first = {id(tensor): name for name, tensor in state.items()}
+    every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    matched = {
+        first[id(tensor)]
+        for name, tensor in every
+        for pattern in patterns
+        if id(tensor) in first and (name == pattern or within(name, [pattern]) or fnmatch.fnmatchcase(name, pattern))
+    }
+    for name in sorted(matched):
+        layer = isinstance(state[name], nn.Parameter) and _sides(state[name]) > 1
+        for index, dim in enumerate(trace.state_dims[name]):
+            if not layer or _makes(model, name, index, state[name]):
+                trace.labels.freeze(dim, reason)
+    return bool(matched)
 
 
 def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> ChannelGroups:
@@ -244,22 +203,44 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
             )
         )
     by_tensor = {id(tensor): name for name, tensor in state.items()}
-    emissions = [
+    norms = _own_norms(trace)
+    emissions = tuple(
         Emission(
-            by_tensor[id(c.weight)], atom_of[component[c.labels]], c.emitted, c.groups,
-            None if c.norm_mean is None else by_tensor[id(c.norm_mean)],
+            by_tensor[id(c.weight)],
+            atom_of[component[c.labels]],
+            c.emitted,
+            c.groups,
+            by_tensor[id(norms[id(c)])] if id(c) in norms else None,
         )
         for c in trace.consumers
-    ]  # fmt: skip
-    parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters()]
+    )
+    branches = training_only(model)
+    parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters() if not within(n, branches)]
     return ChannelGroups(
         groups=tuple(groups),
         frozen=tuple(Frozen(name, n, reason) for (name, reason), n in frozen.items()),
         sizes={name: tuple(tensor.shape) for name, tensor in state.items()},
         cost=Cost.build(trace.products, parameters, atom_of, component, sum(g.size for g in groups)),
-        emissions=tuple({e.weight: e for e in reversed(emissions)}.values()),
+        emissions=emissions,
+        statistics=tuple(
+            Statistic(name, shape, tuple(None if d is None else atom_of[component[d]] for d in dims))
+            for name, shape, dims in trace.statistics
+        ),
         widths={m: {f: atom_of[component[d]] for f, d in v.items()} for m, v in widths.items()},
+        branches=branches,
     )
+
+
+def _own_norms(trace: ChannelTrace) -> dict[int, torch.Tensor]:
+    """The running mean of the norm that alone reads a layer's output and reads no other's, by the layer's call."""
+    weights: dict[int, set] = {}
+    for mean, consumer in trace.normed:
+        weights.setdefault(id(mean), set()).add(None if consumer is None else id(consumer.weight))
+    return {
+        id(consumer): mean
+        for mean, consumer in trace.normed
+        if consumer is not None and consumer.readers == 1 and len(weights[id(mean)]) == 1
+    }
 
 
 def _lead(signature: np.ndarray, places: list, makes: list[bool]) -> int:
@@ -269,10 +250,14 @@ def _lead(signature: np.ndarray, places: list, makes: list[bool]) -> int:
 
 
 def _makes(model: nn.Module, name: str, dim: int, tensor: torch.Tensor) -> bool:
-    """Whether a dimension of a tensor is the output of its layer."""
+    """Whether a dimension of a tensor is the output of its layer; a scale, as of shape (C, 1, 1), makes nothing."""
     module = model.get_submodule(name.rpartition(".")[0])
-    weight = isinstance(tensor, nn.Parameter) and tensor.dim() > 1
+    weight = isinstance(tensor, nn.Parameter) and _sides(tensor) > 1
     return weight and dim == (1 if getattr(module, "transposed", False) else 0)
+
+
+def _sides(tensor: torch.Tensor) -> int:
+    return sum(n > 1 for n in tensor.shape)
 
 
 def _features(model: nn.Module, trace: ChannelTrace, component: np.ndarray) -> list[tuple[Feature, np.ndarray]]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from .branches import training_only, within
 from .errors import InputError
 from .plan import PruningPlan
 from .surgery import apply
@@ -49,16 +50,17 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) -> None:
-    """Writes a pruned model's weights and its plan to one file.
+    """Writes a pruned model's weights and its plan to one file, without branches that run only in training.
 
     Args:
         path: the file, by custom `*.safetensors`; written beside and renamed.
         model: the pruned model.
         plan: the plan that made it from the dense model; None for a dense model.
     """
-    state, seen = {}, set()
+    state, seen, branches = {}, set(), training_only(model)
     for name, tensor in model.state_dict().items():
-        if id_of(tensor) not in seen:  # a shared tensor is stored under its first name
+        # a shared tensor is stored under its first name
+        if id_of(tensor) not in seen and not within(name, branches):
             seen.add(id_of(tensor))
             state[name] = tensor.detach().cpu().contiguous()
     with whole_file(path) as beside:
@@ -127,8 +129,12 @@ def load(path: str | os.PathLike, model: nn.Module) -> PruningPlan:
 
 
 def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Cuts a dense model by a plan, if there is one, and fills it with weights, after checking that all fit."""
-    full = model.state_dict()
+    """Cuts a dense model by a plan, if there is one, and fills it with weights, after checking that all fit.
+
+    A branch that runs only in training is cut to fit; the file does not hold its weights, so it keeps its own.
+    """
+    full, branches = model.state_dict(), training_only(model)
+    plan = plan.fitting(full) if plan else None
     names: dict[tuple, str] = {}
     for name, tensor in full.items():
         names.setdefault(id_of(tensor), name)
@@ -137,9 +143,10 @@ def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torc
         if f"{name}.weight" not in shapes:
             raise InputError(f"{source} is for another model: this one has no {name!r}")
         shapes.setdefault(f"{name}.bias", [shapes[f"{name}.weight"][0]])
+    unsaved = {name: list(b.shape) for name, b in model.named_buffers() if name not in full}
     for cut in plan.cuts if plan else ():
         for name, dim in cut.tensors:
-            shape = shapes.get(name)
+            shape = shapes.get(name) or unsaved.get(name)
             if shape is None or dim >= len(shape) or shape[dim] != cut.size:
                 have = "is not there" if shape is None else f"is {tuple(shape)}"
                 raise InputError(
@@ -147,6 +154,7 @@ def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torc
                 )
             shape[dim] = len(cut.keep)
     stored = {n for n in shapes if n not in full or names[id_of(full[n])] == n}
+    stored -= {n for n in stored if within(n, branches)}
     for problem, odd in (("lacks", stored - set(state)), ("has no", set(state) - set(shapes))):
         if odd:
             of = (

@@ -14,6 +14,7 @@ from detectron2.engine.hooks import BestCheckpointer
 from safetensors import SafetensorError
 from torch import nn
 
+from .branches import training_only, within
 from .checkpoint import read_safetensors, whole_file
 from .errors import InputError
 from .models.weights import BROKEN
@@ -48,6 +49,7 @@ class Checkpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         content = {"model": self.model.state_dict(), "plan": self.plan.to_json() if self.plan else ""}
+        content["training_only"] = list(training_only(self.model))
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()} | kwargs
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {file}")
@@ -114,8 +116,9 @@ class Checkpointer(DetectionCheckpointer):
                 self.plan = plan
         incompatible = super()._load_model(checkpoint)
         if self.strict:
+            branches = training_only(self.model)  # exported files are without them
             for problem, names in (
-                ("lacks", incompatible.missing_keys),
+                ("lacks", [name for name in incompatible.missing_keys if not within(name, branches)]),
                 ("has other than this model", incompatible.unexpected_keys),
                 ("has in another shape", [name for name, *_ in incompatible.incorrect_shapes]),
             ):

@@ -11,7 +11,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .errors import InputError, near
-from .models import timm_backbone  # noqa: F401  (registers backbones)
+from .models import sem_seg_heads, timm_backbone  # noqa: F401  (registers heads and backbones)
 from .models.fcos import add_fcos_config
 
 CN = CfgNode
@@ -30,6 +30,7 @@ def add_sirfp_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.WEIGHTS = ""
     cfg.MODEL.TIMM.OUT_FEATURES = ["stride4", "stride8", "stride16", "stride32"]  # the deepest of each stride
     cfg.MODEL.TIMM.OUTPUT_STRIDE = 32  # 8 or 16 trade the last strides for dilation, where the network can
+    cfg.MODEL.TIMM.OPTIONS = CN(new_allowed=True)  # arguments of the network's own, e.g. {drop_path_rate: 0.1}
     cfg.MODEL.TIMM.NORM = ""  # "": as the network has them; "FrozenBN", "SyncBN": converted
 
     # Semantic segmentation data of one's own: images and label maps of the same names. Where CLASSES is not
@@ -87,6 +88,8 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.SELF_SIMILARITY = False  # the redundancy sum has the term i = j (the paper's reference code)
     cfg.SIRFP.PER_POSITION = True  # redundancies times positions, so that resolution does not decide (paper: False)
     cfg.SIRFP.NORMALIZE = "l1"  # of each feature map: "l1" (the paper) or "l2"
+    cfg.SIRFP.IMPORTANCE = "taylor"  # with CRITERION "sirfp_joint", beside redundancy: "taylor" or "dcfp"
+    cfg.SIRFP.IMPORTANCE_WEIGHT = 1.0  # of it; at 1 both have the same mean over the network, at 0 redundancy is alone
     cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted
     cfg.SIRFP.ROUND_TO = 1  # channel counts that stay are multiples of it
     cfg.SIRFP.MIN_KEEP = 0.02  # least share of its channels that a group keeps (and at least one)
@@ -94,6 +97,11 @@ def _add_pruning(cfg: CfgNode) -> None:
     # Parts of the network that are ranked apart: a group belongs to the first prefix its name starts with,
     # the rest (the head) to a part of its own.
     cfg.SIRFP.PARTITIONS = ["backbone.bottom_up", "backbone"]
+    # Sparsity training until the last pruning: hooks SlimmingPenalty (for the criterion slimming), GroupRegularization
+    # (for depgraph), after Accumulate in HOOKS
+    cfg.SIRFP.SPARSITY = CN()
+    cfg.SIRFP.SPARSITY.WEIGHT = 1e-4  # of the penalty
+    cfg.SIRFP.SPARSITY.GROWTH = 4.0  # a group's smallest channel is penalised 2^GROWTH times as much as its largest
     cfg.SIRFP.SEED = 0  # of criteria that draw lots
     cfg.SIRFP.HOOKS = []  # trainer hooks by name, in this order; from the registry `sirfp.hooks.HOOKS`
 
@@ -144,13 +152,23 @@ def validate(cfg: CfgNode) -> None:
     between(ours.MIN_KEEP, "SIRFP.MIN_KEEP", 0, 1, "[]")
     for least, keys in (
         (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD", "ACCUMULATE_STRIDE")),
-        (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "EDGE_WEIGHT")),
+        (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "EDGE_WEIGHT", "IMPORTANCE_WEIGHT")),
     ):
         for key in keys:
             if ours[key] < least:
                 raise InputError(f"SIRFP.{key} must be at least {least}, got {ours[key]}")
+    for key, value in ours.SPARSITY.items():
+        if value < 0:
+            raise InputError(f"SIRFP.SPARSITY.{key} must be at least 0, got {value}")
+    for name in {"SlimmingPenalty", "GroupRegularization"} & set(ours.HOOKS):
+        if "Accumulate" in ours.HOOKS and ours.HOOKS.index("Accumulate") > ours.HOOKS.index(name):
+            raise InputError(f"SIRFP.HOOKS: Accumulate must stand before {name}, whose penalty is not of the loss")
     if ours.HOOKS or ours.KEEP_FLOPS < 1:
         _check_criterion(ours.CRITERION)
+    kinds = ("taylor", "dcfp")
+    if ours.IMPORTANCE not in kinds:
+        hint = near(ours.IMPORTANCE, kinds)
+        raise InputError(f"SIRFP.IMPORTANCE must be taylor or dcfp, got {ours.IMPORTANCE!r}{hint}")
     if ours.KEEP_FLOPS < 1 and "PruneSteps" not in ours.HOOKS:
         raise InputError(
             f"SIRFP.KEEP_FLOPS {ours.KEEP_FLOPS} asks for pruning, but SIRFP.HOOKS lacks PruneSteps; "

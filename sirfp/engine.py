@@ -36,8 +36,11 @@ from torch import nn
 
 from .checkpointer import BestCheckpoint, Checkpointer
 from .config import input_size, load_config, register_data, validate
+from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near
 from .lr_schedule import PhasedPolyLR
+from .models.deformable import provide_deformable
+from .models.detectron import averages, set_averages
 from .precision import MixedPrecisionTrainer, autocast_dtype, lay_out
 
 Configure = Callable[[CfgNode], None]
@@ -80,6 +83,7 @@ class Trainer(DefaultTrainer):
         Raises:
             InputError: it describes none.
         """
+        provide_deformable()
         try:
             return super().build_model(cfg)
         except InputError:
@@ -93,9 +97,18 @@ class Trainer(DefaultTrainer):
     def distribute(model: nn.Module) -> nn.Module:
         """Wraps a model for the processes of this run; one alone needs no wrapper."""
         on_gpu = next(model.parameters()).is_cuda
-        return create_ddp_model(
-            model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None
-        )
+        return create_ddp_model(model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainingStream:
+        """Augmented training batches as Detectron2 makes them."""
+        return detection_stream(cfg)
+
+    def run_step(self) -> None:
+        """One iteration; what it draws at random hangs on the seed and the iteration alone."""
+        if isinstance(self._trainer.data_loader, TrainingStream):
+            self._trainer.data_loader.seed_step(self.iter)
+        super().run_step()
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
@@ -130,6 +143,14 @@ class Trainer(DefaultTrainer):
             self.scheduler.max_iters = self.max_iter
         if self.checkpointer.plan:
             self.rewrap()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The run's state, with what models keep beside their weights."""
+        return super().state_dict() | {"averages": averages(self.checkpointer.model)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        set_averages(self.checkpointer.model, state_dict.get("averages", {}))
 
     def rewrap(self) -> None:
         """Wraps the model for the processes of this run anew, after its parameters were replaced."""
@@ -171,7 +192,7 @@ def build_hook(name: str, cfg: CfgNode) -> HookBase:
     Raises:
         InputError: there is none of that name; lists the known.
     """
-    from . import matrices  # noqa: F401  (registers its hook)
+    from . import matrices, sparsity  # noqa: F401  (they register hooks)
     from .hooks import HOOKS
 
     known = [key for key, _ in HOOKS]
@@ -256,9 +277,7 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def run(
-    trainer_class: type[Trainer], add_config: Configure | None = None, argv: Sequence[str] | None = None
-) -> None:
+def run(trainer_class: type[Trainer], add_config: Configure | None = None, argv: Sequence[str] | None = None) -> None:
     """The whole of a `train_net.py`: reads the command line and trains or evaluates, on as many GPUs as asked.
 
     Args:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+import torch
+
+from .cost import Cost
 
 
 @dataclass(frozen=True)
@@ -75,3 +79,88 @@ class Frozen:
     name: str
     channels: int
     reason: str
+
+
+@dataclass
+class Emission:
+    """What emptied channels would still add to one call of a layer that reads them (METHOD: bias compensation).
+
+    Attributes:
+        weight: name of the layer's weight.
+        atoms: index of the atom of each input channel among all groups' atoms, -1 where frozen, (I,).
+        emitted: what each input channel emits once its norm's scale is zero, NaN where that is not known, (I,).
+        groups: the layer's groups.
+        norm_mean: name of the running mean of the norm that alone reads the layer and reads it alone, or None.
+    """
+
+    weight: str
+    atoms: np.ndarray
+    emitted: torch.Tensor
+    groups: int
+    norm_mean: str | None
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """An operation that looks at whole dimensions at once: a mean, a softmax, a layer norm.
+
+    Attributes:
+        name: of the operation.
+        shape: of what it looks at.
+        atoms: for each dimension, the atom of each index, -1 where frozen, or None where no channels index it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    atoms: tuple[np.ndarray | None, ...]
+
+    def shape_of(self, keep: np.ndarray) -> tuple[int, ...]:
+        """The shape for atoms kept, (atoms,) of bool."""
+        padded = np.append(keep, True)
+        sizes = zip(self.shape, self.atoms, strict=True)
+        return tuple(n if atoms is None else int(padded[atoms].sum()) for n, atoms in sizes)
+
+
+@dataclass
+class ChannelGroups:
+    """All groups of a model, what is frozen, and the cost of any choice of channels.
+
+    `branches` are the modules that run only in training; the cost does not count them.
+    """
+
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+    cost: Cost
+    sizes: dict[str, tuple[int, ...]]
+    emissions: tuple[Emission, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
+    widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
+
+    def __iter__(self):
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, name: str) -> Group:
+        return next(group for group in self.groups if group.name == name)
+
+    @property
+    def atoms(self) -> int:
+        """How many atoms all groups have together."""
+        return sum(group.size for group in self.groups)
+
+    @cached_property
+    def spans(self) -> dict[str, slice]:
+        """Where each group's atoms lie among all atoms, in order of the groups."""
+        ends = np.cumsum([group.size for group in self.groups]).tolist()
+        return {g.name: slice(end - g.size, end) for g, end in zip(self.groups, ends, strict=True)}
+
+    def flops(self, keep: np.ndarray | None = None) -> int:
+        """Multiply-adds of one call with the example inputs for atoms kept, (atoms,) of bool."""
+        return self.cost.flops(keep)
+
+    def params(self, keep: np.ndarray | None = None) -> int:
+        """Parameters for atoms kept, (atoms,) of bool."""
+        return self.cost.params(keep)

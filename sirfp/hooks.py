@@ -65,6 +65,8 @@ def criterion_options(cfg) -> dict[str, Any]:
         "normalize": node.NORMALIZE,
         "per_position": node.PER_POSITION,
         "stride": node.ACCUMULATE_STRIDE,
+        "importance": node.IMPORTANCE,
+        "importance_weight": node.IMPORTANCE_WEIGHT,
     }
     return {key: value for key, value in given.items() if key in CRITERIA[node.CRITERION].options()}
 
@@ -84,7 +86,11 @@ def rebuilt(trainer, path: str) -> nn.Module:
 
 @HOOKS.register()
 class Accumulate(HookBase):
-    """Shows the criterion the features of the iterations before each pruning."""
+    """Shows the criterion the features and the gradients of the iterations before each pruning.
+
+    An iteration is looked at when its gradients are ready: unscaled, averaged over processes, neither clipped nor
+    applied. What adds a penalty to them (`sirfp.sparsity`) stands after this hook.
+    """
 
     def __init__(self, cfg):
         self.schedule = Schedule.from_config(cfg)
@@ -93,7 +99,7 @@ class Accumulate(HookBase):
         if self.schedule.accumulates(self.trainer.iter):
             session(self.trainer).look()
 
-    def after_step(self) -> None:
+    def after_backward(self) -> None:
         if self.schedule.accumulates(self.trainer.iter):
             session(self.trainer).look().step()
 

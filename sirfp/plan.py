@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .branches import within
 from .errors import InputError
 
 FORMAT = 1
@@ -42,6 +43,7 @@ class PruningPlan:
         widths: {module: {feature: channels}} that Detectron2 backbones announce.
         criterion: the name of the criterion.
         frozen: {name: reason} of what could not be cut.
+        branches: modules that run only in training, which a model may lack; see `sirfp.branches`.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -54,6 +56,19 @@ class PruningPlan:
     widths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     criterion: str = ""
     frozen: Mapping[str, str] = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
+
+    def fitting(self, names: Collection[str]) -> PruningPlan:
+        """The plan for a model of these tensors, without the branches for training that it lacks."""
+        if not self.branches:
+            return self
+        cuts = []
+        for c in self.cuts:
+            there = tuple(p for p in c.tensors if p[0] in names or not within(p[0], self.branches))
+            if there:
+                cuts.append(replace(c, tensors=there))
+        biases = tuple(n for n in self.new_biases if f"{n}.weight" in names or not within(n, self.branches))
+        return replace(self, cuts=tuple(cuts), new_biases=biases)
 
     def to_json(self) -> str:
         """The plan as one line of JSON."""
@@ -69,6 +84,7 @@ class PruningPlan:
             "new_biases": self.new_biases,
             "widths": self.widths,
             "frozen": self.frozen,
+            "branches": self.branches,
         }
         return json.dumps(data, separators=(",", ":"))
 
@@ -90,8 +106,8 @@ class PruningPlan:
         for name, indices in kept.items():
             if name not in channels:
                 raise InputError(f"plan.channels lacks the group {name!r}")
-            if not indices:
-                raise InputError(f"plan.kept leaves no channel in {name!r}")
+            if not indices or indices[-1] >= channels[name]:
+                raise InputError(f"plan.kept of {name!r} must hold at least one index below {channels[name]}")
         return PruningPlan(
             kept=kept,
             channels=channels,
@@ -105,15 +121,25 @@ class PruningPlan:
             ),
             criterion=_text(data.get("criterion", ""), "plan.criterion"),
             frozen=_mapping(data, "frozen", _text),
+            branches=tuple(_text(t, "plan.branches") for t in _list(data, "branches")),
         )
 
     def then(self, later: PruningPlan) -> PruningPlan:
-        """Joins this plan with one made on the model that it left: one plan for the dense model."""
+        """Joins this plan with one made on the model that it left: one plan for the dense model.
+
+        Raises:
+            InputError: if the later plan was made on another model.
+        """
         own = {place: cut for cut in self.cuts for place in cut.tensors}
         new = {place: cut for cut in later.cuts for place in cut.tensors}
         joined: dict[tuple[int, tuple[int, ...]], list[tuple[str, int]]] = {}
         for place in dict.fromkeys([*own, *new]):
             if place in own and place in new:
+                if new[place].size != len(own[place].keep):
+                    raise InputError(
+                        f"the later plan is for another model: it has {new[place].size} in dimension {place[1]} of "
+                        f"{place[0]!r}, where this plan leaves {len(own[place].keep)}"
+                    )
                 size, keep = own[place].size, tuple(own[place].keep[i] for i in new[place].keep)
             else:
                 cut = own.get(place) or new[place]
@@ -136,6 +162,7 @@ class PruningPlan:
             widths={**self.widths, **later.widths},
             criterion=later.criterion,
             frozen=later.frozen,
+            branches=tuple(dict.fromkeys([*self.branches, *later.branches])),
         )
 
 

@@ -87,9 +87,12 @@ class MixedPrecisionTrainer(SimpleTrainer):
         self.scaler.update()
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
+        data = {"data": self.data_loader.state_dict()} if hasattr(self.data_loader, "state_dict") else {}
+        return {**super().state_dict(), "scaler": self.scaler.state_dict(), **data}
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
         if state_dict.get("scaler") and self.scaler.is_enabled():
             self.scaler.load_state_dict(state_dict["scaler"])
+        if "data" in state_dict and hasattr(self.data_loader, "load_state_dict"):
+            self.data_loader.load_state_dict(state_dict["data"])

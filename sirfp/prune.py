@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from .budget import allocate
-from .calling import call, inference
-from .channels import ChannelGroups, find_groups
+from .calling import call, gradients, inference, is_detectron_input
+from .channels import find_groups
 from .compensation import compensate
 from .criteria import Criterion, build_criterion
 from .errors import InputError
+from .groups import ChannelGroups
 from .observe import Observer
 from .plan import Cut, PruningPlan
 from .surgery import apply, cuts_for
@@ -87,24 +88,49 @@ def calibrate(
     batches: Iterable[Any] | None,
     loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
 ) -> None:
-    """Shows a criterion batches: forward passes, or forward and backward where it needs gradients."""
+    """Shows a criterion batches: forward passes, or forward and backward where it needs gradients.
+
+    The model stays as it is: norms use their statistics and keep them, dropout is off, afterwards every module has
+    its mode again and no parameter a gradient. Models called with `list[dict]` (Detectron2's) are in training mode,
+    in which they return their losses; `loss` may replace their sum. All others are in evaluation mode.
+
+    Raises:
+        InputError: there are no batches, or the criterion needs gradients and there is no loss.
+    """
     if batches is None:
         raise InputError(f"criterion {criterion.name!r} looks at {criterion.needs}: give it batches as calibration")
     observer, seen = Observer(model, criterion), 0
     with observer:
         for seen, batch in enumerate(batches, 1):  # noqa: B007
             if criterion.needs == "gradients":
-                model.zero_grad(set_to_none=True)
-                value = loss(model, batch) if loss else sum(call(model.train(), batch).values())
-                value.backward()
-                observer.step()
-                model.zero_grad(set_to_none=True)
+                with gradients(model, is_detectron_input(batch), criterion.seed + seen):
+                    model.zero_grad(set_to_none=True)
+                    _loss(model, batch, criterion, loss).backward()
+                    observer.step()
             else:
                 with inference(model):
                     call(model, batch)
                 observer.step()
     if not seen:
         raise InputError(f"criterion {criterion.name!r} looks at {criterion.needs}, but calibration held no batch")
+
+
+def _loss(model: nn.Module, batch: Any, criterion: Criterion, loss: Callable | None) -> torch.Tensor:
+    if loss is not None:
+        value = loss(model, batch)
+    elif not is_detectron_input(batch):
+        raise InputError(f"criterion {criterion.name!r} looks at gradients: give loss=..., called with (model, batch)")
+    elif not all({"instances", "sem_seg"} & set(item) for item in batch):
+        raise InputError(
+            f"criterion {criterion.name!r} looks at gradients of the model's loss: calibration batches need "
+            "annotations, 'instances' or 'sem_seg'"
+        )
+    else:
+        value = sum(call(model, batch).values())
+    if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
+        kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise InputError(f"the loss must be a tensor of one value that has a gradient, got {kind}")
+    return value
 
 
 def cut(
@@ -156,6 +182,7 @@ def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases
         widths={m: {f: int(padded[a].sum()) for f, a in v.items()} for m, v in found.widths.items()},
         criterion=criterion,
         frozen={f.name: f.reason for f in found.frozen},
+        branches=found.branches,
     )
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from .budget import allocate
-from .channels import ChannelGroups, find_again, find_groups
+from .channels import find_again, find_groups
 from .criteria import build_criterion
+from .groups import ChannelGroups
 from .observe import Observer
 from .plan import PruningPlan
 from .prune import cut

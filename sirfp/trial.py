@@ -1,8 +1,12 @@
-"""Sizes that stand in a model's own code, found by trying: cut a copy, run it, freeze what it cannot miss."""
+"""Sizes that stand in a model's own code, found by trying: cut a copy, run it, freeze what it cannot miss.
+
+A copy may fail, and it may run and compute something else: a part of fixed size that took the wrong channels, a scale
+that follows the width. So the copy is run twice, with the removed channels zero and with them cut, and must say the
+same.
+"""
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
 from dataclasses import replace
@@ -11,15 +15,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from .calling import call, inference, tensors
-from .channels import ChannelGroups
-from .groups import Frozen, Group
-from .models.proposals import fixed_proposals
-from .plan import PruningPlan
-from .surgery import apply, cuts_for
+from .groups import ChannelGroups, Frozen, Group
+from .rehearsal import Trial
 
 logger = logging.getLogger(__name__)
 
+TURNS = 2  # with how many choices of widths it is tried, as one may suit a size in the code by chance
 HALVINGS = 1  # how often groups of one role are halved once one of them has failed
 
 
@@ -29,6 +30,8 @@ def runs_without(model: nn.Module, inputs: Any, output: Any, found: ChannelGroup
     A copy is cut in all groups and run. Where that fails the groups are tried by halves, each half on top
     of what is known to go, so a group is frozen only if the copy fails with it and runs without it. Once a group
     is, those of the same role in other blocks are tried last and together, since they mostly fail alike.
+    Groups over which a statistic runs come after the others, whose outputs can be held to the masked copy's.
+    What is left is tried with another choice of widths.
 
     Args:
         model: the dense model.
@@ -39,7 +42,18 @@ def runs_without(model: nn.Module, inputs: Any, output: Any, found: ChannelGroup
     Returns:
         The groups that can be cut, the others among the frozen ones with the error as the reason.
     """
-    shapes = _shapes(output)
+    trial = Trial(model, inputs, output, found)
+    bad: dict[str, str] = {}
+    left = list(found.groups)
+    for turn in range(TURNS):
+        if left and (turn == 0 or trial.failure(left, turn)):
+            bad |= _failing(trial, left, turn)
+            left = [group for group in left if group.name not in bad]
+    return without(found, bad) if bad else found
+
+
+def _failing(trial: Trial, groups: list[Group], turn: int) -> dict[str, str]:
+    """The groups that copies cannot run without, each with the error."""
     good: list[Group] = []
     bad: dict[str, str] = {}
     doubtful: dict[tuple, list[Group]] = {}
@@ -51,7 +65,7 @@ def runs_without(model: nn.Module, inputs: Any, output: Any, found: ChannelGroup
         candidates = [group for group in candidates if _role(group) not in doubtful]
         if not candidates:
             return
-        error = _failure(model, inputs, shapes, found, [*good, *candidates])
+        error = trial.failure([*good, *candidates], turn)
         if error is None:
             good.extend(candidates)
         elif len(candidates) == 1:
@@ -64,7 +78,7 @@ def runs_without(model: nn.Module, inputs: Any, output: Any, found: ChannelGroup
             grow(candidates[middle:])
 
     def settle(alike: list[Group], halvings: int) -> None:
-        error = _failure(model, inputs, shapes, found, [*good, *alike])
+        error = trial.failure([*good, *alike], turn)
         if error is None:
             good.extend(alike)
         elif len(alike) == 1 or not halvings:
@@ -74,11 +88,13 @@ def runs_without(model: nn.Module, inputs: Any, output: Any, found: ChannelGroup
             settle(alike[:middle], halvings - 1)
             settle(alike[middle:], halvings - 1)
 
-    grow(list(found.groups))
-    for alike in doubtful.values():
-        if alike:
-            settle(alike, HALVINGS)
-    return without(found, bad) if bad else found
+    for inexact in (False, True):
+        grow([group for group in groups if bool(group.inexact) == inexact])
+        for alike in doubtful.values():
+            if alike:
+                settle(alike, HALVINGS)
+        doubtful.clear()
+    return bad
 
 
 def _role(group: Group) -> tuple:
@@ -98,46 +114,9 @@ def without(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
         cost=found.cost.without(keep),
         sizes=found.sizes,
         emissions=tuple(replace(e, atoms=place[e.atoms]) for e in found.emissions),
+        statistics=tuple(
+            replace(s, atoms=tuple(None if a is None else place[a] for a in s.atoms)) for s in found.statistics
+        ),
         widths={m: {f: place[a] for f, a in v.items()} for m, v in found.widths.items()},
+        branches=found.branches,
     )
-
-
-def _failure(model: nn.Module, inputs: Any, shapes: dict, found: ChannelGroups, groups: list[Group]) -> str | None:
-    """Why a copy cut in these groups does not run as the model does, or None."""
-    keep = np.ones(found.atoms, dtype=bool)
-    alike: dict[int, int] = {}
-    for order, group in enumerate(groups):
-        # groups of one size that the code takes for equally wide must show it, so neighbours lose unlike numbers
-        count = alike[group.size] = alike.get(group.size, group.size // 3) + 1
-        gone = 1 + count % max(1, group.size // 2)
-        part = keep[found.spans[group.name]]
-        part[np.random.default_rng(order).permutation(group.size)[:gone]] = False
-        if not part.any():
-            part[0] = True
-    cut = copy.deepcopy(model)
-    try:
-        apply(cut, PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(found, keep)))
-        with inference(cut), fixed_proposals(cut):
-            got = _shapes(call(cut, inputs))
-    except Exception as error:  # whatever the user's own code raises
-        return f"cut, the model fails: {_one_line(error)}"
-    for path, shape in shapes.items():
-        if path not in got:
-            return f"cut, the model no longer returns {path}"
-        if shape != got[path] and not _varies(path, shape, got[path]):
-            return f"cut, the model returns {path} of {got[path]}, not {shape}"
-    return None
-
-
-def _shapes(output: Any) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(t.shape) for path, t in tensors(output)}
-
-
-def _varies(path: str, a: tuple, b: tuple) -> bool:
-    """Detections: their number, the first dimension, may differ."""
-    return "instances" in path and a[1:] == b[1:]
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {text[0][:160]}"

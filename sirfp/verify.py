@@ -41,8 +41,13 @@ def mask(model: nn.Module, plan: PruningPlan) -> None:
             gone[list(cut.keep)] = False
             index = gone.nonzero().flatten()
             for name, dim in cut.tensors:
-                if name in state and not name.endswith("running_var"):
+                if name in state and not name.endswith("running_var") and writable(state[name]):
                     state[name].index_fill_(dim, index.to(state[name].device), 0)
+
+
+def writable(tensor: torch.Tensor) -> bool:
+    """Whether each element has a place of its own, unlike in one value that was expanded."""
+    return all(step or size == 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tensor]) -> None:
@@ -57,8 +62,8 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
             kept.setdefault(name, []).append((dim, cut.keep))
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:  # shared ones once
-            if name not in pruned:
-                continue  # a buffer that is not saved
+            if name not in pruned or not writable(tensor):
+                continue  # a buffer that is not saved, or the same everywhere
             if name not in kept:
                 tensor.copy_(pruned[name])
                 continue
@@ -76,17 +81,22 @@ def compare(a: nn.Module, b: nn.Module, inputs: Any) -> Difference:
         with inference(model):
             outputs.append(dict(tensors(call(model, inputs))))
     first, second = outputs
-    worst = Difference(0.0, "")
     if set(first) != set(second):
         odd = min(set(first) ^ set(second))
         return Difference(float("inf"), odd, f"only one of them returns {odd}")
     for path, tensor in first.items():
-        other = second[path]
-        if tensor.shape != other.shape:
-            return Difference(float("inf"), path, f"{path} is {tuple(tensor.shape)} and {tuple(other.shape)}")
+        if tensor.shape != second[path].shape:
+            return Difference(float("inf"), path, f"{path} is {tuple(tensor.shape)} and {tuple(second[path].shape)}")
+    return furthest(first, second)
+
+
+def furthest(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> Difference:
+    """The tensor of `first` from which its namesake of the same shape in `second` is furthest."""
+    worst = Difference(0.0, "")
+    for path, tensor in first.items():
         if not tensor.numel():
             continue
-        x, y = tensor.double(), other.double()
+        x, y = tensor.double(), second[path].double()
         relative = float((x - y).abs().max() / x.abs().max().clamp_min(1e-12))
         if not relative <= worst.relative:
             worst = Difference(relative, path)

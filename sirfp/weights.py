@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .branches import within
 from .checkpoint import read_safetensors
 from .errors import InputError
 
@@ -55,6 +56,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{path} is of a pruned model; the weights of the dense one are wanted here, pruned ones as FILE"
         )
+    branches = content.get("training_only", ()) if isinstance(content, Mapping) else ()
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -63,7 +65,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     for name, value in content.items() if isinstance(content, Mapping) else ():
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(np.array(value))
-        if isinstance(name, str) and isinstance(value, torch.Tensor):
+        if isinstance(name, str) and isinstance(value, torch.Tensor) and not within(name, branches):
             state[name.removeprefix("module.")] = value
     if not state:
         raise InputError(f"{path} holds no weights by name; a state_dict or a checkpoint {{'model': ...}} is wanted")

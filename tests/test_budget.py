@@ -91,6 +91,13 @@ def test_without_a_matching_prefix_all_are_one_partition():
     assert len(split(FOUND[Residual].groups, ("backbone",))) == 1
 
 
+def test_one_prefix_alone_is_a_partition_too():
+    found = FOUND[Wide]
+    keeps = [allocate(found, _scores(found, 2), 0.5 * found.flops(), partitions=p) for p in ("backbone", ("backbone",))]
+    assert (keeps[0] == keeps[1]).all()
+    assert (keeps[0] != allocate(found, _scores(found, 2), 0.5 * found.flops(), partitions=())).any()
+
+
 def test_a_budget_out_of_reach_says_the_least():
     found = FOUND[Residual]
     with pytest.raises(InputError, match=r"least that can be kept is 0\.\d+"):

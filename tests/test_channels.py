@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
-from small_networks import NETWORKS, Attention, Gated, Residual, Shared, WithoutRule
+from small_networks import NETWORKS, Attention, Gated, Residual, Shared, Transposed, WithoutRule
 from torch import nn
 
-from sirfp.channels import find_groups
+from sirfp.channels import find_again, find_groups
 from sirfp.errors import InputError
 from sirfp.prune import plan_for
 from sirfp.surgery import apply
@@ -124,6 +124,34 @@ def test_ignored_modules_stay_whole():
         find_groups(model, torch.randn(INPUT), ignore=["shorn"])
 
 
+def test_ignoring_a_layer_keeps_what_it_makes_and_not_what_it_reads():
+    model = build(Transposed)
+    found = find_groups(model, torch.randn(INPUT), ignore=["up"])
+    assert [g.name for g in found if g.name in ("a.0", "up")] == ["a.0"]
+    assert any(f.name == "up" and "IGNORE" in f.reason for f in found.frozen)
+
+
+def test_a_layer_with_two_names_can_be_ignored_by_either():
+    names = [g.name for g in find_groups(build(Shared), torch.randn(INPUT), ignore=["alias.0"])]
+    assert names == ["a.0", "tower.2.0"]
+
+
+class Scaled(nn.Module):
+    """A scale of shape (C, 1, 1) that is declared first."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(8, 1, 1))
+        self.a, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        return self.head(self.scale * self.a(x))
+
+
+def test_a_group_has_the_name_of_what_makes_its_channels_and_not_of_a_scale():
+    assert [g.name for g in find_groups(Scaled(), torch.randn(INPUT))] == ["a"]
+
+
 class Auxiliary(nn.Module):
     """A branch that only runs in training."""
 
@@ -149,6 +177,47 @@ def test_a_training_branch_that_cannot_run_keeps_what_may_feed_it():
     found = find_groups(Auxiliary(breaks=True), torch.randn(INPUT))
     assert [g.name for g in found] == ["b"]
     assert any(f.name == "a" and "auxiliary" in f.reason for f in found.frozen)
+
+
+class Unreached(nn.Module):
+    """Layers that are never called and could read the same features."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.others = nn.ModuleList([nn.Conv2d(8, 2, 1) for _ in range(9)])
+
+    def forward(self, x):
+        return self.head(self.a(x))
+
+
+def test_of_several_reasons_the_first_in_the_model_is_given():
+    reasons = {f.name: f.reason for f in find_groups(Unreached(), torch.randn(INPUT)).frozen}
+    assert "others.0.weight" in reasons["a"]
+
+
+class Deciding(nn.Module):
+    """Ties two layers or not, as one of its values says."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.together = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        return self.head(a * b) if self.together > 0 else self.head(a) + b.mean()
+
+
+def test_groups_that_are_found_again_are_those_that_were_tried():
+    model, x = build(Deciding), torch.randn(INPUT)
+    found = find_groups(model, x)
+    nn.init.constant_(model.together, -1)
+    again = find_again(model, x, (), found)
+    assert [s.tensor for g in again for s in g.slices] == [s.tensor for g in found for s in g.slices]
+    nn.init.constant_(model.together, 1)
+    nn.init.constant_(model.head.bias, 3)
+    assert find_again(model, x, (), found) is not found
 
 
 class WritesIntoAView(nn.Module):

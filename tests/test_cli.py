@@ -113,6 +113,29 @@ def test_same_weights_and_seed_give_the_same_plan(files, tmp_path, capsys, weigh
     assert read(out)[0].kept == read(files / "small.safetensors")[0].kept
 
 
+def test_criteria_that_need_labels(files, tmp_path, capsys):
+    out, given = tmp_path / "out.safetensors", [*NETWORK, "--num-classes", 1, "--batches", 2, "--batch", 2, "-o"]
+    pruned = run(capsys, "prune", *given, out, "--images", files / "images", "--criterion", "sirfp_joint",
+                 "--option", "importance=dcfp", "--option", "ema=0.9")  # fmt: skip
+    assert pruned["criterion"] == "sirfp_joint"
+    root = tmp_path / "scenes"
+    run(capsys, "data", "scenes", root, "--train", 3, "--val", 1, "--size", 64)
+    folder = {"NAME": "own", "CLASSES": [str(i) for i in range(11)], "TRAIN_IMAGES": root / "train",
+              "TRAIN_LABELS": root / "trainannot"}  # fmt: skip
+    pairs = [str(x) for key, value in folder.items() for x in (f"DATASETS.FOLDER.{key}", value)]
+    given = [*SEGMENTOR, *SMALL, *pairs, "DATASETS.TRAIN", "('own_train',)", "--criterion", "taylor", "-o", out]
+    pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, *given)
+    assert pruned["criterion"] == "taylor" and pruned["flops"]["kept"] <= 0.5
+
+
+def test_help_names_every_criterion_and_option():
+    from sirfp.commands.prune import CRITERIA_HELP, OPTIONS_HELP
+    from sirfp.criteria import CRITERIA
+
+    for name, criterion in CRITERIA.items():
+        assert name in CRITERIA_HELP and all(option in OPTIONS_HELP for option in criterion.options())
+
+
 def test_verify_fails_where_weights_are_not_the_file_s(files, tmp_path, capsys, monkeypatch):
     from sirfp import verify
 
@@ -134,6 +157,19 @@ def test_config_file_of_a_project(tmp_path, files, capsys):
     pruned = run(capsys, "prune", *given, *images, "--keep-flops", 0.5, "-o", small)
     assert pruned["flops"]["kept"] <= 0.5 and any(g["name"].startswith("backbone.") for g in pruned["groups"])
     assert run(capsys, "verify", small, *given)["equal"]
+
+
+def test_config_file_of_classification(tmp_path, files, capsys):
+    config = CONFIGS.parents[1] / "classification/configs/scenes/resnet18_sirfp.yaml"
+    given = ["--config-file", config, "MODEL.TIMM.NAME", "test_resnet", "MODEL.WEIGHTS", files / "dense.pth"]
+    given += ["MODEL.CLASSIFIER.NUM_CLASSES", "7"]
+    small = tmp_path / "small.safetensors"
+    told = run(capsys, "report", *given)
+    by_name = run(capsys, "report", *NETWORK)
+    assert told | {"model": ""} == by_name | {"model": ""}, "the config's images have 64 pixels too"
+    run(capsys, "prune", "--images", files / "images", "--batches", 1, "--batch", 2, "-o", small, *given)
+    assert run(capsys, "verify", small, *given)["equal"]
+    assert run(capsys, "verify", small, *NETWORK)["equal"], "the file is plain timm's"
 
 
 def test_statistics_over_channels_are_named(tmp_path, capsys):
@@ -168,6 +204,8 @@ BAD = {
     "zoo": (["report", "--zoo", "COCO-Detection/faster_rcnn_R50_FPN_1x"], "faster_rcnn_R_50_FPN_1x.yaml"),
     "zoo folder": (["report", "--zoo", "retinanet_R_50_FPN_1x"], "did you mean COCO-Detection/retinanet"),
     "config": (["report", "--config-file", "F/none.yaml"], "no config file"),
+    "lazy": (["report", "--config-file", "F/none.py"], "no config file"),
+    "zoo's lazy": (["report", "--zoo", "COCO-Detection/fcos_R50_FPN_1x.py"], "fcos_R_50_FPN_1x.py"),
     "yaml": (["report", "--config-file", "F/no.yaml"], "no valid YAML"),
     "key": (["report", *SEGMENTOR, "MODEL.TIMM.NAM", "resnet18"], "did you mean MODEL.TIMM.NAME"),
     "half a pair": (["report", *SEGMENTOR, "MODEL.TIMM.NAME"], "left over"),
@@ -198,6 +236,9 @@ BAD = {
     "option's value": ([*LOOK, "--images", "F/images", "--option", "ema=2"], "must lie in [0, 1)"),
     "ignore": ([*PRUNE, "--ignore", "layer9"], "--ignore names 'layer9', which no module"),
     "no images": (LOOK, "give --images FOLDER"),
+    "no labels": ([*LOOK, "--criterion", "taylor"], "with one folder a class"),
+    "labels of others": ([*LOOK, "--criterion", "dcfp", "--images", "F/images"], "holds 1 folders with images"),
+    "no annotations": (["prune", *SEGMENTOR, "-o", "OUT", "--criterion", "taylor", "--images", "F/images"], "leave it"),
     "no folder": ([*LOOK, "--images", "F/imags"], "did you mean images"),
     "empty folder": ([*LOOK, "--images", "F/empty"], "holds no image"),
     "broken image": ([*LOOK, "--images", "F/broken"], "cannot be read as an image"),

@@ -171,9 +171,7 @@ def test_a_pruned_checkpoint_is_evaluated_as_it_is(tmp_path):
 
 def test_a_run_may_start_from_a_pruned_network_and_prune_further(tmp_path):
     first = run(tmp_path / "a")
-    further = run(
-        tmp_path / "b", "MODEL.WEIGHTS", str(tmp_path / "a/pruned.safetensors"), "SIRFP.KEEP_FLOPS", "0.25"
-    )
+    further = run(tmp_path / "b", "MODEL.WEIGHTS", str(tmp_path / "a/pruned.safetensors"), "SIRFP.KEEP_FLOPS", "0.25")
     plan = further.pruning.plan
     assert plan.flops[0] == first.pruning.plan.flops[0]
     assert plan.flops[1] / plan.flops[0] <= 0.25
@@ -187,6 +185,30 @@ def test_norm_statistics_are_taken_anew(tmp_path):
 def test_a_run_without_pruning_needs_no_hook(tmp_path):
     trainer = run(tmp_path, "SIRFP.HOOKS", "[]", "SIRFP.KEEP_FLOPS", "1.0")
     assert not hasattr(trainer, "pruning")
+
+
+@pytest.mark.parametrize(
+    ("criterion", "penalty"),
+    [
+        ("taylor", ""),
+        ("dcfp", ""),
+        ("sirfp_joint", ""),
+        ("slimming", "SlimmingPenalty"),
+        ("depgraph", "GroupRegularization"),
+    ],
+)
+def test_rivals_prune_in_a_run_and_resume(tmp_path, criterion, penalty):
+    hooks = ["Accumulate", *([penalty] if penalty else []), "PruneSteps"]
+    opts = ["SIRFP.CRITERION", criterion, "SIRFP.HOOKS", str(hooks), "SIRFP.SPARSITY.WEIGHT", "0.01"]
+    whole = run(tmp_path / "whole", *opts)
+    assert whole.pruning.plan.flops[1] / whole.pruning.plan.flops[0] <= 0.4 and whole.pruning.steps == 2
+    with pytest.raises(Stopped):
+        run(tmp_path / "cut", *opts, stop=7)
+    Batches.__iter__, before = _from_checkpoint(tmp_path / "cut"), Batches.__iter__
+    try:
+        assert run(tmp_path / "cut", *opts, resume=True).pruning.plan == whole.pruning.plan
+    finally:
+        Batches.__iter__ = before
 
 
 @pytest.mark.parametrize("criterion", ["sirfp", "magnitude", "random"])
@@ -235,5 +257,3 @@ def test_phases_begin_anew():
         optimizer.step()
         schedule.step()
     assert np.allclose(rates[:4], [0, 0.45, 0.8, 0.7]) and np.allclose(rates[10:], np.array(rates[:10]) / 2)
-
-

@@ -66,6 +66,27 @@ def test_a_bias_that_was_added_is_restored(tmp_path):
     assert compare(dense, model, X).relative < 1e-5
 
 
+class Unsaved(nn.Module):
+    """A buffer as wide as the channels that no file holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 4, 1)
+        self.register_buffer("ramp", torch.linspace(1, 2, 12)[:, None, None], persistent=False)
+
+    def forward(self, x):
+        return self.b(self.a(x) * self.ramp)
+
+
+def test_a_buffer_that_is_not_saved_is_cut_when_a_file_is_read(tmp_path):
+    model, plan = pruned(Unsaved)
+    assert "ramp" in {name for c in plan.cuts for name, _ in c.tensors}
+    save(tmp_path / "small.safetensors", model, plan)
+    fresh = build(Unsaved, seed=9)
+    load(tmp_path / "small.safetensors", fresh)
+    assert compare(model, fresh, X).relative == 0
+
+
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda k: k.__name__)
 def test_two_steps_join_into_one_plan_for_the_dense_model(kind):
     model, first = pruned(kind, seed=0)
@@ -105,6 +126,7 @@ DAMAGES = {
     "cut place": lambda t: _damage(t, lambda d: d["cuts"][0].update(tensors=[["a", "b"]])),
     "biases": lambda t: _damage(t, lambda d: d.update(new_biases=[7])),
     "widths": lambda t: _damage(t, lambda d: d.update(widths={"backbone": 3})),
+    "kept beyond": lambda t: _damage(t, lambda d: d["kept"].update({"a.0": [10**9]})),
     "deep": lambda t: "[" * 100_000,
 }
 
@@ -115,6 +137,32 @@ def test_a_damaged_plan_is_refused_in_one_line(damage):
     with pytest.raises(InputError) as error:
         PruningPlan.from_json(DAMAGES[damage](plan.to_json()))
     assert "\n" not in str(error.value)
+
+
+TWICE = {
+    "a cut": lambda d: d["cuts"].append(d["cuts"][0]),
+    "a place": lambda d: d["cuts"][0].update(tensors=d["cuts"][0]["tensors"] * 2),
+    "two names": lambda d: d["cuts"].append(
+        {"tensors": [["alias.0.0.weight", 0]], "size": 10, "keep": [0]},
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", TWICE)
+def test_a_plan_that_cuts_a_place_twice_is_refused_and_changes_nothing(damage):
+    _, plan = pruned(Shared)
+    broken = PruningPlan.from_json(_damage(plan.to_json(), TWICE[damage]))
+    model = build(Shared)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match="twice"):
+        apply(model, broken)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_a_plan_of_another_model_does_not_join():
+    _, plan = pruned()
+    with pytest.raises(InputError, match="another model"):
+        plan.then(plan)
 
 
 JSON = st.recursive(

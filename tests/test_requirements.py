@@ -41,8 +41,6 @@ def test_lock_satisfies_setup_cfg(python):
 
 def test_detectron2_is_pinned_by_hash():
     lines = [
-        line
-        for line in (ROOT / "requirements/detectron2.txt").read_text().splitlines()
-        if not line.startswith("#")
+        line for line in (ROOT / "requirements/detectron2.txt").read_text().splitlines() if not line.startswith("#")
     ]
     assert len(lines) == 1 and "==" in lines[0] and "--hash=sha256:" in lines[0]

@@ -9,20 +9,27 @@ See README.md beside this file.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from segmentation import (
+    SAMPLER,
     SegmentationEvaluator,
     SegmentationMapper,
     add_segmentation_config,
     check_data,
     check_model,
     draw_predictions,
+    resampling_stream,
+    supervised,
+    with_tta,
 )
 
+from sirfp.data.stream import TrainingStream, detection_stream
 from sirfp.engine import Trainer, run
+from sirfp.hooks import unwrapped
 
 
 class SegmentationTrainer(Trainer):
@@ -32,14 +39,16 @@ class SegmentationTrainer(Trainer):
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """The segmentor, once it is known to fit the data."""
         check_data(cfg)
-        model = super().build_model(cfg)
+        with_tta(cfg, torch.nn.Identity())  # a mistake there should not wait for the first evaluation
+        model = super().build_model(supervised(cfg))
         check_model(cfg, model)
         return model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
-        """Batches of augmented crops."""
-        return build_detection_train_loader(cfg, mapper=SegmentationMapper(cfg, is_train=True))
+    def build_train_loader(cls, cfg: CfgNode) -> TrainingStream:
+        """Batches of augmented crops; DATALOADER.SAMPLER_TRAIN "ClassResampling" draws each class equally often."""
+        stream = resampling_stream if cfg.DATALOADER.SAMPLER_TRAIN == SAMPLER else detection_stream
+        return stream(cfg, SegmentationMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -50,6 +59,17 @@ class SegmentationTrainer(Trainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
         """Mean IoU and its kin."""
         return SegmentationEvaluator(dataset_name)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict[str, Any]:
+        """Detectron2's evaluation, at several scales or by windows where `TEST` says so."""
+        return super().test(cfg, with_tta(cfg, model), evaluators)
+
+    def losses(self, model: torch.nn.Module, data: Any) -> dict[str, torch.Tensor]:
+        """The model's losses, GSRL from when `SOLVER.GSRL.WHEN` says."""
+        if self.cfg.SOLVER.GSRL.WHEN == "pruned":
+            unwrapped(model).rebalanced = self.checkpointer.plan is not None
+        return model(data)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
         """What networks predict for a few test images."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MODEL_USAGE = "(--timm NAME | --config-file PATH | --zoo CONFIG)"
 OPTS_USAGE = "[KEY VALUE ...]"
-_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*|model(\.(?!safetensors$)\w+)+")  # the latter in lazy configs
 
 
 def at_least(least: int):
@@ -33,7 +33,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds what names the dense model."""
     group = parser.add_argument_group("the dense model")
     group.add_argument("--timm", metavar="NAME", help="a network of timm, e.g. resnet50")
-    group.add_argument("--config-file", metavar="PATH", help="a config of Detectron2, or of one of sirfp's projects")
+    group.add_argument(
+        "--config-file",
+        metavar="PATH",
+        help="a config of Detectron2, or of one of sirfp's projects; a "
+        "lazy one (.py) is run as the program that it is, so trust it",
+    )
     group.add_argument("--zoo", metavar="CONFIG", help="a config of Detectron2's model zoo")
     group.add_argument(
         "--weights",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,11 +20,22 @@ from .arguments import (
     need_model,
     split_words,
 )
+from .labels import Loss, labelled_batches
 from .outcome import Outcome, followed
 
 USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
 EXAMPLE = """example:
   sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors"""
+
+CRITERIA_HELP = (
+    "sirfp, the default, looks at images; magnitude, slimming, fpgm, depgraph and random at weights; taylor, dcfp and "
+    "sirfp_joint (redundancy and importance) need labels too: images in one folder a class for timm, the data set of "
+    "DATASETS.TRAIN for Detectron2"
+)
+OPTIONS_HELP = (
+    "ema, edge_weight, edge_prefixes, coupled, self_similarity, normalize, per_position, stride, pooled of sirfp and "
+    "sirfp_joint; importance, importance_weight of sirfp_joint; ema of dcfp"
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +49,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="share of the FLOPs that stay, in (0, 1] (default %(default)s)",
     )
+    group.add_argument("--criterion", default="sirfp", metavar="NAME", help=f"what a channel is worth: {CRITERIA_HELP}")
     group.add_argument(
-        "--criterion", default="sirfp", metavar="NAME", help="what a channel is worth (default %(default)s)"
-    )
-    group.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the criterion; repeatable"
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"of the criterion, repeatable: {OPTIONS_HELP}",
     )
     group.add_argument(
         "--round-to",
@@ -89,22 +101,21 @@ def run(args: argparse.Namespace) -> Outcome:
         raise InputError(f"there is no criterion {args.criterion!r}; known are {known}{near(args.criterion, CRITERIA)}")
     criterion = CRITERIA[args.criterion]
     options = read_options(criterion, args.option)
-    if criterion.needs == "gradients":
-        raise InputError(f"criterion {args.criterion!r} needs gradients, so a loss: use sirfp.prune(..., loss=...)")
     if criterion.needs == "features" and not args.images:
         raise InputError(
             f"criterion {args.criterion!r} looks at images: give --images FOLDER, or --criterion magnitude"
         )
     source = need_model(build_source(args, opts))
     source.check()
-    calibration = _calibration(args, source) if criterion.needs == "features" else None
-    with in_flags(MIN_KEEP="--min-keep", IGNORE="--ignore"):
+    calibration, loss = _calibration(args, source, criterion.needs)
+    with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore"):
         plan = sirfp.prune(
             source.model,
             source.example(),
             args.criterion,
             args.keep_flops,
             calibration,
+            loss=loss,
             bias_correction=not args.no_bias_correction,
             ignore=args.ignore,
             round_to=args.round_to,
@@ -145,17 +156,15 @@ def read_options(criterion: type, given: Iterable[str]) -> dict[str, Any]:
     Raises:
         InputError: an option is not known, or not of its type.
     """
-    parameters = inspect.signature(criterion.__init__).parameters
-    options = {}
+    defaults, options = criterion.defaults(), {}
     for text in given:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--option takes KEY=VALUE, got {text!r}")
-        if key not in criterion.options():
-            takes = ", ".join(criterion.options()) or "none"
-            hint = near(key, criterion.options())
+        if key not in defaults:
+            takes, hint = ", ".join(defaults) or "none", near(key, defaults)
             raise InputError(f"criterion {criterion.name!r} takes no option {key!r}; it takes {takes}{hint}")
-        options[key] = _convert(key, value, type(parameters[key].default))
+        options[key] = _convert(key, value, type(defaults[key]))
     return options
 
 
@@ -173,6 +182,12 @@ def _convert(key: str, value: str, kind: type) -> Any:
         raise InputError(f"option {key} is a number, got {value!r}") from None
 
 
-def _calibration(args: argparse.Namespace, source) -> Iterable[Any]:
-    batches = source.batches(args.images, args.batches, args.batch, args.seed)
-    return followed(batches, "looking at images", args.batches)
+def _calibration(args: argparse.Namespace, source, needs: str) -> tuple[Iterable[Any] | None, Loss | None]:
+    """What a criterion looks at, and the loss for one that needs gradients."""
+    if needs == "weights":
+        return None, None
+    if needs == "gradients":
+        batches, loss = labelled_batches(args, source)
+    else:
+        batches, loss = source.batches(args.images, args.batches, args.batch, args.seed), None
+    return followed(batches, "looking at images", args.batches), loss

@@ -41,7 +41,7 @@ class Criterion:
         seed: of what is random.
 
     Attributes:
-        needs: what it looks at: "weights", "features" or "gradients".
+        needs: what it takes to score: "weights" alone, "features" of forward passes, or "gradients" of losses.
     """
 
     name: str = ""
@@ -52,9 +52,7 @@ class Criterion:
 
     def features(self) -> tuple[Feature, ...]:
         """The features it wants to see, each module once."""
-        if self.needs != "features":
-            return ()
-        return tuple({f.module: f for group in self.groups for f in group.features}.values())
+        return shown(self.groups) if self.needs == "features" else ()
 
     def observe(self, feature: Feature, x: torch.Tensor) -> None:
         """Is shown one output of a feature's module, (N, C, ...) before the activation, detached."""
@@ -77,10 +75,22 @@ class Criterion:
         """Joins the statistics of all processes; a no-op on one."""
 
     @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The options of its constructor beside those of every criterion, and of its base's where it passes them on."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "seed"}
+        passes = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        return own | (cls.__base__.defaults() if passes else {})
+
+    @classmethod
     def options(cls) -> tuple[str, ...]:
-        """Names of the options its constructor takes beside those of every criterion."""
-        names = inspect.signature(cls.__init__).parameters
-        return tuple(n for n in names if n not in ("self", "model", "groups", "seed"))
+        """Names of `defaults`."""
+        return tuple(cls.defaults())
+
+
+def shown(groups: Iterable[Group]) -> tuple[Feature, ...]:
+    """The features that show the groups' channels, each module once."""
+    return tuple({f.module: f for group in groups for f in group.features}.values())
 
 
 def build_criterion(

@@ -16,7 +16,7 @@ from ..clique import greedy
 from ..errors import InputError
 from ..groups import Feature, Group
 from ..redundancy import RedundancyAverage, edge_weights
-from .registry import Criterion, register
+from .registry import Criterion, register, shown
 
 
 @register("sirfp")
@@ -81,6 +81,9 @@ class SIRFP(Criterion):
             for f in self.features()
         }
 
+    def features(self) -> tuple[Feature, ...]:
+        return shown(self.groups)
+
     def observe(self, feature: Feature, x: torch.Tensor) -> None:
         self.averages[feature.module].update(x)
 
@@ -100,9 +103,10 @@ class SIRFP(Criterion):
         """
         if self.averages and not any(average.steps for average in self.averages.values()):
             raise InputError(
-                "criterion 'sirfp' has seen no features: give calibration batches, or put Accumulate in SIRFP.HOOKS"
+                f"criterion {self.name!r} has seen no features: give calibration batches, "
+                "or put Accumulate in SIRFP.HOOKS"
             )
-        result, blind = {}, []
+        result, blind, vertices = {}, [], self.vertices()
         for group in self.groups:
             members = self._members(group)
             if not members:
@@ -110,16 +114,22 @@ class SIRFP(Criterion):
                 continue
             if self.coupled == "graph":
                 members = [torch.stack(members).mean(0)]
-            score = torch.stack([self._clique(member) for member in members]).amax(0)
+            score = torch.stack([self._clique(m, vertices.get(group.name)) for m in members]).amax(0)
             if self.edge_weight and group.name.startswith(self.edge_prefixes):
                 score = score + self.edge_weight * self._edge(group)
             result[group.name] = score
         top = max((float(score.max()) for score in result.values()), default=0.0)
         return result | {group.name: torch.full((group.size,), top) for group in blind}
 
-    def _clique(self, matrix: torch.Tensor) -> torch.Tensor:
+    def vertices(self) -> dict[str, torch.Tensor]:
+        """Vertex weights of groups, {group name: (size,)}; redundancy alone has none."""
+        return {}
+
+    def _clique(self, matrix: torch.Tensor, vertices: torch.Tensor | None = None) -> torch.Tensor:
         weights = edge_weights(matrix, self_similarity=self.self_similarity)
-        order, score = greedy(weights, vertex_weights=weights.diagonal() if self.self_similarity else None)
+        if self.self_similarity:
+            vertices = weights.diagonal() + (0 if vertices is None else vertices)
+        order, score = greedy(weights, vertex_weights=vertices)
         result = torch.empty(len(order), dtype=torch.float32)
         result[order.cpu()] = score.float().cpu()
         return result

@@ -53,9 +53,7 @@ def check_coco(
     _by_id(path, content["annotations"], "annotations", ("id", "image_id", "category_id", "bbox"))
     for annotation in content["annotations"]:
         _check_annotation(path, annotation, records, names)
-    missing = [
-        record["file_name"] for record in records.values() if not (folder / record["file_name"]).is_file()
-    ]
+    missing = [record["file_name"] for record in records.values() if not (folder / record["file_name"]).is_file()]
     if missing:
         raise InputError(
             f"{folder / missing[0]}: no such image; {len(missing)} of the {len(records)} images of {path} "
@@ -96,9 +94,7 @@ def _by_id(
     return found
 
 
-def _check_categories(
-    path: Path, categories: Sequence[dict[str, Any]], num_classes: int | None
-) -> dict[int, str]:
+def _check_categories(path: Path, categories: Sequence[dict[str, Any]], num_classes: int | None) -> dict[int, str]:
     found = _by_id(path, categories, "categories", ("id", "name"))
     names = {number: found[number]["name"] for number in sorted(found)}
     if num_classes is not None and len(names) != num_classes:
@@ -126,8 +122,7 @@ def _check_annotation(
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(n, int | float) for n in box)
     if not numbers or not all(math.isfinite(n) for n in box) or box[2] <= 0 or box[3] <= 0:
         raise InputError(
-            f"{where} has box {box}; four numbers are needed: left, top, width > 0, height > 0; "
-            "correct or remove it"
+            f"{where} has box {box}; four numbers are needed: left, top, width > 0, height > 0; correct or remove it"
         )
     x, y, width, height = box
     over = max(-x, -y, x + width - record["width"], y + height - record["height"])

@@ -78,8 +78,7 @@ def check_classes(classes: Sequence[str], ignore: int) -> None:
         raise InputError(f"classes: {doubled[0]!r} is listed more than once")
     if 0 <= ignore < len(classes):
         raise InputError(
-            f"ignore value {ignore} is the index of class {classes[ignore]!r}; "
-            f"use one outside 0..{len(classes) - 1}"
+            f"ignore value {ignore} is the index of class {classes[ignore]!r}; use one outside 0..{len(classes) - 1}"
         )
 
 
@@ -98,8 +97,7 @@ def read_label(path: str | os.PathLike[str], dtype: DTypeLike = None) -> np.ndar
         with Image.open(path) as image:
             if image.mode not in _SINGLE_CHANNEL:
                 raise InputError(
-                    f"{path}: a label map has one channel of class indices, "
-                    f"this one has mode {image.mode}; convert it"
+                    f"{path}: a label map has one channel of class indices, this one has mode {image.mode}; convert it"
                 )
             pixels = np.asarray(image)
     except (OSError, SyntaxError) as error:

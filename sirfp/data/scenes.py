@@ -132,13 +132,9 @@ def load_scenes(root: str | os.PathLike[str] | None = None) -> SceneSet:
     folder = _folder(root)
     manifest = _manifest(folder)
     if manifest is None:
-        raise InputError(
-            f"{folder}: no finished scene set ({MANIFEST} is missing); make it by `sirfp data scenes`"
-        )
+        raise InputError(f"{folder}: no finished scene set ({MANIFEST} is missing); make it by `sirfp data scenes`")
     if manifest["version"] != VERSION:
-        raise InputError(
-            f"{folder}: scenes of version {manifest['version']}, not {VERSION}; make them again by force"
-        )
+        raise InputError(f"{folder}: scenes of version {manifest['version']}, not {VERSION}; make them again by force")
     found = SceneSet(folder, *(manifest[key] for key in SIZES))
     for split in SPLITS:
         for name, path in (
@@ -225,9 +221,7 @@ def _write_split(scenes: SceneSet, split: str, number: int) -> dict[str, int]:
         image = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
         _save(scenes.images(split) / f"{name}.jpg", image, cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
         _save(scenes.labels(split) / f"{name}.png", scene.label_map)
-        images.append(
-            {"id": index + 1, "file_name": f"{name}.jpg", "height": scenes.size, "width": scenes.size}
-        )
+        images.append({"id": index + 1, "file_name": f"{name}.jpg", "height": scenes.size, "width": scenes.size})
         for digit in scene.digits:
             annotations.append(_annotation(digit, image_id=index + 1, annotation_id=len(annotations) + 1))
             if digit.visible >= CROP_MIN_VISIBLE:

@@ -8,7 +8,7 @@ all layers whose width the plan leaves whole, i.e. every score, box shift, mask 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from ..calling import call, inference, tensors
 from ..plan import PruningPlan
-from ..verify import Difference
+from ..verify import Difference, furthest
 
 POOLER = "ROIPooler"
 PROPOSALS = "ROIHeads"
@@ -38,33 +38,46 @@ def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPla
         inputs: `list[dict]`.
         plan: says which layers have the same width in both.
     """
-    cut = {place for c in plan.cuts for place in c.tensors}
-    watched = [
-        name
-        for name, module in a.named_modules()
-        if isinstance(getattr(module, "weight", None), torch.Tensor)
-        and (f"{name}.weight", 1 if getattr(module, "transposed", False) else 0) not in cut
-    ]
+    names = whole_layers(a, {place for c in plan.cuts for place in c.tensors})
     boxes: list[Any] = []
-    with inference(a), _replaying(a, boxes, record=True), _recording(a, watched) as first:
-        call(a, inputs)
-    with inference(b), _replaying(b, boxes, record=False), _recording(b, watched) as second:
-        call(b, inputs)
-    worst = Difference(0.0, "")
+    first, _ = continuous(a, inputs, names, boxes, record=True)
+    second, _ = continuous(b, inputs, names, boxes, record=False)
     for path, tensor in first.items():
         other = second.get(path)
         if other is None or tensor.shape != other.shape:
             return Difference(float("inf"), path, f"{path} is not computed alike in both")
-        if tensor.numel():
-            x, y = tensor.double(), other.double()
-            relative = float((x - y).abs().max() / x.abs().max().clamp_min(1e-12))
-            if not relative <= worst.relative:
-                worst = Difference(relative, path)
-    return worst
+    return furthest(first, second)
+
+
+def whole_layers(model: nn.Module, cut: Collection[tuple[str, int]]) -> list[str]:
+    """Names of the layers with a weight whose outputs stay as wide as they are when (tensor, dimension) are cut."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "weight", None), torch.Tensor)
+        and (f"{name}.weight", 1 if getattr(module, "transposed", False) else 0) not in cut
+    ]
+
+
+def continuous(
+    model: nn.Module, inputs: Any, names: Iterable[str], boxes: list[Any], *, record: bool
+) -> tuple[dict[str, torch.Tensor], Any]:
+    """What layers of a detector compute, by name and number of the call, and what it returns.
+
+    Args:
+        model: the detector.
+        inputs: `list[dict]`.
+        names: of the layers.
+        boxes: those that the detector looks at: filled with `record`, else looked at in place of its own.
+        record: whether this detector's boxes count.
+    """
+    with inference(model), _replaying(model, boxes, record=record), _recording(model, names) as found:
+        output = call(model, inputs)
+    return found, output
 
 
 @contextmanager
-def _recording(model: nn.Module, names: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+def _recording(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
     """Collects what modules return, by name and number of the call."""
     found: dict[str, torch.Tensor] = {}
     calls: dict[str, int] = {}

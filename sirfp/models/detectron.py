@@ -77,6 +77,29 @@ def training_inputs(model: nn.Module, inputs: list[dict]) -> list[dict]:
     return result
 
 
+AVERAGES = ("loss_normalizer",)
+"""What `DenseDetector` averages over iterations in plain attributes, which no state dict holds."""
+
+
+def averages(model: nn.Module) -> dict[str, float]:
+    """Running averages of the training state of RetinaNet and its kin, by attribute."""
+    found = {}
+    for prefix, module in model.named_modules():
+        for name in AVERAGES:
+            value = getattr(module, name, None)
+            if isinstance(value, (int, float, torch.Tensor)):
+                found[f"{prefix}.{name}".lstrip(".")] = float(value)
+    return found
+
+
+def set_averages(model: nn.Module, values: Mapping[str, float]) -> None:
+    """Puts back what `averages` gave."""
+    for path, value in values.items():
+        prefix, _, name = path.rpartition(".")
+        if name in AVERAGES:
+            setattr(model.get_submodule(prefix), name, value)
+
+
 def _keypoints(model: nn.Module) -> int:
     counts = (getattr(module, "num_keypoints", None) for module in model.modules())
     return next((n for n in counts if isinstance(n, int)), 17)

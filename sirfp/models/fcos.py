@@ -1,8 +1,8 @@
 """FCOS by a yaml config; Detectron2 has the detector (Tian et al., 2019) but configures it in Python only.
 
-    MODEL:
-      META_ARCHITECTURE: FCOS
-      FCOS: {NUM_CLASSES: 80}
+MODEL:
+  META_ARCHITECTURE: FCOS
+  FCOS: {NUM_CLASSES: 80}
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from .timm_attention import attention_kind, elastic, follow_heads, refit_heads
+
 WIDTHS = ("num_features", "head_hidden_size", "embed_dim", "in_features")
 FEATURE = "feature_info."
-ATTENTION = "timm.layers.attention.Attention"
 
 
 def kind(module: nn.Module) -> str:
@@ -30,9 +31,7 @@ def is_network(module: nn.Module) -> bool:
 
 def is_head(module: nn.Module) -> bool:
     """Whether a module is one of timm's heads, which `reset_classifier` builds anew from their own attributes."""
-    return type(module).__module__ == "timm.layers.classifier" and isinstance(
-        getattr(module, "in_features", None), int
-    )
+    return type(module).__module__ == "timm.layers.classifier" and isinstance(getattr(module, "in_features", None), int)
 
 
 class TimmWidths:
@@ -50,8 +49,8 @@ class TimmWidths:
 
     def __enter__(self) -> TimmWidths:
         for name, module in self.model.named_modules():
-            if kind(module) == ATTENTION and module.fused_attn:
-                self._unfuse(module)
+            if attention_kind(module):
+                self._watch_attention(name, module)
             if is_network(module):
                 self._watch_network(name, module)
             elif is_head(module):
@@ -65,10 +64,15 @@ class TimmWidths:
         while self._undo:
             self._undo.pop()()
 
-    def _unfuse(self, attention: nn.Module) -> None:
-        """Fused attention takes its scale from the width of a head; the other way it is a constant, see `refit`."""
-        attention.fused_attn = False
-        self._undo.append(lambda: setattr(attention, "fused_attn", True))
+    def _watch_attention(self, name: str, attention: nn.Module) -> None:
+        """Fused attention takes its scale from the width of a head; the other way it is a constant."""
+        before, fused = type(attention), getattr(attention, "fused_attn", False)
+        follow_heads(self.trace, name, attention)
+        elastic(attention)
+        self._undo.append(lambda: setattr(attention, "__class__", before))
+        if fused:
+            attention.fused_attn = False
+            self._undo.append(lambda: setattr(attention, "fused_attn", True))
 
     def _watch_network(self, name: str, network: nn.Module) -> None:
         width, forward = getattr(network, "num_features", None), network.forward_features
@@ -149,15 +153,7 @@ def _refit_selective_kernel(block: nn.Module) -> None:
     block.in_channels = width * block.num_paths if block.split_input else width
 
 
-def _refit_attention(attention: nn.Module) -> None:
-    attention.head_dim = attention.qkv.out_features // (3 * attention.num_heads)
-    attention.attn_dim = attention.head_dim * attention.num_heads
-    if attention.head_dim != round(attention.scale**-2):  # the scale remains that of the dense heads
-        attention.fused_attn = False
-
-
 REFITS: dict[str, Callable[[nn.Module], None]] = {
-    ATTENTION: _refit_attention,
     "timm.models.res2net.Bottle2neck": _refit_res2net,
     "timm.layers.selective_kernel.SelectiveKernel": _refit_selective_kernel,
 }
@@ -167,6 +163,6 @@ REFITS: dict[str, Callable[[nn.Module], None]] = {
 def refit(model: nn.Module) -> None:
     """Sets the sizes that blocks of timm have of their own, from their weights as they are now."""
     for module in model.modules():
-        fix = REFITS.get(kind(module))
+        fix = refit_heads if attention_kind(module) else REFITS.get(kind(module))
         if fix is not None:
             fix(module)

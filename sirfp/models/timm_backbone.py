@@ -4,10 +4,14 @@
       BACKBONE: {NAME: build_timm_backbone}
       TIMM: {NAME: tf_efficientnet_lite0, OUT_FEATURES: ["stride4", "stride16"], OUTPUT_STRIDE: 16}
 
-Features are named by their stride; of several of one stride, the deepest counts.
+Features are named by their stride; of several of one stride, the deepest counts. Where dilation makes strides alike,
+"stage3" names the network's feature map of index 3 (of a ResNet, what its `layer3` gives).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -20,17 +24,20 @@ from torch import nn
 from ..errors import InputError
 from .weights import create_timm
 
+T = TypeVar("T")
+
 
 class TimmBackbone(Backbone):
     """A timm network's feature maps.
 
     Args:
         name: one of `timm.list_models()`.
-        out_features: strides as "stride8"; the network ends after the last of them.
+        out_features: strides as "stride8", or stages as "stage3"; the network ends after the last of them.
         output_stride: the largest stride; 8 and 16 trade strides for dilation, where the network can.
         weights: see `weights.create_timm`.
         norm: "" for the network's own, "FrozenBN" or "SyncBN" to convert its batch norms.
         in_channels: of the images.
+        options: arguments of the network's own.
 
     Raises:
         InputError: there is no such network, feature, stride or norm, or no such weights.
@@ -45,24 +52,27 @@ class TimmBackbone(Backbone):
         weights: str = "",
         norm: str = "",
         in_channels: int = 3,
+        options: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        options = {"features_only": True, "in_chans": in_channels}
+        options = {**(options or {}), "features_only": True, "in_chans": in_channels}
         if output_stride != 32:
             options["output_stride"] = output_stride
-        indices = _deepest_of_each_stride(create_timm(name, **options))
+        indices, stages = _features(create_timm(name, **options))
         for feature in out_features:
-            if feature not in indices:
+            if feature not in indices and feature not in stages:
                 raise InputError(
                     f"MODEL.TIMM.OUT_FEATURES: {name!r} at output stride {output_stride} has no {feature!r}; "
-                    f"it has {', '.join(indices)}"
+                    f"it has {', '.join([*indices, *stages])}"
                 )
-        self._out_features = [feature for feature in indices if feature in out_features]
-        wanted = tuple(indices[feature] for feature in self._out_features)
+        indices |= stages
+        self._out_features = sorted(set(out_features), key=lambda feature: (indices[feature], feature))
+        wanted = tuple(dict.fromkeys(indices[feature] for feature in self._out_features))
+        self._places = [wanted.index(indices[feature]) for feature in self._out_features]
         self.network = _with_norm(create_timm(name, weights, out_indices=wanted, **options), norm)
         info = self.network.feature_info
-        self._out_feature_strides = dict(zip(self._out_features, info.reduction(), strict=True))
-        self._out_feature_channels = dict(zip(self._out_features, info.channels(), strict=True))
+        self._out_feature_strides = self._named(info.reduction())
+        self._out_feature_channels = self._named(info.channels())
         self._channels_last = str(getattr(self.network, "output_fmt", "")).endswith("NHWC")
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -70,7 +80,10 @@ class TimmBackbone(Backbone):
         maps = self.network(x)
         if self._channels_last:
             maps = [one.permute(0, 3, 1, 2) for one in maps]
-        return dict(zip(self._out_features, maps, strict=True))
+        return self._named(maps)
+
+    def _named(self, values: Sequence[T]) -> dict[str, T]:
+        return {feature: values[place] for feature, place in zip(self._out_features, self._places, strict=True)}
 
     @property
     def size_divisibility(self) -> int:
@@ -78,9 +91,11 @@ class TimmBackbone(Backbone):
         return max(self._out_feature_strides.values())
 
 
-def _deepest_of_each_stride(network: nn.Module) -> dict[str, int]:
+def _features(network: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
+    """Index of the deepest feature of each stride, and of each stage."""
     info = network.feature_info
-    return {f"stride{stride}": i for i, stride in zip(info.out_indices, info.reduction(), strict=True)}
+    strides = {f"stride{stride}": i for i, stride in zip(info.out_indices, info.reduction(), strict=True)}
+    return strides, {f"stage{i}": i for i in info.out_indices}
 
 
 def _with_norm(network: nn.Module, norm: str) -> nn.Module:
@@ -104,6 +119,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         weights=node.WEIGHTS,
         norm=node.NORM,
         in_channels=input_shape.channels,
+        options=node.OPTIONS,
     )
 
 
@@ -124,6 +140,4 @@ def build_retinanet_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> B
 
 def _pyramid(cfg: CfgNode, bottom_up: Backbone, top: nn.Module) -> FPN:
     node = cfg.MODEL.FPN
-    return FPN(
-        bottom_up, node.IN_FEATURES, node.OUT_CHANNELS, norm=node.NORM, top_block=top, fuse_type=node.FUSE_TYPE
-    )
+    return FPN(bottom_up, node.IN_FEATURES, node.OUT_CHANNELS, norm=node.NORM, top_block=top, fuse_type=node.FUSE_TYPE)

@@ -54,21 +54,21 @@ class Tap:
 
 @dataclass
 class Consumer:
-    """A convolution or linear layer that reads channels whose norms would emit a constant when emptied.
+    """One call of a convolution or linear layer, which reads what emptied channels would still emit.
 
     Attributes:
         weight: its weight, (O, I / groups, ...) as PyTorch keeps it.
         labels: labels of its input channels, (I,).
-        emitted: what each input channel emits when its norm's scale is zero, (I,).
+        emitted: what each input channel emits when its norm's scale is zero, NaN where that is not known, (I,).
         groups: its groups.
-        norm_mean: the running mean of the norm that reads its output alone, if there is one.
+        readers: how many operations read its output.
     """
 
     weight: torch.Tensor
     labels: Array
     emitted: torch.Tensor
     groups: int
-    norm_mean: torch.Tensor | None = None
+    readers: int = 0
 
 
 @dataclass
@@ -112,6 +112,13 @@ class Labels:
         if rows > 1:
             self.ties.append((np.tile(table[0], rows - 1), table[1:].reshape(-1)))
         return table[0]
+
+    def tie_columns(self, labels: Array | None, rows: int) -> None:
+        """Ties `labels` seen as (rows, n) within each row: whole rows go or stay."""
+        if labels is not None:
+            table = labels.reshape(rows, -1)
+            if table.shape[1] > 1:
+                self.ties.append((np.repeat(table[:, 0], table.shape[1] - 1), table[:, 1:].reshape(-1)))
 
     def freeze(self, labels: Array | None, reason: str) -> None:
         """Marks labels that must stay, and why."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .labels import Array, Consumer, Dims, Labels, Product, Tap
 from .pointwise import pointwise
+from .reductions import STATISTICS
 from .rules import RULES
 
 logger = logging.getLogger(__name__)
@@ -48,22 +50,26 @@ class ChannelTrace(TorchDispatchMode):
     Args:
         state: the model's parameters and floating-point buffers by name; each gets fresh labels on
             every dimension longer than one.
+        regrouped: names of the weights of group norms whose number of groups can follow a cut.
     """
 
-    def __init__(self, state: dict[str, torch.Tensor]):
+    def __init__(self, state: dict[str, torch.Tensor], regrouped: Iterable[str] = ()):
         super().__init__()
+        self.regrouped = frozenset(regrouped)
         self.labels = Labels()
         self.products: list[Product] = []
+        self.statistics: list[tuple[str, tuple[int, ...], Dims]] = []  # over what shape each ran
         self.taps: list[Tap] = []
         self.consumers: list[Consumer] = []
+        self.normed: list[tuple[torch.Tensor, Consumer | None]] = []  # running mean, what made the norm's input
         self.touched: set[str] = set()
-        self.counting = True  # products are logged on the inference pass only
-        self.pooling = 0  # inside F.adaptive_avg_pool2d, which fvcore counts
+        self.counting = True  # products and statistics are logged on the inference pass only
         self._dims = WeakTensorKeyDictionary()
         self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants)
         self._names = WeakTensorKeyDictionary()
+        self._when_read = WeakTensorKeyDictionary()  # tensor -> (labels, reason) to freeze once anything reads it
         self._made_by = WeakTensorKeyDictionary()  # output of a convolution -> its Consumer
-        self._functions = _FunctionWatch(self)
+        self._functions = _FunctionWatch()
         self.state_dims: dict[str, Dims] = {}
         for name, tensor in state.items():
             dims = [self.labels.fresh(n) if n > 1 else None for n in tensor.shape]
@@ -82,6 +88,11 @@ class ChannelTrace(TorchDispatchMode):
     def __exit__(self, *exc):
         super().__exit__(*exc)
         self._functions.__exit__(*exc)
+
+    @property
+    def pooling(self) -> int:
+        """Whether the operation is a part of F.adaptive_avg_pool2d, which fvcore counts."""
+        return self._functions.pooling
 
     # ---- what rules use -------------------------------------------------------------------------
     def dims(self, tensor: Any) -> Dims:
@@ -112,6 +123,14 @@ class ChannelTrace(TorchDispatchMode):
         if constants is not None and len(constants) == tensor.shape[dim]:
             self._emitted[tensor] = (dim % tensor.dim(), constants)
 
+    def name(self, tensor: Any) -> str | None:
+        """The name of a parameter or buffer, None of any other tensor."""
+        return self._names.get(tensor) if isinstance(tensor, torch.Tensor) else None
+
+    def when_read(self, tensor: torch.Tensor, labels: Array | None, reason: str) -> None:
+        """Freezes labels for a reason as soon as an operation reads the tensor, or the model returns it."""
+        self._when_read[tensor] = (labels, reason)
+
     def is_state(self, tensor: Any) -> bool:
         return isinstance(tensor, torch.Tensor) and tensor in self._names
 
@@ -119,9 +138,12 @@ class ChannelTrace(TorchDispatchMode):
         if self.counting:
             self.products.append(Product(op, float(factor), tuple(s for s in sides if s is not None)))
 
-    def made(self, output: torch.Tensor, consumer: Consumer) -> None:
-        self.consumers.append(consumer)
-        self._made_by[output] = consumer
+    def reads(self, output: torch.Tensor, weight: torch.Tensor, labels: Array, emitted: Any, groups: int = 1) -> None:
+        """Notes that a layer read channels, and what they would emit, (I,) or None, to give its output."""
+        if emitted is None:
+            emitted = torch.full((len(labels),), torch.nan, device=weight.device)
+        self.consumers.append(Consumer(weight, labels, emitted, groups))
+        self._made_by[output] = self.consumers[-1]
 
     def maker(self, tensor: torch.Tensor) -> Consumer | None:
         return self._made_by.get(tensor)
@@ -130,6 +152,7 @@ class ChannelTrace(TorchDispatchMode):
         for tensor in tensors:
             for labels in self.dims(tensor):
                 self.labels.freeze(labels, reason)
+            self.labels.freeze(*self._when_read.get(tensor, (None, "")))
 
     # ---- the pass -------------------------------------------------------------------------------
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -139,15 +162,18 @@ class ChannelTrace(TorchDispatchMode):
             name = self._names.get(tensor)
             if name is not None:
                 self.touched.add(name)
+            self.labels.freeze(*self._when_read.get(tensor, (None, "")))
         known = [t for t in inputs if t in self._dims]
-        written = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
-        out = func(*args, **kwargs)
+        into_a_part = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
         name = func._schema.name
+        if self.counting and name in STATISTICS:
+            self.statistics.append((name, tuple(args[0].shape), self.dims(args[0])))
+        out = func(*args, **kwargs)
         if name in _UNLABELLED or (not known and name not in RULES):
             return out
         if not known and name not in _COUNTED:
             return out
-        if written and known:
+        if into_a_part and known:
             self.freeze_tensors(known, f"{name} writes into a part of another tensor")
             return out
         rule = RULES.get(name)
@@ -156,11 +182,18 @@ class ChannelTrace(TorchDispatchMode):
         if rule is None:
             self.freeze_tensors(known, f"{name} has no rule")
             return out
+        for consumer in filter(None, map(self.maker, inputs)):
+            consumer.readers += 1
+        written = [t for t in (inputs[0], inputs[0]._base) if t is not None] if func._schema.is_mutable else []
+        emitted = [self.emitted(t) for t in written]
         try:
             rule(self, func, args, kwargs, out)
-        except (AssertionError, IndexError, ValueError, TypeError) as error:
+        except Exception as error:  # a use that nobody thought of is a reason, not an end
             logger.debug("the rule for %s failed on %s: %s", name, [tuple(t.shape) for t in inputs], error)
             self.freeze_tensors(known, f"{name} is used in a way its rule does not know")
+        for tensor, before in zip(written, emitted, strict=True):
+            if before is not None and self.emitted(tensor) is before:  # it holds something else now
+                del self._emitted[tensor]
         return out
 
 
@@ -188,14 +221,14 @@ _COUNTED = frozenset(
 class _FunctionWatch(TorchFunctionMode):
     """Notes the functions whose name is lost before ATen: fvcore counts adaptive pooling, not a mean."""
 
-    def __init__(self, trace: ChannelTrace):
+    def __init__(self):
         super().__init__()
-        self.trace = trace
+        self.pooling = 0  # how deep inside
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         pooling = func is torch._C._nn.adaptive_avg_pool2d or func is torch.nn.functional.adaptive_avg_pool2d
-        self.trace.pooling += pooling
+        self.pooling += pooling
         try:
             return func(*args, **(kwargs or {}))
         finally:
-            self.trace.pooling -= pooling
+            self.pooling -= pooling

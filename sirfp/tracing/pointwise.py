@@ -26,7 +26,9 @@ def pointwise(trace, func, args, kwargs, out) -> None:
         inputs = inputs[1:]  # a fresh buffer takes the labels of what is written into it
     result = []
     for axis in range(-len(shape), 0):
-        lined_up = [t for t in inputs if t.dim() >= -axis and t.shape[axis] == shape[axis]]
+        lined_up = [
+            t for t in inputs if t.dim() >= -axis and t.shape[axis] == shape[axis] and not _spread(trace, t, axis)
+        ]
         if shape[axis] == 1 or not any(trace.dim(t, axis) is not None for t in lined_up):
             result.append(None)
             continue
@@ -40,6 +42,11 @@ def pointwise(trace, func, args, kwargs, out) -> None:
             trace.set(tensor, list(result))
             if emitted is not None:
                 trace.set_emitted(tensor, *emitted)
+
+
+def _spread(trace, tensor: torch.Tensor, axis: int) -> bool:
+    """Whether a tensor was expanded there from one value, which is a broadcast that the code spells out."""
+    return tensor.shape[axis] > 1 and tensor.stride(axis) == 0 and trace.dim(tensor, axis) is None
 
 
 def _tensors(tree) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 import torch
 
-from .labels import Consumer, Tap
+from .labels import Tap
 from .rules import rule
 
 
@@ -54,9 +54,8 @@ def convolution(trace, func, args, kwargs, out) -> None:
     if result is not None and owned:
         trace.taps.append(Tap(owned[0], result, norm=False, dim=1, positions=prod(out.shape[2:])))
     emitted = trace.emitted(x)
-    plain = x_in is not None and not transposed and not depthwise and trace.is_state(weight)
-    if plain and emitted is not None and emitted[0] == 1:
-        trace.made(out, Consumer(weight, x_in, emitted[1], groups))
+    if x_in is not None and not transposed and not depthwise and trace.is_state(weight):
+        trace.reads(out, weight, x_in, emitted[1] if emitted is not None and emitted[0] == 1 else None, groups)
 
 
 @rule("addmm")
@@ -148,8 +147,8 @@ def _linear_tap(trace, weight, labels, out, x) -> None:
         trace.taps.append(Tap(weight, labels, norm=False, dim=-1, positions=positions))
     emitted = trace.emitted(x)
     inner = trace.dim(x, -1)
-    if emitted is not None and emitted[0] == x.dim() - 1 and inner is not None and trace.is_state(weight):
-        trace.made(out, Consumer(weight, inner, emitted[1], 1))
+    if inner is not None and trace.is_state(weight):
+        trace.reads(out, weight, inner, emitted[1] if emitted is not None and emitted[0] == x.dim() - 1 else None)
 
 
 def _batched(trace, a, b, out) -> None:

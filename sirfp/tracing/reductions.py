@@ -7,7 +7,7 @@ from math import prod
 import torch
 
 from .labels import Tap
-from .rules import rule
+from .rules import RULES, rule
 
 
 @rule(
@@ -38,9 +38,8 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
         trace.taps.append(Tap(owned[-1], channels, norm=True, dim=1, positions=prod(x.shape[2:])))
     if isinstance(args[2], torch.Tensor):
         trace.set_emitted(result, 1, args[2].detach())
-    made_by = trace.maker(x)
-    if made_by is not None and isinstance(args[3], torch.Tensor) and trace.is_state(args[3]):
-        made_by.norm_mean = args[3]
+    if isinstance(args[3], torch.Tensor) and trace.is_state(args[3]):
+        trace.normed.append((args[3], trace.maker(x)))
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
@@ -68,9 +67,16 @@ def layer_norm(trace, func, args, kwargs, out) -> None:
         trace.taps.append(Tap(vectors[0], dims[-1], norm=True, dim=-1, positions=prod(x.shape[1:-1])))
 
 
+ENOUGH_GROUPS = 8
+"""From here on a group norm loses whole groups: removing one of them is a fine enough step."""
+
+
 @rule("native_group_norm")
 def group_norm(trace, func, args, kwargs, out) -> None:
-    """Ties the channels of its groups index by index, so every group keeps the same width."""
+    """Whole groups go, which leaves the others' statistics as they are, where a module can be told their number.
+
+    Else, and where there are few groups, channels go index by index from all of them.
+    """
     x, weight, bias, _, _, _, groups, _ = args
     dims = trace.dims(x)
     vectors = [t for t in (weight, bias) if isinstance(t, torch.Tensor)]
@@ -79,7 +85,9 @@ def group_norm(trace, func, args, kwargs, out) -> None:
         known = trace.dim(vector, 0)
         if channels is not None or known is not None:
             channels = trace.labels.tie(channels, known, "group norm of a fixed input")
-    if groups < x.shape[1]:
+    if ENOUGH_GROUPS <= groups < x.shape[1] and trace.name(weight) in trace.regrouped:
+        trace.labels.tie_columns(channels, groups)
+    elif groups < x.shape[1]:
         trace.labels.tie_rows(channels, groups)
         trace.labels.mark_inexact(channels, "group norm's statistics run over these channels")
     result = out[0]
@@ -135,7 +143,7 @@ def softmax(trace, func, args, kwargs, out) -> None:
 
 @rule("argmax", "argmin", "max", "min", "sort", "topk", "argsort", "cumsum", "cumprod", "median", "mode", "kthvalue")
 def ordering(trace, func, args, kwargs, out) -> None:
-    """Freezes the dimension that is ordered: its indices have a meaning outside."""
+    """Freezes the dimension that is ordered: its indices have a meaning outside. A greatest value alone has none."""
     x = args[0]
     name = func._schema.name
     if name in ("aten::max", "aten::min") and len(args) > 1 and isinstance(args[1], torch.Tensor):
@@ -144,6 +152,8 @@ def ordering(trace, func, args, kwargs, out) -> None:
         return pointwise(trace, func, args, kwargs, out)
     dims = trace.dims(x)
     given = dict(zip([a.name for a in func._schema.arguments], args)) | kwargs  # noqa: B905
+    if name in ("aten::max", "aten::min"):
+        return _extremes(trace, name, dims, given, out)
     axis = given.get("dim", -1 if name in ("aten::sort", "aten::topk", "aten::argsort", "aten::kthvalue") else None)
     for index in range(x.dim()) if axis is None else [axis % max(1, x.dim())]:
         if index < x.dim():
@@ -159,10 +169,31 @@ def ordering(trace, func, args, kwargs, out) -> None:
         trace.set(tensor, result)
 
 
+def _extremes(trace, name: str, dims, given, out) -> None:
+    """The greatest or least value: its place, returned with it along one dimension, matters only where it is read."""
+    axes = range(len(dims)) if given.get("dim") is None else [given["dim"] % max(1, len(dims))]
+    for axis in (axis for axis in axes if axis < len(dims)):
+        trace.labels.mark_inexact(dims[axis], f"{name} runs over these channels")
+        if isinstance(out, (tuple, list)):
+            trace.when_read(out[1], dims[axis], f"{name} orders these channels")
+            left = [None if i == axis else d for i, d in enumerate(dims) if i != axis or given.get("keepdim")]
+            for tensor in out:
+                trace.set(tensor, left)
+
+
 @rule("nonzero", "unique", "_unique2", "unique_dim", "bincount", "histc")
 def values(trace, func, args, kwargs, out) -> None:
     """Freezes what decides by value how large a result is."""
     trace.freeze_tensors([args[0]], f"{func._schema.name} depends on each of these channels")
+
+
+STATISTICS = frozenset(
+    name for name, known in RULES.items() if known in (layer_norm, group_norm, reduction, softmax)
+) | {
+    "aten::max",
+    "aten::min",
+}
+"""Operations that look at a whole dimension at once."""
 
 
 @rule(

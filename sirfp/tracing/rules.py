@@ -26,4 +26,4 @@ def rule(*names: str) -> Callable[[Callable], Callable]:
     return register
 
 
-from . import pointwise, products, reductions, shapes  # noqa: E402,F401  (they fill the table)
+from . import deformable, parts, pointwise, products, reductions, shapes  # noqa: E402,F401  (they fill the table)

@@ -1,9 +1,12 @@
 """A quick slice of the prunability table, and pruned files in a fresh process."""
 
 import importlib.util
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -66,3 +69,14 @@ def test_a_pruned_file_is_the_same_network_in_a_fresh_process(name, tmp_path):
     subprocess.run([sys.executable, "-c", threads + LOAD, name, *files], check=True)
     with torch.no_grad():
         assert torch.equal(model(x), load_file(files[-1])["y"])
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [(lambda: os._exit(3), "ended with 3"), (lambda: time.sleep(60), "more than 1 s"), (lambda: 1 / 0, "ZeroDivision")],
+    ids=["crash", "slow", "error"],
+)
+def test_a_network_that_ends_badly_is_a_row_of_its_own(benchmark, monkeypatch, what, says):
+    monkeypatch.setattr(benchmark[0], "measure", lambda tool, network: what())
+    args = SimpleNamespace(seconds=1 if "more" in says else 30, memory=64, threads=1)
+    assert says in benchmark[0].in_process("sirfp", "resnet", "test_resnet", args)["error"]

@@ -32,9 +32,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.sampled_from(["train", "val"]), st.integers(0, 10_000), st.integers(0, 100), st.sampled_from([64, 97])
-)
+@given(st.sampled_from(["train", "val"]), st.integers(0, 10_000), st.integers(0, 100), st.sampled_from([64, 97]))
 def test_every_scene_is_annotated_exactly(split, index, seed, size):
     scene = compose(split, index, size=size, seed=seed)
     assert scene.image.shape == (size, size, 3) and scene.image.dtype == np.uint8
@@ -65,9 +63,7 @@ def test_the_splits_share_no_scan_and_no_photograph():
     pixels = composition._scans()[0]
     assert not {scan.tobytes() for scan in pixels[train]} & {scan.tobytes() for scan in pixels[val]}
     assert len(train) + len(val) == len(pixels)
-    train, val = (
-        [composition._photograph(name) for name in PHOTOGRAPHS[split]] for split in ("train", "val")
-    )
+    train, val = ([composition._photograph(name) for name in PHOTOGRAPHS[split]] for split in ("train", "val"))
     assert not {photo.tobytes() for photo in train} & {photo.tobytes() for photo in val}
 
 
@@ -141,9 +137,7 @@ def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
 def test_another_set_in_the_folder_is_reported_and_replaced_only_by_force(small, tmp_path):
     root = tmp_path / "scenes"
     make_scenes(root, train=1, val=1, size=64)
-    with pytest.raises(
-        InputError, match="holds scenes with train 1, val 1, size 64, seed 0, asked for train 6"
-    ):
+    with pytest.raises(InputError, match="holds scenes with train 1, val 1, size 64, seed 0, asked for train 6"):
         make_scenes(root, **SMALL)
     assert make_scenes(root, **SMALL, force=True).train == 6
     assert digests(root) == digests(small.root)

@@ -27,6 +27,7 @@ KINDS = [
     "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x",
     "Misc/cascade_mask_rcnn_R_50_FPN_1x",
     "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x",
+    "COCO-Detection/fcos_R_50_FPN_1x.py",
 ]
 
 
@@ -38,7 +39,7 @@ def counted(model, inputs):
 @pytest.mark.parametrize("config", KINDS)
 def test_flops_are_those_of_detectron2s_analysis(config):
     torch.manual_seed(0)
-    source = from_zoo(config, SMALL, size=(64, 96))
+    source = from_zoo(config, () if config.endswith(".py") else SMALL, size=(64, 96))
     model, inputs = source.model, source.example()
     before = counted(model, inputs)
     plan = sirfp.prune(model, inputs, "random", 0.5)
@@ -52,6 +53,13 @@ def test_flops_do_not_hang_on_the_image_or_the_weights():
         torch.manual_seed(seed)
         options = [*SMALL, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(threshold)]
         source = from_zoo("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", options, size=(64, 96))
+        flops.add(sirfp.find_groups(source.model, source.example(seed=seed), trial=False).flops())
+    assert len(flops) == 1
+
+
+def test_flops_of_fcos_do_not_hang_on_how_much_is_found():
+    source, flops = from_zoo("COCO-Detection/fcos_R_50_FPN_1x.py", size=(64, 64)), set()
+    for seed, source.model.test_score_thresh in ((0, 0.0), (1, 0.9)):
         flops.add(sirfp.find_groups(source.model, source.example(seed=seed), trial=False).flops())
     assert len(flops) == 1
 

@@ -1,7 +1,5 @@
 """A pruned timm network stays one that timm can use: what it announces is true, its classifier can be replaced."""
 
-import copy
-
 import pytest
 import timm
 import torch
@@ -9,7 +7,6 @@ import torch
 import sirfp
 import sirfp.channels
 import sirfp.surgery
-import sirfp.verify
 
 NETWORKS = ["test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050", "convnext_atto", "skresnet18"]
 
@@ -59,17 +56,30 @@ def test_blocks_with_a_size_of_their_own_are_cut(name):
     assert {f.reason for f in found.frozen} == {"it is the model's output"}
 
 
-def test_attention_keeps_the_scale_of_the_dense_heads():
+@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050", "test_vit", "pvt_v2_b0"])
+def test_a_network_of_features_only_tells_its_widths(name, tmp_path):
     torch.manual_seed(0)
-    model, x = timm.create_model("test_vit").eval(), torch.randn(2, 3, 160, 160)
-    attention = model.blocks[0].attn
-    fused, scale, width = attention.fused_attn, attention.scale, attention.head_dim
-    found = sirfp.channels.find_groups(model, x)
-    assert attention.fused_attn == fused, "finding groups leaves no trace"
-    assert any(group.name.endswith("attn.qkv") for group in found)
-    masked = copy.deepcopy(model)
-    exact = [group.name for group in found if group.inexact]
-    plan = sirfp.prune(model, x, "random", 0.6, ignore=exact, bias_correction=False)
-    assert attention.head_dim < width and attention.scale == scale
-    sirfp.verify.mask(masked, plan)
-    assert sirfp.verify.compare(masked, model, x).relative < 1e-5
+    model = timm.create_model(name, features_only=True).eval()
+    x = torch.randn(2, 3, *((160,) * 2 if "vit" in name else (64,) * 2))
+    dense = model.feature_info.channels()
+    plan = sirfp.prune(model, x[:1], "random", 0.5)
+    sirfp.save(tmp_path / "small.safetensors", model, plan)
+    loaded = timm.create_model(name, features_only=True).eval()
+    sirfp.load(tmp_path / "small.safetensors", loaded)
+    with torch.no_grad():
+        maps = loaded(x)
+    assert [one.shape[1] for one in maps] == loaded.feature_info.channels() == dense, "outputs are not cut"
+    assert plan.flops[1] < plan.flops[0]
+
+
+def test_a_pruned_file_of_a_classifier_tells_outsiders_its_widths(tmp_path):
+    torch.manual_seed(0)
+    model, x = timm.create_model("pvt_v2_b0").eval(), torch.randn(2, 3, 64, 64)
+    sirfp.save(tmp_path / "small.safetensors", model, sirfp.prune(model, x[:1], "random", 0.4))
+    loaded = timm.create_model("pvt_v2_b0").eval()
+    sirfp.load(tmp_path / "small.safetensors", loaded)
+    maps = loaded.forward_intermediates(x, intermediates_only=True)
+    assert [one.shape[1] for one in maps] == [entry["num_chs"] for entry in loaded.feature_info]
+    assert loaded.forward_features(x).shape[1] == loaded.num_features < 256
+    loaded.reset_classifier(5)
+    assert loaded(x).shape == (2, 5)

@@ -34,6 +34,17 @@ def test_output_shapes_are_true(name, features, output_stride):
     assert backbone.size_divisibility == max(shape.stride for shape in said.values())
 
 
+def test_stages_are_told_apart_where_strides_are_alike():
+    backbone = TimmBackbone("resnet18", ["stage4", "stage3", "stride16", "stride4"], output_stride=16).eval()
+    with torch.no_grad():
+        maps = backbone(torch.rand(1, 3, 64, 64))
+    assert {name: one.shape[1] for name, one in maps.items()} == {
+        "stride4": 64, "stage3": 256, "stage4": 512, "stride16": 512,
+    }  # fmt: skip
+    assert {name: shape.stride for name, shape in backbone.output_shape().items()}["stage3"] == 16
+    assert maps["stage4"] is maps["stride16"]
+
+
 def test_layers_after_the_last_feature_are_left_out():
     parameters = [sum(p.numel() for p in TimmBackbone("resnet18", [f]).parameters()) for f in ("stride8", "stride32")]
     assert parameters[0] < parameters[1] / 5

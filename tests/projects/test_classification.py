@@ -1,6 +1,7 @@
 """The classification project: its configs build, a folder trains, prunes and goes on, its files fit plain timm."""
 
 import importlib.util
+import io
 import json
 import sys
 import tarfile
@@ -16,6 +17,7 @@ from PIL import Image
 import sirfp
 from sirfp import engine
 from sirfp.config import load_config, register_data, validate
+from sirfp.data.registration import register_images
 from sirfp.schedule import Schedule
 
 PROJECT = Path(__file__).resolve().parents[2] / "projects" / "classification"
@@ -148,8 +150,6 @@ def test_a_tar_file_holds_the_same_images_as_its_folder(project, options, folder
     cfg = configured(project, options)
     images, labels = next(iter(project.test_loader(cfg, cfg.DATASETS.TEST[0])))
     name = f"{cfg.DATASETS.IMAGES.NAME}_tar"
-    from sirfp.data.registration import register_images
-
     register_images(name, folder / "all.tar")
     same, also = next(iter(project.test_loader(cfg, name)))
     assert torch.equal(images, same) and torch.equal(labels, also)
@@ -162,6 +162,20 @@ def test_mixed_labels_are_shares_and_training_batches_never_end(project, options
     drawn = [next(batches) for _ in range(8)]
     assert all(images.shape == (4, 3, 32, 32) for images, _ in drawn)
     assert all(labels.shape == (4, 3) and torch.allclose(labels.sum(1), torch.ones(4)) for _, labels in drawn[:6])
+
+
+@pytest.mark.parametrize("mixed", [[], ["INPUT.AUGMENT.MIXUP", "0.5", "INPUT.AUGMENT.MIX_OFF_ITER", "12"]])
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_resumed_run_sees_what_it_would_have(project, options, mixed, workers):
+    cfg = configured(project, [*options, *mixed, "DATALOADER.NUM_WORKERS", workers, "SEED", "4"])
+    whole, first, second = (project.train_loader(cfg) for _ in range(3))
+    batches, again = iter(whole), iter(first)
+    drawn = [next(batches) for _ in range(15)]  # of six an epoch
+    for _ in range(8):
+        next(again)
+    second.load_state_dict(first.state_dict())
+    for (images, labels), (same, also) in zip(drawn[8:], second, strict=False):
+        assert torch.equal(images, same) and torch.equal(labels, also)
 
 
 def test_accuracy_is_counted_over_all_batches(project):
@@ -192,3 +206,45 @@ def test_mistakes_end_in_one_line_and_exit_code_2(project, options, change, says
         run(project, options, *change)
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert ended.value.code == 2 and line.startswith("error: ") and says in line
+
+
+def read_all(project, cfg, name):
+    batches = list(project.test_loader(cfg, name))
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def test_a_folder_of_tar_files_holds_the_same_images(project, options, folder, tmp_path):
+    cfg = configured(project, options)
+    for name in CLASSES:
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            tar.add(folder / "all" / name, name)
+    name = f"{cfg.DATASETS.IMAGES.NAME}_tars"
+    register_images(name, tmp_path)
+    same = zip(read_all(project, cfg, cfg.DATASETS.TEST[0]), read_all(project, cfg, name), strict=True)
+    assert all(torch.equal(a, b) for a, b in same)
+    DatasetCatalog.remove(name)
+
+
+def test_shards_of_webdataset_train_and_hold_the_same_images(project, options, folder, tmp_path):
+    pytest.importorskip("webdataset", reason="the reader wds/ needs: pip install webdataset")
+    files = [(label, path) for label, name in enumerate(CLASSES) for path in sorted((folder / "all" / name).iterdir())]
+    for shard, part in enumerate((files[:12], files[12:])):
+        with tarfile.open(tmp_path / f"set-{shard}.tar", "w") as tar:
+            for label, path in part:
+                for suffix, content in (("png", path.read_bytes()), ("cls", str(label).encode())):
+                    member = tarfile.TarInfo(f"{path.parent.name}{path.stem}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    name, shards = f"wds-{tmp_path.name}", "set-{0..1}.tar|24"
+    given = [
+        "DATASETS.IMAGES.READER", "wds/", "DATASETS.IMAGES.SPLITS", f"['{shards}', '{shards}']",
+        "DATASETS.IMAGES.NAME", name, "DATASETS.TRAIN", f"('{name}_train',)", "DATASETS.TEST", f"('{name}_test',)",
+        "DATASETS.IMAGES.TRAIN", str(tmp_path), "DATASETS.IMAGES.TEST", str(tmp_path),
+    ]  # fmt: skip
+    expected = read_all(project, configured(project, options), f"{options[5]}_test")
+    found = read_all(project, configured(project, [*options, *given]), f"{name}_test")
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    run(project, options, *given)
+    assert (tmp_path / "out/model_final.pth").is_file()
+    for split in ("train", "test"):
+        DatasetCatalog.remove(f"{name}_{split}")

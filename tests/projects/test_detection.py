@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +104,38 @@ def test_a_set_of_ones_own_trains_prunes_and_is_evaluated(project, options, fold
     assert rows["pruned"]["flops"] / rows["dense"]["flops"] == pytest.approx(0.6, abs=0.01)
     for key in ("AP", "AP50", "AP75", "APl", "AP-bright", "AP-dark"):
         assert f"bbox/{key}" in rows["fine-tuned"]["metrics"]
+
+
+RESUMING = [
+    "SIRFP.KEEP_FLOPS", "0.6", "SIRFP.STEPS", "2", "SIRFP.START_ITER", "4", "SIRFP.ACCUMULATE_ITERS", "3",
+    "SIRFP.RECOVER_ITERS", "4", "SIRFP.ACCUMULATE_PERIOD", "1", "SIRFP.INPUT_SIZE", "[64, 64]",
+    "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover']", "SOLVER.MAX_ITER", "14",
+    "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.BEST_METRIC", "", "SEED", "3", "SOLVER.AMP.ENABLED", "False",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_runs_end_with_the_same_plan(options, folder):
+    """SIGKILL while statistics accumulate, after the first cut, and after the second; `--resume` goes on."""
+    command = [sys.executable, "-W", "ignore", str(PROJECT / "train_net.py"), *options, *RESUMING]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    whole = folder / "whole"
+    done = subprocess.run([*command, "OUTPUT_DIR", str(whole)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    out = folder / "out"
+    for iteration in (3, 6, 10):
+        process = subprocess.Popen(
+            [*command[:4], "--resume", *command[4:]], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        while not (out / f"model_{iteration:07d}.pth").exists():
+            assert process.poll() is None, process.stderr.read().decode()[-2000:]
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    subprocess.run([*command[:4], "--resume", *command[4:]], env=environment, check=True, capture_output=True)
+    plans = [json.loads((place / "plan.json").read_text()) for place in (whole, out)]
+    assert plans[0] == plans[1] and plans[0]["cuts"]
+    assert json.loads((out / "pruning.json").read_text())["fine-tuned"]["metrics"]
 
 
 def edited(folder, change):

@@ -1,6 +1,7 @@
 """The segmentation project: its configs build, a folder of one's own trains, mistakes end in one line."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
-from sirfp import engine
+from sirfp import cli, engine
 from sirfp.config import load_config, register_data, validate
 from sirfp.errors import InputError
 
@@ -109,6 +110,26 @@ def test_a_folder_trains_evaluates_and_goes_on(project, options, folder, capsys)
     assert all(word in table for word in (*CLASSES, "IoU", "mean", "all pixels"))
     engine.run(*run, [*options[:4], "--resume", *options[4:], "SOLVER.MAX_ITER", "3"])
     assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 2
+
+
+def test_a_run_with_all_that_only_training_needs_prunes_and_goes_on(project, options, folder):
+    run, out = [project.SegmentationTrainer, project.add_segmentation_config], folder / "out"
+    options += [
+        "SOLVER.GSRL.WHEN", "pruned", "DATALOADER.SAMPLER_TRAIN", "ClassResampling",
+        "SOLVER.AUXILIARY.FEATURE", "stage3", "SOLVER.AUXILIARY.CHANNELS", "8",
+        "MODEL.TIMM.OUT_FEATURES", "['stride4', 'stage3', 'stride16']",
+        "SIRFP.KEEP_FLOPS", "0.5", "SIRFP.CRITERION", "magnitude", "SIRFP.START_ITER", "1",
+        "SIRFP.ACCUMULATE_ITERS", "1", "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover']",
+        "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "0", "TEST.BEST_METRIC", "",
+    ]  # fmt: skip
+    engine.run(*run, options)
+    engine.run(*run, [*options[:4], "--resume", *options[4:], "SOLVER.MAX_ITER", "3"])
+    assert "auxiliary_head.conv.weight" in torch.load(out / "model_final.pth", weights_only=True)["model"]
+    small = str(out / "pruned.safetensors")
+    windows = ["TEST.WINDOW", "[32, 32]", "TEST.AUG.ENABLED", "True", "TEST.AUG.SCALES", "[0.75, 1.0]"]
+    engine.run(*run, [*options[:4], "--eval-only", *options[4:], "MODEL.WEIGHTS", small, *windows])
+    assert any("loss_auxiliary" in json.loads(line) for line in (out / "metrics.json").read_text().splitlines())
+    assert cli.main(["verify", small, "--config-file", str(out / "config.yaml"), "--size", "48", "64"]) == 0
 
 
 def test_crops_have_one_size_and_labels_stay_on_their_pixels(project, options):

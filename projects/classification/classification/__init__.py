@@ -1,11 +1,13 @@
 """What classification with timm needs beside sirfp: data, losses, evaluation, averaged weights, config keys."""
 
+from sirfp.models.classifier import image_size
+
 from .averaging import AverageWeights
 from .config import add_classification_config, check_config
 from .evaluation import AccuracyEvaluator, OnImages
 from .loaders import test_loader, train_loader
 from .losses import Objective
-from .network import build_network, build_optimizer, image_size
+from .network import build_network, build_optimizer
 from .pictures import draw_answers
 
 __all__ = [

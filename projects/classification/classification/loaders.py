@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,41 +10,98 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from timm.data import FastCollateMixup, create_loader
+from torch.utils.data import Dataset, IterableDataset
 
 from sirfp.data.images import open_images
+from sirfp.data.stream import BATCH, ITEM, Shuffled, TrainingStream, seed_all
 from sirfp.errors import InputError
-
-from .network import preprocessing
+from sirfp.models.classifier import preprocessing
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-class Endless:
+class SeededImages(Dataset):
+    """Augments each image under a seed of the run's, the epoch's and its own.
+
+    Args:
+        images: timm's data set.
+        seed: of the run.
+    """
+
+    def __init__(self, images: Any, seed: int):
+        self.images, self.seed, self.epoch = images, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        seed_all(self.seed, ITEM, self.epoch, index)
+        return self.images[index]
+
+    @property
+    def transform(self) -> Any:
+        return self.images.transform
+
+    @transform.setter
+    def transform(self, transform: Any) -> None:  # timm gives it one
+        self.images.transform = transform
+
+
+class SeededErasing:
+    """Erases parts of a whole batch, as timm does where the batch goes, each batch under a seed of its own.
+
+    Args:
+        erase: what timm does to images (N, 3, H, W).
+        seed: of the run.
+        done: batches before the next one.
+    """
+
+    def __init__(self, erase: Callable[[torch.Tensor], torch.Tensor], seed: int, done: int):
+        self.erase, self.seed, self.done = erase, seed, done
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        seed_all(self.seed, BATCH, self.done, comm.get_rank())
+        self.done += 1
+        return self.erase(images)
+
+
+def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0) -> Iterator[Batch]:
     """Epoch after epoch of a loader: batches of images (N, 3, H, W) and labels (N,) or, where mixed, (N, classes).
 
     Args:
         loader: one of timm's.
+        seed: of the order.
+        skip: batches to pass over; not for readers that stream, which begin anew.
         unmixed_after: batches after which images are mixed no longer; 0: never.
     """
+    images = loader.dataset
+    order = None
+    epoch, done = 0, skip
+    if isinstance(images, SeededImages):
+        order = loader.batch_sampler.sampler = Shuffled(len(images), seed)
+        images.seed = seed
+        batch = loader.batch_sampler.batch_size
+        epoch, passed = divmod(skip, len(order) // batch)
+        order.skip = passed * batch
+    if getattr(loader, "random_erasing", None) is not None:
+        loader.random_erasing = SeededErasing(loader.random_erasing, seed, skip)
+    while True:
+        if order is not None:
+            order.epoch = images.epoch = epoch
+        elif hasattr(images, "set_epoch"):
+            images.set_epoch(epoch)
+        begun = done if order is None else epoch * (len(order) // batch)
+        if unmixed_after and begun >= unmixed_after:
+            loader.mixup_enabled = False
+        for pictures, labels in loader:
+            done += 1
+            yield pictures.contiguous(memory_format=torch.channels_last), labels
+        epoch += 1
+        if order is not None:
+            order.skip = 0
 
-    def __init__(self, loader: Any, unmixed_after: int = 0):
-        self.loader, self.unmixed_after = loader, unmixed_after
 
-    def __iter__(self) -> Iterator[Batch]:
-        epoch = done = 0
-        while True:
-            for part in (getattr(self.loader, "sampler", None), self.loader.dataset):
-                if hasattr(part, "set_epoch"):
-                    part.set_epoch(epoch)
-            if self.unmixed_after and done >= self.unmixed_after:
-                self.loader.mixup_enabled = False
-            for images, labels in self.loader:
-                done += 1
-                yield images.contiguous(memory_format=torch.channels_last), labels
-            epoch += 1
-
-
-def train_loader(cfg: CfgNode) -> Endless:
+def train_loader(cfg: CfgNode) -> TrainingStream:
     """Augmented training batches, SOLVER.IMS_PER_BATCH images over all processes.
 
     Raises:
@@ -59,6 +116,8 @@ def train_loader(cfg: CfgNode) -> Endless:
     )
     if len(images) < node.IMS_PER_BATCH:
         raise InputError(f"SOLVER.IMS_PER_BATCH is {node.IMS_PER_BATCH}, the training set has {len(images)} images")
+    if not isinstance(images, IterableDataset):
+        images = SeededImages(images, cfg.SEED)
     collate = None
     if augment.MIXUP or augment.CUTMIX:
         collate = FastCollateMixup(
@@ -87,7 +146,8 @@ def train_loader(cfg: CfgNode) -> Endless:
         collate_fn=collate,
         **_running(cfg),
     )
-    return Endless(loader, augment.MIX_OFF_ITER if collate else 0)
+    unmixed_after = augment.MIX_OFF_ITER if collate else 0
+    return TrainingStream(lambda seed, skip: endless(loader, seed, skip, unmixed_after), cfg.SEED)
 
 
 def test_loader(cfg: CfgNode, name: str) -> Any:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch
 from detectron2.config import CfgNode
-from timm.data import resolve_data_config
 from timm.optim import create_optimizer_v2
 from torch import nn
 
@@ -56,24 +54,3 @@ def build_optimizer(cfg: CfgNode, network: nn.Module) -> torch.optim.Optimizer:
     for group in optimizer.param_groups:  # PyTorch's schedules multiply a group's own rate
         group["lr"] = node.BASE_LR * group.get("lr_scale", 1.0)
     return optimizer
-
-
-def preprocessing(cfg: CfgNode) -> dict[str, Any]:
-    """Size (C, H, W), interpolation, mean, std and crop of test images: the config's, else the network's own."""
-    node = cfg.INPUT
-    given = {
-        "img_size": node.TEST_SIZE or node.SIZE or None,
-        "crop_pct": node.CROP_PCT or None,
-        "interpolation": node.INTERPOLATION or None,
-        "mean": list(node.MEAN) or None,
-        "std": list(node.STD) or None,
-    }
-    own = timm.get_pretrained_cfg(cfg.MODEL.TIMM.NAME)
-    return resolve_data_config(given, pretrained_cfg=own.to_dict() if own else {})
-
-
-def image_size(cfg: CfgNode) -> tuple[int, int]:
-    """Height and width of the image that FLOPs are counted on: SIRFP.INPUT_SIZE, else that of test images."""
-    if all(cfg.SIRFP.INPUT_SIZE):
-        return tuple(cfg.SIRFP.INPUT_SIZE)
-    return tuple(preprocessing(cfg)["input_size"][1:])

@@ -11,10 +11,10 @@ from torch import nn
 
 from sirfp import plots
 from sirfp.calling import inference
+from sirfp.models.classifier import preprocessing
 from sirfp.plots import Picture
 
 from .loaders import test_loader
-from .network import preprocessing
 
 COLUMNS = 6
 

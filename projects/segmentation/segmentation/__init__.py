@@ -2,14 +2,21 @@
 
 from .config import add_segmentation_config, check_data, check_model
 from .evaluation import SegmentationEvaluator
+from .inference import with_tta
 from .mapper import SegmentationMapper
 from .pictures import draw_predictions
+from .resampling import SAMPLER, resampling_stream
+from .segmentor import supervised
 
 __all__ = [
+    "SAMPLER",
     "SegmentationEvaluator",
     "SegmentationMapper",
     "add_segmentation_config",
     "check_data",
     "check_model",
     "draw_predictions",
+    "resampling_stream",
+    "supervised",
+    "with_tta",
 ]

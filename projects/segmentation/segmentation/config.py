@@ -18,6 +18,25 @@ def add_segmentation_config(cfg: CfgNode) -> None:
     cfg.INPUT.TRAIN_SIZE = [512, 512]
     cfg.INPUT.COLOR_JITTER = 0.0  # brightness, contrast and saturation are each multiplied by 1 +- this at most
 
+    # TEST.AUG.ENABLED evaluates at several scales, with TEST.AUG.FLIP also mirrored (METHOD section 4)
+    cfg.TEST.AUG.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    cfg.TEST.WINDOW = [0, 0]  # (height, width) of windows that slide over test images; zeros: whole images
+    cfg.TEST.OVERLAP = 1 / 3  # least share of a window that its neighbour covers too
+
+    # What only training knows stands outside MODEL, so that `sirfp`'s commands build the network alone.
+    cfg.SOLVER.GSRL = CfgNode()
+    # "never": the loss is MODEL.SEM_SEG_HEAD.LOSS_TYPE; "always": GSRL; "pruned": GSRL once channels have been cut
+    cfg.SOLVER.GSRL.WHEN = "never"
+    cfg.SOLVER.GSRL.BETA = 0.9999  # of the effective number of a class's pixels
+    cfg.SOLVER.GSRL.WINDOW = 9  # pixels; in so large a square a rare class lifts the weight of its neighbours
+    cfg.SOLVER.GSRL.GAMMA = 9.0  # how much more a pixel weighs where the network is unsure
+    cfg.SOLVER.AUXILIARY = CfgNode()
+    # A feature of the backbone on which a second head is trained, e.g. "res4" or timm's "stage3"; "": none. The
+    # backbone's OUT_FEATURES must list it.
+    cfg.SOLVER.AUXILIARY.FEATURE = ""
+    cfg.SOLVER.AUXILIARY.WEIGHT = 0.4  # of its loss, which is the main head's
+    cfg.SOLVER.AUXILIARY.CHANNELS = 512  # of its one convolution
+
 
 def check_data(cfg: CfgNode) -> None:
     """Raises InputError unless the number of classes is that of each data set."""

@@ -1,0 +1,94 @@
+"""Labelled images for criteria that need a loss: class folders for timm, the config's data set for Detectron2."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..source import DetectronSource, Source, find_images
+
+Loss = Callable[[Any, Any], Any]
+
+
+def labelled_batches(args: argparse.Namespace, source: Source) -> tuple[Iterator[Any], Loss | None]:
+    """Batches with labels, drawn by `args.seed`, and the loss on one; None where the model brings its own.
+
+    Raises:
+        InputError: there are no labels, or not the model's; says where they come from.
+    """
+    if isinstance(source, DetectronSource):
+        if args.images:
+            raise InputError(
+                f"--images {args.images} has no annotations, which criterion {args.criterion!r} needs: leave it out, "
+                "and name an annotated data set, DATASETS.TRAIN \"('NAME',)\" after the options"
+            )
+        return _from_data_set(args, source), None
+    if not args.images:
+        raise InputError(
+            f"criterion {args.criterion!r} needs a loss, so labels: give --images FOLDER with one folder a class"
+        )
+    return _from_folders(args, source), _cross_entropy
+
+
+def _cross_entropy(model, batch):
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(model(batch[0]), batch[1])
+
+
+def _from_folders(args: argparse.Namespace, source: Source) -> Iterator[Any]:
+    """Batches (images, labels); a class is the place of its folder's name among all, sorted."""
+    import torch
+
+    root, found = Path(args.images), find_images(args.images)
+    names = [path.relative_to(root).parts[0] for path in found]
+    classes, wanted = sorted(set(names)), getattr(source.model, "num_classes", None)
+    if any(path.parent == root for path in found) or len(classes) != wanted:
+        raise InputError(
+            f"criterion {args.criterion!r} needs labels: --images must hold one folder for each of the {wanted} "
+            f"classes of {source.name}, and {args.images} holds {_count(root, found)}"
+        )
+    drawn = list(zip(found, map(classes.index, names), strict=True))
+    random.Random(args.seed).shuffle(drawn)
+    for i in range(0, min(len(drawn), args.batches * args.batch), args.batch):
+        paths, labels = zip(*drawn[i : i + args.batch], strict=True)
+        yield source.read(paths), torch.tensor(labels)
+
+
+def _count(root: Path, found: list[Path]) -> str:
+    loose = sum(path.parent == root for path in found)
+    folders = len({path.relative_to(root).parts[0] for path in found if path.parent != root})
+    return f"{folders} folders with images" + (f" and {loose} images beside them" if loose else "")
+
+
+def _from_data_set(args: argparse.Namespace, source: DetectronSource) -> Iterator[list[dict]]:
+    """Batches of DATASETS.TRAIN with its annotations, images as in a test: resized, neither cropped nor flipped."""
+    from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+    from detectron2.data.detection_utils import build_augmentation
+
+    from ..config import register_data
+    from ..engine import reading_data
+
+    cfg = source.cfg
+    if not cfg.DATASETS.TRAIN:
+        raise InputError(
+            f"criterion {args.criterion!r} needs a loss, so annotations: name an annotated data set, "
+            "DATASETS.TRAIN \"('NAME',)\" after the options"
+        )
+    register_data(cfg)
+    with reading_data(cfg.DATASETS.TRAIN):
+        dicts = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+            check_consistency=False,
+        )
+    options = DatasetMapper.from_config(cfg, is_train=True)
+    mapper = DatasetMapper(**{**options, "augmentations": build_augmentation(cfg, is_train=False)})
+    random.Random(args.seed).shuffle(dicts)
+    for i in range(0, min(len(dicts), args.batches * args.batch), args.batch):
+        yield [mapper(item) for item in dicts[i : i + args.batch]]

@@ -1,0 +1,70 @@
+"""DCFP: the equalization importance criterion (Wang et al., Distribution Calibrated Filter Pruning for Semantic
+Segmentation, IEEE TCSVT 2024; EIC, as its authors' code computes it)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..groups import Group, Slice
+from .gradients import GradientCriterion
+from .parts import filters, rows, trained_norm_layers
+from .registry import register
+
+
+@register("dcfp")
+class DCFP(GradientCriterion):
+    """The moving average of |dL/dgamma|, which moves only where the gradient has the sign of gamma.
+
+    Such a gradient asks the channel to shrink: the classes with many pixels, which ask it to grow, have no say. The
+    average starts at 0, as in the authors' code, so that a channel that seldom moved stays low. Of several norm layers
+    that a group runs through, the mean. In a group without a trainable gamma (FrozenBN, or no norm) each filter has a
+    gate of 1 in its place, whose gradient is the sum of gradient * weight. A group without gradients goes last.
+
+    Args:
+        model: the model.
+        groups: its channel groups.
+        seed: not used.
+        ema: decay of the average over iterations (0.99).
+    """
+
+    def __init__(self, model: nn.Module, groups: Iterable[Group], *, seed: int = 0, ema: float = 0.99):
+        super().__init__(model, groups, seed=seed)
+        if not 0 <= ema < 1:
+            raise InputError(f"ema must lie in [0, 1), got {ema}")
+        self.ema = ema
+        tensors = dict(model.named_parameters())
+        self._gates: dict[str, tuple[nn.Parameter, int]] = {}
+        self._members: dict[str, list[Slice]] = {}
+        for group in self.groups:
+            layers = trained_norm_layers(model, group)
+            members = [Slice(f"{layer.module}.weight", 0, layer.index) for layer in layers] or filters(model, group)
+            self._members[group.name] = [p for p in members if p.tensor in tensors]
+            for piece in self._members[group.name]:
+                self._gates[piece.tensor] = tensors[piece.tensor], piece.dim
+                self._start(piece.tensor, tensors[piece.tensor].shape[piece.dim])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for name, (weight, dim) in self._gates.items():
+            if weight.grad is None:
+                continue
+            gradient, gate = weight.grad.float(), weight.float()
+            if weight.dim() > 1:
+                others = [d for d in range(weight.dim()) if d != dim]
+                gradient, gate = (gradient * gate).sum(others), gate.new_ones(())
+            moves = self._count(name, gradient) & (gradient * gate > 0)
+            average = self.sums[name]
+            average += torch.where(moves, (gradient.abs() - average) * (1 - self.ema), 0)
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        result = {}
+        for name, members in self._members.items():
+            seen = [
+                rows(self.sums[p.tensor], Slice(p.tensor, 0, p.index)).mean(1) for p in members if self.counts[p.tensor]
+            ]
+            result[name] = torch.stack(seen).mean(0) if seen else None
+        return self._whole(result)

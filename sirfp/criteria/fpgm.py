@@ -1,0 +1,26 @@
+"""FPGM: how far a filter lies from the geometric median of its layer (He et al., Filter Pruning via Geometric Median
+for Deep Convolutional Neural Networks Acceleration, CVPR 2019, section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+
+from .parts import mean_over_filters
+from .registry import Criterion, register
+
+
+@register("fpgm")
+class FPGM(Criterion):
+    """The sum of the Euclidean distances of a channel's filter to the others of its group.
+
+    The filter nearest to the geometric median is the one that the others can best replace. Of several layers that
+    make a group's channels, the mean. Norm layers do not enter.
+    """
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        return {g.name: mean_over_filters(self.model, g, _distances) for g in self.groups}
+
+
+def _distances(filters: torch.Tensor) -> torch.Tensor:
+    wide = filters.double()  # distances come from products, whose rounding near filters would feel
+    return torch.cdist(wide, wide).fill_diagonal_(0).sum(1).float()

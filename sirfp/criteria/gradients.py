@@ -1,0 +1,76 @@
+"""What criteria that look at gradients share: averages over iterations that are saved, resumed and reduced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..errors import InputError
+from .registry import Criterion
+
+
+class GradientCriterion(Criterion):
+    """A criterion with running sums over iterations, each of them a float32 vector beside a count.
+
+    It is shown gradients of the loss alone: after `backward`, unscaled (float16) and averaged over processes, before
+    they are clipped or a penalty is added (the hook `Accumulate` sees to it). An iteration whose gradient is not finite
+    counts for nothing, without a device having to wait.
+
+    Attributes:
+        sums: name -> (n,) float32.
+        counts: name -> () float32, iterations that had a finite gradient.
+    """
+
+    needs = "gradients"
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, torch.Tensor] = {}
+
+    def _start(self, name: str, size: int) -> None:
+        self.sums.setdefault(name, torch.zeros(size))
+        self.counts.setdefault(name, torch.zeros(()))
+
+    def _count(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Counts an iteration's values, moves the sums to their device; returns whether the values are finite."""
+        if self.sums[name].device != values.device:
+            self.sums[name], self.counts[name] = self.sums[name].to(values.device), self.counts[name].to(values.device)
+        finite = values.isfinite().all()
+        self.counts[name] += finite
+        return finite
+
+    def _whole(self, scores: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+        """Scores with those of groups that had no gradient (None) set to the highest of all: they go last.
+
+        Raises:
+            InputError: no group had any.
+        """
+        if self.groups and not any(score is not None for score in scores.values()):
+            raise InputError(
+                f"criterion {self.name!r} has seen no gradients: give calibration batches, "
+                "or put Accumulate in SIRFP.HOOKS"
+            )
+        top = max((float(score.max()) for score in scores.values() if score is not None), default=0.0)
+        sizes = {group.name: group.size for group in self.groups}
+        return {n: torch.full((sizes[n],), top) if s is None else s.cpu() for n, s in scores.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self.sums:
+            self.sums[name], self.counts[name] = state["sums"][name].clone(), state["counts"][name].clone()
+
+    def reduce(self) -> None:
+        """Takes the mean over all processes; where gradients were averaged already, they all had the same."""
+        if not dist.is_available() or not dist.is_initialized():
+            return
+        device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+        for kept in (self.sums, self.counts):
+            for name, tensor in kept.items():
+                kept[name] = tensor.to(device)
+                dist.all_reduce(kept[name])
+                kept[name] /= dist.get_world_size()

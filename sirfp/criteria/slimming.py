@@ -1,0 +1,33 @@
+"""Network Slimming: the scale of a channel's norm layer (Liu et al., Learning Efficient Convolutional Networks through
+Network Slimming, ICCV 2017, section 3)."""
+
+from __future__ import annotations
+
+import torch
+
+from .parts import mean_over_filters, norm_layers
+from .registry import Criterion, register
+
+
+@register("slimming")
+class Slimming(Criterion):
+    """|gamma|, the mean over the norm layers that a group runs through, and over the channels of an atom.
+
+    The method trains with an L1 penalty on gamma first: the hook `SlimmingPenalty`. Gamma is read where it is a buffer
+    too (FrozenBN), though no penalty reaches it there. A group without any norm layer that scales channels is scored
+    by the L2 norm of its filters, which is to inputs of unit variance what |gamma| is: the standard deviation of the
+    channel (the mean over the layers that make the channels).
+    """
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        result = {}
+        for group in self.groups:
+            scales = []
+            for layer in norm_layers(self.model, group):
+                gamma = self.model.get_submodule(layer.module).weight.detach().float().abs()
+                scales.append(gamma[torch.as_tensor(layer.index, device=gamma.device)].mean(1))
+            if scales:
+                result[group.name] = torch.stack(scales).mean(0)
+            else:
+                result[group.name] = mean_over_filters(self.model, group, lambda w: w.norm(dim=1))
+        return result

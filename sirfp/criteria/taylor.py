@@ -1,0 +1,51 @@
+"""Taylor-FO: how much of the loss a channel carries, to first order (Molchanov et al., Importance Estimation for Neural
+Network Pruning, CVPR 2019, section 3; the gate after batch normalisation, which their experiments favour)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from ..groups import Group, Slice
+from .gradients import GradientCriterion
+from .parts import biases, filters, sums, trained_norm_layers
+from .registry import register
+
+
+@register("taylor")
+class Taylor(GradientCriterion):
+    """The mean over iterations of (the sum over a channel's weights of gradient * weight)^2.
+
+    The weights are gamma and beta of the norm layers that a group runs through: gradient times weight, summed over
+    both, is the derivative by a gate on the layer's output. In a group without a trainable gamma (FrozenBN, or no
+    norm) they are its filters and their biases. Layers that share channels make one set: their sums are added before
+    they are squared, as the paper does for weights that go together. A group without gradients (layers frozen in
+    training) goes last.
+    """
+
+    def __init__(self, model: nn.Module, groups: Iterable[Group], *, seed: int = 0):
+        super().__init__(model, groups, seed=seed)
+        tensors = dict(model.named_parameters())
+        self._parts: dict[str, list[tuple[nn.Parameter, Slice]]] = {}
+        for group in self.groups:
+            layers = trained_norm_layers(model, group)
+            pieces = [
+                Slice(f"{layer.module}.{name}", 0, layer.index) for layer in layers for name in ("weight", "bias")
+            ] or filters(model, group) + biases(model, group)
+            self._parts[group.name] = [(tensors[p.tensor], p) for p in pieces if p.tensor in tensors]
+            self._start(group.name, group.size)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.groups:
+            parts = [(w, piece) for w, piece in self._parts[group.name] if w.grad is not None]
+            if parts:
+                carried = torch.stack([sums(w.grad.float() * w.float(), piece) for w, piece in parts]).sum(0)
+                square = carried.square()
+                finite = self._count(group.name, square)
+                self.sums[group.name] += torch.where(finite, square, 0)
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        return self._whole({n: s / self.counts[n] if self.counts[n] else None for n, s in self.sums.items()})

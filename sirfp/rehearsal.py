@@ -1,0 +1,207 @@
+"""One try at cutting a copy of a model: does it run, and does it compute what the masked copy computes?"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .calling import call, inference, tensors
+from .errors import InputError
+from .groups import ChannelGroups, Group
+from .models.detections import continuous, is_detector, whole_layers
+from .models.proposals import fixed_proposals
+from .plan import PruningPlan
+from .surgery import apply, cuts_for
+from .tracing import STATISTICS
+from .verify import furthest, mask, writable
+
+logger = logging.getLogger(__name__)
+
+ROUNDING = 1000  # how many of its type's rounding errors an output may be off by, relative to its largest value
+
+
+class Trial:
+    """Cuts copies of a model and runs them; see `sirfp.trial.runs_without` for the arguments."""
+
+    def __init__(self, model: nn.Module, inputs: Any, output: Any, found: ChannelGroups):
+        self.model, self.inputs, self.found = model, inputs, found
+        self.shapes = _shapes(output)
+        self.whole: list[str] | None = None  # of a detector, the layers that no group makes
+        if is_detector(model, output):
+            self.whole = whole_layers(model, {(s.tensor, s.dim) for group in found for s in group.slices})
+        self._steady: bool | None = None
+
+    def failure(self, groups: list[Group], turn: int = 0) -> str | None:
+        """Why a copy cut in these groups does not run as the model does, or None; each turn cuts other numbers."""
+        keep = self._choice(groups, turn)
+        plan = PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(self.found, keep))
+        copied, boxes = self._copied(), []
+        expected, exact = None, turn == 0 and not any(group.inexact for group in groups)
+        if exact:
+            expected = self._masked(copied, plan, boxes)
+        log = StatisticsLog()
+        try:
+            apply(copied, plan)
+            with nullcontext() if exact or self.whole is not None else log:
+                values, output = self._run(copied, boxes, record=expected is None)
+        except Exception as error:  # whatever the user's own code raises
+            return f"cut, the model fails: {_one_line(error)}"
+        got = _shapes(output)
+        for path, shape in self.shapes.items():
+            if path not in got:
+                return f"cut, the model no longer returns {path}"
+            if shape != got[path] and not _varies(path, shape, got[path]):
+                return f"cut, the model returns {path} of {got[path]}, not {shape}"
+        where = _differs(expected or {}, values)
+        if where and self._is_steady(plan, expected):
+            return f"cut, the model computes another {where} than with these channels zero"
+        return self._regroups(keep, log.seen)
+
+    def _copied(self) -> nn.Module:
+        try:
+            return copy.deepcopy(self.model)
+        except Exception as error:  # a lock, a file, a tensor that was computed
+            raise InputError(
+                f"the model cannot be copied (copy.deepcopy: {_one_line(error)}); cuts are tried on copies"
+            ) from error
+
+    def _choice(self, groups: list[Group], turn: int) -> np.ndarray:
+        """Atoms that stay, (atoms,) of bool, some of each group gone."""
+        keep = np.ones(self.found.atoms, dtype=bool)
+        alike: dict[int, int] = {}
+        for order, group in enumerate(groups):
+            # groups of one size that the code takes for equally wide must show it: neighbours lose unlike numbers
+            count = alike[group.size] = alike.get(group.size, group.size // (3 + 2 * turn)) + 1
+            gone = 1 + count % max(1, group.size // 2)
+            part = keep[self.found.spans[group.name]]
+            part[np.random.default_rng((turn, order)).permutation(group.size)[:gone]] = False
+            if not part.any():
+                part[0] = True
+        return keep
+
+    def _masked(self, copied: nn.Module, plan: PruningPlan, boxes: list[Any]) -> dict[str, torch.Tensor] | None:
+        """What a copy gives once its removed channels are zero; None where it cannot run so."""
+        stir(copied)
+        mask(copied, plan)
+        try:
+            return self._run(copied, boxes, record=True)[0]
+        except Exception as error:  # e.g. a check of the model's own for values that are not finite
+            logger.debug("the masked model fails: %s", error)
+            return None
+
+    def _run(self, model: nn.Module, boxes: list[Any], *, record: bool) -> tuple[dict[str, torch.Tensor], Any]:
+        with inference(model), fixed_proposals(model):
+            if self.whole is not None:
+                return continuous(model, self.inputs, self.whole, boxes, record=record)
+            output = call(model, self.inputs)
+            return dict(tensors(output)), output
+
+    def _regroups(self, keep: np.ndarray, seen: list[tuple[str, tuple[int, ...]]]) -> str | None:
+        """Why statistics of the cut copy run over other sets than the channels that are left of the dense one's."""
+        wanted = [(s.name, s.shape_of(keep)) for s in self.found.statistics]
+        if [name for name, _ in wanted] != [name for name, _ in seen]:
+            return None  # another way through the code, which tells nothing
+        odd = next(((a, b) for a, b in zip(wanted, seen, strict=True) if a != b), None)
+        if odd is None or self._is_elastic():
+            return None
+        (name, shape), (_, got) = odd
+        return f"cut, the model takes {name} over {got}, not {shape}"
+
+    def _is_elastic(self) -> bool:
+        """Whether shapes inside the model hang on values, as of what a threshold lets pass."""
+        copied, log = self._copied(), StatisticsLog()
+        stir(copied)
+        with torch.no_grad():
+            for tensor in copied.parameters():
+                tensor.mul_(0.9)
+        try:
+            with log:
+                self._run(copied, [], record=True)
+        except Exception as error:  # whatever the user's own code raises
+            logger.debug("with other weights the model fails: %s", error)
+        return log.seen != [(s.name, s.shape) for s in self.found.statistics]
+
+    def _is_steady(self, plan: PruningPlan, expected: Mapping[str, torch.Tensor]) -> bool:
+        """Whether rounding errors leave the outputs as they are; else, as where chance is used, values tell nothing."""
+        if self._steady is None:
+            copied, boxes = self._copied(), []
+            stir(copied)
+            mask(copied, plan)
+            generator = torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                for tensor in copied.parameters():
+                    if tensor.is_floating_point():
+                        noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+                        tensor.mul_(1 + 8 * torch.finfo(tensor.dtype).eps * noise)
+            again, _ = self._run(copied, boxes, record=True)
+            self._steady = not _differs(expected, again)
+        return self._steady
+
+
+class StatisticsLog(TorchDispatchMode):
+    """Notes over what shapes a model takes statistics, in `seen`."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[tuple[str, tuple[int, ...]]] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # see ChannelTrace
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in STATISTICS:
+            self.seen.append((func._schema.name, tuple(args[0].shape)))
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def stir(model: nn.Module) -> None:
+    """Makes the constant tensors of a model vary, in place: what a zero or a millionth hides, as the scales that start
+    a residual branch do, shows after it."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.is_floating_point() or tensor.numel() < 2 or not writable(tensor):
+            continue
+        if tensor.min() == tensor.max():
+            sides = sorted(tensor.shape)
+            if len(sides) > 1 and sides[-2] > 1:
+                values = torch.randn(tensor.shape, generator=generator) * (tensor.shape[0] / tensor.numel()) ** 0.5
+            else:
+                values = torch.rand(tensor.shape, generator=generator) + 0.5
+            tensor.copy_(values)
+
+
+def _differs(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> str:
+    """Which of the finite outputs in `first` is not the same in `second` but for rounding; an empty string if none."""
+    for path, tensor in first.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            continue
+        if path not in second or tensor.shape != second[path].shape:
+            return path
+        eps = torch.finfo(tensor.dtype).eps
+        if not furthest({path: tensor}, second).relative <= min(ROUNDING * eps, eps**0.5):
+            return path
+    return ""
+
+
+def _shapes(output: Any) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(t.shape) for path, t in tensors(output)}
+
+
+def _varies(path: str, a: tuple, b: tuple) -> bool:
+    """Detections: their number, the first dimension, may differ."""
+    return "instances" in path and a[1:] == b[1:]
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {text[0][:160]}"

@@ -1,0 +1,43 @@
+"""The rule for deformable convolutions: torchvision's operator, which Detectron2 calls on processors too."""
+
+from __future__ import annotations
+
+from math import prod
+
+from .labels import Tap
+from .rules import rule
+
+
+@rule("torchvision::deform_conv2d")
+def deformable(trace, func, args, kwargs, out) -> None:
+    """x (n, c, h, w) and weight (o, c / groups, k, k) as a convolution's; offsets and modulation keep their widths.
+
+    Each group of offsets moves as many channels, so channels go index by index from all of them. Counted like a
+    convolution; fvcore does not see it.
+    """
+    x, weight, offset, modulation, bias = args[:5]
+    groups, offset_groups, modulated = args[11:14]
+    labels = trace.labels
+    x_dims, w_dims = trace.dims(x), trace.dims(weight)
+    for tensor in (offset, modulation) if modulated else (offset,):
+        labels.freeze(trace.dim(tensor, 1), "it says where a deformable convolution looks")
+    for dim in (*x_dims[2:], *w_dims[2:]):
+        labels.freeze(dim, "it is a spatial dimension of a convolution")
+    reason = "a deformable convolution reads it beside a fixed input"
+    labels.tie_rows(x_dims[1], offset_groups)
+    labels.tie(labels.tie_rows(x_dims[1], groups), w_dims[1], reason)
+    labels.tie_rows(w_dims[0], groups)
+    own_bias = trace.dim(bias, 0)  # torchvision makes one of zeros where there is none
+    if own_bias is not None:
+        labels.tie(w_dims[0], own_bias, reason)
+    elif trace.is_state(bias):
+        labels.freeze(w_dims[0], reason)
+    trace.set(out, [x_dims[0], w_dims[0], None, None])
+
+    positions = prod(out.shape[2:])
+    sides = [dim for dim in w_dims[:2] if dim is not None]
+    fixed = prod(weight.shape) / prod(len(side) for side in sides)
+    batch = 1 if x_dims[0] is not None else x.shape[0]
+    trace.count("conv", fixed * positions * batch, x_dims[0], *sides)
+    if w_dims[0] is not None and trace.is_state(weight):
+        trace.taps.append(Tap(weight, w_dims[0], norm=False, dim=1, positions=positions))

@@ -1,0 +1,217 @@
+"""Rules for operations that join tensors, and that take, move or write parts of one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .rules import rule
+
+
+@rule("cat")
+def cat(trace, func, args, kwargs, out) -> None:
+    """Joins label arrays along its dimension and ties the others."""
+    tensors = [t for t in args[0] if t.dim() == out.dim()]
+    axis = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
+    result = []
+    for index in range(out.dim()):
+        parts = [trace.dim(t, index) for t in tensors]
+        if all(p is None for p in parts):
+            result.append(None)
+        elif index == axis:
+            result.append(
+                np.concatenate([_or_fixed(trace, p, t.shape[index]) for p, t in zip(parts, tensors, strict=True)])
+            )
+        else:
+            labels = parts[0]
+            for part in parts[1:]:
+                labels = trace.labels.tie(labels, part, "cat joins it with a fixed size")
+            result.append(labels)
+    trace.set(out, result)
+    emitted = [trace.emitted(t) for t in tensors]
+    if any(e is not None and e[0] == axis for e in emitted):
+        known = [None if e is None or e[0] != axis else e[1] for e in emitted]
+        parts = [
+            t.new_full((t.shape[axis],), torch.nan) if k is None else k for k, t in zip(known, tensors, strict=True)
+        ]
+        trace.set_emitted(out, axis, torch.cat(parts))
+
+
+def _or_fixed(trace, labels, size: int):
+    if labels is None:
+        labels = trace.labels.fresh(size)
+        trace.labels.freeze(labels, "cat joins a fixed part")
+    return labels
+
+
+@rule("stack")
+def stack(trace, func, args, kwargs, out) -> None:
+    tensors = args[0]
+    axis = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
+    result = []
+    for index in range(tensors[0].dim()):
+        parts = [trace.dim(t, index) for t in tensors]
+        labels = parts[0]
+        for part in parts[1:]:
+            if labels is not None or part is not None:
+                labels = trace.labels.tie(labels, part, "stack joins it with a fixed size")
+        result.append(labels)
+    result.insert(axis, None)
+    trace.set(out, result)
+
+
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "split_copy", "split_with_sizes_copy",
+      "chunk", "unsafe_chunk")  # fmt: skip
+def split(trace, func, args, kwargs, out) -> None:
+    """Equal parts shrink together, index by index; unequal ones have their sizes in the code."""
+    x = args[0]
+    axis = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % x.dim()
+    dims = trace.dims(x)
+    labels = dims[axis]
+    equal = len({part.shape[axis] for part in out}) == 1
+    if labels is not None:
+        if equal:
+            trace.labels.tie_rows(labels, len(out))
+        else:
+            trace.labels.freeze(labels, "it is split in unequal parts")
+    start = 0
+    for part in out:
+        size = part.shape[axis]
+        own = None if labels is None else labels[start : start + size]
+        trace.set(part, [own if i == axis else d for i, d in enumerate(dims)])
+        start += size
+
+
+@rule("unbind", "unbind_copy")
+def unbind(trace, func, args, kwargs, out) -> None:
+    x = args[0]
+    axis = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % x.dim()
+    dims = trace.dims(x)
+    trace.labels.freeze(dims[axis], "it is taken apart")
+    for part in out:
+        trace.set(part, [d for i, d in enumerate(dims) if i != axis])
+
+
+@rule("slice")
+def slice_(trace, func, args, kwargs, out) -> None:
+    """A part of the channels has its bounds in the code, which freezes them all."""
+    x = args[0]
+    axis = (args[1] if len(args) > 1 else 0) % x.dim()
+    dims = list(trace.dims(x))
+    if x.shape[axis] != out.shape[axis] and dims[axis] is not None:
+        trace.labels.freeze(dims[axis], "a slice takes a part of it")
+        start = args[2] if len(args) > 2 and args[2] is not None else 0
+        step = args[4] if len(args) > 4 else 1
+        start = max(0, start + x.shape[axis]) if start < 0 else start
+        dims[axis] = dims[axis][start::step][: out.shape[axis]]
+    trace.set(out, dims)
+    emitted = trace.emitted(x)
+    if emitted is not None and x.shape[emitted[0]] == out.shape[emitted[0]]:
+        trace.set_emitted(out, *emitted)
+
+
+@rule("select")
+def select(trace, func, args, kwargs, out) -> None:
+    x, axis = args[0], args[1] % args[0].dim()
+    dims = trace.dims(x)
+    trace.labels.freeze(dims[axis], "one index of it is taken")
+    trace.set(out, [d for i, d in enumerate(dims) if i != axis])
+
+
+@rule("index", "_unsafe_index")
+def index(trace, func, args, kwargs, out) -> None:
+    """Indexing positions passes channels through; indexing channels freezes them."""
+    x, indices = args
+    dims = trace.dims(x)
+    used = _indexed_axes(indices)
+    for axis in used:
+        trace.labels.freeze(dims[axis], "it is indexed")
+    trace.freeze_tensors([i for i in indices if i is not None and i.is_floating_point()], "it is an index")
+    kept = [d for axis, d in enumerate(dims) if axis not in used]
+    added = out.dim() - len(kept)
+    adjacent = used == list(range(used[0], used[-1] + 1)) if used else True
+    place = used[0] if used and adjacent else 0
+    trace.set(out, [*kept[:place], *[None] * added, *kept[place:]])
+
+
+def _indexed_axes(indices) -> list[int]:
+    """Dimensions that a list of index tensors covers; a mask covers as many as it has."""
+    axes, axis = [], 0
+    for tensor in indices:
+        width = tensor.dim() if tensor is not None and tensor.dtype in (torch.bool, torch.uint8) else 1
+        axes += list(range(axis, axis + width)) if tensor is not None else []
+        axis += width
+    return axes
+
+
+@rule("index_put", "index_put_", "_unsafe_index_put", "_index_put_impl_")
+def index_put(trace, func, args, kwargs, out) -> None:
+    """Writing rows into a buffer: the buffer takes the labels of what is written."""
+    x, indices, written = args[:3]
+    used = _indexed_axes(indices)
+    dims = list(trace.dims(x))
+    values = trace.dims(written)
+    for axis in used:
+        trace.labels.freeze(dims[axis], "it is indexed")
+    fresh = x not in trace._dims
+    for back in range(1, x.dim() + 1):
+        axis = x.dim() - back
+        if axis in used or back > written.dim() or (used and axis < used[-1]):
+            break
+        labels = values[-back]
+        if fresh and labels is not None:
+            dims[axis] = labels
+        elif labels is not None or dims[axis] is not None:
+            dims[axis] = trace.labels.tie(dims[axis], labels, "a fixed size is written into it")
+    for axis in range(written.dim() - (x.dim() - 1 - used[-1] if used else 0)):
+        trace.labels.freeze(values[axis], "it is written by index")
+    trace.set(out, dims)
+    if out is not x and func._schema.is_mutable:
+        trace.set(x, dims)
+
+
+@rule("index_select", "gather", "take_along_dim")
+def index_select(trace, func, args, kwargs, out) -> None:
+    x, axis = args[0], args[1] % max(1, args[0].dim())
+    dims = list(trace.dims(x))
+    trace.labels.freeze(dims[axis], "it is indexed")
+    dims[axis] = None
+    for i, d in enumerate(dims):
+        if d is not None and out.shape[i] != x.shape[i]:
+            trace.labels.freeze(d, "it is indexed")
+            dims[i] = None
+    if isinstance(args[2], torch.Tensor):
+        trace.freeze_tensors([args[2]], "it is an index")
+    trace.set(out, dims)
+
+
+@rule("embedding")
+def embedding(trace, func, args, kwargs, out) -> None:
+    weight = args[0]
+    trace.labels.freeze(trace.dim(weight, 0), "it is an index of an embedding")
+    trace.set(out, [None] * (out.dim() - 1) + [trace.dim(weight, 1)])
+
+
+@rule("constant_pad_nd", "pad")
+def constant_pad(trace, func, args, kwargs, out) -> None:
+    """Padding positions passes channels; padding channels has its size in the code."""
+    x = args[0]
+    dims = list(trace.dims(x))
+    for axis in range(x.dim()):
+        if out.shape[axis] != x.shape[axis] and dims[axis] is not None:
+            trace.labels.freeze(dims[axis], "it is padded")
+            dims[axis] = None
+    trace.set(out, dims)
+    emitted = trace.emitted(x)
+    if emitted is not None:
+        trace.set_emitted(out, *emitted)
+
+
+@rule("roll", "flip")
+def roll(trace, func, args, kwargs, out) -> None:
+    x = args[0]
+    dims = list(trace.dims(x))
+    axes = args[1] if func._schema.name == "aten::flip" else (args[2] if len(args) > 2 else range(x.dim()))
+    for axis in [axes] if isinstance(axes, int) else axes:
+        trace.labels.freeze(dims[axis], "its order is moved")
+    trace.set(out, dims)

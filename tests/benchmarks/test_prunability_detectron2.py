@@ -1,0 +1,62 @@
+"""A quick slice of the table of Detectron2's model zoo: one config of each of three families."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "prunability_detectron2.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("prunability_detectron2", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(BENCHMARK.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARK.parent))
+    module.SIZE = (64, 64)
+    return module
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["COCO-Detection/rpn_R_50_C4_1x.yaml", "COCO-Detection/fcos_R_50_FPN_1x.py", "Misc/semantic_R_50_FPN_1x.yaml"],
+)
+def test_a_config_is_pruned_to_half_equal_and_trains(benchmark, config):
+    row = benchmark.measure(config)
+    assert benchmark.good(row) and 0.45 < row["kept"] <= 0.505, row
+    assert config in benchmark.table({config: row}) and "1 of all 1 (100.0%)" in benchmark.summary({config: row})
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ModuleNotFoundError("No module named 'mmdet'", name="mmdet"), "needs mmdet"),
+        (RuntimeError("shapes"), ""),
+    ],
+)
+def test_what_cannot_run_here_counts_apart(benchmark, monkeypatch, error, says):
+    def build(config):
+        raise error
+
+    monkeypatch.setattr(benchmark, "build", build)
+    row = benchmark.measure("a.yaml")
+    assert not benchmark.good(row) and says in row["absent"] and bool(row["absent"]) == bool(says)
+    assert f"0 of the {0 if says else 1} configs whose operators" in benchmark.summary({"a.yaml": row})
+    assert (says or "RuntimeError: shapes") in benchmark.table({"a.yaml": row})
+
+
+def test_rows_that_do_not_count(benchmark):
+    row = {"kept": 0.5, "exact_difference": 1e-6, "inexact": "group norm", "difference": 0.3}
+    assert benchmark.good(row)
+    assert not benchmark.good(row | {"exact_difference": 1e-2})
+    assert not benchmark.good(row | {"kept": 0.6})
+
+
+def test_the_zoo_holds_yaml_and_lazy_configs(benchmark):
+    found = benchmark.configs()
+    assert {Path(config).suffix for config in found} == {".yaml", ".py"} and len(found) > 100

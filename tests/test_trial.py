@@ -1,0 +1,183 @@
+"""The trial: a group that a copy runs without but computes something else is frozen, and nothing else is."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_channels import INPUT, build
+from torch import nn
+
+from sirfp.channels import find_groups
+from sirfp.errors import InputError
+from sirfp.rehearsal import stir
+
+
+class Between(nn.Module):
+    """Two convolutions with something between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 18, 3, padding=1), nn.BatchNorm2d(18)
+        self.b, self.head = nn.Conv2d(18, 12, 3, padding=1), nn.Conv2d(12, 4, 1)
+
+    def between(self, x):
+        return x
+
+    def forward(self, x):
+        return self.head(self.b(self.between(self.norm(self.a(x)))).relu())
+
+
+class FixedParts(Between):
+    """Parts of a fixed size that meet only pointwise operations: cut, there are fewer or unlike parts."""
+
+    def between(self, x):
+        return torch.cat([part * (i + 1) for i, part in enumerate(x.split(6, dim=1))], dim=1)
+
+
+class ByWidth(Between):
+    def between(self, x):
+        return x / x.shape[1]
+
+
+class BranchesOnWidth(Between):
+    def between(self, x):
+        return x.sigmoid() if x.shape[1] >= 18 else x
+
+
+class ScaledByWidth(Between):
+    """Attention over positions whose scale is the root of the width."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k = nn.Conv2d(18, 8, 1), nn.Conv2d(18, 8, 1)
+
+    def between(self, x):
+        q, k = self.q(x).flatten(2), self.k(x).flatten(2)
+        weights = (q.transpose(1, 2) @ k / q.shape[1] ** 0.5).softmax(-1)
+        return (x.flatten(2) @ weights).view_as(x)
+
+
+class HiddenByAScale(Between):
+    """What is wrong is hidden by a scale that starts at a millionth."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((18, 1, 1), 1e-6))
+
+    def between(self, x):
+        return x / x.shape[1]
+
+    def forward(self, x):
+        x = self.norm(self.a(x))
+        return self.head(self.b(x + self.scale * self.between(x)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "hard"),
+    [(FixedParts, "a"), (ByWidth, "a"), (BranchesOnWidth, "a"), (ScaledByWidth, "q"), (HiddenByAScale, "a")],
+)
+def test_what_runs_but_computes_something_else_is_frozen(kind, hard):
+    found = find_groups(build(kind), torch.randn(INPUT))
+    reasons = {f.name: f.reason for f in found.frozen}
+    assert "computes another" in reasons[hard]
+    assert "b" in [g.name for g in found]
+
+
+class Regrouped(Between):
+    """Sets of three channels, as the code has it, over which a mean runs: cut, other channels come together."""
+
+    def between(self, x):
+        sets = x.unflatten(1, (-1, 3))
+        return (sets - sets.mean(2, keepdim=True)).flatten(1, 2)
+
+
+class Grouped(Between):
+    """Three sets of channels, over which a mean runs: cut, there are three still."""
+
+    def between(self, x):
+        sets = x.unflatten(1, (3, -1))
+        return (sets - sets.mean(2, keepdim=True)).flatten(1, 2)
+
+
+class Elastic(Between):
+    """How much a mean runs over hangs on the values."""
+
+    def between(self, x):
+        x = x.softmax(1)
+        loud = x[:, :, x.detach().mean((0, 1)) > x.detach().mean()]
+        return x - loud.mean(-1)[:, :, None, None]
+
+
+def test_a_statistic_over_other_sets_of_channels_freezes():
+    found = find_groups(build(Regrouped), torch.randn(INPUT))
+    assert {f.name: f.reason for f in found.frozen}["a"].startswith("cut, the model takes aten::mean over")
+    assert [g.name for g in find_groups(build(Grouped), torch.randn(INPUT))] == ["a", "b"]
+
+
+class Divides(nn.Module):
+    """Reads one layer's output in pieces as wide as another's: the widths have to divide, whatever they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(3, 18), nn.Linear(18, 30), nn.Linear(30, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.head(self.b(x).view(-1, x.shape[-1]).view(len(x), -1))
+
+
+def test_a_choice_of_widths_that_suits_the_code_by_chance_is_not_enough():
+    found = find_groups(Divides(), torch.randn(3, 3))  # first tried with 10 of 18, which divides 3 * 30
+    assert "a" not in [g.name for g in found]
+
+
+class Chance(Between):
+    def between(self, x):
+        return F.dropout(x, 0.5, training=True)
+
+
+class NotFinite(Between):
+    def between(self, x):
+        return x / x.detach().std((2, 3), keepdim=True)  # of an emptied channel: 0 / 0
+
+
+class Unchanged(Between):
+    def between(self, x):
+        return x.softmax(1)  # a statistic over channels differs by nature
+
+
+class Expanded(Between):
+    """A buffer of one value seen many times, which cannot be written to."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("ones", torch.ones(1, 1, 1).expand(18, 1, 1))
+
+    def between(self, x):
+        return x * self.ones
+
+
+@pytest.mark.parametrize("kind", [Chance, NotFinite, Unchanged, Elastic, Expanded])
+def test_values_that_tell_nothing_freeze_nothing(kind):
+    assert [g.name for g in find_groups(build(kind), torch.randn(INPUT))] == ["a", "b"]
+
+
+def test_stirring_is_the_same_each_time_and_leaves_what_varies():
+    models = [Between(), Between()]
+    models[1].load_state_dict(models[0].state_dict())
+    before = models[0].a.weight.clone()
+    for model in models:
+        stir(model)
+    assert torch.equal(models[0].a.weight, before)
+    assert models[0].norm.weight.std() > 0 and models[0].norm.running_var.min() > 0
+    assert all(torch.equal(x, y) for x, y in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model = build(Between)
+    model.lock = threading.Lock()
+    with pytest.raises(InputError, match="cannot be copied"):
+        find_groups(model, torch.randn(INPUT))
