@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "FLOPs, parameters, latency and widths of a model, dense and pruned",
     "prune": "prune a model in one shot, from a checkpoint",
     "verify": "check that a pruned file equals the dense model with the removed channels zero",
+    "study": "run and report a grid of tasks, models, criteria, budgets and seeds",
     "data": "make the embedded data set, or check your own",
 }
 """What there is, each in `sirfp.commands` in the file of its name."""

@@ -192,7 +192,7 @@ def build_hook(name: str, cfg: CfgNode) -> HookBase:
     Raises:
         InputError: there is none of that name; lists the known.
     """
-    from . import sparsity  # noqa: F401  (registers its hooks)
+    from . import matrices, sparsity  # noqa: F401  (they register hooks)
     from .hooks import HOOKS
 
     known = [key for key, _ in HOOKS]

@@ -76,6 +76,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
+def rebuilt(trainer, path: str) -> nn.Module:
+    """The network of a safetensors file that the run has written."""
+    model = trainer.build_model(trainer.cfg)
+    plan, state = checkpoint.read_safetensors(path)
+    checkpoint.restore(model, plan, state, os.path.basename(path))
+    return model
+
+
 @HOOKS.register()
 class Accumulate(HookBase):
     """Shows the criterion the features and the gradients of the iterations before each pruning.
@@ -226,9 +234,7 @@ class Report(HookBase):
         model, inputs = unwrapped(self.trainer.model), self.trainer.example_inputs()
         checkpoint.save(self._path("pruned.safetensors"), model, plan)
         first = next(iter(self.rows))
-        before = self.trainer.build_model(self.trainer.cfg)
-        earlier, state = checkpoint.read_safetensors(self._path(f"{first}.safetensors"))
-        checkpoint.restore(before, earlier, state, first)
+        before = rebuilt(self.trainer, self._path(f"{first}.safetensors"))
         latency = measure({first: (before, inputs), "pruned": (model, inputs)})
         for name, row in self.rows.items():
             row["latency"] = latency[first if name == first else "pruned"].median

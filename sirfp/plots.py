@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from .checkpoint import whole_file
 from .errors import InputError
 from .plan import PruningPlan
 
 DENSE, KEPT, INK, FAINT = "#d9dee5", "#2f6db5", "#22272e", "#8a929c"
+RIGHT, WRONG = "#15803d", "#c0262d"
+LUMA = (0.299, 0.587, 0.114)
+"""How bright red, green and blue look."""
 LABEL = 44
 """Most letters of a group's name."""
 DPI = 130
@@ -105,6 +109,58 @@ def predictions(
         handles=handles, loc="outside lower center", ncols=min(8, len(classes)), fontsize=7.5, frameon=False,
         handlelength=1, handleheight=1, columnspacing=1.2,
     )  # fmt: skip
+    _write(figure, path)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image with what is said of it.
+
+    Attributes:
+        pixels: (H, W, 3) RGB in 0..255.
+        title: a line above it.
+        boxes: (left, top, right, bottom) in pixels.
+        names: of what is in each box.
+        colours: of each box.
+        lines: (text, its colour) below the image.
+    """
+
+    pixels: np.ndarray
+    title: str = ""
+    boxes: Sequence[Sequence[float]] = ()
+    names: Sequence[str] = ()
+    colours: Sequence[Sequence[float]] = ()
+    lines: Sequence[tuple[str, str]] = ()
+
+
+def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cell: float = 2.4) -> None:
+    """Draws pictures in rows of one length, with their boxes and lines.
+
+    Args:
+        rows: the pictures.
+        path: the PNG file.
+        cell: width of a picture in inches.
+    """
+    if not rows or not rows[0]:
+        raise InputError("there is no picture to draw")
+    tall = sum(max(p.pixels.shape[0] / p.pixels.shape[1] for p in row) for row in rows)
+    lines = max(len(picture.lines) for row in rows for picture in row)
+    height = cell * tall + len(rows) * (0.17 * lines + 0.22)
+    figure, grid = _figure(cell * len(rows[0]), height, (len(rows), len(rows[0])))
+    for axes, picture in zip(grid.flat, (picture for row in rows for picture in row), strict=True):
+        axes.imshow(np.clip(picture.pixels, 0, 255).astype(np.uint8), interpolation="antialiased")
+        axes.set_axis_off()
+        axes.set_title(picture.title, fontsize=8.5, color=INK, pad=3)
+        for (left, top, right, bottom), name, colour in zip(picture.boxes, picture.names, picture.colours, strict=True):
+            axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=1.2))
+            axes.text(
+                left, top, name, fontsize=5.5, va="bottom", clip_on=True,
+                color="white" if np.dot(colour, LUMA) < 0.55 else INK,
+                bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6},
+            )  # fmt: skip
+        for i, (text, colour) in enumerate(picture.lines):
+            place = {"xy": (0.5, 0), "xycoords": "axes fraction", "textcoords": "offset points"}
+            axes.annotate(text, xytext=(0, -3 - 11 * i), ha="center", va="top", fontsize=8, color=colour, **place)
     _write(figure, path)
 
 

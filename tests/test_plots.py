@@ -49,6 +49,17 @@ def test_predictions(tmp_path):
         plots.predictions(images, truths, {"dense": truths[:2]}, ["a"], tmp_path / "no.png")
 
 
+def test_a_gallery_has_boxes_and_lines(tmp_path):
+    image = np.full((48, 64, 3), 128, np.uint8)
+    boxed = plots.Picture(image, "found", [(8, 8, 40, 40)], ["<cell> 0.9"], [(1.0, 0.0, 0.0)])
+    plots.gallery([[boxed, plots.Picture(image, lines=[("dense: 3", plots.RIGHT)])]], tmp_path / "two.png")
+    drawn = cv2.imread(str(tmp_path / "two.png")).astype(int)
+    red = (drawn[..., 2] > 200) & (drawn[..., :2].max(-1) < 60)
+    assert red[:, : drawn.shape[1] // 2].sum() > 100 and not red[:, drawn.shape[1] // 2 :].any()
+    with pytest.raises(InputError, match="no picture"):
+        plots.gallery([], tmp_path / "none.png")
+
+
 def test_paint_shows_what_is_ignored_white():
     palette = plots.colours(2)
     painted = plots.paint(np.array([[0, 1, 255, 7, -1]]), palette)

@@ -8,7 +8,7 @@ See README.md beside this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from classification import (
@@ -19,6 +19,7 @@ from classification import (
     build_network,
     build_optimizer,
     check_config,
+    draw_answers,
     image_size,
     test_loader,
     train_loader,
@@ -69,6 +70,10 @@ class ClassificationTrainer(Trainer):
     def losses(self, model: torch.nn.Module, data: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The losses of a batch of images and labels."""
         return self.objective(model, *data, pruned=self.checkpointer.plan is not None)
+
+    def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
+        """What networks take a few test images for."""
+        draw_answers(self.cfg, models, path)
 
     def batches(self) -> Iterator[torch.Tensor]:
         """The images that come next."""

@@ -8,8 +8,10 @@ See README.md beside this file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from detection import DetectionEvaluator, check_data
+from detection import DetectionEvaluator, check_data, draw_boxes
 from detectron2.config import CfgNode
 
 from sirfp.engine import Trainer, run
@@ -28,6 +30,10 @@ class DetectionTrainer(Trainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DetectionEvaluator:
         """Average precision as COCO has it."""
         return DetectionEvaluator(dataset_name)
+
+    def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
+        """What detectors find in a few test images."""
+        draw_boxes(self.cfg, models, path)
 
 
 if __name__ == "__main__":

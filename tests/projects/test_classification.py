@@ -72,7 +72,7 @@ def options(folder, tmp_path):
 PRUNING = [
     "SIRFP.KEEP_FLOPS", "0.6", "SIRFP.STEPS", "2", "SIRFP.ACCUMULATE_ITERS", "2", "SIRFP.RECOVER_ITERS", "1",
     "SIRFP.ACCUMULATE_PERIOD", "1", "SOLVER.MAX_ITER", "5", "TEST.EVAL_PERIOD", "2",
-    "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover', 'AverageWeights']",
+    "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover', 'AverageWeights', 'Redundancies']",
     "SIRFP.RECOVER_NORM_ITERS", "1", "MODEL.TEACHER.WEIGHT", "0.5", "INPUT.AUGMENT.MIXUP", "0.2",
 ]  # fmt: skip
 
@@ -120,6 +120,12 @@ def test_a_pruned_network_is_plain_timm_and_holds_the_average(project, options, 
     plan = sirfp.load(out / "pruned.safetensors", network)
     assert 0.55 < plan.flops[1] / plan.flops[0] <= 0.6
     assert network.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+    assert Image.open(out / "predictions.png").width > 1000
+    with np.load(out / "redundancies.npz") as found:
+        name, before, after = found["names"][0], found["before0"], found["after0"]
+        assert sorted(found["order0"]) == list(range(plan.channels[name])) and len(before) == plan.channels[name]
+        assert tuple(found["kept0"]) == plan.kept[name] and after.shape == (len(plan.kept[name]),) * 2
+        assert before.min() >= 0 and before.max() <= 1 and (before == before.T).all()
     checkpoint = torch.load(out / "model_final.pth", weights_only=True)
     state = network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in checkpoint["model"].items())

@@ -99,6 +99,7 @@ def test_a_set_of_ones_own_trains_prunes_and_is_evaluated(project, options, fold
         "SOLVER.MAX_ITER", "4", "TEST.BEST_METRIC", "",
     ]  # fmt: skip
     engine.run(project.DetectionTrainer, argv=options + pruning)
+    assert Image.open(folder / "out" / "predictions.png").height > 1000  # four images of two detectors and the truth
     rows = json.loads((folder / "out" / "pruning.json").read_text())
     assert rows["pruned"]["flops"] / rows["dense"]["flops"] == pytest.approx(0.6, abs=0.01)
     for key in ("AP", "AP50", "AP75", "APl", "AP-bright", "AP-dark"):

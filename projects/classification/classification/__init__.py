@@ -8,6 +8,7 @@ from .evaluation import AccuracyEvaluator, OnImages
 from .loaders import test_loader, train_loader
 from .losses import Objective
 from .network import build_network, build_optimizer
+from .pictures import draw_answers
 
 __all__ = [
     "AccuracyEvaluator",
@@ -18,6 +19,7 @@ __all__ = [
     "build_network",
     "build_optimizer",
     "check_config",
+    "draw_answers",
     "image_size",
     "test_loader",
     "train_loader",

@@ -2,5 +2,6 @@
 
 from .config import check_data
 from .evaluation import DetectionEvaluator
+from .pictures import draw_boxes
 
-__all__ = ["DetectionEvaluator", "check_data"]
+__all__ = ["DetectionEvaluator", "check_data", "draw_boxes"]

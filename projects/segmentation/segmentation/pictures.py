@@ -39,5 +39,3 @@ def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, c
     truths = [read_label(record["sem_seg_file_name"], np.int32) for record in chosen]
     meta = MetadataCatalog.get(name)
     plots.predictions(images, truths, predicted, meta.stuff_classes, path, ignore=meta.ignore_label)
-
-

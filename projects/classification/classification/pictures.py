@@ -1,0 +1,62 @@
+"""A picture of a few validation images, with what they are and what each network takes them for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from sirfp import plots
+from sirfp.calling import inference
+from sirfp.models.classifier import preprocessing
+from sirfp.plots import Picture
+
+from .loaders import test_loader
+
+COLUMNS = 6
+
+
+def draw_answers(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 12) -> None:
+    """Draws images spread evenly over the first test set; nothing of one that can only be read in its order.
+
+    Args:
+        cfg: the whole config.
+        models: networks by the name that stands before their answer.
+        path: the PNG file.
+        count: how many images.
+    """
+    images = test_loader(cfg, cfg.DATASETS.TEST[0]).dataset
+    if not hasattr(images, "__getitem__") or not len(images):
+        return
+    chosen = [images[i] for i in np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
+    pixels = torch.stack([torch.as_tensor(np.asarray(image)) for image, _ in chosen])  # uint8, timm scales later
+    how = preprocessing(cfg)
+    mean, std = (torch.tensor(how[key]).view(1, -1, 1, 1) * 255 for key in ("mean", "std"))
+    names = class_names(images, cfg.MODEL.CLASSIFIER.NUM_CLASSES)
+    answers: dict[str, list[int]] = {}
+    for title, model in models.items():
+        with inference(model):
+            inputs = ((pixels.float() - mean) / std).to(next(model.parameters()).device)
+            answers[title] = model(inputs).argmax(1).tolist()
+    pictures = []
+    for i, (_, label) in enumerate(chosen):
+        lines = [
+            (f"{title}: {names[found[i]]} ✓", plots.RIGHT)
+            if found[i] == label
+            else (f"{title}: {names[found[i]]} ✗", plots.WRONG)
+            for title, found in answers.items()
+        ]
+        pictures.append(Picture(pixels[i].permute(1, 2, 0).numpy(), names[label], lines=lines))
+    width = min(COLUMNS, len(pictures))
+    whole = len(pictures) // width * width
+    plots.gallery([pictures[i : i + width] for i in range(0, whole, width)], path, cell=1.7)
+
+
+def class_names(images, count: int) -> list[str]:
+    """Names of a set's classes, their numbers where the set has none."""
+    known = getattr(getattr(images, "reader", None), "class_to_idx", None) or {}
+    names = {index: str(name) for name, index in known.items()}
+    return [names.get(i, str(i)) for i in range(count)]

@@ -1,0 +1,54 @@
+"""A picture of a few validation images: the true boxes, and those that each detector finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import BoxMode
+from torch import nn
+
+from sirfp import plots
+from sirfp.calling import inference
+from sirfp.plots import Picture
+
+LEAST, MOST = 0.3, 20
+"""The score that a drawn box has at least, and how many there are in an image at most."""
+
+
+def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 4) -> None:
+    """Draws what detectors find in images spread evenly over the first test set; a row each image.
+
+    Args:
+        cfg: the whole config.
+        models: detectors by the name that stands above their column.
+        path: the PNG file.
+        count: how many images.
+    """
+    data = cfg.DATASETS.TEST[0]
+    records, mapper = DatasetCatalog.get(data), DatasetMapper(cfg, is_train=False)
+    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)]
+    names = list(MetadataCatalog.get(data).thing_classes)
+    palette = plots.colours(len(names) + 1)[1:]
+
+    def picture(image: np.ndarray, title: str, boxes, classes, scores=None) -> Picture:
+        said = [f"{names[c]} {s:.2f}" for c, s in zip(classes, scores, strict=True)] if scores else None
+        return Picture(image, title, boxes, said or [names[c] for c in classes], [palette[c] for c in classes])
+
+    rows = []
+    for record in chosen:
+        image = read_image(record["file_name"], "RGB")
+        true = [(BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS), a["category_id"])
+                for a in record.get("annotations", ())]  # fmt: skip
+        row = [picture(image, "truth", [box for box, _ in true], [c for _, c in true])]
+        for title, model in models.items():
+            with inference(model):
+                found = model([mapper(record)])[0]["instances"].to("cpu")
+            found = found[found.scores >= LEAST][:MOST]
+            boxes, classes = found.pred_boxes.tensor.tolist(), found.pred_classes.tolist()
+            row.append(picture(image, title, boxes, classes, found.scores.tolist()))
+        rows.append(row)
+    plots.gallery(rows, path)

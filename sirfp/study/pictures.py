@@ -1,0 +1,126 @@
+"""Pictures of the report as data in the page: what runs have drawn, and redundancy matrices."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import zipfile
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MATRICES = "redundancies.npz"
+PREDICTIONS = "predictions.png"
+WIDEST = 1100
+"""Pixels of a picture in the page at most."""
+SIDE = 224
+"""Pixels of a matrix at most."""
+KEPT, GONE = (47, 109, 181), (217, 222, 229)
+
+
+def predictions(folder: Path, alt: str) -> str:
+    """What the networks of a run predict, as an HTML image; "" where the run has drawn nothing."""
+    file = folder / PREDICTIONS
+    if not file.is_file():
+        return ""
+    data = _picture(str(file), file.stat().st_mtime_ns)
+    return f'<img class="picture" loading="lazy" src="{data}" alt="{escape(alt)}">' if data else ""
+
+
+def matrices(folder: Path, criterion: str) -> str:
+    """Redundancy matrices of a run's layers before and after, as HTML figures; "" where the run has kept none."""
+    file = folder / MATRICES
+    if not file.is_file():
+        return ""
+    try:
+        return _matrices(str(file), file.stat().st_mtime_ns, criterion)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return ""
+
+
+@functools.lru_cache(maxsize=256)
+def _matrices(path: str, _changed: int, criterion: str) -> str:
+    figures = []
+    with np.load(path) as found:
+        for i, name in enumerate(found["names"].tolist()):
+            before, after = (found[f"{key}{i}"].astype(np.float32) for key in ("before", "after"))
+            order, kept = found[f"order{i}"], found[f"kept{i}"]
+            figures.append(_figure(name, before, after, order, kept, criterion))
+    return "".join(figures)
+
+
+def _figure(name: str, before: np.ndarray, after: np.ndarray, order: np.ndarray, kept: np.ndarray, by: str) -> str:
+    stays = np.zeros(len(before), bool)
+    stays[kept] = True
+    rank = np.argsort(order)  # the channels that stay, in the same order
+    inner = np.argsort(rank[kept])
+    agreed = stays[order[len(before) - len(kept) :]].mean() if len(kept) else 0.0
+    pair = [
+        (f"before: {len(before)} channels, mean {_mean(before):.3f}", draw(before[order][:, order], stays[order])),
+        (f"after: {len(after)} channels, mean {_mean(after):.3f}", draw(after[inner][:, inner], None)),
+    ]
+    images = "".join(
+        f'<div><img class="matrix" width="{SIDE}" height="{SIDE}" src="{_data(image, "PNG")}" alt="{escape(said)}">'
+        f"<span>{escape(said)}</span></div>"
+        for said, image in pair
+    )
+    said = f"Of the {len(kept)} channels that the greedy clique would keep, {escape(by)} keeps {agreed:.0%}."
+    return f'<figure class="pair"><figcaption>{escape(name)}</figcaption>{images}<p>{said}</p></figure>'
+
+
+def draw(matrix: np.ndarray, stays: np.ndarray | None) -> Image.Image:
+    """A matrix of values in [0, 1] as a picture, with a strip at the left and the top that marks what stays."""
+    from matplotlib import colormaps
+
+    matrix, marks = _shrink(np.clip(np.nan_to_num(matrix), 0, 1)), stays
+    pixels = (colormaps["viridis"](matrix)[..., :3] * 255).astype(np.uint8)
+    scale = max(1, SIDE // max(1, len(pixels)))
+    pixels = pixels.repeat(scale, 0).repeat(scale, 1)
+    if marks is None:
+        return Image.fromarray(pixels)
+    width, wide = len(pixels), max(4, len(pixels) // 24)
+    strip = np.where(marks[:, None], KEPT, GONE).astype(np.uint8)
+    strip = strip[np.arange(width) * len(marks) // width]
+    framed = np.full((width + wide, width + wide, 3), 255, np.uint8)
+    framed[wide:, wide:] = pixels
+    framed[wide:, :wide], framed[:wide, wide:] = strip[:, None], strip[None]
+    return Image.fromarray(framed)
+
+
+def _shrink(matrix: np.ndarray) -> np.ndarray:
+    """Means of blocks, so that a side has at most SIDE of them."""
+    size = len(matrix)
+    block = -(-size // SIDE)
+    if block <= 1:
+        return matrix
+    starts = np.arange(0, size, block)
+    counts = np.diff([*starts, size])
+    sums = np.add.reduceat(np.add.reduceat(matrix, starts, 0), starts, 1)
+    return sums / counts[:, None] / counts
+
+
+def _mean(matrix: np.ndarray) -> float:
+    """Mean off the diagonal."""
+    size = len(matrix)
+    return float((matrix.sum() - np.trace(matrix)) / max(1, size * (size - 1)))
+
+
+@functools.lru_cache(maxsize=256)
+def _picture(path: str, _changed: int) -> str:
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+            if image.width > WIDEST:
+                image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
+            return _data(image, "WEBP", quality=82)
+    except OSError:
+        return ""
+
+
+def _data(image: Image.Image, kind: str, **how: int) -> str:
+    file = io.BytesIO()
+    image.save(file, kind, **how)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

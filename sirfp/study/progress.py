@@ -1,0 +1,59 @@
+"""How far a study is, on standard error: bars on a terminal, else a line for each run that starts or ends."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from .work import Progress, duration
+
+
+@contextmanager
+def display() -> Iterator[Callable[[Progress, str], None]]:
+    """Yields what `sirfp.study.work.work` tells of its progress."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _line
+        return
+    from rich.live import Live
+
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+
+        def draw(progress: Progress, news: str) -> None:
+            if news:
+                console.print(news, markup=False, soft_wrap=True)
+            live.update(_bars(progress))
+
+        yield draw
+
+
+def standing(progress: Progress) -> str:
+    """How many runs are done, failed and left, and for how long there is work."""
+    parts = [f"{len(progress.done)} done", f"{len(progress.failed)} failed", f"{len(progress.left)} left"]
+    seconds = progress.time_left() if progress.left else None
+    return ", ".join(parts) + (f", about {duration(seconds)} to go" if seconds is not None else "")
+
+
+def _line(progress: Progress, news: str) -> None:
+    if news:
+        print(f"{time.strftime('%H:%M:%S')} {news} ({standing(progress)})", file=sys.stderr, flush=True)
+
+
+def _bars(progress: Progress):
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    ended = len(progress.done) + len(progress.failed)
+    table = Table.grid(padding=(0, 2))
+    table.add_row(
+        Text("runs", "bold"), ProgressBar(len(progress.total), ended, width=30), f"{ended}/{len(progress.total)}"
+    )
+    for job, done in progress.running.items():
+        table.add_row(Text(job.name), ProgressBar(job.iterations, done, width=30), f"{done}/{job.iterations}")
+    return Group(table, Text(standing(progress), "red" if progress.failed else ""))

@@ -1,0 +1,124 @@
+"""The report is one page that needs nothing else, sorts, is light and dark, and escapes what it is given."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sirfp.study import charts, grid, page, pictures
+from sirfp.study.cells import Cells
+from sirfp.study.results import Row
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The report of a study in which all is done, with pictures."""
+    from conftest import Bench
+
+    bench = Bench(tmp_path_factory.mktemp("report"))
+    bench.content["overrides"] = {"TEST.NOTE": "<script>alert(1)</script>"}
+    assert bench.run("--jobs", "4") == 0
+    study = grid.load(bench.file, bench.root / "out")
+    folder = Cells(study.folder).folder(study.cells[0])
+    random = np.random.default_rng(0)
+    near = random.random((6, 6)) ** 2
+    np.savez(
+        folder / pictures.MATRICES, names=np.array(["a"]), before0=np.float16(np.maximum(near, near.T)),
+        after0=np.eye(3, dtype=np.float16), order0=np.array([5, 3, 1, 0, 2, 4]), kept0=np.array([0, 2, 3]),
+    )  # fmt: skip
+    Image.fromarray(random.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / pictures.PREDICTIONS)
+    page.write(study, Cells(study.folder))
+    return study.folder / page.NAME
+
+
+def chromium(report, hash_: str, *options: str) -> str:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium (Debian: apt install chromium)")
+    command = [
+        program,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={report.parent / 'chromium'}",
+    ]
+    done = subprocess.run(
+        [*command, *options, f"file://{report}{hash_}"], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout
+
+
+def column(dom: str, index: int) -> list[str]:
+    body = re.search(r'<table id="results">.*?<tbody>(.*?)</tbody>', dom, re.DOTALL)[1]
+    return [re.findall(r'data-value="([^"]*)"', row)[index] for row in body.split("</tr>")[:-1]]
+
+
+def test_it_needs_nothing_from_outside(report):
+    text = report.read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text) and "url(" not in text and "default-src 'none'" in text
+    assert text.count("<script>") == 1 and "&lt;script&gt;alert(1)" in text
+    assert (
+        "data:image/webp" in text
+        and "Of the 3 channels that the greedy clique would keep, sirfp 0.5 keeps 67%." in text
+    )
+
+
+def test_the_table_sorts(report):
+    text = report.read_text()
+    assert column(text, 3) == ["62.0", "59.0", "61.5", "49.0", "51.5"]
+    dom = chromium(report, "#sort=-metric", "--dump-dom")
+    assert column(dom, 3) == ["62.0", "61.5", "59.0", "51.5", "49.0"]
+    assert re.search(r'data-key="metric"[^>]* aria-sort="descending"', dom)
+    # what has no value comes last, also when ascending
+    assert column(chromium(report, "#sort=budget", "--dump-dom"), 2) == ["0.5", "0.5", "0.75", "0.75", ""]
+
+
+def test_it_is_light_and_dark(report, tmp_path):
+    shades = {}
+    for theme in ("light", "dark"):
+        shot = tmp_path / f"{theme}.png"
+        chromium(report, f"#theme={theme}", "--window-size=1280,900", f"--screenshot={shot}")
+        pixels = np.asarray(Image.open(shot).convert("L"))
+        shades[theme] = np.median(pixels)
+        assert pixels.std() > 10, "there is something on it"
+    assert shades["light"] > 230 and shades["dark"] < 50
+
+
+def test_it_fits_a_table_into_1280_pixels(report, tmp_path):
+    probe = report.parent / "probe.html"
+    script = "<script>document.title = `wide ${document.querySelector('.scroll').scrollWidth - "
+    script += (
+        "document.querySelector('.scroll').clientWidth} ${document.body.scrollWidth - innerWidth}`</script></body>"
+    )
+    policy = "default-src 'none'"
+    probe.write_text(report.read_text().replace("</body>", script).replace(policy, "default-src *"))
+    wide, over = re.search(
+        r"<title>wide (-?\d+) (-?\d+)", chromium(probe, "", "--window-size=1280,900", "--dump-dom")
+    ).groups()
+    assert int(wide) == 0 and int(over) <= 0
+
+
+def test_a_trade_off_of_any_rows_is_drawn():
+    def row(criterion, kept, mean, std=None):
+        return Row("t", "m", "a/b", criterion, None if criterion == "dense" else kept, (1,), mean, std, flops_kept=kept)
+
+    svg = charts.trade_off([row("dense", 1.0, 60.0), row("<a>", 0.4, 60.0, 0.0), row("b", 0.4, 60.0)])
+    assert "&lt;a&gt;" in svg and "<a>" not in svg and "nan" not in svg
+    places = [float(y) for y in re.findall(r'<text class="(?:name|tick) end" x="136" y="([\d.]+)"', svg)]
+    assert len(places) == 3 and min(np.diff(sorted(places))) >= 19.9, "labels do not lie on each other"
+    assert "<svg" in charts.trade_off([row("b", 0.4, 0.0)])
+
+
+def test_matrices_shrink_to_means_and_mark_what_stays():
+    matrix = np.zeros((448, 448), np.float32)
+    matrix[:224, :224] = 1
+    pixels = np.asarray(pictures.draw(matrix, np.arange(448) < 112))
+    wide = pixels.shape[0] - 224
+    assert tuple(pixels[wide, 0]) == pictures.KEPT and tuple(pixels[-1, 0]) == pictures.GONE
+    assert (pixels[wide:, wide:][:112, :112] == pixels[wide, wide]).all()
+    assert (pixels[-1, -1] != pixels[wide, wide]).any()

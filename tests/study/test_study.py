@@ -1,0 +1,230 @@
+"""A study runs what is not done and nothing else, whatever happens to it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sirfp.study import grid
+from sirfp.study.cells import Cells, locked
+
+
+def test_dense_training_is_shared_and_done_once(bench, capsys):
+    assert bench.run("--jobs", "4") == 0
+    calls = bench.calls()
+    dense = [call for call in calls if "-dense-" in call["out"]]
+    assert [call["options"]["SEED"] for call in dense] in (["1", "3"], ["3", "1"])
+    assert len(calls) == 2 + 2 * 2 * 2
+    cell = next(c for c in calls if "-sirfp-0.5-seed3" in c["out"])["options"]
+    assert cell["SOLVER.MAX_ITER"] == "12" and cell["SIRFP.STEPS"] == "2" and cell["SIRFP.KEEP_FLOPS"] == "0.5"
+    assert "seed3" in cell["MODEL.WEIGHTS"] and cell["SIRFP.SEED"] == cell["SEED"] == "3"
+    assert bench.run() == 0 and bench.calls() == [], "all is done"
+    left = {file.name for file in (bench.root / "out/cells").glob("*/*.pth")}
+    assert not left and len(list((bench.root / "out/dense").glob("*/model_final.pth"))) == 2
+    assert "done in" in capsys.readouterr().err
+
+
+def test_other_settings_find_no_old_result_and_the_old_ones_find_it_again(bench):
+    bench.content |= {"criteria": ["sirfp"], "budgets": [0.5], "seeds": [1]}
+    bench.run()
+    bench.calls()
+    bench.content["pruning_overrides"] = {"SIRFP.EMA": 0.5}
+    bench.run()
+    (call,) = bench.calls()
+    assert call["options"]["SIRFP.EMA"] == "0.5" and "sirfp" in call["out"], "the dense run is another's too"
+    (bench.root / "base.yaml").write_text("SOLVER:\n  BASE_LR: 0.2\n")
+    bench.run()
+    assert len(bench.calls()) == 2, "a config, too, decides on a result"
+    (bench.root / "base.yaml").write_text("SOLVER:\n  BASE_LR: 0.1\n")
+    del bench.content["pruning_overrides"]
+    bench.run()
+    assert bench.calls() == []
+
+
+def test_a_failure_is_kept_and_shown_and_stops_nothing(bench, capsys):
+    (bench.root / "fail").write_text("magnitude-0.5-seed1")
+    assert bench.run() == 1
+    said = capsys.readouterr()
+    assert "1 of 10 runs failed" in said.err and "RuntimeError: <b>no luck</b>" in said.out
+    states = {run["name"]: run["state"] for run in bench.results()["runs"]}
+    assert list(states.values()).count("done") == 9 and states["task/net/magnitude/0.5/seed1"] == "failed"
+    page = (bench.root / "out/report.html").read_text()
+    assert "&lt;b&gt;no luck&lt;/b&gt;" in page and "<b>no luck" not in page
+    bench.calls()
+    assert bench.run() == 1 and bench.calls() == [], "a failure is not tried again unasked"
+    (bench.root / "fail").unlink()
+    assert bench.run("--retry") == 0
+    assert [call["out"][:28] for call in bench.calls()] == ["task-net-magnitude-0.5-seed1"]
+
+
+def test_a_dense_failure_leaves_out_only_what_needs_it(bench):
+    (bench.root / "fail").write_text("dense-seed3")
+    bench.run()
+    assert all("seed1" in call["out"] or "dense" in call["out"] for call in bench.calls())
+    (bench.root / "fail").unlink()
+    assert bench.run("--retry") == 0 and len(bench.calls()) == 1 + 4
+
+
+def test_a_run_without_results_has_failed(bench, capsys):
+    bench.content |= {"criteria": ["sirfp"], "budgets": [0.5], "seeds": [1]}
+    (bench.root / "leave").write_text("sirfp")
+    bench.run()
+    assert "left no result" in bench.results()["runs"][1]["cause"]
+    bench.content["tasks"]["task"]["metric"] = "task/scor"
+    assert bench.run() == 2
+    assert "no metric task/scor; did you mean task/score?" in capsys.readouterr().err
+    bench.content["overrides"] = {"SOLVER.BASE_LR": 0.3}
+    assert bench.run() == 1 and "no metric task/scor; did" in bench.results()["runs"][0]["cause"]
+
+
+def test_values_over_seeds(bench):
+    bench.run()
+    rows = {(row["criterion"], row["budget"]): row for row in bench.results()["rows"]}
+    assert list(rows)[0] == ("dense", None) and rows["dense", None]["mean"] == 62.0  # of 61 and 63
+    row = rows["sirfp", 0.5]  # 50 + 10 * 0.5 + 2 * seed: 57 and 61
+    assert row["mean"] == 59.0 and row["std"] == pytest.approx(8**0.5)
+    assert row["change"] == -3.0 and row["change_std"] == pytest.approx(2**0.5)  # -4 and -2
+    assert (row["flops"], row["flops_kept"], row["params_kept"]) == (500, 0.5, 0.45)
+    assert (row["cut"], row["latency"], row["speedup"], row["seeds"]) == (5.0, 0.01, 2.0, [1, 3])
+    with open(bench.root / "out/results.csv") as file:
+        written = list(csv.DictReader(file))
+    assert len(written) == 5 and float(written[1]["std"]) == pytest.approx(8**0.5) and written[1]["seeds"] == "1 3"
+
+
+def test_a_criterion_has_seeds_hooks_and_settings_of_its_own(bench):
+    bench.content["criteria"] = [
+        "sirfp",
+        {"name": "other", "criterion": "magnitude", "hooks": ["Some"], "overrides": {"SIRFP.LR_FACTOR": 0.5},
+         "seeds": [7]},
+    ]  # fmt: skip
+    study = grid.load(bench.file)
+    others = [job for job in study.cells if job.criterion == "other"]
+    assert {job.seed for job in others} == {7} and {job.needs.name for job in others} == {"task/net/dense/seed7"}
+    options = dict(others[0].options)
+    assert options["SIRFP.CRITERION"] == "magnitude" and options["SIRFP.LR_FACTOR"] == "0.5"
+    assert options["SIRFP.HOOKS"].startswith("['Accumulate', 'Some', 'Report'")
+
+
+def test_a_control_trains_on_for_as_long_as_a_pruning(bench):
+    bench.content |= {"control": True, "criteria": ["sirfp"], "budgets": [0.5], "pruning_overrides": {"SIRFP.EMA": 0.5}}
+    assert bench.run() == 0
+    controls = [call["options"] for call in bench.calls() if "-unpruned-" in call["out"]]
+    assert [options["SEED"] for options in controls] == ["1", "3"] and "SIRFP.EMA" not in controls[0]
+    assert controls[0]["SOLVER.MAX_ITER"] == "12" and controls[0]["SIRFP.HOOKS"] == "[]"
+    row = bench.results()["rows"][1]
+    assert (row["criterion"], row["mean"], row["change"], row["flops_kept"]) == ("unpruned", 67.0, 5.0, 1.0)
+    page = (bench.root / "out/report.html").read_text()
+    assert page.count('<line class="dense"') == 2 and page.count('class="best"') == 1
+
+
+def test_list_and_only(bench, capsys):
+    assert bench.run("--list", "--only", "*/sirfp/0.75/*", "--json") == 0
+    names = [run["name"] for run in json.loads(capsys.readouterr().out)["runs"]]
+    assert names == [
+        "task/net/dense/seed1", "task/net/sirfp/0.75/seed1", "task/net/dense/seed3", "task/net/sirfp/0.75/seed3",
+    ]  # fmt: skip
+    assert not (bench.root / "out").exists()
+    assert bench.run("--only", "nothing") == 2 and "no run of that name" in capsys.readouterr().err
+    assert bench.run("--report") == 2
+
+
+def test_one_study_at_a_time(bench, capsys):
+    with locked(bench.root / "out"):
+        assert bench.run() == 2
+        assert f"another study is at work in {bench.root / 'out'} (process {os.getpid()}" in capsys.readouterr().err
+    (bench.root / "out/lock").write_text("process 4194303 on here\n")  # one that was killed
+    with locked(bench.root / "out") as before:
+        assert before == 4194303
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_killed_and_started_again_it_goes_on(bench, how):
+    bench.content |= {"criteria": ["sirfp"], "seeds": [1]}
+    (bench.root / "hang").write_text("0.75")
+    command = [sys.executable, "-m", "sirfp.cli", "study", str(bench.file), "--folder", str(bench.root / "out")]
+    study = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    half = lambda: [p for p in (bench.root / "out").glob("cells/*0.75*/checkpoint")]  # noqa: E731
+    deadline = time.monotonic() + 60
+    while not half() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    study.send_signal(how)
+    assert study.wait(20) == (-9 if how == signal.SIGKILL else 130)
+    study.communicate()
+    assert [call["from"] for call in bench.calls()] == [False, False, False]
+    (bench.root / "hang").unlink()
+    assert bench.run() == 0
+    (call,) = bench.calls()
+    assert "0.75" in call["out"] and call["from"], "it goes on from its checkpoint"
+    assert {run["state"] for run in bench.results()["runs"]} == {"done"}
+
+
+def test_no_run_is_left_behind(bench):
+    from sirfp.study.runner import Process
+
+    code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
+    code += "print('up', flush=True); time.sleep(60)"
+    process = Process(["-c", code], bench.root / "said.txt")
+    while "up" not in (bench.root / "said.txt").read_text():
+        time.sleep(0.02)
+    assert process.ended() is None
+    process.stop()
+    assert process.ended() == -signal.SIGTERM
+    with pytest.raises(ProcessLookupError):  # the whole group has gone
+        for _ in range(100):
+            os.killpg(process.process.pid, 0)
+            time.sleep(0.02)
+
+
+def test_a_cluster_of_this_machine(bench):
+    pytest.importorskip("submitit", reason="submitit is not installed (extra: cluster)")
+    bench.content |= {"criteria": ["sirfp"], "budgets": [0.5], "seeds": [1]}
+    assert bench.run("--cluster", "local", "--cluster-option", "timeout_min=1", "--only", "dense") == 0
+    assert len(bench.calls()) == 1
+    assert bench.run("--cluster", "local", "--cluster-option", "timeout=1") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"critera": []}, "the study has no key 'critera'; did you mean criteria?"),
+        ({"criteria": ["sirpf"]}, "there is no criterion 'sirpf'; known are"),
+        ({"criteria": ["sirfp", "sirfp"]}, "tasks.task.criteria has sirfp twice"),
+        ({"budgets": [1.5]}, "a budget is a share of FLOPs between 0 and 1, got 1.5"),
+        ({"budgets": 0.5}, "tasks.task.budgets must be a list, got 0.5"),
+        ({"seeds": [-1]}, "a whole number of at least 0, got -1"),
+        ({"iterations": {"dense": 3, "accumulate": 2}}, "tasks.task.iterations lacks finetune"),
+        ({"overrides": {"SEED": 3}}, "SEED is set by the study's seeds"),
+        ({"overrides": {"SIRFP.EDGE_WIGHT": 3}}, "did you mean SIRFP.EDGE_WEIGHT"),
+        ({"overrides": {"SOLVER": {"BASE_LR": 3}}}, "write SOLVER.BASE_LR in full"),
+        ({"tasks": {"x": {"metric": "m", "models": {"n": "dense.yaml"}}}}, "no project 'x'"),
+        ({"tasks": {"x": {"script": "train_net.py", "metric": "m", "models": {"n": "dens.yaml"}}}},
+         "there is no file dens.yaml; did you mean dense.yaml"),
+        ({"tasks": {"x": {"script": "train_net.py", "models": {"n": "dense.yaml"}}}}, "tasks.x lacks metric"),
+        ({"tasks": {"../x": {}}}, "a name is of letters"),
+        ({"tasks": []}, "tasks must be a block"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_said_in_one_line(bench, capsys, change, says):
+    bench.content |= change
+    assert bench.run("--list") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and says in lines[0] and "study.yaml" in lines[0]
+
+
+def test_the_studies_of_the_tree_are_whole(bench):
+    from pathlib import Path
+
+    from sirfp.criteria import CRITERIA
+
+    for file in (Path(__file__).parents[2] / "studies").glob("*.yaml"):
+        text = file.read_text()
+        if all(name in CRITERIA for name in ("taylor", "dcfp")) or "taylor" not in text:
+            study = grid.load(file)
+            assert {job.task for job in study.cells} and Cells(study.folder).state(study.jobs[0])
