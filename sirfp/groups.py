@@ -71,6 +71,11 @@ class Group:
     def size(self) -> int:
         return len(self.channels)
 
+    @property
+    def width(self) -> int:
+        """How many channels of the module that names the group an atom is: more than one for heads and norm groups."""
+        return sum(piece.index.shape[1] for piece in self.slices if (piece.tensor, piece.dim) == self.place) or 1
+
 
 @dataclass(frozen=True)
 class Frozen:

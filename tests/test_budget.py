@@ -48,7 +48,24 @@ def test_a_plan_costs_no_more_than_its_budget(kind, keep_flops, seed, round_to):
     for group in found:
         width = int(keep[found.spans[group.name]].sum())
         assert width >= max(1, 0.02 * group.size)
-        assert width == group.size or width % round_to == 0
+        assert width == group.size or width * group.width % round_to == 0
+
+
+class GroupNormed(nn.Sequential):
+    """Atoms of three channels: the groups of a norm."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 96, 3), nn.GroupNorm(32, 96), nn.ReLU(), nn.Conv2d(96, 4, 1))
+
+
+@pytest.mark.parametrize(("round_to", "widths"), [(1, range(3, 97, 3)), (8, (24, 48, 72, 96)), (6, range(6, 97, 6))])
+def test_widths_are_channels_where_an_atom_has_several(round_to, widths):
+    found = find_groups(GroupNormed(), torch.randn(INPUT))
+    met = set()
+    for keep_flops in np.linspace(0.3, 1, 40):
+        keep = allocate(found, _scores(found, 0), keep_flops * found.flops(), round_to=round_to)
+        met.add(3 * int(keep.sum()))
+    assert met <= set(widths) and len(met) > 2
 
 
 @pytest.mark.parametrize("keep_flops", [0.15, 0.4, 0.5, 0.83])
