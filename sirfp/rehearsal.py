@@ -26,6 +26,7 @@ from .verify import furthest, mask, writable
 logger = logging.getLogger(__name__)
 
 ROUNDING = 1000  # how many of its type's rounding errors an output may be off by, relative to its largest value
+BOXES = 16  # how many a two-stage detector looks at: its heads do the same with each
 
 
 class Trial:
@@ -98,7 +99,7 @@ class Trial:
             return None
 
     def _run(self, model: nn.Module, boxes: list[Any], *, record: bool) -> tuple[dict[str, torch.Tensor], Any]:
-        with inference(model), fixed_proposals(model):
+        with inference(model), fixed_proposals(model, BOXES):
             if self.whole is not None:
                 return continuous(model, self.inputs, self.whole, boxes, record=record)
             output = call(model, self.inputs)
@@ -198,8 +199,8 @@ def _shapes(output: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _varies(path: str, a: tuple, b: tuple) -> bool:
-    """Detections: their number, the first dimension, may differ."""
-    return "instances" in path and a[1:] == b[1:]
+    """Detections and proposals: their number, the first dimension, may differ."""
+    return ("instances" in path or "proposals" in path) and a[1:] == b[1:]
 
 
 def _one_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,10 +20,14 @@ from torch import nn
 
 
 @contextmanager
-def fixed_proposals(model: nn.Module) -> Iterator[None]:
+def fixed_proposals(model: nn.Module, most: int = sys.maxsize) -> Iterator[None]:
     """While active, a two-stage detector in evaluation mode looks at a fixed number of boxes in each image.
 
     Any other model is left alone. The model must not be copied meanwhile.
+
+    Args:
+        model: the detector.
+        most: boxes at most, for a quick try.
     """
     patched: list[tuple[nn.Module, str]] = []
 
@@ -33,9 +38,9 @@ def fixed_proposals(model: nn.Module) -> Iterator[None]:
     if "detectron2" in sys.modules:
         for module in model.modules():
             if isinstance(getattr(module, "post_nms_topk", None), dict) and hasattr(module, "predict_proposals"):
-                patch(module, "predict_proposals", _proposing)
+                patch(module, "predict_proposals", partial(_proposing, most=most))
             if hasattr(module, "forward_with_given_boxes") and detections_per_image(module):
-                patch(module, "forward_with_given_boxes", _detecting)
+                patch(module, "forward_with_given_boxes", partial(_detecting, most=most))
     try:
         yield
     finally:
@@ -51,17 +56,21 @@ def detections_per_image(heads: nn.Module) -> int:
     return int(getattr(predictor, "test_topk_per_image", 0))
 
 
-def _proposing(module: nn.Module, predict: Callable) -> Callable:
+def _proposing(module: nn.Module, predict: Callable, most: int) -> Callable:
+    count = min(module.post_nms_topk[False], most)
+
     def predict_proposals(anchors, logits, deltas, image_sizes):
         proposals = predict(anchors, logits, deltas, image_sizes)
-        return proposals if module.training else [exactly(p, module.post_nms_topk[False]) for p in proposals]
+        return proposals if module.training else [exactly(p[:count], count) for p in proposals]
 
     return predict_proposals
 
 
-def _detecting(module: nn.Module, forward: Callable) -> Callable:
+def _detecting(module: nn.Module, forward: Callable, most: int) -> Callable:
+    count = min(detections_per_image(module), most)
+
     def forward_with_given_boxes(features, instances):
-        result = forward(features, [exactly(given, detections_per_image(module)) for given in instances])
+        result = forward(features, [exactly(given[:count], count) for given in instances])
         for given in result:
             if given.has("pred_masks"):
                 given.pred_masks = _unpasted(given.pred_masks[:, 0])
