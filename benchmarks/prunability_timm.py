@@ -187,6 +187,8 @@ def prune_here(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
         plan = cut(pruned, found, keep, bias_correction=False)
         differences.append(difference(model, pruned, plan, inputs))
         kept = plan.flops[1] / dense
+        if seed:
+            continue
         train_step(pruned, inputs)
         for group in by_nature:  # once more, without those that cannot be equal
             keep[found.spans[group.name]] = True
