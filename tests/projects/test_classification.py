@@ -100,6 +100,18 @@ def test_a_config_builds_its_network_and_schedule(project, file):
     assert f"output/{file.parent.name}_{file.stem}" == cfg.OUTPUT_DIR, "no two configs write to one place"
 
 
+def test_a_new_classifier_on_trained_weights_begins_near_zero(project, options, tmp_path):
+    file = tmp_path / "trained.pth"
+    trained = timm.create_model("test_resnet")  # of a thousand classes
+    torch.save(trained.state_dict(), file)
+    given = ["MODEL.TIMM.NAME", "test_resnet", "MODEL.TIMM.WEIGHTS", str(file), "MODEL.CLASSIFIER.NUM_CLASSES"]
+    new = project.build_network(configured(project, [*options, *given, "3"]))
+    assert new.fc.weight.abs().max() < 0.06 and not new.fc.bias.any()
+    assert torch.equal(new.conv1[0].weight, trained.conv1[0].weight)
+    same = project.build_network(configured(project, [*options, *given, "1000"]))
+    assert torch.equal(same.fc.weight, trained.fc.weight)
+
+
 def test_a_folder_trains_evaluates_and_goes_on(project, options, tmp_path):
     run(project, options)
     out = tmp_path / "out"

@@ -25,7 +25,17 @@ def build_network(cfg: CfgNode, weights: bool = True) -> nn.Module:
     options |= {"drop_rate": node.DROP} if node.DROP else {}
     options |= {"drop_path_rate": node.DROP_PATH} if node.DROP_PATH else {}
     network = create_timm(cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS if weights else "", **options)
+    if weights and cfg.MODEL.TIMM.WEIGHTS and node.NUM_CLASSES != network.pretrained_cfg.get("num_classes"):
+        _begin_anew(network)
     return network.to(torch.device(cfg.MODEL.DEVICE))
+
+
+def _begin_anew(network: nn.Module) -> None:
+    """Has a new classifier on a trained network begin near zero: a loud one would undo what the network knows."""
+    for module in network.get_classifier().modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
 
 
 def build_optimizer(cfg: CfgNode, network: nn.Module) -> torch.optim.Optimizer:
