@@ -20,6 +20,7 @@ from .errors import InputError
 from .models.weights import BROKEN
 from .plan import PruningPlan
 from .surgery import apply
+from .weights import read_arrays
 
 BEST = "model_best"
 
@@ -28,7 +29,7 @@ class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, made strict and safe.
 
     A file is written beside its place and renamed. The best network does not become the one that `--resume` goes
-    on from. Files of PyTorch are read as tensors and plain data only; Detectron2's model zoo keeps its `.pkl`.
+    on from. Files of PyTorch are read as tensors and plain data only, `.pkl` of Detectron2's model zoo as arrays.
 
     A pruned network's file carries its plan as text; the dense model that it is loaded into is cut first.
 
@@ -92,7 +93,21 @@ class Checkpointer(DetectionCheckpointer):
         finally:
             self._parsed_url_during_load = None
 
+    def get_checkpoint_file(self) -> str:
+        """The file that `last_checkpoint` names, which must lie beside it; "" where there is none."""
+        try:
+            name = (Path(self.save_dir) / "last_checkpoint").read_text().strip()
+        except OSError:
+            return ""
+        if not name or Path(name).name != name:
+            raise InputError(f"{self.save_dir}/last_checkpoint names {name!r}, which is no file beside it")
+        return str(Path(self.save_dir) / name)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith(".pkl"):
+            return _from_zoo(read_arrays(Path(filename)), filename)
+        if filename.endswith(".pyth"):
+            raise InputError(f"{filename}: pycls's files are not read; save its model_state as a .pth")
         try:
             return super()._load_file(filename)
         except (*BROKEN, SafetensorError) as error:
@@ -128,6 +143,17 @@ class Checkpointer(DetectionCheckpointer):
                         "use the config it was made with"
                     )
         return incompatible
+
+
+def _from_zoo(content: Any, filename: str) -> dict[str, Any]:
+    """What a `.pkl` holds, in the format of Detectron2's model zoo; one of Caffe2 has names that must be matched."""
+    if not isinstance(content, dict):
+        raise InputError(f"{filename} holds no weights by name")
+    if "model" in content and "__author__" in content:
+        return content
+    blobs = content.get("blobs", content)
+    model = {name: value for name, value in blobs.items() if not str(name).endswith("_momentum")}
+    return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 class BestCheckpoint(BestCheckpointer):

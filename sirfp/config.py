@@ -106,6 +106,9 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.HOOKS = []  # trainer hooks by name, in this order; from the registry `sirfp.hooks.HOOKS`
 
 
+_WRONG = (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, RecursionError)
+
+
 def load_config(
     path: str | os.PathLike[str],
     opts: Sequence[str] = (),
@@ -131,11 +134,11 @@ def load_config(
         if path:
             if not Path(path).is_file():
                 raise InputError(f"there is no config file {path}{_neighbours(Path(path))}")
-            cfg.merge_from_file(str(path))
+            cfg.merge_from_file(str(path), allow_unsafe=False)
         cfg.merge_from_list(list(opts))
     except InputError:
         raise
-    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError) as error:
+    except (*_WRONG, yaml.YAMLError) as error:
         raise InputError(_explain(error, cfg, path)) from error
     return cfg
 

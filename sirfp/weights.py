@@ -50,7 +50,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         plan, content = read_safetensors(path)
     else:
-        content = _read_arrays(path) if path.suffix == ".pkl" else _read_torch(path)
+        content = read_arrays(path) if path.suffix == ".pkl" else _read_torch(path)
         plan = content.get("plan") if isinstance(content, Mapping) else None
     if plan:
         raise InputError(
@@ -122,7 +122,12 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it holds a {module}.{name}")
 
 
-def _read_arrays(path: Path) -> Any:
+def read_arrays(path: Path) -> Any:
+    """Reads a pickle of NumPy arrays in plain containers, as Detectron2's model zoo has them; runs nothing.
+
+    Raises:
+        InputError: it is broken or holds other objects.
+    """
     try:
         with path.open("rb") as file:
             return _ArraysOnly(file, encoding="latin1").load()

@@ -2,17 +2,16 @@
 
 import itertools
 import json
-import types
 
 import pytest
 import torch
 from detectron2.engine import HookBase
-from fvcore.common.registry import Registry
 from torch import nn
 
 from sirfp import engine
 from sirfp.config import load_config
 from sirfp.errors import InputError
+from sirfp.hooks import HOOKS
 
 
 class Line(nn.Module):
@@ -95,17 +94,14 @@ def test_a_hook_may_replace_the_model(config):
 
 
 def test_hooks_are_built_by_name_before_checkpoints(config, monkeypatch):
-    registry = Registry("HOOKS")
-
-    @registry.register()
     class Ours(HookBase):
         def __init__(self, cfg):
             self.keep = cfg.SIRFP.KEEP_FLOPS
 
-    monkeypatch.setitem(__import__("sys").modules, "sirfp.hooks", types.SimpleNamespace(HOOKS=registry))
+    monkeypatch.setitem(HOOKS._obj_map, "Ours", Ours)
     names = [type(hook).__name__ for hook in LineTrainer(config("SIRFP.HOOKS", "['Ours']"))._hooks]
     assert names.index("LRScheduler") < names.index("Ours") < names.index("PeriodicCheckpointer")
-    with pytest.raises(InputError, match=r"no hook 'Our'; known are Ours; did you mean Ours\?"):
+    with pytest.raises(InputError, match=r"no hook 'Our'; known are Accumulate, .*; did you mean Ours\?"):
         LineTrainer(config("SIRFP.HOOKS", "['Our']"))
 
 

@@ -25,7 +25,7 @@ def build_network(cfg: CfgNode, weights: bool = True) -> nn.Module:
     options |= {"drop_rate": node.DROP} if node.DROP else {}
     options |= {"drop_path_rate": node.DROP_PATH} if node.DROP_PATH else {}
     network = create_timm(cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS if weights else "", **options)
-    if weights and cfg.MODEL.TIMM.WEIGHTS and node.NUM_CLASSES != network.pretrained_cfg.get("num_classes"):
+    if weights and cfg.MODEL.TIMM.WEIGHTS and network.pretrained_cfg.get("num_classes") != node.NUM_CLASSES:
         _begin_anew(network)
     return network.to(torch.device(cfg.MODEL.DEVICE))
 
