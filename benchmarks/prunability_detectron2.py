@@ -164,8 +164,9 @@ def measure(config: str) -> dict[str, Any]:
 
 def absent(error: Exception) -> str:
     """What a model that cannot run here at all lacks, or an empty string."""
-    if isinstance(error, ModuleNotFoundError):
-        return f"needs {error.name}, another library, which is not installed"
+    cause = error.__cause__ or error
+    if isinstance(cause, ModuleNotFoundError):
+        return f"needs {cause.name}, another library, which is not installed"
     return ""
 
 
