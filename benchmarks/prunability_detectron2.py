@@ -12,10 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import logging
-import multiprocessing
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +19,7 @@ from typing import Any
 
 import torch
 from detectron2 import model_zoo
+from prunability import add_row, apart, check_gradients, one_line, read_rows
 from randomised import randomised
 from torch import nn
 
@@ -78,8 +75,7 @@ def main() -> int:
     for number, config in enumerate(wanted, 1):
         if config not in done:
             done[config] = row = in_process(config, args)
-            with args.results.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            add_row(args.results, row)
             print(f"{number}/{len(wanted)} {_line(row)}", flush=True)
     if args.table:
         args.table.parent.mkdir(parents=True, exist_ok=True)
@@ -96,36 +92,12 @@ def configs() -> list[str]:
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """Rows of a results file by config."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return {row["config"]: row for row in rows}
+    return {row["config"]: row for row in read_rows(path)}
 
 
 def in_process(config: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measures in a process of its own; a crash or a limit is an answer too."""
-    context = multiprocessing.get_context("fork")  # a fresh one would import for longer than it measures
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(sender, config, args.threads))
-    child.start()
-    sender.close()
-    try:
-        if not receiver.poll(args.seconds):
-            return {"config": config, "error": f"more than {args.seconds} s"}
-        return receiver.recv()
-    except EOFError:
-        child.join()
-        return {"config": config, "error": f"ended with {child.exitcode}"}
-    finally:
-        child.kill()
-        child.join()
-
-
-def _child(sender: Any, config: str, threads: int) -> None:
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(threads)
-    sender.send(measure(config))
+    return {"config": config} | apart(lambda: measure(config), seconds=args.seconds, threads=args.threads)
 
 
 def build(config: str) -> tuple[nn.Module, list[dict]]:
@@ -156,8 +128,7 @@ def measure(config: str) -> dict[str, Any]:
         shorten(model, inputs)
         row |= prune(randomised(model), inputs)
     except Exception as error:
-        text = (str(error).strip().splitlines() or [""])[0][:160]
-        row["error"] = f"{type(error).__name__}: {text}"
+        row["error"] = one_line(error)
         row["absent"] = absent(error)
     return row | {"all_seconds": time.perf_counter() - start}
 
@@ -203,7 +174,7 @@ def pruned_and_compared(
     plan = cut(pruned, found, keep, bias_correction=False)
     mask(masked, plan)
     with inference(pruned):
-        detects = is_detector(pruned, call(pruned, inputs))
+        detects = is_detector(call(pruned, inputs))
     difference = compare_continuous(masked, pruned, inputs, plan) if detects else compare(masked, pruned, inputs)
     if difference.problem:
         raise RuntimeError(difference.problem)
@@ -229,9 +200,7 @@ def train_step(model: nn.Module, inputs: list[dict]) -> None:
             module.eval()
     with EventStorage(0):
         sum(model(training_inputs(model, inputs)).values()).backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    if not gradients or not all(torch.isfinite(g).all() for g in gradients):
-        raise RuntimeError("gradients are not finite after pruning")
+    check_gradients(model)
 
 
 def good(row: Mapping[str, Any]) -> bool:

@@ -16,18 +16,16 @@ import copy
 import importlib
 import json
 import logging
-import multiprocessing
-import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from prunability import add_row, apart, check_gradients, one_line, read_rows
 from randomised import randomised
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,8 +56,7 @@ def main() -> int:
     with ThreadPoolExecutor(args.jobs) as pool:
         for row in pool.map(lambda job: in_process(*job, networks[job[1]], args), todo):
             done[row["tool"], row["module"]] = row
-            with args.results.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            add_row(args.results, row)
             print(f"{row['module']:28} {row['tool']:14} {verdict(row)}", flush=True)
     from prunability_table import summary, table
 
@@ -72,39 +69,14 @@ def main() -> int:
 
 def read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """Rows of a results file by tool and module."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return {(row["tool"], row["module"]): row for row in rows}
+    return {(row["tool"], row["module"]): row for row in read_rows(path)}
 
 
 def in_process(tool: str, module: str, network: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Measures in a process of its own, forked, as importing takes longer than most networks; a crash is an answer."""
+    """Measures in a process of its own; a crash or a limit is an answer too."""
     row = {"tool": tool, "module": module, "model": network}
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_within, args=(sender, tool, network, args))
-    process.start()
-    sender.close()
-    try:
-        if receiver.poll(args.seconds):
-            return row | receiver.recv()
-        return row | {"error": f"more than {args.seconds} s"}
-    except EOFError:
-        process.join()
-        return row | {"error": f"ended with {process.exitcode}"}
-    finally:
-        process.kill()
-        process.join()
-
-
-def _measure_within(sender: Connection, tool: str, network: str, args: argparse.Namespace) -> None:
-    limit = int(args.memory * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    torch.set_num_threads(args.threads)
-    try:
-        found = measure(tool, network)
-    except Exception as error:  # the dense network cannot be built or run
-        found = {"error": _one_line(error)}
-    sender.send(found)
+    found = apart(lambda: measure(tool, network), seconds=args.seconds, threads=args.threads, memory=args.memory)
+    return row | found
 
 
 def chosen(modules: Sequence[str], path: Path) -> dict[str, str]:
@@ -157,13 +129,8 @@ def measure(tool: str, name: str) -> dict[str, Any]:
     try:
         row |= prune_here(model, inputs) if tool == "sirfp" else prune_there(model, inputs)
     except Exception as error:
-        row["error"] = _one_line(error)
+        row["error"] = one_line(error)
     return row | {"all_seconds": time.perf_counter() - start}
-
-
-def _one_line(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0][:160]
-    return f"{type(error).__name__}: {text}"
 
 
 def prune_here(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
@@ -274,9 +241,7 @@ def train_step(model: nn.Module, inputs: torch.Tensor) -> None:
     model.train()
     output = model(torch.cat([inputs, inputs.flip(-1)]))
     sum(t.float().square().mean() for _, t in tensors(output) if t.is_floating_point()).backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    if not gradients or not all(torch.isfinite(g).all() for g in gradients):
-        raise RuntimeError("gradients are not finite after pruning")
+    check_gradients(model)
     model.eval()
 
 

@@ -106,6 +106,28 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.HOOKS = []  # trainer hooks by name, in this order; from the registry `sirfp.hooks.HOOKS`
 
 
+def pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
+    """Options as (key, value).
+
+    Raises:
+        InputError: a word is left over.
+    """
+    if len(opts) % 2:
+        raise InputError(f"options are KEY VALUE pairs, got {len(opts)} words; the last one is {opts[-1]!r}")
+    return list(zip(opts[::2], opts[1::2], strict=True))
+
+
+def config_file(path: str | os.PathLike[str]) -> Path:
+    """The path of a config file.
+
+    Raises:
+        InputError: there is none; names one like it.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no config file {path}{_neighbours(Path(path))}")
+    return Path(path)
+
+
 def _of_the_zoo(path: str | os.PathLike[str]) -> bool:
     """Whether a config is one of the installed Detectron2's own; some of those compute values in Python."""
     import detectron2
@@ -135,12 +157,10 @@ def load_config(
     if add_config is not None:
         add_config(cfg)
     add_sirfp_config(cfg)
-    if len(opts) % 2:
-        raise InputError(f"options are KEY VALUE pairs, got {len(opts)} words; the last one is {opts[-1]!r}")
+    pairs(opts)
     try:
         if path:
-            if not Path(path).is_file():
-                raise InputError(f"there is no config file {path}{_neighbours(Path(path))}")
+            config_file(path)
             cfg.merge_from_file(str(path), allow_unsafe=_of_the_zoo(path))
         cfg.merge_from_list(list(opts))
     except InputError:
@@ -304,4 +324,4 @@ def _neighbours(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f" (nor a folder {folder})"
-    return near(path.name, [file.name for file in folder.glob("*.yaml")])
+    return near(path.name, [file.name for file in folder.iterdir() if file.suffix in (".yaml", ".py")])

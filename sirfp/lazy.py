@@ -6,12 +6,12 @@ Such a file is a program and is run when it is read, so only read one that you t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import nn
 
+from .config import config_file, pairs
 from .errors import InputError, near
 
 
@@ -30,8 +30,7 @@ def build_lazy(path: str, opts: Sequence[str] = ()) -> tuple[nn.Module, dict[str
     """
     from detectron2.config import LazyConfig, instantiate
 
-    if not Path(path).is_file():
-        raise InputError(f"there is no config file {path}")
+    config_file(path)
     try:
         cfg = LazyConfig.load(path)
     except Exception as error:  # the file's own code may raise anything
@@ -51,10 +50,8 @@ def build_lazy(path: str, opts: Sequence[str] = ()) -> tuple[nn.Module, dict[str
 def _override(cfg: Any, opts: Sequence[str]) -> None:
     from omegaconf import OmegaConf
 
-    if len(opts) % 2:
-        raise InputError(f"options are KEY VALUE pairs, got {len(opts)} words; the last one is {opts[-1]!r}")
     missing = object()
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
+    for key, value in pairs(opts):
         if OmegaConf.select(cfg, key, default=missing) is missing:
             owner, _, leaf = key.rpartition(".")
             known = OmegaConf.select(cfg, owner, default=None) if owner else cfg

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -162,6 +163,12 @@ def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cel
             place = {"xy": (0.5, 0), "xycoords": "axes fraction", "textcoords": "offset points"}
             axes.annotate(text, xytext=(0, -3 - 11 * i), ha="center", va="top", fontsize=8, color=colour, **place)
     _write(figure, path)
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most so many items, evenly over all of them."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[i] for i in places]
 
 
 def paint(labels: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarray:

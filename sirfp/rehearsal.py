@@ -36,7 +36,7 @@ class Trial:
         self.model, self.inputs, self.found = model, inputs, found
         self.shapes = _shapes(output)
         self.whole: list[str] | None = None  # of a detector, the layers that no group makes
-        if is_detector(model, output):
+        if is_detector(output):
             self.whole = whole_layers(model, {(s.tensor, s.dim) for group in found for s in group.slices})
         self._steady: bool | None = None
 

@@ -93,7 +93,7 @@ def _worst(dense, pruned, plan, batches) -> tuple[Any, str, int]:
     for count, inputs in enumerate(batches, 1):  # noqa: B007
         if detector is None:
             with inference(dense):
-                detector = is_detector(dense, call(dense, inputs))
+                detector = is_detector(call(dense, inputs))
         if detector:
             compared = "scores, box shifts, masks and maps of every head, on the same boxes"
             found = compare_continuous(dense, pruned, inputs, plan)

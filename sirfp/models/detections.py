@@ -23,8 +23,8 @@ POOLER = "ROIPooler"
 PROPOSALS = "ROIHeads"
 
 
-def is_detector(model: nn.Module, output: Any) -> bool:
-    """Whether a model of Detectron2 returns lists of detections."""
+def is_detector(output: Any) -> bool:
+    """Whether what a model returned is Detectron2's lists of detections."""
     items = output if isinstance(output, list) else []
     return any(isinstance(item, dict) and ("instances" in item or "proposals" in item) for item in items)
 

@@ -1,25 +1,16 @@
 """A quick slice of the table of Detectron2's model zoo: one config of each of three families."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
-
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "prunability_detectron2.py"
+from scripts import loaded
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("prunability_detectron2", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(BENCHMARK.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARK.parent))
-    module.SIZE = (64, 64)
-    return module
+    with loaded("benchmarks/prunability_detectron2.py") as module:
+        module.SIZE = (64, 64)
+        yield module
 
 
 @pytest.mark.parametrize(

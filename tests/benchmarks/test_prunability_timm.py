@@ -1,21 +1,19 @@
 """A quick slice of the prunability table, and pruned files in a fresh process."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from scripts import loaded
 
 import sirfp
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 LOAD = """
 import sys, timm, torch, sirfp
 from safetensors.torch import load_file, save_file
@@ -29,16 +27,10 @@ with torch.no_grad():
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("prunability_timm", BENCHMARKS / "prunability_timm.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with loaded("benchmarks/prunability_timm.py") as module:
         import prunability_table
 
         yield module, prunability_table
-    finally:
-        sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_pruned_detector_equals_masked(config):
     source = from_zoo(config, SMALL, size=(64, 96))
     inputs, pruned = source.example(), source.fresh()
     with inference(source.model):
-        assert is_detector(source.model, call(source.model, inputs))
+        assert is_detector(call(source.model, inputs))
     plan = sirfp.prune(pruned, inputs, "random", 0.5)
     expand(source.model, plan, pruned.state_dict())
     found = compare_continuous(source.model, pruned, inputs, plan)

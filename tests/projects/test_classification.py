@@ -1,9 +1,7 @@
 """The classification project: its configs build, a folder trains, prunes and goes on, its files fit plain timm."""
 
-import importlib.util
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import timm
 import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
+from scripts import loaded
 
 import sirfp
 from sirfp import engine
@@ -27,14 +26,8 @@ CLASSES = ["blue", "green", "red"]
 
 @pytest.fixture(scope="module")
 def project():
-    sys.path.insert(0, str(PROJECT))
-    try:
-        spec = importlib.util.spec_from_file_location("classification_train_net", PROJECT / "train_net.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with loaded("projects/classification/train_net.py") as module:
         yield module
-    finally:
-        sys.path.remove(str(PROJECT))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The detection project: its configs build, a COCO-format set trains and prunes, mistakes end in one line."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
+from scripts import loaded
 
 from sirfp import engine
 from sirfp.config import load_config, validate
@@ -23,14 +23,8 @@ CONFIGS = sorted(PROJECT.glob("configs/*/*.yaml"))
 
 @pytest.fixture(scope="module")
 def project():
-    sys.path.insert(0, str(PROJECT))
-    try:
-        spec = importlib.util.spec_from_file_location("detection_train_net", PROJECT / "train_net.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with loaded("projects/detection/train_net.py") as module:
         yield module
-    finally:
-        sys.path.remove(str(PROJECT))
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The segmentation project: its configs build, a folder of one's own trains, mistakes end in one line."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from PIL import Image
+from scripts import loaded
 
 from sirfp import cli, engine
 from sirfp.config import load_config, register_data, validate
@@ -23,14 +22,8 @@ CLASSES = ["left", "right", "stripe"]
 
 @pytest.fixture(scope="module")
 def project():
-    sys.path.insert(0, str(PROJECT))
-    try:
-        spec = importlib.util.spec_from_file_location("segmentation_train_net", PROJECT / "train_net.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with loaded("projects/segmentation/train_net.py") as module:
         yield module
-    finally:
-        sys.path.remove(str(PROJECT))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The supervised segmentor is Detectron2's but for its losses; the trainer switches them at the first cut."""
 
 import copy
-import importlib.util
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from detectron2.modeling import build_model
+from scripts import loaded
 from test_channels import random_keep
 
 from sirfp.channels import find_groups
@@ -99,15 +99,14 @@ def test_gsrl_knows_the_sampled_class():
 
 
 def test_the_trainer_switches_at_the_first_cut():
-    spec = importlib.util.spec_from_file_location("segmentation_train_net", PROJECT / "train_net.py")
-    train_net = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_net)
+    with loaded("projects/segmentation/train_net.py") as train_net:
+        trainer_class = train_net.SegmentationTrainer
     model = build(config("SOLVER.GSRL.WHEN", "pruned")).train()
     trainer = SimpleNamespace(cfg=config("SOLVER.GSRL.WHEN", "pruned"), checkpointer=SimpleNamespace(plan=None))
     seen = []
     for plan in (None, object()):
         trainer.checkpointer.plan = plan
-        train_net.SegmentationTrainer.losses(trainer, model, batch())
+        trainer_class.losses(trainer, model, batch())
         seen.append(model.rebalanced)
     assert seen == [False, True]
 

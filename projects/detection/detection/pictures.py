@@ -30,7 +30,7 @@ def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: 
     """
     data = cfg.DATASETS.TEST[0]
     records, mapper = DatasetCatalog.get(data), DatasetMapper(cfg, is_train=False)
-    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)]
+    chosen = plots.spread(records, count)
     names = list(MetadataCatalog.get(data).thing_classes)
     palette = plots.colours(len(names) + 1)[1:]
 

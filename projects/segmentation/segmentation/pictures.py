@@ -27,7 +27,7 @@ def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, c
     """
     name = cfg.DATASETS.TEST[0]
     records, mapper = DatasetCatalog.get(name), SegmentationMapper(cfg, is_train=False)
-    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int)]
+    chosen = plots.spread(records, count)
     given = [mapper(record) for record in chosen]
     images = [item["image"].permute(1, 2, 0).numpy() for item in given]
     if cfg.INPUT.FORMAT == "BGR":
