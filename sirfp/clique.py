@@ -17,10 +17,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .relaxation import branch, shares
+
 EXACT_LIMIT = 32
 """The most vertices that `exact` takes on."""
 
-_BATCH = 1 << 13  # nodes of the search tree that are bounded at once
 _BLOCK = 1 << 17  # weights that are rounded at once
 
 
@@ -119,9 +120,7 @@ def exact(
 ) -> tuple[torch.Tensor, float]:
     """The set of `keep` vertices with the greatest value, by branch and bound, for small C.
 
-    A node's bound relaxes the pairs: each candidate takes its best partners for itself, its share of each pair's
-    weight being chosen beforehand so that the bound at the root is as low as subgradient steps make it (the
-    Lagrangian dual of Gilmore and Lawler's bound). The same input always gives the same set.
+    A node's bound is that of `bound`, its shares chosen at the root. The same input always gives the same set.
 
     Args:
         edge_weights: `(C, C)`, symmetric and finite, C at most `EXACT_LIMIT`. The diagonal is not read.
@@ -138,84 +137,44 @@ def exact(
     size = len(a)
     if size > EXACT_LIMIT:
         raise ValueError(f"exact takes at most {EXACT_LIMIT} vertices, got {size}; use greedy and local_search")
-    if not 1 <= keep <= size:
-        raise ValueError(f"keep must lie in [1, {size}], got {keep}")
+    _check_keep(keep, size)
     np.fill_diagonal(a, 0)
     v = _vertices(vertex_weights, size)
     order = greedy(torch.from_numpy(a), None, torch.from_numpy(v))[0].numpy()
     start = _local_search(a, v, np.sort(order[size - keep :]), None)
     # The vertices that greedy is surest to keep come first.
     branching = order[::-1].copy()
-    found = _branch(a[branching[:, None], branching], v[branching], keep, _value(a, v, start))
+    found = branch(a[branching[:, None], branching], v[branching], keep, _value(a, v, start))
     best = start if found is None else np.sort(branching[found])
     return torch.from_numpy(best).to(edge_weights.device), _value(a, v, best)
 
 
-def _branch(a: np.ndarray, v: np.ndarray, keep: int, incumbent: float) -> np.ndarray | None:
-    """The best set whose value is above the incumbent's, or None. Vertices are decided on in their order."""
-    size = len(a)
-    share = _share(a, v, keep, incumbent)
-    # partners[t][r, j]: the most that candidate t + j gets from r others of the candidates t, t + 1, ...
-    partners = []
-    for t in range(size):
-        rest = share[t:, t:].copy()
-        np.fill_diagonal(rest, -np.inf)
-        best = -np.sort(-rest, axis=1)[:, : size - t - 1]
-        partners.append(np.concatenate([np.zeros((size - t, 1)), best.cumsum(1)], axis=1).T.copy())
-    slack = 1e-12 * (np.abs(a).sum() + np.abs(v).sum())
-    found = None
-    # A stack of batches of nodes at the same depth: (vertices decided on, which are in, gains of each, values).
-    stack = [(0, np.zeros((1, size), bool), v[None].copy(), np.zeros(1))]
-    while stack:
-        t, chosen, gain, worth = stack.pop()
-        left = keep - chosen.sum(1)
-        done = left == 0
-        if done.any():
-            top = np.where(done, worth, -np.inf).argmax()
-            if worth[top] > incumbent + slack:
-                incumbent, found = worth[top], np.flatnonzero(chosen[top])
-        live = ~done & (left <= size - t)
-        chosen, gain, worth, left = chosen[live], gain[live], worth[live], left[live]
-        if not len(left):
-            continue
-        ranked = -np.sort(-(gain[:, t:] + partners[t][left - 1]), axis=1).cumsum(1)
-        bound = worth + ranked[np.arange(len(left)), left - 1]
-        live = np.flatnonzero(bound > incumbent + slack)
-        for part in np.array_split(live, -(-len(live) // _BATCH) or 1):
-            if not len(part):
-                continue
-            out = (t + 1, chosen[part], gain[part], worth[part])
-            took = out[1].copy()
-            took[:, t] = True
-            stack.append(out)
-            stack.append((t + 1, took, out[2] + a[t], out[3] + out[2][:, t]))
-    return found
+def bound(edge_weights: torch.Tensor, keep: int, vertex_weights: torch.Tensor | None = None, steps: int = 400) -> float:
+    """A value that no set of `keep` vertices is above, for any C: what `greedy` may have missed at most.
+
+    It is the Lagrangian dual of Gilmore and Lawler's bound (see `sirfp.relaxation`), at O(C^2 log C) a step.
+
+    Args:
+        edge_weights: `(C, C)`, symmetric and finite. The diagonal is not read.
+        keep: the size of the set, in [1, C].
+        vertex_weights: `(C,)`.
+        steps: of the subgradient method; more of them, a lower bound.
+
+    Raises:
+        ValueError: as `greedy`; or `keep` is out of range.
+    """
+    a = _matrix(edge_weights).astype(np.float64)
+    _check_keep(keep, len(a))
+    np.fill_diagonal(a, 0)
+    v = _vertices(vertex_weights, len(a))
+    order = greedy(torch.from_numpy(a), None, torch.from_numpy(v))[0].numpy()
+    start = _local_search(a, v, np.sort(order[len(a) - keep :]), None)
+    return shares(a, v, keep, _value(a, v, start), steps)[1]
 
 
-def _share(a: np.ndarray, v: np.ndarray, keep: int, target: float, steps: int = 400) -> np.ndarray:
-    """How much of each pair's weight either vertex may count, `share + share.T == a`, for the lowest bound."""
-    size = len(a)
-    share, best, lowest = a / 2, a / 2, np.inf
-    rows, pace = np.arange(size)[:, None], 1.0
-    for step in range(steps):
-        rest = share.copy()
-        np.fill_diagonal(rest, -np.inf)
-        partners = np.argsort(-rest, axis=1, kind="stable")[:, : keep - 1]
-        gain = v + share[rows, partners].sum(1)
-        inside = np.argsort(-gain, kind="stable")[:keep]
-        bound = gain[inside].sum()
-        if bound < lowest:
-            best, lowest = share.copy(), bound
-        elif step % 20 == 19:
-            pace *= 0.8
-        taken = np.zeros((size, size))
-        taken[inside[:, None], partners[inside]] = 1
-        slope = taken - taken.T
-        norm = (slope**2).sum() / 2
-        if norm == 0 or bound <= target:
-            break
-        share = share - pace * (bound - target) / norm * slope
-    return best
+def _check_keep(keep: int, size: int) -> None:
+    if not 1 <= keep <= size:
+        raise ValueError(f"keep must lie in [1, {size}], got {keep}")
 
 
 def _local_search(a: np.ndarray, v: np.ndarray, inside: np.ndarray, max_swaps: int | None) -> np.ndarray:

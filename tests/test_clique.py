@@ -180,3 +180,23 @@ def test_a_single_entry_out_of_symmetry_is_found(graph):
 def test_an_empty_graph_has_nothing_to_remove():
     order, score = clique.greedy(torch.zeros(0, 0))
     assert order.tolist() == score.tolist() == []
+
+
+@given(graphs(), st.data())
+@few
+def test_no_set_is_above_the_bound(graph, data):
+    weights, vertices = graph
+    keep = data.draw(st.integers(1, len(weights)))
+    _, most = clique.exact(weights, keep, vertices)
+    limit = clique.bound(weights, keep, vertices)
+    assert limit >= most - 1e-9 * (1 + weights.abs().sum().item())
+
+
+def test_the_bound_is_the_value_where_there_is_no_choice_and_near_it_where_there_is_little():
+    points = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+    weights = -(points @ points.T).abs()
+    every = clique.bound(weights, 24)
+    assert every == pytest.approx(clique.value(weights, torch.arange(24)))
+    _, most = clique.exact(weights, 20)
+    assert most <= clique.bound(weights, 20) + 1e-6 <= most + 0.05 * abs(most)
+    assert clique.bound(weights, 20) < clique.bound(weights, 20, steps=1)

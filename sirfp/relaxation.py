@@ -1,0 +1,80 @@
+"""Bounds on the value of a clique and the search that they prune; `sirfp.clique` is what others call.
+
+The bound relaxes the pairs: each vertex takes its best partners for itself, its share of each pair's weight being
+chosen so that the sum over the best vertices is as low as subgradient steps make it (the Lagrangian dual of Gilmore
+and Lawler's bound, as in Caprara, Pisinger and Toth, Exact Solution of the Quadratic Knapsack Problem, INFORMS Journal
+on Computing, 1999).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_BATCH = 1 << 13  # nodes of the search tree that are bounded at once
+
+
+def branch(a: np.ndarray, v: np.ndarray, keep: int, incumbent: float) -> np.ndarray | None:
+    """The best set whose value is above the incumbent's, or None. Vertices are decided on in their order."""
+    size = len(a)
+    share, _ = shares(a, v, keep, incumbent)
+    # partners[t][r, j]: the most that candidate t + j gets from r others of the candidates t, t + 1, ...
+    partners = []
+    for t in range(size):
+        rest = share[t:, t:].copy()
+        np.fill_diagonal(rest, -np.inf)
+        best = -np.sort(-rest, axis=1)[:, : size - t - 1]
+        partners.append(np.concatenate([np.zeros((size - t, 1)), best.cumsum(1)], axis=1).T.copy())
+    slack = 1e-12 * (np.abs(a).sum() + np.abs(v).sum())
+    found = None
+    # A stack of batches of nodes at the same depth: (vertices decided on, which are in, gains of each, values).
+    stack = [(0, np.zeros((1, size), bool), v[None].copy(), np.zeros(1))]
+    while stack:
+        t, chosen, gain, worth = stack.pop()
+        left = keep - chosen.sum(1)
+        done = left == 0
+        if done.any():
+            top = np.where(done, worth, -np.inf).argmax()
+            if worth[top] > incumbent + slack:
+                incumbent, found = worth[top], np.flatnonzero(chosen[top])
+        live = ~done & (left <= size - t)
+        chosen, gain, worth, left = chosen[live], gain[live], worth[live], left[live]
+        if not len(left):
+            continue
+        ranked = -np.sort(-(gain[:, t:] + partners[t][left - 1]), axis=1).cumsum(1)
+        bound = worth + ranked[np.arange(len(left)), left - 1]
+        live = np.flatnonzero(bound > incumbent + slack)
+        for part in np.array_split(live, -(-len(live) // _BATCH) or 1):
+            if not len(part):
+                continue
+            out = (t + 1, chosen[part], gain[part], worth[part])
+            took = out[1].copy()
+            took[:, t] = True
+            stack.append(out)
+            stack.append((t + 1, took, out[2] + a[t], out[3] + out[2][:, t]))
+    return found
+
+
+def shares(a: np.ndarray, v: np.ndarray, keep: int, target: float, steps: int = 400) -> tuple[np.ndarray, float]:
+    """How much of a pair's weight each vertex counts, `share + share.T == a`, for the lowest bound; and that bound."""
+    size = len(a)
+    share, best, lowest = a / 2, a / 2, np.inf
+    rows, pace = np.arange(size)[:, None], 1.0
+    for step in range(steps):
+        rest = share.copy()
+        np.fill_diagonal(rest, -np.inf)
+        partners = np.argsort(-rest, axis=1, kind="stable")[:, : keep - 1]
+        gain = v + share[rows, partners].sum(1)
+        inside = np.argsort(-gain, kind="stable")[:keep]
+        bound = gain[inside].sum()
+        if bound < lowest:
+            best, lowest = share.copy(), bound
+        elif step % 20 == 19:
+            pace *= 0.8
+        taken = np.zeros((size, size))
+        taken[inside[:, None], partners[inside]] = 1
+        slope = taken - taken.T
+        norm = (slope**2).sum() / 2
+        if norm == 0 or bound <= target:
+            break
+        share = share - pace * (bound - target) / norm * slope
+    return best, lowest
