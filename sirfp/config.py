@@ -88,6 +88,8 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.SELF_SIMILARITY = False  # the redundancy sum has the term i = j (the paper's reference code)
     cfg.SIRFP.PER_POSITION = True  # redundancies times positions, so that resolution does not decide (paper: False)
     cfg.SIRFP.NORMALIZE = "l1"  # of each feature map: "l1" (the paper) or "l2"
+    cfg.SIRFP.POOLED = False  # globally pooled features in place of maps (an ablation)
+    cfg.SIRFP.SEARCH = "greedy"  # "local" exchanges channels of each layer as long as its clique gets better
     cfg.SIRFP.IMPORTANCE = "taylor"  # with CRITERION "sirfp_joint", beside redundancy: "taylor" or "dcfp"
     cfg.SIRFP.IMPORTANCE_WEIGHT = 1.0  # of it; at 1 both have the same mean over the network, at 0 redundancy is alone
     cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted

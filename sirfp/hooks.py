@@ -64,6 +64,8 @@ def criterion_options(cfg) -> dict[str, Any]:
         "self_similarity": node.SELF_SIMILARITY,
         "normalize": node.NORMALIZE,
         "per_position": node.PER_POSITION,
+        "pooled": node.POOLED,
+        "search": node.SEARCH,
         "stride": node.ACCUMULATE_STRIDE,
         "importance": node.IMPORTANCE,
         "importance_weight": node.IMPORTANCE_WEIGHT,

@@ -79,6 +79,7 @@ def prune(
         found, scorer.scores(), keep_flops * found.flops(),
         partitions=partitions, min_keep=min_keep, round_to=round_to,
     )  # fmt: skip
+    keep = refined(found, keep, scorer)
     return cut(model, found, keep, criterion, bias_correction=bias_correction, optimizer=optimizer)
 
 
@@ -131,6 +132,18 @@ def _loss(model: nn.Module, batch: Any, criterion: Criterion, loss: Callable | N
         kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
         raise InputError(f"the loss must be a tensor of one value that has a gradient, got {kind}")
     return value
+
+
+def refined(found: ChannelGroups, keep: np.ndarray, criterion: Criterion) -> np.ndarray:
+    """A choice of atoms, each group's as `Criterion.refine` would have it; widths stay."""
+    keep = keep.copy()
+    for group in found:
+        inside = keep[found.spans[group.name]]
+        if not inside.all():
+            better = criterion.refine(group, torch.from_numpy(np.flatnonzero(inside)))
+            inside[:] = False
+            inside[better.cpu().numpy()] = True
+    return keep
 
 
 def cut(

@@ -16,7 +16,7 @@ from .criteria import build_criterion
 from .groups import ChannelGroups
 from .observe import Observer
 from .plan import PruningPlan
-from .prune import cut
+from .prune import cut, refined
 
 logger = logging.getLogger(__name__)
 
@@ -96,16 +96,16 @@ class PruningSession:
         observer.detach()
         observer.criterion.reduce()
         dense = self.plan.flops[0] if self.plan else found.flops()
-        keep = _agreed(
-            lambda: allocate(
-                found,
-                observer.criterion.scores(),
-                keep_flops * dense,
-                partitions=self.partitions,
-                min_keep=self.min_keep,
-                round_to=self.round_to,
-            )
-        )
+
+        def decide() -> np.ndarray:
+            scores = observer.criterion.scores()
+            keep = allocate(
+                found, scores, keep_flops * dense,
+                partitions=self.partitions, min_keep=self.min_keep, round_to=self.round_to,
+            )  # fmt: skip
+            return refined(found, keep, observer.criterion)
+
+        keep = _agreed(decide)
         found = find_again(self.model, self.example_inputs, self.ignore, found)
         plan = cut(
             self.model, found, keep, self.criterion, bias_correction=self.bias_correction, optimizer=self.optimizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from small_networks import NETWORKS
@@ -9,13 +10,15 @@ from test_channels import INPUT, build
 from torch import nn
 
 import sirfp
+from sirfp import clique
 from sirfp.calling import tensors
 from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.errors import InputError
 from sirfp.models.features import watch
 from sirfp.observe import Observer
-from sirfp.prune import calibrate
+from sirfp.prune import calibrate, refined
+from sirfp.redundancy import edge_weights
 
 
 class OneLayer(nn.Module):
@@ -66,6 +69,24 @@ def test_position_counts():
     assert matrix[0, 1].abs() < 1e-6 < matrix[0, 2]
     flat = pooled.matrix(found["layer"])
     assert torch.allclose(flat[0, 1], flat[0, 2])
+
+
+def test_local_search_exchanges_channels_of_a_layer_for_a_better_clique():
+    gains = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        model = OneLayer(torch.randn(20, 3).tolist())
+        found, criterion = _scored(model, search="local")
+        weights = edge_weights(criterion.matrix(found["layer"]))
+        keep = criterion.scores()["layer"] >= criterion.scores()["layer"].sort().values[10]
+        better = refined(found, keep.numpy(), criterion)
+        assert better.sum() == 10
+        gains.append(clique.value(weights, torch.from_numpy(better).nonzero()[:, 0]))
+        gains[-1] -= clique.value(weights, keep.nonzero()[:, 0])
+        assert np.array_equal(refined(found, keep.numpy(), _scored(model)[1]), keep)  # by default none
+    assert min(gains) >= -1e-6 and max(gains) > 0
+    with pytest.raises(InputError, match="search must be greedy or local, got 'tabu'"):
+        build_criterion("sirfp", model, found.groups, search="tabu")
 
 
 def test_coupled_layers_make_one_graph_or_a_union():

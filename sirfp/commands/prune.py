@@ -33,8 +33,8 @@ CRITERIA_HELP = (
     "DATASETS.TRAIN for Detectron2"
 )
 OPTIONS_HELP = (
-    "ema, edge_weight, edge_prefixes, coupled, self_similarity, normalize, per_position, stride, pooled of sirfp and "
-    "sirfp_joint; importance, importance_weight of sirfp_joint; ema of dcfp"
+    "ema, edge_weight, edge_prefixes, coupled, self_similarity, normalize, per_position, stride, pooled, search of "
+    "sirfp and sirfp_joint; importance, importance_weight of sirfp_joint; ema of dcfp"
 )
 
 

@@ -64,6 +64,18 @@ class Criterion:
         """The worth of each channel, {group name: (size,)}; comparable between groups."""
         raise NotImplementedError
 
+    def refine(self, group: Group, kept: torch.Tensor) -> torch.Tensor:
+        """A better choice of as many channels of a group than its best-scored, where the criterion knows one.
+
+        Args:
+            group: one of its groups.
+            kept: (k,) int64, the channels that stay by `scores`, ascending.
+
+        Returns:
+            (k,) int64, ascending.
+        """
+        return kept
+
     def state_dict(self) -> dict[str, Any]:
         """Statistics so far: tensors and plain numbers only."""
         return {}

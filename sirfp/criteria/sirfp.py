@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..clique import greedy
+from ..clique import greedy, local_search
 from ..errors import InputError
 from ..groups import Feature, Group
 from ..redundancy import RedundancyAverage, edge_weights
@@ -45,6 +45,8 @@ class SIRFP(Criterion):
             theirs.
         stride: look at every stride-th row and column of a map, others at each iteration, for 1 / stride^2 of the cost.
         pooled: look at globally pooled features instead of maps (an ablation).
+        search: "greedy" (the paper), or "local" to exchange channels of each layer, its width once chosen, until no
+            exchange makes a better clique.
     """
 
     needs = "features"
@@ -64,16 +66,20 @@ class SIRFP(Criterion):
         per_position: bool = True,
         stride: int = 1,
         pooled: bool = False,
+        search: str = "greedy",
     ):
         super().__init__(model, groups, seed=seed)
         if coupled not in ("graph", "union"):
             raise InputError(f"coupled must be graph or union, got {coupled!r}")
+        if search not in ("greedy", "local"):
+            raise InputError(f"search must be greedy or local, got {search!r}")
         if not 0 <= ema < 1:
             raise InputError(f"ema must lie in [0, 1), got {ema}")
         if isinstance(edge_prefixes, str):
             edge_prefixes = (edge_prefixes,)
         self.edge_weight, self.edge_prefixes = edge_weight, tuple(edge_prefixes)
         self.coupled, self.self_similarity, self.per_position = coupled, self_similarity, per_position
+        self.search = search
         self.averages = {
             f.module: RedundancyAverage(
                 ema=ema, edges=edge_weight != 0, normalize=normalize, pooled=pooled, stride=stride
@@ -125,10 +131,20 @@ class SIRFP(Criterion):
         """Vertex weights of groups, {group name: (size,)}; redundancy alone has none."""
         return {}
 
-    def _clique(self, matrix: torch.Tensor, vertices: torch.Tensor | None = None) -> torch.Tensor:
+    def refine(self, group: Group, kept: torch.Tensor) -> torch.Tensor:
+        if self.search == "greedy" or not self._members(group):
+            return kept
+        weights, vertices = self._weights(self.matrix(group), self.vertices().get(group.name))
+        return local_search(weights, kept, vertices)[0]
+
+    def _weights(self, matrix: torch.Tensor, vertices: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         weights = edge_weights(matrix, self_similarity=self.self_similarity)
         if self.self_similarity:
             vertices = weights.diagonal() + (0 if vertices is None else vertices)
+        return weights, vertices
+
+    def _clique(self, matrix: torch.Tensor, vertices: torch.Tensor | None = None) -> torch.Tensor:
+        weights, vertices = self._weights(matrix, vertices)
         order, score = greedy(weights, vertex_weights=vertices)
         result = torch.empty(len(order), dtype=torch.float32)
         result[order.cpu()] = score.float().cpu()
