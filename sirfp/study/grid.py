@@ -153,7 +153,7 @@ def _cell(spec: Spec, model: str, config: Path, texts: list[str], variant: Varia
         **_common(length, needs.seed),
         "SIRFP.CRITERION": variant.criterion,
         "SIRFP.KEEP_FLOPS": budget,
-        "SIRFP.STEPS": spec.steps,
+        "SIRFP.STEPS": variant.steps or spec.steps,
         "SIRFP.START_ITER": 0,
         "SIRFP.ACCUMULATE_ITERS": times["accumulate"],
         "SIRFP.RECOVER_ITERS": times["recover"],

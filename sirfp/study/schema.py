@@ -20,7 +20,7 @@ SHARED = (
 CONTROL = "unpruned"
 """The name of the runs that train a dense network on for as long as a pruning does, where `control` asks for them."""
 OF_TASK = ("project", "script", "metric", "models", *SHARED)
-OF_CRITERION = ("name", "criterion", "hooks", "overrides", "seeds")
+OF_CRITERION = ("name", "criterion", "hooks", "overrides", "seeds", "steps")
 ITERATIONS = ("dense", "accumulate", "recover", "finetune")
 DECIDED = {
     "SEED": "seeds", "SIRFP.SEED": "seeds", "SIRFP.CRITERION": "criteria", "SIRFP.KEEP_FLOPS": "budgets",
@@ -33,13 +33,14 @@ DECIDED = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A criterion with what belongs to it: hooks (after Accumulate), overrides, seeds (none: the task's)."""
+    """A criterion with what belongs to it: hooks (after Accumulate), overrides, seeds and steps (none: the task's)."""
 
     name: str
     criterion: str
     hooks: tuple[str, ...] = ()
     overrides: tuple[tuple[str, Any], ...] | Mapping[str, Any] = ()
     seeds: tuple[int, ...] = ()
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def _criteria(value: Any, at: str) -> tuple[Variant, ...]:
         seeds = _seeds(node["seeds"], f"{here}.seeds") if "seeds" in node else ()
         hooks = tuple(_text(hook, f"{here}.hooks") for hook in _list(node.get("hooks", []), f"{here}.hooks"))
         overrides = _overrides(node.get("overrides", {}), f"{here}.overrides")
-        found.append(Variant(name, criterion, hooks, overrides, seeds))
+        steps = _count(node["steps"], f"{here}.steps", 1) if "steps" in node else None
+        found.append(Variant(name, criterion, hooks, overrides, seeds, steps))
     _distinct([variant.name for variant in found], at)
     return tuple(found)
 

@@ -102,7 +102,7 @@ def test_a_criterion_has_seeds_hooks_and_settings_of_its_own(bench):
     bench.content["criteria"] = [
         "sirfp",
         {"name": "other", "criterion": "magnitude", "hooks": ["Some"], "overrides": {"SIRFP.LR_FACTOR": 0.5},
-         "seeds": [7]},
+         "seeds": [7], "steps": 3},
     ]  # fmt: skip
     study = grid.load(bench.file)
     others = [job for job in study.cells if job.criterion == "other"]
@@ -110,6 +110,7 @@ def test_a_criterion_has_seeds_hooks_and_settings_of_its_own(bench):
     options = dict(others[0].options)
     assert options["SIRFP.CRITERION"] == "magnitude" and options["SIRFP.LR_FACTOR"] == "0.5"
     assert options["SIRFP.HOOKS"].startswith("['Accumulate', 'Some', 'Report'")
+    assert options["SIRFP.STEPS"] == "3" and options["SOLVER.MAX_ITER"] == "12"  # as long as those of two steps
 
 
 def test_a_control_trains_on_for_as_long_as_a_pruning(bench):
