@@ -1,23 +1,27 @@
-"""`sirfp data`: makes the embedded scenes, and checks a user's own data."""
+"""`sirfp data`: makes the embedded scenes, checks and prepares public data sets, and checks a user's own data."""
 
 from __future__ import annotations
 
 import argparse
 
 from ..errors import InputError
+from . import data_sets
 from .arguments import at_least
 from .outcome import Outcome
 
-USAGE = "sirfp data {scenes,check} ..."
+USAGE = "sirfp data {scenes,check,prepare} ..."
 EXAMPLE = """examples:
   sirfp data scenes datasets/scenes
+  sirfp data check
+  sirfp data check cityscapes
+  sirfp data prepare cityscapes
   sirfp data check --images train --labels trainannot --classes sky road car
   sirfp data check --images train --coco annotations/train.json"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Describes the arguments."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="{scenes,check}")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{scenes,check,prepare}")
     scenes = actions.add_parser(
         "scenes",
         help="make the embedded data set: digits on photographs, for segmentation, detection and classification",
@@ -43,13 +47,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     scenes.add_argument("--force", action="store_true", help="replace a scene set that is there")
     check = actions.add_parser(
         "check",
-        help="check a data set before training: images with label maps, or with a COCO file",
-        description="Finds what is wrong with a data set before training does.",
-        epilog=EXAMPLE.replace("  sirfp data scenes datasets/scenes\n", ""),
+        help="check a public data set by its name, or your own: images with label maps or a COCO file",
+        description="Finds what is wrong with data before training does. Lists the public sets where nothing is given.",
+        epilog=EXAMPLE.replace("  sirfp data scenes datasets/scenes\n", "").replace(
+            "  sirfp data prepare cityscapes\n", ""
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    check.add_argument("--images", metavar="FOLDER", required=True, help="the images")
+    check.add_argument("name", nargs="?", metavar="NAME", help="a public data set, below $DETECTRON2_DATASETS")
+    check.add_argument("--all", action="store_true", help="with NAME: decode all files, not a sample")
+    check.add_argument("--partial", action="store_true", help="with NAME: fewer images than released are fine")
+    check.add_argument("--images", metavar="FOLDER", help="the images")
     check.add_argument("--labels", metavar="FOLDER", help="segmentation: label maps of the same names")
     check.add_argument("--classes", nargs="+", metavar="NAME", help="names of the classes; label value i is the i-th")
     check.add_argument(
@@ -66,7 +75,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="label of pixels that do not count (default %(default)s)",
     )
     check.add_argument("--coco", metavar="FILE", help="detection: the annotations, in COCO's format")
-    for part in (scenes, check):
+    prepare = actions.add_parser(
+        "prepare",
+        help="make what a public data set needs: label maps of class indices, lists, folders of classes",
+        description="Prepares a data set. Whatever is there and whole stays; may be stopped and run again.",
+        epilog=data_sets.PREPARE_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    data_sets.add_prepare(prepare)
+    for part in (scenes, check, prepare):
         part.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -74,6 +92,19 @@ def run(args: argparse.Namespace) -> Outcome:
     """Makes or checks."""
     if args.action == "scenes":
         return _scenes(args)
+    if args.action == "prepare":
+        return data_sets.prepare_set(args)
+    own = any((args.images, args.labels, args.classes, args.num_classes, args.coco))
+    if args.name and own:
+        raise InputError(f"give the name of a data set ({args.name}) or the folders of your own, not both")
+    if not own and (args.all or args.partial) and not args.name:
+        raise InputError("--all and --partial are for one data set: name it")
+    if not own:
+        return data_sets.check_set(args) if args.name else data_sets.list_sets()
+    if args.all or args.partial:
+        raise InputError("--all and --partial are for public data sets; checks of your own look at all files")
+    if not args.images:
+        raise InputError("give --images FOLDER, the images of your own data")
     if bool(args.labels) == bool(args.coco):
         raise InputError("give --labels FOLDER for segmentation, or --coco FILE for detection")
     return _coco(args) if args.coco else _folders(args)

@@ -3,11 +3,11 @@
 Importing this reads nothing and loads neither Detectron2 nor scikit-learn.
 """
 
+from sirfp.data.classes import CAMVID_CLASSES
 from sirfp.data.coco import check_coco
 from sirfp.data.folders import check_sem_seg_folder, read_label
 from sirfp.data.location import datasets_root
 from sirfp.data.registration import (
-    CAMVID_CLASSES,
     register_all,
     register_camvid,
     register_coco,

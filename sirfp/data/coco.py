@@ -21,6 +21,7 @@ def check_coco(
     num_classes: int | None = None,
     *,
     decoded: int = DECODED,
+    flat_boxes: bool = False,
 ) -> tuple[str, ...]:
     """Checks an annotation file against its images.
 
@@ -31,6 +32,7 @@ def check_coco(
         images: folder which the file names in it are relative to.
         num_classes: how many categories the model expects, if known.
         decoded: most images whose pixels are read.
+        flat_boxes: whether boxes may lack width or height, as few in COCO 2017 do; Detectron2 leaves them out.
 
     Returns:
         Names of the categories, in the order of their ids, which is the order of Detectron2's classes.
@@ -52,7 +54,7 @@ def check_coco(
         raise InputError(f"{path}: lists no {empty}; a detection set needs at least one")
     _by_id(path, content["annotations"], "annotations", ("id", "image_id", "category_id", "bbox"))
     for annotation in content["annotations"]:
-        _check_annotation(path, annotation, records, names)
+        _check_annotation(path, annotation, records, names, flat_boxes)
     missing = [record["file_name"] for record in records.values() if not (folder / record["file_name"]).is_file()]
     if missing:
         raise InputError(
@@ -105,7 +107,11 @@ def _check_categories(path: Path, categories: Sequence[dict[str, Any]], num_clas
 
 
 def _check_annotation(
-    path: Path, annotation: dict[str, Any], records: dict[Any, dict[str, Any]], names: dict[int, str]
+    path: Path,
+    annotation: dict[str, Any],
+    records: dict[Any, dict[str, Any]],
+    names: dict[int, str],
+    flat_boxes: bool,
 ) -> None:
     where = f"{path}: annotation {annotation['id']}"
     if annotation["category_id"] not in names:
@@ -120,7 +126,8 @@ def _check_annotation(
         )
     box = annotation["bbox"]
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(n, int | float) for n in box)
-    if not numbers or not all(math.isfinite(n) for n in box) or box[2] <= 0 or box[3] <= 0:
+    least = 0 if flat_boxes else math.ulp(0)
+    if not numbers or not all(math.isfinite(n) for n in box) or min(box[2:]) < least:
         raise InputError(
             f"{where} has box {box}; four numbers are needed: left, top, width > 0, height > 0; correct or remove it"
         )

@@ -46,6 +46,7 @@ def check_sem_seg_folder(
     ignore: int = 255,
     *,
     decoded: int = DECODED,
+    listed: str | os.PathLike[str] = "",
 ) -> list[Pair]:
     """Checks a segmentation data set and lists its pairs, sorted by name.
 
@@ -56,13 +57,14 @@ def check_sem_seg_folder(
         classes: names of the classes; label value `i` is `classes[i]`.
         ignore: the label value of pixels that are neither learned nor evaluated.
         decoded: most pairs whose pixels are read.
+        listed: a file of stems, one a line: only these images are of the set; all by default.
 
     Raises:
         InputError: a folder is missing or empty, an image has no label map, a file cannot be read, sizes
             differ, or a label is outside the classes. Names the first file concerned.
     """
     check_classes(classes, ignore)
-    pairs = _pair_by_stem(Path(images), Path(labels))
+    pairs = _pair_by_stem(Path(images), Path(labels), Path(listed) if listed else None)
     measured = in_threads(lambda pair: _measure(*pair), pairs)
     step = max(1, -(-len(measured) // decoded))
     in_threads(lambda pair: _check_pixels(pair, len(classes), ignore), measured[::step])
@@ -159,6 +161,22 @@ def list_images(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, P
     return found
 
 
+def read_stems(listed: Path) -> list[str]:
+    """What a list of images names, one at the start of each line.
+
+    Raises:
+        InputError: it cannot be read, or is empty.
+    """
+    try:
+        stems = [line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{listed}: the list of images cannot be read ({reason})") from error
+    if not stems:
+        raise InputError(f"{listed}: the list of images is empty")
+    return stems
+
+
 def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Maps in threads, in order; raises the first error. Decoding releases Python's lock."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -169,9 +187,11 @@ def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
             raise
 
 
-def _pair_by_stem(images: Path, labels: Path) -> list[tuple[Path, Path]]:
+def _pair_by_stem(images: Path, labels: Path, listed: Path | None) -> list[tuple[Path, Path]]:
     layout = f"images in {images} and label maps of the same stems in {labels}"
     found = list_images(images, IMAGE_SUFFIXES, layout)
+    if listed is not None:
+        found = _of_list(listed, found, images)
     maps = list_images(labels, LABEL_SUFFIXES, layout)
     missing = [path for stem, path in found.items() if stem not in maps]
     if missing:
@@ -180,6 +200,16 @@ def _pair_by_stem(images: Path, labels: Path) -> list[tuple[Path, Path]]:
             f"{len(found)} images lack one; add the label maps or remove the images"
         )
     return [(path, maps[stem]) for stem, path in found.items()]
+
+
+def _of_list(listed: Path, found: dict[str, Path], images: Path) -> dict[str, Path]:
+    stems = read_stems(listed)
+    absent = [stem for stem in stems if stem not in found]
+    if absent:
+        raise InputError(
+            f"{images}: has no image {absent[0]}; {len(absent)} of the {len(stems)} that {listed} lists are not there"
+        )
+    return {stem: found[stem] for stem in sorted(stems)}
 
 
 def _measure(image: Path, label: Path) -> Pair:

@@ -10,30 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sirfp.data.classes import CAMVID_CLASSES, CAMVID_VOID, IGNORE
 from sirfp.data.coco import check_coco
 from sirfp.data.composition import CLASSES, SPLITS
+from sirfp.data.descriptions import DATA_SETS, DataSet
 from sirfp.data.folders import Pair, check_classes, check_sem_seg_folder
 from sirfp.data.images import open_images
 from sirfp.data.location import datasets_root
 from sirfp.data.scenes import STUFF_CLASSES, load_scenes
 from sirfp.errors import InputError
-
-CAMVID_CLASSES = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign symbol",
-    "fence",
-    "car",
-    "pedestrian",
-    "bicyclist",
-)
-"""CamVid's 11 classes in SegNet's order (Badrinarayanan et al., 2017)."""
-CAMVID_VOID = 11
-IGNORE = 255
 
 _registered: dict[str, tuple[Any, ...]] = {}
 Records = list[dict[str, Any]]
@@ -43,7 +28,8 @@ def register_all(root: str | os.PathLike[str] | None = None) -> None:
     """Registers every set that has a default place under `root`, whether it is there or not.
 
     camvid_sem_seg_{train,val,test}, scenes_sem_seg_{train,val}, scenes_det_{train,val}, scenes_digits_{train,val},
-    bccd_det_{train,val}, cifar10_{train,val}, imagenet_{train,val}.
+    bccd_det_{train,val}, cifar10_{train,val}, imagenet_{train,val}, coco_stuff_10k_sem_seg_{train,test},
+    pascal_context_59_sem_seg_{train,val}.
 
     Args:
         root: folder of all data sets; `datasets_root()` by default.
@@ -56,6 +42,16 @@ def register_all(root: str | os.PathLike[str] | None = None) -> None:
         register_coco(f"bccd_det_{split}", place / "annotations" / f"{split}.json", place / split)
         for name in ("cifar10", "imagenet"):
             register_images(f"{name}_{split}", folder / name / split)
+    for name in ("coco_stuff_10k", "pascal_context"):
+        register_listed(DATA_SETS[name], folder / DATA_SETS[name].folder)
+
+
+def register_listed(known: DataSet, folder: str | os.PathLike[str]) -> None:
+    """Registers the splits of a described segmentation set whose images share a folder, by their lists."""
+    for split in known.splits:
+        images, labels = (Path(folder) / os.path.dirname(place) for place in (split.images, split.labels))
+        listed = Path(folder) / split.listed
+        _register_sem_seg(split.registered, images, labels, known.names, known.ignore, listed=listed)
 
 
 def register_camvid(root: str | os.PathLike[str], prefix: str = "camvid_sem_seg") -> None:
@@ -139,13 +135,14 @@ def _register_sem_seg(
     classes: tuple[str, ...],
     ignore: int,
     ready: Callable[[], object] = lambda: None,
+    listed: Path | str = "",
 ) -> None:
     check_classes(classes, ignore)
 
     @cache
     def pairs() -> list[Pair]:
         ready()
-        return check_sem_seg_folder(images, labels, classes, ignore)
+        return check_sem_seg_folder(images, labels, classes, ignore, listed=listed)
 
     def load() -> Records:
         return [
@@ -165,6 +162,7 @@ def _register_sem_seg(
         "sem_seg_root": str(labels),
         "stuff_classes": list(classes),
         "ignore_label": ignore,
+        **({"listed": str(listed)} if listed else {}),
     }
     _register(name, load, metadata)
 

@@ -58,6 +58,8 @@ def test_registering_reads_nothing_and_may_be_repeated(tmp_path, clean):
             for kind in ("scenes_sem_seg", "scenes_det", "scenes_digits", "bccd_det", "cifar10", "imagenet")
             for split in ("train", "val")
         ),
+        *(f"coco_stuff_10k_sem_seg_{split}" for split in ("train", "test")),
+        *(f"pascal_context_59_sem_seg_{split}" for split in ("train", "val")),
     }
     for missing in added:
         with pytest.raises(InputError, match=str(tmp_path)):

@@ -1,0 +1,93 @@
+"""ImageNet's validation images, which come in one folder: each to the folder of its class, as the training images."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from sirfp.data.splits import matching
+from sirfp.errors import InputError
+
+GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+DEVKIT = "ILSVRC2012_devkit_t12"
+KAGGLE = "LOC_val_solution.csv"
+SYNSETS = "imagenet_2012_validation_synset_labels.txt"
+
+
+def flat_validation(folder: Path) -> list[Path]:
+    """Validation images that lie in no folder of a class yet, sorted."""
+    return sorted(matching(folder, "val/*.JPEG"))
+
+
+def synsets() -> tuple[str, ...]:
+    """The 1000 classes as WordNet ids, sorted, which is the order of their indices."""
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo().label_names())
+
+
+def sort_validation(folder: Path, follow: Callable[[Iterable, str, int], Iterable]) -> tuple[int, int]:
+    """Moves the images; returns how many, and how many were in place.
+
+    Raises:
+        InputError: the labels are missing or do not fit; nothing is moved then.
+    """
+    flat = flat_validation(folder)
+    placed = sum(1 for _ in matching(folder, "val/*/*.JPEG"))
+    if not flat:
+        return 0, placed
+    labels = read_validation_labels(folder)
+    unknown = [path for path in flat if path.stem not in labels]
+    if unknown:
+        raise InputError(f"{unknown[0]}: the labels of the validation images do not name it; remove or rename it")
+    for wnid in sorted({labels[path.stem] for path in flat}):
+        (folder / "val" / wnid).mkdir(exist_ok=True)
+    for path in follow(flat, "validation images", len(flat)):
+        os.replace(path, path.parent / labels[path.stem] / path.name)
+    return len(flat), placed
+
+
+def read_validation_labels(folder: Path) -> dict[str, str]:
+    """WordNet ids of validation images by stem, from the development kit, Kaggle's table or a list of ids.
+
+    Raises:
+        InputError: none of these is there, or it is damaged.
+    """
+    places = [folder / DEVKIT, folder / "devkit", folder]
+    truth = next((place / GROUND_TRUTH for place in places if (place / GROUND_TRUTH).is_file()), None)
+    try:
+        if truth is not None:
+            found = _numbered(_from_devkit(truth))
+        elif (folder / KAGGLE).is_file():
+            with (folder / KAGGLE).open(newline="", encoding="utf-8") as file:
+                found = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+        elif (folder / SYNSETS).is_file():
+            found = _numbered((folder / SYNSETS).read_text(encoding="utf-8").split())
+        else:
+            raise InputError(
+                f"{folder / DEVKIT}: no such folder; the classes of the validation images come from it "
+                f"(ILSVRC2012_devkit_t12.tar.gz), from {KAGGLE} or from {SYNSETS}"
+            )
+    except (OSError, KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder}: the labels of the validation images cannot be read ({error}); get them again"
+        ) from error
+    known = set(synsets())
+    wrong = [wnid for wnid in found.values() if wnid not in known]
+    if wrong or not found:
+        raise InputError(f"{folder}: {(wrong or ['nothing'])[0]!r} is no class of ILSVRC 2012; get the labels again")
+    return found
+
+
+def _from_devkit(truth: Path) -> list[str]:
+    from scipy.io import loadmat
+
+    table = loadmat(truth.parent / "meta.mat", squeeze_me=True)["synsets"]
+    wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table}
+    return [wnids[int(line)] for line in truth.read_text(encoding="ascii").split()]
+
+
+def _numbered(wnids: list[str]) -> dict[str, str]:
+    return {f"ILSVRC2012_val_{number:08d}": wnid for number, wnid in enumerate(wnids, 1)}

@@ -1,0 +1,118 @@
+"""The files of a split of a described data set, and how to find them where an archive was unpacked elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from sirfp.data.descriptions import DataSet, Split
+from sirfp.data.folders import IMAGE_SUFFIXES, read_stems
+from sirfp.data.location import datasets_root, detectron2_root
+from sirfp.errors import InputError
+
+DEPTH = 4
+"""Folders below a set's own in which misplaced files are looked for."""
+WIDTH = 100
+"""Subfolders of one folder that are looked into for them."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image and the path that its label map must have; None where images have none of their own."""
+
+    image: Path
+    label: Path | None
+    raw: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def source(self) -> tuple[Path, str] | None:
+        """What the label map can be prepared from: the first of `raw` that is there."""
+        return next(((path, reader) for path, reader in self.raw if path.is_file()), None)
+
+
+def folder_of(known: DataSet) -> Path:
+    """Where a data set must lie."""
+    return (detectron2_root() if known.detectron2 else datasets_root()) / known.folder
+
+
+def files_of(folder: Path, split: Split, task: str) -> list[Labelled]:
+    """Images of a split, sorted, with where their label maps are to be; images that a list names may be missing."""
+    before, after = _affixes(split.images)
+    if split.listed:
+        images = [folder / os.path.dirname(split.images) / f"{before}{stem}{after}" for stem in stems(folder, split)]
+    else:
+        images = sorted(matching(folder, split.images))
+    if task != "segmentation":
+        return [Labelled(image, None) for image in images]
+
+    def named(image: Path, template: str) -> Path:
+        stem = image.stem if after == ".*" else image.name[len(before) : len(image.name) - len(after)]
+        return folder / template.format(stem=stem, parent=image.parent.name)
+
+    return [
+        Labelled(image, named(image, split.labels), tuple((named(image, raw), reader) for raw, reader in split.raw))
+        for image in images
+    ]
+
+
+def stems(folder: Path, split: Split) -> list[str]:
+    """What a split's list names, in its order; nothing where there is no list."""
+    with suppress(InputError):
+        return read_stems(folder / split.listed)
+    return []
+
+
+def matching(folder: Path, pattern: str) -> Iterator[Path]:
+    """Files of a pattern, in no order; hidden ones are passed over."""
+    where, _, name = pattern.rpartition("/")
+    for place in folder.glob(where):
+        if not place.is_dir():
+            continue
+        for entry in os.scandir(place):
+            known = name.endswith(".*") and os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES
+            if not entry.name.startswith(".") and fnmatchcase(entry.name, name) and not known:
+                yield Path(entry.path)
+
+
+def written(path: Path, write: Callable[[Path], object]) -> None:
+    """Has `write` make a file beside `path`, and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    write(beside)
+    os.replace(beside, path)
+
+
+def misplaced(folder: Path, known: DataSet, split: Split) -> Path | None:
+    """The folder that holds a split in its layout and is not `folder`: above or below it, or of another name."""
+    root = folder.parent
+    places = [root / alias for alias in known.aliases]
+    if folder.is_dir():
+        places = [*_below(folder, DEPTH), *places]
+    elif split.images.split("*")[0].count("/") > 1 or known.detectron2:
+        places.append(root)
+    for place in places:
+        for depth in (place, *(_below(place, 2) if place not in (root, folder) and place.is_dir() else ())):
+            if depth != folder and next(matching(depth, split.images), None) is not None:
+                return depth
+    return None
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    level = [folder]
+    for _ in range(depth):
+        level = [
+            Path(entry.path)
+            for place in level
+            for entry in sorted(os.scandir(place), key=lambda entry: entry.name)[:WIDTH]
+            if entry.is_dir() and not entry.name.startswith(".")
+        ]
+        yield from level
+
+
+def _affixes(pattern: str) -> tuple[str, str]:
+    before, _, after = os.path.basename(pattern).partition("*")
+    return before, after

@@ -1,0 +1,259 @@
+"""What of a described data set is there, and everything that keeps it from being used: faults are gathered, not raised.
+
+File names are looked at for all images, and the ends of the files of at most `OPENED` images of a split, where a
+truncated file lacks its end mark. Pixels are decoded where that casts doubt, and of `DECODED` more, spread evenly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sirfp.data.coco import check_coco
+from sirfp.data.descriptions import DataSet, Split
+from sirfp.data.folders import check_image, image_size, read_label
+from sirfp.data.imagenet import flat_validation, synsets
+from sirfp.data.splits import Labelled, files_of, folder_of, matching, misplaced
+from sirfp.errors import InputError
+
+DECODED = 300
+OPENED = 50_000
+_ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
+Follow = Callable[[Iterable, str, int], Iterable]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong in a split ("" for the whole set): what kind, in how many files, said of the first one."""
+
+    split: str
+    kind: str
+    files: int
+    what: str
+
+
+@dataclass
+class SplitState:
+    """What is there of a split, of how many images in the official release, and of how many pixels were decoded."""
+
+    split: Split
+    images: int = 0
+    labels: int = 0
+    decoded: int = 0
+
+
+@dataclass
+class Survey:
+    """What is there of a data set."""
+
+    known: DataSet
+    folder: Path
+    states: list[SplitState] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Whether configs that name the set will run."""
+        return not self.faults
+
+
+def survey(
+    known: DataSet,
+    folder: Path | None = None,
+    *,
+    decoded: int | None = DECODED,
+    partial: bool = False,
+    follow: Follow = lambda items, what, total: items,
+) -> Survey:
+    """Looks at a data set.
+
+    Args:
+        known: the set.
+        folder: its folder; where the set belongs by default.
+        decoded: images of a split whose pixels are read, None for all, 0 for none (names are compared only).
+        partial: whether fewer images than in the official release are fine.
+        follow: passes items on and shows progress.
+    """
+    result = Survey(known, folder_of(known) if folder is None else folder)
+    if not result.folder.is_dir():
+        result.states = [SplitState(split) for split in known.splits]
+        elsewhere = misplaced(result.folder, known, known.splits[0])
+        result.faults.append(Fault("", "missing", 1, _moved(result.folder, elsewhere, result.folder)))
+        return result
+    for split in known.splits:
+        state = SplitState(split)
+        result.states.append(state)
+        result.faults += _look(result, state, decoded, partial, follow)
+    return result
+
+
+def _look(found: Survey, state: SplitState, decoded: int | None, partial: bool, follow: Follow) -> Iterator[Fault]:
+    known, split, folder = found.known, state.split, found.folder
+    files = files_of(folder, split, known.task)
+    present = [one for one in files if one.image.is_file()] if split.listed else files
+    state.images = len(present)
+    if known.task == "classification":
+        yield from _classes(folder, split, {one.image.parent.name for one in files}, partial)
+    if not present:
+        yield from _absent(found, split)
+        return
+    if len(present) < len(files):
+        lost = next(one.image for one in files if not one.image.is_file())
+        yield Fault(split.name, "image missing", len(files) - len(present), f"{lost}: is listed and not there")
+    if len(present) != split.count and not partial:
+        more = f"{len(present)} of {split.count} images of the official release are in {folder}"
+        yield Fault(split.name, "count", abs(split.count - len(present)), f"{more}; unpack the archives again")
+    if known.task == "segmentation":
+        yield from _labels(found, state, present)
+        present = [one for one in present if one.label.is_file()]
+    if known.task == "detection" and decoded != 0:
+        yield from _boxes(found, state, split, decoded)
+        return
+    chosen = _chosen(present, decoded)
+    state.decoded = len(chosen)
+    yield from _gathered(split, _read(known, split, chosen, follow))
+
+
+def _absent(found: Survey, split: Split) -> Iterator[Fault]:
+    folder, place = found.folder, found.folder / split.images
+    elsewhere = misplaced(folder, found.known, split)
+    if split.listed and not (folder / split.listed).is_file():
+        if next(matching(folder, split.images), None) is not None:
+            how = f"run: sirfp data prepare {found.known.name}" if found.known.name == "pascal_context" else "unpack it"
+            yield Fault(split.name, "list missing", 1, f"{folder / split.listed}: no such list of images; {how}")
+            return
+        place = folder / split.images
+    if elsewhere is not None or split.needed:
+        yield Fault(split.name, "missing", split.count, _moved(place, elsewhere, folder))
+
+
+def _moved(place: Path, elsewhere: Path | None, right: Path) -> str:
+    if elsewhere is None:
+        return f"{place}: nothing there"
+    return f"{place}: nothing there; {elsewhere} has such files: move what is in it to {right}"
+
+
+def _classes(folder: Path, split: Split, named: set[str], partial: bool) -> Iterator[Fault]:
+    flat = flat_validation(folder) if split.name == "val" else []
+    if flat:
+        what = f"{flat[0]}: is in no folder of a class; run: sirfp data prepare imagenet"
+        yield Fault(split.name, "unprepared", len(flat), what)
+    if not named:
+        return
+    wrong, lacking = sorted(named - set(synsets())), sorted(set(synsets()) - named)
+    if wrong:
+        yield Fault(
+            split.name, "unknown class", len(wrong), f"{folder / split.name / wrong[0]}: is no class of ILSVRC 2012"
+        )
+    if lacking and not partial and not flat:
+        what = f"{folder / split.name / lacking[0]}: no images of this class; unpack its archive"
+        yield Fault(split.name, "class missing", len(lacking), what)
+
+
+def _labels(found: Survey, state: SplitState, present: list[Labelled]) -> Iterator[Fault]:
+    known, split = found.known, state.split
+    lacking = [one for one in present if not one.label.is_file()]
+    state.labels = len(present) - len(lacking)
+    raw = [one for one in lacking if one.source is not None]
+    if raw:
+        what = f"{raw[0].label}: is not made yet; run: sirfp data prepare {known.name}"
+        yield Fault(split.name, "unprepared", len(raw), what)
+    lost = [one for one in lacking if one.source is None]
+    if lost:
+        image = lost[0].image.name
+        yield Fault(split.name, "label missing", len(lost), f"{lost[0].label}: no label map for the image {image}")
+    if not split.listed:
+        pattern = split.labels.format(stem="*", parent="*")
+        expected = {one.label for one in present}
+        extra = sorted(path for path in matching(found.folder, pattern) if path not in expected)
+        if extra:
+            yield Fault(split.name, "image missing", len(extra), f"{extra[0]}: no image for this label map")
+
+
+def _boxes(found: Survey, state: SplitState, split: Split, decoded: int | None) -> Iterator[Fault]:
+    annotations = found.folder / split.labels
+    if not annotations.is_file():
+        yield Fault(split.name, "label missing", 1, f"{annotations}: no such file of annotations")
+        return
+    state.decoded = state.images if decoded is None else min(decoded, state.images)
+    images = found.folder / split.images.partition("/")[0]
+    try:
+        check_coco(annotations, images, found.known.classes, decoded=state.decoded, flat_boxes=True)
+    except InputError as error:
+        yield Fault(split.name, "annotations", 1, str(error))
+    else:
+        state.labels = state.images
+
+
+def _chosen(files: list[Labelled], decoded: int | None) -> list[Labelled]:
+    if decoded is None:
+        return files
+    if not decoded:
+        return []
+    opened = files[:: max(1, -(-len(files) // OPENED))]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        doubtful = {one for one, whole in zip(opened, pool.map(_ended, opened), strict=True) if not whole}
+    sample = set(files[:: max(1, -(-len(files) // decoded))])
+    return [one for one in files if one in sample or one in doubtful]
+
+
+def _ended(one: Labelled) -> bool:
+    return all(_has_end(path) for path in (one.image, one.label) if path is not None)
+
+
+def _has_end(path: Path) -> bool:
+    mark = _ENDS.get(path.suffix.lower())
+    if mark is None:
+        return True
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(-len(mark), os.SEEK_END)
+        return file.read() == mark
+    return False
+
+
+def _read(known: DataSet, split: Split, files: list[Labelled], follow: Follow) -> list[tuple[str, str]]:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            looks = pool.map(lambda one: _read_one(known, one), files)
+            return [fault for faults in follow(looks, f"{known.name} {split.name}", len(files)) for fault in faults]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _read_one(known: DataSet, one: Labelled) -> list[tuple[str, str]]:
+    """What is wrong with an image and its label map: kinds, and words."""
+    faults = []
+    try:
+        check_image(one.image)
+    except InputError as error:
+        faults.append(("unreadable", str(error)))
+    if one.label is None:
+        return faults
+    try:
+        pixels = read_label(one.label)
+    except InputError as error:
+        return [*faults, ("unreadable", str(error))]
+    with suppress(InputError):
+        size = image_size(one.image)
+        if size != pixels.shape[::-1]:
+            height, width = pixels.shape
+            wrong = f"{one.label}: is {width} x {height} pixels, its image is {size[0]} x {size[1]}"
+            faults.append(("size", wrong))
+    wrong = pixels[((pixels < 0) | (pixels >= known.classes)) & (pixels != known.ignore)]
+    if wrong.size:
+        allowed = f"allowed are 0..{known.classes - 1} and {known.ignore} (ignored)"
+        faults.append(("label", f"{one.label}: holds label {int(wrong[0])}; {allowed}"))
+    return faults
+
+
+def _gathered(split: Split, found: list[tuple[str, str]]) -> list[Fault]:
+    counts, first = Counter(kind for kind, _ in found), {}
+    for kind, what in found:
+        first.setdefault(kind, what)
+    return [Fault(split.name, kind, counts[kind], first[kind]) for kind in counts]
