@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 from sirfp.data.splits import matching
@@ -21,6 +22,7 @@ def flat_validation(folder: Path) -> list[Path]:
     return sorted(matching(folder, "val/*.JPEG"))
 
 
+@cache
 def synsets() -> tuple[str, ...]:
     """The 1000 classes as WordNet ids, sorted, which is the order of their indices."""
     from timm.data import ImageNetInfo
