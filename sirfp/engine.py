@@ -36,6 +36,7 @@ from torch import nn
 
 from .checkpointer import BestCheckpoint, Checkpointer
 from .config import input_size, load_config, register_data, validate
+from .data.descriptions import advice
 from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near
 from .lr_schedule import PhasedPolyLR
@@ -211,7 +212,7 @@ def reading_data(names: Sequence[str]) -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise InputError(
             f"data set {' or '.join(map(repr, names))} cannot be read: {reason}; its place is below the folder "
-            "that the environment variable DETECTRON2_DATASETS names"
+            f"that the environment variable DETECTRON2_DATASETS names{advice(names)}"
         ) from error
 
 

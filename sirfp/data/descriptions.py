@@ -5,6 +5,7 @@ Folders and names in the catalogs are Detectron2's own where it has them. Counts
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sirfp.data.classes import CAMVID_CLASSES, CAMVID_VOID, COCO_STUFF_CLASSES, IGNORE, PASCAL_CONTEXT_CLASSES
@@ -23,6 +24,7 @@ class Split:
         labels: the label map of an image as {stem} and {parent}, the name of the image's folder; for detection the
             file of annotations.
         raw: (path like `labels`, reader of `conversion.READERS`) of what label maps are prepared from.
+        beside: further files of an image, like `labels`, without which Detectron2 does not read the set.
         listed: a file of stems, where images of several splits share a folder.
         needed: whether the set is of no use without it.
     """
@@ -33,6 +35,7 @@ class Split:
     images: str
     labels: str = ""
     raw: tuple[tuple[str, str], ...] = ()
+    beside: tuple[str, ...] = ()
     listed: str = ""
     needed: bool = True
 
@@ -86,6 +89,7 @@ def _cityscapes(name: str, count: int) -> Split:
         f"leftImg8bit/{name}/*/*_leftImg8bit.png",
         f"{labels}labelTrainIds.png",
         ((f"{labels}labelIds.png", "cityscapes ids"), (f"{labels}polygons.json", "cityscapes polygons")),
+        beside=(f"{labels}labelIds.png", f"{labels}instanceIds.png", f"{labels}polygons.json"),
         needed=name != "test",
     )
 
@@ -99,14 +103,14 @@ def _ade20k(name: str, folder: str, count: int) -> Split:
 def _coco_stuff(name: str, count: int) -> Split:
     raw = (("annotations/{stem}.mat", "coco-stuff mat"), ("annotations/{stem}.png", "coco-stuff png"))
     place = ("images/*.jpg", "annotations_detectron2/{stem}.png")
-    return Split(name, f"coco_stuff_10k_sem_seg_{name}", count, *place, raw, f"imageLists/{name}.txt")
+    return Split(name, f"coco_stuff_10k_sem_seg_{name}", count, *place, raw, listed=f"imageLists/{name}.txt")
 
 
 def _context(name: str, count: int) -> Split:
     raw = (("trainval_merged.json", "context json"), ("trainval/{stem}.mat", "context mat"))
     place = ("JPEGImages/*.jpg", "annotations_detectron2/{stem}.png")
     listed = f"ImageSets/SegmentationContext/{name}.txt"
-    return Split(name, f"pascal_context_59_sem_seg_{name}", count, *place, raw, listed)
+    return Split(name, f"pascal_context_59_sem_seg_{name}", count, *place, raw, listed=listed)
 
 
 def _camvid(name: str, count: int) -> Split:
@@ -231,3 +235,11 @@ def describe(name: str) -> DataSet:
         hint = near(name, [*DATA_SETS, *by_split])
         raise InputError(f"there is no data set {name!r}; known are {', '.join(DATA_SETS)}{hint}")
     return found
+
+
+def advice(names: Iterable[str]) -> str:
+    """How to find what is wrong with described sets among registered names; an empty string where there are none."""
+    found = dict.fromkeys(
+        known.name for known in DATA_SETS.values() for split in known.splits if split.registered in set(names)
+    )
+    return "".join(f"; run: sirfp data check {name}" for name in found)

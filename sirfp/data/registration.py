@@ -6,7 +6,7 @@ Registering the same thing again does nothing; a name that already stands for so
 
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,14 @@ def register_listed(known: DataSet, folder: str | os.PathLike[str]) -> None:
     for split in known.splits:
         images, labels = (Path(folder) / os.path.dirname(place) for place in (split.images, split.labels))
         listed = Path(folder) / split.listed
-        _register_sem_seg(split.registered, images, labels, known.names, known.ignore, listed=listed)
+        ready = partial(_need, (images, labels, listed), known.name)
+        _register_sem_seg(split.registered, images, labels, known.names, known.ignore, ready, listed)
+
+
+def _need(places: tuple[Path, ...], name: str) -> None:
+    missing = next((place for place in places if not place.exists()), None)
+    if missing is not None:
+        raise InputError(f"{missing}: is not there; run: sirfp data check {name}")
 
 
 def register_camvid(root: str | os.PathLike[str], prefix: str = "camvid_sem_seg") -> None:

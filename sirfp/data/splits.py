@@ -27,6 +27,7 @@ class Labelled:
     image: Path
     label: Path | None
     raw: tuple[tuple[Path, str], ...] = ()
+    beside: tuple[Path, ...] = ()
 
     @property
     def source(self) -> tuple[Path, str] | None:
@@ -54,7 +55,12 @@ def files_of(folder: Path, split: Split, task: str) -> list[Labelled]:
         return folder / template.format(stem=stem, parent=image.parent.name)
 
     return [
-        Labelled(image, named(image, split.labels), tuple((named(image, raw), reader) for raw, reader in split.raw))
+        Labelled(
+            image,
+            named(image, split.labels),
+            tuple((named(image, raw), reader) for raw, reader in split.raw),
+            tuple(named(image, further) for further in split.beside),
+        )
         for image in images
     ]
 

@@ -167,6 +167,9 @@ def _labels(found: Survey, state: SplitState, present: list[Labelled]) -> Iterat
     if lost:
         image = lost[0].image.name
         yield Fault(split.name, "label missing", len(lost), f"{lost[0].label}: no label map for the image {image}")
+    further = [path for one in present for path in one.beside if not path.is_file()]
+    if further:
+        yield Fault(split.name, "annotation missing", len(further), f"{further[0]}: is missing, Detectron2 reads it")
     if not split.listed:
         pattern = split.labels.format(stem="*", parent="*")
         expected = {one.label for one in present}

@@ -14,6 +14,7 @@ from sirfp.data.descriptions import DATA_SETS
 from sirfp.data.preparation import prepare
 from sirfp.data.splits import files_of
 from sirfp.data.survey import survey
+from sirfp.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning:pycocotools")
 SEGMENTATION = [name for name, known in DATA_SETS.items() if known.task == "segmentation"]
@@ -62,7 +63,7 @@ def missing_label(name, folder):
     for path in (found.label, *(raw for raw, _ in found.raw if raw.name != "trainval_merged.json")):
         path.unlink(missing_ok=True)
     (folder / "trainval_merged.json").unlink(missing_ok=True)
-    return found.label.name, "label missing"
+    return found.label.name, "label missing", "annotation missing"
 
 
 def truncated_image(name, folder):
@@ -129,11 +130,40 @@ def test_a_planted_fault_is_named(name, fault, tree):
 
 
 @pytest.mark.parametrize("name", PREPARED)
+def test_training_on_unprepared_labels_names_the_check(name, tmp_path, request):
+    """Of sets that sirfp registers when they are read, of Detectron2's own in one line of the engine."""
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from detectron2.data import DatasetCatalog
+
+    from sirfp.data.registration import register_listed
+    from sirfp.engine import reading_data
+
+    known, message = DATA_SETS[name], f"sirfp data check {name}"
+    if known.detectron2:
+        with pytest.raises(InputError, match=message), reading_data([known.splits[0].registered]):
+            raise FileNotFoundError("labelTrainIds.png")
+        return
+    split = replace(known.splits[0], registered=f"test_unprepared_{name}")
+    register_listed(replace(known, splits=(split,)), MAKERS[name](tmp_path))
+    request.addfinalizer(lambda: DatasetCatalog.remove(split.registered))
+    with pytest.raises(InputError, match=message):
+        DatasetCatalog.get(split.registered)
+
+
+@pytest.mark.parametrize("name", PREPARED)
 def test_unprepared_labels_say_how_to_prepare_them(name, tmp_path):
     folder = MAKERS[name](tmp_path)
     faults = look(name, folder).faults
     assert faults and all(f"sirfp data prepare {name}" in fault.what for fault in faults)
     assert {fault.kind for fault in faults} == {"list missing" if name == "pascal_context" else "unprepared"}
+
+
+def test_files_that_only_detectron2_reads_must_be_there_too(tree):
+    folder = tree("cityscapes")
+    lost = folder / "gtFine/val/lindau/lindau_000001_000019_gtFine_polygons.json"
+    lost.unlink()
+    (fault,) = look("cityscapes", folder).faults
+    assert (fault.split, fault.kind, fault.files) == ("val", "annotation missing", 1) and str(lost) in fault.what
 
 
 def test_labels_that_are_not_shifted_are_found(tree):
@@ -278,9 +308,8 @@ def test_detectron2_reads_what_is_prepared(name, trees, request):
             request.addfinalizer(lambda name=split.registered: DatasetCatalog.remove(name))
         records = DatasetCatalog.get(splits[0].registered)
         assert len(MetadataCatalog.get(splits[0].registered).stuff_classes) == known.classes
-    assert [record["sem_seg_file_name"] for record in records] == [
-        str(found.label) for found in files_of(folder, known.splits[0], known.task)
-    ]
+    files = files_of(folder, known.splits[0], known.task)
+    assert {record["sem_seg_file_name"] for record in records} == {str(found.label) for found in files}
     labels = DatasetMapper(True, augmentations=[], image_format="RGB")(records[0])["sem_seg"].unique().tolist()
     assert labels[0] == 0 and labels[-1] == 255 and len(labels) > 3
 
