@@ -7,6 +7,7 @@ killed can be run again: it does what is left, and ends as if it had not been ki
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -113,7 +114,8 @@ def _run(jobs: list[Job], workers: int | None, force: bool, follow: Follow) -> P
         outcomes = list(follow(map(work, jobs), "label maps", len(jobs)))
     else:
         chunk = max(1, min(16, len(jobs) // (4 * workers)))
-        with ProcessPoolExecutor(workers) as pool:
+        ignoring = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # this process stops all
+        with ProcessPoolExecutor(workers, **ignoring) as pool:
             try:
                 outcomes = list(follow(pool.map(work, jobs, chunksize=chunk), "label maps", len(jobs)))
             except BrokenProcessPool:

@@ -111,7 +111,7 @@ def _look(found: Survey, state: SplitState, decoded: int | None, partial: bool, 
     if known.task == "segmentation":
         yield from _labels(found, state, present)
         present = [one for one in present if one.label.is_file()]
-    if known.task == "detection" and decoded != 0:
+    if known.task == "detection":
         yield from _boxes(found, state, split, decoded)
         return
     chosen = _chosen(present, decoded)
@@ -128,7 +128,7 @@ def _absent(found: Survey, split: Split) -> Iterator[Fault]:
             yield Fault(split.name, "list missing", 1, f"{folder / split.listed}: no such list of images; {how}")
             return
         place = folder / split.images
-    if elsewhere is not None or split.needed:
+    if split.needed:
         yield Fault(split.name, "missing", split.count, _moved(place, elsewhere, folder))
 
 
@@ -182,6 +182,8 @@ def _boxes(found: Survey, state: SplitState, split: Split, decoded: int | None) 
     annotations = found.folder / split.labels
     if not annotations.is_file():
         yield Fault(split.name, "label missing", 1, f"{annotations}: no such file of annotations")
+        return
+    if decoded == 0:
         return
     state.decoded = state.images if decoded is None else min(decoded, state.images)
     images = found.folder / split.images.partition("/")[0]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +174,7 @@ def test_faults_of_boxes(tree):
         assert "000000000139.jpg: no such image" in train.what and what in val.what
     path.unlink()
     assert look("coco", folder).faults[1].kind == "label missing"
+    assert [fault.split for fault in look("coco", folder, decoded=0).faults] == ["val"]
 
 
 def test_faults_of_class_folders(tree):
@@ -240,3 +242,13 @@ def test_mistakes_are_one_line(argv, what, tmp_path, monkeypatch, capsys):
     assert main(["data", *argv]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and what in err
+
+
+def test_the_page_on_data_agrees_with_the_table():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    for name, known in DATA_SETS.items():
+        assert f"sirfp data check {name}" in page and known.url in page
+        stem = known.splits[0].registered.removesuffix("train")
+        names = ",".join(split.name for split in known.splits)
+        counts = ", ".join(f"{split.name} {split.count}" for split in known.splits)
+        assert f"| `{name}` | {known.task} | {known.classes} | {counts} | `{stem}{{{names}}}` |" in page
