@@ -24,6 +24,7 @@ LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 DECODED = 1000
 """Most image and label map pairs whose pixels a check decodes."""
 _EXIF_ORIENTATION = 0x0112
+_PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 _SINGLE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 T = TypeVar("T")
 R = TypeVar("R")
@@ -118,7 +119,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            plain = image.format == "PNG" and not image.info.keys() & _PNG_EXIF  # else Pillow decodes it to look behind
+            turned = not plain and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except (OSError, SyntaxError, TypeError) as error:
         raise _unreadable(path, error) from error
     return (height, width) if turned else (width, height)

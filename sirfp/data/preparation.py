@@ -6,9 +6,11 @@ killed can be run again: it does what is left, and ends as if it had not been ki
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -73,7 +75,7 @@ def prepare(
         if known.name == "imagenet":
             from sirfp.data.imagenet import sort_validation
 
-            return Prepared(*sort_validation(folder, follow))
+            return _some(Prepared(*sort_validation(folder, follow)), known, folder)
         merged: dict[Path, Callable[[], np.ndarray]] = {}
         if known.name == "pascal_context":
             from sirfp.data.pascal_context import list_splits, merged_labels, read_merged
@@ -81,28 +83,37 @@ def prepare(
             content = read_merged(folder)
             list_splits(folder, known.splits, content)
             merged = merged_labels(folder, content) if content else {}
-        return _run(list(_jobs(known, folder, merged)), workers, force, follow)
+        jobs, lacking = _jobs(known, folder, merged)
+        done = _run(jobs, workers, force, follow)
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from error
-
-
-def _jobs(known: DataSet, folder: Path, merged: dict[Path, Callable[[], np.ndarray]]) -> Iterator[Job]:
-    lacking: list[Path] = []
-    for split in known.splits:
-        for found in files_of(folder, split, known.task) if split.raw else ():
-            if found.image in merged:
-                yield Job(found.image, found.label, merged[found.image])
-            elif found.source is not None:
-                path, reader = found.source
-                if reader in READERS:
-                    yield Job(found.image, found.label, partial(READERS[reader], path))
-            elif split.needed and not found.label.is_file():
-                lacking.append(found.raw[-1][0])
     if lacking:
         raise InputError(
             f"{lacking[0]}: is missing, and {len(lacking)} label maps of {known.title} are to be prepared from such "
             f"files; they come from {known.url}"
         )
+    return _some(done, known, folder)
+
+
+def _some(done: Prepared, known: DataSet, folder: Path) -> Prepared:
+    if not done.made + done.kept and any(split.raw or known.name == "imagenet" for split in known.splits):
+        raise InputError(f"{folder}: has no images to prepare labels of; run: sirfp data check {known.name}")
+    return done
+
+
+def _jobs(known: DataSet, folder: Path, merged: dict[Path, Callable[[], np.ndarray]]) -> tuple[list[Job], list[Path]]:
+    """What is to be made, and what is missing for the rest."""
+    jobs, lacking = [], []
+    for split in known.splits:
+        for found in files_of(folder, split, known.task) if split.raw else ():
+            if found.image in merged:
+                jobs.append(Job(found.image, found.label, merged[found.image]))
+            elif found.source is not None and found.source[1] in READERS:
+                path, reader = found.source
+                jobs.append(Job(found.image, found.label, partial(READERS[reader], path)))
+            elif split.needed and not found.label.is_file():
+                lacking.append(found.raw[0][0])
+    return jobs, lacking
 
 
 def _run(jobs: list[Job], workers: int | None, force: bool, follow: Follow) -> Prepared:
@@ -114,8 +125,7 @@ def _run(jobs: list[Job], workers: int | None, force: bool, follow: Follow) -> P
         outcomes = list(follow(map(work, jobs), "label maps", len(jobs)))
     else:
         chunk = max(1, min(16, len(jobs) // (4 * workers)))
-        ignoring = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}  # this process stops all
-        with ProcessPoolExecutor(workers, **ignoring) as pool:
+        with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
             try:
                 outcomes = list(follow(pool.map(work, jobs, chunksize=chunk), "label maps", len(jobs)))
             except BrokenProcessPool:
@@ -131,6 +141,17 @@ def _run(jobs: list[Job], workers: int | None, force: bool, follow: Follow) -> P
     return Prepared(sum(outcomes), len(jobs) - sum(outcomes))
 
 
+def _end_with_parent() -> None:
+    """Leaves Ctrl-C to the parent of this worker, and ends it where the parent was killed: it would wait for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def attend() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=attend, daemon=True).start()
+
+
 def _convert(job: Job, force: bool) -> bool | str:
     """Whether a label map was made, or why it could not be."""
     from PIL import Image
@@ -140,7 +161,7 @@ def _convert(job: Job, force: bool) -> bool | str:
         if not force and _whole(job.target, size):
             return False
         labels = job.make()
-        if labels.shape != size[::-1]:
+        if sorted(labels.shape) != sorted(size):  # a turned photograph is for the check to judge
             height, width = labels.shape
             raise InputError(
                 f"{job.image}: is {size[0]} x {size[1]} pixels, its labels are {width} x {height}; get both again"
@@ -156,5 +177,5 @@ def _convert(job: Job, force: bool) -> bool | str:
 def _whole(path: Path, size: tuple[int, int]) -> bool:
     with suppress(OSError, InputError), path.open("rb") as file:
         file.seek(-len(PNG_END), os.SEEK_END)
-        return file.read() == PNG_END and image_size(path) == size
+        return file.read() == PNG_END and sorted(image_size(path)) == sorted(size)
     return False

@@ -142,3 +142,27 @@ def test_classes_are_accepted_exactly_when_distinct_and_ignore_is_none_of_them(c
 def test_class_names_in_one_string_are_refused():
     with pytest.raises(InputError, match="list of at least one class name"):
         check_classes("sky", 255)
+
+
+def test_sizes_of_png_files_come_from_their_headers(tmp_path):
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    Image.fromarray(noise).save(path, exif=exif)
+    assert image_size(path) == (20, 30)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    assert image_size(path) == (30, 20)
+
+
+def test_only_listed_images_are_of_the_set(folders, tmp_path):
+    images, labels, _ = folders
+    listed = tmp_path / "list.txt"
+    listed.write_text("c 1\n\nb\n")
+    pairs = check_sem_seg_folder(images, labels, CLASSES, listed=listed)
+    assert [pair.image.stem for pair in pairs] == ["b", "c"]
+    for text, what in (("b\nz\n", "has no image z; 1 of the 2"), ("\n", "is empty"), (None, "cannot be read")):
+        listed.write_text(text) if text else listed.unlink()
+        with pytest.raises(InputError, match=what):
+            check_sem_seg_folder(images, labels, CLASSES, listed=listed)

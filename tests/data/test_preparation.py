@@ -1,8 +1,11 @@
 """Preparing public data sets: true label ids become those of training, and whatever is killed can be repeated."""
 
+import multiprocessing
 import os
+import select
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -94,6 +97,31 @@ def test_killed_and_repeated_is_as_undisturbed(name, renamed, tmp_path, monkeypa
     assert survey(DATA_SETS[name], folder, partial=True).usable
 
 
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the test reaches workers by forking")
+def test_workers_end_where_their_parent_is_killed(tmp_path, monkeypatch):
+    """All that is left of it holds the pipe open."""
+    folder = MAKERS["ade20k"](tmp_path)
+    held, holding = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(held)
+        monkeypatch.setattr(os, "replace", lambda *paths: (os.write(holding, b"x"), time.sleep(60)))
+        try:
+            run("ade20k", folder, workers=2)
+        finally:
+            os._exit(1)
+    os.close(holding)
+    assert os.read(held, 1) == b"x"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while select.select([held], [], [], 20)[0]:
+        if not os.read(held, 1):
+            break
+    else:
+        pytest.fail("workers live on")
+    os.close(held)
+
+
 def test_what_is_whole_stays_and_what_is_not_is_made_again(tmp_path):
     folder = MAKERS["ade20k"](tmp_path)
     first = run("ade20k", folder, workers=2)
@@ -122,6 +150,8 @@ def test_damaged_files_are_named_and_the_others_prepared(tmp_path):
         ("cityscapes", "gtFine/train/*/*", "4 label maps of Cityscapes"),
         ("pascal_context", "trainval_merged.json", "5 label maps of Pascal Context"),
         ("imagenet", "*/data/*", "devkit_t12.*no such folder"),
+        ("imagenet", "val/*", "has no images to prepare"),
+        ("ade20k", "images/*/*", "has no images to prepare"),
     ],
 )
 def test_without_the_originals_it_says_what_is_missing(name, remove, what, tmp_path):
@@ -130,6 +160,7 @@ def test_without_the_originals_it_says_what_is_missing(name, remove, what, tmp_p
         path.unlink()
     with pytest.raises(InputError, match=what):
         run(name, folder)
+    assert len(list(folder.glob("gtFine/*/*/*labelTrainIds.png"))) == (4 if name == "cityscapes" else 0)
 
 
 def test_other_formats_are_refused(tmp_path):
