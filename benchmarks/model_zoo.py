@@ -122,14 +122,18 @@ def main() -> int:
     return any(row.get("error") for row in done.values())
 
 
-def measure(family: Family) -> dict[str, Any]:
-    """Counts a network at its config's size, and what a random plan leaves at each budget of the configs beside it.
+def measure(family: Family, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Counts a network, and what a random plan leaves at each budget of the configs beside it.
+
+    Args:
+        family: the network.
+        size: (height, width) of the image; the configs' own by default.
 
     Raises:
         RuntimeError: a cut is not possible that the pass without values takes for possible.
     """
     start = time.perf_counter()
-    source, found = follow(family)
+    source, found = follow(family, size)
     scores = build_criterion("random", source.model, found.groups, seed=0).scores()
     row: dict[str, Any] = {"size": source.size, "flops": found.flops(), "params": found.params(), "pruned": {}}
     for name, criterion in family.pruned.items():
@@ -145,7 +149,7 @@ def keep_flops(config: str) -> float:
     return CfgNode.load_yaml_with_base(str(ROOT / config))["SIRFP"]["KEEP_FLOPS"]
 
 
-def follow(family: Family) -> tuple[Source, ChannelGroups]:
+def follow(family: Family, size: tuple[int, int] | None = None) -> tuple[Source, ChannelGroups]:
     """A dense network with random weights, and its groups with what they cost at the size that its prunings count on.
 
     Cuts are tried at a small size. Then values matter only where boxes are chosen by them: segmentors are followed at
@@ -153,7 +157,7 @@ def follow(family: Family) -> tuple[Source, ChannelGroups]:
     """
     options = ["MODEL.WEIGHTS", "", "MODEL.TIMM.WEIGHTS", ""]
     config = next((name for name, criterion in family.pruned.items() if criterion == "sirfp"), family.network)
-    source = from_config(str(ROOT / family.path(config)), options)
+    source = from_config(str(ROOT / family.path(config)), options, size=size)
     if family.task == "classification":
         return source, find_groups(source.model, source.example())
     tried = find_groups(source.model, replace(source, size=SMALL).example())
