@@ -35,6 +35,7 @@ WIDTHS = (1.0, 0.75, 0.5, 0.25)  # shares of the channels that the table is meas
 TABLE_REPEATS = 5
 CLOSE = 0.02  # how far from the budget a measured network may be, relative to it, for the search to end
 PROMISED = 0.05
+NEAR = 0.1  # how far apart two tries may be, relatively, to tell the same of how far the table is off
 TRIES = 8
 SECONDS = 2.0  # that one comparison of two networks may take, if it has its least number of rounds
 ROUNDS = (9, 101)
@@ -149,7 +150,7 @@ def meet(
         raise out_of_reach(share, floor * earlier, 1.0, "latency", min_keep, round_to)
     table = LatencyTable.measure(model, example_inputs, found, min_keep, round_to)
     dense, bottom = table(whole), table(least) / table(whole) * 1.0001
-    asked, low, high = wanted, (bottom, floor), (1.0, 1.0)  # (asked of the table, measured) below and above the budget
+    asked, factors = wanted, []
     best: tuple[float, np.ndarray, tuple[float, float]] | None = None
     for _ in range(TRIES):
         asked = min(1.0, max(bottom, asked))
@@ -157,18 +158,18 @@ def meet(
             found, scores, asked * dense, table,
             partitions=partitions, min_keep=min_keep, round_to=round_to, what="latency",
         )  # fmt: skip
-        pair = _compared(model, cut_copy(model, found, keep), example_inputs)
+        smaller = cut_copy(model, found, keep)
+        pair = _compared(model, smaller, example_inputs)
+        if abs(_ratio(pair) / wanted - 1) <= CLOSE:  # once more, as the first may have been lucky
+            pair = tuple((a + b) / 2 for a, b in zip(pair, _compared(model, smaller, example_inputs), strict=True))
         off = _ratio(pair) / wanted - 1
         logger.info("Latency: %.3f asked of the table, %.3f measured, %.3f wanted", asked, _ratio(pair), wanted)
         if best is None or abs(off) < best[0]:
             best = abs(off), keep, pair
         if abs(off) <= CLOSE:
             break
-        if off < 0:
-            low = max(low, (asked, _ratio(pair)))
-        else:
-            high = min(high, (asked, _ratio(pair)))
-        asked = _between(low, high, wanted)
+        factors.append((asked, _ratio(pair) / asked))
+        asked = wanted / _correction(factors)
     if best[0] > PROMISED:
         logger.warning(
             "The latency is %.3f of the dense network's where %.3f was asked for: no choice of widths came closer",
@@ -177,11 +178,10 @@ def meet(
     return best[1], best[2]
 
 
-def _between(low: tuple[float, float], high: tuple[float, float], wanted: float) -> float:
-    """Where a line between two measurements meets what is wanted, a tenth of the way from both at least."""
-    (a, x), (b, y) = low, high
-    way = (wanted - x) / (y - x) if y > x else 0.5
-    return a + min(0.9, max(0.1, way)) * (b - a)
+def _correction(factors: list[tuple[float, float]]) -> float:
+    """How much longer a plan takes than the table says: the middle of what was measured near the last try."""
+    last = factors[-1][0]
+    return statistics.median(factor for asked, factor in factors if abs(asked / last - 1) < NEAR)
 
 
 def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray) -> nn.Module:
@@ -192,11 +192,11 @@ def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray) -> nn.Mod
 
 
 def _compared(first: nn.Module, second: nn.Module, inputs: Any) -> tuple[float, float]:
-    """Median seconds of a call of each, in turns."""
+    """Seconds of a call of each, in turns: the quartile of the fast ones, which other work disturbs least."""
     guess = measure({"": (first, inputs)}, warmup=1, repeats=1)[""].median
     rounds = int(min(ROUNDS[1], max(ROUNDS[0], SECONDS / 2 / guess)))
     times: dict[str, Latency] = measure({"first": (first, inputs), "second": (second, inputs)}, repeats=rounds)
-    return times["first"].median, times["second"].median
+    return times["first"].low, times["second"].low
 
 
 def _ratio(pair: tuple[float, float]) -> float:

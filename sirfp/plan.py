@@ -47,7 +47,8 @@ class PruningPlan:
         frozen: {name: reason} of what could not be cut.
         branches: modules that run only in training, which a model may lack; see `sirfp.branches`.
         budget: what was asked for last: ("flops", "params" or "latency", the share of the dense model's).
-        latency: (dense, pruned) seconds of one call with the example inputs, where that was the budget.
+        latency: (dense, pruned) seconds of one call with the example inputs, where that was the budget; they are
+            comparable with one another alone.
     """
 
     kept: Mapping[str, tuple[int, ...]]
