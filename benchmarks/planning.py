@@ -1,7 +1,7 @@
 """Finding the groups of a network, planning and cutting it: how long it takes, how exact the budget is.
 
-    python benchmarks/planning.py [--model deeplab | mask-rcnn | retinanet | NAME of timm's] [--size 128 256] [--keep-flops 0.4]
-                                  [--threads 2] [--repeats 5] [--json]
+    python benchmarks/planning.py [--model deeplab | mask-rcnn | retinanet | NAME of timm's] [--size 128 256]
+                                  [--keep-flops 0.4] [--threads 2] [--repeats 5] [--json]
 
 The first round, in a fresh process, stands apart from the median of the others. Bounds: 2 s together for DeepLabV3 on
 a ResNet-50, 3 s for another; the budget met to 0.5%; FLOPs as fvcore counts them on the cut network. Ends with 1
@@ -53,6 +53,8 @@ def main() -> int:
     parts = {name: statistics.median(r[i] for r in rounds[1:]) for i, name in enumerate(("groups", "plan", "cut"))}
     kept = plan.flops[1] / plan.flops[0]
     result = {
+        "model": args.model,
+        "bound_s": bound,
         "seconds": parts | {"together": sum(parts.values()), "together_first": sum(rounds[0])},
         "groups": len(plan.kept),
         "channels": sum(plan.channels.values()),
@@ -68,9 +70,8 @@ def main() -> int:
     else:
         for name, value in result["seconds"].items():
             print(f"{name:>15} {value:6.2f} s")
-        print(
-            f"{result['groups']} groups of {result['channels']} channels; FLOPs kept {kept:.5f} of {args.keep_flops} asked for"
-        )
+        print(f"{result['groups']} groups of {result['channels']} channels")
+        print(f"FLOPs kept {kept:.5f} of {args.keep_flops} asked for")
         print(f"FLOPs of the cut network: {plan.flops[1]} said, {counted} counted by fvcore")
         print(", ".join(f"{name} {value}" for name, value in result["machine"].items()))
     return 0 if good else 1

@@ -1,6 +1,6 @@
 """The memory that finding groups, planning and cutting take beside a network, against the network's own.
 
-    python benchmarks/planning_memory.py [--model mask-rcnn | retinanet | deeplab | NAME of timm's] [--size 128 256] [--json]
+    python benchmarks/planning_memory.py [--model mask-rcnn | retinanet | deeplab | NAME of timm's] [--json]
 
 The growth of the process's peak of resident memory (Linux) over what it held before, the network included, once a
 forward pass has loaded what PyTorch loads; a forward pass alone stands beside it. Bound: twice the network's parameters
