@@ -69,8 +69,9 @@ def main() -> int:
 
 def everything() -> list[str]:
     """The networks of both tables."""
-    return [*prunability_timm.chosen(timm.list_modules(), Path("output/prunability.networks.json")).values(),
-            *prunability_detectron2.configs()]  # fmt: skip
+    known = Path("output/prunability.networks.json")
+    known.parent.mkdir(exist_ok=True)
+    return [*prunability_timm.chosen(timm.list_modules(), known).values(), *prunability_detectron2.configs()]
 
 
 def measure(name: str) -> list[dict[str, Any]]:

@@ -77,10 +77,10 @@ def main() -> int:
     return 0 if good else 1
 
 
-def planned(model: nn.Module, inputs: Any, keep_flops: float) -> tuple[list[float], PruningPlan]:
+def planned(model: nn.Module, inputs: Any, keep_flops: float, trial: bool = True) -> tuple[list[float], PruningPlan]:
     """Prunes by magnitude, in place: the seconds of finding groups, planning and cutting, and the plan."""
     marks = [time.perf_counter()]
-    found = find_groups(model, inputs)
+    found = find_groups(model, inputs, trial=trial)
     marks.append(time.perf_counter())
     scores = build_criterion("magnitude", model, found.groups).scores()
     keep = allocate(found, scores, keep_flops * found.flops())
