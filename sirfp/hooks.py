@@ -245,7 +245,7 @@ class Report(HookBase):
         texts = {
             "plan.json": plan.to_json(),
             "pruning.json": json.dumps(self.rows, indent=1),
-            "pruning.md": table,
+            "pruning.md": "\n\n".join([table, *report.asked(report.summary(plan))]),
             "metrics.md": every,
         }
         for name, text in texts.items():

@@ -142,8 +142,10 @@ def meet(
         earlier = before.latency[1] / before.latency[0]
     wanted = share / earlier
     whole = np.ones(found.atoms, dtype=bool)
-    if wanted >= 1 or not found.groups:
+    if wanted >= 1:
         return whole, _compared(model, model, example_inputs)
+    if not found.groups:
+        raise InputError("nothing in the model can be cut: every channel is frozen")
     least = smallest(found, min_keep, round_to)
     floor = _ratio(_compared(model, cut_copy(model, found, least), example_inputs))
     if floor > wanted * (1 + PROMISED):

@@ -105,6 +105,12 @@ def test_few_wide_chunks_are_exchanged_to_meet_a_budget():
         assert 0.995 * 0.5 <= found.params(keep) / found.params() <= 0.5
 
 
+@pytest.mark.parametrize("quantity", ["flops", "params", "latency"])
+def test_a_network_that_is_frozen_is_said(clock, quantity):
+    with pytest.raises(InputError, match="every channel is frozen"):
+        sirfp.prune(build(Wide), X, "magnitude", ignore=["*"], **{f"keep_{quantity}": 0.5})
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -143,6 +149,7 @@ def test_a_run_prunes_parameters_in_steps(tmp_path):
     plan = trainer.pruning.plan
     assert plan.budget == ("params", 0.5) and 0.45 <= plan.params[1] / plan.params[0] <= 0.5
     assert trainer.checkpointer.plan == plan
+    assert "Budget: 0.5 of the parameters" in (tmp_path / "pruning.md").read_text()
 
 
 def test_a_run_prunes_latency_in_steps_and_goes_on_after_a_stop(clock, tmp_path):
