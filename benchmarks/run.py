@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,10 +24,13 @@ from figures import Figure, figures, page
 HERE = Path(__file__).parent
 BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
     "scoring": (["scoring.py"], ["--repeats", "2"]),
-    "accumulation-segmentor": (["accumulation.py"], ["--rounds", "2"]),
-    "accumulation-segmentor-bfloat16": (["accumulation.py", "--precision", "bfloat16"], ["--rounds", "2"]),
-    "accumulation-classifier": (["accumulation.py", "--model", "resnet50"], ["--rounds", "2"]),
-    "accumulation-detector": (["accumulation.py", "--model", "retinanet"], ["--rounds", "2"]),
+    "accumulation-segmentor": (["accumulation.py", "--rounds", "4"], ["--rounds", "2"]),
+    "accumulation-segmentor-bfloat16": (
+        ["accumulation.py", "--precision", "bfloat16", "--rounds", "4"],
+        ["--rounds", "2"],
+    ),
+    "accumulation-classifier": (["accumulation.py", "--model", "resnet50", "--rounds", "6"], ["--rounds", "2"]),
+    "accumulation-detector": (["accumulation.py", "--model", "retinanet", "--rounds", "6"], ["--rounds", "2"]),
     "accumulation-kernel": (["accumulation_kernel.py"], ["--memory-limit", "0.1", "--repeats", "1"]),
     "loop-overhead": (["loop_overhead.py"], ["--rounds", "2"]),
     "planning-deeplab": (["planning.py"], ["--repeats", "2"]),
@@ -83,18 +87,19 @@ def met(rows: list[Figure]) -> bool:
 
 
 def measured(name: str, quick: bool) -> dict[str, Any]:
-    """Runs a benchmark in a process of its own: its command, what it found and how long it took."""
+    """Runs a benchmark in a process of its own: its command, what it found, how long it took, the load before it."""
     command, less = BENCHMARKS[name]
     words = [*command, *(less if quick else [])]
     print(f"== {name}: python benchmarks/{' '.join(words)}", flush=True)
-    start = time.perf_counter()
+    start, load = time.perf_counter(), os.getloadavg()[0]
     script = [sys.executable, "-W", "ignore", str(HERE / words[0]), *words[1:], "--json"]
     done = subprocess.run(script, stdout=subprocess.PIPE, text=True)
     try:
         result = json.loads(done.stdout[done.stdout.index("{") :])
     except ValueError:
         result = {"failed": f"ended with {done.returncode} and no JSON"}
-    return {"command": f"python benchmarks/{' '.join(words)}", "seconds": time.perf_counter() - start, "result": result}
+    facts = {"seconds": time.perf_counter() - start, "load": load}
+    return {"command": f"python benchmarks/{' '.join(words)}", **facts, "result": result}
 
 
 if __name__ == "__main__":

@@ -76,8 +76,10 @@ def test_a_latency_out_of_reach_says_the_least(clock):
     said = rf"0.01 of the latency is asked for, the least that can be kept is {math.ceil(least * 1000) / 1000:.3f}"
     with pytest.raises(InputError, match=said):
         sirfp.prune(model, X, "magnitude", keep_latency=0.01)
-    with pytest.raises(InputError, match=r"0.001 of the parameters is asked for, the least that can be kept is 0\.\d+"):
-        sirfp.prune(model, X, "magnitude", keep_params=0.001)
+    with pytest.raises(
+        InputError, match=r"0.0001 of the parameters is asked for, the least that can be kept is 0\.\d+"
+    ):
+        sirfp.prune(model, X, "magnitude", keep_params=0.0001)
 
 
 def test_the_machine_s_own_clock_is_read(monkeypatch):
