@@ -14,8 +14,8 @@ HEAD = """# Benchmarks
     python benchmarks/run.py --table > docs/benchmarks.md
 
 Every figure that needs no data set, beside its bound. Ratios are of one run, in which both sides take turns; figures
-are medians of repeats. The networks have random weights. Seconds hold for a machine that does nothing else: a load above
-0 before a benchmark is other work, which lengthens them and shakes ratios.
+are medians of repeats. The networks have random weights. Where other work
+keeps cores busy, seconds are longer than on a quiet machine, and ratios less certain.
 
 Machine: {machine}.
 """
@@ -71,8 +71,8 @@ def page(kept: Mapping[str, Mapping[str, Any]], found: Mapping[str, list[Figure]
     parts.append(_markdown(("what", "figure", "bound", ""), rows))
     for name, entry in kept.items():
         more = [(f.what, f.value) for f in found[name] if not f.bound]
-        load = entry.get("load")
-        busy = f"\nThe machine's load average before it was {load:.1f}.\n" if load is not None else ""
+        cores = entry.get("busy_cores")
+        busy = f"\nJust before, other work kept {cores:.1f} cores busy.\n" if cores is not None else ""
         parts.append(f"## {name}\n\n    {entry['command']}\n{busy}")
         if more:
             parts.append(_markdown(("what", "figure"), more))

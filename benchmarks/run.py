@@ -87,19 +87,35 @@ def met(rows: list[Figure]) -> bool:
 
 
 def measured(name: str, quick: bool) -> dict[str, Any]:
-    """Runs a benchmark in a process of its own: its command, what it found, how long it took, the load before it."""
+    """Runs a benchmark in a process of its own: its command, what it found, how long it took, the cores that others kept busy."""
     command, less = BENCHMARKS[name]
     words = [*command, *(less if quick else [])]
     print(f"== {name}: python benchmarks/{' '.join(words)}", flush=True)
-    start, load = time.perf_counter(), os.getloadavg()[0]
+    busy, start = busy_cores(), time.perf_counter()
     script = [sys.executable, "-W", "ignore", str(HERE / words[0]), *words[1:], "--json"]
     done = subprocess.run(script, stdout=subprocess.PIPE, text=True)
     try:
         result = json.loads(done.stdout[done.stdout.index("{") :])
     except ValueError:
         result = {"failed": f"ended with {done.returncode} and no JSON"}
-    facts = {"seconds": time.perf_counter() - start, "load": load}
+    facts = {"seconds": time.perf_counter() - start, "busy_cores": busy}
     return {"command": f"python benchmarks/{' '.join(words)}", **facts, "result": result}
+
+
+def busy_cores(seconds: float = 2.0) -> float | None:
+    """How many cores other work keeps busy, looked at for a while; None where the system does not say (not Linux)."""
+    try:
+        (idle, total), _ = ticks(), time.sleep(seconds)
+        later = ticks()
+    except OSError:
+        return None
+    return (1 - (later[0] - idle) / max(1, later[1] - total)) * (os.cpu_count() or 1)
+
+
+def ticks() -> tuple[int, int]:
+    """Ticks of all cores since the start: idle or waiting for disks, and all together."""
+    values = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return values[3] + values[4], sum(values)
 
 
 if __name__ == "__main__":
