@@ -87,7 +87,11 @@ def met(rows: list[Figure]) -> bool:
 
 
 def measured(name: str, quick: bool) -> dict[str, Any]:
-    """Runs a benchmark in a process of its own: its command, what it found, how long it took, the cores that others kept busy."""
+    """Runs a benchmark in a process of its own.
+
+    Returns:
+        Its command, what it found, how long it took, and how many cores other work kept busy before.
+    """
     command, less = BENCHMARKS[name]
     words = [*command, *(less if quick else [])]
     print(f"== {name}: python benchmarks/{' '.join(words)}", flush=True)
