@@ -25,7 +25,6 @@ from pathlib import Path
 import torch
 from subjects import build, machine
 from torch import nn
-from torch.nn import functional as F
 
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
@@ -45,8 +44,7 @@ class Segmentor(nn.Module):
         self.backbone, self.head = model.backbone, model.sem_seg_head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.head.layers(self.backbone(x))
-        return F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return self.head(self.backbone(x))[0]
 
 
 def main() -> int:

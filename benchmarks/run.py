@@ -40,9 +40,23 @@ BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
     "planning-memory-retinanet": (["planning_memory.py", "--model", "retinanet"], []),
     "planning-peers": (["planning_peers.py"], ["--repeats", "1", "--models", "resnet50", "regnetx_002", "retinanet"]),
     "budgets": (["budgets.py"], ["--networks", "test_resnet", "test_vit", "resnet18"]),
-    "latency-realised": (
-        ["latency_realised.py", "--round-to", "1", "8", "--runtimes", "eager", "compiled", "onnxruntime"],
-        ["--models", "resnet50", "--batches", "1", "--size", "64", "64", "--repeats", "3", "--runtimes", "eager"],
+    "latency-resnet50": (
+        [
+            "latency_realised.py",
+            "--models",
+            "resnet50",
+            "--round-to",
+            "1",
+            "8",
+            "--runtimes",
+            "compiled",
+            "onnxruntime",
+        ],
+        ["--batches", "1", "--size", "64", "64", "--repeats", "3", "--runtimes", "eager"],
+    ),
+    "latency-deeplab": (
+        ["latency_realised.py", "--models", "deeplab", "--round-to", "1", "8", "--runtimes", "compiled", "onnxruntime"],
+        ["--batches", "1", "--size", "64", "64", "--repeats", "3", "--runtimes", "eager"],
     ),
 }
 """Each one's command, and what `--quick` adds to it."""
