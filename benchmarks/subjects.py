@@ -23,8 +23,8 @@ SEGMENTATION = Path(__file__).resolve().parents[1] / "projects" / "segmentation"
 
 def deeplab_v3_r50() -> nn.Module:
     """DeepLabV3 on a ResNet-50, output stride 8, 19 classes, batch norm; random weights, on the CPU."""
-    config = SEGMENTATION / "cityscapes" / "deeplab_v3_R_50_os8_mg124_poly_40k_bs8.yaml"
-    options = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.NORM", "BN", "MODEL.SEM_SEG_HEAD.NORM", "BN"]
+    config = SEGMENTATION / "camvid" / "deeplab_v3_R_50_os8.yaml"
+    options = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "19"]
     cfg = load_config(config, options, _segmentation_keys)
     torch.manual_seed(0)
     return build_model(cfg)

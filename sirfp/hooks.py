@@ -252,7 +252,8 @@ class Report(HookBase):
             with checkpoint.whole_file(self._path(name)) as beside:
                 beside.write_text(text + "\n")
         plots.kept_channels(plan, self._path("kept_channels.png"))
-        self.trainer.draw({first: before, "fine-tuned": model}, self._path("predictions.png"))
+        if self.trainer.cfg.DATASETS.TEST:
+            self.trainer.draw({first: before, "fine-tuned": model}, self._path("predictions.png"))
         logger.info("What the run did:\n%s", table)
 
     def _path(self, name: str) -> str:

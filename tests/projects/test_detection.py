@@ -15,10 +15,9 @@ from PIL import Image
 from scripts import loaded
 
 from sirfp import engine
-from sirfp.config import load_config, validate
+from sirfp.config import load_config
 
 PROJECT = Path(__file__).resolve().parents[2] / "projects" / "detection"
-CONFIGS = sorted(PROJECT.glob("configs/*/*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +67,6 @@ def options(folder):
         if f"{name}_{split}" in DatasetCatalog:
             DatasetCatalog.remove(f"{name}_{split}")
             MetadataCatalog.remove(f"{name}_{split}")
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda file: f"{file.parent.name}/{file.stem}")
-def test_configs_are_whole(config):
-    cfg = load_config(config)
-    validate(cfg)
-    assert cfg.OUTPUT_DIR.endswith(f"{config.parent.name}_{config.stem}")
-    assert config.stem.endswith("_sirfp") == (cfg.SIRFP.KEEP_FLOPS < 1)
 
 
 @pytest.mark.parametrize("name", ["coco/fcos_R_50_FPN_1x", "scenes/retinanet_r18", "bccd/faster_rcnn_r18"])

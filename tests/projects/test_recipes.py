@@ -1,0 +1,179 @@
+"""Every config is what its name says, and its network is built, counted and pruned to its budget; without data."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+from scripts import loaded
+
+from sirfp.config import load_config, register_data, validate
+from sirfp.schedule import Schedule
+
+ROOT = Path(__file__).resolve().parents[2]
+PENALTIES = {"slimming": "SlimmingPenalty", "depgraph": "GroupRegularization"}
+RIVALS = {"slimming", "taylor", "fpgm", "depgraph", "dcfp", "magnitude", "random"}
+TABLES = [  # the comparisons of the paper
+    *[f"segmentation/configs/cityscapes/deeplab_v3{plus}_R_50_os8" for plus in ("", "_plus")],
+    *[f"segmentation/configs/{data}/deeplab_v3_R_50_os8" for data in ("ade20k", "coco_stuff", "pascal_context")],
+    "segmentation/configs/camvid/deeplab_v3_R_50_os8",
+    *[f"detection/configs/coco/{name}_R_50_FPN_1x" for name in ("faster_rcnn", "mask_rcnn", "retinanet", "fcos")],
+    "classification/configs/imagenet/resnet50",
+]
+COUNTED = {"camvid/pvt_v2_b0_mlp", "cityscapes/deeplab_v3_plus_R_50_os8", "imagenet/resnet50"}
+TRAINED = {"cityscapes/deeplab_v3_R_50_os8"}
+
+with loaded("benchmarks/model_zoo.py") as zoo, loaded("benchmarks/prunability_detectron2.py") as prunability:
+    pass
+with loaded("projects/segmentation/train_net.py") as segmentation:
+    pass
+with loaded("projects/classification/train_net.py") as classification:
+    pass
+ADD = {
+    "segmentation": segmentation.add_segmentation_config,
+    "classification": classification.add_classification_config,
+}
+
+
+def ids(file: Path) -> str:
+    return f"{file.parent.name}/{file.stem}"
+
+
+CONFIGS = sorted((ROOT / "projects").glob("*/configs/*/*.yaml"))
+DENSE = [file for file in CONFIGS if zoo.NAME.fullmatch(file.stem) is None]
+
+
+def task(file: Path) -> str:
+    return file.parts[len(ROOT.parts) + 1]
+
+
+def read(file: Path, *options: str) -> CfgNode:
+    return load_config(file, options, ADD.get(task(file)))
+
+
+def sizes(cfg: CfgNode) -> CfgNode:
+    """What of a config makes the network's layers, but for how many classes there are."""
+    cfg = cfg.clone()
+    for node in (cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.RETINANET, cfg.MODEL.FCOS, cfg.MODEL.ROI_HEADS):
+        node.NUM_CLASSES = 0
+    cfg.MODEL.WEIGHTS = cfg.MODEL.TIMM.WEIGHTS = ""
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.pop("TEACHER", None)
+    return cfg.MODEL
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=ids)
+def test_a_name_says_what_a_config_does(file):
+    cfg, name = read(file), zoo.NAME.fullmatch(file.stem)
+    validate(cfg)
+    Schedule.from_config(cfg)
+    assert f"output/{file.parent.name}_{file.stem}" == cfg.OUTPUT_DIR, "no two configs write to one place"
+    if name is None:
+        assert cfg.SIRFP.KEEP_FLOPS == 1 and not cfg.SIRFP.HOOKS
+        return
+    assert cfg.SIRFP.KEEP_FLOPS < 1 and name["criterion"] == cfg.SIRFP.CRITERION
+    assert name["percent"] is None or int(name["percent"]) == round(100 * cfg.SIRFP.KEEP_FLOPS)
+    dense = file.with_stem(name["network"])
+    assert sizes(read(dense)) == sizes(cfg), "the network is that of the dense config"
+
+
+@pytest.mark.parametrize("network", TABLES)
+def test_every_rival_stands_beside_and_differs_in_its_criterion_alone(network):
+    file = ROOT / "projects" / f"{network}_sirfp_keep40.yaml"
+    ours, beside = read(file), {}
+    for other in file.parent.glob(f"{Path(network).name}_*_keep40.yaml"):
+        beside[zoo.NAME.fullmatch(other.stem)["criterion"]] = read(other)
+    assert RIVALS | {"sirfp"} == set(beside)
+    for criterion, cfg in beside.items():
+        hooks = [hook for hook in cfg.SIRFP.HOOKS if hook != PENALTIES.get(criterion)]
+        assert hooks == ours.SIRFP.HOOKS and len(cfg.SIRFP.HOOKS) == len(hooks) + (criterion in PENALTIES)
+        cfg.SIRFP.CRITERION, cfg.SIRFP.HOOKS, cfg.OUTPUT_DIR = "sirfp", hooks, ours.OUTPUT_DIR
+        assert cfg == ours, criterion
+
+
+def test_the_paper_s_settings():
+    """METHOD section 4: iterations, sizes, loss, sampling, and what is cut at each step."""
+    folder = ROOT / "projects/segmentation/configs"
+    for data, phases, crop, rate, batch in (
+        ("cityscapes", (4000, 8000, 36000), 768, 0.01, 8),
+        ("ade20k", (16000, 144000), 512, 0.01, 16),
+        ("coco_stuff", (6000, 6000, 54000), 512, 0.001, 16),
+    ):
+        cfg = read(folder / data / "deeplab_v3_R_50_os8_sirfp_keep40.yaml")
+        schedule = Schedule.from_config(cfg)
+        assert schedule.lengths == phases and [crop, crop] == cfg.INPUT.TRAIN_SIZE
+        assert (rate, batch, 0.9) == (cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.POLY_LR_POWER)
+        assert (cfg.SOLVER.GSRL.WHEN, cfg.DATALOADER.SAMPLER_TRAIN) == ("pruned", "ClassResampling")
+        assert (cfg.SOLVER.AUXILIARY.FEATURE, cfg.SOLVER.AUXILIARY.WEIGHT) == ("res4", 0.4)
+        steps = [schedule.target(step) for step in range(schedule.steps)]
+        assert steps == pytest.approx([0.7, 0.4] if len(phases) == 3 else [0.4])
+
+
+@pytest.mark.parametrize("file", [f for f in DENSE if task(f) == "segmentation"], ids=ids)
+def test_a_segmentor_fits_its_data(file):
+    cfg = read(file, "MODEL.DEVICE", "cpu")
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    register_data(read(CONFIGS[0]))
+    if all(name in DatasetCatalog for name in names):
+        segmentation.check_data(cfg)
+    dilated = re.search("_os(8|16)$", file.stem) or cfg.MODEL.TIMM.OUTPUT_STRIDE == 16
+    stride = 16 if dilated else 32
+    assert all(side > 0 and side % stride == 0 for side in cfg.INPUT.TRAIN_SIZE)
+
+
+def slow_but(quick: set[str], files: list[Path]) -> list:
+    """Configs of which only some are for `make test`."""
+    return [pytest.param(f, marks=[] if ids(f) in quick else pytest.mark.slow, id=ids(f)) for f in files]
+
+
+@pytest.mark.parametrize("file", slow_but(COUNTED, DENSE))
+def test_a_network_is_counted_and_planned_to_its_budgets(file):
+    (family,) = (f for f in zoo.families([file.parent.name]) if (f.task, f.network) == (task(file), file.stem))
+    row = zoo.measure(family, (256, 320) if family.task == "detection" else None)  # those need values: slow
+    assert set(row["pruned"]) == {name for name, criterion in family.pruned.items() if criterion == "sirfp"}
+    for name, found in row["pruned"].items():
+        asked = read(file.with_stem(name)).SIRFP.KEEP_FLOPS * row["flops"]
+        assert 0.995 * asked <= found["flops"] <= asked and found["params"] < row["params"], name
+    if family.task != "detection" and family.folder in zoo.TITLES:
+        dense = zoo.page({family.path(family.network): row}).splitlines()
+        (line,) = (line for line in dense if line.startswith(f"| `{family.network}` "))
+        assert cells(line) in map(cells, (ROOT / "MODEL_ZOO.md").read_text().splitlines())
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")]
+
+
+def test_the_model_zoo_lists_every_config():
+    text = (ROOT / "MODEL_ZOO.md").read_text()
+    for family in zoo.families():
+        section = text.partition(f"## {zoo.TITLES[family.folder]}: {family.task}\n")[2].partition("\n## ")[0]
+        for name, criterion in {family.network: "", **family.pruned}.items():
+            row = f"`{name}`"
+            if criterion in RIVALS:
+                row = rf"`{family.network}_\{{([a-z_]+,)*{criterion}(,[a-z_]+)*\}}{name.partition(criterion)[2]}`"
+            assert re.search(rf"^\| {row} ", section, re.M), f"{name}: see benchmarks/model_zoo.py"
+
+
+def distinct(files: list) -> list:
+    """Of the dense configs those whose networks differ."""
+    found = {}
+    for file in files:
+        cfg = read(file)
+        auxiliary = cfg.SOLVER.AUXILIARY if task(file) == "segmentation" else None
+        found.setdefault((str(sizes(cfg)), str(auxiliary)), file)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("file", slow_but(TRAINED, distinct([f for f in DENSE if task(f) != "classification"])))
+def test_a_network_is_cut_equal_to_the_masked_one_and_trains(file):
+    cfg = read(file, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.WEIGHTS", "")
+    torch.manual_seed(0)
+    model = build_model(segmentation.supervised(cfg) if task(file) == "segmentation" else cfg).eval()
+    inputs = [{"image": torch.rand(3, 64, 64) * 255, "height": 64, "width": 64} for _ in range(2)]
+    prunability.shorten(model, inputs)
+    row = prunability.prune(prunability.randomised(model), inputs)
+    assert prunability.good(row), row
