@@ -1,6 +1,7 @@
-"""What SIRFP's statistics add to a training step of DeepLabV3-ResNet-50, and the memory they hold.
+"""What SIRFP's statistics add to a training step of a segmentor, a classifier or a detector, and what they hold.
 
-    python benchmarks/accumulation.py [--json] [--size 128 256] [--batch 2] [--precision float32] [--rounds 8]
+    python benchmarks/accumulation.py [--json] [--model deeplab | resnet50 | retinanet] [--size 128 256] [--batch 2]
+                                      [--precision float32] [--rounds 8]
 
 Rounds with and without statistics alternate, each of as many steps as the default period, so that every round with
 them has one look; the ratio is of medians. Bound: at most 3% of a step, with the defaults of the config
@@ -16,7 +17,7 @@ import time
 
 import torch
 from detectron2.utils.events import EventStorage
-from subjects import deeplab_v3_r50, images, machine
+from subjects import machine, trained
 
 from sirfp.channels import find_groups
 from sirfp.config import load_config
@@ -29,6 +30,7 @@ def main() -> int:
     defaults = load_config("").SIRFP
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--model", choices=("deeplab", "resnet50", "retinanet"), default="deeplab")
     parser.add_argument("--size", type=int, nargs=2, default=(128, 256), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
@@ -38,17 +40,17 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = lay_out(deeplab_v3_r50())
-    found = find_groups(model, images(1, *args.size))
+    model, loss_of, example = trained(args.model, args.batch, *args.size)
+    model = lay_out(model)
+    found = find_groups(model, example)
     criterion = build_criterion("sirfp", model, found.groups, stride=args.stride)
     observer = Observer(model, criterion, args.period)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    batch = images(args.batch, *args.size, labels=19)
     model.train()
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bfloat16"):
-            loss = sum(model(batch).values())
+            loss = loss_of(model)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -71,6 +73,7 @@ def main() -> int:
     ratios = sorted(b / a - 1 for a, b in zip(times[False], times[True], strict=True))
     held = sum(a.matrix().numel() * 4 for a in criterion.averages.values())
     result = {
+        "model": args.model,
         "step_s": plain,
         "step_with_statistics_s": watched,
         "share": watched / plain - 1,

@@ -1,7 +1,7 @@
 """Finding the groups of a network, planning and cutting it: how long it takes, how exact the budget is.
 
-    python benchmarks/planning.py [--model deeplab | mask-rcnn | NAME of timm's] [--size 128 256] [--keep-flops 0.4]
-                                  [--threads 2] [--repeats 5] [--json]
+    python benchmarks/planning.py [--model deeplab | mask-rcnn | retinanet | NAME of timm's] [--size 128 256]
+                                  [--keep-flops 0.4] [--threads 2] [--repeats 5] [--json]
 
 The first round, in a fresh process, stands apart from the median of the others. Bounds: 2 s together for DeepLabV3 on
 a ResNet-50, 3 s for another; the budget met to 0.5%; FLOPs as fvcore counts them on the cut network. Ends with 1
@@ -15,19 +15,19 @@ import json
 import logging
 import statistics
 import time
+from typing import Any
 
-import timm
 import torch
 from detectron2.utils.analysis import FlopCountAnalysis
-from subjects import deeplab_v3_r50, images, machine, mask_rcnn_r50
+from subjects import DETECTRON2, build, machine
+from torch import nn
 
 from sirfp.budget import allocate
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
 from sirfp.models.proposals import fixed_proposals
+from sirfp.plan import PruningPlan
 from sirfp.prune import cut
-
-DETECTRON2 = {"deeplab": deeplab_v3_r50, "mask-rcnn": mask_rcnn_r50}
 
 
 def main() -> int:
@@ -43,30 +43,21 @@ def main() -> int:
     logging.disable(logging.WARNING)
     rounds, bound = [], 2 if args.model == "deeplab" else 3
     for _ in range(args.repeats):
-        if args.model in DETECTRON2:
-            model, inputs = DETECTRON2[args.model]().eval(), images(1, *(args.size or (128, 256)))
-        else:
-            model = timm.create_model(args.model).eval()
-            inputs = torch.randn(1, 3, *(args.size or model.default_cfg["input_size"][1:]))
+        model, inputs = build(args.model, args.size)
         with torch.no_grad():
             model(inputs)  # the process's first convolutions are not pruning's
-        marks = [time.perf_counter()]
-        found = find_groups(model, inputs)
-        marks.append(time.perf_counter())
-        scores = build_criterion("magnitude", model, found.groups).scores()
-        keep = allocate(found, scores, args.keep_flops * found.flops())
-        marks.append(time.perf_counter())
-        plan = cut(model, found, keep)
-        marks.append(time.perf_counter())
-        rounds.append([b - a for a, b in zip(marks, marks[1:], strict=False)])
+        seconds, plan = planned(model, inputs, args.keep_flops)
+        rounds.append(seconds)
     with fixed_proposals(model):
         counted = FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False).total()
     parts = {name: statistics.median(r[i] for r in rounds[1:]) for i, name in enumerate(("groups", "plan", "cut"))}
     kept = plan.flops[1] / plan.flops[0]
     result = {
+        "model": args.model,
+        "bound_s": bound,
         "seconds": parts | {"together": sum(parts.values()), "together_first": sum(rounds[0])},
-        "groups": len(found),
-        "channels": found.atoms,
+        "groups": len(plan.kept),
+        "channels": sum(plan.channels.values()),
         "keep_flops": {"asked": args.keep_flops, "kept": kept},
         "flops": {"ours": plan.flops[1], "fvcore": counted},
         "machine": machine(),
@@ -79,10 +70,24 @@ def main() -> int:
     else:
         for name, value in result["seconds"].items():
             print(f"{name:>15} {value:6.2f} s")
-        print(f"{len(found)} groups of {found.atoms} channels; FLOPs kept {kept:.5f} of {args.keep_flops} asked for")
+        print(f"{result['groups']} groups of {result['channels']} channels")
+        print(f"FLOPs kept {kept:.5f} of {args.keep_flops} asked for")
         print(f"FLOPs of the cut network: {plan.flops[1]} said, {counted} counted by fvcore")
         print(", ".join(f"{name} {value}" for name, value in result["machine"].items()))
     return 0 if good else 1
+
+
+def planned(model: nn.Module, inputs: Any, keep_flops: float, trial: bool = True) -> tuple[list[float], PruningPlan]:
+    """Prunes by magnitude, in place: the seconds of finding groups, planning and cutting, and the plan."""
+    marks = [time.perf_counter()]
+    found = find_groups(model, inputs, trial=trial)
+    marks.append(time.perf_counter())
+    scores = build_criterion("magnitude", model, found.groups).scores()
+    keep = allocate(found, scores, keep_flops * found.flops())
+    marks.append(time.perf_counter())
+    plan = cut(model, found, keep)
+    marks.append(time.perf_counter())
+    return [b - a for a, b in zip(marks, marks[1:], strict=False)], plan
 
 
 if __name__ == "__main__":

@@ -1,50 +1,139 @@
-"""Runs every benchmark that needs no data, one after the other, and says which kept their bounds.
+"""Every figure that needs no data set: runs the benchmarks one after the other and sets each figure beside its bound.
 
-    python benchmarks/run.py [--output output/benchmarks]
+    python benchmarks/run.py [--only NAME ...] [--quick] [--again] [--output output/benchmarks] [--json | --table]
 
-Each prints its table; its JSON goes to a file of its name in the output folder.
+What each benchmark found is kept in a JSON file of the output folder as soon as it is there, so that a run that was cut
+off goes on where it was (`--again` measures anew). `--quick` takes fewer repeats and smaller subjects, in a file of its
+own, to see that all works. `--table` and `--json` print what is kept and measure nothing. Ends with 1 where a bound is
+not met or a benchmark failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
-BENCHMARKS = {
-    "scoring": ["scoring.py"],
-    "planning": ["planning.py"],
-    "planning-resnet50": ["planning.py", "--model", "resnet50"],
-    "loop-overhead": ["loop_overhead.py"],
-    "planning-mask-rcnn": ["planning.py", "--model", "mask-rcnn"],
-    "accumulation-float32": ["accumulation.py"],
-    "accumulation-bfloat16": ["accumulation.py", "--precision", "bfloat16"],
-    "accumulation-kernel": ["accumulation_kernel.py"],
+from figures import Figure, figures, page
+
+HERE = Path(__file__).parent
+BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
+    "scoring": (["scoring.py"], ["--repeats", "2"]),
+    "accumulation-segmentor": (["accumulation.py", "--rounds", "4"], ["--rounds", "2"]),
+    "accumulation-segmentor-bfloat16": (
+        ["accumulation.py", "--precision", "bfloat16", "--rounds", "4"],
+        ["--rounds", "2"],
+    ),
+    "accumulation-classifier": (["accumulation.py", "--model", "resnet50", "--rounds", "6"], ["--rounds", "2"]),
+    "accumulation-detector": (["accumulation.py", "--model", "retinanet", "--rounds", "6"], ["--rounds", "2"]),
+    "accumulation-kernel": (["accumulation_kernel.py"], ["--memory-limit", "0.1", "--repeats", "1"]),
+    "loop-overhead": (["loop_overhead.py"], ["--rounds", "2"]),
+    "planning-deeplab": (["planning.py"], ["--repeats", "2"]),
+    "planning-resnet50": (["planning.py", "--model", "resnet50"], ["--repeats", "2"]),
+    "planning-mask-rcnn": (["planning.py", "--model", "mask-rcnn"], ["--repeats", "2"]),
+    "planning-memory-mask-rcnn": (["planning_memory.py"], []),
+    "planning-memory-retinanet": (["planning_memory.py", "--model", "retinanet"], []),
+    "planning-peers": (["planning_peers.py"], ["--repeats", "1", "--models", "resnet50", "regnetx_002", "retinanet"]),
+    "budgets": (["budgets.py"], ["--networks", "test_resnet", "test_vit", "resnet18"]),
+    "latency-resnet50": (
+        [
+            "latency_realised.py",
+            "--models",
+            "resnet50",
+            "--round-to",
+            "1",
+            "8",
+            "--runtimes",
+            "compiled",
+            "onnxruntime",
+        ],
+        ["--batches", "1", "--size", "64", "64", "--repeats", "3", "--runtimes", "eager"],
+    ),
+    "latency-deeplab": (
+        ["latency_realised.py", "--models", "deeplab", "--round-to", "1", "8", "--runtimes", "compiled", "onnxruntime"],
+        ["--batches", "1", "--size", "64", "64", "--repeats", "3", "--runtimes", "eager"],
+    ),
 }
+"""Each one's command, and what `--quick` adds to it."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("output/benchmarks"))
+    parser.add_argument(
+        "--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller subjects")
+    parser.add_argument("--again", action="store_true", help="measure also what is kept already")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="print what is kept as one JSON object")
+    shown.add_argument("--table", action="store_true", help="print what is kept as a page of Markdown")
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    failed = []
-    for name, command in BENCHMARKS.items():
-        print(f"== {name}: {' '.join(command)}", flush=True)
-        script = [sys.executable, str(Path(__file__).parent / command[0]), *command[1:], "--json"]
-        done = subprocess.run(script, stdout=subprocess.PIPE, text=True)
-        try:
-            result = json.loads(done.stdout)
-        except ValueError:
-            result = {}
-        (args.output / f"{name}.json").write_text(done.stdout)
-        print(json.dumps({k: v for k, v in result.items() if k not in ("machine", "widths", "rows")}, indent=1))
-        if done.returncode:
-            failed.append(name)
-    print("all within bounds" if not failed else f"not within bounds: {', '.join(failed)}")
-    return 1 if failed else 0
+    file = args.output / ("quick.json" if args.quick else "results.json")
+    kept: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    names = args.only or list(BENCHMARKS)
+    if not (args.json or args.table):
+        for name in names:
+            if args.again or name not in kept:
+                kept[name] = measured(name, args.quick)
+                args.output.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(kept, indent=1))
+                for figure in figures(name, kept[name]["result"]):
+                    print(figure.line(), flush=True)
+    kept = {name: kept[name] for name in BENCHMARKS if name in kept and name in names}
+    found = {name: figures(name, entry["result"]) for name, entry in kept.items()}
+    if args.json:
+        rows = {name: [figure.to_dict() for figure in rows] for name, rows in found.items()}
+        print(json.dumps({"figures": rows, "benchmarks": kept}, indent=1))
+    elif args.table:
+        print(page(kept, found), end="")
+    return 0 if kept and all(met(rows) for rows in found.values()) else 1
+
+
+def met(rows: list[Figure]) -> bool:
+    """Whether there are figures and none is beyond its bound."""
+    return bool(rows) and all(figure.met is not False for figure in rows)
+
+
+def measured(name: str, quick: bool) -> dict[str, Any]:
+    """Runs a benchmark in a process of its own.
+
+    Returns:
+        Its command, what it found, how long it took, and how many cores other work kept busy before.
+    """
+    command, less = BENCHMARKS[name]
+    words = [*command, *(less if quick else [])]
+    print(f"== {name}: python benchmarks/{' '.join(words)}", flush=True)
+    busy, start = busy_cores(), time.perf_counter()
+    script = [sys.executable, "-W", "ignore", str(HERE / words[0]), *words[1:], "--json"]
+    done = subprocess.run(script, stdout=subprocess.PIPE, text=True)
+    try:
+        result = json.loads(done.stdout[done.stdout.index("{") :])
+    except ValueError:
+        result = {"failed": f"ended with {done.returncode} and no JSON"}
+    facts = {"seconds": time.perf_counter() - start, "busy_cores": busy}
+    return {"command": f"python benchmarks/{' '.join(words)}", **facts, "result": result}
+
+
+def busy_cores(seconds: float = 2.0) -> float | None:
+    """How many cores other work keeps busy, looked at for a while; None where the system does not say (not Linux)."""
+    try:
+        (idle, total), _ = ticks(), time.sleep(seconds)
+        later = ticks()
+    except OSError:
+        return None
+    return (1 - (later[0] - idle) / max(1, later[1] - total)) * (os.cpu_count() or 1)
+
+
+def ticks() -> tuple[int, int]:
+    """Ticks of all cores since the start: idle or waiting for disks, and all together."""
+    values = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return values[3] + values[4], sum(values)
 
 
 if __name__ == "__main__":

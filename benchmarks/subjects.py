@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from detectron2.modeling import build_model
 from detectron2.projects.deeplab import add_deeplab_config
 from torch import nn
 
 from sirfp.config import load_config
+from sirfp.models.detectron import training_inputs
 from sirfp.source import from_zoo
 
 SEGMENTATION = Path(__file__).resolve().parents[1] / "projects" / "segmentation" / "configs"
@@ -32,6 +35,37 @@ def mask_rcnn_r50() -> nn.Module:
     torch.manual_seed(0)
     options = ["MODEL.RESNETS.NORM", "BN"]
     return from_zoo("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", options).model
+
+
+def retinanet_r50() -> nn.Module:
+    """Detectron2's RetinaNet on a ResNet-50 FPN, 80 classes, batch norm; random weights, on the CPU."""
+    torch.manual_seed(0)
+    return from_zoo("COCO-Detection/retinanet_R_50_FPN_1x.yaml", ["MODEL.RESNETS.NORM", "BN"]).model
+
+
+DETECTRON2 = {"deeplab": deeplab_v3_r50, "mask-rcnn": mask_rcnn_r50, "retinanet": retinanet_r50}
+
+
+def build(name: str, size: Sequence[int] | None = None) -> tuple[nn.Module, Any]:
+    """One of `DETECTRON2` or of timm's networks in evaluation mode, and what it is called with: one image."""
+    if name in DETECTRON2:
+        return DETECTRON2[name]().eval(), images(1, *(size or (128, 256)))
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    return model, torch.randn(1, 3, *(size or model.default_cfg["input_size"][1:]))
+
+
+def trained(name: str, batch: int, height: int, width: int) -> tuple[nn.Module, Callable, Any]:
+    """A network, its loss on one batch with made-up annotations as a function of it, and an example to count on."""
+    model, example = build(name, (height, width))
+    if name not in DETECTRON2:
+        x, y = torch.randn(batch, 3, height, width), torch.randint(0, 1000, (batch,))
+        x = x.contiguous(memory_format=torch.channels_last)
+        return model, lambda net: nn.functional.cross_entropy(net(x), y), example
+    labelled = images(batch, height, width, labels=19 if name == "deeplab" else 0)
+    if name != "deeplab":
+        labelled = training_inputs(model, labelled)
+    return model, lambda net: sum(net(labelled).values()), example
 
 
 def _segmentation_keys(cfg) -> None:

@@ -12,6 +12,8 @@ from .errors import InputError
 from .groups import ChannelGroups, Group
 
 FILL_TRIES = 4000  # how many chunks are tried to use up what is left of a budget
+EXACT = 0.0025  # of the budget: what is left at most before channels of unlike cost are exchanged
+EXCHANGES, EXCHANGE_TRIES = 8, 40  # how many are made, and how many pairs are looked at for each
 
 
 def allocate(
@@ -23,12 +25,15 @@ def allocate(
     partitions: Iterable[str] = ("backbone",),
     min_keep: float = 0.02,
     round_to: int = 1,
+    dense: float | None = None,
+    what: str = "FLOPs",
 ) -> np.ndarray:
     """Chooses the atoms that stay.
 
     Every partition is ranked on its own, globally over its groups, and loses the same share of channels, the
     lowest first (METHOD section 3); the share is the least that meets the budget. What a whole channel more would
-    overshoot is then spent on the best of the removed channels that still fit.
+    overshoot is then spent on the best of the removed channels that still fit; where more than a quarter of a percent
+    is left even so, as few wide channels do, one that stays is exchanged for one that costs a little more.
 
     Args:
         found: the groups.
@@ -38,6 +43,8 @@ def allocate(
         partitions: prefixes of group names; the first that any name has makes one partition, the rest another.
         min_keep: the share of its channels that every group keeps at least (see `least`).
         round_to: widths are multiples of this, or whole.
+        dense: what the target is a share of; the cost of everything by default.
+        what: the cost in words.
 
     Returns:
         (atoms,) of bool.
@@ -62,16 +69,40 @@ def allocate(
 
     fewest = cost(without(len(chunks)))
     if fewest > target:
-        raise InputError(
-            f"the budget cannot be reached: {target / cost(keep):.3g} of the model is asked for, the least that "
-            f"can be kept is {math.ceil(fewest / cost(keep) * 1000) / 1000:.3f} "
-            f"(MIN_KEEP {min_keep}{f', ROUND_TO {round_to}' if round_to > 1 else ''})"
-        )
+        raise out_of_reach(target, fewest, dense or cost(keep), what, min_keep, round_to)
     low, high = 0, len(chunks)  # the cost without `low` chunks is above the target, without `high` at or below
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if cost(without(middle)) <= target else (middle, high)
-    return _fill(without(high), chunks[:high], target, cost, found)
+    keep = _fill(without(high), chunks[:high], target, cost, found)
+    if target - cost(keep) > EXACT * target:
+        keep = _exchanged(keep, _by_group(found, chunks), target, cost)
+    return keep
+
+
+def out_of_reach(asked: float, least: float, dense: float, what: str, min_keep: float, round_to: int) -> InputError:
+    """The error of a budget that is less than the least that a plan can keep."""
+    return InputError(
+        f"the budget cannot be reached: {asked / dense:.3g} of the {what} is asked for, the least that can be kept is "
+        f"{math.ceil(least / dense * 1000) / 1000:.3f} "
+        f"(MIN_KEEP {min_keep}{f', ROUND_TO {round_to}' if round_to > 1 else ''})"
+    )
+
+
+def smallest(found: ChannelGroups, min_keep: float = 0.02, round_to: int = 1) -> np.ndarray:
+    """The least that a plan can keep, (atoms,) of bool."""
+    return widths_at(found, 0.0, min_keep, round_to)
+
+
+def widths_at(found: ChannelGroups, share: float, min_keep: float = 0.02, round_to: int = 1) -> np.ndarray:
+    """About the same share of every group's channels, as far as they may go, (atoms,) of bool."""
+    keep = np.ones(found.atoms, dtype=bool)
+    for group in found:
+        span = np.arange(found.atoms)[found.spans[group.name]]
+        chunks = _chunks(span, least(group, min_keep), _at_once(group, round_to))
+        for chunk in chunks[: round((1 - share) * group.size / max(1, len(chunks[0]))) if chunks else 0]:
+            keep[chunk] = False
+    return keep
 
 
 def _fill(
@@ -99,6 +130,48 @@ def _fill(
     return keep
 
 
+def _by_group(found: ChannelGroups, chunks: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """The chunks of each group, the first to go first."""
+    starts = [span.start for span in found.spans.values()]
+    parts: list[list[np.ndarray]] = [[] for _ in starts]
+    for chunk in chunks:
+        parts[int(np.searchsorted(starts, chunk[0], side="right")) - 1].append(chunk)
+    return parts
+
+
+def _exchanged(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, cost: Callable) -> np.ndarray:
+    """Gives up the next chunk of one group for that of another, as long as it comes closer to the target from below."""
+    keep, spent = keep.copy(), cost(keep)
+    gone = [sum(not keep[chunk[0]] for chunk in part) for part in parts]
+    for _ in range(EXCHANGES):
+        back, off = {}, {}
+        for i, part in enumerate(parts):
+            for moves, at in ((back, gone[i] - 1), (off, gone[i])):
+                if 0 <= at < len(part):
+                    trial = keep.copy()
+                    trial[part[at]] ^= True
+                    moves[i] = cost(trial) - spent
+        pairs = [(target - spent - b - o, i, j) for i, b in back.items() for j, o in off.items() if i != j]
+        pairs = sorted((p for p in pairs if p[0] > -EXACT * target), key=lambda p: abs(p[0]))[:EXCHANGE_TRIES]
+        best, best_spent = None, spent
+        for _, i, j in pairs:
+            trial = keep.copy()
+            trial[parts[i][gone[i] - 1]] = True
+            trial[parts[j][gone[j]]] = False
+            new = cost(trial)
+            if best_spent < new <= target:
+                best, best_spent = (trial, i, j), new
+                if target - new <= EXACT * target:
+                    break
+        if best is None:
+            break
+        (keep, i, j), spent = best, best_spent
+        gone[i], gone[j] = gone[i] - 1, gone[j] + 1
+        if target - spent <= EXACT * target:
+            break
+    return keep
+
+
 def _sequence(
     found: ChannelGroups,
     scores: Mapping[str, torch.Tensor],
@@ -122,8 +195,7 @@ def _sequence(
     for group in found:
         span = found.spans[group.name]
         order = np.arange(found.atoms)[span][np.argsort(values[span], kind="stable")]
-        atoms_at_once = round_to // math.gcd(round_to, group.width)
-        for chunk in _chunks(order, least(group, min_keep), atoms_at_once):
+        for chunk in _chunks(order, least(group, min_keep), _at_once(group, round_to)):
             chunks.append(chunk)
             keys.append(share[chunk].mean())
     return [chunks[i] for i in np.argsort(keys, kind="stable")]
@@ -132,6 +204,11 @@ def _sequence(
 def least(group: Group, min_keep: float) -> int:
     """How many channels a group keeps at least: two where a statistic runs over them, as of one value there is none."""
     return min(group.size, max(2 if group.inexact else 1, math.ceil(min_keep * group.size)))
+
+
+def _at_once(group: Group, round_to: int) -> int:
+    """How many atoms go together so that a width stays a multiple."""
+    return round_to // math.gcd(round_to, group.width)
 
 
 def _chunks(order: np.ndarray, least: int, round_to: int) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from .errors import InputError, near
 from .models import sem_seg_heads, timm_backbone  # noqa: F401  (registers heads and backbones)
 from .models.fcos import add_fcos_config
+from .target import Target
 
 CN = CfgNode
 _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: ([\w.]+)"
@@ -71,6 +72,8 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP = CN()
     cfg.SIRFP.CRITERION = "sirfp"  # what a channel is worth; a name in `sirfp.criteria.CRITERIA`
     cfg.SIRFP.KEEP_FLOPS = 1.0  # share of the dense network's multiply-adds that stay; 1.0: no pruning
+    cfg.SIRFP.KEEP_PARAMS = 1.0  # or, in place of it, of its parameters
+    cfg.SIRFP.KEEP_LATENCY = 1.0  # or of the time that one image of INPUT_SIZE takes on the machine of the run
     cfg.SIRFP.STEPS = 1  # prunings on the way there
     cfg.SIRFP.START_ITER = 0  # iterations before the first pruning; 0: as many as ACCUMULATE_ITERS
     cfg.SIRFP.ACCUMULATE_ITERS = 100  # the last iterations before the first pruning, while statistics accumulate
@@ -179,7 +182,7 @@ def validate(cfg: CfgNode) -> None:
         InputError: a value is out of its range; names the key, the value and what would be right.
     """
     ours = cfg.SIRFP
-    between(ours.KEEP_FLOPS, "SIRFP.KEEP_FLOPS", 0, 1, "(]")
+    target = Target.from_config(cfg)
     between(ours.EMA, "SIRFP.EMA", 0, 1, "[)")
     between(ours.MIN_KEEP, "SIRFP.MIN_KEEP", 0, 1, "[]")
     for least, keys in (
@@ -195,15 +198,15 @@ def validate(cfg: CfgNode) -> None:
     for name in {"SlimmingPenalty", "GroupRegularization"} & set(ours.HOOKS):
         if "Accumulate" in ours.HOOKS and ours.HOOKS.index("Accumulate") > ours.HOOKS.index(name):
             raise InputError(f"SIRFP.HOOKS: Accumulate must stand before {name}, whose penalty is not of the loss")
-    if ours.HOOKS or ours.KEEP_FLOPS < 1:
+    if ours.HOOKS or target.share < 1:
         _check_criterion(ours.CRITERION)
     kinds = ("taylor", "dcfp")
     if ours.IMPORTANCE not in kinds:
         hint = near(ours.IMPORTANCE, kinds)
         raise InputError(f"SIRFP.IMPORTANCE must be taylor or dcfp, got {ours.IMPORTANCE!r}{hint}")
-    if ours.KEEP_FLOPS < 1 and "PruneSteps" not in ours.HOOKS:
+    if target.share < 1 and "PruneSteps" not in ours.HOOKS:
         raise InputError(
-            f"SIRFP.KEEP_FLOPS {ours.KEEP_FLOPS} asks for pruning, but SIRFP.HOOKS lacks PruneSteps; "
+            f"SIRFP.KEEP_{target.quantity.upper()} {target.share} asks for pruning, but SIRFP.HOOKS lacks PruneSteps; "
             "the usual hooks are ['Accumulate', 'Report', 'PruneSteps', 'Recover']"
         )
     if {"Report", "PruneSteps"} <= set(ours.HOOKS) and ours.HOOKS.index("Report") > ours.HOOKS.index("PruneSteps"):

@@ -136,14 +136,14 @@ class PruneSteps(HookBase):
             if isinstance(hook, BestCheckpoint):  # the best network so far was another one
                 hook.forget()
         seconds = time.perf_counter() - start
-        kept = plan.flops[1] / plan.flops[0]
         logger.info(
-            "Pruned, step %d of %d, in %.1f s: %.4f of the FLOPs kept (asked for %.4f), %.4f of the parameters",
+            "Pruned, step %d of %d, in %.1f s: asked for %s, kept %.4f; %.4f of the FLOPs, %.4f of the parameters",
             step + 1,
             self.schedule.steps,
             seconds,
-            kept,
-            target,
+            target.words,
+            target.kept(plan),
+            plan.flops[1] / plan.flops[0],
             plan.params[1] / plan.params[0],
         )
         for name, indices in plan.kept.items():
@@ -245,7 +245,7 @@ class Report(HookBase):
         texts = {
             "plan.json": plan.to_json(),
             "pruning.json": json.dumps(self.rows, indent=1),
-            "pruning.md": table,
+            "pruning.md": "\n\n".join([table, *report.asked(report.summary(plan))]),
             "metrics.md": every,
         }
         for name, text in texts.items():

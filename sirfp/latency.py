@@ -66,7 +66,7 @@ def measure(
 
 
 def _time(model: nn.Module, inputs: Any) -> float:
-    wait = _synchronizer(model)
+    wait = synchronizer(model)
     with inference(model):
         wait()
         start = time.perf_counter()
@@ -75,7 +75,8 @@ def _time(model: nn.Module, inputs: Any) -> float:
         return time.perf_counter() - start
 
 
-def _synchronizer(model: nn.Module) -> Callable[[], None]:
+def synchronizer(model: nn.Module) -> Callable[[], None]:
+    """What waits until the model's device has done all that it was given."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .schedule import Schedule
+from .target import Target
 
 
 class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
@@ -39,7 +40,7 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
     def from_config(cls, cfg, optimizer: torch.optim.Optimizer) -> PhasedPolyLR:
         """One phase without pruning, else those of the schedule, SIRFP.LR_FACTOR after the first pruning."""
         lengths, factors = (cfg.SOLVER.MAX_ITER,), (1.0,)
-        if cfg.SIRFP.KEEP_FLOPS < 1 and cfg.SIRFP.HOOKS:
+        if Target.from_config(cfg).share < 1 and cfg.SIRFP.HOOKS:
             schedule = Schedule.from_config(cfg)
             lengths = schedule.lengths
             trained = cfg.SIRFP.START_ITER > 0  # else the run starts from a trained network

@@ -11,6 +11,8 @@ from .branches import within
 from .errors import InputError
 
 FORMAT = 1
+QUANTITIES = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
+"""What a budget is of, by the last part of its config key (KEEP_...) and argument (keep_...), and in words."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class PruningPlan:
         criterion: the name of the criterion.
         frozen: {name: reason} of what could not be cut.
         branches: modules that run only in training, which a model may lack; see `sirfp.branches`.
+        budget: what was asked for last: ("flops", "params" or "latency", the share of the dense model's).
+        latency: (dense, pruned) seconds of one call with the example inputs, where that was the budget; they are
+            comparable with one another alone.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -57,6 +62,8 @@ class PruningPlan:
     criterion: str = ""
     frozen: Mapping[str, str] = field(default_factory=dict)
     branches: tuple[str, ...] = ()
+    budget: tuple[str, float] | None = None
+    latency: tuple[float, float] | None = None
 
     def fitting(self, names: Collection[str]) -> PruningPlan:
         """The plan for a model of these tensors, without the branches for training that it lacks."""
@@ -85,6 +92,8 @@ class PruningPlan:
             "widths": self.widths,
             "frozen": self.frozen,
             "branches": self.branches,
+            "budget": self.budget,
+            "latency": self.latency,
         }
         return json.dumps(data, separators=(",", ":"))
 
@@ -127,6 +136,8 @@ class PruningPlan:
             criterion=_text(data.get("criterion", ""), "plan.criterion"),
             frozen=_mapping(data, "frozen", _text),
             branches=tuple(_text(t, "plan.branches") for t in _list(data, "branches")),
+            budget=_budget(data.get("budget")),
+            latency=_seconds(data.get("latency")),
         )
 
     def then(self, later: PruningPlan) -> PruningPlan:
@@ -168,6 +179,8 @@ class PruningPlan:
             criterion=later.criterion,
             frozen=later.frozen,
             branches=tuple(dict.fromkeys([*self.branches, *later.branches])),
+            budget=later.budget,
+            latency=_joined(self.latency, later.latency),
         )
 
 
@@ -219,6 +232,41 @@ def _pair(data: dict, key: str) -> tuple[int, int]:
     if len(value) != 2:
         raise InputError(f"plan.{key} must be [dense, pruned], got {len(value)} numbers")
     return _count(value[0], f"plan.{key}"), _count(value[1], f"plan.{key}")
+
+
+def _budget(value: Any) -> tuple[str, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError("plan.budget must be a [quantity, share] pair")
+    quantity = _text(value[0], "plan.budget")
+    if quantity not in QUANTITIES:
+        raise InputError(f"plan.budget is of {' or '.join(QUANTITIES)}, got {quantity!r:.40}")
+    share = _positive(value[1], "plan.budget")
+    if share > 1:
+        raise InputError(f"plan.budget must be a share in (0, 1], got {share!r:.40}")
+    return quantity, share
+
+
+def _seconds(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError("plan.latency must be [dense, pruned]")
+    return _positive(value[0], "plan.latency"), _positive(value[1], "plan.latency")
+
+
+def _positive(value: Any, at: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e18:
+        raise InputError(f"{at} must hold numbers above 0, got {value!r:.40}")
+    return float(value)
+
+
+def _joined(first: tuple[float, float] | None, later: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Seconds of the dense model and after both prunings; a time is comparable with those beside it alone."""
+    if first is None or later is None:
+        return None
+    return first[0], first[1] * later[1] / later[0]
 
 
 def _cut(value: Any, at: str) -> Cut:

@@ -8,13 +8,13 @@ what they still emitted is compensated, and the model is cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from .budget import allocate
 from .calling import call, gradients, inference, is_detectron_input
 from .channels import find_groups
 from .compensation import compensate
@@ -24,15 +24,18 @@ from .groups import ChannelGroups
 from .observe import Observer
 from .plan import Cut, PruningPlan
 from .surgery import apply, cuts_for
+from .target import Choice, Target, check_share, choose
 
 
 def prune(
     model: nn.Module,
     example_inputs: Any,
     criterion: str = "sirfp",
-    keep_flops: float = 0.4,
+    keep_flops: float | None = None,
     calibration: Iterable[Any] | None = None,
     *,
+    keep_params: float | None = None,
+    keep_latency: float | None = None,
     loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
     bias_correction: bool = True,
     ignore: Iterable[str] = (),
@@ -49,8 +52,11 @@ def prune(
         model: a module called with tensors, a timm model, or a Detectron2 model called with `list[dict]`.
         example_inputs: what it is called with (`sirfp.calling.call`); FLOPs are counted on it.
         criterion: a name in the registry: "sirfp", "magnitude", "random", ...
-        keep_flops: the share of the FLOPs that the plan may keep, in (0, 1].
+        keep_flops: the share of the FLOPs that the plan may keep, in (0, 1]; 0.4 where no budget is given.
         calibration: such inputs, for criteria that look at features or gradients.
+        keep_params: in place of it, the share of the parameters.
+        keep_latency: in place of it, the share of the time that a call with the example inputs takes on this machine,
+            in evaluation mode (`sirfp.latency_budget`).
         loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models bring their own.
         bias_correction: add what removed channels still emitted where it was read (METHOD section 3).
         ignore: names or patterns of modules whose channels all stay.
@@ -65,9 +71,9 @@ def prune(
         The plan: what was kept, the FLOPs and parameters before and after.
 
     Raises:
-        InputError: for values out of range, an unknown criterion or option, or a budget out of reach.
+        InputError: for values out of range, several budgets, an unknown criterion or option, or a budget out of reach.
     """
-    check_share("keep_flops", keep_flops)
+    target = Target.of(0.4, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency)
     check_share("min_keep", min_keep, zero=True)
     if not isinstance(round_to, int) or round_to < 1:
         raise InputError(f"round_to must be a whole number of at least 1, got {round_to!r}")
@@ -75,12 +81,12 @@ def prune(
     scorer = build_criterion(criterion, model, found.groups, seed=seed, **options)
     if scorer.needs != "weights":
         calibrate(model, scorer, calibration, loss)
-    keep = allocate(
-        found, scorer.scores(), keep_flops * found.flops(),
+    choice = choose(
+        model, example_inputs, found, scorer.scores(), target,
         partitions=partitions, min_keep=min_keep, round_to=round_to,
     )  # fmt: skip
-    keep = refined(found, keep, scorer)
-    return cut(model, found, keep, criterion, bias_correction=bias_correction, optimizer=optimizer)
+    choice = replace(choice, keep=refined(found, choice.keep, scorer))
+    return cut_to(model, found, choice, criterion, bias_correction=bias_correction, optimizer=optimizer)
 
 
 def calibrate(
@@ -174,6 +180,12 @@ def cut(
     return plan
 
 
+def cut_to(model: nn.Module, found: ChannelGroups, choice: Choice, criterion: str = "", **options: Any) -> PruningPlan:
+    """Cuts a model, as `cut` does, by a choice, whose budget the plan remembers."""
+    budget = (choice.target.quantity, choice.target.share)
+    return replace(cut(model, found, choice.keep, criterion, **options), budget=budget, latency=choice.latency)
+
+
 def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases: tuple[str, ...] = ()) -> PruningPlan:
     """The plan that a choice of atoms makes; `biases` names modules that were given a bias."""
     cuts = cuts_for(found, keep)
@@ -197,10 +209,3 @@ def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases
         frozen={f.name: f.reason for f in found.frozen},
         branches=found.branches,
     )
-
-
-def check_share(name: str, value: float, zero: bool = False) -> None:
-    """Raises InputError unless a number lies in (0, 1], or in [0, 1] with `zero`."""
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not ok or not (0 <= value <= 1 if zero else 0 < value <= 1):
-        raise InputError(f"{name} must lie in {'[' if zero else '('}0, 1], got {value!r}")

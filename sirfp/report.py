@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .plan import PruningPlan
+from .plan import QUANTITIES, PruningPlan
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Summary:
         params: (dense, pruned).
         widths: of each group, in the order of the model.
         frozen: {name: reason}.
+        budget: (quantity, share) that was asked for, as a plan holds it.
+        latency: (dense, pruned) seconds when it was made, where that was the budget.
     """
 
     criterion: str
@@ -70,6 +72,8 @@ class Summary:
     params: tuple[int, int]
     widths: tuple[Width, ...]
     frozen: Mapping[str, str]
+    budget: tuple[str, float] | None = None
+    latency: tuple[float, float] | None = None
 
     @property
     def kept_flops(self) -> float:
@@ -89,11 +93,23 @@ class Summary:
         """Plain data for JSON."""
         return {
             "criterion": self.criterion,
+            "budget": self._budget(),
             "flops": {"dense": self.flops[0], "pruned": self.flops[1], "kept": self.kept_flops},
             "params": {"dense": self.params[0], "pruned": self.params[1], "kept": self.kept_params},
             "groups": [{"name": w.group, "kept": w.kept, "channels": w.channels} for w in self.widths],
             "frozen": dict(self.frozen),
         }
+
+    def _budget(self) -> dict[str, Any] | None:
+        if self.budget is None:
+            return None
+        quantity, asked = self.budget
+        return {"quantity": quantity, "asked": asked, "kept": self.kept(quantity)}
+
+    def kept(self, quantity: str) -> float | None:
+        """The share of "flops", "params" or "latency" that stays; None of a latency that was not measured."""
+        pair = getattr(self, quantity)
+        return None if pair is None else share(pair[1], pair[0])
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,18 @@ class Table:
 def summary(plan: PruningPlan) -> Summary:
     """What a plan says, in numbers."""
     widths = tuple(Width(name, len(kept), plan.channels[name]) for name, kept in plan.kept.items())
-    return Summary(plan.criterion, plan.flops, plan.params, widths, plan.frozen)
+    return Summary(plan.criterion, plan.flops, plan.params, widths, plan.frozen, plan.budget, plan.latency)
+
+
+def asked(found: Summary) -> list[str]:
+    """A line that says which budget was asked for and what came of it; none where the plan does not know."""
+    if found.budget is None:
+        return []
+    quantity, part = found.budget
+    kept = found.kept(quantity)
+    measured = ", measured when it was pruned" if quantity == "latency" else ""
+    came = "not known" if kept is None else f"{kept:.4f} kept{measured}"
+    return [f"Budget: {part:g} of the {QUANTITIES[quantity]}; {came}."]
 
 
 def comparison(rows: Iterable[Row], metrics: Sequence[str] = ()) -> Table:

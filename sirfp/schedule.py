@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import InputError
+from .target import Target
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Schedule:
         steps: how many prunings.
         accumulate: iterations of statistics before the first.
         recover: iterations between prunings.
-        keep: the share of FLOPs that the last pruning leaves.
+        keep: the budget, which the last pruning meets.
         end: iterations of the run.
     """
 
@@ -27,7 +28,7 @@ class Schedule:
     steps: int
     accumulate: int
     recover: int
-    keep: float
+    keep: Target
     end: int
 
     @staticmethod
@@ -40,13 +41,13 @@ class Schedule:
         node = cfg.SIRFP
         start = node.START_ITER or node.ACCUMULATE_ITERS
         schedule = Schedule(
-            start, node.STEPS, node.ACCUMULATE_ITERS, node.RECOVER_ITERS, node.KEEP_FLOPS, cfg.SOLVER.MAX_ITER
+            start, node.STEPS, node.ACCUMULATE_ITERS, node.RECOVER_ITERS, Target.from_config(cfg), cfg.SOLVER.MAX_ITER
         )
         if start < node.ACCUMULATE_ITERS:
             raise InputError(
                 f"SIRFP.ACCUMULATE_ITERS {node.ACCUMULATE_ITERS} is more than SIRFP.START_ITER, {start} iterations"
             )
-        if schedule.keep < 1 and schedule.iterations[-1] > schedule.end:
+        if schedule.keep.share < 1 and schedule.iterations[-1] > schedule.end:
             raise InputError(
                 f"the last of {node.STEPS} prunings comes at iteration {schedule.iterations[-1]}, after "
                 f"SOLVER.MAX_ITER {schedule.end}: lower SIRFP.START_ITER, STEPS or RECOVER_ITERS"
@@ -58,9 +59,9 @@ class Schedule:
         """How many iterations are done at each pruning."""
         return tuple(self.start + k * self.recover for k in range(self.steps))
 
-    def target(self, step: int) -> float:
-        """The share of the dense FLOPs that pruning `step` (from 0) leaves: equal shares go at each."""
-        return 1 - (1 - self.keep) * (step + 1) / self.steps
+    def target(self, step: int) -> Target:
+        """The budget of pruning `step` (from 0): equal shares of the dense network go at each."""
+        return replace(self.keep, share=1 - (1 - self.keep.share) * (step + 1) / self.steps)
 
     def accumulates(self, iteration: int) -> bool:
         """Whether statistics are gathered in an iteration (from 0)."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from .budget import allocate
 from .channels import find_again, find_groups
 from .criteria import build_criterion
 from .groups import ChannelGroups
 from .observe import Observer
 from .plan import PruningPlan
-from .prune import cut, refined
+from .prune import cut, cut_to, refined
+from .target import Choice, Target, choose
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ class PruningSession:
             self.observer.attach()
         return self.observer
 
-    def prune(self, keep_flops: float) -> PruningPlan:
-        """Prunes to a share of the *dense* model's FLOPs, on what was seen since the last pruning.
+    def prune(self, target: Target) -> PruningPlan:
+        """Prunes to a budget, a share of the *dense* model's, on what was seen since the last pruning.
 
         Every process of a distributed run sees the same statistics and cuts the same channels.
 
@@ -95,24 +95,22 @@ class PruningSession:
         observer, found = self.look(), self.find()
         observer.detach()
         observer.criterion.reduce()
-        dense = self.plan.flops[0] if self.plan else found.flops()
 
-        def decide() -> np.ndarray:
-            scores = observer.criterion.scores()
-            keep = allocate(
-                found, scores, keep_flops * dense,
+        def decide() -> Choice:
+            choice = choose(
+                self.model, self.example_inputs, found, observer.criterion.scores(), target, self.plan,
                 partitions=self.partitions, min_keep=self.min_keep, round_to=self.round_to,
             )  # fmt: skip
-            return refined(found, keep, observer.criterion)
+            return replace(choice, keep=refined(found, choice.keep, observer.criterion))
 
-        keep = _agreed(decide)
+        choice = _agreed(decide)
         found = find_again(self.model, self.example_inputs, self.ignore, found)
-        plan = cut(
-            self.model, found, keep, self.criterion, bias_correction=self.bias_correction, optimizer=self.optimizer
+        plan = cut_to(
+            self.model, found, choice, self.criterion, bias_correction=self.bias_correction, optimizer=self.optimizer
         )
         for other in self.followers:
             same = find_again(other, self.example_inputs, self.ignore, found)
-            cut(other, same, keep, self.criterion, bias_correction=self.bias_correction)
+            cut(other, same, choice.keep, self.criterion, bias_correction=self.bias_correction)
         self.plan = self.plan.then(plan) if self.plan else plan
         self.steps += 1
         self.observer = self.found = None
@@ -136,7 +134,7 @@ class PruningSession:
         self.found = None
 
 
-def _agreed(decide) -> np.ndarray:
+def _agreed(decide) -> Choice:
     """Decides once, on the first process, and gives every process the same answer."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return decide()

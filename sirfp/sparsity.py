@@ -22,7 +22,7 @@ from .schedule import Schedule
 class _Penalty(HookBase):
     def __init__(self, cfg):
         self.weight, self.schedule = cfg.SIRFP.SPARSITY.WEIGHT, Schedule.from_config(cfg)
-        self.last = self.schedule.iterations[-1] if cfg.SIRFP.KEEP_FLOPS < 1 else self.schedule.end
+        self.last = self.schedule.iterations[-1] if self.schedule.keep.share < 1 else self.schedule.end
 
     def before_step(self) -> None:
         if self.trainer.iter < self.last:

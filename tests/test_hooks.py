@@ -16,6 +16,7 @@ from sirfp import engine
 from sirfp.config import load_config
 from sirfp.errors import InputError
 from sirfp.schedule import Schedule
+from sirfp.target import Target
 from sirfp.verify import compare
 
 HOOKS = "['Accumulate', 'Report', 'PruneSteps', 'Recover']"
@@ -236,9 +237,9 @@ def test_a_schedule_that_cannot_be_is_said_at_once(tmp_path, opts, said):
 
 
 def test_schedule():
-    schedule = Schedule(start=100, steps=3, accumulate=40, recover=20, keep=0.4, end=200)
+    schedule = Schedule(start=100, steps=3, accumulate=40, recover=20, keep=Target("flops", 0.4), end=200)
     assert schedule.iterations == (100, 120, 140)
-    assert [schedule.target(k) for k in range(3)] == pytest.approx([0.8, 0.6, 0.4])
+    assert [schedule.target(k).share for k in range(3)] == pytest.approx([0.8, 0.6, 0.4])
     assert [schedule.phase(i) for i in (0, 59, 60, 99, 100, 139, 140)] == [
         "train", "train", "accumulate", "accumulate", "recover", "recover", "fine-tune",
     ]  # fmt: skip

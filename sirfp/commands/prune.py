@@ -24,6 +24,7 @@ from .labels import Loss, labelled_batches
 from .outcome import Outcome, followed
 
 USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
+KEEP_FLOPS = 0.5
 EXAMPLE = """example:
   sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors"""
 
@@ -46,8 +47,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-flops",
         type=float,
-        default=0.5,
-        help="share of the FLOPs that stay, in (0, 1] (default %(default)s)",
+        metavar="SHARE",
+        help=f"share of the FLOPs that stay, in (0, 1] (default {KEEP_FLOPS}, where no other budget is given)",
+    )
+    group.add_argument("--keep-params", type=float, metavar="SHARE", help="or of the parameters")
+    group.add_argument(
+        "--keep-latency",
+        type=float,
+        metavar="SHARE",
+        help="or of the time that PyTorch takes for one image on this machine, measured",
     )
     group.add_argument("--criterion", default="sirfp", metavar="NAME", help=f"what a channel is worth: {CRITERIA_HELP}")
     group.add_argument(
@@ -90,10 +98,11 @@ def run(args: argparse.Namespace) -> Outcome:
     import sirfp
     from sirfp import report
     from sirfp.criteria import CRITERIA
-    from sirfp.prune import check_share
+    from sirfp.target import Target, check_share
 
     _, opts = split_words(args.words, file=False)
-    check_share("--keep-flops", args.keep_flops)
+    budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}
+    target = Target.of(KEEP_FLOPS, **budgets)
     check_share("--min-keep", args.min_keep, zero=True)
     check_writable(args.output)
     if args.criterion not in CRITERIA:
@@ -113,8 +122,8 @@ def run(args: argparse.Namespace) -> Outcome:
             source.model,
             source.example(),
             args.criterion,
-            args.keep_flops,
-            calibration,
+            calibration=calibration,
+            **{f"keep_{target.quantity}": target.share},
             loss=loss,
             bias_correction=not args.no_bias_correction,
             ignore=args.ignore,
@@ -126,7 +135,7 @@ def run(args: argparse.Namespace) -> Outcome:
     sirfp.save(args.output, source.model, plan)
     found = report.summary(plan)
     data = {"file": args.output, "model": source.name, "size": list(source.size), "weights": source.weights}
-    shown: list[Any] = [report.comparison(found.rows()), report.widths(found.widths)]
+    shown: list[Any] = [*report.asked(found), report.comparison(found.rows()), report.widths(found.widths)]
     if args.verbose and found.frozen:
         shown.append(report.frozen(found.frozen))
     if source.weights is None:

@@ -75,7 +75,7 @@ def _file(file: str, plan, verbose: bool) -> Outcome:
     found = report.summary(plan)
     bytes_ = os.path.getsize(file)
     shown: list[Any] = [f"{file}, {report.size(bytes_)}, pruned by {found.criterion or 'an unnamed criterion'}"]
-    shown += [report.comparison(found.rows()), report.widths(found.widths)]
+    shown += [*report.asked(found), report.comparison(found.rows()), report.widths(found.widths)]
     if verbose and found.frozen:
         shown.append(report.frozen(found.frozen))
     return Outcome({"file": file, "file_bytes": bytes_, **found.to_dict()}, shown)
@@ -99,7 +99,7 @@ def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
     bytes_ = os.path.getsize(file)
     height, width = source.size
     shown: list[Any] = [f"{file}, {report.size(bytes_)}; {source.name} on {height} x {width} pixels"]
-    shown += [report.comparison(rows), *_how(args), report.widths(said.widths)]
+    shown += [*report.asked(said), report.comparison(rows), *_how(args), report.widths(said.widths)]
     if args.verbose and said.frozen:
         shown.append(report.frozen(said.frozen))
     data = {
@@ -109,7 +109,7 @@ def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
         "networks": [row.to_dict() for row in rows],
     }
     words = said.to_dict()
-    return Outcome({**data, **{key: words[key] for key in ("criterion", "groups", "frozen")}}, shown)
+    return Outcome({**data, **{key: words[key] for key in ("criterion", "budget", "groups", "frozen")}}, shown)
 
 
 def _dense(source, args: argparse.Namespace) -> Outcome:

@@ -1,0 +1,137 @@
+"""How exactly budgets of FLOPs and parameters are met, on the networks of the two prunability tables.
+
+    python benchmarks/budgets.py [--all] [--networks NAME ...] [--results output/budgets.jsonl] [--json]
+
+Every network is asked for shares of its FLOPs and of its parameters (half, or half of what can go where half is less
+than its least), once with widths as they come and once with multiples of 8, its channels worth random numbers. Bound:
+0.5% below the budget and nothing above, with widths as they come. By default a slice of the networks, `--all` takes
+each, in a process of its own; what is in the results file is not run again. Ends with 1 where the bound is not met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import prunability_detectron2
+import prunability_timm
+import timm
+import torch
+from prunability import add_row, apart, one_line, read_rows
+from subjects import machine
+
+from sirfp.budget import smallest
+from sirfp.channels import find_groups
+from sirfp.criteria import build_criterion
+from sirfp.target import Target, choose
+
+SLICE = (
+    "test_resnet", "test_byobnet", "test_vit", "test_convnext", "resnet18", "mobilenetv3_small_050", "densenet121",
+    "ghostnet_050", "regnetx_002", "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", "Misc/semantic_R_50_FPN_1x.yaml",
+)  # fmt: skip
+BOUND = 0.005
+MULTIPLES = (1, 8)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--all", action="store_true", help="every network of the two tables")
+    parser.add_argument("--networks", nargs="*", default=SLICE)
+    parser.add_argument("--results", type=Path, help="rows are kept here and not measured again")
+    parser.add_argument("--seconds", type=int, default=600, help="limit for one network (default %(default)s)")
+    parser.add_argument("--memory", type=float, default=12, help="limit in GiB (default %(default)s)")
+    args = parser.parse_args()
+    facts = machine()
+    torch.set_num_threads(1)  # a process that has computed on several cannot be forked
+    rows = {row["network"]: row for row in (read_rows(args.results) if args.results else [])}
+    for name in everything() if args.all else args.networks:
+        if name not in rows:
+            found = apart(
+                lambda name=name: {"plans": measure(name)}, seconds=args.seconds, threads=1, memory=args.memory
+            )
+            rows[name] = row = {"network": name, **found}
+            if args.results:
+                add_row(args.results, row)
+            if not args.json:
+                print(line(row), flush=True)
+    result = summary(rows.values()) | {"machine": facts, "rows": list(rows.values())}
+    if args.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print({key: value for key, value in result.items() if key != "rows"})
+    return 0 if result["within_bounds"] else 1
+
+
+def everything() -> list[str]:
+    """The networks of both tables."""
+    known = Path("output/prunability.networks.json")
+    known.parent.mkdir(exist_ok=True)
+    return [*prunability_timm.chosen(timm.list_modules(), known).values(), *prunability_detectron2.configs()]
+
+
+def measure(name: str) -> list[dict[str, Any]]:
+    """One network's plans: what was asked for, and what was kept of it."""
+    logging.disable(logging.WARNING)
+    torch.manual_seed(0)
+    if name.endswith((".yaml", ".py")):
+        model, inputs = prunability_detectron2.build(name)
+    else:
+        model = timm.create_model(name).eval()
+        inputs = torch.randn(1, *model.default_cfg["input_size"])
+    found = find_groups(model, inputs)
+    scores = build_criterion("random", model, found.groups, seed=0).scores()
+    plans = []
+    for quantity in ("flops", "params"):
+        for multiple in MULTIPLES:
+            cost = Target(quantity).cost(found)
+            least = cost(smallest(found, round_to=multiple)) / cost()
+            share = max(0.5, (1 + least) / 2)
+            plan = {"quantity": quantity, "round_to": multiple, "asked": share, "least": least}
+            try:
+                choice = choose(model, inputs, found, scores, Target(quantity, share), round_to=multiple)
+                plan["off"] = cost(choice.keep) / cost() / share - 1
+            except Exception as error:
+                plan["error"] = one_line(error)
+            plans.append(plan)
+    return plans
+
+
+def off(row: dict[str, Any], multiple: int) -> float:
+    """How far below its budget the worst plan of a network is, relative to the budget; infinite where it is above."""
+    if row.get("error") or any(plan.get("error") for plan in row["plans"]):
+        return float("inf")
+    gaps = [-plan["off"] for plan in row["plans"] if plan["round_to"] == multiple]
+    return max(gaps) if min(gaps) >= 0 else float("inf")
+
+
+def summary(rows: Any) -> dict[str, Any]:
+    """How many networks keep the bound, and the worst; those that cannot run here at all (another library) apart."""
+    rows = list(rows)
+    able = [row for row in rows if not str(row.get("error", "")).startswith(("InputError", "ModuleNotFound"))]
+    result: dict[str, Any] = {"networks": len(able), "cannot_run_here": len(rows) - len(able)}
+    for multiple in MULTIPLES:
+        gaps = {row["network"]: off(row, multiple) for row in able}
+        result[f"round_to_{multiple}"] = {
+            "within_half_a_percent": sum(gap <= BOUND for gap in gaps.values()),
+            "worst": max(gaps.values(), default=0.0),
+            "beyond": {name: gap for name, gap in gaps.items() if gap > BOUND},
+        }
+    result["within_bounds"] = not result["round_to_1"]["beyond"]
+    return result
+
+
+def line(row: dict[str, Any]) -> str:
+    """One network in words."""
+    if row.get("error"):
+        return f"{row['network']:60} {row['error']}"
+    cells = [plan.get("error") or f"{100 * plan['off']:+.2f}%" for plan in row["plans"]]
+    return f"{row['network']:60} {' '.join(cells)}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

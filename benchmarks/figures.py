@@ -1,0 +1,203 @@
+"""The figures of each benchmark's result beside their bounds, and the page that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sirfp.report import Table
+
+HEAD = """# Benchmarks
+
+    python benchmarks/run.py
+    python benchmarks/run.py --table > docs/benchmarks.md
+
+Every figure that needs no data set, beside its bound. Ratios are of one run, in which both sides take turns; figures
+are medians of repeats. The networks have random weights. Where other work
+keeps cores busy, seconds are longer than on a quiet machine, and ratios less certain.
+
+Machine: {machine}.
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, and its bound if it has one.
+
+    Attributes:
+        what: what was measured.
+        value: as text, with its unit.
+        bound: as text; "" for none.
+        met: whether it is within; None where there is no bound or it was not decided.
+    """
+
+    what: str
+    value: str
+    bound: str = ""
+    met: bool | None = None
+
+    def line(self) -> str:
+        """The figure as a line for terminals."""
+        return f"{self.what}: {self.value}" + (f" (bound {self.bound}: {self.verdict})" if self.bound else "")
+
+    @property
+    def verdict(self) -> str:
+        """Whether the bound is met, in a word."""
+        return {True: "met", False: "NOT MET", None: "not decided" if self.bound else ""}[self.met]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def figures(name: str, result: Mapping[str, Any]) -> list[Figure]:
+    """The figures of a benchmark's result."""
+    if "failed" in result:
+        return [Figure(name, result["failed"], "runs", False)]
+    read = next(read for prefix, read in READERS.items() if name.startswith(prefix))
+    try:
+        return read(result)
+    except KeyError as lack:
+        return [Figure(name, f"a result of another version, without {lack}: measure it --again", "runs", False)]
+
+
+def page(kept: Mapping[str, Mapping[str, Any]], found: Mapping[str, list[Figure]]) -> str:
+    """All of it as Markdown."""
+    machines = [entry["result"]["machine"] for entry in kept.values() if "machine" in entry["result"]]
+    facts = {key: value for machine in machines for key, value in machine.items() if key != "device"}
+    parts = [HEAD.format(machine=", ".join(f"{key} {value}" for key, value in facts.items()))]
+    rows = [(f.what, f.value, f.bound, f.verdict) for figures_ in found.values() for f in figures_ if f.bound]
+    parts.append(_markdown(("what", "figure", "bound", ""), rows))
+    for name, entry in kept.items():
+        more = [(f.what, f.value) for f in found[name] if not f.bound]
+        cores = entry.get("busy_cores")
+        busy = f"\nJust before, other work kept {cores:.1f} cores busy.\n" if cores is not None else ""
+        parts.append(f"## {name}\n\n    {entry['command']}\n{busy}")
+        if more:
+            parts.append(_markdown(("what", "figure"), more))
+    return "\n".join(parts)
+
+
+def _markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return Table(columns, tuple(rows)).markdown() + "\n"
+
+
+def scoring(result: Mapping[str, Any]) -> list[Figure]:
+    greedy, ratio, wide = result["greedy_s"], result["ratio"], result["greedy_4096_s"]
+    return [
+        Figure(
+            f"scoring all {result['layers']} layers of DeepLabV3-ResNet-50", f"{greedy:.3f} s", "0.2 s", greedy < 0.2
+        ),
+        Figure("the same against the naive baseline", f"{ratio:.0f} times as fast", "100 times", ratio >= 100),
+        Figure("scoring 4096 channels", f"{wide:.3f} s", "1 s", wide < 1),
+    ]
+
+
+def accumulation(result: Mapping[str, Any]) -> list[Figure]:
+    pairs = result["share_of_pairs"]
+    subject = f"{result['model']}, {result['precision']}"
+    return [
+        Figure(f"statistics in a training step, {subject}", f"{pairs['median']:+.1%}", "3%", pairs["median"] <= 0.03),
+        Figure("from the lowest to the highest pair of rounds", f"{pairs['lowest']:+.1%} to {pairs['highest']:+.1%}"),
+        Figure("a step without statistics", f"{result['step_s']:.3f} s"),
+        Figure("held by accumulators", f"{result['accumulators_mib']:.0f} MiB"),
+    ]
+
+
+def kernel(result: Mapping[str, Any]) -> list[Figure]:
+    return [
+        Figure(
+            f"one update, {row['channels']} channels, {row['size'][0]} x {row['size'][1]}, stride {row['stride']}",
+            f"{row['seconds'] * 1e3:.1f} ms, {row['extra_bytes'] / 2**20:.0f} MiB",
+        )
+        for row in result["rows"]
+    ] + [
+        Figure(f"one update, {row['channels']} channels, {row['size'][0]} x {row['size'][1]}", "skipped: too large")
+        for row in result["skipped"]
+    ]
+
+
+def loop(result: Mapping[str, Any]) -> list[Figure]:
+    return [
+        Figure(f"our training loop over a bare one, {name}", f"{values['median']:+.1%}", "3%", values["median"] <= 0.03)
+        for name, values in result["added"].items()
+    ]
+
+
+def planning(result: Mapping[str, Any]) -> list[Figure]:
+    seconds, bound = result["seconds"], result["bound_s"]
+    worst = max(seconds["together"], seconds["together_first"])
+    asked, kept = result["keep_flops"]["asked"], result["keep_flops"]["kept"]
+    off, same = (kept - asked) / asked, result["flops"]["ours"] == result["flops"]["fvcore"]
+    subject = result["model"]
+    return [
+        Figure(f"groups, plan and surgery, {subject}", f"{worst:.2f} s", f"{bound} s", worst < bound),
+        Figure(f"off the budget of FLOPs, {subject}", f"{off:+.3%}", "0.5%", -0.005 <= off <= 0),
+        Figure(f"FLOPs as fvcore counts, {subject}", "equal" if same else "unequal", "equal", same),
+        *(Figure(part, f"{seconds[part]:.2f} s") for part in ("groups", "plan", "cut", "together_first")),
+    ]
+
+
+def memory(result: Mapping[str, Any]) -> list[Figure]:
+    ratio = f"{result['ratio']:.2f} times the network"
+    return [
+        Figure(f"peak memory of planning and surgery, {result['model']}", ratio, "2 times", result["within_bounds"]),
+        Figure("the network", f"{result['model_mib']:.0f} MiB"),
+        Figure("planning and surgery beside it", f"{result['planning_mib']:.0f} MiB"),
+        Figure("a forward pass beside it", f"{result['forward_mib']:.0f} MiB"),
+    ]
+
+
+def peers(result: Mapping[str, Any]) -> list[Figure]:
+    rows = []
+    for row in result["rows"]:
+        what, ours = f"groups, plan and surgery beside torch-pruning, {row['model']}", f"{row['ours_s']:.2f} s"
+        untried = f"{row['untried_s']:.2f} s"
+        rows.append(Figure(f"without trying the cuts on copies, {row['model']}", untried))
+        if "ratio" in row:
+            value = f"{ours} against {row['theirs_s']:.2f} s, ratio {row['ratio']:.2f}"
+            rows.append(Figure(what, value, "ratio 1", row["ratio"] <= 1))
+        else:
+            rows.append(Figure(what, f"{ours}; torch-pruning {row.get('error', 'is not installed')}"))
+    return rows
+
+
+def budgets(result: Mapping[str, Any]) -> list[Figure]:
+    rows = []
+    for key, found in result.items():
+        if key.startswith("round_to"):
+            width = "widths as they come" if key.endswith("_1") else f"widths in multiples of {key.rpartition('_')[2]}"
+            value = (
+                f"{found['within_half_a_percent']} of {result['networks']} networks, worst {found['worst']:.2%} below"
+            )
+            rows.append(Figure(f"budgets of FLOPs and parameters met, {width}", value, "0.5%", not found["beyond"]))
+    return rows
+
+
+def latency(result: Mapping[str, Any]) -> list[Figure]:
+    rows = [
+        Figure(f"latency of dense at {result['keep_flops']:.0%} of FLOPs, {what}", f"{share:.2f}", "0.5", share <= 0.5)
+        for what, share in result["best"].items()
+    ]
+    exact = result["flops_exact"]
+    rows.append(Figure("these budgets of FLOPs", "met" if exact else "not met", "0.5%", exact))
+    for row in result["rows"]:
+        shares = ", ".join(f"{name} {value:.2f}" for name, value in row["share"].items())
+        value = f"dense {row['dense_s'] * 1e3:.1f} ms; {shares}"
+        rows.append(Figure(f"{row['model']}, batch {row['batch']}, {row['runtime']}", value))
+    return rows
+
+
+READERS: dict[str, Callable[[Mapping[str, Any]], list[Figure]]] = {
+    "scoring": scoring,
+    "accumulation-kernel": kernel,
+    "accumulation": accumulation,
+    "loop": loop,
+    "planning-memory": memory,
+    "planning-peers": peers,
+    "planning": planning,
+    "budgets": budgets,
+    "latency": latency,
+}
+"""How a benchmark's result is read, by how its name begins; the first that fits."""
