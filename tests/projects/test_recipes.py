@@ -108,7 +108,7 @@ def test_the_paper_s_settings():
         assert (rate, batch, 0.9) == (cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.POLY_LR_POWER)
         assert (cfg.SOLVER.GSRL.WHEN, cfg.DATALOADER.SAMPLER_TRAIN) == ("pruned", "ClassResampling")
         assert (cfg.SOLVER.AUXILIARY.FEATURE, cfg.SOLVER.AUXILIARY.WEIGHT) == ("res4", 0.4)
-        steps = [schedule.target(step) for step in range(schedule.steps)]
+        steps = [schedule.target(step).share for step in range(schedule.steps)]
         assert steps == pytest.approx([0.7, 0.4] if len(phases) == 3 else [0.4])
 
 
