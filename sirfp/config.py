@@ -96,6 +96,8 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.IMPORTANCE = "taylor"  # with CRITERION "sirfp_joint", beside redundancy: "taylor" or "dcfp"
     cfg.SIRFP.IMPORTANCE_WEIGHT = 1.0  # of it; at 1 both have the same mean over the network, at 0 redundancy is alone
     cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted
+    # batches on which layers that read removed channels are fitted to read the others in their place; 0: none (paper)
+    cfg.SIRFP.RECONSTRUCTION_ITERS = 16
     cfg.SIRFP.ROUND_TO = 1  # channel counts that stay are multiples of it
     cfg.SIRFP.MIN_KEEP = 0.02  # least share of its channels that a group keeps (and at least one)
     cfg.SIRFP.IGNORE = []  # modules that stay whole, by name
@@ -187,7 +189,7 @@ def validate(cfg: CfgNode) -> None:
     between(ours.MIN_KEEP, "SIRFP.MIN_KEEP", 0, 1, "[]")
     for least, keys in (
         (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD", "ACCUMULATE_STRIDE")),
-        (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "EDGE_WEIGHT", "IMPORTANCE_WEIGHT")),
+        (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "RECONSTRUCTION_ITERS", "EDGE_WEIGHT", "IMPORTANCE_WEIGHT")),
     ):
         for key in keys:
             if ours[key] < least:

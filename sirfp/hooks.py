@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import time
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from . import checkpoint
+from .calling import training_branches
 from .checkpointer import BestCheckpoint
 from .criteria import CRITERIA
+from .reconstruction import Moments, take_moments
 from .schedule import Schedule
 from .session import PruningSession
 
@@ -123,13 +126,14 @@ class PruneSteps(HookBase):
 
     def __init__(self, cfg):
         self.schedule = Schedule.from_config(cfg)
+        self.reconstruction = cfg.SIRFP.RECONSTRUCTION_ITERS
 
     def after_step(self) -> None:
         pruning, done = session(self.trainer), self.trainer.iter + 1
         if pruning.steps >= self.schedule.steps or done != self.schedule.iterations[pruning.steps]:
             return
         step, target, start = pruning.steps, self.schedule.target(pruning.steps), time.perf_counter()
-        plan = pruning.prune(target)
+        plan = pruning.prune(target, self._moments())
         self.trainer.checkpointer.plan = plan
         self.trainer.rewrap()
         for hook in self.trainer._hooks:
@@ -148,6 +152,15 @@ class PruneSteps(HookBase):
         )
         for name, indices in plan.kept.items():
             logger.info("  %-60s %5d of %5d channels", name, len(indices), plan.channels[name])
+
+    def _moments(self) -> Moments | None:
+        """Of what layers read in the training batches that come next, for what a cut takes from them."""
+        if not self.reconstruction:
+            return None
+        model = unwrapped(self.trainer.model)
+        batches = islice(self.trainer.batches(), self.reconstruction)
+        with training_branches(model), self.trainer.autocast():
+            return take_moments(model, session(self.trainer).find(), batches)
 
     def before_step(self) -> None:
         plan, storage = session(self.trainer).plan, self.trainer.storage

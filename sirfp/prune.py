@@ -7,8 +7,9 @@ what they still emitted is compensated, and the model is cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from .errors import InputError
 from .groups import ChannelGroups
 from .observe import Observer
 from .plan import Cut, PruningPlan
+from .reconstruction import Moments, take_moments
 from .surgery import apply, cuts_for
 from .target import Choice, Target, check_share, choose
 
@@ -38,6 +40,7 @@ def prune(
     keep_latency: float | None = None,
     loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
     bias_correction: bool = True,
+    reconstruction: int = 16,
     ignore: Iterable[str] = (),
     round_to: int = 1,
     seed: int = 0,
@@ -59,6 +62,8 @@ def prune(
             in evaluation mode (`sirfp.latency_budget`).
         loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models bring their own.
         bias_correction: add what removed channels still emitted where it was read (METHOD section 3).
+        reconstruction: how many of the calibration batches the layers that read removed channels are fitted on, to
+            read from those that stay what they lost (`sirfp.reconstruction`); 0 for none, as in the paper.
         ignore: names or patterns of modules whose channels all stay.
         round_to: widths are multiples of this.
         seed: of what is random.
@@ -79,14 +84,35 @@ def prune(
         raise InputError(f"round_to must be a whole number of at least 1, got {round_to!r}")
     found = find_groups(model, example_inputs, ignore)
     scorer = build_criterion(criterion, model, found.groups, seed=seed, **options)
+    first: list[Any] = []
     if scorer.needs != "weights":
-        calibrate(model, scorer, calibration, loss)
+        calibrate(model, scorer, _noting(calibration, reconstruction, first), loss)
+    elif calibration is not None:
+        first += islice(calibration, reconstruction)
     choice = choose(
         model, example_inputs, found, scorer.scores(), target,
         partitions=partitions, min_keep=min_keep, round_to=round_to,
     )  # fmt: skip
     choice = replace(choice, keep=refined(found, choice.keep, scorer))
-    return cut_to(model, found, choice, criterion, bias_correction=bias_correction, optimizer=optimizer)
+    with inference(model):
+        moments = take_moments(model, found, first, loss or call) if first else None
+    return cut_to(
+        model, found, choice, criterion, bias_correction=bias_correction, optimizer=optimizer, moments=moments
+    )
+
+
+def _noting(batches: Iterable[Any] | None, count: int, first: list[Any]) -> Iterator[Any] | None:
+    """Passes batches on and keeps the first of them in a list."""
+    if batches is None:
+        return None
+
+    def passed() -> Iterator[Any]:
+        for batch in batches:
+            if len(first) < count:
+                first.append(batch)
+            yield batch
+
+    return passed()
 
 
 def calibrate(
@@ -160,6 +186,7 @@ def cut(
     *,
     bias_correction: bool = True,
     optimizer: torch.optim.Optimizer | None = None,
+    moments: Moments | None = None,
 ) -> PruningPlan:
     """Cuts a model, in place, to chosen atoms.
 
@@ -170,11 +197,12 @@ def cut(
         criterion: the name that the plan remembers.
         bias_correction: whether to compensate for what removed channels emitted.
         optimizer: its state is cut along.
+        moments: of what layers read, for the reconstruction of what they lose.
 
     Returns:
         The plan.
     """
-    biases = compensate(model, found, keep, optimizer) if bias_correction else ()
+    biases = compensate(model, found, keep, optimizer, moments) if bias_correction or moments else ()
     plan = plan_for(found, keep, criterion, biases)
     apply(model, plan, optimizer)
     return plan

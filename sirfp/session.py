@@ -16,6 +16,7 @@ from .groups import ChannelGroups
 from .observe import Observer
 from .plan import PruningPlan
 from .prune import cut, cut_to, refined
+from .reconstruction import Moments
 from .target import Choice, Target, choose
 
 logger = logging.getLogger(__name__)
@@ -84,10 +85,14 @@ class PruningSession:
             self.observer.attach()
         return self.observer
 
-    def prune(self, target: Target) -> PruningPlan:
+    def prune(self, target: Target, moments: Moments | None = None) -> PruningPlan:
         """Prunes to a budget, a share of the *dense* model's, on what was seen since the last pruning.
 
         Every process of a distributed run sees the same statistics and cuts the same channels.
+
+        Args:
+            target: the budget.
+            moments: of what the model's layers read, for the reconstruction of what they lose.
 
         Returns:
             The plan of all steps together, in terms of the dense model.
@@ -105,12 +110,11 @@ class PruningSession:
 
         choice = _agreed(decide)
         found = find_again(self.model, self.example_inputs, self.ignore, found)
-        plan = cut_to(
-            self.model, found, choice, self.criterion, bias_correction=self.bias_correction, optimizer=self.optimizer
-        )
+        making_up = {"bias_correction": self.bias_correction, "moments": moments}
+        plan = cut_to(self.model, found, choice, self.criterion, optimizer=self.optimizer, **making_up)
         for other in self.followers:
             same = find_again(other, self.example_inputs, self.ignore, found)
-            cut(other, same, choice.keep, self.criterion, bias_correction=self.bias_correction)
+            cut(other, same, choice.keep, self.criterion, **making_up)
         self.plan = self.plan.then(plan) if self.plan else plan
         self.steps += 1
         self.observer = self.found = None

@@ -89,6 +89,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-bias-correction", action="store_true", help="do not make up for what removed channels emitted"
     )
+    group.add_argument(
+        "--reconstruction",
+        type=at_least(0),
+        default=16,
+        metavar="N",
+        help="batches of the images on which layers learn to make up for what they lose (default %(default)s; 0: none)",
+    )
     add_images(group, "images that criteria such as sirfp look at", count=16, batch=8)
     parser.add_argument("--verbose", action="store_true", help="also list what cannot be cut, and why")
 
@@ -126,6 +133,7 @@ def run(args: argparse.Namespace) -> Outcome:
             **{f"keep_{target.quantity}": target.share},
             loss=loss,
             bias_correction=not args.no_bias_correction,
+            reconstruction=args.reconstruction,
             ignore=args.ignore,
             round_to=args.round_to,
             seed=args.seed,
@@ -193,7 +201,7 @@ def _convert(key: str, value: str, kind: type) -> Any:
 
 def _calibration(args: argparse.Namespace, source, needs: str) -> tuple[Iterable[Any] | None, Loss | None]:
     """What a criterion looks at, and the loss for one that needs gradients."""
-    if needs == "weights":
+    if needs == "weights" and not args.images:
         return None, None
     if needs == "gradients":
         batches, loss = labelled_batches(args, source)

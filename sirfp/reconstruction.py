@@ -1,0 +1,132 @@
+"""Reconstruction: layers that read removed channels learn to read from those that stay what they lost.
+
+A redundant channel is one that others can stand in for. Here they do: each removed channel `x_r` of a layer's input is
+fitted by those that stay, `x_r ~ b_r + sum_k B_rk x_k` (ridge regression on training images), and the layer's weights
+take the fit up: `W_k += sum_r W_r B_rk`, with `sum_r W_r b_r` for its bias. As sums over channels and convolutions over
+space can change places, this holds for kernels of any size. It is the feature reconstruction of He et al., Channel
+Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, section 3.1, solved for all layers at once on the dense
+network's features, and takes the place of the bias compensation (METHOD section 3) where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from .calling import call
+from .groups import ChannelGroups
+
+ROWS = 4096  # positions of one call that are looked at
+WIDEST = 4096  # input channels of a layer that is reconstructed; its moments are a matrix of their square
+RIDGE = 0.01  # added to each variance, as a share of it
+_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+Moments = dict[str, torch.Tensor]
+
+
+@torch.no_grad()
+def take_moments(
+    model: nn.Module, found: ChannelGroups, batches: Iterable[Any], run: Callable[[nn.Module, Any], Any] = call
+) -> Moments:
+    """Runs batches through a model and sums up the second moments of what layers with prunable inputs read.
+
+    Args:
+        model: the model, in the mode in which it shall run.
+        found: its groups.
+        batches: what it is called with.
+        run: calls it.
+
+    Returns:
+        {weight's name: (I + 1, I + 1) float32}, of the inputs' channels with a constant 1 as the last; of plain
+        convolutions and linear layers of at most `WIDEST` input channels. Summed over the processes of a run.
+    """
+    sums: Moments = {}
+    with ExitStack() as handles:
+        for name in dict.fromkeys(emission.weight for emission in found.emissions):
+            module = model.get_submodule(name.rpartition(".")[0])
+            if name.endswith("weight") and _is_plain(module) and module.weight.shape[1] <= WIDEST:
+                width = module.weight.shape[1] + 1
+                sums[name] = torch.zeros(width, width, device=module.weight.device)
+                dim = -1 if isinstance(module, nn.Linear) else 1
+                handle = module.register_forward_pre_hook(_adder(sums[name], dim))
+                handles.callback(handle.remove)
+        for batch in batches:
+            run(model, batch)
+    if dist.is_available() and dist.is_initialized():
+        for total in sums.values():
+            dist.all_reduce(total)
+    return {name: total for name, total in sums.items() if 0 < float(total[-1, -1]) < torch.inf}
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether what the module is called with is what its weight is multiplied with, all channels with all."""
+    base = next((kind for kind in _PLAIN if isinstance(module, kind)), None)
+    known = type(module).__module__.partition(".")[0] in ("torch", "timm", "detectron2")
+    return base is not None and (known or type(module).forward is base.forward) and getattr(module, "groups", 1) == 1
+
+
+def _adder(total: torch.Tensor, dim: int) -> Callable:
+    calls = 0
+
+    def add(module: nn.Module, inputs: tuple) -> None:
+        nonlocal calls
+        with torch.autocast(total.device.type, enabled=False):
+            rows = inputs[0].detach().movedim(dim, -1).flatten(0, -2)
+            step = -(-len(rows) // ROWS) or 1
+            rows = rows[calls % step :: step].float()
+            rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+            product = rows.T @ rows
+            total.add_(torch.where(product.isfinite().all(), product, 0))
+        calls += 1
+
+    return add
+
+
+def fit(moments: torch.Tensor, gone: np.ndarray, ridge: float = RIDGE) -> tuple[torch.Tensor, torch.Tensor]:
+    """How each removed channel follows from those that stay.
+
+    Args:
+        moments: as `take_moments` gives them, (I + 1, I + 1).
+        gone: which of the channels go, (I,) of bool.
+        ridge: added to each variance, as a share of it.
+
+    Returns:
+        Factors (kept, removed) and constants (removed,), in float64.
+    """
+    moments = moments.double() / moments[-1, -1].double()
+    mean = moments[-1, :-1]
+    covariance = moments[:-1, :-1] - torch.outer(mean, mean)
+    out = torch.as_tensor(gone, device=moments.device)
+    kept, removed = (~out).nonzero().flatten(), out.nonzero().flatten()
+    inner, cross = covariance[kept][:, kept], covariance[kept][:, removed]
+    floor = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny) * 1e-4
+    inner = inner + torch.diag(ridge * inner.diagonal().clamp_min(0) + floor)
+    factors = torch.linalg.solve(inner, cross)
+    return factors, mean[removed] - mean[kept] @ factors
+
+
+@torch.no_grad()
+def take_up(weight: torch.Tensor, moments: torch.Tensor, gone: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a layer's weight becomes, and what its output would lack without it as a constant.
+
+    Args:
+        weight: (O, I, ...).
+        moments: of its input, (I + 1, I + 1).
+        gone: which input channels go, (I,) of bool.
+
+    Returns:
+        The new weight, its removed inputs as they were, and the constant of each output, (O,).
+    """
+    factors, constants = fit(moments, gone)
+    out = torch.as_tensor(gone, device=weight.device)
+    lost = weight[:, out].double()
+    new = weight.clone()
+    new[:, ~out] += torch.einsum("or...,kr->ok...", lost, factors).to(weight)
+    shift = torch.einsum("or...,r->o...", lost, constants)
+    return new, shift.flatten(1).sum(1).to(weight) if shift.dim() > 1 else shift.to(weight)
