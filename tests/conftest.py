@@ -1,5 +1,6 @@
 """What tests of all floors share: the real data that may lie beside a checkout."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -7,6 +8,14 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # networks this small only wait for each other's threads
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """Benchmarks quieten logging for their whole process, which here is shared."""
+    before = logging.root.manager.disable
+    yield
+    logging.disable(before)
 
 
 @pytest.fixture(scope="session")
