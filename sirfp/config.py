@@ -70,7 +70,7 @@ def add_sirfp_config(cfg: CfgNode) -> None:
 
 def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP = CN()
-    cfg.SIRFP.CRITERION = "sirfp"  # what a channel is worth; a name in `sirfp.criteria.CRITERIA`
+    cfg.SIRFP.CRITERION = "sirfp_joint"  # what a channel is worth; a name in `sirfp.criteria.CRITERIA`
     cfg.SIRFP.KEEP_FLOPS = 1.0  # share of the dense network's multiply-adds that stay; 1.0: no pruning
     cfg.SIRFP.KEEP_PARAMS = 1.0  # or, in place of it, of its parameters
     cfg.SIRFP.KEEP_LATENCY = 1.0  # or of the time that one image of INPUT_SIZE takes on the machine of the run
@@ -94,7 +94,7 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.POOLED = False  # globally pooled features in place of maps (an ablation)
     cfg.SIRFP.SEARCH = "greedy"  # "local" exchanges channels of each layer as long as its clique gets better
     cfg.SIRFP.IMPORTANCE = "taylor"  # with CRITERION "sirfp_joint", beside redundancy: "taylor" or "dcfp"
-    cfg.SIRFP.IMPORTANCE_WEIGHT = 1.0  # of it; at 1 both have the same mean over the network, at 0 redundancy is alone
+    cfg.SIRFP.IMPORTANCE_WEIGHT = 3.0  # of it; at 1 both have the same mean over the network, at 0 redundancy is alone
     cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted
     # batches on which layers that read removed channels are fitted to read the others in their place; 0: none (paper)
     cfg.SIRFP.RECONSTRUCTION_ITERS = 16

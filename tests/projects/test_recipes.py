@@ -74,7 +74,7 @@ def test_a_name_says_what_a_config_does(file):
     if name is None:
         assert cfg.SIRFP.KEEP_FLOPS == 1 and not cfg.SIRFP.HOOKS
         return
-    assert cfg.SIRFP.KEEP_FLOPS < 1 and name["criterion"] == cfg.SIRFP.CRITERION
+    assert cfg.SIRFP.KEEP_FLOPS < 1 and cfg.SIRFP.CRITERION in (name["criterion"], f"{name['criterion']}_joint")
     assert name["percent"] is None or int(name["percent"]) == round(100 * cfg.SIRFP.KEEP_FLOPS)
     dense = file.with_stem(name["network"])
     assert sizes(read(dense)) == sizes(cfg), "the network is that of the dense config"
