@@ -1,10 +1,10 @@
-"""What each of SIRFP's choices is worth: the study `studies/ablation.yaml`, as one table against the configured method.
+"""What each of SIRFP's choices is worth: the study `studies/ablation.yaml`, as tables.
 
     python benchmarks/ablation_sirfp.py [--study studies/ablation.yaml] [--folder FOLDER] [--table docs/ablation.md]
 
-Every row is a pruning of the same dense network with one choice changed: METHOD's redundancy (spatial or pooled, L1 or
-cosine, raw or per position), edge term, moving average, coupled layers, bias compensation, search, steps, importance on
-the vertices; and rivals to hold them against. Runs that are done are not run again, so it can be cut off. `--report`
+Every row is a pruning of the same dense network with one choice changed: redundancy (spatial or pooled, L1 or cosine,
+raw or per position), edge term, moving average, coupled layers, search; importance on the vertices, refitting, bias
+compensation, steps. Runs that are done are not run again, so it can be cut off. `--report`
 runs nothing.
 """
 
@@ -18,8 +18,8 @@ from sirfp.cli import main as sirfp
 from sirfp.study import grid
 
 HEAD = """
-| choice | changed keys | right after the last cut | fine-tuned | against `{first}` | FLOPs kept | parameters kept |
-| --- | --- | ---: | ---: | ---: | ---: | ---: |
+| choice | changed keys | right after the last cut | fine-tuned | against | FLOPs kept | parameters kept |
+| --- | --- | ---: | ---: | --- | ---: | ---: |
 """
 
 
@@ -45,29 +45,28 @@ def main() -> int:
 
 
 def tables(study: grid.Study, rows: list[dict]) -> str:
-    """One Markdown table for each task and model; the first criterion of the study is what others are held against."""
-    changed: dict[tuple, str] = {}
-    for job in study.cells:
-        base = next(other for other in study.cells if (other.task, other.model) == (job.task, job.model))
-        keys = [f"`{key} {value}`" for key, value in job.options if dict(base.options).get(key) != value]
-        changed.setdefault((job.task, job.model, job.criterion), ", ".join(keys))
+    """One Markdown table for each task and model; `a-b` is held against `a`, others against the first."""
     text = ""
     for task, model in dict.fromkeys((job.task, job.model) for job in study.cells):
+        jobs = {job.criterion: dict(job.options) for job in study.cells if (job.task, job.model) == (task, model)}
         mine = [row for row in rows if (row["task"], row["model"]) == (task, model)]
-        pruned = [row for row in mine if row["budget"] is not None and row["budget"] < 1]
+        pruned = {row["criterion"]: row for row in mine if row["budget"] is not None and row["budget"] < 1}
         dense = next((row["mean"] for row in mine if row["budget"] is None), float("nan"))
         if not pruned:
             continue
-        text += f"\n{task}, {model}: {pruned[0]['metric']}, dense {dense:.1f}\n" + HEAD.format(
-            first=pruned[0]["criterion"]
-        )
-        for row in pruned:
-            values = row["cut"], row["mean"], row["mean"] - pruned[0]["mean"]
-            shown = " | ".join(f"{v:.1f}" for v in values[:2]) + f" | {values[2]:+.1f}"
-            shares = f"{row['flops_kept']:.3f} | {row['params_kept']:.3f}"
-            keys = changed[task, model, row["criterion"]]
-            text += f"| {row['criterion']} | {keys} | {shown} | {shares} |\n"
+        text += f"\n{task}, {model}: {next(iter(pruned.values()))['metric']}, dense {dense:.1f}\n{HEAD}"
+        for name, row in pruned.items():
+            base = base_of(name, list(jobs))
+            keys = ", ".join(f"`{key} {value}`" for key, value in jobs[name].items() if jobs[base].get(key) != value)
+            change = f"{row['mean'] - pruned[base]['mean']:+.1f} ({base})" if base != name and base in pruned else ""
+            shown = f"{row['cut']:.1f} | {row['mean']:.1f} | {change}"
+            text += f"| {name} | {keys} | {shown} | {row['flops_kept']:.3f} | {row['params_kept']:.3f} |\n"
     return text
+
+
+def base_of(name: str, names: list[str]) -> str:
+    """What a choice is held against: the longest other name that it goes on from, after a dash; else the first."""
+    return max((other for other in names if name.startswith(f"{other}-")), key=len, default=names[0])
 
 
 if __name__ == "__main__":
