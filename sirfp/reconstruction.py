@@ -43,8 +43,9 @@ def take_moments(
         run: calls it.
 
     Returns:
-        {weight's name: (I + 1, I + 1) float32}, of the inputs' channels with a constant 1 as the last; of plain
-        convolutions and linear layers of at most `WIDEST` input channels. Summed over the processes of a run.
+        {weight's name: moments of the inputs' channels with a constant 1 as the last}, of plain convolutions and linear
+        layers of at most `WIDEST` input channels I: the lower half of a symmetric matrix row by row,
+        ((I + 1) * (I + 2) / 2,) in float32. Summed over the processes of a run.
     """
     sums: Moments = {}
     with ExitStack() as handles:
@@ -52,7 +53,7 @@ def take_moments(
             module = model.get_submodule(name.rpartition(".")[0])
             if name.endswith("weight") and _is_plain(module) and module.weight.shape[1] <= WIDEST:
                 width = module.weight.shape[1] + 1
-                sums[name] = torch.zeros(width, width, device=module.weight.device)
+                sums[name] = torch.zeros(width * (width + 1) // 2, device=module.weight.device)
                 dim = -1 if isinstance(module, nn.Linear) else 1
                 handle = module.register_forward_pre_hook(_adder(sums[name], dim))
                 handles.callback(handle.remove)
@@ -61,7 +62,7 @@ def take_moments(
     if dist.is_available() and dist.is_initialized():
         for total in sums.values():
             dist.all_reduce(total)
-    return {name: total for name, total in sums.items() if 0 < float(total[-1, -1]) < torch.inf}
+    return {name: total for name, total in sums.items() if 0 < float(total[-1]) < torch.inf}
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -81,25 +82,38 @@ def _adder(total: torch.Tensor, dim: int) -> Callable:
             step = -(-len(rows) // ROWS) or 1
             rows = rows[calls % step :: step].float()
             rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-            product = rows.T @ rows
+            product = packed(rows.T @ rows)
             total.add_(torch.where(product.isfinite().all(), product, 0))
         calls += 1
 
     return add
 
 
+def packed(matrix: torch.Tensor) -> torch.Tensor:
+    """The lower half of a symmetric matrix (n, n), row by row: (n * (n + 1) / 2,)."""
+    return matrix[torch.ones_like(matrix, dtype=torch.bool).tril()]
+
+
+def unpacked(half: torch.Tensor) -> torch.Tensor:
+    """The symmetric matrix (n, n), in float64, of what `packed` gives."""
+    size = int((2 * len(half)) ** 0.5)
+    matrix = torch.zeros(size, size, dtype=torch.float64, device=half.device)
+    matrix[torch.ones_like(matrix, dtype=torch.bool).tril()] = half.double()
+    return matrix + matrix.tril(-1).T
+
+
 def fit(moments: torch.Tensor, gone: np.ndarray, ridge: float = RIDGE) -> tuple[torch.Tensor, torch.Tensor]:
     """How each removed channel follows from those that stay.
 
     Args:
-        moments: as `take_moments` gives them, (I + 1, I + 1).
+        moments: as `take_moments` gives them.
         gone: which of the channels go, (I,) of bool.
         ridge: added to each variance, as a share of it.
 
     Returns:
         Factors (kept, removed) and constants (removed,), in float64.
     """
-    moments = moments.double() / moments[-1, -1].double()
+    moments = unpacked(moments) / float(moments[-1])
     mean = moments[-1, :-1]
     covariance = moments[:-1, :-1] - torch.outer(mean, mean)
     out = torch.as_tensor(gone, device=moments.device)
@@ -117,7 +131,7 @@ def take_up(weight: torch.Tensor, moments: torch.Tensor, gone: np.ndarray) -> tu
 
     Args:
         weight: (O, I, ...).
-        moments: of its input, (I + 1, I + 1).
+        moments: of its input, as `take_moments` gives them.
         gone: which input channels go, (I,) of bool.
 
     Returns:

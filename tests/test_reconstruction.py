@@ -14,7 +14,7 @@ import sirfp
 from sirfp.calling import inference
 from sirfp.channels import find_groups
 from sirfp.prune import cut
-from sirfp.reconstruction import fit, take_moments
+from sirfp.reconstruction import fit, packed, take_moments
 
 IMAGE = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -26,10 +26,10 @@ def test_a_fit_by_hand():
     moments = torch.ones(4, 4)
     moments[:3, :3] = covariance + torch.outer(mean, mean)
     moments[3, :3] = moments[:3, 3] = mean
-    factors, constants = fit(7 * moments, np.array([False, False, True]), ridge=0.0)
+    factors, constants = fit(packed(7 * moments), np.array([False, False, True]), ridge=0.0)
     torch.testing.assert_close(factors, torch.tensor([[2.0], [0.0]], dtype=torch.float64), atol=1e-3, rtol=0)
     torch.testing.assert_close(constants, torch.tensor([3.0], dtype=torch.float64), atol=1e-3, rtol=0)
-    shrunk, _ = fit(moments, np.array([False, False, True]), ridge=1.0)
+    shrunk, _ = fit(packed(moments), np.array([False, False, True]), ridge=1.0)
     assert 0.99 < float(shrunk[0]) < 1.01
 
 
@@ -97,7 +97,7 @@ def test_moments_are_those_of_what_layers_read():
         rows = torch.cat([model.first(x).movedim(1, -1).flatten(0, -2) for x in (IMAGE, 2 * IMAGE)])
     rows = torch.cat([rows, torch.ones(len(rows), 1)], 1)
     assert list(moments) == ["reader.weight"]
-    torch.testing.assert_close(moments["reader.weight"], rows.T @ rows)
+    torch.testing.assert_close(moments["reader.weight"], packed(rows.T @ rows))
 
 
 def test_features_that_are_not_finite_count_for_nothing():
