@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from .labels import Tap
+from .products import count_convolution
 from .rules import rule
 
 
@@ -35,9 +36,6 @@ def deformable(trace, func, args, kwargs, out) -> None:
     trace.set(out, [x_dims[0], w_dims[0], None, None])
 
     positions = prod(out.shape[2:])
-    sides = [dim for dim in w_dims[:2] if dim is not None]
-    fixed = prod(weight.shape) / prod(len(side) for side in sides)
-    batch = 1 if x_dims[0] is not None else x.shape[0]
-    trace.count("conv", fixed * positions * batch, x_dims[0], *sides)
+    count_convolution(trace, x, weight, positions)
     if w_dims[0] is not None and trace.is_state(weight):
         trace.taps.append(Tap(weight, w_dims[0], norm=False, dim=1, positions=positions))

@@ -45,17 +45,20 @@ def convolution(trace, func, args, kwargs, out) -> None:
         labels.tie(result, trace.dim(bias, 0), reason)
     trace.set(out, [x_dims[0], result] + [None] * (out.dim() - 2))
 
-    spatial = prod(x.shape[2:] if transposed else out.shape[2:])
-    sides = [dim for dim in w_dims[:2] if dim is not None]
-    fixed = prod(weight.shape) / prod(len(side) for side in sides)
-    batch = 1 if x_dims[0] is not None else x.shape[0]
-    trace.count("conv", fixed * spatial * batch, x_dims[0], *sides)
+    count_convolution(trace, x, weight, prod(x.shape[2:] if transposed else out.shape[2:]))
     owned = [t for t in (weight, bias) if trace.is_state(t)]  # a standardised weight is not the module's own
     if result is not None and owned:
         trace.taps.append(Tap(owned[0], result, norm=False, dim=1, positions=prod(out.shape[2:])))
     emitted = trace.emitted(x)
     if x_in is not None and not transposed and not depthwise and trace.is_state(weight):
         trace.reads(out, weight, x_in, emitted[1] if emitted is not None and emitted[0] == 1 else None, groups)
+
+
+def count_convolution(trace, x, weight, positions: int) -> None:
+    """Counts the multiply-adds of a kernel that is applied at so many positions of each image."""
+    images, sides = trace.dim(x, 0), [dim for dim in trace.dims(weight)[:2] if dim is not None]
+    fixed = prod(weight.shape) / prod(len(side) for side in sides)
+    trace.count("conv", fixed * positions * (1 if images is not None else x.shape[0]), images, *sides)
 
 
 @rule("addmm")
