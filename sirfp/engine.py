@@ -13,7 +13,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -170,7 +170,7 @@ class Trainer(DefaultTrainer):
         """What the model is called with in the training steps that come next."""
         return iter(self._trainer._data_loader_iter)
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[None]:
         """The context in which a training step runs the model."""
         return self._trainer.autocast()
 

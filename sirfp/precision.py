@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
 from torch import nn
+
+from .depthwise import DepthwiseGradients
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -63,9 +66,11 @@ class MixedPrecisionTrainer(SimpleTrainer):
         self.after_backward, self.losses = after_backward, losses
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
 
-    def autocast(self) -> torch.autocast:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """The context in which the model runs in a step."""
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision is not None)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None), DepthwiseGradients():
+            yield
 
     def run_step(self) -> None:
         """One iteration: data, losses, gradients, update."""
