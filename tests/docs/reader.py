@@ -1,0 +1,149 @@
+"""A reader who does what a page says, block by block, in a folder of their own; and what is only looked at."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pages import Block, commands, script
+from scripts import ROOT
+
+from sirfp import cli, engine
+from sirfp.config import load_config, register_data, validate
+from sirfp.study import schema
+
+SHELL = {".", "cd", "export", "mkdir", "tar"}
+"""Programs of the shell's, or of everyone's, of which only the syntax is looked at."""
+
+
+class Parsed(Exception):
+    """A script has read its command line, and shall do no more."""
+
+
+class Reader:
+    """One page's reader.
+
+    Args:
+        namespace: names that the page's Python code takes for granted.
+        less: (pattern of a command line, words to add so that it is quick), the first that fits.
+        not_run: patterns of command lines that are parsed and not run.
+        monkeypatch: pytest's, with the current folder the reader's own.
+
+    Attributes:
+        ran: the command lines that were run.
+    """
+
+    def __init__(
+        self,
+        namespace: dict[str, Any],
+        less: Sequence[tuple[str, str]],
+        not_run: Sequence[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        self.namespace, self.less, self.not_run = namespace, less, not_run
+        self.monkeypatch = monkeypatch
+        self.variables: dict[str, str] = {}
+        self.ran: list[str] = []
+
+    def read(self, block: Block) -> None:
+        """Runs a block of code, or looks at it."""
+        if block.file:
+            Path(block.file).write_text(block.text)
+        if block.language == "python":
+            self._python(block)
+        elif block.language == "yaml":
+            self._yaml(block)
+        elif block.language == "sh":
+            self._shell(block)
+
+    def _python(self, block: Block) -> None:
+        if block.file:
+            importlib.import_module(Path(block.file).stem)
+            return
+        code = "\n" * (block.line - 1) + block.text  # so that errors name the page's own line
+        exec(compile(code, str(ROOT / block.page), "exec"), self.namespace)
+
+    def _yaml(self, block: Block) -> None:
+        content = yaml.safe_load(block.text)
+        path = Path(block.file or "block.yaml")
+        path.write_text(block.text)
+        if "tasks" in content:
+            schema.read(path)
+        else:
+            validate(load_config(path))
+
+    def _shell(self, block: Block) -> None:
+        subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+        for words in commands(block.text, self.variables):
+            self._command([word for word in words if word not in ("do", "done", ";")])
+
+    def _command(self, words: list[str]) -> None:
+        line = " ".join(words)
+        for word in words:
+            if re.match(r"(projects|benchmarks|studies)/", word):
+                assert (ROOT / word).exists(), f"{line!r}: there is no {word}"
+        more = next((more for pattern, more in self.less if re.search(pattern, line)), "").split()
+        run = not any(re.search(pattern, line) for pattern in self.not_run)
+        if words[0] == "sirfp":
+            cli.parse(words[1:])
+            done = cli.main([*words[1:], *more]) if run else 0
+            assert not done, f"{line!r} ended with {done}"
+        elif script(words):
+            self._script(words[1:], more, run)
+        elif words[0] == "make":
+            targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            assert words[1] in targets, f"{line!r}: the Makefile has {', '.join(targets)}"
+        else:
+            assert words[0] in SHELL or not run, f"{line!r}: run it, or say in NOT_RUN why not"
+        if run and words[0] not in SHELL:
+            self.ran.append(line)
+
+    def _script(self, words: list[str], more: list[str], run: bool) -> None:
+        path = Path(words[0]).resolve()  # of the checkout where the folder only points there
+        self.monkeypatch.setattr(sys, "argv", [*words, *more] if run else words)
+        self.monkeypatch.syspath_prepend(str(path.parent))
+        with pytest.MonkeyPatch.context() as patch:
+            if not run:
+                patch.setattr(engine, "run", _configured)
+                patch.setattr(argparse.ArgumentParser, "parse_args", _parse)
+            try:
+                runpy.run_path(str(path), run_name="__main__")
+                assert run, f"{path} does not read its command line"
+            except Parsed:
+                pass
+            except SystemExit as end:
+                assert not end.code, f"{' '.join(words)!r} ended with {end.code}"
+
+
+def _parse(parser: argparse.ArgumentParser, args=None, namespace=None):
+    """Reads a command line by a script's own parser, and ends there."""
+    found, rest = parser.parse_known_args(args, namespace)
+    if rest:
+        parser.error(f"unknown words {rest}")
+    raise Parsed
+
+
+def _configured(trainer_class: type, add_config=None, argv: Sequence[str] | None = None) -> None:
+    """Stands for `sirfp.engine.run`: the command line is read, and the config it makes is checked."""
+    parser = engine.default_argument_parser()
+    args, _ = parser.parse_known_args(argv)
+    cfg = load_config(args.config_file, args.opts, add_config)
+    validate(cfg)
+    register_data(cfg)
+    raise Parsed
+
+
+def linked(folder: Path) -> None:
+    """Makes a folder look like a checkout to commands that name its files, and writable all the same."""
+    for name in ("projects", "benchmarks", "studies"):
+        (folder / name).symlink_to(ROOT / name)
+

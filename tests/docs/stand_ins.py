@@ -1,0 +1,76 @@
+"""What a reader of the documentation has and a test has not: small files and models in its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+import sirfp
+
+CLASSES = ("road", "car")
+
+
+def files(folder: Path) -> None:
+    """Writes what commands and code of the pages read: photos, their label maps and boxes, weights."""
+    random = np.random.default_rng(0)
+    for part, count in (("photos/cat", 3), ("photos/dog", 3), ("data/images", 4), ("data/test", 2)):
+        labels = folder / f"{part.replace('images', 'labels')}{'_labels' if part.endswith('test') else ''}"
+        for place in (folder / part, labels):
+            place.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            height, width = 96 + 8 * i, 128
+            label = np.zeros((height, width), np.uint8)
+            label[height // 3 :, width // 4 : width // 2 + 8 * i] = 1
+            noise = random.integers(0, 60, (height, width, 3))
+            image = (np.stack([label * 120, 90 + label * 60, 180 - label * 90], -1) + noise).astype(np.uint8)
+            Image.fromarray(image).save(folder / part / f"{i}.jpg")
+            if part.startswith("data"):
+                Image.fromarray(label).save(labels / f"{i}.png")
+    for split, images in (("train", folder / "data/images"), ("test", folder / "data/test")):
+        (folder / f"data/{split}.json").write_text(json.dumps(boxes(images)))
+
+
+def boxes(images: Path) -> dict[str, Any]:
+    """Annotations in COCO's format: in each image one box of the second class."""
+    found: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+    }
+    for i, path in enumerate(sorted(images.glob("*.jpg")), 1):
+        width, height = Image.open(path).size
+        box = [width // 4, height // 3, width // 4, height - height // 3]
+        found["images"].append({"id": i, "file_name": path.name, "width": width, "height": height})
+        found["annotations"].append(
+            {"id": i, "image_id": i, "category_id": 2, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        )
+    return found
+
+
+def weights_and_detector() -> dict[str, Any]:
+    """A classifier's weights, and a small detector of Detectron2 with what it is called with."""
+    from detectron2 import model_zoo
+    from detectron2.modeling import build_model
+
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet18").state_dict(), "resnet18.pth")
+    cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    batches = [[{"image": torch.randint(0, 256, (3, 64, 96)).float(), "height": 64, "width": 96}] for _ in range(2)]
+    given = {"cfg": cfg, "build_model": build_model, "batch": batches[0], "batches": batches}
+    return given | {"model": build_model(cfg).eval()}
+
+
+def pruned_digits() -> dict[str, Any]:
+    """A pruned file where a training run of the page leaves one."""
+    model = timm.create_model("resnet18", num_classes=10)
+    plan = sirfp.prune(model, torch.zeros(1, 3, 32, 32), "magnitude", 0.5)
+    sirfp.save("output/scenes_resnet18_sirfp/pruned.safetensors", model, plan)
+    return {}

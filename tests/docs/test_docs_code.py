@@ -1,0 +1,161 @@
+"""All code in the documentation runs: Python in one namespace a page, commands with less to do, YAML by its reader."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+import stand_ins
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from pages import LANGUAGES, PAGES, blocks, inline_code, links, script
+from reader import Reader, linked
+from scripts import ROOT, loaded
+
+from sirfp import cli
+from sirfp.config import load_config
+from sirfp.criteria import CRITERIA
+from sirfp.hooks import HOOKS
+
+HERE = r"/(scenes|folder|own)/\w+\.yaml"
+"""Configs whose data a reader has."""
+NOT_RUN = {
+    r"^make ": "sets up .venv and runs for minutes",
+    r"^pip install ": "needs a network",
+    r"^python benchmarks/": "takes minutes; most need real data",
+    r"/configs/(camvid|cifar10|bccd)/": "needs a data set; its config is loaded and checked",
+    r"^sirfp data (check|prepare) \w": "needs a data set",
+    r"^(for|rm) ": "the shell's; its syntax is checked",
+}
+"""Commands that are parsed, by the very parser they have, but not run: why."""
+SLOW = {rf"^python projects/\w+/train_net\.py .*{HERE}": "a minute each, even with less to do"}
+"""Commands that are run where slow tests are, and otherwise only parsed, their configs loaded and checked."""
+LESS = [
+    (r"^sirfp data scenes$", "--train 8 --val 4 --size 64"),
+    (r"^sirfp study ", "--list"),
+    (r"^sirfp prune ", "--batches 1 --batch 2"),
+    (
+        r"^python projects/\w+/train_net\.py ",
+        "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 4 SOLVER.WARMUP_ITERS 0 DATALOADER.NUM_WORKERS 0 TEST.EVAL_PERIOD 0 "
+        "SIRFP.STEPS 1 SIRFP.START_ITER 2 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 0 SIRFP.RECONSTRUCTION_ITERS 1",
+    ),
+]
+"""What is added to a command so that it is quick."""
+STAND_INS = {
+    "README.md": stand_ins.weights_and_detector,
+    "projects/classification/README.md": stand_ins.pruned_digits,
+}
+"""What else a page's reader has: writes files, gives the names that the page's code takes for granted."""
+
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The reader's folder, which is the current one; what the page's code registers is forgotten afterwards."""
+    stand_ins.files(tmp_path)
+    linked(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("SIRFP_DATASETS", "DETECTRON2_DATASETS"):
+        monkeypatch.setenv(name, str(tmp_path / "datasets"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    criteria, hooks, modules, sets = dict(CRITERIA), dict(HOOKS._obj_map), set(sys.modules), DatasetCatalog.list()
+    yield tmp_path
+    CRITERIA.clear()
+    CRITERIA.update(criteria)
+    HOOKS._obj_map.clear()
+    HOOKS._obj_map.update(hooks)
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+    for name in set(DatasetCatalog.list()) - set(sets):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
+def read(page: str, not_run, monkeypatch) -> Reader:
+    """Does all that a page says."""
+    reader = Reader(STAND_INS.get(page, dict)(), LESS, not_run, monkeypatch)
+    for block in blocks(page):
+        try:
+            reader.read(block)
+        except Exception as error:
+            error.add_note(f"in the block of code at {block.place}")
+            raise
+    return reader
+
+
+def with_code(pattern: str = "") -> list[str]:
+    return [page for page in PAGES if any(b.language != "text" and re.search(pattern, b.text) for b in blocks(page))]
+
+
+@pytest.mark.parametrize("page", with_code())
+def test_the_code_of_a_page_runs(page, folder, monkeypatch):
+    read(page, [*NOT_RUN, *SLOW], monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", with_code(HERE))
+def test_the_training_runs_of_a_page_run(page, folder, monkeypatch):
+    reader = read(page, NOT_RUN, monkeypatch)
+    assert any(re.search(pattern, line) for line in reader.ran for pattern in SLOW)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_says_its_language(page):
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{block.place}: begin it with ``` and one of {', '.join(LANGUAGES)}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_files_are_whole(page):
+    for target in links(page):
+        if not re.match(r"[a-z]+:", target):
+            file = target.partition("#")[0]
+            assert not file or (ROOT / page).parent.joinpath(file).exists(), f"{page} points to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_keys_in_the_text_exist(page, keys):
+    _, parts = cli.build_parser()
+    for code in inline_code(page):
+        words = code.split()
+        if re.fullmatch(r"benchmarks/\w+\.py", words[0]):
+            words = ["python", *words]
+        if script(words):
+            file = ROOT / words[1]
+            assert file.is_file() or not words[1].startswith(("benchmarks", "projects")), f"there is no {words[1]}"
+        elif words[0] == "sirfp" and len(words) > 1 and words[1] != "COMMAND":
+            assert words[1] in parts, f"there is no command {code!r}"
+        elif words[0] == "make" and len(words) > 1:
+            assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), f"the Makefile has no {words[1]}"
+        for flag in re.findall(r"(?<![\w-])--[a-z][\w-]+", code) if words[0] == "sirfp" else ():
+            assert flag in parts[words[1]].format_help() or words[1] == "data", f"{code!r}: there is no {flag}"
+        for key in named_keys(words[0]):
+            assert any(known == key or known.startswith(f"{key}.") for known in keys), f"there is no config key {key}"
+
+
+@pytest.fixture(scope="module")
+def keys() -> set[str]:
+    """All config keys: Detectron2's, sirfp's and the projects'."""
+    found = set()
+    for task in ("segmentation", "classification"):
+        with loaded(f"projects/{task}/train_net.py") as module:
+            found |= set(flat_keys(load_config("", (), getattr(module, f"add_{task}_config"))))
+    return found
+
+
+def flat_keys(node, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from flat_keys(value, f"{prefix}{key}.")
+
+
+def named_keys(word: str) -> list[str]:
+    """The config keys that a word of the text names, with `A.{B,C}` for two."""
+    if not re.fullmatch(r"[A-Z][A-Z_]+(\.([A-Z][A-Z0-9_]*|\{[A-Z0-9_,]+\}))+", word):
+        return []
+    parts = [part.strip("{}").split(",") for part in re.split(r"\.", word)]
+    return [".".join(choice) for choice in itertools.product(*parts)]
