@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +24,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".we
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 DECODED = 1000
 """Most image and label map pairs whose pixels a check decodes."""
+_ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 _EXIF_ORIENTATION = 0x0112
 _PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 _SINGLE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
@@ -104,7 +106,7 @@ def read_label(path: str | os.PathLike[str], dtype: DTypeLike = None) -> np.ndar
                 )
             pixels = np.asarray(image)
     except (OSError, SyntaxError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return pixels.astype(dtype or (np.uint8 if pixels.dtype == bool else pixels.dtype), copy=False)
 
 
@@ -122,7 +124,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
             plain = image.format == "PNG" and not image.info.keys() & _PNG_EXIF  # else Pillow decodes it to look behind
             turned = not plain and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except (OSError, SyntaxError, TypeError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return (height, width) if turned else (width, height)
 
 
@@ -135,7 +137,18 @@ def check_image(path: str | os.PathLike[str]) -> None:
             warnings.simplefilter("ignore")
             image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
+
+
+def has_end(path: Path) -> bool:
+    """Whether a file ends in the mark of its format, which one that was cut short lacks; True where it has no mark."""
+    mark = _ENDS.get(path.suffix.lower())
+    if mark is None:
+        return True
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(-len(mark), os.SEEK_END)
+        return file.read() == mark
+    return False
 
 
 def list_images(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, Path]:
@@ -236,6 +249,7 @@ def _check_pixels(pair: Pair, classes: int, ignore: int) -> None:
         )
 
 
-def _unreadable(path: str | os.PathLike[str], error: Exception) -> InputError:
+def unreadable(path: str | os.PathLike[str], error: Exception) -> InputError:
+    """What to raise where Pillow cannot read a file."""
     reason = " ".join(str(error).replace(str(path), "the file").split())
     return InputError(f"{path}: cannot be read as an image ({reason}); replace or remove it")

@@ -17,6 +17,9 @@ import torch
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sirfp.data.folders import unreadable
+from sirfp.errors import InputError
+
 ITEM, STEP, BATCH = 0, 1, 2  # what a seed is for
 
 
@@ -128,13 +131,28 @@ class Augmented(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: tuple[int, int]) -> dict | InputError:
+        """An input, or what is wrong with its files: what a worker raises would come out with its whole traceback."""
         place, index = key
         seed_all(self.seed, ITEM, place)
         others = np.random.default_rng((self.seed, place))
-        while (item := self.mapper(self.records[index])) is None:
-            index = int(others.integers(len(self.records)))
+        try:
+            while (item := self.mapper(self.records[index])) is None:
+                index = int(others.integers(len(self.records)))
+        except InputError as error:
+            return error
+        except (OSError, SyntaxError) as error:  # Pillow's, of files that it cannot read
+            return unreadable(self.records[index]["file_name"], error)
         return item
+
+
+def readable(batches: Iterable[list]) -> Iterator[list]:
+    """Batches of `Augmented` items; raises the InputError that stands in the place of an item."""
+    for batch in batches:
+        wrong = next((item for item in batch if isinstance(item, InputError)), None)
+        if wrong is not None:
+            raise wrong
+        yield batch
 
 
 def detection_stream(cfg: Any, mapper: Callable[[dict], dict | None] | None = None) -> TrainingStream:
@@ -176,13 +194,14 @@ def records_stream(
     tall = [r["width"] <= r["height"] for r in records] if shaped else None
     packed = DatasetFromList(records, copy=False)
 
-    def batches(seed: int, skip: int) -> DataLoader:
+    def batches(seed: int, skip: int) -> Iterator[list]:
         size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-        return DataLoader(
+        loader = DataLoader(
             Augmented(packed, mapper, seed),
             batch_sampler=GroupedBatches(sampler(seed), size, tall, skip),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=list,
         )
+        return readable(loader)
 
     return TrainingStream(batches, cfg.SEED)

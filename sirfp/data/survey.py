@@ -16,14 +16,13 @@ from pathlib import Path
 
 from sirfp.data.coco import check_coco
 from sirfp.data.descriptions import DataSet, Split
-from sirfp.data.folders import check_image, image_size, read_label
+from sirfp.data.folders import check_image, has_end, image_size, read_label
 from sirfp.data.imagenet import flat_validation, synsets
 from sirfp.data.splits import Labelled, files_of, folder_of, matching, misplaced
 from sirfp.errors import InputError
 
 DECODED = 300
 OPENED = 50_000
-_ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 Follow = Callable[[Iterable, str, int], Iterable]
 
 
@@ -208,17 +207,7 @@ def _chosen(files: list[Labelled], decoded: int | None) -> list[Labelled]:
 
 
 def _ended(one: Labelled) -> bool:
-    return all(_has_end(path) for path in (one.image, one.label) if path is not None)
-
-
-def _has_end(path: Path) -> bool:
-    mark = _ENDS.get(path.suffix.lower())
-    if mark is None:
-        return True
-    with suppress(OSError), path.open("rb") as file:
-        file.seek(-len(mark), os.SEEK_END)
-        return file.read() == mark
-    return False
+    return all(has_end(path) for path in (one.image, one.label) if path is not None)
 
 
 def _read(known: DataSet, split: Split, files: list[Labelled], follow: Follow) -> list[tuple[str, str]]:

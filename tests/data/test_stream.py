@@ -6,10 +6,12 @@ import itertools
 import random
 
 import numpy as np
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from sirfp.data.stream import Augmented, GroupedBatches, Shuffled, TrainingStream, seed_all
+from sirfp.data.stream import Augmented, GroupedBatches, Shuffled, TrainingStream, readable, seed_all
+from sirfp.errors import InputError
 
 
 def draws():
@@ -58,6 +60,25 @@ def test_what_was_drawn_is_passed_over():
 
 def test_processes_that_read_change_nothing():
     assert take(stream(workers=2), 6) == take(stream(), 6)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_cannot_be_read_is_named_in_one_line(workers):
+    """Also from another process, whose errors PyTorch hands on with a whole traceback for a message."""
+
+    def mapper(record):
+        if record["file_name"] == "3.png":
+            raise OSError("image file is truncated")
+        return record
+
+    records = [{"file_name": f"{i}.png"} for i in range(5)]
+    grouped = GroupedBatches(range(5), 2)
+    batches = readable(
+        DataLoader(Augmented(records, mapper, 0), batch_sampler=grouped, num_workers=workers, collate_fn=list)
+    )
+    assert next(batches) == records[:2]
+    with pytest.raises(InputError, match=r"^3.png: cannot be read as an image \(image file is truncated\); [^\n]*$"):
+        next(batches)
 
 
 def test_batches_are_of_one_shape_and_lose_nobody():
