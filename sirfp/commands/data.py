@@ -150,5 +150,5 @@ def _coco(args: argparse.Namespace) -> Outcome:
 
     if args.classes:
         raise InputError("--classes is for label maps; a COCO file names its own (--num-classes N checks how many)")
-    names = check_coco(args.coco, args.images, args.num_classes)
+    names = check_coco(args.coco, args.images, args.num_classes).classes
     return Outcome({"classes": list(names)}, [f"{args.coco}: {len(names)} classes ({', '.join(names)}): all is well."])

@@ -3,16 +3,30 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sirfp.data.folders import DECODED, check_image, image_size, in_threads
+from sirfp.data.folders import DECODED, check_image, has_end, image_size, in_threads
 from sirfp.errors import InputError
 
 LAYOUT = "COCO's format with images, annotations and categories"
 TOLERANCE = 1.0
 """Pixels by which a box may stick out of its image; annotation tools round."""
+
+
+@dataclass(frozen=True)
+class CocoSet:
+    """What an annotation file holds.
+
+    Attributes:
+        classes: names of the categories in the order of their ids, which is the order of Detectron2's classes.
+        masks: in which forms objects that are no crowd have masks: "polygon", "bitmask" (run-length encoded), "none".
+    """
+
+    classes: tuple[str, ...]
+    masks: frozenset[str]
 
 
 def check_coco(
@@ -22,10 +36,11 @@ def check_coco(
     *,
     decoded: int = DECODED,
     flat_boxes: bool = False,
-) -> tuple[str, ...]:
+) -> CocoSet:
     """Checks an annotation file against its images.
 
-    Sizes are read from all images' headers; at most `decoded` images, spread evenly, are decoded.
+    Sizes are read from all images' headers, and all images' ends are looked at; at most `decoded` images, spread
+    evenly, are decoded, and as many of those without a proper end, as ones that were cut short.
 
     Args:
         annotations: JSON file in COCO's detection format.
@@ -35,12 +50,12 @@ def check_coco(
         flat_boxes: whether boxes may lack width or height, as few in COCO 2017 do; Detectron2 leaves them out.
 
     Returns:
-        Names of the categories, in the order of their ids, which is the order of Detectron2's classes.
+        What the file holds.
 
     Raises:
         InputError: the file or the folder is missing or not of the format, nothing is annotated, an
-            annotation names an unknown image or category, a box is degenerate or outside its image, an image
-            is missing, cannot be read or has another size than stated, or the number of categories is not
+            annotation names an unknown image or category, a box is degenerate or outside its image, a mask is none,
+            an image is missing, cannot be read or has another size than stated, or the number of categories is not
             `num_classes`.
     """
     path, folder = Path(annotations), Path(images)
@@ -49,32 +64,29 @@ def check_coco(
         raise InputError(f"{folder}: no such folder; expected the images of {path}")
     names = _check_categories(path, content["categories"], num_classes)
     records = _by_id(path, content["images"], "images", ("id", "file_name", "height", "width"))
+    for record in records.values():
+        _check_record(path, record)
     if not records or not content["annotations"]:
         empty = "annotations" if records else "images"
         raise InputError(f"{path}: lists no {empty}; a detection set needs at least one")
     _by_id(path, content["annotations"], "annotations", ("id", "image_id", "category_id", "bbox"))
-    for annotation in content["annotations"]:
-        _check_annotation(path, annotation, records, names, flat_boxes)
-    missing = [record["file_name"] for record in records.values() if not (folder / record["file_name"]).is_file()]
-    if missing:
-        raise InputError(
-            f"{folder / missing[0]}: no such image; {len(missing)} of the {len(records)} images of {path} "
-            "are missing; add them or name the right folder"
-        )
-    listed = list(records.values())
-    in_threads(lambda record: _check_size(path, folder, record), listed)
-    step = max(1, -(-len(listed) // decoded))
-    in_threads(lambda record: check_image(folder / record["file_name"]), listed[::step])
-    return tuple(names.values())
+    forms = [_check_annotation(path, one, records, names, flat_boxes) for one in content["annotations"]]
+    masks = frozenset(
+        form for form, one in zip(forms, content["annotations"], strict=True) if not one.get("iscrowd", 0)
+    )
+    if not masks:
+        raise InputError(f"{path}: all annotations are crowds (iscrowd 1), which are not learned; add objects")
+    _check_images(path, folder, list(records.values()), decoded)
+    return CocoSet(tuple(names.values()), masks)
 
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); expected {LAYOUT}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error}); expected {LAYOUT}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON in UTF-8 ({error}); expected {LAYOUT}") from error
     for key in ("images", "annotations", "categories"):
         part = content.get(key) if isinstance(content, dict) else None
         if not isinstance(part, list) or not all(isinstance(entry, dict) for entry in part):
@@ -90,20 +102,37 @@ def _by_id(
         absent = [key for key in required if key not in entry]
         if absent:
             raise InputError(f"{path}: entry {position} of {part} lacks {absent[0]!r}; expected {LAYOUT}")
-        if entry["id"] in found:
-            raise InputError(f"{path}: id {entry['id']} stands twice in {part}; ids must be unique")
-        found[entry["id"]] = entry
+        number = entry["id"]
+        if not isinstance(number, int | str) or (part == "categories" and not isinstance(number, int)):
+            raise InputError(f"{path}: entry {position} of {part} has id {number!r}; ids are whole numbers")
+        if number in found:
+            raise InputError(f"{path}: id {number} stands twice in {part}; ids must be unique")
+        found[number] = entry
     return found
 
 
 def _check_categories(path: Path, categories: Sequence[dict[str, Any]], num_classes: int | None) -> dict[int, str]:
     found = _by_id(path, categories, "categories", ("id", "name"))
     names = {number: found[number]["name"] for number in sorted(found)}
+    given: dict[str, int] = {}
+    for number, name in names.items():
+        if not isinstance(name, str):
+            raise InputError(f"{path}: category {number} has name {name!r}; a name is a text")
+        if given.setdefault(name, number) != number:
+            raise InputError(f"{path}: categories {given[name]} and {number} are both called {name!r}; rename one")
     if num_classes is not None and len(names) != num_classes:
         raise InputError(
             f"{path}: has {len(names)} categories, the config asks for {num_classes} classes; make them agree"
         )
     return names
+
+
+def _check_record(path: Path, record: dict[str, Any]) -> None:
+    sides = (record["width"], record["height"])
+    if not isinstance(record["file_name"], str):
+        raise InputError(f"{path}: image {record['id']} has file_name {record['file_name']!r}; a name is a text")
+    if not all(isinstance(side, int | float) and side > 0 for side in sides):
+        raise InputError(f"{path}: image {record['id']} has width {sides[0]!r} and height {sides[1]!r}; give pixels")
 
 
 def _check_annotation(
@@ -112,22 +141,23 @@ def _check_annotation(
     records: dict[Any, dict[str, Any]],
     names: dict[int, str],
     flat_boxes: bool,
-) -> None:
+) -> str:
+    """Checks one annotation; returns the form of its mask."""
     where = f"{path}: annotation {annotation['id']}"
-    if annotation["category_id"] not in names:
+    category, image = annotation["category_id"], annotation["image_id"]
+    if not isinstance(category, Hashable) or category not in names:
         raise InputError(
-            f"{where} has unknown category {annotation['category_id']}; "
+            f"{where} has unknown category {category!r}; "
             f"categories has {', '.join(map(str, names)) or 'none'}; correct one of them"
         )
-    record = records.get(annotation["image_id"])
+    record = records.get(image) if isinstance(image, Hashable) else None
     if record is None:
-        raise InputError(
-            f"{where} is for image {annotation['image_id']}, which images does not list; correct one of them"
-        )
+        raise InputError(f"{where} is for image {image!r}, which images does not list; correct one of them")
+    if annotation.get("ignore", 0):
+        raise InputError(f"{where} has 'ignore', which is not COCO's; remove the annotation or make it a crowd")
     box = annotation["bbox"]
-    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(n, int | float) for n in box)
     least = 0 if flat_boxes else math.ulp(0)
-    if not numbers or not all(math.isfinite(n) for n in box) or min(box[2:]) < least:
+    if not isinstance(box, list) or len(box) != 4 or not _finite(box) or min(box[2:]) < least:
         raise InputError(
             f"{where} has box {box}; four numbers are needed: left, top, width > 0, height > 0; correct or remove it"
         )
@@ -138,12 +168,51 @@ def _check_annotation(
             f"{where} has box {box} (left, top, width, height), {over:g} pixels outside its image "
             f"{record['file_name']} of {record['width']} x {record['height']}; clip or remove it"
         )
+    return _mask_form(where, annotation.get("segmentation"), record)
 
 
-def _check_size(path: Path, folder: Path, record: dict[str, Any]) -> None:
-    width, height = image_size(folder / record["file_name"])
+def _mask_form(where: str, mask: Any, record: dict[str, Any]) -> str:
+    if not mask:
+        return "none"
+    if isinstance(mask, dict):
+        size = [record["height"], record["width"]]
+        if mask.get("size") != size or not isinstance(mask.get("counts"), str | list):
+            raise InputError(
+                f"{where} has a run-length encoded mask of size {mask.get('size')}, its image {record['file_name']} "
+                f"is {size} (height, width); counts and this size are needed"
+            )
+        return "bitmask"
+    if not isinstance(mask, list) or not all(isinstance(part, list) and _finite(part) for part in mask):
+        raise InputError(f"{where} has a segmentation that is neither lists of numbers nor a run-length encoded mask")
+    return "polygon"
+
+
+def _finite(numbers: list[Any]) -> bool:
+    """Whether all are numbers that a float holds."""
+    return all(isinstance(n, int | float) and abs(n) <= 1e300 for n in numbers)
+
+
+def _check_images(path: Path, folder: Path, records: list[dict[str, Any]], decoded: int) -> None:
+    files = [folder / record["file_name"] for record in records]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise InputError(
+            f"{missing[0]}: no such image; {len(missing)} of the {len(records)} images of {path} "
+            "are missing; add them or name the right folder"
+        )
+    whole = in_threads(lambda record: _check_size(path, folder, record), records)
+    cut = [file for file, ended in zip(files, whole, strict=True) if not ended]
+    step = max(1, -(-len(files) // decoded))
+    in_threads(check_image, list(dict.fromkeys([*cut[:decoded], *files[::step]])))
+
+
+def _check_size(path: Path, folder: Path, record: dict[str, Any]) -> bool:
+    """Compares a size with the image's; returns whether the file has a proper end."""
+    file = folder / record["file_name"]
+    width, height = image_size(file)
     if (width, height) != (record["width"], record["height"]):
         raise InputError(
-            f"{folder / record['file_name']}: is {width} x {height} pixels, {path} says "
-            f"{record['width']} x {record['height']}; correct one of them"
+            f"{file}: is {width} x {height} pixels, {path} says {record['width']} x {record['height']}; "
+            "correct one of them"
         )
+    return has_end(file)

@@ -20,8 +20,8 @@ GOOD = {
 
 
 @pytest.fixture
-def check(tmp_path):
-    """Writes a changed copy of GOOD, checks it, and gives back the names, or the message."""
+def look(tmp_path):
+    """Writes a changed copy of GOOD, checks it, and gives back what it holds, or the message."""
     for image in GOOD["images"]:
         Image.new("RGB", (30, 20)).save(tmp_path / image["file_name"])
 
@@ -36,6 +36,18 @@ def check(tmp_path):
             return str(error)
 
     return run
+
+
+@pytest.fixture
+def check(look):
+    """The classes alone, or the message."""
+    return lambda *args, **options: getattr(found := look(*args, **options), "classes", found)
+
+
+@pytest.fixture
+def check_masks(look):
+    """The forms of the masks alone."""
+    return lambda *args: look(*args).masks
 
 
 def test_a_good_file_gives_its_categories_by_id(check):
@@ -58,7 +70,20 @@ def put(part, index, **entries):
         (put("annotations", 0, bbox=[-3, 0, 9, 9]), "3 pixels outside its image 1.png of 30 x 20"),
         (put("annotations", 0, bbox=[25, 0, 9, 9]), "4 pixels outside"),
         (put("annotations", 0, id=2), "id 2 stands twice in annotations"),
+        (put("annotations", 0, bbox=[10**400, 0, 9, 9]), "four numbers"),
+        (put("annotations", 0, ignore=1), "annotation 1 has 'ignore'"),
+        (put("annotations", 0, category_id=[7]), "unknown category [7]"),
+        (put("annotations", 0, image_id=[1]), "is for image [1]"),
+        (put("annotations", 0, id=None), "entry 0 of annotations has id None"),
+        (put("annotations", 0, segmentation=[["1", 2, 3, 4, 5, 6]]), "neither lists of numbers"),
+        (put("annotations", 0, segmentation={"size": [30, 20], "counts": [600]}), "of size [30, 20], its image 1.png"),
+        (lambda content: [one.update(iscrowd=1) for one in content["annotations"]], "all annotations are crowds"),
+        (put("categories", 0, id="7"), "entry 0 of categories has id '7'"),
+        (put("categories", 0, name="platelet"), "categories 3 and 7 are both called 'platelet'"),
+        (put("categories", 0, name=None), "category 7 has name None"),
         (put("images", 1, file_name="3.png"), "3.png: no such image; 1 of the 2 images"),
+        (put("images", 1, file_name=None), "image 2 has file_name None"),
+        (put("images", 0, width="30"), "image 1 has width '30' and height 20"),
         (put("images", 0, width=31), "1.png: is 30 x 20 pixels"),
         (lambda content: content.update(annotations=[]), "lists no annotations"),
         (lambda content: content.update(images=[]), "lists no images"),
@@ -68,6 +93,32 @@ def put(part, index, **entries):
 )
 def test_a_mistake_is_named(check, change, message):
     assert message in check(change)
+
+
+def test_the_forms_of_masks_are_told(check_masks):
+    polygon, mask = [[0, 0, 9, 0, 9, 9]], {"size": [20, 30], "counts": [0, 600]}
+    assert check_masks() == {"none"}
+    assert check_masks(put("annotations", 0, segmentation=polygon)) == {"none", "polygon"}
+    assert check_masks(put("annotations", 0, segmentation=mask)) == {"none", "bitmask"}
+
+    def crowd(content):
+        content["annotations"][0].update(segmentation=mask, iscrowd=1)
+        content["annotations"][1].update(segmentation=polygon)
+
+    assert check_masks(crowd) == {"polygon"}
+
+
+def test_an_image_that_was_cut_short_is_found_beyond_the_sample(check, tmp_path):
+    """Of JPEG files whose header is whole, one in the sample is decoded, and those without an end."""
+
+    def as_jpeg(content):
+        content["images"] = [{"id": n, "file_name": f"{n}.jpg", "width": 30, "height": 20} for n in range(1, 9)]
+
+    for n in range(1, 9):
+        Image.effect_noise((30, 20), 50).save(tmp_path / f"{n}.jpg")
+    assert check(as_jpeg, decoded=1) == ("platelet", "cell")
+    (tmp_path / "6.jpg").write_bytes((tmp_path / "6.jpg").read_bytes()[:-60])
+    assert "6.jpg: cannot be read as an image" in check(as_jpeg, decoded=1)
 
 
 def test_boxes_rounded_by_a_pixel_pass(check):
