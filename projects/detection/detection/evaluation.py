@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from pycocotools.coco import COCO
 from tabulate import tabulate
-
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class DetectionEvaluator(COCOEvaluator):
@@ -19,12 +19,16 @@ class DetectionEvaluator(COCOEvaluator):
     It uses Detectron2's compiled COCO evaluation where that can be loaded, else pycocotools'.
 
     Args:
-        dataset_name: a registered data set with a `json_file` in COCO's format.
+        dataset_name: a registered data set with a `json_file` in COCO's format, or one that can be converted.
+        tasks: which of "bbox", "segm" and "keypoints".
+        output_dir: where the converted annotations of a set in another format go.
     """
 
-    def __init__(self, dataset_name: str):
+    def __init__(self, dataset_name: str, tasks: Sequence[str] = ("bbox",), output_dir: str | None = None):
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-            super().__init__(dataset_name)
+            super().__init__(dataset_name, tuple(tasks), output_dir=output_dir)
+            complete(self._coco_api)
+        self._output_dir = None  # predictions of large sets are large
         self._dataset_name = dataset_name
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
@@ -37,7 +41,20 @@ class DetectionEvaluator(COCOEvaluator):
         names = MetadataCatalog.get(self._dataset_name).thing_classes
         for task, values in (results or {}).items():
             if all(math.isnan(v) for v in values.values()):
-                values |= dict.fromkeys((*METRICS, *(f"AP-{name}" for name in names)), 0.0)
+                each = [f"AP-{name}" for name in names] if len(names) > 1 else []
+                values |= dict.fromkeys((*values, *each), 0.0)
             rows = [(key, value) for key, value in values.items()]
             self._logger.info(f"{task} of {self._dataset_name}, in per cent:\n{tabulate(rows, floatfmt='.1f')}")
         return results
+
+
+def complete(truth: COCO) -> None:
+    """Gives annotations what pycocotools reads and many files lack, in place: an area, and an id of at least 1.
+
+    An object of id 0 counts as missed, as 0 stands for no match.
+    """
+    for number, annotation in enumerate(truth.dataset.get("annotations", ()), 1):
+        annotation["id"] = number
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+        annotation.setdefault("iscrowd", 0)
+    truth.createIndex()
