@@ -78,6 +78,10 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     @classmethod
+    def check_data(cls, cfg: CfgNode, names: Sequence[str]) -> None:
+        """Checks the data sets of a run against the config, once, before processes are started; here nothing."""
+
+    @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model that the config describes.
 
@@ -290,7 +294,8 @@ def run(trainer_class: type[Trainer], add_config: Configure | None = None, argv:
     parser.set_defaults(num_gpus=min(1, torch.cuda.device_count()))
     args = parser.parse_args(argv)
     with one_line_errors():
-        setup(args, add_config)  # once before processes are started
+        cfg = setup(args, add_config)  # once before processes are started
+        trainer_class.check_data(cfg, (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST))
     try:
         launch(
             main,

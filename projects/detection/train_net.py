@@ -8,7 +8,7 @@ See README.md beside this file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from detection import DetectionEvaluator, check_data, draw_boxes
@@ -21,15 +21,15 @@ class DetectionTrainer(Trainer):
     """A trainer with detection's evaluation; data and augmentation are Detectron2's own."""
 
     @classmethod
-    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """The detector, once it is known to fit the data."""
-        check_data(cfg)
-        return super().build_model(cfg)
+    def check_data(cls, cfg: CfgNode, names: Sequence[str]) -> None:
+        """Whether data sets are whole and fit the detector."""
+        check_data(cfg, names)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DetectionEvaluator:
         """Average precision as COCO has it."""
-        return DetectionEvaluator(dataset_name)
+        asked = {"bbox": True, "segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+        return DetectionEvaluator(dataset_name, [task for task, on in asked.items() if on], cfg.OUTPUT_DIR)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
         """What detectors find in a few test images."""

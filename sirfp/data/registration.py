@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sirfp.data.classes import CAMVID_CLASSES, CAMVID_VOID, IGNORE
-from sirfp.data.coco import check_coco
+from sirfp.data.coco import CocoSet, check_coco
 from sirfp.data.composition import CLASSES, SPLITS
 from sirfp.data.descriptions import DATA_SETS, DataSet
 from sirfp.data.folders import Pair, check_classes, check_sem_seg_folder
@@ -21,7 +21,10 @@ from sirfp.data.scenes import STUFF_CLASSES, load_scenes
 from sirfp.errors import InputError
 
 _registered: dict[str, tuple[Any, ...]] = {}
+_detections: dict[str, Callable[[], CocoSet]] = {}
 Records = list[dict[str, Any]]
+COCO_TYPES = ("coco", "coco_panoptic_seg")
+"""What Detectron2 calls the evaluation of sets whose `json_file` is of COCO's detection format."""
 
 
 def register_all(root: str | os.PathLike[str] | None = None) -> None:
@@ -118,6 +121,28 @@ def register_images(
     _register_images(name, Path(root), reader, split, class_map)
 
 
+def detections(name: str) -> CocoSet | None:
+    """What a registered set in COCO's format holds; looked at and checked once. None of a set in another format.
+
+    Raises:
+        FileNotFoundError: a set that others have registered is not there.
+        InputError: as of `coco.check_coco`.
+    """
+    from detectron2.data import MetadataCatalog
+
+    if name not in _detections:
+        known = MetadataCatalog.get(name)
+        annotations, images = known.get("json_file"), known.get("image_root")
+        if known.get("evaluator_type") not in COCO_TYPES or not annotations or not images or "://" in annotations:
+            return None
+        if not Path(annotations).is_file():
+            raise FileNotFoundError(f"there is no file of annotations {annotations}")
+        classes = known.get("thing_classes")
+        count = None if classes is None else len(classes)
+        _detections[name] = cache(partial(check_coco, annotations, images, count, flat_boxes=True))
+    return _detections[name]()
+
+
 def _register_images(
     name: str,
     root: Path,
@@ -182,9 +207,9 @@ def _register_coco(
     ready: Callable[[], object] = lambda: None,
 ) -> None:
     @cache
-    def checked() -> None:
+    def checked() -> CocoSet:
         ready()
-        check_coco(annotations, images, None if classes is None else len(classes))
+        return check_coco(annotations, images, None if classes is None else len(classes))
 
     def load() -> Records:
         from detectron2.data.datasets import load_coco_json
@@ -195,19 +220,22 @@ def _register_coco(
     metadata = {"evaluator_type": "coco", "image_root": str(images), "json_file": str(annotations)}
     if classes is not None:
         metadata["thing_classes"] = list(classes)
-    _register(name, load, metadata)
+    if _register(name, load, metadata):
+        _detections[name] = checked
 
 
-def _register(name: str, load: Callable[[], Records], metadata: dict[str, Any]) -> None:
+def _register(name: str, load: Callable[[], Records], metadata: dict[str, Any]) -> bool:
+    """Whether the set is new."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     content = tuple(metadata.items())
     if name in DatasetCatalog:
         if _registered.get(name) != content:
             raise InputError(f"{name}: this name already stands for another data set; choose another name")
-        return
+        return False
     if _registered.pop(name, None) is not None and name in MetadataCatalog:
         MetadataCatalog.remove(name)
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(**metadata)
     _registered[name] = content
+    return True

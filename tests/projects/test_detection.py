@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 from scripts import loaded
 
@@ -154,9 +157,68 @@ def test_the_number_of_classes_must_be_the_datas(project, options, capsys):
     assert "MODEL.RETINANET.NUM_CLASSES is 5" in said and "set it to 2" in said
 
 
-def test_masks_must_be_in_the_data(project, options, capsys):
-    said = error_of(project, [*options, "MODEL.MASK_ON", "True"], capsys)
-    assert "no segmentations" in said
+def test_masks_must_be_in_the_data(project, options, folder, capsys):
+    masks = [*options, "MODEL.MASK_ON", "True"]
+    assert "no segmentations" in error_of(project, masks, capsys)
+    encoded = {"size": [64, 64], "counts": [0, 4096]}
+    edited(folder, lambda c: c["annotations"][0].update(segmentation=encoded))
+    again(project, masks, capsys, "objects of data set")
+    edited(folder, lambda c: [one.update(segmentation=encoded) for one in c["annotations"]])
+    again(project, masks, capsys, "INPUT.MASK_FORMAT is 'polygon'")
+
+
+def again(project, options, capsys, says):
+    """A second look at the same files, under another name, as a set is looked at once."""
+    name = options[options.index("DATASETS.COCO.NAME") + 1]
+    assert says in error_of(project, [word.replace(name, f"{name}-{len(says)}") for word in options], capsys)
+
+
+def test_keypoints_need_names(project, options, capsys):
+    said = error_of(project, [*options, "MODEL.KEYPOINT_ON", "True"], capsys)
+    assert "has no keypoint_names" in said
+
+
+def test_training_and_test_set_have_the_same_classes(project, options, folder, capsys):
+    content = json.loads((folder / "boxes.json").read_text())
+    for one in content["categories"]:
+        one["id"] = 3 - one["id"]
+    (folder / "turned.json").write_text(json.dumps(content))
+    said = error_of(project, [*options, "DATASETS.COCO.TEST_ANNOTATIONS", str(folder / "turned.json")], capsys)
+    assert "have other classes: class 0 is 'bright' and 'dark'" in said
+
+
+def test_sets_that_others_registered_are_checked_too(project, options, folder, capsys):
+    name = f"theirs-{folder.name}"
+    register_coco_instances(name, {"thing_classes": ["bright", "dark"]}, str(folder / "boxes.json"), str(folder))
+    said = error_of(project, [*options, "DATASETS.TRAIN", f"('{name}',)"], capsys)
+    assert "0.png: no such image" in said and not (folder / "out").exists()
+    (folder / "boxes.json").unlink()
+    register_coco_instances(f"{name}-2", {}, str(folder / "boxes.json"), str(folder / "images"))
+    said = error_of(project, [*options, "DATASETS.TRAIN", f"('{name}-2',)"], capsys)
+    assert f"data set '{name}-2' cannot be read" in said
+
+
+def test_evaluating_needs_no_training_data(project, options, folder):
+    (folder / "no.json").write_text("[]")
+    alone = [*options, "DATASETS.COCO.TRAIN_ANNOTATIONS", str(folder / "no.json")]
+    engine.run(project.DetectionTrainer, argv=["--eval-only", *alone])
+
+
+def test_average_precision_of_annotations_without_area_that_count_from_zero(project, options, folder):
+    edited(folder, lambda c: [(one.update(id=one["id"] - 1), one.pop("area")) for one in c["annotations"]])
+    cfg = engine.setup(engine.default_argument_parser().parse_args(options))
+    (name,) = cfg.DATASETS.TEST
+    records = DatasetCatalog.get(name)
+    evaluator = project.DetectionTrainer.build_evaluator(cfg, name)
+    for found, expected in ((True, 100), (False, 0)):
+        evaluator.reset()
+        for record in records:
+            boxes = Boxes([[x, y, x + w, y + h] for x, y, w, h in (one["bbox"] for one in record["annotations"])])
+            instances = Instances((64, 64), pred_boxes=boxes, scores=torch.ones(len(boxes)))
+            instances.pred_classes = torch.tensor([one["category_id"] for one in record["annotations"]])
+            evaluator.process([record], [{"instances": instances if found else instances[[]]}])
+        results = evaluator.evaluate()["bbox"]
+        assert [results[key] for key in ("AP", "AP50", "AP-bright", "AP-dark")] == pytest.approx([expected] * 4)
 
 
 def error_of(project, options, capsys):

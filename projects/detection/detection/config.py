@@ -9,6 +9,7 @@ from operator import getitem
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from sirfp.data.registration import detections
 from sirfp.engine import reading_data
 from sirfp.errors import InputError
 
@@ -21,38 +22,58 @@ NUM_CLASSES = {
 """The config key that says the number of classes, by meta-architecture."""
 
 
-def check_data(cfg: CfgNode) -> None:
-    """Checks each data set against the config.
+def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Checks data sets, each by itself, against the config, and against the first.
 
     Raises:
-        InputError: the number of classes is not the data's, or the config asks for masks that the data lack.
+        InputError: there is a mistake in a set, its classes are not as many as the config's or others than the first
+            set's, or the config asks for masks or keypoints that it lacks.
     """
     key = NUM_CLASSES.get(cfg.MODEL.META_ARCHITECTURE)
     asked = None if key is None else reduce(getitem, key.split("."), cfg)
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        there = len(classes(name))
-        if asked is not None and there != asked:
-            raise InputError(f"{key} is {asked}, data set {name!r} has {there} classes; set it to {there}")
-        if cfg.MODEL.MASK_ON and not _has_masks(name):
-            raise InputError(f"MODEL.MASK_ON is True, data set {name!r} has no segmentations; set it to False")
+    first: Sequence[str] = ()
+    for name in names:
+        with reading_data([name]):
+            there, masks = contents(name)
+        if asked is not None and len(there) != asked:
+            raise InputError(f"{key} is {asked}, data set {name!r} has {len(there)} classes; set it to {len(there)}")
+        first = first or there
+        odd = next((i for i, pair in enumerate(zip(first, there, strict=False)) if pair[0] != pair[1]), None)
+        if odd is not None:
+            raise InputError(
+                f"data sets {names[0]!r} and {name!r} have other classes: class {odd} is {first[odd]!r} and "
+                f"{there[odd]!r}; give them the same categories in the order of their ids"
+            )
+        if cfg.MODEL.MASK_ON:
+            _check_masks(name, masks, cfg.INPUT.MASK_FORMAT)
+        if cfg.MODEL.KEYPOINT_ON and MetadataCatalog.get(name).get("keypoint_names") is None:
+            raise InputError(
+                f"MODEL.KEYPOINT_ON is True, data set {name!r} has no keypoint_names; register it in Python with "
+                "keypoint_names and keypoint_flip_map, or set it to False"
+            )
 
 
-def classes(name: str) -> Sequence[str]:
-    """Names of a data set's classes; the set is read where they are not known before."""
-    metadata = MetadataCatalog.get(name)
+def contents(name: str) -> tuple[Sequence[str], frozenset[str]]:
+    """Names of a data set's classes, and the forms of its masks (`sirfp.data.coco.CocoSet`)."""
+    found = detections(name)
+    if found is not None:
+        return found.classes, found.masks
+    records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None:
-        with reading_data([name]):
-            DatasetCatalog.get(name)
-    found = metadata.get("thing_classes")
-    if found is None:
         raise InputError(f"data set {name!r} is not for detection: it has no thing_classes")
-    return found
+    masks = [box.get("segmentation") for record in records for box in record.get("annotations", ())]
+    forms = {"none" if not mask else "bitmask" if isinstance(mask, dict) else "polygon" for mask in masks}
+    return metadata.thing_classes, frozenset(forms)
 
 
-def _has_masks(name: str) -> bool:
-    metadata = MetadataCatalog.get(name)
-    if metadata.get("has_masks") is None:
-        with reading_data([name]):
-            records = DatasetCatalog.get(name)
-        metadata.has_masks = any("segmentation" in box for record in records for box in record.get("annotations", ()))
-    return metadata.has_masks
+def _check_masks(name: str, forms: frozenset[str], mask_format: str) -> None:
+    if forms <= {"none"}:
+        raise InputError(f"MODEL.MASK_ON is True, data set {name!r} has no segmentations; set it to False")
+    if "none" in forms:
+        raise InputError(
+            f"MODEL.MASK_ON is True, objects of data set {name!r} lack a segmentation; add them or set it to False"
+        )
+    if "bitmask" in forms and mask_format != "bitmask":
+        raise InputError(
+            f"INPUT.MASK_FORMAT is {mask_format!r}, data set {name!r} has run-length encoded masks; set it to bitmask"
+        )
