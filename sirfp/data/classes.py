@@ -59,8 +59,12 @@ CITYSCAPES_IDS = MappingProxyType(
 """Label ids of Cityscapes (Cordts et al., 2016); those of `CITYSCAPES_TRAINED` are learned, in this order."""
 CITYSCAPES_TRAINED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
+ADE20K_TRAINED = tuple(range(1, 151))
+"""The ids of SceneParse150 (Zhou et al., 2017), in order; 0 is what is none of them."""
+
 COCO_STUFF_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
 """Ids of 1..182 that COCO names and never annotates (Caesar et al., 2018)."""
+COCO_STUFF_TRAINED = tuple(i for i in range(1, 183) if i not in COCO_STUFF_UNUSED)
 COCO_STUFF_CLASSES = _names(
     """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
     parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from sirfp.data.classes import (
+    ADE20K_TRAINED,
     CITYSCAPES_IDS,
     CITYSCAPES_TRAINED,
-    COCO_STUFF_UNUSED,
+    COCO_STUFF_TRAINED,
     IGNORE,
     PASCAL_CONTEXT_TRAINED,
     lookup,
@@ -126,12 +127,12 @@ def _cityscapes_table() -> np.ndarray:
 
 @cache
 def _ade20k_table() -> np.ndarray:
-    return lookup(tuple(range(1, 151)), range(151))
+    return lookup(ADE20K_TRAINED, range(151))
 
 
 @cache
 def _coco_stuff_table() -> np.ndarray:
-    return lookup(tuple(i for i in range(1, 183) if i not in COCO_STUFF_UNUSED), range(183))
+    return lookup(COCO_STUFF_TRAINED, range(183))
 
 
 @cache

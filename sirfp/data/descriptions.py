@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sirfp.data.classes import CAMVID_CLASSES, CAMVID_VOID, COCO_STUFF_CLASSES, IGNORE, PASCAL_CONTEXT_CLASSES
+from sirfp.data.classes import (
+    ADE20K_TRAINED,
+    CAMVID_CLASSES,
+    CAMVID_VOID,
+    CITYSCAPES_TRAINED,
+    COCO_STUFF_CLASSES,
+    COCO_STUFF_TRAINED,
+    IGNORE,
+    PASCAL_CONTEXT_CLASSES,
+    PASCAL_CONTEXT_TRAINED,
+)
 from sirfp.errors import InputError, near
 
 
@@ -52,6 +62,7 @@ class DataSet:
         splits: its parts.
         classes: how many.
         names: those of the classes, where the set is registered by sirfp and does not name them itself.
+        ids: the published label of each class, where label maps are published with others than 0, 1, ...
         ignore: the label of pixels that do not count.
         url: the official page.
         licence: in words.
@@ -70,6 +81,7 @@ class DataSet:
     licence: str
     archives: str
     names: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
     ignore: int = IGNORE
     aliases: tuple[str, ...] = ()
     detectron2: bool = False
@@ -131,6 +143,7 @@ DATA_SETS = {
             "https://www.cityscapes-dataset.com/downloads/",
             "non-commercial research only; registration needed",
             "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
+            ids=CITYSCAPES_TRAINED,
             detectron2=True,
         ),
         DataSet(
@@ -143,6 +156,7 @@ DATA_SETS = {
             "http://sceneparsing.csail.mit.edu/",
             "BSD 3-Clause for the annotations, non-commercial research for the images",
             "ADEChallengeData2016.zip",
+            ids=ADE20K_TRAINED,
             aliases=("ade20k", "ade", "ADE20K"),
             detectron2=True,
         ),
@@ -157,6 +171,7 @@ DATA_SETS = {
             "CC BY 4.0 for the annotations, Flickr's terms for the images",
             "cocostuff-10k-v1.1.zip",
             names=COCO_STUFF_CLASSES,
+            ids=COCO_STUFF_TRAINED,
             aliases=("cocostuff-10k-v1.1", "coco_stuff10k", "cocostuff10k", "cocostuff"),
         ),
         DataSet(
@@ -171,6 +186,7 @@ DATA_SETS = {
             "VOCtrainval_03-May-2010.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2010/, and trainval_merged.json "
             "or trainval.tar.gz with the labels",
             names=PASCAL_CONTEXT_CLASSES,
+            ids=PASCAL_CONTEXT_TRAINED,
             aliases=("VOCdevkit/VOC2010", "pascal_context", "pcontext"),
         ),
         DataSet(
@@ -229,12 +245,22 @@ def describe(name: str) -> DataSet:
     Raises:
         InputError: there is none.
     """
-    by_split = {split.registered: known for known in DATA_SETS.values() for split in known.splits}
+    by_split = _by_split()
     found = DATA_SETS.get(name) or by_split.get(name)
     if found is None:
         hint = near(name, [*DATA_SETS, *by_split])
         raise InputError(f"there is no data set {name!r}; known are {', '.join(DATA_SETS)}{hint}")
     return found
+
+
+def published_ids(registered: str) -> tuple[int, ...]:
+    """The published label of each class of a split's set; empty where that is its index, or the set is not known."""
+    known = _by_split().get(registered)
+    return known.ids if known else ()
+
+
+def _by_split() -> dict[str, DataSet]:
+    return {split.registered: known for known in DATA_SETS.values() for split in known.splits}
 
 
 def advice(names: Iterable[str]) -> str:
