@@ -53,6 +53,13 @@ def _names(slots: Any) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
+def random_images(size: tuple[int, int], count: int, generator: torch.Generator) -> list[dict[str, Any]]:
+    """What Detectron2's models are called with: `count` images of noise of one size (height, width)."""
+    height, width = size
+    images = [torch.randint(0, 256, (3, height, width), generator=generator).float() for _ in range(count)]
+    return [{"image": image, "height": height, "width": width} for image in images]
+
+
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module has its own mode again."""

@@ -34,6 +34,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from .calling import random_images
 from .checkpointer import BestCheckpoint, Checkpointer
 from .config import input_size, load_config, register_data, validate
 from .data.descriptions import advice
@@ -180,10 +181,7 @@ class Trainer(DefaultTrainer):
 
     def example_inputs(self) -> Any:
         """What the model is called with, as FLOPs are counted and latency is measured on: one random image."""
-        height, width = input_size(self.cfg)
-        generator = torch.Generator().manual_seed(0)
-        image = torch.randint(0, 256, (3, height, width), generator=generator).float()
-        return [{"image": image, "height": height, "width": width}]
+        return random_images(input_size(self.cfg), 1, torch.Generator().manual_seed(0))
 
     def train(self) -> dict[str, Any] | None:
         """Runs training; returns the results of the last evaluation, if there was one."""

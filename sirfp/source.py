@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .calling import call, inference
+from .calling import call, inference, random_images
 from .data.folders import IMAGE_SUFFIXES
 from .errors import InputError, near
 from .models.proposals import random_proposals
@@ -116,13 +116,11 @@ class DetectronSource(Source):
 
     def example(self, batch: int = 1, seed: int = 0) -> list[dict]:
         generator = torch.Generator().manual_seed(seed)
-        height, width = self.size
-        images = [torch.randint(0, 256, (3, height, width), generator=generator).float() for _ in range(batch)]
-        inputs: list[dict] = [{"image": image, "height": height, "width": width} for image in images]
+        inputs = random_images(self.size, batch, generator)
         if self.cfg.MODEL.LOAD_PROPOSALS:
             count = self.cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
             for given in inputs:
-                given["proposals"] = random_proposals(height, width, count, generator)
+                given["proposals"] = random_proposals(*self.size, count, generator)
         return inputs
 
     def read(self, paths: Sequence[Path]) -> list[dict]:
