@@ -71,7 +71,7 @@ def classes_present(records: Sequence[dict[str, Any]], classes: int) -> np.ndarr
     def read(number: int) -> np.ndarray:
         labels = np.unique(read_label(records[number]["sem_seg_file_name"]))
         text = "Reading which images hold which class: %d of %d label maps"
-        log_every_n_seconds(logging.INFO, text % (next(done), len(mine)), n=5, name=__name__)
+        log_every_n_seconds(logging.INFO, text % (next(done), len(mine)), n=5, name="sirfp")
         return np.isin(np.arange(classes), labels)
 
     try:
@@ -133,7 +133,7 @@ def resampling_stream(cfg: CfgNode, mapper: Callable[[dict], dict]) -> TrainingS
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
     index = ClassIndex.of(classes_present(records, len(names)))
     missing = [name for k, name in enumerate(names) if k not in index.classes]
-    logging.getLogger(__name__).info(
+    logging.getLogger("sirfp").info(
         f"Resampling {len(index.classes)} classes over {len(records)} images"
         + (f"; no image holds {', '.join(missing)}" if missing else "")
     )
