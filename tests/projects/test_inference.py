@@ -42,11 +42,15 @@ def image(height: int = 20, width: int = 31) -> list[dict]:
     return [{"image": values, "height": height, "width": width}]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"window": (20, 31)}, {"window": (64, 64)}, {"window": (8, 10)}, {"window": (7, 40)}, {"flip": True}],
-)
-def test_degenerate_cases_give_the_plain_prediction(options):
+@pytest.mark.parametrize("options", [{}, {"window": (20, 31)}, {"window": (64, 64)}, {"scales": (1,)}])
+def test_where_there_is_nothing_to_average_it_is_the_plain_network(options):
+    model = Pointwise()
+    found = inference.SegmentorWithTTA(model, **options)(image())
+    assert torch.equal(found[0]["sem_seg"], model(image())[0]["sem_seg"])
+
+
+@pytest.mark.parametrize("options", [{"window": (8, 10)}, {"window": (7, 40)}, {"flip": True}, {"scales": (1.0, 1.0)}])
+def test_of_pixels_by_themselves_every_view_says_the_same(options):
     model = Pointwise()
     plain = model(image())[0]["sem_seg"].softmax(0)
     torch.testing.assert_close(inference.SegmentorWithTTA(model, **options)(image())[0]["sem_seg"], plain)

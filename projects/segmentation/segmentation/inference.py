@@ -1,7 +1,8 @@
 """Prediction beyond one whole image: windows that slide over it, several scales, and mirror images.
 
-A network wrapped here is called as before, with `list[dict]`, and returns class probabilities in place of logits. With
-one scale, no mirror image and no window (or one as large as the image) their order is that of the plain network.
+A network wrapped here is called as before, with `list[dict]`, and returns class probabilities in place of logits. At
+scale 1 alone, without a mirror image or a window (or with one as large as the image), it returns what the network
+returns: rounded to probabilities, classes that are nearly equal could change their order.
 """
 
 from __future__ import annotations
@@ -52,10 +53,12 @@ class SegmentorWithTTA(nn.Module):
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
         """Returns {"sem_seg": probabilities (K, height, width)} for each input, at its "height" and "width"."""
-        return [{"sem_seg": self._predict(given)} for given in batched_inputs]
+        return [self._predict(given) for given in batched_inputs]
 
-    def _predict(self, given: dict[str, Any]) -> torch.Tensor:
+    def _predict(self, given: dict[str, Any]) -> dict[str, torch.Tensor]:
         image = given["image"]
+        if self._plain(image):
+            return self.model([given])[0]
         size = given.get("height", image.shape[1]), given.get("width", image.shape[2])
         total = 0
         for scale in self.scales:
@@ -63,7 +66,15 @@ class SegmentorWithTTA(nn.Module):
             for mirrored in (False, True) if self.flip else (False,):
                 one = self._whole(scaled.flip(-1) if mirrored else scaled, size)
                 total = total + (one.flip(-1) if mirrored else one)
-        return total / (len(self.scales) * (1 + self.flip))
+        return {"sem_seg": total / (len(self.scales) * (1 + self.flip))}
+
+    def _plain(self, image: torch.Tensor) -> bool:
+        """Whether there is nothing to average."""
+        return self.scales == (1.0,) and not self.flip and self._fits(image)
+
+    def _fits(self, image: torch.Tensor) -> bool:
+        """Whether the network is given an image at once."""
+        return not any(self.window) or all(a <= b for a, b in zip(image.shape[1:], self.window, strict=True))
 
     @staticmethod
     def _scaled(image: torch.Tensor, scale: float) -> torch.Tensor:
@@ -75,7 +86,7 @@ class SegmentorWithTTA(nn.Module):
     def _whole(self, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Probabilities of one image at a size, from as many windows as it takes."""
         height, width = image.shape[1:]
-        if not all(self.window) or (height <= self.window[0] and width <= self.window[1]):
+        if self._fits(image):
             return self._softmax(image, size)
         total: Any = 0
         count = torch.zeros(height, width)
