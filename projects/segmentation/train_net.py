@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
+from detectron2.utils import comm
 from segmentation import (
     SAMPLER,
     SegmentationEvaluator,
@@ -22,6 +23,7 @@ from segmentation import (
     check_data,
     check_model,
     draw_predictions,
+    frames_per_second,
     resampling_stream,
     supervised,
     with_tta,
@@ -58,12 +60,15 @@ class SegmentationTrainer(Trainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
         """Mean IoU and its kin."""
-        return SegmentationEvaluator(dataset_name)
+        return SegmentationEvaluator.from_config(cfg, dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict[str, Any]:
-        """Detectron2's evaluation, at several scales or by windows where `TEST` says so."""
-        return super().test(cfg, with_tta(cfg, model), evaluators)
+        """Detectron2's evaluation, at several scales or by windows where `TEST` says so, and the network's speed."""
+        results = super().test(cfg, with_tta(cfg, model), evaluators)
+        if cfg.TEST.FPS and comm.is_main_process():
+            results["speed"] = {"FPS": frames_per_second(cfg, unwrapped(model))}
+        return results
 
     def losses(self, model: torch.nn.Module, data: Any) -> dict[str, torch.Tensor]:
         """The model's losses, GSRL from when `SOLVER.GSRL.WHEN` says."""

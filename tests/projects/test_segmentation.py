@@ -151,12 +151,57 @@ def test_evaluation_counts_what_is_not_ignored(project, options):
         assert results["mIoU"] == results["pACC"] == results["IoU-stripe"] == miou
 
 
+def test_degenerate_scales_and_windows_give_the_plain_result(project, options):
+    cfg = configured(project, options)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    plain = project.SegmentationTrainer.test(cfg, model)
+    for one in (
+        ["TEST.AUG.ENABLED", "True", "TEST.AUG.SCALES", "[1.0]", "TEST.AUG.FLIP", "False"],
+        ["TEST.WINDOW", "[96, 96]"],
+    ):
+        assert project.SegmentationTrainer.test(configured(project, [*options, *one]), model) == plain
+    flipped = ["TEST.AUG.ENABLED", "True", "TEST.AUG.SCALES", "[1.0]"]
+    assert project.SegmentationTrainer.test(configured(project, [*options, *flipped]), model) != plain
+
+
+def test_evaluation_measures_boundaries_and_speed_and_writes_files_where_asked(project, options, folder):
+    asked = ["TEST.BOUNDARY_RATIO", "0.02", "TEST.PREDICTIONS", "True", "TEST.FPS", "True"]
+    cfg = configured(project, [*options, *asked])
+    model = build_model(cfg).eval()
+    results = project.SegmentationTrainer.test(cfg, model)
+    assert 0 <= results["sem_seg"]["mBoundaryIoU"] <= 100 and results["speed"]["FPS"] > 0
+    plain = project.SegmentationTrainer.test(configured(project, options), model)
+    assert set(results["sem_seg"]) - set(plain["sem_seg"]) == {"mBoundaryIoU", *(f"BoundaryIoU-{c}" for c in CLASSES)}
+    mapper = project.SegmentationMapper(cfg, is_train=False)
+    for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
+        with torch.no_grad():
+            expected = model([mapper(record)])[0]["sem_seg"].argmax(0)
+        written = Image.open(folder / "out/predictions" / cfg.DATASETS.TEST[0] / Path(record["file_name"]).name)
+        assert written.mode == "L" and np.array_equal(np.array(written), expected)
+
+
+def test_what_is_predicted_right_has_a_boundary_iou_of_one_and_what_servers_judge_none(project, options, folder):
+    cfg = configured(project, options)
+    evaluator = project.SegmentationEvaluator(cfg.DATASETS.TEST[0], boundary_ratio=0.02)
+    for void in (False, True):
+        evaluator.reset()
+        for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
+            label = torch.from_numpy(np.array(Image.open(record["sem_seg_file_name"]))).long() % 9
+            if void:
+                Image.fromarray(np.full(label.shape, 9, np.uint8)).save(record["sem_seg_file_name"])
+            evaluator.process([record], [{"sem_seg": torch.nn.functional.one_hot(label, 3).permute(2, 0, 1).float()}])
+        results = evaluator.evaluate()
+        assert results == {} if void else results["sem_seg"]["mBoundaryIoU"] == 100
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5"], "NUM_CLASSES is 5"),
         (["INPUT.TRAIN_SIZE", "[50, 64]"], "INPUT.TRAIN_SIZE: both sides must be multiples of 16"),
         (["INPUT.CROP.ENABLED", "True"], "INPUT.TRAIN_SIZE is the size"),
+        (["TEST.BOUNDARY_RATIO", "2.0"], "TEST.BOUNDARY_RATIO must lie in [0, 1), got 2.0"),
         (["MODEL.SEM_SEG_HEAD.NAME", "DeepLabV4Head"], "DeepLabV4Head"),
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['stride4', 'stride8', 'stride16']"], "cannot be built"),
         (["DATASETS.FOLDER.TRAIN_LABELS", "nowhere", "DATASETS.FOLDER.NAME", "vanished"], "there is no data set"),

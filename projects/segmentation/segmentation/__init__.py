@@ -1,7 +1,7 @@
 """What semantic segmentation needs beside sirfp: augmentation, evaluation, a few config keys."""
 
 from .config import add_segmentation_config, check_data, check_model
-from .evaluation import SegmentationEvaluator
+from .evaluation import SegmentationEvaluator, frames_per_second
 from .inference import with_tta
 from .mapper import SegmentationMapper
 from .pictures import draw_predictions
@@ -16,6 +16,7 @@ __all__ = [
     "check_data",
     "check_model",
     "draw_predictions",
+    "frames_per_second",
     "resampling_stream",
     "supervised",
     "with_tta",

@@ -7,6 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.projects.deeplab import add_deeplab_config
 from torch import nn
 
+from sirfp.config import between
 from sirfp.errors import InputError
 
 
@@ -22,6 +23,11 @@ def add_segmentation_config(cfg: CfgNode) -> None:
     cfg.TEST.AUG.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
     cfg.TEST.WINDOW = [0, 0]  # (height, width) of windows that slide over test images; zeros: whole images
     cfg.TEST.OVERLAP = 1 / 3  # least share of a window that its neighbour covers too
+    # Boundary IoU: the distance from contours that it looks at, as a share of an image's diagonal; 0: not measured.
+    # 0.02 is usual, 0.005 on Cityscapes' large images.
+    cfg.TEST.BOUNDARY_RATIO = 0.0
+    cfg.TEST.PREDICTIONS = False  # OUTPUT_DIR/predictions/<data set>/<image>.png with published label ids, for servers
+    cfg.TEST.FPS = False  # whole images of SIRFP.INPUT_SIZE a second, by the network alone
 
     # What only training knows stands outside MODEL, so that `sirfp`'s commands build the network alone.
     cfg.SOLVER.GSRL = CfgNode()
@@ -39,7 +45,8 @@ def add_segmentation_config(cfg: CfgNode) -> None:
 
 
 def check_data(cfg: CfgNode) -> None:
-    """Raises InputError unless the number of classes is that of each data set."""
+    """Raises InputError unless the number of classes is that of each data set, and `TEST` has sensible values."""
+    between(cfg.TEST.BOUNDARY_RATIO, "TEST.BOUNDARY_RATIO", 0, 1, "[)")
     if cfg.INPUT.CROP.ENABLED:
         raise InputError("INPUT.CROP.ENABLED must be False here; INPUT.TRAIN_SIZE is the size of training crops")
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES

@@ -1,47 +1,124 @@
-"""Mean IoU, IoU and accuracy of each class, pixel accuracy; ignored pixels do not count."""
+"""Mean IoU, IoU and accuracy of each class, pixel accuracy, boundary IoU; files of predictions; frames per second."""
 
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from detectron2.config import CfgNode
 from detectron2.evaluation import SemSegEvaluator
+from detectron2.utils import comm
 from tabulate import tabulate
+from torch import nn
 
+from sirfp.calling import random_images
+from sirfp.config import input_size
 from sirfp.data.folders import read_label
+from sirfp.latency import measure
+
+from .boundary import BoundaryIoU
+from .predictions import PredictionFiles
 
 
 class SegmentationEvaluator(SemSegEvaluator):
     """Detectron2's `SemSegEvaluator`, reading palette files rightly, with a table that people can read.
 
-    Boundary IoU and a JSON file of all predictions are left out: they cost more time than a small network.
+    Its JSON file of all predictions is left out, and so is its boundary IoU, which takes the differences between
+    neighbouring label values for classes.
 
     Args:
         dataset_name: a registered data set with `stuff_classes` and `ignore_label`.
+        boundary_ratio: see `BoundaryIoU`; 0 leaves it out.
+        predictions: the folder for a file of each prediction, see `PredictionFiles`; none by default.
     """
 
-    def __init__(self, dataset_name: str):
+    def __init__(self, dataset_name: str, boundary_ratio: float = 0.0, predictions: Path | None = None):
         super().__init__(dataset_name, sem_seg_loading_fn=read_label)
         self._compute_boundary_iou = False
+        self._ratio = boundary_ratio
+        classes = len(self._class_names)
+        self._files = None if predictions is None else PredictionFiles(predictions, dataset_name, classes)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
+        """As `TEST.BOUNDARY_RATIO` and `TEST.PREDICTIONS` have it."""
+        folder = Path(cfg.OUTPUT_DIR, "predictions", dataset_name) if cfg.TEST.PREDICTIONS else None
+        return cls(dataset_name, cfg.TEST.BOUNDARY_RATIO, folder)
 
     def encode_json_sem_seg(self, sem_seg, input_file_name: str) -> list:
         """Keeps no predictions."""
         return []
 
+    def reset(self) -> None:
+        super().reset()
+        self._boundary = BoundaryIoU(len(self._class_names), self._ignore_label, self._ratio) if self._ratio else None
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, torch.Tensor]]) -> None:
+        """Takes images and the logits or probabilities (K, H, W) of each."""
+        super().process(inputs, outputs)
+        if self._boundary is None and self._files is None:
+            return
+        for given, output in zip(inputs, outputs, strict=True):
+            predicted, image = output["sem_seg"].argmax(0).cpu().numpy(), given["file_name"]
+            if self._boundary is not None:
+                self._boundary.add(read_label(self.input_file_to_gt_file[image], np.int64), predicted)
+            if self._files is not None:
+                self._files.write(image, predicted)
+
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Returns {"sem_seg": {"mIoU": ..., "IoU-<class>": ..., "pACC": ...}} in per cent, on the main process."""
+        """Returns {"sem_seg": {"mIoU": ..., "IoU-<class>": ..., "pACC": ...}} in per cent, on the main process.
+
+        With boundary IoU also "mBoundaryIoU" and "BoundaryIoU-<class>". The result is empty where no pixel is labelled,
+        as in test sets that are for servers to judge.
+        """
         level = self._logger.level
         self._logger.setLevel(logging.WARNING)  # it would print one long dictionary
         try:
-            results = super().evaluate()
+            with np.errstate(invalid="ignore"):  # a class that is nowhere has no accuracy
+                results = super().evaluate()
         finally:
             self._logger.setLevel(level)
-        if results is not None:
-            self._logger.info(f"Segmentation of {self._dataset_name}, in per cent:\n{self.table(results['sem_seg'])}")
+        if self._boundary is not None:
+            self._boundary.counts = sum(comm.all_gather(self._boundary.counts))
+        if results is None:
+            return None
+        if self._files is not None:
+            self._logger.info(f"Predictions of {self._dataset_name} are in {self._files.folder}")
+        found = results["sem_seg"]
+        if math.isnan(found["pACC"]):
+            self._logger.info(f"{self._dataset_name} has no labelled pixel: nothing to measure")
+            return {}
+        if self._boundary is not None:
+            near = 100 * self._boundary.per_class()
+            found["mBoundaryIoU"] = float(np.nanmean(near)) if np.isfinite(near).any() else math.nan
+            found |= {f"BoundaryIoU-{name}": float(value) for name, value in zip(self._class_names, near, strict=True)}
+        self._logger.info(f"Segmentation of {self._dataset_name}, in per cent:\n{self.table(found)}")
         return results
 
     def table(self, results: dict[str, float]) -> str:
         """The results as a table, one class a line and the mean below."""
-        rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in self._class_names]
-        rows.append(("mean", results["mIoU"], results["mACC"]))
+        columns = {"IoU": "IoU", "accuracy": "ACC"} | ({"boundary IoU": "BoundaryIoU"} if self._ratio else {})
+        rows = [(name, *(results[f"{key}-{name}"] for key in columns.values())) for name in self._class_names]
+        rows.append(("mean", *(results[f"m{key}"] for key in columns.values())))
         rows.append(("all pixels", None, results["pACC"]))
-        return tabulate(rows, headers=("class", "IoU", "accuracy"), floatfmt=".1f", tablefmt="simple")
+        return tabulate(rows, headers=("class", *columns), floatfmt=".1f", tablefmt="simple")
+
+
+def frames_per_second(cfg: CfgNode, model: nn.Module) -> float:
+    """Whole images of `SIRFP.INPUT_SIZE` that a network takes in a second, one at a time, on the device it is on.
+
+    The median of a few calls, after some that do not count; reading images and scales, windows and mirror images are
+    not in it.
+    """
+    size = input_size(cfg)
+    found = measure({"network": (model, random_images(size, 1, torch.Generator().manual_seed(0)))})["network"]
+    device = next(model.parameters()).device
+    text = "%.2f frames per second of %d x %d pixels on %s: %.1f ms, between the quartiles %.1f and %.1f"
+    times = [1e3 * seconds for seconds in (found.median, found.low, found.high)]
+    logging.getLogger("sirfp").info(text, 1 / found.median, *size, device, *times)
+    return 1 / found.median
