@@ -82,6 +82,7 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.RECOVER_ITERS = 0  # iterations between two prunings, while they accumulate anew
     cfg.SIRFP.RECOVER_NORM_ITERS = 0  # batches from which batch norm statistics are taken anew after a pruning
     cfg.SIRFP.LR_FACTOR = 1.0  # with LR_SCHEDULER_NAME "PhasedPolyLR": of BASE_LR, after the first pruning
+    cfg.SIRFP.WEIGHT_DECAY_FACTOR = 1.0  # with it: of WEIGHT_DECAY and its kin, after the first pruning
     # What FLOPs are counted and latency is measured on: height and width in pixels; 0: from INPUT
     cfg.SIRFP.INPUT_SIZE = [0, 0]
     cfg.SIRFP.METRICS = []  # columns of the report's table, e.g. "sem_seg/mIoU"; none: all
@@ -190,6 +191,7 @@ def validate(cfg: CfgNode) -> None:
     for least, keys in (
         (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD", "ACCUMULATE_STRIDE")),
         (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "RECONSTRUCTION_ITERS", "EDGE_WEIGHT", "IMPORTANCE_WEIGHT")),
+        (0, ("LR_FACTOR", "WEIGHT_DECAY_FACTOR")),
     ):
         for key in keys:
             if ours[key] < least:

@@ -17,6 +17,7 @@ from sirfp import engine
 from sirfp.config import load_config
 from sirfp.data.stream import TrainingStream
 from sirfp.errors import InputError
+from sirfp.lr_schedule import PhasedPolyLR
 from sirfp.schedule import Schedule
 from sirfp.target import Target
 from sirfp.verify import compare
@@ -225,8 +226,6 @@ def test_schedule():
 
 
 def test_phases_begin_anew():
-    from sirfp.lr_schedule import PhasedPolyLR
-
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
     schedule = PhasedPolyLR(optimizer, (10, 0, 10), (1.0, 1.0, 0.5), power=1.0, warmup=100, warmup_factor=0.0)
     rates = []
@@ -235,3 +234,23 @@ def test_phases_begin_anew():
         optimizer.step()
         schedule.step()
     assert np.allclose(rates[:4], [0, 0.45, 0.8, 0.7]) and np.allclose(rates[10:], np.array(rates[:10]) / 2)
+
+
+def test_weight_decay_changes_with_the_first_pruning(tmp_path):
+    """The iteration alone decides, also in a run that goes on; what has no weight decay gets none."""
+    cfg = config(tmp_path, "SIRFP.WEIGHT_DECAY_FACTOR", "5.0")  # prunings at 8 and 13 of 20
+
+    def decays(last_epoch=0):
+        groups = [{"params": [nn.Parameter(torch.zeros(1))], "weight_decay": decay} for decay in (1e-4, 0.0)]
+        optimizer = torch.optim.SGD(groups, 1.0)
+        schedule = PhasedPolyLR.from_config(cfg, optimizer)
+        schedule.load_state_dict(schedule.state_dict() | {"last_epoch": last_epoch})
+        for _ in range(last_epoch, 20):
+            optimizer.step()
+            schedule.step()
+            yield [group["weight_decay"] for group in optimizer.param_groups]
+
+    assert np.allclose(list(decays()), [[1e-4, 0]] * 7 + [[5e-4, 0]] * 13)  # of iterations 1 to 20
+    assert np.allclose(list(decays(15)), [[5e-4, 0]] * 5)
+    trainer = run(tmp_path, "SIRFP.WEIGHT_DECAY_FACTOR", "5.0", "SOLVER.WEIGHT_DECAY", "0.001")
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.005}
