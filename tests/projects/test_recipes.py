@@ -94,22 +94,32 @@ def test_every_rival_stands_beside_and_differs_in_its_criterion_alone(network):
         assert cfg == ours, criterion
 
 
-def test_the_paper_s_settings():
-    """METHOD section 4: iterations, sizes, loss, sampling, and what is cut at each step."""
-    folder = ROOT / "projects/segmentation/configs"
-    for data, phases, crop, rate, batch in (
-        ("cityscapes", (4000, 8000, 36000), 768, 0.01, 8),
-        ("ade20k", (16000, 144000), 512, 0.01, 16),
-        ("coco_stuff", (6000, 6000, 54000), 512, 0.001, 16),
-    ):
-        cfg = read(folder / data / "deeplab_v3_R_50_os8_sirfp_keep40.yaml")
-        schedule = Schedule.from_config(cfg)
-        assert schedule.lengths == phases and [crop, crop] == cfg.INPUT.TRAIN_SIZE
-        assert (rate, batch, 0.9) == (cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.POLY_LR_POWER)
-        assert (cfg.SOLVER.GSRL.WHEN, cfg.DATALOADER.SAMPLER_TRAIN) == ("pruned", "ClassResampling")
-        assert (cfg.SOLVER.AUXILIARY.FEATURE, cfg.SOLVER.AUXILIARY.WEIGHT) == ("res4", 0.4)
-        steps = [schedule.target(step).share for step in range(schedule.steps)]
-        assert steps == pytest.approx([0.7, 0.4] if len(phases) == 3 else [0.4])
+@pytest.mark.parametrize("budget", [40, 50])
+@pytest.mark.parametrize(
+    ("data", "phases", "crop", "rate", "batch", "decays", "warmup", "grid", "edge"),
+    [
+        ("cityscapes", (4000, 8000, 36000), 768, 0.01, 8, (5e-4, 1e-3), 1000, [1, 2, 4], 0.3),
+        ("ade20k", (16000, 144000), 512, 0.01, 16, (1e-4, 5e-4), 2000, [1, 1, 1], 0.0),
+        ("coco_stuff", (6000, 6000, 54000), 512, 0.001, 16, (1e-4, 5e-4), 1000, [1, 1, 1], 0.0),
+    ],
+)
+def test_the_paper_s_settings(data, phases, crop, rate, batch, decays, warmup, grid, edge, budget):
+    """METHOD sections 2 to 4 and the released scripts."""
+    cfg = read(ROOT / f"projects/segmentation/configs/{data}/deeplab_v3_R_50_os8_sirfp_keep{budget}.yaml")
+    schedule, solver, ours, resnets = Schedule.from_config(cfg), cfg.SOLVER, cfg.SIRFP, cfg.MODEL.RESNETS
+    assert schedule.lengths == phases and [crop, crop] == cfg.INPUT.TRAIN_SIZE
+    assert (rate, batch, warmup) == (solver.BASE_LR, solver.IMS_PER_BATCH, solver.WARMUP_ITERS)
+    assert (solver.MOMENTUM, solver.POLY_LR_POWER, solver.LR_SCHEDULER_NAME) == (0.9, 0.9, "PhasedPolyLR")
+    assert decays == pytest.approx((solver.WEIGHT_DECAY, solver.WEIGHT_DECAY * ours.WEIGHT_DECAY_FACTOR))
+    assert (solver.GSRL.WHEN, cfg.DATALOADER.SAMPLER_TRAIN) == ("pruned", "ClassResampling")
+    assert (solver.GSRL.BETA, solver.GSRL.WINDOW, solver.GSRL.GAMMA) == (0.9999, 9, 9.0)
+    assert (solver.AUXILIARY.FEATURE, solver.AUXILIARY.WEIGHT) == ("res4", 0.4)
+    assert (resnets.DEPTH, resnets.STEM_TYPE, resnets.RES4_DILATION, resnets.RES5_DILATION) == (50, "deeplab", 2, 4)
+    assert grid == resnets.RES5_MULTI_GRID
+    assert ("sirfp", 0.99, edge, 0.02) == (ours.CRITERION, ours.EMA, ours.EDGE_WEIGHT, ours.MIN_KEEP)
+    assert ours.BIAS_CORRECTION and not ours.PER_POSITION and not ours.RECONSTRUCTION_ITERS
+    steps, goes = [schedule.target(step).share for step in range(schedule.steps)], 1 - budget / 100
+    assert steps == pytest.approx([1 - goes / 2, 1 - goes] if len(phases) == 3 else [1 - goes])  # 30%, then 60%
 
 
 @pytest.mark.parametrize("file", [f for f in DENSE if task(f) == "segmentation"], ids=ids)
