@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from .config_values import check_proposals, check_values, leaves
 from .errors import InputError, near
 from .models import sem_seg_heads, timm_backbone  # noqa: F401  (registers heads and backbones)
 from .models.fcos import add_fcos_config
 from .target import Target
+from .yaml_files import check_config_files
 
 CN = CfgNode
 _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: ([\w.]+)"
@@ -168,7 +170,8 @@ def load_config(
     pairs(opts)
     try:
         if path:
-            config_file(path)
+            if not _of_the_zoo(config_file(path)):
+                check_config_files(path)
             cfg.merge_from_file(str(path), allow_unsafe=_of_the_zoo(path))
         cfg.merge_from_list(list(opts))
     except InputError:
@@ -184,6 +187,8 @@ def validate(cfg: CfgNode) -> None:
     Raises:
         InputError: a value is out of its range; names the key, the value and what would be right.
     """
+    check_values(cfg)
+    check_proposals(cfg)
     ours = cfg.SIRFP
     target = Target.from_config(cfg)
     between(ours.EMA, "SIRFP.EMA", 0, 1, "[)")
@@ -220,9 +225,6 @@ def validate(cfg: CfgNode) -> None:
             raise InputError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
     if cfg.SOLVER.BASE_LR <= 0:
         raise InputError(f"SOLVER.BASE_LR must be positive, got {cfg.SOLVER.BASE_LR}")
-    for key in ("TRAIN", "TEST"):
-        if isinstance(cfg.DATASETS[key], str):
-            raise InputError(f"DATASETS.{key} is a list of names; write ('{cfg.DATASETS[key]}',)")
 
 
 def _check_criterion(name: str) -> None:
@@ -302,7 +304,7 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
     unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
     if unknown:
         key = unknown[1]
-        known = list(_keys(cfg))
+        known = [key for key, _ in leaves(cfg)]
         return f"there is no config key {key}{near(key, known) or _same_tail(key, known)}"
     mismatch = re.search(_MISMATCH, text)
     if mismatch:
@@ -314,13 +316,6 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
         plain = "; a config holds plain values, nothing that is run" if "tag:yaml.org,2002:python" in text else ""
         return f"config file {path} is no valid YAML: {text}{plain}"
     return f"config {path or 'options'}: {text}"
-
-
-def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, CfgNode):
-            yield from _keys(value, f"{prefix}{key}.")
 
 
 def _same_tail(key: str, known: Sequence[str]) -> str:

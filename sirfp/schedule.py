@@ -47,6 +47,13 @@ class Schedule:
             raise InputError(
                 f"SIRFP.ACCUMULATE_ITERS {node.ACCUMULATE_ITERS} is more than SIRFP.START_ITER, {start} iterations"
             )
+        if schedule.keep.share < 1:
+            if not start:
+                raise InputError("SIRFP.ACCUMULATE_ITERS and START_ITER are 0: set one, the first pruning comes then")
+            if node.STEPS > 1 and not node.RECOVER_ITERS:
+                raise InputError(f"SIRFP.STEPS {node.STEPS} needs SIRFP.RECOVER_ITERS of at least 1, got 0")
+            if node.STEPS > cfg.SOLVER.MAX_ITER:
+                raise InputError(f"SIRFP.STEPS {node.STEPS} is more than SOLVER.MAX_ITER, {cfg.SOLVER.MAX_ITER}")
         if schedule.keep.share < 1 and schedule.iterations[-1] > schedule.end:
             raise InputError(
                 f"the last of {node.STEPS} prunings comes at iteration {schedule.iterations[-1]}, after "

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import InputError, near
+from ..yaml_files import read_yaml
 
 SHARED = (
     "iterations", "steps", "criteria", "budgets", "seeds", "control", "overrides", "dense_overrides",
@@ -82,11 +81,7 @@ def read(path: Path) -> tuple[Described, str]:
     if not path.is_file():
         known = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise InputError(f"there is no study {path}{near(path.name, known)}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"study {path} is no valid YAML: {' '.join(str(error).split())}") from None
+    content, text = read_yaml(path, "study")
     try:
         top = _mapping(content, "the study")
         _known(top, ("folder", "tasks", *SHARED), "the study")

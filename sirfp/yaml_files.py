@@ -1,0 +1,119 @@
+"""YAML from strangers: plain values only, of a size and a depth that can be gone through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import InputError
+
+LARGEST = 128 << 10
+"""Bytes of a file."""
+ALIASES = 20
+"""Aliases in a file: each may stand for several more, so that their number doubles what a few lines say many times."""
+VALUES = 20_000
+"""Values in a file, those that aliases repeat counted each time."""
+DEEPEST = 40
+"""Blocks in blocks."""
+FILES = 40
+"""A config with those it builds on, each as often as it is named."""
+_WRONG = (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which makes plain values only, and stops early where there is too much."""
+
+    aliases = values = deep = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.aliases += self.check_event(yaml.AliasEvent)
+        self.values += 1
+        self.deep += 1
+        for count, most, what in (
+            (self.aliases, ALIASES, "aliases"),
+            (self.values, VALUES, "values"),
+            (self.deep, DEEPEST, "blocks in each other"),
+        ):
+            if count > most:
+                mark = self.peek_event().start_mark
+                raise yaml.composer.ComposerError(None, None, f"more than {most} {what}", mark)
+        node = super().compose_node(parent, index)
+        self.deep -= 1
+        return node
+
+
+def read_yaml(path: str | os.PathLike[str], what: str = "config file") -> tuple[Any, str]:
+    """Reads a YAML file of plain values.
+
+    Args:
+        path: the file.
+        what: what to call it.
+
+    Returns:
+        Its content and its text.
+
+    Raises:
+        InputError: it is missing, too large, no YAML, or would be more than plain values.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():  # a device has no end
+            raise InputError(f"{what} {path}: no such file")
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"{what} {path} has {path.stat().st_size} bytes; at most {LARGEST} are read")
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{what} {path}: {error.strerror or error}") from None
+    except _WRONG as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        plain = "; it holds plain values, nothing that is run" if "tag:yaml.org,2002:python" in said else ""
+        raise InputError(f"{what} {path} is no valid YAML: {said}{plain}") from None
+    _check_extent(content, f"{what} {path}")
+    return content, text
+
+
+def check_config_files(path: str | os.PathLike[str]) -> None:
+    """Reads a config and the files it builds on (`_BASE_`), so that Detectron2 then reads nothing that could harm.
+
+    Raises:
+        InputError: as `read_yaml`; or a file is not of KEY: VALUE lines, or names no local file as its base.
+    """
+    left, read = [Path(path)], 0
+    while left:
+        file = left.pop()
+        read += 1
+        if read > FILES:
+            raise InputError(f"config file {path} builds on more than {FILES} files (_BASE_); do they name each other?")
+        content, _ = read_yaml(file)
+        if not isinstance(content, dict):
+            raise InputError(f"config file {file} must hold KEY: VALUE lines, got {content!r:.80}")
+        left.extend(_bases(content, file))
+
+
+def _bases(content: dict[Any, Any], path: Path) -> Iterator[Path]:
+    given = content.get("_BASE_", [])
+    for name in given if isinstance(given, list) else [given]:
+        if not isinstance(name, str) or "://" in name:
+            raise InputError(f"config file {path}: _BASE_ must name local files, got {name!r:.80}")
+        yield path.parent / Path(name).expanduser()
+
+
+def _check_extent(content: Any, name: str) -> None:
+    """Raises InputError where a content has too many values or is too deep."""
+    left, count = [(content, 0)], 0
+    while left:
+        value, deep = left.pop()
+        count += 1
+        if count > VALUES or deep > DEEPEST:
+            raise InputError(f"{name} holds more than {VALUES} values, or nests them more than {DEEPEST} deep")
+        if isinstance(value, dict):
+            left.extend((part, deep + 1) for pair in value.items() for part in pair)
+        elif isinstance(value, (list, tuple, set)):
+            left.extend((part, deep + 1) for part in value)
