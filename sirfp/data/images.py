@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 
+READERS = ("", "wds", "hfds", "hfids", "tfds")
+"""What a reader's name begins with."""
+
+
 def open_images(
     root: str | os.PathLike[str],
     reader: str = "",
@@ -29,7 +33,8 @@ def open_images(
             folder of one tar file a class.
         reader: "" or another of timm's, e.g. "wds/" for WebDataset's shards.
         split: of a reader that has several in one root.
-        class_map: a file of class names, one a line, for sets that do not name their classes themselves.
+        class_map: a text file of class names, one a line, for sets that do not name their classes themselves; timm
+            also takes pickles, which are not read here.
         training: whether a reader that streams shuffles.
         batch_size: of a reader that streams.
         seed: of a reader that streams.
@@ -42,18 +47,26 @@ def open_images(
     root = Path(root)
     if not (root.exists() or reader):
         raise InputError(f"{root}: no such folder or tar file; expected one folder of images for each class")
-    tars = not reader and root.is_dir() and any(root.glob("*.tar"))
+    prefix = reader.lower().partition("/")[0]
+    if prefix not in READERS:  # timm's others unpickle what they find
+        known = ", ".join(f"{name}/" for name in READERS[1:])
+        raise InputError(f"there is no reader {reader!r}; known are '', {known}")
+    if prefix == "wds" and not root.is_dir():  # WebDataset runs an address such as "pipe:..." as a command
+        raise InputError(f"{root}: no such folder; reader {reader!r} takes a folder of shards")
+    if class_map and Path(class_map).suffix.lower() != ".txt":
+        raise InputError(f"{class_map}: a class map is a .txt file of class names, one a line")
+    tars = not reader and (root.suffix == ".tar" or any(root.glob("*.tar")))
     options = {"class_map": class_map or None, "is_training": training, "batch_size": batch_size, "seed": seed}
     try:
         if tars:
             from timm.data import ImageDataset
             from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-            return ImageDataset(str(root), reader=ReaderImageInTar(str(root), class_map=class_map))
+            return ImageDataset(str(root), reader=ReaderImageInTar(str(root), class_map=class_map, cache_tarinfo=False))
         return create_dataset(reader, str(root), split, search_split=False, **options)
     except (ImportError, NameError) as error:
         package = {"wds": "webdataset", "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets"}
-        needed = package.get(reader.partition("/")[0], reader)
+        needed = package.get(prefix, reader)
         raise InputError(f"reader {reader!r} needs a package; run: pip install {needed} ({error})") from error
     except (RuntimeError, AssertionError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
