@@ -23,6 +23,7 @@ from ..checkpoint import whole_file
 from ..errors import InputError, near
 from ..plan import PruningPlan
 from .grid import Job, as_settings
+from .markers import read_done, read_failed
 
 DONE, FAILED, CONSOLE, WEIGHTS = "done.json", "failed.json", "console.txt", "model_final.pth"
 TAIL = 40
@@ -54,7 +55,7 @@ class Cells:
         Raises:
             InputError: it has no such metric as the study now asks for.
         """
-        found = _read(self.folder(job) / DONE)
+        found = read_done(self.folder(job) / DONE)
         if found is None or found.get("fingerprint") != job.fingerprint:
             return None
         problem = _lacks(found["rows"], job.metric)
@@ -64,7 +65,7 @@ class Cells:
 
     def failure(self, job: Job) -> dict[str, Any] | None:
         """Why a run failed, or None."""
-        return _read(self.folder(job) / FAILED)
+        return read_failed(self.folder(job) / FAILED)
 
     def iteration(self, job: Job) -> int:
         """How many iterations a run has done, as far as it has said."""
@@ -98,7 +99,7 @@ class Cells:
         folder = self.folder(job)
         try:
             found = _pruned(folder) if job.prunes else _trained(folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             return f"the run ended well but left no result: {' '.join(str(error).split())}"
         problem = _lacks(found["rows"], job.metric)
         if problem:
@@ -197,14 +198,6 @@ def _lacks(rows: Mapping[str, Any], metric: str) -> str:
     if metric not in metrics:
         return f"the run has no metric {metric}{near(metric, metrics) or '; it has ' + ', '.join(metrics)}"
     return "" if math.isfinite(metrics[metric]) else f"{metric} is {metrics[metric]} at the end of the run"
-
-
-def _read(path: Path) -> Mapping[str, Any] | None:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _cause(tail: list[str]) -> str:

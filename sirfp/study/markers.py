@@ -1,0 +1,59 @@
+"""The files by which a study knows what is done of it, read as those of a stranger: what is not whole is not there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_done(path: Path) -> dict[str, Any] | None:
+    """What a finished run found; None where the file is missing, damaged or something else."""
+    found = _read(path)
+    if not isinstance(found.get("fingerprint"), str) or not _is_rows(found.get("rows")):
+        return None
+    if not (found.get("seconds") is None or _is_number(found["seconds"])):
+        return None
+    pairs = [found[key] for key in ("flops", "params") if key in found]
+    widths = found.get("widths", {})
+    if not isinstance(widths, dict):
+        return None
+    return found if all(map(_is_pair, [*pairs, *widths.values()])) else None
+
+
+def read_failed(path: Path) -> dict[str, Any] | None:
+    """Why a run failed; None as `read_done`."""
+    found = _read(path)
+    tail = found.get("tail")
+    texts = isinstance(tail, list) and all(isinstance(line, str) for line in [*tail, found.get("cause")])
+    return found if texts and isinstance(found.get("settings"), dict) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_rows(rows: Any) -> bool:
+    """Whether it is {row: {"metrics": {metric: number}, cost: number, ...}, ...} of at least one row."""
+    if not isinstance(rows, dict) or not rows:
+        return False
+    for row in rows.values():
+        if not isinstance(row, dict) or not isinstance(row.get("metrics"), dict):
+            return False
+        costs: Mapping[str, Any] = {key: value for key, value in row.items() if key != "metrics"}
+        if not all(map(_is_number, [*row["metrics"].values(), *costs.values()])):
+            return False
+    return True
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] != 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)
