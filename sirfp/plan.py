@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,11 @@ from .branches import within
 from .errors import InputError
 
 FORMAT = 1
+LONGEST = 32 << 20
+"""Characters of a plan; ResNet-152's has less than a hundredth of it. Read, it takes about ten times as many bytes."""
+LONGEST_NAME = 10_000
+_UNSHOWN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+"""What would change how a terminal or a page shows a name: controls, halves of characters, turns of direction."""
 QUANTITIES = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
 """What a budget is of, by the last part of its config key (KEEP_...) and argument (keep_...), and in words."""
 
@@ -104,6 +110,8 @@ class PruningPlan:
         Raises:
             InputError: if the text is not a plan; the message says where.
         """
+        if not isinstance(text, str) or len(text) > LONGEST:
+            raise InputError(f"the plan must be a text of at most {LONGEST} characters")
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -209,6 +217,8 @@ def _mapping(data: dict, key: str, read) -> dict:
 def _text(value: Any, at: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{at} must be text, got {type(value).__name__}")
+    if len(value) > LONGEST_NAME or _UNSHOWN.search(value):
+        raise InputError(f"{at} must be a text of at most {LONGEST_NAME} printable characters, got {value!r:.40}")
     return value
 
 
@@ -231,7 +241,10 @@ def _pair(data: dict, key: str) -> tuple[int, int]:
     value = _list(data, key)
     if len(value) != 2:
         raise InputError(f"plan.{key} must be [dense, pruned], got {len(value)} numbers")
-    return _count(value[0], f"plan.{key}"), _count(value[1], f"plan.{key}")
+    dense, pruned = (_count(number, f"plan.{key}") for number in value)
+    if not dense:
+        raise InputError(f"plan.{key}: the dense model must have at least 1, got 0")
+    return dense, pruned
 
 
 def _budget(value: Any) -> tuple[str, float] | None:
