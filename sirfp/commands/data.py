@@ -21,7 +21,7 @@ EXAMPLE = """examples:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Describes the arguments."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="{scenes,check,prepare}")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{scenes,check,prepare}", prog="sirfp data")
     scenes = actions.add_parser(
         "scenes",
         help="make the embedded data set: digits on photographs, for segmentation, detection and classification",

@@ -12,6 +12,8 @@ from .outcome import Outcome, followed
 if TYPE_CHECKING:
     from ..data.survey import Fault, Survey
 
+WHOLE = ("missing", "count")
+"""Kinds of faults of a whole split, of which no file is the first."""
 PREPARE_EXAMPLE = """examples:
   sirfp data prepare cityscapes
   sirfp data prepare coco_stuff_10k --workers 8"""
@@ -99,7 +101,7 @@ def _spared(found: Survey) -> str:
 
 def _line(fault: Fault) -> str:
     where = f"{fault.split}: " if fault.split else ""
-    count = f", {fault.files} of them, the first" if fault.files > 1 else ""
+    count = f", {fault.files} of them, the first" if fault.files > 1 and fault.kind not in WHOLE else ""
     return f"{where}{fault.kind}{count}: {fault.what}"
 
 

@@ -240,15 +240,17 @@ DATA_SETS = {
 
 
 def describe(name: str) -> DataSet:
-    """The data set of a name, its own or that of one of its splits.
+    """The data set of a name: its own, that of one of its splits or a folder that it is known by, in any case.
 
     Raises:
         InputError: there is none.
     """
     by_split = _by_split()
-    found = DATA_SETS.get(name) or by_split.get(name)
+    folders = {folder: known for known in DATA_SETS.values() for folder in (known.folder, *known.aliases)}
+    names = {key.lower(): known for key, known in (folders | by_split | DATA_SETS).items()}
+    found = names.get(name.lower())
     if found is None:
-        hint = near(name, [*DATA_SETS, *by_split])
+        hint = near(name.lower(), [*DATA_SETS, *by_split])
         raise InputError(f"there is no data set {name!r}; known are {', '.join(DATA_SETS)}{hint}")
     return found
 

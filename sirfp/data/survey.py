@@ -97,7 +97,11 @@ def _look(found: Survey, state: SplitState, decoded: int | None, partial: bool, 
     present = [one for one in files if one.image.is_file()] if split.listed else files
     state.images = len(present)
     if known.task == "classification":
-        yield from _classes(folder, split, {one.image.parent.name for one in files}, partial)
+        state.labels = len(files)  # a folder is the label
+        faults = [*_classes(folder, split, {one.image.parent.name for one in files}, partial)]
+        yield from faults
+        if not present and faults:
+            return
     if not present:
         yield from _absent(found, split)
         return
@@ -106,7 +110,8 @@ def _look(found: Survey, state: SplitState, decoded: int | None, partial: bool, 
         yield Fault(split.name, "image missing", len(files) - len(present), f"{lost}: is listed and not there")
     if len(present) != split.count and not partial:
         more = f"{len(present)} of {split.count} images of the official release are in {folder}"
-        yield Fault(split.name, "count", abs(split.count - len(present)), f"{more}; unpack the archives again")
+        how = "unpack the archives again, or accept what is there: --partial"
+        yield Fault(split.name, "count", abs(split.count - len(present)), f"{more}; {how}")
     if known.task == "segmentation":
         yield from _labels(found, state, present)
         present = [one for one in present if one.label.is_file()]
@@ -134,6 +139,8 @@ def _absent(found: Survey, split: Split) -> Iterator[Fault]:
 def _moved(place: Path, elsewhere: Path | None, right: Path) -> str:
     if elsewhere is None:
         return f"{place}: nothing there"
+    if place.parent == elsewhere and place.name == elsewhere.name:
+        return f"{place}: nothing there; {elsewhere} has such files: set DETECTRON2_DATASETS to {elsewhere.parent}"
     return f"{place}: nothing there; {elsewhere} has such files: move what is in it to {right}"
 
 

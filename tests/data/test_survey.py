@@ -11,7 +11,7 @@ from miniature_sets import MAKERS, WNIDS, image
 from PIL import Image
 
 from sirfp.cli import main
-from sirfp.data.descriptions import DATA_SETS
+from sirfp.data.descriptions import DATA_SETS, describe
 from sirfp.data.splits import files_of
 from sirfp.data.survey import survey
 
@@ -194,6 +194,25 @@ def test_faults_of_class_folders(tree):
     assert all(f"{inner} has such files" in fault.what for fault in look("imagenet", folder).faults)
 
 
+def test_unsorted_validation_images_are_not_missing_as_well(tmp_path):
+    (fault,) = look("imagenet", MAKERS["imagenet"](tmp_path)).faults
+    assert (fault.split, fault.kind, fault.files) == ("val", "unprepared", 4)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("ADE20K", "ade20k"), ("Cityscapes", "cityscapes"), ("VOC2010", "pascal_context"), ("COCO_2017_val", "coco")],
+)
+def test_a_set_is_known_by_its_folders_and_splits_in_any_case(said, name):
+    assert describe(said) is DATA_SETS[name]
+
+
+def test_the_folder_of_a_set_in_place_of_that_of_all(tree, tmp_path):
+    inside = tree("cityscapes") / "cityscapes"
+    (fault,) = look("cityscapes", inside).faults
+    assert f"set DETECTRON2_DATASETS to {tmp_path}" in fault.what
+
+
 def test_the_command_line(tree, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.delenv("SIRFP_DATASETS", raising=False)
@@ -232,6 +251,7 @@ def test_the_command_line(tree, tmp_path, monkeypatch, capsys):
         (["prepare", "ade20"], "did you mean ade20k"),
         (["prepare", "coco_stuff_10k"], "no such folder; COCO-Stuff-10K v1.1 comes from https://"),
         (["check", "camvid", "--images", "x"], "not both"),
+        (["prepare"], "NAME; see sirfp data prepare --help"),
         (["check", "--all"], "name it"),
         (["check", "--labels", "x"], "--images FOLDER"),
         (["prepare", "camvid", "--workers", "0"], "at least 1"),
