@@ -112,6 +112,7 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.SPARSITY = CN()
     cfg.SIRFP.SPARSITY.WEIGHT = 1e-4  # of the penalty
     cfg.SIRFP.SPARSITY.GROWTH = 4.0  # a group's smallest channel is penalised 2^GROWTH times as much as its largest
+    cfg.SIRFP.MAX_NONFINITE = 20  # iterations in a row whose loss or gradients are not finite that end a run; 0: none
     cfg.SIRFP.SEED = 0  # of criteria that draw lots
     cfg.SIRFP.HOOKS = []  # trainer hooks by name, in this order; from the registry `sirfp.hooks.HOOKS`
 
@@ -195,6 +196,7 @@ def validate(cfg: CfgNode) -> None:
     between(ours.MIN_KEEP, "SIRFP.MIN_KEEP", 0, 1, "[]")
     for least, keys in (
         (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD", "ACCUMULATE_STRIDE")),
+        (0, ("MAX_NONFINITE",)),
         (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "RECONSTRUCTION_ITERS", "EDGE_WEIGHT", "IMPORTANCE_WEIGHT")),
         (0, ("LR_FACTOR", "WEIGHT_DECAY_FACTOR")),
     ):

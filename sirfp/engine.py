@@ -71,8 +71,10 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = self.build_checkpointer(cfg, model, trainer=weakref.proxy(self))
         self._trainer = MixedPrecisionTrainer(
-            self.distribute(model), data_loader, optimizer, precision, self.after_backward, self.losses
-        )
+            self.distribute(model), data_loader, optimizer, precision, self.after_backward, self.losses,
+            cfg.SIRFP.MAX_NONFINITE,
+        )  # fmt: skip
+        self._trainer.finite.before_end = self._keep
         self.checkpointer.optimizer = optimizer
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -157,6 +159,11 @@ class Trainer(DefaultTrainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         set_averages(self.checkpointer.model, state_dict.get("averages", {}))
+
+    def _keep(self) -> None:
+        """Writes a checkpoint of the iterations that are done, where any are."""
+        if self.iter > self.start_iter:
+            self.checkpointer.save(f"model_{self.iter - 1:07d}", iteration=self.iter - 1)
 
     def rewrap(self) -> None:
         """Wraps the model for the processes of this run anew, after its parameters were replaced."""

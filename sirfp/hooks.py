@@ -26,6 +26,7 @@ from . import checkpoint
 from .calling import training_branches
 from .checkpointer import BestCheckpoint
 from .criteria import CRITERIA
+from .finite import finite_norms
 from .reconstruction import Moments, take_moments
 from .schedule import Schedule
 from .session import PruningSession
@@ -192,7 +193,7 @@ class Recover(HookBase):
         model = unwrapped(self.trainer.model)
         if self.iterations and model.training and get_bn_modules(model):
             log_first_n(logging.INFO, f"Taking norm statistics anew from {self.iterations} batches", n=1)
-            with self.trainer.autocast():
+            with self.trainer.autocast(), finite_norms(model):
                 update_bn_stats(model, self.trainer.batches(), self.iterations)
 
 

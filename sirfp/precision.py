@@ -5,14 +5,16 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from .depthwise import DepthwiseGradients
+from .finite import FiniteSteps
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -39,8 +41,9 @@ def lay_out(model: nn.Module) -> nn.Module:
 class MixedPrecisionTrainer(SimpleTrainer):
     """Detectron2's `SimpleTrainer` with autocast on any device.
 
-    Detectron2's own `AMPTrainer` insists on CUDA. Two things differ from both: gradients are unscaled before
-    `after_backward`, and `after_backward` is the outer trainer's, so that hooks are called.
+    Detectron2's own `AMPTrainer` insists on CUDA. Three things differ from both: gradients are unscaled before
+    `after_backward`; `after_backward` is the outer trainer's, so that hooks are called; and an iteration whose loss or
+    gradients are not finite changes nothing in place of ending the run at once, see `sirfp.finite`.
 
     Args:
         model: takes a batch and returns a dict of losses. Like `optimizer` it may be replaced between two steps.
@@ -49,6 +52,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
         precision: the type of autocast; None for float32.
         after_backward: called when gradients are ready.
         losses: of the model on a batch; by default the model returns them.
+        max_nonfinite: iterations in a row whose loss or gradients are not finite, after which the run ends; 0: never.
     """
 
     def __init__(
@@ -59,11 +63,13 @@ class MixedPrecisionTrainer(SimpleTrainer):
         precision: torch.dtype | None,
         after_backward: Callable[[], None],
         losses: Callable[[nn.Module, Any], Any] = lambda model, data: model(data),
+        max_nonfinite: int = 0,
     ):
         super().__init__(model, data_loader, optimizer)
         self.device = next(model.parameters()).device
         self.precision = precision
         self.after_backward, self.losses = after_backward, losses
+        self.finite = FiniteSteps(max_nonfinite)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
 
     @contextmanager
@@ -75,6 +81,9 @@ class MixedPrecisionTrainer(SimpleTrainer):
     def run_step(self) -> None:
         """One iteration: data, losses, gradients, update."""
         assert self.model.training, "the model is in evaluation mode"
+        if self.finite.look(self.iter):
+            get_event_storage().put_scalar("sirfp/nonfinite", self.finite.seen, smoothing_hint=False)
+        self.finite.remember(self.model)
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
@@ -84,12 +93,20 @@ class MixedPrecisionTrainer(SimpleTrainer):
                 losses = {"total_loss": losses}
             total = sum(losses.values())
         self.optimizer.zero_grad()
-        self.scaler.scale(total).backward()
+        self.scaler.scale(total).backward(self.finite.seed(total))
         self.scaler.unscale_(self.optimizer)
+        finite = self.finite.judge(self.optimizer)
         self.after_backward()
+        self.finite.undo(self.optimizer, finite)
         self._write_metrics(losses, data_time)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _write_metrics(self, loss_dict, data_time: float, prefix: str = "", iter: int | None = None) -> None:
+        step = self.iter if iter is None else iter
+        if (step + 1) % self.gather_metric_period == 0:
+            with suppress(FloatingPointError):  # a loss that is not finite: none is written, `finite` counts it
+                self.write_metrics(loss_dict, data_time, step, prefix)
 
     def state_dict(self) -> dict:
         data = {"data": self.data_loader.state_dict()} if hasattr(self.data_loader, "state_dict") else {}
