@@ -21,6 +21,7 @@ from .channels import find_groups
 from .compensation import compensate
 from .criteria import Criterion, build_criterion
 from .errors import InputError
+from .finite import FiniteSteps
 from .groups import ChannelGroups
 from .observe import Observer
 from .plan import Cut, PruningPlan
@@ -138,7 +139,8 @@ def calibrate(
             if criterion.needs == "gradients":
                 with gradients(model, is_detectron_input(batch), criterion.seed + seen):
                     model.zero_grad(set_to_none=True)
-                    _loss(model, batch, criterion, loss).backward()
+                    value = _loss(model, batch, criterion, loss)
+                    value.backward(FiniteSteps.seed(value))
                     observer.step()
             else:
                 with inference(model):

@@ -141,6 +141,11 @@ class RedundancyAverage:
         return self._average("edge")
 
     @property
+    def images(self) -> bool:
+        """Whether there is an average: whether any image had finite features only."""
+        return bool(self._sums) and bool(self._sums["weight"])
+
+    @property
     def skipped(self) -> int:
         """How many images of this process had a feature that was not finite."""
         return int(self._sums["skipped"]) if self._sums else 0
@@ -206,7 +211,7 @@ class RedundancyAverage:
         self._gain = 1.0
 
     def _average(self, name: str) -> torch.Tensor:
-        if not self._sums or not self._sums["weight"]:
+        if not self.images:
             raise ValueError(f"no average yet: no images with finite features ({self.skipped} without)")
         return self._sums[name] / self._sums["weight"]
 

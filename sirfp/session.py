@@ -99,6 +99,11 @@ class PruningSession:
         """
         observer, found = self.look(), self.find()
         observer.detach()
+        if observer.criterion.left_out:
+            logger.warning(
+                "%d images had features that are not finite; the statistics are without them",
+                observer.criterion.left_out,
+            )
         observer.criterion.reduce()
 
         def decide() -> Choice:

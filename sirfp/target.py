@@ -122,8 +122,14 @@ def choose(
         partitions, min_keep, round_to: as in `sirfp.budget.allocate`.
 
     Raises:
-        InputError: the budget is out of reach; the message names the least.
+        InputError: the budget is out of reach (the message names the least), or a score is not finite.
     """
+    for name, score in scores.items():
+        if not score.isfinite().all():
+            raise InputError(
+                f"the worth of the channels of {name!r} is not finite: are the model's weights? "
+                "Start from weights that are, such as an earlier checkpoint's"
+            )
     limits = {"partitions": partitions, "min_keep": min_keep, "round_to": round_to}
     if target.quantity == "latency":
         from .latency_budget import meet

@@ -76,6 +76,11 @@ class Criterion:
         """
         return kept
 
+    @property
+    def left_out(self) -> int:
+        """Images of this process that were left out of the statistics, as they gave features that are not finite."""
+        return 0
+
     def state_dict(self) -> dict[str, Any]:
         """Statistics so far: tensors and plain numbers only."""
         return {}

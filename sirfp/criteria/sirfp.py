@@ -107,10 +107,10 @@ class SIRFP(Criterion):
         Raises:
             InputError: if no features were seen.
         """
-        if self.averages and not any(average.steps for average in self.averages.values()):
+        if self.averages and not any(average.images for average in self.averages.values()):
+            what = f"no finite features, in {self.left_out} images" if self.left_out else "no features"
             raise InputError(
-                f"criterion {self.name!r} has seen no features: give calibration batches, "
-                "or put Accumulate in SIRFP.HOOKS"
+                f"criterion {self.name!r} has seen {what}: give calibration batches, or put Accumulate in SIRFP.HOOKS"
             )
         result, blind, vertices = {}, [], self.vertices()
         for group in self.groups:
@@ -151,15 +151,21 @@ class SIRFP(Criterion):
         return result
 
     def _members(self, group: Group) -> list[torch.Tensor]:
-        seen = [f for f in group.features if self._average(f).steps]
+        seen = [f for f in group.features if self._average(f).images]
         return [_block(self._average(f).matrix().cpu() * (f.positions if self.per_position else 1), f) for f in seen]
 
     def _edge(self, group: Group) -> torch.Tensor:
-        edges = [self._average(f).edge().cpu()[torch.as_tensor(f.index)].mean(1) for f in group.features]
+        seen = [f for f in group.features if self._average(f).images]
+        edges = [self._average(f).edge().cpu()[torch.as_tensor(f.index)].mean(1) for f in seen]
         return torch.stack(edges).mean(0)
 
     def _average(self, feature: Feature) -> RedundancyAverage:
         return self.averages[feature.module]
+
+    @property
+    def left_out(self) -> int:
+        """Images with features that were not finite, in the layer that saw most of them."""
+        return max((average.skipped for average in self.averages.values()), default=0)
 
     def state_dict(self) -> dict[str, Any]:
         return {module: average.state_dict() for module, average in self.averages.items()}
