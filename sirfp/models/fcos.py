@@ -36,6 +36,13 @@ class FCOS(fcos.FCOS):
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
 
+    def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes, pred_centerness):
+        """Detectron2's, of predictions in 32 bits: its box loss mixes them with anchors, which are."""
+        logits, deltas, centerness = (
+            [level.float() for level in levels] for levels in (pred_logits, pred_anchor_deltas, pred_centerness)
+        )
+        return super().losses(anchors, logits, gt_labels, deltas, gt_boxes, centerness)
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The constructor's arguments as the config has them."""
