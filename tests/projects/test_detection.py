@@ -219,6 +219,7 @@ def test_average_precision_of_annotations_without_area_that_count_from_zero(proj
             evaluator.process([record], [{"instances": instances if found else instances[[]]}])
         results = evaluator.evaluate()["bbox"]
         assert [results[key] for key in ("AP", "AP50", "AP-bright", "AP-dark")] == pytest.approx([expected] * 4)
+        assert results["APs"] == pytest.approx(expected) and np.isnan(results["APl"])  # all boxes are small
 
 
 def error_of(project, options, capsys):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from collections.abc import Sequence
+from typing import Any
 
-from detectron2.data import MetadataCatalog
+import numpy as np
 from detectron2.evaluation import COCOEvaluator
 from pycocotools.coco import COCO
+from pycocotools.mask import encode
 from tabulate import tabulate
 
 
@@ -38,14 +39,25 @@ class DetectionEvaluator(COCOEvaluator):
         """
         with contextlib.redirect_stdout(io.StringIO()):
             results = super().evaluate(img_ids)
-        names = MetadataCatalog.get(self._dataset_name).thing_classes
         for task, values in (results or {}).items():
-            if all(math.isnan(v) for v in values.values()):
-                each = [f"AP-{name}" for name in names] if len(names) > 1 else []
-                values |= dict.fromkeys((*values, *each), 0.0)
-            rows = [(key, value) for key, value in values.items()]
-            self._logger.info(f"{task} of {self._dataset_name}, in per cent:\n{tabulate(rows, floatfmt='.1f')}")
+            table = tabulate(values.items(), floatfmt=".1f")
+            self._logger.info(f"{task} of {self._dataset_name}, in per cent:\n{table}")
         return results
+
+    def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None) -> None:
+        if not any(found["instances"] for found in predictions):
+            predictions[0]["instances"] = [nothing(self._coco_api, predictions[0]["image_id"])]
+        super()._eval_predictions(predictions, img_ids)
+
+
+def nothing(truth: COCO, image: int | str) -> dict[str, Any]:
+    """A detection of nothing, for pycocotools, which cannot evaluate none: an empty box, mask and pose of score 0."""
+    height, width = (truth.imgs[image][side] for side in ("height", "width"))
+    mask = encode(np.zeros((int(height), int(width)), np.uint8, order="F"))
+    mask["counts"] = mask["counts"].decode("ascii")
+    pose = next((one["keypoints"] for one in truth.anns.values() if one.get("keypoints")), [0, 0, 0])
+    empty = {"bbox": [0.0, 0.0, 0.0, 0.0], "segmentation": mask, "keypoints": [0.0] * len(pose)}
+    return {"image_id": image, "category_id": 0, "score": 0.0, **empty}
 
 
 def complete(truth: COCO) -> None:
