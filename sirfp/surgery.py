@@ -137,9 +137,9 @@ def _tensor(model: nn.Module, name: str) -> torch.Tensor:
 
 def _select(tensor: torch.Tensor, pieces: Iterable[tuple[int, tuple[int, ...]]]) -> torch.Tensor:
     format_ = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
-    for dim, keep in pieces:
+    for dim, keep in sorted(pieces, key=lambda piece: len(piece[1]) / tensor.shape[piece[0]]):
         tensor = tensor.index_select(dim, torch.tensor(keep, device=tensor.device))
-    return tensor.clone(memory_format=format_)
+    return tensor.contiguous(memory_format=format_)
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
