@@ -26,6 +26,7 @@ from sirfp.channels import ChannelGroups, find_groups
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.report import Table, giga, mega, percent
 from sirfp.source import Source, from_config
+from sirfp.trial import without
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("backbone.bottom_up", "backbone")
@@ -160,7 +161,7 @@ def follow(family: Family, size: tuple[int, int] | None = None) -> tuple[Source,
     Cuts are tried at a small size. Then values matter only where boxes are chosen by them: segmentors are followed at
     their own size on tensors that have none, in no time.
     """
-    options = ["MODEL.WEIGHTS", "", "MODEL.TIMM.WEIGHTS", ""]
+    options = ["MODEL.WEIGHTS", "", "MODEL.TIMM.WEIGHTS", "", "MODEL.MIT.WEIGHTS", ""]
     config = next((name for name, criterion in family.pruned.items() if criterion == "sirfp"), family.network)
     source = from_config(str(ROOT / family.path(config)), options, size=size)
     if family.task == "classification":
@@ -170,7 +171,9 @@ def follow(family: Family, size: tuple[int, int] | None = None) -> tuple[Source,
     if family.task == "segmentation":
         source.model.to("meta")
         inputs = [given | {"image": given["image"].to("meta")} for given in inputs]
-    found = find_groups(source.model, inputs, trial=False)
+    found, stays = find_groups(source.model, inputs, trial=False), {part.name: part.reason for part in tried.frozen}
+    able = {group.name for group in tried}
+    found = without(found, {g.name: stays[g.name] for g in found if g.name in stays and g.name not in able})
     if [group.name for group in found] != [group.name for group in tried]:
         raise RuntimeError("at a small size other channels can be cut than at its own")
     return source, found

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from .config_values import check_proposals, check_values, leaves
 from .errors import InputError, near
-from .models import sem_seg_heads, timm_backbone  # noqa: F401  (registers heads and backbones)
+from .models import mit_backbone, sem_seg_heads, timm_backbone  # noqa: F401  (registers heads and backbones)
 from .models.fcos import add_fcos_config
 from .target import Target
 from .yaml_files import check_config_files
@@ -22,7 +22,7 @@ _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\
 
 
 def add_sirfp_config(cfg: CfgNode) -> None:
-    """Adds `SIRFP`, `MODEL.{TIMM,FCOS}`, `DATASETS.{FOLDER,IMAGES,COCO}` and a few keys of the solver and the test."""
+    """Adds `SIRFP`, `MODEL.{TIMM,MIT,FCOS}`, `DATASETS.{FOLDER,IMAGES,COCO}`, a few keys of the solver and the test."""
     _add_pruning(cfg)
     add_fcos_config(cfg)
 
@@ -35,6 +35,10 @@ def add_sirfp_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.OUTPUT_STRIDE = 32  # 8 or 16 trade the last strides for dilation, where the network can
     cfg.MODEL.TIMM.OPTIONS = CN(new_allowed=True)  # arguments of the network's own, e.g. {drop_path_rate: 0.1}
     cfg.MODEL.TIMM.NORM = ""  # "": as the network has them; "FrozenBN", "SyncBN": converted
+
+    cfg.MODEL.MIT = CN()  # with BACKBONE.NAME build_mit_backbone; needs the package segmentation-models-pytorch
+    cfg.MODEL.MIT.NAME = "mit_b0"  # to "mit_b5"
+    cfg.MODEL.MIT.WEIGHTS = ""  # "" for none, "imagenet" for the package's (a download), or a local file
 
     # Semantic segmentation data of one's own: images and label maps of the same names. Where CLASSES is not
     # empty, the data sets "<NAME>_train" and "<NAME>_test" are there for DATASETS.TRAIN and DATASETS.TEST.

@@ -1,4 +1,4 @@
-"""Attention of timm's transformers loses whole heads; the last one of a block, some of its width.
+"""Attention of timm's transformers, and of SegFormer's, loses whole heads; the last one of a block, some of its width.
 
 A head's query, key and value are one atom, so the heads of a block compete. Either heads or their width can be
 offered, as channels of both lie in one dimension. Heads it is: a head less shortens every part of attention, the scale
@@ -17,6 +17,7 @@ LAYERS = {
     "timm.models.swin_transformer.WindowAttention": {"qkv": 3},
     "timm.models.pvt_v2.Attention": {"q": 1, "kv": 2},
     "timm.models.crossvit.CrossAttention": {"wq": 1, "wk": 1, "wv": 1},
+    "segmentation_models_pytorch.encoders.mix_transformer.Attention": {"q": 1, "kv": 2},
 }
 """Kinds of attention: their linear layers, and how many of query, key and value each makes, (parts, heads, width)."""
 
@@ -47,6 +48,10 @@ def elastic(attention: nn.Module) -> None:
         from .timm_elastic import ELASTIC
 
         attention.__class__ = ELASTIC[kind]
+    elif kind.startswith("segmentation_models_pytorch"):
+        from .mit_attention import MixAttention
+
+        attention.__class__ = MixAttention
 
 
 def refit_heads(attention: nn.Module) -> None:

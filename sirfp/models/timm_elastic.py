@@ -10,12 +10,12 @@ from timm.models import crossvit, pvt_v2
 from torch.nn import functional as F
 
 
-def _heads(x: torch.Tensor, count: int) -> torch.Tensor:
+def heads(x: torch.Tensor, count: int) -> torch.Tensor:
     """(N, L, heads x width) -> (N, heads, L, width)."""
     return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
-def _attend(attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def attend(attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Softmax attention by heads and its projection, (N, L, C)."""
     drop = attention.attn_drop.p if attention.training else 0.0
     if getattr(attention, "fused_attn", False):
@@ -30,14 +30,14 @@ class PyramidAttention(pvt_v2.Attention):
 
     def forward(self, x: torch.Tensor, feat_size: list[int]) -> torch.Tensor:
         """(N, L, C) tokens of a map of feat_size to the same."""
-        q = _heads(self.q(x), self.num_heads)
+        q = heads(self.q(x), self.num_heads)
         if self.sr is not None:
             maps = x.transpose(1, 2).unflatten(2, tuple(feat_size))
             maps = maps if self.pool is None else self.pool(maps)
             x = self.norm(self.sr(maps).flatten(2).transpose(1, 2))
             x = x if self.act is None else self.act(x)
-        k, v = (_heads(part, self.num_heads) for part in self.kv(x).chunk(2, -1))
-        return _attend(self, q, k, v)
+        k, v = (heads(part, self.num_heads) for part in self.kv(x).chunk(2, -1))
+        return attend(self, q, k, v)
 
 
 class ClassAttention(crossvit.CrossAttention):
@@ -45,8 +45,8 @@ class ClassAttention(crossvit.CrossAttention):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, L, C) tokens to (N, 1, C)."""
-        q, k, v = (_heads(part, self.num_heads) for part in (self.wq(x[:, :1]), self.wk(x), self.wv(x)))
-        return _attend(self, q, k, v)
+        q, k, v = (heads(part, self.num_heads) for part in (self.wq(x[:, :1]), self.wk(x), self.wv(x)))
+        return attend(self, q, k, v)
 
 
 ELASTIC = {

@@ -59,7 +59,7 @@ def sizes(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     for node in (cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.RETINANET, cfg.MODEL.FCOS, cfg.MODEL.ROI_HEADS):
         node.NUM_CLASSES = 0
-    cfg.MODEL.WEIGHTS = cfg.MODEL.TIMM.WEIGHTS = ""
+    cfg.MODEL.WEIGHTS = cfg.MODEL.TIMM.WEIGHTS = cfg.MODEL.MIT.WEIGHTS = ""
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.pop("TEACHER", None)
     return cfg.MODEL
@@ -180,7 +180,8 @@ def distinct(files: list) -> list:
 
 @pytest.mark.parametrize("file", slow_but(TRAINED, distinct([f for f in DENSE if task(f) != "classification"])))
 def test_a_network_is_cut_equal_to_the_masked_one_and_trains(file):
-    cfg = read(file, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.TIMM.WEIGHTS", "")
+    none = [word for key in ("MODEL", "MODEL.TIMM", "MODEL.MIT") for word in (f"{key}.WEIGHTS", "")]
+    cfg = read(file, "MODEL.DEVICE", "cpu", *none)
     torch.manual_seed(0)
     model = build_model(segmentation.supervised(cfg) if task(file) == "segmentation" else cfg).eval()
     inputs = [{"image": torch.rand(3, 64, 64) * 255, "height": 64, "width": 64} for _ in range(2)]

@@ -1,0 +1,76 @@
+"""SegFormer's Mix Transformers (Xie et al., NeurIPS 2021) as Detectron2 backbones, by segmentation-models-pytorch.
+
+MODEL:
+  BACKBONE: {NAME: build_mit_backbone}
+  MIT: {NAME: mit_b2, WEIGHTS: imagenet}
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import nn
+
+from ..errors import InputError, near
+from ..weights import fill, read_weights
+
+PACKAGE = "segmentation-models-pytorch"
+NAMES = tuple(f"mit_b{size}" for size in range(6))
+IMAGENET = "imagenet"
+"""What stands for the library's own weights."""
+STRIDES = (4, 8, 16, 32)
+CLASSIFIER = ("head.weight", "head.bias")
+"""What files of ImageNet's weights hold beside a backbone's."""
+
+
+class MiTBackbone(Backbone):
+    """The four feature maps of a Mix Transformer: "stride4" to "stride32".
+
+    Args:
+        name: one of `NAMES`.
+        weights: "" for none, "imagenet" for the library's (a download), or a local file.
+
+    Raises:
+        InputError: there is no such network, the library is not installed, or the weights cannot be had.
+    """
+
+    def __init__(self, name: str, weights: str = ""):
+        super().__init__()
+        self.network = _encoder(name, weights if weights == IMAGENET else None)
+        if weights not in ("", IMAGENET):
+            state = {f"network.{key}": value for key, value in read_weights(weights).items() if key not in CLASSIFIER}
+            fill(self, state, weights)
+        self._out_features = [f"stride{stride}" for stride in STRIDES]
+        self._out_feature_strides = dict(zip(self._out_features, STRIDES, strict=True))
+        self._out_feature_channels = dict(zip(self._out_features, self.network.out_channels[2:], strict=True))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Maps images (N, 3, H, W) to feature maps, {"stride4": (N, C, H / 4, W / 4), ...}."""
+        return dict(zip(self._out_features, self.network(x)[2:], strict=True))  # before them: the image, and nothing
+
+    @property
+    def size_divisibility(self) -> int:
+        """Image sides are padded to a multiple of the largest stride."""
+        return STRIDES[-1]
+
+
+def _encoder(name: str, weights: str | None) -> nn.Module:
+    if name not in NAMES:
+        raise InputError(f"MODEL.MIT.NAME must be one of {', '.join(NAMES)}, got {name!r}{near(name, NAMES)}")
+    try:
+        from segmentation_models_pytorch.encoders import get_encoder
+    except ModuleNotFoundError as error:
+        raise InputError(f"the backbone build_mit_backbone needs a package; run: pip install {PACKAGE}") from error
+    try:
+        return get_encoder(name, weights=weights)
+    except OSError as error:  # whatever a download raises
+        reason = f"the weights of {name!r} cannot be downloaded ({type(error).__name__})"
+        raise InputError(f"{reason}; give MODEL.MIT.WEIGHTS a local file") from error
+
+
+@BACKBONE_REGISTRY.register()
+def build_mit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The network that `MODEL.MIT` describes."""
+    return MiTBackbone(cfg.MODEL.MIT.NAME, cfg.MODEL.MIT.WEIGHTS)
