@@ -26,6 +26,7 @@ from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Stat
 from .models.detectron import feature_widths, training_inputs
 from .models.proposals import fixed_proposals
 from .tracing import ChannelTrace
+from .tracing.outputs import Outputs, channel_dim
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ def find_groups(
     """
     state = state_tensors(model)
     trace = ChannelTrace(state, [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)])
-    widths = feature_widths(model, trace)
-    with inference(model), fixed_proposals(model), widths, trace:
+    widths, outputs = feature_widths(model, trace), Outputs(model, trace)
+    with inference(model), fixed_proposals(model), widths, outputs, trace:
         output = call(model, example_inputs)
     returned = [t for _, t in tensors(output)]
     if not returned:
@@ -70,7 +71,7 @@ def find_groups(
     branches = training_only(model)
     _keep(model, trace, state, branches, "it runs only in training")
     _ignore(model, trace, state, ignore)
-    found = _build(model, trace, state, widths.found)
+    found = _build(model, trace, state, widths.found, outputs.dims)
     if trial and found.groups:
         from .trial import runs_without
 
@@ -142,7 +143,7 @@ def _keep(model: nn.Module, trace: ChannelTrace, state: dict, patterns: Iterable
     return bool(matched)
 
 
-def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> ChannelGroups:
+def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict, outputs: dict) -> ChannelGroups:
     """Turns labels into atoms and groups."""
     component = trace.labels.components()
     total = int(component.max()) + 1 if len(component) else 0
@@ -173,7 +174,7 @@ def _build(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict) -> 
         block = table[start:stop]
         makers.setdefault(block[:, 1].tobytes(), []).append(block)
     groups, frozen, atom_of, names = [], {}, np.full(total, -1), {}
-    features = _features(model, trace, component)
+    features = _features(model, trace, component, outputs)
     signatures = {key: np.frombuffer(key, dtype=np.int64) for key in makers}
     leads = {key: _lead(signature, places, makes) for key, signature in signatures.items()}
     for key, lead in sorted(leads.items(), key=lambda item: item[1]):  # in the order of the model
@@ -260,7 +261,9 @@ def _sides(tensor: torch.Tensor) -> int:
     return sum(n > 1 for n in tensor.shape)
 
 
-def _features(model: nn.Module, trace: ChannelTrace, component: np.ndarray) -> list[tuple[Feature, np.ndarray]]:
+def _features(
+    model: nn.Module, trace: ChannelTrace, component: np.ndarray, outputs: dict
+) -> list[tuple[Feature, np.ndarray]]:
     """Every module output that shows channels, once, with the component of each of its channels."""
     owner = {id(t): name.rpartition(".")[0] for name, t in state_tensors(model).items()}
     found = {}
@@ -269,7 +272,8 @@ def _features(model: nn.Module, trace: ChannelTrace, component: np.ndarray) -> l
         if module not in found:
             ids = component[tap.labels]
             empty = np.zeros((0, 0), dtype=np.int64)
-            found[module] = (Feature(module, tap.norm, tap.dim, empty, tap.positions, len(ids)), ids)
+            dim = channel_dim(tap.dim, [None if d is None else component[d] for d in outputs.get(module, ())], ids)
+            found[module] = (Feature(module, tap.norm, dim, empty, tap.positions, len(ids)), ids)
     return list(found.values())
 
 

@@ -104,3 +104,25 @@ def test_whatever_holds_the_outputs_their_widths_stay(form):
 def test_a_model_that_returns_no_tensor_is_refused():
     with pytest.raises(InputError, match="returns no tensor"):
         find_groups(Returning(lambda a, b: b.numpy()), torch.randn(INPUT))
+
+
+class MapNorm(nn.LayerNorm):
+    """A layer norm of maps, as timm's and SegFormer's: channels are last inside, and second in what it returns."""
+
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("width", [6, 8])  # also where a map is as wide as it has channels
+@pytest.mark.parametrize("norm", [MapNorm, nn.BatchNorm2d])
+def test_features_are_looked_at_by_their_channels(norm, width):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), norm(8), nn.Conv2d(8, 2, 1))
+    (group,) = find_groups(model, torch.randn(1, 3, 5, width))
+    (feature,) = group.features
+    assert (feature.module, feature.dim, feature.channels) == ("1", 1, 8)
+
+
+def test_features_of_tokens_have_their_channels_last():
+    model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    (group,) = find_groups(model, torch.randn(1, 8, 3))
+    assert [feature.dim for feature in group.features] == [-1]
