@@ -22,11 +22,10 @@ from fvcore.common.config import CfgNode
 from prunability import add_row, apart, read_rows
 
 from sirfp.budget import allocate
-from sirfp.channels import ChannelGroups, find_groups
+from sirfp.channels import ChannelGroups, find_again, find_groups
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.report import Table, giga, mega, percent
 from sirfp.source import Source, from_config
-from sirfp.trial import without
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("backbone.bottom_up", "backbone")
@@ -171,10 +170,8 @@ def follow(family: Family, size: tuple[int, int] | None = None) -> tuple[Source,
     if family.task == "segmentation":
         source.model.to("meta")
         inputs = [given | {"image": given["image"].to("meta")} for given in inputs]
-    found, stays = find_groups(source.model, inputs, trial=False), {part.name: part.reason for part in tried.frozen}
-    able = {group.name for group in tried}
-    found = without(found, {g.name: stays[g.name] for g in found if g.name in stays and g.name not in able})
-    if [group.name for group in found] != [group.name for group in tried]:
+    found = find_again(source.model, inputs, (), tried)
+    if found is tried:
         raise RuntimeError("at a small size other channels can be cut than at its own")
     return source, found
 
