@@ -3,72 +3,21 @@
 from __future__ import annotations
 
 import json
-import pickle
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-import timm
-import torch
+from command_files import CONFIGS, NETWORK, SEGMENTOR, SMALL, make_files
 
-import sirfp
-from sirfp.checkpoint import PLAN_KEY, read
+from sirfp.checkpoint import read
 from sirfp.cli import main
-
-NETWORK = ["--timm", "test_resnet", "--num-classes", "7", "--size", "64", "64"]
-CONFIGS = Path(__file__).parents[1] / "projects/segmentation/configs"
-SEGMENTOR = ["--config-file", str(CONFIGS / "scenes/deeplab_v3_plus_r18.yaml"), "--size", "64", "64"]
-SMALL = "MODEL.TIMM.NAME test_resnet MODEL.SEM_SEG_HEAD.ASPP_CHANNELS 16 MODEL.SEM_SEG_HEAD.CONVS_DIM 16".split()
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     """A folder of good and bad files of every kind."""
-    from safetensors.torch import save_file
-
-    root = tmp_path_factory.mktemp("files")
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=7)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # timm begins with zeros in the last norm of a block
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias)
-    torch.save(model.state_dict(), root / "dense.pth")
-    torch.save({"model": {f"module.{k}": v for k, v in model.state_dict().items()}}, root / "training.pth")
-    arrays = {k: v.numpy() for k, v in model.state_dict().items()}
-    (root / "dense.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "test"}))
-    torch.save(timm.create_model("test_vit", num_classes=7).state_dict(), root / "other.pth")
-    torch.save(timm.create_model("test_resnet", num_classes=9).state_dict(), root / "classes.pth")
-    torch.save({"model": model}, root / "objects.pth")
-    (root / "calls.pkl").write_bytes(pickle.dumps({"model": subprocess.run}))
-    (root / "text.pth").write_text("not weights")
-
-    plan = sirfp.prune(model, torch.zeros(1, 3, 64, 64), "magnitude", 0.5)
-    sirfp.save(root / "small.safetensors", model, plan)
-    whole = (root / "small.safetensors").read_bytes()
-    (root / "short.safetensors").write_bytes(whole[: len(whole) // 2])
-    _, state = read(root / "small.safetensors")
-    save_file(state, str(root / "planless.safetensors"))
-    cut = plan.cuts[0]
-    altered = replace(plan, cuts=(replace(cut, keep=(*cut.keep[:-1], cut.size)), *plan.cuts[1:]))
-    save_file(state, str(root / "altered.safetensors"), metadata={PLAN_KEY: altered.to_json()})
-    first = next(name for name, tensor in state.items() if tensor.is_floating_point() and tensor.dim() == 4)
-    lacking = {name: tensor for name, tensor in state.items() if name != first}
-    save_file(lacking, str(root / "lacking.safetensors"), metadata={PLAN_KEY: plan.to_json()})
-
-    for folder in ("images/a", "empty", "broken", "labels"):
-        (root / folder).mkdir(parents=True)
-    random = np.random.default_rng(0)
-    for i in range(5):
-        cv2.imwrite(str(root / f"images/a/{i}.png"), random.integers(0, 256, (70, 90, 3), dtype=np.uint8))
-        cv2.imwrite(str(root / f"labels/{i}.png"), random.integers(0, 3, (70, 90), dtype=np.uint8))
-    (root / "broken/0.png").write_bytes((root / "images/a/0.png").read_bytes()[:4000])
-    (root / "no.yaml").write_text("MODEL: [")
-    return root
+    return make_files(tmp_path_factory.mktemp("files"))
 
 
 def run(capsys, *argv: str) -> dict:
@@ -188,82 +137,6 @@ def test_data(files, tmp_path, capsys):
     assert run(capsys, "data", "check", *given) == {"images": 3, "classes": 11, "sizes": [[64, 64]]}
     coco = run(capsys, "data", "check", "--images", root / "val", "--coco", root / "annotations/val.json")
     assert len(coco["classes"]) == 10
-
-
-PRUNE = ["prune", *NETWORK, "-o", "OUT", "--criterion", "magnitude"]
-LOOK = ["prune", *NETWORK, "-o", "OUT"]
-BAD = {
-    "command": (["reprot"], "did you mean report"),
-    "no command": ([], "see sirfp --help"),
-    "flag": (["report", "--tim", "resnet18"], "did you mean --timm"),
-    "not a number": ([*PRUNE, "--keep-flops", "half"], "half"),
-    "no model": (["verify", "F/small.safetensors"], "--timm NAME"),
-    "nothing": (["report"], "name a pruned FILE"),
-    "two models": (["report", "--timm", "resnet18", "--zoo", "x"], "give one of"),
-    "network": (["report", "--timm", "resnt18"], "did you mean resnet18"),
-    "zoo": (["report", "--zoo", "COCO-Detection/faster_rcnn_R50_FPN_1x"], "faster_rcnn_R_50_FPN_1x.yaml"),
-    "zoo folder": (["report", "--zoo", "retinanet_R_50_FPN_1x"], "did you mean COCO-Detection/retinanet"),
-    "config": (["report", "--config-file", "F/none.yaml"], "no config file"),
-    "lazy": (["report", "--config-file", "F/none.py"], "no config file"),
-    "zoo's lazy": (["report", "--zoo", "COCO-Detection/fcos_R50_FPN_1x.py"], "fcos_R_50_FPN_1x.py"),
-    "yaml": (["report", "--config-file", "F/no.yaml"], "no valid YAML"),
-    "key": (["report", *SEGMENTOR, "MODEL.TIMM.NAM", "resnet18"], "did you mean MODEL.TIMM.NAME"),
-    "half a pair": (["report", *SEGMENTOR, "MODEL.TIMM.NAME"], "left over"),
-    "pairs for timm": (["report", *NETWORK, "MODEL.TIMM.NAME", "x"], "are for --config-file"),
-    "size 0": (["report", "--timm", "test_resnet", "--size", "0", "64"], "at least 1"),
-    "size": (["report", "--timm", "test_vit", "--size", "50", "50"], "choose another --size"),
-    "no file": (["report", "F/none.safetensors"], "there is no file"),
-    "cut short": (["report", "F/short.safetensors"], "not a whole safetensors file"),
-    "no plan": (["verify", "F/planless.safetensors", *NETWORK], "holds no pruning plan"),
-    "altered": (["verify", "F/altered.safetensors", *NETWORK], "must hold at least one index below"),
-    "lacking": (["verify", "F/lacking.safetensors", *NETWORK], "lacks"),
-    "other model": (["report", "F/small.safetensors", "--timm", "test_vit"], "is for another model"),
-    "latency alone": (["report", "F/small.safetensors", "--latency"], "needs the dense model"),
-    "tolerance": (["verify", "F/small.safetensors", *NETWORK, "--tolerance", "0"], "above 0"),
-    "no weights": ([*PRUNE, "--weights", "F/none.pth"], "no file of weights"),
-    "other weights": ([*PRUNE, "--weights", "F/other.pth"], "is for another model"),
-    "other classes": ([*PRUNE, "--weights", "F/classes.pth"], "number of classes"),
-    "text as weights": ([*PRUNE, "--weights", "F/text.pth"], "cannot be read as weights"),
-    "objects": ([*PRUNE, "--weights", "F/objects.pth"], "would run code"),
-    "pickle": ([*PRUNE, "--weights", "F/calls.pkl"], "it holds a subprocess"),
-    "pruned weights": ([*PRUNE, "--weights", "F/small.safetensors"], "of a pruned model"),
-    "too much": ([*PRUNE, "--keep-flops", "1.4"], "must lie in (0, 1], got 1.4"),
-    "all": ([*PRUNE, "--keep-flops", "0"], "must lie in (0, 1]"),
-    "unreachable": ([*PRUNE, "--keep-flops", "0.001"], "(--min-keep 0.02)"),
-    "criterion": ([*LOOK, "--criterion", "magnitud"], "did you mean magnitude"),
-    "option": ([*LOOK, "--images", "F/images", "--option", "emma=1"], "did you mean ema"),
-    "option's type": ([*LOOK, "--images", "F/images", "--option", "ema=much"], "is a number"),
-    "option's value": ([*LOOK, "--images", "F/images", "--option", "ema=2"], "must lie in [0, 1)"),
-    "ignore": ([*PRUNE, "--ignore", "layer9"], "--ignore names 'layer9', which no module"),
-    "no images": (LOOK, "give --images FOLDER"),
-    "no labels": ([*LOOK, "--criterion", "taylor"], "with one folder a class"),
-    "labels of others": ([*LOOK, "--criterion", "dcfp", "--images", "F/images"], "holds 1 folders with images"),
-    "no annotations": (["prune", *SEGMENTOR, "-o", "OUT", "--criterion", "taylor", "--images", "F/images"], "leave it"),
-    "no folder": ([*LOOK, "--images", "F/imags"], "did you mean images"),
-    "empty folder": ([*LOOK, "--images", "F/empty"], "holds no image"),
-    "broken image": ([*LOOK, "--images", "F/broken"], "cannot be read as an image"),
-    "no output": (["prune", *NETWORK], "-o/--output"),
-    "output in a file": (["prune", *NETWORK, "--criterion", "random", "-o", "F/text.pth/x"], "is not a folder"),
-    "output a folder": (["prune", *NETWORK, "--criterion", "random", "-o", "F/empty"], "it is a folder"),
-    "scene size": (["data", "scenes", "OUT", "--size", "8"], "at least 64"),
-    "no scenes": (["data", "scenes", "F/images"], "is no scene set"),
-    "data": (["data", "chek"], "did you mean check"),
-    "labels": (["data", "check", "--images", "F/images/a", "--labels", "F/labels", "--num-classes", "2"], "label 2"),
-    "coco": (["data", "check", "--images", "F/images/a", "--coco", "F/text.pth"], "is not JSON"),
-    "neither": (["data", "check", "--images", "F/images/a"], "give --labels"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line(case, files, tmp_path, capsys):
-    argv, expected = BAD[case]
-    before = sorted(files.rglob("*"))
-    filled = [a.replace("OUT", str(tmp_path / "out.safetensors")) if a == "OUT" else a for a in argv]
-    code = main([f"{files}{a[1:]}" if a.startswith("F/") else a for a in filled])
-    out, err = capsys.readouterr()
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1 and err.startswith("error: ") and expected in err, err
-    assert list(tmp_path.iterdir()) == [] and sorted(files.rglob("*")) == before
 
 
 @pytest.mark.parametrize("command", ["", "report", "prune", "verify", "data"])

