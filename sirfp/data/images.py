@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sirfp.data.folders import DECODED, check_image, in_threads
 from sirfp.errors import InputError
 
 if TYPE_CHECKING:
@@ -78,3 +79,15 @@ def number_of_classes(images: Dataset) -> int | None:
     known = getattr(getattr(images, "reader", None), "class_to_idx", None)
     known = known or getattr(getattr(images, "reader", None), "class_name_to_idx", None)
     return len(known) if known else None
+
+
+def check_images(images: Dataset) -> None:
+    """Decodes images of a set that lies in a folder, at most `DECODED` of them, spread evenly.
+
+    timm passes over an image that it cannot read and takes another.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    files = [Path(file) for file, _ in getattr(getattr(images, "reader", None), "samples", ()) if Path(file).is_file()]
+    in_threads(check_image, files[:: max(1, -(-len(files) // DECODED))])

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from sirfp.config import between
-from sirfp.data.images import number_of_classes
+from sirfp.data.images import check_images, number_of_classes
 from sirfp.errors import InputError
 
 CN = CfgNode
@@ -71,8 +71,10 @@ def check_config(cfg: CfgNode) -> None:
         raise InputError("MODEL.TEACHER.WEIGHT: name the teacher's MODEL.TEACHER.WEIGHTS, or use the hook Report")
     if (augment.MIXUP or augment.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH % 2:
         raise InputError(f"mixup and cutmix need an even SOLVER.IMS_PER_BATCH, got {cfg.SOLVER.IMS_PER_BATCH}")
-    for name in cfg.DATASETS.TEST:
-        classes = number_of_classes(DatasetCatalog.get(name))
+    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        images = DatasetCatalog.get(name)
+        check_images(images)
+        classes = number_of_classes(images)
         if classes and classes != node.NUM_CLASSES and not cfg.DATASETS.IMAGES.CLASS_MAP:
             raise InputError(
                 f"MODEL.CLASSIFIER.NUM_CLASSES is {node.NUM_CLASSES}, data set {name!r} has {classes} classes; "
