@@ -25,7 +25,7 @@ NOT_RUN = {
     r"^make ": "sets up .venv and runs for minutes",
     r"^pip install ": "needs a network",
     r"^python benchmarks/": "takes minutes; most need real data",
-    r"/configs/(camvid|cifar10|bccd)/": "needs a data set; its config is loaded and checked",
+    r"/configs/(camvid|cifar10|bccd|cityscapes)/": "needs a data set; its config is loaded and checked",
     r"^sirfp data (check|prepare) \w": "needs a data set",
     r"^(for|rm) ": "the shell's; its syntax is checked",
 }
