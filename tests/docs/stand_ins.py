@@ -68,6 +68,13 @@ def weights_and_detector() -> dict[str, Any]:
     return given | {"model": build_model(cfg).eval()}
 
 
+def cats_and_dogs() -> dict[str, Any]:
+    """A classifier's weights."""
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet18", num_classes=2).state_dict(), "cats_and_dogs.pth")
+    return {}
+
+
 def pruned_digits() -> dict[str, Any]:
     """A pruned file where a training run of the page leaves one."""
     model = timm.create_model("resnet18", num_classes=10)

@@ -36,8 +36,9 @@ LESS = [
     (r"^sirfp data scenes$", "--train 8 --val 4 --size 64"),
     (r"^sirfp study ", "--list"),
     (r"^sirfp prune ", "--batches 1 --batch 2"),
+    (r"^sirfp verify .*--images", "--batches 1"),
     (
-        r"^python projects/\w+/train_net\.py ",
+        r"^python (projects/\w+/train_net|my_train\w*)\.py ",
         "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 4 SOLVER.WARMUP_ITERS 0 DATALOADER.NUM_WORKERS 0 TEST.EVAL_PERIOD 0 "
         "SIRFP.STEPS 1 SIRFP.START_ITER 2 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 0 SIRFP.RECONSTRUCTION_ITERS 1",
     ),
@@ -45,6 +46,7 @@ LESS = [
 """What is added to a command so that it is quick."""
 STAND_INS = {
     "README.md": stand_ins.weights_and_detector,
+    "docs/tutorial.md": stand_ins.cats_and_dogs,
     "projects/classification/README.md": stand_ins.pruned_digits,
 }
 """What else a page's reader has: writes files, gives the names that the page's code takes for granted."""
