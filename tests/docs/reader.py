@@ -6,6 +6,7 @@ import argparse
 import importlib
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -91,7 +92,7 @@ class Reader:
         for word in words:
             if re.match(r"(projects|benchmarks|studies)/", word):
                 assert (ROOT / word).exists(), f"{line!r}: there is no {word}"
-        more = next((more for pattern, more in self.less if re.search(pattern, line)), "").split()
+        more = shlex.split(next((more for pattern, more in self.less if re.search(pattern, line)), ""))
         run = not any(re.search(pattern, line) for pattern in self.not_run)
         if words[0] == "sirfp":
             cli.parse(words[1:])

@@ -32,16 +32,17 @@ NOT_RUN = {
 """Commands that are parsed, by the very parser they have, but not run: why."""
 SLOW = {rf"^python projects/\w+/train_net\.py .*{HERE}": "a minute each, even with less to do"}
 """Commands that are run where slow tests are, and otherwise only parsed, their configs loaded and checked."""
+SHORT = (
+    "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 4 SOLVER.WARMUP_ITERS 0 DATALOADER.NUM_WORKERS 0 TEST.EVAL_PERIOD 0 "
+    "SIRFP.STEPS 1 SIRFP.START_ITER 2 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 0 SIRFP.RECONSTRUCTION_ITERS 1"
+)
 LESS = [
-    (r"^sirfp data scenes$", "--train 8 --val 4 --size 64"),
+    (r"^sirfp data scenes$", "--train 8 --val 16 --size 64"),
     (r"^sirfp study ", "--list"),
     (r"^sirfp prune ", "--batches 1 --batch 2"),
     (r"^sirfp verify .*--images", "--batches 1"),
-    (
-        r"^python (projects/\w+/train_net|my_train\w*)\.py ",
-        "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 4 SOLVER.WARMUP_ITERS 0 DATALOADER.NUM_WORKERS 0 TEST.EVAL_PERIOD 0 "
-        "SIRFP.STEPS 1 SIRFP.START_ITER 2 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 0 SIRFP.RECONSTRUCTION_ITERS 1",
-    ),
+    (r"^python my_train\w*\.py ", SHORT),
+    (r"^python projects/\w+/train_net\.py ", f"{SHORT} MODEL.TIMM.WEIGHTS ''"),
 ]
 """What is added to a command so that it is quick."""
 STAND_INS = {
