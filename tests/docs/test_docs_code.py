@@ -53,7 +53,6 @@ STAND_INS = {
 """What else a page's reader has: writes files, gives the names that the page's code takes for granted."""
 
 
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The reader's folder, which is the current one; what the page's code registers is forgotten afterwards."""
