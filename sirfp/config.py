@@ -213,8 +213,7 @@ def validate(cfg: CfgNode) -> None:
     for name in {"SlimmingPenalty", "GroupRegularization"} & set(ours.HOOKS):
         if "Accumulate" in ours.HOOKS and ours.HOOKS.index("Accumulate") > ours.HOOKS.index(name):
             raise InputError(f"SIRFP.HOOKS: Accumulate must stand before {name}, whose penalty is not of the loss")
-    if ours.HOOKS or target.share < 1:
-        _check_criterion(ours.CRITERION)
+    _check_criterion(ours.CRITERION)
     kinds = ("taylor", "dcfp")
     if ours.IMPORTANCE not in kinds:
         hint = near(ours.IMPORTANCE, kinds)

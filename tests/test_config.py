@@ -52,6 +52,7 @@ def test_a_mistake_names_the_key_and_what_is_right(key, value, says):
 
 def test_an_unknown_criterion_lists_the_known():
     assert "known are" in wrong("SIRFP.CRITERION", "sirpf", "SIRFP.KEEP_FLOPS", "0.5")
+    assert "known are" in wrong("SIRFP.CRITERION", "sirpf")  # of a dense run too, before pruning is switched on
 
 
 def test_pruning_without_its_hook_is_said():
