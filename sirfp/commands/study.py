@@ -49,8 +49,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Runs, or only shows or reports."""
+    from sirfp.lock import locked
     from sirfp.study import grid, page, results
-    from sirfp.study.cells import Cells, locked
+    from sirfp.study.cells import Cells
 
     if args.cluster_option and not args.cluster:
         raise InputError("--cluster-option goes with --cluster")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> Outcome:
             raise InputError(f"there is nothing to report: {cells.root} is not there; run the study first")
         page.write(study, cells)
     else:
-        with locked(cells.root) as killed, _stoppable():
+        with locked(cells.root, "study") as killed, _stoppable():
             _work(study, cells, jobs, args, killed)
     found = results.rows(study, cells)
     failures = {job.name: cells.failure(job)["cause"] for job in jobs if cells.state(job) == "failed"}

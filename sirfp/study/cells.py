@@ -7,14 +7,12 @@ to the old ones finds it again. `done.json` and `failed.json` are written whole;
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
 import re
 import shutil
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,40 +137,6 @@ class Cells:
         (self.folder(job) / "last_checkpoint").unlink(missing_ok=True)
         (self.folder(job) / "dense.safetensors").unlink(missing_ok=True)
         shutil.rmtree(self.folder(job) / "inference", ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked(root: Path) -> Iterator[int | None]:
-    """Holds the lock of a study's folder; yields the process number of a killed study that was there, or None.
-
-    The kernel lets go of the lock when its holder ends, however it ends; the file says who holds it.
-
-    Raises:
-        InputError: another study is at work there, or the folder cannot be written to.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = open(root / "lock", "a+")  # noqa: SIM115  (closed below)
-    except OSError as error:
-        raise InputError(f"cannot write to the study's folder {root}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise InputError(
-                f"another study is at work in {root} ({file.read().strip() or 'unknown'}); wait for it, stop it, or "
-                "give this one another folder"
-            ) from None
-        file.seek(0)
-        before = re.match(r"process (\d+)", file.read())
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        try:
-            yield int(before[1]) if before else None
-        finally:
-            file.truncate(0)
 
 
 def _trained(folder: Path) -> dict[str, Any]:

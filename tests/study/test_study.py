@@ -12,8 +12,9 @@ import time
 
 import pytest
 
+from sirfp.lock import locked
 from sirfp.study import grid
-from sirfp.study.cells import Cells, locked
+from sirfp.study.cells import Cells
 
 
 def test_dense_training_is_shared_and_done_once(bench, capsys):
@@ -137,11 +138,11 @@ def test_list_and_only(bench, capsys):
 
 
 def test_one_study_at_a_time(bench, capsys):
-    with locked(bench.root / "out"):
+    with locked(bench.root / "out", "study"):
         assert bench.run() == 2
         assert f"another study is at work in {bench.root / 'out'} (process {os.getpid()}" in capsys.readouterr().err
     (bench.root / "out/lock").write_text("process 4194303 on here\n")  # one that was killed
-    with locked(bench.root / "out") as before:
+    with locked(bench.root / "out", "study") as before:
         assert before == 4194303
 
 
