@@ -87,7 +87,8 @@ class MixedPrecisionTrainer(SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        with self.autocast():
+        # TorchScript (losses of detectors) rewrites what ran twice, which would give a resumed run other last digits
+        with self.autocast(), torch.jit.optimized_execution(self.device.type != "cpu"):
             losses = self.losses(self.model, data)
             if isinstance(losses, torch.Tensor):
                 losses = {"total_loss": losses}
