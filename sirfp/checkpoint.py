@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -43,10 +43,27 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
         os.umask(mask)
         os.chmod(beside, 0o666 & ~mask)
         os.replace(beside, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
         Path(beside).unlink(missing_ok=True)
+
+
+def remove_parts(folder: str | os.PathLike) -> None:
+    """Removes what writers that were killed left half-written in a folder, in which none may be at work now."""
+    for part in Path(folder).glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Has the disk keep a renaming even if the machine fails now; disks that know no such thing are let be."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) -> None:
