@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine.hooks import BestCheckpointer
+from detectron2.engine.hooks import BestCheckpointer, HookBase
+from detectron2.utils import comm
 from safetensors import SafetensorError
 from torch import nn
 
@@ -19,17 +22,25 @@ from .branches import training_only, within
 from .checkpoint import read_safetensors, whole_file
 from .errors import InputError
 from .plan import PruningPlan
+from .processes import agreed
 from .surgery import apply
 from .weights import read_torch
 
 BEST = "model_best"
+FINAL = "model_final"
+_NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+
+
+class BrokenFile(InputError):
+    """A checkpoint that is not there or not whole, so that an earlier one has to do."""
 
 
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, made strict and safe.
 
     A file is written beside its place and renamed. The best network does not become the one that `--resume` goes
-    on from. Files of PyTorch are read as tensors and plain data only, `.pkl` of Detectron2's model zoo as arrays.
+    on from; a last checkpoint that is broken gives way to the one before it. Files of PyTorch are read as tensors and
+    plain data only, `.pkl` of Detectron2's model zoo as arrays.
 
     A pruned network's file carries its plan as text; the dense model that it is loaded into is cut first.
 
@@ -55,21 +66,70 @@ class Checkpointer(DetectionCheckpointer):
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info(f"Saving checkpoint to {file}")
         with whole_file(file) as beside:
-            torch.save(content, beside)
+            try:
+                torch.save(content, beside)
+            except RuntimeError as error:  # what PyTorch's writer makes of the system's reason
+                reason = str(error).rpartition(" . ")[2]
+                raise OSError(f"not all of it could be written ({reason}); is the disk full?") from error
         if name != BEST:
             with whole_file(Path(self.save_dir) / "last_checkpoint") as beside:
                 beside.write_text(file.name)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Goes on from the last checkpoint, or starts from the weights in `path` (none where it is "").
+        """Goes on from the last checkpoint that is whole, or starts from the weights in `path` (none where it is "").
 
         Raises:
-            InputError: the file is missing or broken, or for another model where that matters.
+            InputError: the file is missing or broken, or for another model where that matters; on every process.
         """
-        if not (resume and self.has_checkpoint()):
+        files = agreed(self.resumable) if resume else []
+        if not files:
             return self.load(path, checkpointables=[])
+        read: dict[str, Any] = {}
         with self.strictly():
-            return self.load(self.get_checkpoint_file())
+            file = agreed(lambda: self._load_first(files, read))
+            if not comm.is_main_process():
+                try:
+                    read = self.load(str(file))
+                except BrokenFile as error:
+                    raise InputError(f"{error}; all machines of a run need one OUTPUT_DIR on a shared disk") from error
+        return read
+
+    def _load_first(self, files: list[Path], read: dict[str, Any]) -> Path:
+        """Loads the first of some files that is whole, says so if it is not the very first, and returns its path."""
+        broken = []
+        for file in files:
+            try:
+                _check_whole(file)
+                read |= self.load(str(file))
+            except BrokenFile as error:
+                self.logger.warning(f"{error}; looking for an earlier checkpoint")
+                broken.append(error)
+                continue
+            if broken:
+                self.logger.warning(f"Going on from {file}, as what came after it is broken")
+            return file
+        before = ", nor is any before it" if len(files) > 1 else ""
+        raise InputError(f"{broken[0]}{before}; to begin anew, empty {self.save_dir} or give OUTPUT_DIR another folder")
+
+    def resumable(self) -> list[Path]:
+        """The run's checkpoints, newest first: the one that `last_checkpoint` names, then those before it.
+
+        Raises:
+            InputError: it names a file that does not lie beside it.
+        """
+        folder = Path(self.save_dir)
+        numbered = sorted((f for f in folder.glob("model_*.pth") if _NUMBERED.fullmatch(f.name)), reverse=True)
+        last = self.get_checkpoint_file()
+        if not last:  # killed before it could be written, or lost
+            ended = [file for file in (folder / f"{FINAL}.pth",) if file.is_file()]
+            return sorted([*ended, *numbered], key=lambda file: file.stat().st_mtime, reverse=True)
+        named = Path(last)
+        earlier = [f for f in numbered if not _NUMBERED.fullmatch(named.name) or f.name < named.name]
+        return [named, *earlier]
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from."""
+        return bool(self.resumable())
 
     @contextmanager
     def strictly(self) -> Iterator[None]:
@@ -83,7 +143,7 @@ class Checkpointer(DetectionCheckpointer):
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """See `resume_or_load`."""
         if path and "://" not in path and not os.path.isfile(path):
-            raise InputError(f"there is no checkpoint {path}; correct MODEL.WEIGHTS or OUTPUT_DIR")
+            raise BrokenFile(f"there is no checkpoint {path}; correct MODEL.WEIGHTS or OUTPUT_DIR")
         try:
             return super().load(path, checkpointables)
         except InputError:
@@ -99,12 +159,14 @@ class Checkpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None
 
     def get_checkpoint_file(self) -> str:
-        """The file that `last_checkpoint` names, which must lie beside it; "" where there is none."""
+        """The file that `last_checkpoint` names, which must lie beside it; "" where it names none."""
         try:
-            name = (Path(self.save_dir) / "last_checkpoint").read_text().strip()
-        except OSError:
+            name = (Path(self.save_dir) / "last_checkpoint").read_text().strip("\0 \n")
+        except (OSError, UnicodeDecodeError):
             return ""
-        if not name or Path(name).name != name:
+        if not name:
+            return ""
+        if Path(name).name != name:
             raise InputError(f"{self.save_dir}/last_checkpoint names {name!r}, which is no file beside it")
         return str(Path(self.save_dir) / name)
 
@@ -119,7 +181,7 @@ class Checkpointer(DetectionCheckpointer):
             raise
         except (*BROKEN, SafetensorError) as error:
             reason = str(error).partition("\n")[0]
-            raise InputError(f"{filename} is not a whole checkpoint ({reason}); copy or make it again") from error
+            raise BrokenFile(f"{filename} is not a whole checkpoint ({reason}); copy or make it again") from error
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         if f.endswith(".safetensors"):
@@ -152,6 +214,19 @@ class Checkpointer(DetectionCheckpointer):
         return incompatible
 
 
+def _check_whole(file: Path) -> None:
+    """Raises BrokenFile where a checkpoint's content is not what was written; PyTorch itself checks no sums."""
+    if not file.is_file():
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            bad = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise BrokenFile(f"{file} is not a whole checkpoint ({error}); copy or make it again") from error
+    if bad:
+        raise BrokenFile(f"{file} is not a whole checkpoint ({bad} is not what was written); copy or make it again")
+
+
 def _from_zoo(content: Any, filename: str) -> dict[str, Any]:
     """What a `.pkl` holds, in the format of Detectron2's model zoo; one of Caffe2 has names that must be matched."""
     if not isinstance(content, dict):
@@ -161,6 +236,27 @@ def _from_zoo(content: Any, filename: str) -> dict[str, Any]:
     blobs = content.get("blobs", content)
     model = {name: value for name, value in blobs.items() if not str(name).endswith("_momentum")}
     return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+class PeriodicCheckpoint(HookBase):
+    """Writes a checkpoint every few iterations and at the end, of what all processes have seen; each of them has one.
+
+    Args:
+        checkpointer: what writes, on the first process.
+        period: iterations between two.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, period: int):
+        self.checkpointer, self.period = checkpointer, period
+
+    def after_step(self) -> None:
+        iteration = self.trainer.iter
+        names = [f"model_{iteration:07d}"] if (iteration + 1) % self.period == 0 else []
+        names += [FINAL] if iteration + 1 >= self.trainer.max_iter else []
+        if names:
+            self.trainer.agree()
+        for name in names:
+            self.checkpointer.save(name, iteration=iteration)
 
 
 class BestCheckpoint(BestCheckpointer):

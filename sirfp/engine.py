@@ -10,40 +10,37 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.engine import (
-    DefaultTrainer,
-    HookBase,
-    create_ddp_model,
-    default_argument_parser,
-    default_setup,
-    hooks,
-    launch,
-)
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, default_setup, hooks
 from detectron2.evaluation import verify_results
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from . import launch
 from .calling import random_images
-from .checkpointer import BestCheckpoint, Checkpointer
+from .checkpointer import BestCheckpoint, Checkpointer, PeriodicCheckpoint
 from .config import input_size, load_config, register_data, validate
 from .data.descriptions import advice
 from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near
+from .launch import one_line_errors
 from .lr_schedule import PhasedPolyLR
 from .models.deformable import provide_deformable
 from .models.detectron import averages, set_averages
+from .models.sync_norm import on_processors
+from .output_folder import taken
 from .precision import MixedPrecisionTrainer, autocast_dtype, lay_out
+from .processes import average_norms
 
 Configure = Callable[[CfgNode], None]
 
@@ -61,7 +58,14 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         super(DefaultTrainer, self).__init__()  # as DefaultTrainer's own, but for the step and the checkpointer
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
+            raise InputError(
+                f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared evenly by "
+                f"{comm.get_world_size()} processes; set it to a multiple of them"
+            )
         model = lay_out(self.build_model(cfg))
+        if comm.get_world_size() > 1 and not next(model.parameters()).is_cuda:
+            on_processors(model)
         optimizer = self.build_optimizer(cfg, model)
         with reading_data(cfg.DATASETS.TRAIN):
             data_loader = self.build_train_loader(cfg)
@@ -105,7 +109,14 @@ class Trainer(DefaultTrainer):
     def distribute(model: nn.Module) -> nn.Module:
         """Wraps a model for the processes of this run; one alone needs no wrapper."""
         on_gpu = next(model.parameters()).is_cuda
-        return create_ddp_model(model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None)
+        warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return create_ddp_model(
+            model,
+            broadcast_buffers=False,
+            find_unused_parameters=True,  # as levels of a pyramid that a detector's head does not look at
+            device_ids=[comm.get_local_rank()] if on_gpu else None,
+        )
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainingStream:
@@ -138,6 +149,9 @@ class Trainer(DefaultTrainer):
         ret = super().build_hooks()
         after = 1 + max(i for i, hook in enumerate(ret) if isinstance(hook, hooks.LRScheduler))
         ret[after:after] = [build_hook(name, self.cfg) for name in self.cfg.SIRFP.HOOKS]
+        ret = [hook for hook in ret if not isinstance(hook, hooks.PeriodicCheckpointer)]
+        before = next(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
+        ret.insert(before, PeriodicCheckpoint(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD))
         if self.cfg.TEST.BEST_METRIC and comm.is_main_process():
             after = 1 + max(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
             best = BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC)
@@ -170,6 +184,20 @@ class Trainer(DefaultTrainer):
         model = self.model
         if isinstance(model, nn.parallel.DistributedDataParallel):
             self._trainer.model = self.distribute(model.module)
+
+    def agree(self) -> None:
+        """Gives every process what all have seen of the data: norms' statistics, and those for the next pruning."""
+        pruning = getattr(self, "pruning", None)
+        if pruning is not None:
+            pruning.agree()
+        else:
+            average_norms(self.checkpointer.model)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict[str, Any]:
+        """Detectron2's evaluation, of one network on all processes."""
+        average_norms(model)
+        return super().test(cfg, model, evaluators)
 
     def draw(self, models: Mapping[str, nn.Module], path: str) -> None:
         """Draws what several models predict for a few images, where a task has a way to; here nothing."""
@@ -232,8 +260,6 @@ def setup(args: argparse.Namespace, add_config: Configure | None = None) -> CfgN
         InputError: something in the config is wrong.
     """
     cfg = load_config(args.config_file, args.opts or (), add_config)
-    if args.num_gpus > torch.cuda.device_count():
-        raise InputError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()} usable")
     if not args.num_gpus:
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
@@ -250,11 +276,12 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer], add_config: Con
     Returns:
         The results of the last evaluation, {task: {metric: value}}.
     """
-    with one_line_errors():
-        cfg = setup(args, add_config)
-        for name in cfg.DATASETS.TEST:  # a mistake there should not wait for the first evaluation
-            with reading_data([name]):
-                DatasetCatalog.get(name)
+    logging.getLogger("detectron2.engine.train_loop").addFilter(launch.OneLine())
+    cfg = setup(args, add_config)
+    for name in cfg.DATASETS.TEST:  # a mistake there should not wait for the first evaluation
+        with reading_data([name]):
+            DatasetCatalog.get(name)
+    with nullcontext() if args.eval_only else taken(cfg.OUTPUT_DIR, resume=args.resume):
         default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sirfp")
         if args.eval_only:
@@ -276,39 +303,16 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, *, resume: bool = False
     return results
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line on standard error and exit code 2 where the user's input is wrong."""
-    try:
-        yield
-    except InputError as error:
-        if comm.is_main_process():
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 def run(trainer_class: type[Trainer], add_config: Configure | None = None, argv: Sequence[str] | None = None) -> None:
-    """The whole of a `train_net.py`: reads the command line and trains or evaluates, on as many GPUs as asked.
+    """The whole of a `train_net.py`: reads the command line and trains or evaluates, in as many processes as asked.
 
     Args:
         trainer_class: the task's trainer.
         add_config: adds the task's own config keys.
         argv: the command line; the program's own by default.
     """
-    parser = default_argument_parser()
-    parser.set_defaults(num_gpus=min(1, torch.cuda.device_count()))
-    args = parser.parse_args(argv)
+    args = launch.argument_parser().parse_args(argv)
     with one_line_errors():
-        cfg = setup(args, add_config)  # once before processes are started
-        trainer_class.check_data(cfg, (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST))
-    try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args, trainer_class, add_config),
-        )
-    except torch.multiprocessing.ProcessExitedException as error:
-        raise SystemExit(error.exit_code) from None
+        launch.settle(args)
+        setup(args, add_config)  # once before processes are started
+    launch.start(main, args, trainer_class, add_config)

@@ -29,6 +29,7 @@ from .checkpointer import BestCheckpoint
 from .criteria import CRITERIA
 from .finite import finite_norms
 from .plan import QUANTITIES
+from .processes import average_norms
 from .reconstruction import Moments, take_moments
 from .schedule import Schedule
 from .session import PruningSession
@@ -149,6 +150,7 @@ class PruneSteps(HookBase):
         if pruning.steps >= self.schedule.steps or done != self.schedule.iterations[pruning.steps]:
             return
         step, target, start = pruning.steps, self.schedule.target(pruning.steps), time.perf_counter()
+        average_norms(pruning.model)
         plan = pruning.prune(target, self._moments())
         self.trainer.checkpointer.plan = plan
         self.trainer.rewrap()
@@ -210,6 +212,7 @@ class Recover(HookBase):
             log_first_n(logging.INFO, f"Taking norm statistics anew from {self.iterations} batches", n=1)
             with self.trainer.autocast(), finite_norms(model):
                 update_bn_stats(model, self.trainer.batches(), self.iterations)
+            average_norms(model)
 
 
 @HOOKS.register()
@@ -244,7 +247,7 @@ class Report(HookBase):
 
     def after_train(self) -> None:
         plan = session(self.trainer).plan
-        if plan is None or self.trainer.iter + 1 < self.trainer.max_iter:
+        if plan is None or self.trainer.iter < self.trainer.max_iter:
             return
         self._row("fine-tuned")
         if comm.is_main_process():

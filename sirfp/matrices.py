@@ -47,7 +47,7 @@ class Redundancies(HookBase):
     def after_train(self) -> None:
         plan = session(self.trainer).plan
         dense = os.path.join(self.folder, "dense.safetensors")
-        if plan is None or self.trainer.iter + 1 < self.trainer.max_iter or not comm.is_main_process():
+        if plan is None or self.trainer.iter < self.trainer.max_iter or not comm.is_main_process():
             return
         if not os.path.isfile(dense):
             return

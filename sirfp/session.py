@@ -15,6 +15,7 @@ from .criteria import build_criterion
 from .groups import ChannelGroups
 from .observe import Observer
 from .plan import PruningPlan
+from .processes import agreed, average_norms
 from .prune import cut, cut_to, refined
 from .reconstruction import Moments
 from .target import Choice, Target, choose
@@ -85,6 +86,13 @@ class PruningSession:
             self.observer.attach()
         return self.observer
 
+    def agree(self) -> None:
+        """Gives every process what all of them have seen: the statistics so far, and those of the norms."""
+        for model in (self.model, *self.followers):
+            average_norms(model)
+        if self.observer is not None:
+            self.observer.criterion.reduce()
+
     def prune(self, target: Target, moments: Moments | None = None) -> PruningPlan:
         """Prunes to a budget, a share of the *dense* model's, on what was seen since the last pruning.
 
@@ -104,7 +112,7 @@ class PruningSession:
                 "%d images had features that are not finite; the statistics are without them",
                 observer.criterion.left_out,
             )
-        observer.criterion.reduce()
+        self.agree()
 
         def decide() -> Choice:
             choice = choose(
@@ -113,7 +121,7 @@ class PruningSession:
             )  # fmt: skip
             return replace(choice, keep=refined(found, choice.keep, observer.criterion))
 
-        choice = _agreed(decide)
+        choice = agreed(decide)
         found = find_again(self.model, self.example_inputs, self.ignore, found)
         making_up = {"bias_correction": self.bias_correction, "moments": moments}
         plan = cut_to(self.model, found, choice, self.criterion, optimizer=self.optimizer, **making_up)
@@ -141,19 +149,3 @@ class PruningSession:
         self.plan = PruningPlan.from_json(state["plan"]) if state["plan"] else None
         self._statistics = state.get("statistics")
         self.found = None
-
-
-def _agreed(decide) -> Choice:
-    """Decides once, on the first process, and gives every process the same answer."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return decide()
-    box: list[Any] = [None]
-    if torch.distributed.get_rank() == 0:
-        try:
-            box[0] = decide()
-        except Exception as error:  # every process ends with it, none waits
-            box[0] = error
-    torch.distributed.broadcast_object_list(box, src=0)
-    if isinstance(box[0], Exception):
-        raise box[0]
-    return box[0]

@@ -3,78 +3,20 @@
 from __future__ import annotations
 
 import json
-from itertools import count
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from small_networks import Residual
+from tiny_run import HOOKS, IMAGE, TaskTrainer, config
 from torch import nn
 
 import sirfp
 from sirfp import engine
-from sirfp.config import load_config
-from sirfp.data.stream import TrainingStream
 from sirfp.errors import InputError
 from sirfp.lr_schedule import PhasedPolyLR
 from sirfp.schedule import Schedule
 from sirfp.target import Target
 from sirfp.verify import compare
-
-HOOKS = "['Accumulate', 'Report', 'PruneSteps', 'Recover']"
-IMAGE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-class Task(nn.Module):
-    """The residual network, called as a trainer calls a model."""
-
-    def __init__(self):
-        super().__init__()
-        self.backbone = Residual()
-
-    def forward(self, x):
-        y = self.backbone(x)
-        return {"loss": F.mse_loss(y, x.mean((1,), keepdim=True).expand_as(y))} if self.training else y
-
-
-def batches(seed, start):
-    """Batch i is a function of i alone."""
-    for i in count(start):
-        yield torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(i))
-
-
-class TaskTrainer(engine.Trainer):
-    @classmethod
-    def build_model(cls, cfg):
-        torch.manual_seed(7)
-        return Task()
-
-    @classmethod
-    def build_train_loader(cls, cfg):
-        return TrainingStream(batches, seed=0)
-
-    @classmethod
-    def test(cls, cfg, model, evaluators=None):
-        before = model.training
-        model.eval()
-        with torch.no_grad():
-            score = float(model(IMAGE).square().mean())
-        model.train(before)
-        return {"task": {"score": score}}
-
-    def example_inputs(self):
-        return IMAGE
-
-
-def config(folder, *opts):
-    keys = {
-        "OUTPUT_DIR": str(folder), "MODEL.DEVICE": "cpu", "SOLVER.MAX_ITER": 20, "SOLVER.BASE_LR": 0.05,
-        "SOLVER.WARMUP_ITERS": 0, "SOLVER.LR_SCHEDULER_NAME": "PhasedPolyLR", "SOLVER.CHECKPOINT_PERIOD": 3,
-        "SIRFP.HOOKS": HOOKS, "SIRFP.KEEP_FLOPS": 0.4, "SIRFP.STEPS": 2, "SIRFP.START_ITER": 8,
-        "SIRFP.ACCUMULATE_ITERS": 5, "SIRFP.RECOVER_ITERS": 5, "TEST.BEST_METRIC": "", "SIRFP.RECOVER_NORM_ITERS": 0,
-    }  # fmt: skip
-    return load_config("", [str(x) for pair in keys.items() for x in pair] + list(opts))
 
 
 def run(folder, *opts, resume=False, stop=None):

@@ -18,7 +18,7 @@ import yaml
 from pages import Block, commands, script
 from scripts import ROOT
 
-from sirfp import cli, engine
+from sirfp import cli, engine, launch
 from sirfp.config import load_config, register_data, validate
 from sirfp.study import schema
 
@@ -135,7 +135,7 @@ def _parse(parser: argparse.ArgumentParser, args=None, namespace=None):
 
 def _configured(trainer_class: type, add_config=None, argv: Sequence[str] | None = None) -> None:
     """Stands for `sirfp.engine.run`: the command line is read, and the config it makes is checked."""
-    parser = engine.default_argument_parser()
+    parser = launch.argument_parser()
     args, _ = parser.parse_known_args(argv)
     cfg = load_config(args.config_file, args.opts, add_config)
     validate(cfg)

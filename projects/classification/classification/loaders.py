@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from timm.data import FastCollateMixup, create_loader
 from torch.utils.data import Dataset, IterableDataset
@@ -154,8 +155,9 @@ def test_loader(cfg: CfgNode, name: str) -> Any:
     """Batches of a whole test set, in order."""
     batch = max(cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), 1)
     how = preprocessing(cfg)
-    return create_loader(
-        open_images(**MetadataCatalog.get(name).images, batch_size=batch),
+    images = open_images(**MetadataCatalog.get(name).images, batch_size=batch)
+    loader = create_loader(
+        images,
         input_size=how["input_size"],
         batch_size=batch,
         is_training=False,
@@ -166,6 +168,9 @@ def test_loader(cfg: CfgNode, name: str) -> Any:
         crop_mode=how["crop_mode"],
         **_running(cfg),
     )
+    if not isinstance(images, IterableDataset):  # timm's sampler repeats images until all processes have as many
+        loader.batch_sampler.sampler = InferenceSampler(len(images))
+    return loader
 
 
 def _running(cfg: CfgNode) -> dict[str, Any]:

@@ -1,0 +1,245 @@
+"""Starting the processes of a run and ending them with a clear word.
+
+On GPUs (NCCL) or on processors (gloo), on one machine or several, started here or by torchrun. Detectron2's `launch`
+has one process a GPU and nothing else, and where one of them dies it shows what its parent saw of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
+
+from .errors import InputError
+
+WRONG, FAULT, ALONE = 2, 1, 75
+"""Exit codes: the input is wrong; anything else; this process ended since others had (never that of a whole run)."""
+GRACE = 5
+"""Seconds that processes have to end by themselves where one of them has."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_PEER = re.compile(r"closed by peer|reset by peer|broken pipe|timed? ?out|socket|nccl|gloo", re.IGNORECASE)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's arguments of a training script, and those of processes without GPUs."""
+    parser = default_argument_parser()
+    parser.set_defaults(num_gpus=None, dist_url="auto")
+    parser.add_argument(
+        "--num-processes", type=int, default=0, metavar="N", help="use processors, in so many processes *per machine*"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=30, metavar="MINUTES", help="how long processes wait for each other (30)"
+    )
+    return parser
+
+
+def by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun, or what sets the same variables, has started this process as one of a run."""
+    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(environment)
+
+
+def settle(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> None:
+    """Settles what each machine runs: `num_gpus`, 0 for its processors, and `num_processes` are filled in.
+
+    Raises:
+        InputError: a number is out of range, or two of them do not go together.
+    """
+    gpus = torch.cuda.device_count()
+    if args.num_processes < 0 or (args.num_gpus or 0) < 0 or args.num_machines < 1:
+        raise InputError("--num-processes and --num-gpus must be at least 0, --num-machines at least 1")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise InputError(f"--machine-rank must lie in [0, {args.num_machines - 1}], got {args.machine_rank}")
+    if not args.timeout > 0:
+        raise InputError(f"--timeout must be more than 0 minutes, got {args.timeout}")
+    if by_torchrun(environment):
+        if args.num_processes or args.num_machines > 1:
+            raise InputError("torchrun has started the processes: leave out --num-processes and --num-machines")
+        args.num_processes = int(environment.get("LOCAL_WORLD_SIZE", 1))
+        if args.num_gpus is None:
+            args.num_gpus = args.num_processes if gpus else 0
+        if args.num_gpus not in (0, args.num_processes):
+            raise InputError(
+                f"--num-gpus {args.num_gpus}: torchrun has started {args.num_processes} processes on this machine; "
+                "leave it out, or give 0 for processors"
+            )
+    elif args.num_processes:
+        if args.num_gpus:
+            raise InputError("--num-processes is for processors: give it, or --num-gpus, not both")
+        args.num_gpus = 0
+    else:
+        if args.num_gpus is None:
+            args.num_gpus = min(1, gpus)
+        args.num_processes = args.num_gpus or 1
+    if args.num_gpus > gpus:
+        raise InputError(
+            f"--num-gpus {args.num_gpus}: this machine has {gpus} usable; --num-processes N trains on processors"
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise InputError("--dist-url: several machines meet at tcp://HOST:PORT, HOST being the machine of rank 0")
+
+
+def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> None:
+    """Calls `main(args, *more)` in every process of a run and waits for their end.
+
+    Args:
+        main: what a process does; a function of a module.
+        args: as `settle` leaves them.
+        *more: passed on.
+
+    Raises:
+        SystemExit: the run has failed; what is to be said was said.
+    """
+    if by_torchrun():
+        env = {name: int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("LOCAL_RANK", 0))}
+        _take_part(main, args, more, env["RANK"], int(os.environ["WORLD_SIZE"]), env["LOCAL_RANK"], "env://")
+    elif args.num_machines * args.num_processes == 1:
+        with one_line_errors():
+            main(args, *more)
+    else:
+        url = args.dist_url if args.dist_url != "auto" else f"tcp://127.0.0.1:{_free_port()}"
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it would tell of each it ends
+        context = mp.start_processes(
+            _spawned, (main, args, more, url), nprocs=args.num_processes, join=False, start_method="spawn"
+        )
+        try:
+            while not context.join(grace_period=GRACE):
+                pass
+        except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
+            raise SystemExit(_explain(error, [process.exitcode for process in context.processes], args)) from None
+        except KeyboardInterrupt:  # which the others have had too
+            for process in context.processes:
+                process.join(GRACE)
+                process.kill()
+            raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _spawned(local_rank: int, main: Callable[..., Any], args: argparse.Namespace, more: tuple, url: str) -> None:
+    rank = args.machine_rank * args.num_processes + local_rank
+    _take_part(main, args, more, rank, args.num_machines * args.num_processes, local_rank, url)
+
+
+def _take_part(
+    main: Callable[..., Any], args: argparse.Namespace, more: tuple, rank: int, world: int, local_rank: int, url: str
+) -> None:
+    """Joins the processes of a run and does this one's part."""
+    with one_line_errors():
+        if args.num_gpus:
+            torch.cuda.set_device(local_rank)
+        elif "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, torch.get_num_threads() // args.num_processes))
+        try:
+            dist.init_process_group(
+                "nccl" if args.num_gpus else "gloo",
+                init_method=url,
+                rank=rank,
+                world_size=world,
+                timeout=timedelta(minutes=args.timeout),
+            )
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"process {rank} of {world} cannot meet the others at {url}: {reason}") from error
+        comm.create_local_process_group(args.num_processes)
+        comm.synchronize()
+        main(args, *more)
+        dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _explain(error: Exception, codes: list[int | None], args: argparse.Namespace) -> int:
+    """Says in one line, unless a process has said it, why processes of this machine ended; returns the exit code."""
+    if WRONG in codes:
+        return WRONG
+    by_signal = [(rank, -code) for rank, code in enumerate(codes) if code and code < 0 and -code != signal.SIGTERM]
+    if not by_signal and getattr(error, "signal_name", None):
+        by_signal = [(error.error_index, signal.SIGTERM)]
+    if by_signal:
+        rank, number = by_signal[0]
+        why = ", often for want of memory" if number == signal.SIGKILL else ""
+        line = f"process {rank} of this machine's {len(codes)} was ended by {signal.Signals(number).name}{why}"
+    elif isinstance(error, mp.ProcessRaisedException):
+        print(error, file=sys.stderr)
+        return FAULT
+    elif ALONE in codes:
+        line = f"a process of the run has gone, or said nothing for {args.timeout:g} minutes"
+    else:
+        return next(code for code in codes if code)
+    print(f"error: {line}; the others were stopped, and --resume goes on from the last checkpoint", file=sys.stderr)
+    return FAULT
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a user is told of an error that is no fault of the program; "" for all others."""
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f" {error.filename}" if error.filename else ""
+        return f"cannot write{where}: {error.strerror}; make room, then --resume goes on from the last checkpoint"
+    if _is_alone(error):
+        reason = str(error).partition("\n")[0]
+        return f"process {comm.get_rank()} lost the others ({reason}); --resume goes on from the last checkpoint"
+    return ""
+
+
+def _is_alone(error: BaseException) -> bool:
+    """Whether an error is what a process sees when another one of the run has ended or is silent."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return several and isinstance(error, RuntimeError) and bool(_PEER.search(str(error)))
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the program with one line on standard error and exit code 2 where the user's input is wrong.
+
+    Of the processes of a run the first to have something to say says it, whichever it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = in_one_line(error)
+        if not line:
+            raise
+        alone = _is_alone(error)
+        if alone and not by_torchrun():
+            raise SystemExit(ALONE) from None  # the process that started this one knows more
+        if _speaks_first():
+            print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(FAULT if alone else WRONG) from None
+
+
+def _speaks_first() -> bool:
+    if not (dist.is_available() and dist.is_initialized()):
+        return os.environ.get("RANK", "0") == "0"
+    try:
+        return dist.distributed_c10d._get_default_store().add("sirfp/said", 1) == 1
+    except RuntimeError:  # its keeper, the first process, has ended
+        return False
+
+
+class OneLine(logging.Filter):
+    """Leaves the trace of calls out of log records of errors that are told in one line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line = in_one_line(record.exc_info[1]) if record.exc_info and record.exc_info[1] else ""
+        if line:
+            record.msg, record.args, record.exc_info = f"Stopped: {line}", (), None
+        return True

@@ -1,0 +1,183 @@
+"""Several processes: as one, by every way to start them, and with a clear end where one of them fails. By gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_run
+import torch
+from scripts import ROOT, loaded
+
+from sirfp import engine, launch
+from sirfp.errors import InputError
+
+SCRIPT = [sys.executable, str(Path(tiny_run.__file__))]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT[1]]
+
+
+def run(folder, *flags, fault="", monkeypatch=None) -> int:
+    """A run that this process starts; its exit code."""
+    if fault:
+        monkeypatch.setenv("TINY_FAULT", fault)
+    try:
+        engine.run(tiny_run.SharedTrainer, None, tiny_run.arguments(folder, *flags))
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def kept(folder, rank=0):
+    return torch.load(folder / f"process{rank}.pth", weights_only=True)
+
+
+def same(one, other, **tolerance):
+    torch.testing.assert_close(one, other, **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The folder of a run in two processes."""
+    folder = tmp_path_factory.mktemp("pair")
+    assert run(folder, "--num-processes", "2") == 0
+    return folder
+
+
+def test_two_processes_equal_one(pair, tmp_path):
+    """Eight images at once, or four in each of two processes: the same plan, and the same statistics.
+
+    Sums over processes are rounded otherwise than sums in one. Training carries that on, and what a cut solves for
+    enlarges it, so after the first cut the bound is wider.
+    """
+    assert run(tmp_path, "--num-gpus", "0") == 0
+    whole, first, second = kept(tmp_path), kept(pair, 0), kept(pair, 1)
+    assert (pair / "plan.json").read_text() == (tmp_path / "plan.json").read_text()
+    apart = [
+        [float((two[name] - matrix).abs().max() / matrix.abs().max()) for name, matrix in one.items()]
+        for one, two in zip(whole["seen"], first["seen"], strict=True)
+    ]
+    dense, *pruned = filter(None, apart)
+    assert len(dense) == 6 and max(dense) < 1e-5 and max(map(max, pruned)) < 1e-3, apart
+    for kind in ("weights", "momenta", "seen"):
+        same(first[kind], second[kind])
+    same(first["weights"], whole["weights"], rtol=1e-3, atol=1e-4)
+
+
+WAYS = ["torchrun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("machines", "resume"))]
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_every_way_to_start_them_is_the_same(pair, tmp_path, how, monkeypatch, capfd):
+    if how == "torchrun":
+        subprocess.run([*TORCHRUN, "OUTPUT_DIR", str(tmp_path)], check=True, capture_output=True, timeout=300)
+    elif how == "machines":
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+        flags = ["--num-machines", "2", "--dist-url", url, "--num-processes", "1", "--machine-rank"]
+        both = [subprocess.Popen([*SCRIPT, *flags, str(i), "OUTPUT_DIR", str(tmp_path)]) for i in range(2)]
+        assert [machine.wait(300) for machine in both] == [0, 0]
+    else:  # cut off between the two prunings
+        assert run(tmp_path, "--num-processes", "2", fault="kill:0:11", monkeypatch=monkeypatch) == 1
+        assert "SIGKILL" in capfd.readouterr().err
+        monkeypatch.delenv("TINY_FAULT")
+        assert run(tmp_path, "--num-processes", "2", "--resume") == 0
+    assert (tmp_path / "plan.json").read_text() == (pair / "plan.json").read_text()
+    for rank in range(2):
+        same(kept(tmp_path, rank)["weights"], kept(pair, rank)["weights"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "says"),
+    [
+        ("kill:1:9", 1, "process 1 of this machine's 2 was ended by SIGKILL"),
+        ("wrong:1:9", 2, "process 1 has read something wrong"),
+        pytest.param("wrong:0:9", 2, "process 0 has read something wrong", marks=pytest.mark.slow),
+        pytest.param("crash:1:9", 1, "ValueError: a fault of the program", marks=pytest.mark.slow),
+        pytest.param("freeze:1:9", 1, "said nothing for 0.1 minutes", marks=pytest.mark.slow),
+    ],
+)
+def test_one_that_fails_ends_the_run_with_a_word(tmp_path, fault, code, says, monkeypatch, capfd):
+    flags = ["--timeout", "0.1"] if "freeze" in fault else []
+    assert run(tmp_path, "--num-processes", "2", *flags, fault=fault, monkeypatch=monkeypatch) == code
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ") or says in line]
+    assert len(said) == 1 and says in said[0], said
+    assert (tmp_path / "model_0000008.pth").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "says"), [("kill:1:9", "SIGKILL"), ("wrong:1:9", "error: process 1 has read some")])
+def test_under_torchrun_too(tmp_path, fault, says):
+    """It tells of the process that failed first itself; what a process has to say stands before that."""
+    command = [*TORCHRUN, "OUTPUT_DIR", str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | {"TINY_FAULT": fault}, capture_output=True, text=True, timeout=300)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1 and says in done.stderr and len(said) <= 1, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["segmentation", "detection", "classification"])
+def test_every_project_trains_prunes_and_evaluates(tmp_path, task, monkeypatch):
+    script = str(ROOT / "projects" / task / "train_net.py")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with loaded("benchmarks/random_kills.py") as kills:
+        kills.small_scenes(tmp_path)
+        arguments = [str(argument) for argument in kills.arguments(task, tmp_path / "out")]
+    assert arguments.pop(0) == "--num-gpus" and arguments.pop(0) == "0"
+    subprocess.run([sys.executable, script, "--num-processes", "2", *arguments], check=True, timeout=600)
+    rows = json.loads((tmp_path / "out/pruning.json").read_text())
+    name = {"segmentation": "sem_seg/mIoU", "detection": "bbox/AP", "classification": "classification/loss"}[task]
+    for start in (TORCHRUN[:-1], [sys.executable]):
+        command = [*start, script, "--eval-only", "--resume", *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+        assert f"{rows['fine-tuned']['metrics'][name]:.4f}" in done.stdout
+
+
+def settled(*flags, torchrun=None, gpus=0, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    args = launch.argument_parser().parse_args(list(flags))
+    environment = {"RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1", "LOCAL_WORLD_SIZE": torchrun, "WORLD_SIZE": "9"}
+    launch.settle(args, environment if torchrun else {})
+    return args.num_gpus, args.num_processes
+
+
+@pytest.mark.parametrize(
+    ("flags", "torchrun", "gpus", "expected"),
+    [
+        ([], None, 0, (0, 1)),
+        ([], None, 8, (1, 1)),
+        (["--num-gpus", "8"], None, 8, (8, 8)),
+        (["--num-gpus", "0"], None, 8, (0, 1)),
+        (["--num-processes", "2"], None, 8, (0, 2)),
+        ([], "4", 8, (4, 4)),
+        ([], "2", 0, (0, 2)),
+        (["--num-gpus", "0"], "2", 8, (0, 2)),
+    ],
+)
+def test_how_many_processes_there_are(flags, torchrun, gpus, expected, monkeypatch):
+    assert settled(*flags, torchrun=torchrun, gpus=gpus, monkeypatch=monkeypatch) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "torchrun", "gpus", "says"),
+    [
+        (["--num-gpus", "2"], None, 1, "this machine has 1 usable; --num-processes N"),
+        (["--num-gpus", "2", "--num-processes", "2"], None, 2, "not both"),
+        (["--num-gpus", "2"], "4", 8, "torchrun has started 4"),
+        ([], "4", 2, "this machine has 2 usable"),
+        (["--num-processes", "2"], "2", 0, "leave out --num-processes"),
+        (["--num-machines", "2"], None, 1, "tcp://HOST:PORT"),
+        (["--num-machines", "2", "--machine-rank", "2"], None, 1, "must lie in [0, 1]"),
+        (["--num-processes", "-1"], None, 1, "at least 0"),
+        (["--timeout", "0"], None, 1, "more than 0 minutes"),
+    ],
+)
+def test_what_does_not_go_together_is_said(flags, torchrun, gpus, says, monkeypatch):
+    with pytest.raises(InputError) as error:
+        settled(*flags, torchrun=torchrun, gpus=gpus, monkeypatch=monkeypatch)
+    assert says in str(error.value)
