@@ -280,6 +280,9 @@ TRAINING = {
     "an image that is not there": Row(D, [], "no such image", lambda root: (root / "images/0.png").unlink()),
     "a picture cut short": Row(D, [], "images/0.png", cut_short("images/0.png")),
     "a size that is not so": Row(D, [], "is 64 x 64 pixels", edited(lambda c: c["images"][0].update(height=70))),
+    "keypoints that are no list": Row(
+        D, [], "is not COCO's format throughout", edited(lambda c: c["annotations"][0].update(keypoints=True))
+    ),
     "no folder of classes": Row(C, ["DATASETS.IMAGES.TRAIN", "D/none"], "no such folder"),
     "no class": Row(C, ["DATASETS.IMAGES.TRAIN", "D/images/0.png"], "no labelled images"),
     "a picture of a class": Row(C, [], "classes/bright/0.png", cut_short("classes/bright/0.png")),

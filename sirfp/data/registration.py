@@ -212,16 +212,29 @@ def _register_coco(
         return check_coco(annotations, images, None if classes is None else len(classes))
 
     def load() -> Records:
-        from detectron2.data.datasets import load_coco_json
-
         checked()
-        return load_coco_json(str(annotations), str(images), name)
+        return coco_records(annotations, images, name)
 
     metadata = {"evaluator_type": "coco", "image_root": str(images), "json_file": str(annotations)}
     if classes is not None:
         metadata["thing_classes"] = list(classes)
     if _register(name, load, metadata):
         _detections[name] = checked
+
+
+def coco_records(annotations: Path, images: Path, name: str) -> Records:
+    """What Detectron2 makes of a checked file of annotations.
+
+    Raises:
+        InputError: it cannot, as of keypoints that are no list.
+    """
+    from detectron2.data.datasets import load_coco_json
+
+    try:
+        return load_coco_json(str(annotations), str(images), name)
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{annotations}: is not COCO's format throughout ({type(error).__name__}: {reason})") from None
 
 
 def _register(name: str, load: Callable[[], Records], metadata: dict[str, Any]) -> bool:
