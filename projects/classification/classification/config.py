@@ -71,7 +71,7 @@ def check_config(cfg: CfgNode) -> None:
         raise InputError("MODEL.TEACHER.WEIGHT: name the teacher's MODEL.TEACHER.WEIGHTS, or use the hook Report")
     if (augment.MIXUP or augment.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH % 2:
         raise InputError(f"mixup and cutmix need an even SOLVER.IMS_PER_BATCH, got {cfg.SOLVER.IMS_PER_BATCH}")
-    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+    for name in cfg.DATASETS.TEST:
         images = DatasetCatalog.get(name)
         check_images(images)
         classes = number_of_classes(images)

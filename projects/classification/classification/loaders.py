@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from timm.data import FastCollateMixup, create_loader
 from torch.utils.data import Dataset, IterableDataset
 
-from sirfp.data.images import open_images
+from sirfp.data.images import check_images, open_images
 from sirfp.data.stream import BATCH, ITEM, Shuffled, TrainingStream, seed_all
 from sirfp.errors import InputError
 from sirfp.models.classifier import preprocessing
@@ -106,7 +106,7 @@ def train_loader(cfg: CfgNode) -> TrainingStream:
     """Augmented training batches, SOLVER.IMS_PER_BATCH images over all processes.
 
     Raises:
-        InputError: there is more than one training set, or fewer images than one batch.
+        InputError: there is more than one training set, fewer images than one batch, or one that cannot be read.
     """
     node, augment = cfg.SOLVER, cfg.INPUT.AUGMENT
     if len(cfg.DATASETS.TRAIN) != 1:
@@ -115,6 +115,7 @@ def train_loader(cfg: CfgNode) -> TrainingStream:
     images = open_images(
         **MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).images, training=True, batch_size=batch, seed=max(cfg.SEED, 0)
     )
+    check_images(images)
     if len(images) < node.IMS_PER_BATCH:
         raise InputError(f"SOLVER.IMS_PER_BATCH is {node.IMS_PER_BATCH}, the training set has {len(images)} images")
     if not isinstance(images, IterableDataset):
