@@ -314,5 +314,6 @@ def run(trainer_class: type[Trainer], add_config: Configure | None = None, argv:
     args = launch.argument_parser().parse_args(argv)
     with one_line_errors():
         launch.settle(args)
-        setup(args, add_config)  # once before processes are started
+        cfg = setup(args, add_config)  # once before processes are started
+        trainer_class.check_data(cfg, (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST))
     launch.start(main, args, trainer_class, add_config)

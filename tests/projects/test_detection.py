@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from scripts import loaded
 
-from sirfp import engine
+from sirfp import engine, launch
 from sirfp.config import load_config
 
 PROJECT = Path(__file__).resolve().parents[2] / "projects" / "detection"
@@ -206,7 +206,7 @@ def test_evaluating_needs_no_training_data(project, options, folder):
 
 def test_average_precision_of_annotations_without_area_that_count_from_zero(project, options, folder):
     edited(folder, lambda c: [(one.update(id=one["id"] - 1), one.pop("area")) for one in c["annotations"]])
-    cfg = engine.setup(engine.default_argument_parser().parse_args(options))
+    cfg = engine.setup(launch.argument_parser().parse_args(options))
     (name,) = cfg.DATASETS.TEST
     records = DatasetCatalog.get(name)
     evaluator = project.DetectionTrainer.build_evaluator(cfg, name)
