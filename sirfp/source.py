@@ -52,6 +52,15 @@ class Source:
         """Inputs from image files."""
         raise NotImplementedError
 
+    def raw(self, inputs: Any) -> list[torch.Tensor]:
+        """Each image of inputs as it was before normalisation, (C, H, W) from 0 to 255."""
+        raise NotImplementedError
+
+    @property
+    def colours(self) -> str:
+        """The order of the images' colours, "RGB", "BGR" or "L"."""
+        raise NotImplementedError
+
     def fresh(self) -> nn.Module:
         """Another dense model like it."""
         return copy.deepcopy(self.model)
@@ -107,6 +116,14 @@ class TimmSource(Source):
         mode = "L" if self.preprocessing["input_size"][0] == 1 else "RGB"
         return torch.stack([transform(read_image(path).convert(mode)) for path in paths])
 
+    def raw(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        mean, std = (torch.tensor(self.preprocessing[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
+        return list((inputs * std + mean) * 255)
+
+    @property
+    def colours(self) -> str:
+        return "L" if self.preprocessing["input_size"][0] == 1 else "RGB"
+
 
 @dataclass
 class DetectronSource(Source):
@@ -138,6 +155,13 @@ class DetectronSource(Source):
             tensor = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32))
             inputs.append({"image": tensor, "height": height, "width": width})
         return inputs
+
+    def raw(self, inputs: list[dict]) -> list[torch.Tensor]:
+        return [one["image"] for one in inputs]
+
+    @property
+    def colours(self) -> str:
+        return self.cfg.INPUT.FORMAT
 
 
 def from_timm(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .graphs import Graph, Tensors, padding
+from .graphs import Graph, Tensors, as_dicts, padding
 from .suppression import suppress
 
 
@@ -19,20 +19,19 @@ class DenseDetectorGraph(Graph):
 
     Args:
         model: a RetinaNet or an FCOS.
-        threshold: of the scores, in place of the model's own.
     """
 
     outputs = ("boxes", "scores", "classes", "count")
     between = ("unclipped_boxes", "all_scores", "all_classes")
 
-    def __init__(self, model: nn.Module, threshold: float | None = None):
+    def __init__(self, model: nn.Module):
         super().__init__(model.pixel_mean, model.pixel_std, *padding(model.backbone))
         self.backbone, self.head, self.anchors = model.backbone, model.head, model.anchor_generator
         self.in_features, self.num_classes = list(model.head_in_features), model.num_classes
         self.transform = model.box2box_transform
-        self.threshold = model.test_score_thresh if threshold is None else threshold
-        self.overlap, self.candidates = model.test_nms_thresh, model.test_topk_candidates
-        self.limit = model.max_detections_per_image
+        self.threshold, self.overlap = model.test_score_thresh, model.test_nms_thresh
+        self.candidates = model.test_topk_candidates
+        self.limit, self.call = model.max_detections_per_image, model.forward
 
     def network(self, x: torch.Tensor) -> Tensors:
         """The best detections of the padded images: boxes (N, D, 4), scores (N, D), 0 where there are fewer, classes."""
@@ -57,6 +56,16 @@ class DenseDetectorGraph(Graph):
         boxes = boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4)) * real.unsqueeze(2)
         return boxes, scores * real, torch.where(real, classes.gather(1, order), -1), real.sum(1)
 
+    def original(self, images: torch.Tensor) -> Tensors:
+        """Detections as Detectron2 returns them, filled up to D."""
+        found = [item["instances"] for item in self.call(as_dicts(images))]
+        rows = [(one.pred_boxes.tensor, one.scores, one.pred_classes) for one in found]
+        fill = [self.limit - len(one) for one in found]
+        boxes = torch.stack([F.pad(row[0], (0, 0, 0, n)) for row, n in zip(rows, fill, strict=True)])
+        scores = torch.stack([F.pad(row[1], (0, n)) for row, n in zip(rows, fill, strict=True)])
+        classes = torch.stack([F.pad(row[2], (0, n), value=-1) for row, n in zip(rows, fill, strict=True)])
+        return boxes, scores, classes, torch.tensor([len(one) for one in found])
+
     def _level(self, number, logits, deltas, centerness=None) -> Tensors:
         """The best candidates of one feature level: boxes (N, T, 4), scores and classes (N, T)."""
         scores = _flat(logits, self.num_classes).sigmoid()
@@ -71,7 +80,7 @@ class DenseDetectorGraph(Graph):
 
     def _anchors(self, number: int, height: int, width: int) -> torch.Tensor:
         """A level's anchors (H * W * A, 4) as Detectron2's generator makes them."""
-        cells, stride = self.anchors.cell_anchors[number], self.anchors.strides[number]
+        cells, stride = list(self.anchors.cell_anchors)[number], self.anchors.strides[number]
         y, x = ((torch.arange(n, device=cells.device) + self.anchors.offset) * stride for n in (height, width))
         y, x = y.reshape(-1, 1).expand(-1, width), x.expand(height, -1)
         return (torch.stack([x, y, x, y], dim=2).unsqueeze(2) + cells).reshape(-1, 4)

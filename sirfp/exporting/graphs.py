@@ -28,10 +28,12 @@ class Graph(nn.Module):
     Attributes:
         outputs: names of what `forward` returns, in order.
         between: names of what `network` returns, in order.
+        padded_outputs: whether these are maps of the padded size.
     """
 
     outputs: tuple[str, ...] = ()
     between: tuple[str, ...] = ()
+    padded_outputs = False
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], multiple: int = 1, square: int = 0):
         super().__init__()
@@ -60,6 +62,10 @@ class Graph(nn.Module):
         """Maps the images, of which only the size is read, and `between` to `outputs`."""
         raise NotImplementedError
 
+    def original(self, images: torch.Tensor) -> Tensors:
+        """`outputs` as the model gives them when it is called as its users call it."""
+        raise NotImplementedError
+
 
 class ClassifierGraph(Graph):
     """A timm network: images to `logits` (N, K).
@@ -84,16 +90,22 @@ class ClassifierGraph(Graph):
         """Nothing."""
         return between
 
+    def original(self, images: torch.Tensor) -> Tensors:
+        """Logits of images normalised as timm does it."""
+        return (self.model((images / 255 - self.mean / 255) / (self.std / 255)),)
+
 
 class SegmentorGraph(Graph):
     """Detectron2's semantic segmentor: images to `logits` (N, K, H, W) and `classes` (N, H, W), at the images' size."""
 
     outputs = ("logits", "classes")
     between = ("padded_logits",)
+    padded_outputs = True
 
     def __init__(self, model: nn.Module):
         super().__init__(model.pixel_mean, model.pixel_std, *padding(model.backbone))
         self.backbone, self.head = model.backbone, model.sem_seg_head
+        self.call = model.forward
 
     def network(self, x: torch.Tensor) -> Tensors:
         """Logits of the padded images."""
@@ -103,6 +115,16 @@ class SegmentorGraph(Graph):
         """Cuts the padding off and takes the class of each pixel."""
         logits = between[0][:, :, : images.shape[2], : images.shape[3]]
         return logits, logits.argmax(1)
+
+    def original(self, images: torch.Tensor) -> Tensors:
+        """Logits as Detectron2 returns them."""
+        logits = torch.stack([found["sem_seg"] for found in self.call(as_dicts(images))])
+        return logits, logits.argmax(1)
+
+
+def as_dicts(images: torch.Tensor) -> list[dict]:
+    """A batch of images as Detectron2 takes it."""
+    return [{"image": image, "height": image.shape[1], "width": image.shape[2]} for image in images]
 
 
 def padding(backbone: nn.Module) -> tuple[int, int]:

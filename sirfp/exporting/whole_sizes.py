@@ -38,5 +38,5 @@ def whole_sizes() -> Iterator[None]:
 
 def same_padding(x: Any, kernel_size: int, stride: int, dilation: int) -> Any:
     """Padding of a side of length x with which a convolution's output is x / stride long, rounded up."""
-    short = (-(-x // stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - x
-    return max(short, 0)
+    beyond = (stride - x % stride) % stride  # from x to the next multiple
+    return max(beyond + (kernel_size - 1) * dilation + 1 - stride, 0)

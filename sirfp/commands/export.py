@@ -1,0 +1,135 @@
+"""`sirfp export`: a model, dense or pruned, as an ONNX file, checked in onnxruntime."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .arguments import MODEL_USAGE, OPTS_USAGE, add_images, add_model, build_source, need_model, split_words
+from .outcome import Outcome
+
+USAGE = f"sirfp export [FILE] {MODEL_USAGE} -o MODEL.onnx [options] {OPTS_USAGE}"
+EXAMPLE = """examples:
+  sirfp export small.safetensors --timm resnet18 -o small.onnx
+  sirfp export small.safetensors --config-file deeplab.yaml -o small.onnx --images photos/   check it on photos
+  sirfp export --zoo COCO-Detection/retinanet_R_50_FPN_1x --weights model.pkl -o dense.onnx  without FILE: the dense model
+
+The file takes `images`, (N, C, H, W), float32 from 0 to 255, and gives logits; of a segmentor also the classes of pixels, of
+a detector boxes, scores, classes and count: docs/export.md."""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Describes the arguments."""
+    add_model(parser)
+    add_images(parser, "check the file on these images; by default on random ones", count=1, batch=2)
+    parser.add_argument("-o", "--output", metavar="MODEL.onnx", required=True, help="the file to write")
+    parser.add_argument(
+        "--fixed",
+        choices=("size", "all"),
+        help="fix the images' size at --size, or also the batch at one image; by default both are left open where the "
+        "model allows",
+    )
+    parser.add_argument("--score-threshold", type=float, metavar="T", help="of detections; by default the config's")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        help="largest relative difference from PyTorch that passes (default %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Builds the model, writes the file and compares it with PyTorch."""
+    from sirfp.checkpoint import read, restore
+    from sirfp.exporting import agreement, build_graph, check_packages, export
+
+    file, opts = split_words(args.words, file=True)
+    if not args.output.endswith(".onnx"):
+        raise InputError(f"-o {args.output}: give the file the ending .onnx")
+    if not args.tolerance > 0:
+        raise InputError(f"--tolerance must be above 0, got {args.tolerance}")
+    if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
+        raise InputError(f"--score-threshold must lie in [0, 1], got {args.score_threshold}")
+    check_packages()
+    plan_and_state = read(file) if file else None  # before a model is built for it
+    source = need_model(build_source(args, opts))
+    model = source.model
+    if plan_and_state:
+        model = source.fresh()
+        restore(model, *plan_and_state, file)
+    if args.score_threshold is not None:
+        if not hasattr(model, "test_score_thresh"):
+            raise InputError(f"--score-threshold is for single-stage detectors, not for {source.name}")
+        model.test_score_thresh = args.score_threshold
+    source.check()
+    graph = build_graph(source, model)
+    free = {None: ("batch", "size"), "size": ("batch",), "all": ()}[args.fixed]
+    metadata = {"model": source.name, "colours": source.colours, "values": "0 to 255", "made by": "sirfp export"}
+    written = export(graph, Path(args.output), source.size, free=free, metadata=metadata)
+    found = agreement(graph, args.output, _batches(source, graph, written, args))
+    return _outcome(args, source, file, written, found)
+
+
+def _batches(source, graph, written, args: argparse.Namespace) -> list:
+    """Images to compare on, one tensor a batch: the user's, or random ones, also of another size where that is free."""
+    import torch
+    from torch.nn import functional as F
+
+    height, width = source.size
+    if not args.images:
+        torch.manual_seed(args.seed)
+        shapes = [(2 if "batch" in written.free else 1, height, width)]
+        if "size" in written.free:
+            shapes.append((1, height + max(8, height // 8), width + max(8, width // 4)))
+        return [torch.rand(n, len(graph.mean), h, w) * 255 for n, h, w in shapes]
+    images = [image for batch in source.batches(args.images, args.batches, args.batch, args.seed) for image in source.raw(batch)]
+    if "size" not in written.free:
+        images = [F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0] for image in images]
+    return [image[None] for image in images]
+
+
+def _outcome(args: argparse.Namespace, source, file: str, written, found) -> Outcome:
+    from sirfp import report
+
+    bytes_ = os.path.getsize(args.output)
+    opened = " and ".join(written.free) or "nothing"
+    height, width = source.size
+    at = "any size" if "size" in written.free else f"{height} x {width} pixels"
+    batch = "any batch" if "batch" in written.free else "one image"
+    shown: list[Any] = [f"{args.output}, {report.size(bytes_)}: {file or 'the dense model'} of {source.name}, {batch}, {at}"]
+    shown += list(written.notes)
+    shown.append(f"onnxruntime against PyTorch on {found.images} images{'' if args.images else ' of noise'}: {said(found)}")
+    data = {
+        "file": args.output,
+        "file_bytes": bytes_,
+        "model": source.name,
+        "free": list(written.free),
+        "size": None if "size" in written.free else [height, width],
+        "notes": list(written.notes),
+        "largest_difference": found.largest,
+        "relative_difference": found.relative,
+        "images": found.images,
+        "detections": found.detections,
+        "unmatched_detections": found.unmatched,
+        "pixels": found.pixels,
+        "other_pixels": found.other_pixels,
+        "tolerance": args.tolerance,
+    }
+    same = found.relative <= args.tolerance and found.unmatched <= args.tolerance * max(found.detections or 0, 1)
+    failure = "" if same else f"{args.output} (left {opened} open) differs from the model in PyTorch: {said(found)}"
+    return Outcome(data, shown, failure)
+
+
+def said(found) -> str:
+    """An agreement in words."""
+    parts = [f"largest difference of {name} {gap:.2g} (of {found.scale[name]:.3g})" for name, gap in found.largest.items()]
+    if found.pixels is not None:
+        parts.append(f"{found.other_pixels} of {found.pixels} pixels of another class")
+    if found.detections is not None:
+        parts.append(f"{found.detections} detections, {found.unmatched} that only one of them has")
+        if not found.detections:
+            parts.append("so that nothing was compared: give --images, or a lower --score-threshold")
+    return "; ".join(parts)

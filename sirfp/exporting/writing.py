@@ -1,0 +1,173 @@
+"""Writing ONNX files by PyTorch's exporter, with batch and size of the images left open where the model allows."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim
+
+from ..checkpoint import whole_file
+from ..errors import InputError
+from .graphs import Graph
+from .joining import join
+from .suppression import translations
+from .whole_sizes import whole_sizes
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+FREE = ("batch", "size")
+LARGEST = 2**31 - 2**20  # bytes; a protobuf file ends at 2 GiB
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        path: its name.
+        free: which of `FREE` were left open.
+        notes: why others were not.
+    """
+
+    path: Path
+    free: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def check_packages() -> None:
+    """Raises InputError where a package that exporting needs is not installed."""
+    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise InputError(f"exporting needs {', '.join(lacking)}: pip install {' '.join(lacking)}")
+
+
+def export(
+    graph: Graph,
+    path: Path,
+    size: Sequence[int],
+    *,
+    free: Sequence[str] = FREE,
+    metadata: Mapping[str, str] | None = None,
+) -> Exported:
+    """Writes a model to an ONNX file, of opset 18 or what PyTorch writes.
+
+    Args:
+        graph: the model, on the processor, in evaluation mode.
+        path: the file, written beside and renamed.
+        size: (height, width) of the images that are sent through it, and of all where the size is not free.
+        free: what to leave open if the model allows, of `FREE`.
+        metadata: texts to keep in the file.
+
+    Raises:
+        InputError: the exporter cannot do it, a package is not installed, or the file cannot be written.
+    """
+    check_packages()
+    notes: list[str] = []
+    for some in dict.fromkeys([tuple(free), tuple(f for f in free if f != "size"), ()]):
+        try:
+            model = _exported(graph, size, some)
+            break
+        except Exception as error:  # whatever the model's code or the exporter raises
+            notes.append(f"{' and '.join(some) or 'nothing'} cannot be left open: {reason(error)}")
+    else:
+        raise InputError(f"the exporter cannot do this model: {reason_of(notes)}")
+    _name_sides(model.graph)
+    for key, value in (metadata or {}).items():
+        model.metadata_props.add(key=key, value=value)
+    if model.ByteSize() > LARGEST:
+        raise InputError(f"the file would have {model.ByteSize() / 2**30:.1f} GiB; an ONNX file of one part ends at 2 GiB")
+    with whole_file(path) as beside:
+        beside.write_bytes(model.SerializeToString())
+    return Exported(Path(path), some, tuple(notes))
+
+
+def reason(error: Exception) -> str:
+    """The first line that says something, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if "Error" in line and "Failed to" not in line]
+    return (causes or lines or [type(error).__name__])[0][:200]
+
+
+def reason_of(notes: Sequence[str]) -> str:
+    """What the last attempt said."""
+    return notes[-1].partition(": ")[2]
+
+
+def _exported(graph: Graph, size: Sequence[int], free: Sequence[str]) -> Any:
+    images = torch.rand(2 if "batch" in free else 1, len(graph.mean), *size) * 255
+    batch = {0: Dim.DYNAMIC} if "batch" in free else {}
+    sides = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if "size" in free else {}
+    image_dims = batch | sides
+    with _quiet(), torch.no_grad(), whole_sizes():
+        if graph.multiple == 1 or graph.square or not sides:
+            return _program(graph, (images,), (image_dims,), ["images"], graph.outputs)
+        short = (-(-n // graph.multiple) * graph.multiple - 1 for n in size)  # padded, so that padding is not left out
+        images = torch.rand(len(images), len(graph.mean), *short) * 255
+        x = graph.prepare(images)
+        between = graph.network(x)
+        multiples = {i: graph.multiple * Dim(name, min=1, max=4096) for i, name in ((2, "rows"), (3, "columns"))}
+        padded = [batch | multiples if graph.padded_outputs else batch for _ in between]
+        return join(
+            _program(_Part(graph.prepare), (images,), (image_dims,), ["images"], ["x"]),
+            _program(_Part(graph.network), (x,), (batch | multiples,), ["x"], graph.between),
+            _program(_Part(graph.finish), (images, *between), (image_dims, *padded), ["images", *graph.between], graph.outputs),
+        )
+
+
+def _name_sides(graph: Any) -> None:
+    """Calls the open sides of the images batch, height and width, also in the outputs."""
+    dims = graph.input[0].type.tensor_type.shape.dim
+    names = {dims[i].dim_param: name for i, name in ((0, "batch"), (2, "height"), (3, "width")) if dims[i].dim_param}
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = names.get(dim.dim_param, dim.dim_param)
+    del graph.value_info[:]
+
+
+class _Part(nn.Module):
+    """One method of a graph as a module."""
+
+    def __init__(self, work):
+        super().__init__()
+        self.model, self.name = work.__self__, work.__name__
+
+    def forward(self, *inputs: torch.Tensor):
+        return getattr(self.model, self.name)(*inputs)
+
+
+def _program(module: nn.Module, inputs: tuple, dims: tuple, names: Sequence[str], outputs: Sequence[str]) -> Any:
+    """One exported module as a protobuf."""
+    shapes = (dims,) if isinstance(module, _Part) else dims  # *inputs are one argument
+    program = torch.export.export(module, inputs, dynamic_shapes=shapes if any(dims) else None, strict=False)
+    written = torch.onnx.export(
+        program,
+        dynamo=True,
+        custom_translation_table=translations(),
+        input_names=list(names),
+        output_names=list(outputs),
+        verbose=False,
+    )
+    return written.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what the exporter prints, warns of and logs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
