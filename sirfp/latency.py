@@ -49,15 +49,27 @@ def measure(
     Returns:
         {name: its latency}, each model in evaluation mode and without gradients.
     """
+    calls = {name: lambda model=model, inputs=inputs: _time(model, inputs) for name, (model, inputs) in models.items()}
+    return in_turns(calls, warmup=warmup, repeats=repeats, threads=threads)
+
+
+def in_turns(
+    calls: Mapping[str, Callable[[], float]],
+    *,
+    warmup: int = 2,
+    repeats: int = 11,
+    threads: int | None = None,
+) -> dict[str, Latency]:
+    """The same of anything that returns the seconds it took; see `measure`."""
     if repeats < 1 or warmup < 0:
         raise ValueError(f"at least one repeat and no negative warm-up are needed, got {repeats} and {warmup}")
     before = torch.get_num_threads()
-    times: dict[str, list[float]] = {name: [] for name in models}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     try:
         torch.set_num_threads(threads or before)
         for turn in range(warmup + repeats):
-            for name, (model, inputs) in models.items():
-                seconds = _time(model, inputs)
+            for name, timed in calls.items():
+                seconds = timed()
                 if turn >= warmup:
                     times[name].append(seconds)
     finally:

@@ -196,6 +196,18 @@ def stages(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] = ()) -
     return comparison(made, metrics).markdown()
 
 
+def runtimes(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Latencies of networks in runtimes, {runtime: {network: `latency.Latency`}}, and pruned ones' share of dense."""
+    names = list(next(iter(found.values())))
+    body = []
+    for runtime, times in found.items():
+        cells = [f"{t.median * 1e3:.1f} ({t.low * 1e3:.1f} to {t.high * 1e3:.1f})" for t in times.values()]
+        shares = [f"{times[name].median / times[names[0]].median:.2f}" for name in names[1:]]
+        body.append((runtime, *cells, *shares))
+    shares = [f"{name} / {names[0]}" for name in names[1:]]
+    return Table(("runtime", *(f"{name}, ms" for name in names), *shares), tuple(body))
+
+
 def metrics(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     """Every metric of a training run, one a row, with a column for each of the networks of `stages`."""
     names = dict.fromkeys(key for row in rows.values() for key in row.get("metrics", {}))

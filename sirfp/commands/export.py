@@ -14,11 +14,11 @@ from .outcome import Outcome
 USAGE = f"sirfp export [FILE] {MODEL_USAGE} -o MODEL.onnx [options] {OPTS_USAGE}"
 EXAMPLE = """examples:
   sirfp export small.safetensors --timm resnet18 -o small.onnx
-  sirfp export small.safetensors --config-file deeplab.yaml -o small.onnx --images photos/   check it on photos
-  sirfp export --zoo COCO-Detection/retinanet_R_50_FPN_1x --weights model.pkl -o dense.onnx  without FILE: the dense model
+  sirfp export small.safetensors --config-file deeplab.yaml -o small.onnx --images photos/
+  sirfp export --zoo COCO-Detection/retinanet_R_50_FPN_1x --weights model.pkl -o dense.onnx    without FILE: dense
 
-The file takes `images`, (N, C, H, W), float32 from 0 to 255, and gives logits; of a segmentor also the classes of pixels, of
-a detector boxes, scores, classes and count: docs/export.md."""
+The file takes `images`, (N, C, H, W), float32 from 0 to 255, and gives logits; of a segmentor also the classes of
+pixels, of a detector boxes, scores, classes and count: docs/export.md."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +85,11 @@ def _batches(source, graph, written, args: argparse.Namespace) -> list:
         if "size" in written.free:
             shapes.append((1, height + max(8, height // 8), width + max(8, width // 4)))
         return [torch.rand(n, len(graph.mean), h, w) * 255 for n, h, w in shapes]
-    images = [image for batch in source.batches(args.images, args.batches, args.batch, args.seed) for image in source.raw(batch)]
+    images = [
+        image
+        for batch in source.batches(args.images, args.batches, args.batch, args.seed)
+        for image in source.raw(batch)
+    ]
     if "size" not in written.free:
         images = [F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0] for image in images]
     return [image[None] for image in images]
@@ -99,9 +103,13 @@ def _outcome(args: argparse.Namespace, source, file: str, written, found) -> Out
     height, width = source.size
     at = "any size" if "size" in written.free else f"{height} x {width} pixels"
     batch = "any batch" if "batch" in written.free else "one image"
-    shown: list[Any] = [f"{args.output}, {report.size(bytes_)}: {file or 'the dense model'} of {source.name}, {batch}, {at}"]
+    shown: list[Any] = [
+        f"{args.output}, {report.size(bytes_)}: {file or 'the dense model'} of {source.name}, {batch}, {at}"
+    ]
     shown += list(written.notes)
-    shown.append(f"onnxruntime against PyTorch on {found.images} images{'' if args.images else ' of noise'}: {said(found)}")
+    shown.append(
+        f"onnxruntime against PyTorch on {found.images} images{'' if args.images else ' of noise'}: {said(found)}"
+    )
     data = {
         "file": args.output,
         "file_bytes": bytes_,
@@ -125,7 +133,9 @@ def _outcome(args: argparse.Namespace, source, file: str, written, found) -> Out
 
 def said(found) -> str:
     """An agreement in words."""
-    parts = [f"largest difference of {name} {gap:.2g} (of {found.scale[name]:.3g})" for name, gap in found.largest.items()]
+    parts = [
+        f"largest difference of {name} {gap:.2g} (of {found.scale[name]:.3g})" for name, gap in found.largest.items()
+    ]
     if found.pixels is not None:
         parts.append(f"{found.other_pixels} of {found.pixels} pixels of another class")
     if found.detections is not None:

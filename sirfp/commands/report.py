@@ -42,6 +42,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads", type=at_least(1), metavar="N", help="processor threads; by default PyTorch's choice"
     )
+    group.add_argument(
+        "--runtimes",
+        nargs="+",
+        choices=("eager", "channels-last", "bfloat16", "compiled", "onnxruntime"),
+        default=["eager"],
+        metavar="NAME",
+        help="any of %(choices)s (default eager); the last two time the graph that `sirfp export` writes",
+    )
     parser.add_argument(
         "--ignore",
         action="append",
@@ -93,19 +101,18 @@ def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
     for name, model in models.items():
         found = find_groups(model, source.example(), trial=False)
         rows.append(report.Row(name, found.flops(), found.params()))
-    if args.latency:
-        rows = _timed(rows, models, source, args)
+    tables, timed = _timed(rows, models, source, args) if args.latency else ([], {})
     said = report.summary(plan)
     bytes_ = os.path.getsize(file)
     height, width = source.size
     shown: list[Any] = [f"{file}, {report.size(bytes_)}; {source.name} on {height} x {width} pixels"]
-    shown += [*report.asked(said), report.comparison(rows), *_how(args), report.widths(said.widths)]
+    shown += [*report.asked(said), report.comparison(rows), *tables, report.widths(said.widths)]
     if args.verbose and said.frozen:
         shown.append(report.frozen(said.frozen))
     data = {
         "file": file,
         "file_bytes": bytes_,
-        **_about(source, args),
+        **_about(source, args, timed),
         "networks": [row.to_dict() for row in rows],
     }
     words = said.to_dict()
@@ -119,46 +126,81 @@ def _dense(source, args: argparse.Namespace) -> Outcome:
     with in_flags(IGNORE="--ignore"):
         found = find_groups(source.model, source.example(), args.ignore)
     rows = [report.Row("dense", found.flops(), found.params())]
-    if args.latency:
-        rows = _timed(rows, {"dense": source.model}, source, args)
+    tables, timed = _timed(rows, {"dense": source.model}, source, args) if args.latency else ([], {})
     height, width = source.size
     groups = [{"name": g.name, "channels": g.size, "inexact": g.inexact} for g in found]
     frozen = [{"name": f.name, "channels": f.channels, "reason": f.reason} for f in found.frozen]
     table = report.Table(("group", "channels"), tuple((g.name, str(g.size)) for g in found))
     why = report.Table(("frozen", "channels", "why"), tuple((f.name, str(f.channels), f.reason) for f in found.frozen))
     channels = sum(g.size for g in found)
-    shown: list[Any] = [f"{source.name} on {height} x {width} pixels", report.comparison(rows), *_how(args)]
+    shown: list[Any] = [f"{source.name} on {height} x {width} pixels", report.comparison(rows), *tables]
     shown += [f"{channels} channels in {len(found)} groups can be pruned.", table]
     if frozen:
         shown += [f"What cannot be cut, and why ({len(frozen)}):", why]
     return Outcome(
-        {**_about(source, args), "networks": [r.to_dict() for r in rows], "groups": groups, "frozen": frozen},
+        {**_about(source, args, timed), "networks": [r.to_dict() for r in rows], "groups": groups, "frozen": frozen},
         shown,
     )
 
 
-def _timed(rows: list, models: dict, source, args: argparse.Namespace) -> list:
+def _timed(rows: list, models: dict, source, args: argparse.Namespace) -> tuple[list, dict[str, Any]]:
+    """Puts the first runtime's latencies into rows; returns what to show of all, and {runtime: {network: ...}}."""
+    import tempfile
     from dataclasses import replace
+    from pathlib import Path
 
-    from sirfp.latency import measure
+    import torch
+
+    from sirfp.exporting import build_graph
+    from sirfp.runtimes import GRAPHS, compare
 
     inputs = source.example(args.batch)
-    calls = {name: (model, inputs) for name, model in models.items()}
-    taken = measure(calls, warmup=args.warmup, repeats=args.repeats, threads=args.threads)
-    spread = {name: (t.low, t.high) for name, t in taken.items()}
-    return [replace(row, latency=taken[row.name].median, spread=spread[row.name]) for row in rows]
+    calls: dict[str, dict] = {}
+    lacking: dict[str, str] = {}
+    for runtime in dict.fromkeys(args.runtimes):
+        if runtime not in GRAPHS:
+            calls[runtime] = {name: (model, inputs) for name, model in models.items()}
+            continue
+        images = torch.stack(source.raw(inputs))
+        try:
+            calls[runtime] = {name: (build_graph(source, model), images) for name, model in models.items()}
+        except InputError as error:
+            lacking[runtime] = str(error)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"warmup": args.warmup, "repeats": args.repeats, "threads": args.threads}
+        found, failed = compare(calls, Path(folder), **options)
+    lacking |= failed
+    if not found:
+        raise InputError("; ".join(lacking.values()))
+    first = next(iter(found.values()))
+    rows[:] = [replace(row, latency=first[row.name].median, spread=_quartiles(first[row.name])) for row in rows]
+    networks = {
+        runtime: {n: {"latency_seconds": t.median, "latency_quartiles": _quartiles(t)} for n, t in times.items()}
+        for runtime, times in found.items()
+    }
+    return [*_how(args, found), *(f"{r} was not timed: {why}" for r, why in lacking.items())], {
+        "runtimes": networks,
+        "not_timed": lacking,
+    }
 
 
-def _about(source, args: argparse.Namespace) -> dict[str, Any]:
+def _quartiles(latency) -> tuple[float, float]:
+    return latency.low, latency.high
+
+
+def _about(source, args: argparse.Namespace, timed: dict[str, Any]) -> dict[str, Any]:
     about: dict[str, Any] = {"model": source.name, "size": list(source.size)}
     if args.latency:
-        about["latency"] = {key: getattr(args, key) for key in ("batch", "repeats", "warmup", "threads")}
+        about["latency"] = {key: getattr(args, key) for key in ("batch", "repeats", "warmup", "threads")} | timed
     return about
 
 
-def _how(args: argparse.Namespace) -> list[str]:
-    if not args.latency:
-        return []
+def _how(args: argparse.Namespace, found: dict) -> list:
+    from sirfp import report
+
     threads = f", {args.threads} thread{'s' * (args.threads > 1)}" if args.threads else ""
     images = "1 image" if args.batch == 1 else f"{args.batch} images"
-    return [f"Latency: median and quartiles of {args.repeats} calls in turns, {images} each{threads}."]
+    first = next(iter(found))
+    said = f"Latency in {first}" if len(found) > 1 or first != "eager" else "Latency"
+    said += f": median and quartiles of {args.repeats} calls in turns, {images} each{threads}."
+    return [said, report.runtimes(found)] if len(found) > 1 else [said]

@@ -1,13 +1,23 @@
 """Models as ONNX files: images in, final outputs out, batch and size left open where the model allows.
 
-    graph = build_graph(source, pruned)
-    file = export(graph, "small.onnx", (480, 640))
-    agreement(graph, "small.onnx", [images]).relative
+graph = build_graph(source, pruned)
+file = export(graph, "small.onnx", (480, 640))
+agreement(graph, "small.onnx", [images]).relative
 """
 
 from .agreement import Agreement, Session, agreement
 from .families import build_graph
 from .graphs import Graph
-from .writing import Exported, check_packages, export
+from .writing import Exported, check_packages, export, write_fixed
 
-__all__ = ["Agreement", "Exported", "Graph", "Session", "agreement", "build_graph", "check_packages", "export"]
+__all__ = [
+    "Agreement",
+    "Exported",
+    "Graph",
+    "Session",
+    "agreement",
+    "build_graph",
+    "check_packages",
+    "export",
+    "write_fixed",
+]

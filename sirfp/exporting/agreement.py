@@ -92,7 +92,9 @@ def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -
         found.images += len(images)
         if "boxes" in ours:
             for i in range(len(images)):
-                _compare_detections(found, *({name: tensor[i] for name, tensor in side.items()} for side in (ours, theirs)))
+                compare_detections(
+                    found, *({name: tensor[i] for name, tensor in side.items()} for side in (ours, theirs))
+                )
             continue
         for name, tensor in ours.items():
             if tensor.is_floating_point():
@@ -103,7 +105,7 @@ def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -
     return found
 
 
-def _compare_detections(found: Agreement, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+def compare_detections(found: Agreement, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Pairs the detections of one image, each with the nearest of its class that is free."""
     n, m = int(ours["count"]), int(theirs["count"])
     found.detections = (found.detections or 0) + n

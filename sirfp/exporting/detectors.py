@@ -34,7 +34,7 @@ class DenseDetectorGraph(Graph):
         self.limit, self.call = model.max_detections_per_image, model.forward
 
     def network(self, x: torch.Tensor) -> Tensors:
-        """The best detections of the padded images: boxes (N, D, 4), scores (N, D), 0 where there are fewer, classes."""
+        """The best detections of padded images: boxes (N, D, 4), scores (N, D), 0 where there are fewer, classes."""
         features = self.backbone(x)
         maps = zip(*self.head([features[name] for name in self.in_features]), strict=True)
         found = [self._level(number, *level) for number, level in enumerate(maps)]
@@ -94,5 +94,6 @@ def best(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _flat(maps: torch.Tensor, size: int) -> torch.Tensor:
     """(N, A * size, H, W) to (N, H * W * A, size), in the order of the anchors."""
-    n, _, height, width = maps.shape
-    return maps.reshape(n, -1, size, height, width).permute(0, 3, 4, 1, 2).reshape(n, -1, size)
+    n, channels, height, width = maps.shape
+    count = channels // size  # written out, since the exporter takes minutes to find what -1 stands for
+    return maps.reshape(n, count, size, height, width).permute(0, 3, 4, 1, 2).reshape(n, height * width * count, size)

@@ -30,8 +30,8 @@ def build_graph(source: Source, model: nn.Module | None = None) -> Graph:
     kind = type(model).__name__
     if hasattr(model, "roi_heads") or hasattr(model, "proposal_generator"):
         raise InputError(
-            f"{source.name}: {kind} cannot be exported, since its second stage works on as many boxes as its first "
-            f"finds, which the exporter cannot follow; {CAN}"
+            f"{source.name}: {kind} cannot be exported: its proposals branch on their own values, which PyTorch's "
+            f"exporter cannot follow; {CAN}"
         )
     if "detectron2" in sys.modules:
         from detectron2.modeling import SemanticSegmentor

@@ -1,8 +1,8 @@
 """Models as functions of one tensor, which is what an exported file is: raw images in, final outputs out.
 
-`images` is (N, C, H, W), float32, values 0 to 255, colours in the order of the model's config (timm: RGB). Normalisation
-and the padding that the network needs are inside. A graph has three parts, which are exported apart and joined, since only the
-middle one, in which sizes are multiples, is large: `prepare`, `network`, `finish`.
+`images` is (N, C, H, W), float32, values 0 to 255, colours in the order of the model's config (timm: RGB).
+Normalisation and the padding that the network needs are inside. A graph has three parts, `prepare`, `network` and
+`finish`, which are exported apart and joined: the middle one is large, and easy to follow with sizes in multiples.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Sizes in whole numbers while a model is exported, so that the exporter can tell that sizes which differ in form are equal.
+"""Sizes in whole numbers while a model is exported.
 
-With sizes as symbols, `ceil(h / 2)` and `int(h * 2.0)` on floating-point numbers take the exporter minutes and leave conditions
-that it cannot decide; `(h + 1) // 2` and `h * 2` are the same numbers.
+With sizes as symbols, `ceil(h / 2)` and `int(h * 2.0)` on floating-point numbers take the exporter minutes and leave
+conditions that it cannot decide; of `(h + 1) // 2` and `h * 2`, the same numbers, it can tell that they are equal.
 """
 
 from __future__ import annotations

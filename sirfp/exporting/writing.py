@@ -84,10 +84,26 @@ def export(
     for key, value in (metadata or {}).items():
         model.metadata_props.add(key=key, value=value)
     if model.ByteSize() > LARGEST:
-        raise InputError(f"the file would have {model.ByteSize() / 2**30:.1f} GiB; an ONNX file of one part ends at 2 GiB")
+        raise InputError(
+            f"the file would have {model.ByteSize() / 2**30:.1f} GiB; an ONNX file of one part ends at 2 GiB"
+        )
     with whole_file(path) as beside:
         beside.write_bytes(model.SerializeToString())
     return Exported(Path(path), some, tuple(notes))
+
+
+def write_fixed(module: nn.Module, images: torch.Tensor, path: Path) -> None:
+    """Writes any module that is called with one tensor for just such a tensor; the input is called `images`.
+
+    Raises:
+        InputError: the exporter cannot do it.
+    """
+    try:
+        with _quiet(), torch.no_grad(), whole_sizes():
+            model = _program(module.eval(), (images,), ({},), ["images"], None)
+    except Exception as error:  # whatever the model's code or the exporter raises
+        raise InputError(f"the exporter cannot do this model: {reason(error)}") from error
+    path.write_bytes(model.SerializeToString())
 
 
 def reason(error: Exception) -> str:
@@ -119,7 +135,13 @@ def _exported(graph: Graph, size: Sequence[int], free: Sequence[str]) -> Any:
         return join(
             _program(_Part(graph.prepare), (images,), (image_dims,), ["images"], ["x"]),
             _program(_Part(graph.network), (x,), (batch | multiples,), ["x"], graph.between),
-            _program(_Part(graph.finish), (images, *between), (image_dims, *padded), ["images", *graph.between], graph.outputs),
+            _program(
+                _Part(graph.finish),
+                (images, *between),
+                (image_dims, *padded),
+                ["images", *graph.between],
+                graph.outputs,
+            ),
         )
 
 
@@ -145,7 +167,7 @@ class _Part(nn.Module):
         return getattr(self.model, self.name)(*inputs)
 
 
-def _program(module: nn.Module, inputs: tuple, dims: tuple, names: Sequence[str], outputs: Sequence[str]) -> Any:
+def _program(module: nn.Module, inputs: tuple, dims: tuple, names: Sequence[str], outputs: Sequence[str] | None) -> Any:
     """One exported module as a protobuf."""
     shapes = (dims,) if isinstance(module, _Part) else dims  # *inputs are one argument
     program = torch.export.export(module, inputs, dynamic_shapes=shapes if any(dims) else None, strict=False)
@@ -154,7 +176,7 @@ def _program(module: nn.Module, inputs: tuple, dims: tuple, names: Sequence[str]
         dynamo=True,
         custom_translation_table=translations(),
         input_names=list(names),
-        output_names=list(outputs),
+        output_names=list(outputs) if outputs else None,
         verbose=False,
     )
     return written.model_proto

@@ -1,0 +1,132 @@
+"""Models as functions of one tensor give what Detectron2 and timm give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.layers.padding import get_same_padding
+from torch.nn import functional as F
+from torchvision.ops import batched_nms
+
+from sirfp.errors import InputError
+from sirfp.exporting import Agreement, build_graph
+from sirfp.exporting.agreement import compare_detections
+from sirfp.exporting.detectors import best
+from sirfp.exporting.suppression import suppress
+from sirfp.exporting.whole_sizes import same_padding, whole_sizes
+from sirfp.source import from_config, from_timm, from_zoo
+
+CONFIGS = Path(__file__).parents[2] / "projects"
+SMALL = "MODEL.TIMM.NAME test_resnet MODEL.TIMM.WEIGHTS".split()
+
+
+def spread(source):
+    """Random weights whose scores differ and pass the threshold."""
+    torch.manual_seed(0)
+    torch.nn.init.normal_(source.model.head.cls_score.weight, std=0.05)
+    torch.nn.init.zeros_(source.model.head.cls_score.bias)
+    source.model.test_score_thresh = 0.4
+    return source
+
+
+def retinanet():
+    """A small RetinaNet with scores that pass."""
+    options = "MODEL.FPN.OUT_CHANNELS 32 MODEL.RETINANET.NUM_CONVS 1 MODEL.RETINANET.NUM_CLASSES 3".split()
+    config = CONFIGS / "detection/configs/scenes/retinanet_r18.yaml"
+    return spread(from_config(str(config), [*SMALL, "", *options], size=(64, 96)))
+
+
+def assert_same_detections(graph, ours, theirs) -> None:
+    """Also where equal scores stand in another order."""
+    found = Agreement()
+    for i in range(len(ours[0])):
+        compare_detections(
+            found, *(dict(zip(graph.outputs, [t[i] for t in side], strict=True)) for side in (ours, theirs))
+        )
+    assert found.unmatched == 0 and found.relative < 1e-5
+    for boxes, scores, classes, count in zip(*ours, strict=True):
+        assert (scores.diff() <= 0).all()
+        assert not boxes[count:].any() and not scores[count:].any() and (classes[count:] == -1).all()
+
+
+@pytest.mark.parametrize("size", [(64, 96), (57, 90)])
+def test_retinanet_as_a_graph_detects_what_detectron2_detects(size):
+    source = retinanet()
+    graph = build_graph(source)
+    images = torch.rand(2, 3, *size) * 255
+    with torch.no_grad():
+        ours, theirs = graph(images), graph.original(images)
+    assert theirs[3].min() > 0, "nothing was detected, so nothing is compared"
+    assert_same_detections(graph, ours, theirs)
+
+
+def test_fcos_as_a_graph_detects_what_detectron2_detects():
+    source = spread(from_zoo("COCO-Detection/fcos_R_50_FPN_1x.py", size=(64, 96)))
+    graph = build_graph(source)
+    images = torch.rand(1, 3, 60, 90) * 255
+    with torch.no_grad():
+        ours, theirs = graph(images), graph.original(images)
+    assert theirs[3].min() > 0
+    assert_same_detections(graph, ours, theirs)
+
+
+def test_segmentor_as_a_graph_gives_logits_of_the_image():
+    config = CONFIGS / "segmentation/configs/scenes/deeplab_v3_plus_r18.yaml"
+    options = [*SMALL, "", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16"]
+    graph = build_graph(from_config(str(config), options, size=(64, 64)))
+    images = torch.rand(2, 3, 61, 75) * 255
+    with torch.no_grad():
+        (logits, classes), (wanted, same) = graph(images), graph.original(images)
+    assert logits.shape[2:] == classes.shape[1:] == (61, 75)
+    assert torch.allclose(logits, wanted, atol=1e-6) and torch.equal(classes, same)
+
+
+def test_classifier_normalises_as_timm_does():
+    graph = build_graph(from_timm("test_resnet", size=(64, 64)))
+    images = torch.randint(0, 256, (2, 3, 64, 64)).float()
+    with torch.no_grad():
+        assert torch.allclose(graph(images)[0], graph.original(images)[0], atol=1e-6)
+
+
+def test_two_stages_are_refused_by_name():
+    with pytest.raises(InputError, match="GeneralizedRCNN cannot be exported.*RetinaNet, FCOS"):
+        build_graph(from_zoo("COCO-Detection/faster_rcnn_R_50_FPN_1x", size=(64, 64)))
+
+
+@given(st.integers(0, 10**6))
+def test_suppression_is_torchvisions_in_each_image_and_class(seed):
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(2, 12, 2, generator=generator) * 20
+    boxes = torch.cat([corner, corner + 1 + torch.rand(2, 12, 2, generator=generator) * 20], dim=2)
+    scores = torch.rand(2, 3, 12, generator=generator)
+    found = {tuple(row) for row in suppress(boxes, scores, 0.4, 0.3).tolist()}
+    wanted = set()
+    for i in range(2):
+        for k in range(3):
+            index = (scores[i, k] > 0.3).nonzero().flatten()
+            kept = batched_nms(boxes[i, index], scores[i, k, index], torch.zeros_like(index), 0.4)
+            wanted |= {(i, k, int(j)) for j in index[kept]}
+    assert found == wanted
+
+
+@given(st.integers(1, 300), st.integers(1, 7), st.integers(1, 4), st.integers(1, 3))
+def test_same_padding_is_timms(side, kernel, stride, dilation):
+    assert same_padding(side, kernel, stride, dilation) == get_same_padding(side, kernel, stride, dilation)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_whole_factors_resize_alike(mode):
+    x = torch.rand(1, 2, 5, 7)
+    wanted = F.interpolate(x, scale_factor=2.0, mode=mode), F.interpolate(x, scale_factor=1.5, mode=mode)
+    with whole_sizes():
+        found = F.interpolate(x, scale_factor=2.0, mode=mode), F.interpolate(x, scale_factor=1.5, mode=mode)
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
+def test_best_fills_up_with_zeros():
+    scores, places = best(torch.tensor([[0.2, 0.9]]), 3)
+    assert scores.tolist() == [[pytest.approx(0.9), pytest.approx(0.2), 0.0]] and places.max() <= 1
