@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from .tracing import Product
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class SumOfProducts:
             table[k, : len(row)] = row
         row_index = np.concatenate(rows) if rows else np.zeros(0, np.int64)
         column_index = np.concatenate(columns) if columns else np.zeros(0, np.int64)
+        from scipy.sparse import csr_matrix  # slow to import
+
         members = csr_matrix((np.ones(len(row_index)), (row_index, column_index)), shape=(len(fixed), max(1, atoms)))
         return SumOfProducts(np.array(factors, dtype=float), table, np.array(fixed), members, tuple(ops))
 
@@ -70,6 +75,8 @@ class SumOfProducts:
         gone = np.asarray(self.members[:, ~keep].sum(axis=1)).reshape(-1)
         members = self.members[:, keep]
         if not keep.any():
+            from scipy.sparse import csr_matrix
+
             members = csr_matrix((len(self.fixed), 1))
         return SumOfProducts(self.factors, self.sides, self.fixed + gone, members, self.ops)
 

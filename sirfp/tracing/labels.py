@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 Array = np.ndarray  # (size of the dimension,) of int64 labels
 Dims = list  # one entry a dimension: Array, or None where it is not indexed by channels
@@ -136,5 +134,8 @@ class Labels:
             return np.arange(self.count)
         a = np.concatenate([t[0] for t in self.ties])
         b = np.concatenate([t[1] for t in self.ties])
+        from scipy.sparse import coo_matrix  # slow to import
+        from scipy.sparse.csgraph import connected_components
+
         graph = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(self.count, self.count))
         return connected_components(graph, directed=False)[1]
