@@ -12,16 +12,14 @@ import torch
 
 import sirfp
 from sirfp.cli import main
-from sirfp.exporting import Agreement, Session, agreement, build_graph, export
+from sirfp.exporting import Agreement, Session
 from sirfp.exporting.agreement import compare_detections
-from sirfp.source import from_config
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 needs_onnx = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in PACKAGES), reason=f"needs {', '.join(PACKAGES)}"
 )
 NETWORK = ["--timm", "test_resnet", "--size", "64", "64"]
-CONFIGS = Path(__file__).parents[2] / "projects"
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +45,6 @@ def test_pruned_classifier_of_any_batch_and_size(pruned, tmp_path, capsys):
     images = torch.randint(0, 256, (3, 3, 75, 91)).float()
     with torch.no_grad():
         assert torch.allclose(Session(file)(images)[0], model((images / 255 - mean) / std), atol=1e-5)
-
-
-@needs_onnx
-def test_a_network_of_one_size_says_so_and_leaves_the_batch_open(tmp_path, capsys):
-    assert main(["export", "--timm", "test_vit", "-o", str(tmp_path / "x.onnx"), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["free"] == ["batch"] and "size cannot be left open" in said["notes"][0] and said["size"] == [160, 160]
-
-
-@needs_onnx
-def test_joined_parts_of_a_segmentor_pad_and_cut_inside_the_file(tmp_path):
-    config = CONFIGS / "segmentation/configs/scenes/deeplab_v3_plus_r18.yaml"
-    options = "MODEL.TIMM.NAME test_resnet MODEL.SEM_SEG_HEAD.ASPP_CHANNELS 16 MODEL.SEM_SEG_HEAD.CONVS_DIM 16".split()
-    graph = build_graph(from_config(str(config), options, size=(64, 96)))
-    written = export(graph, tmp_path / "x.onnx", (64, 96), metadata={"colours": "BGR"})
-    assert written.free == ("batch", "size")
-    found = agreement(
-        graph, tmp_path / "x.onnx", [torch.rand(n, 3, h, w) * 255 for n, h, w in ((3, 64, 96), (1, 50, 77))]
-    )
-    assert found.relative < 1e-4 and found.pixels == 3 * 64 * 96 + 50 * 77 and found.other_pixels <= 2
 
 
 def test_detections_are_paired_by_class_and_place():
