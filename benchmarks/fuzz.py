@@ -86,7 +86,7 @@ def edited(data: bytes, edits: Edits, read: Callable | None, write: Callable | N
                 content = read(data) if read else None
             except Exception:
                 content = None
-            if content is not None:
+            if isinstance(content, (dict, list)):
                 data = write(edited_part(content, kind, a, b))
             continue
         if not data:
@@ -193,7 +193,11 @@ def write_header(content: Any) -> bytes:
     if isinstance(metadata, dict) and PLAN_KEY in metadata:
         header = {**header, "__metadata__": {**metadata, PLAN_KEY: json.dumps(metadata[PLAN_KEY])}}
     text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + (bytes.fromhex(tensors) if isinstance(tensors, str) else b"")
+    try:
+        rest = bytes.fromhex(tensors)
+    except (TypeError, ValueError):  # an edit put something else in its place
+        rest = b""
+    return len(text).to_bytes(8, "little") + text + rest
 
 
 class Pruned(Target):

@@ -138,7 +138,7 @@ def config_file(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: there is none; names one like it.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"there is no config file {path}{_neighbours(Path(path))}")
     return Path(path)
 
@@ -172,6 +172,7 @@ def load_config(
     if add_config is not None:
         add_config(cfg)
     add_sirfp_config(cfg)
+    defaults = dict(leaves(cfg))
     pairs(opts)
     try:
         if path:
@@ -183,6 +184,9 @@ def load_config(
         raise
     except (*_WRONG, yaml.YAMLError) as error:
         raise InputError(_explain(error, cfg, path)) from error
+    for key, value in leaves(cfg):
+        if value is None and defaults.get(key) is not None:
+            raise InputError(f"config key {key} needs a value, such as its default {defaults[key]!r:.80}, and has none")
     return cfg
 
 
@@ -331,6 +335,6 @@ def _same_tail(key: str, known: Sequence[str]) -> str:
 
 def _neighbours(path: Path) -> str:
     folder = path.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f" (nor a folder {folder})"
     return near(path.name, [file.name for file in folder.iterdir() if file.suffix in (".yaml", ".py")])

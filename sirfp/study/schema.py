@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -155,14 +156,14 @@ def _file(text: str, path: Path, script: Path | None, at: str) -> Path:
     found = _first(text, path, script)
     if found is None:
         folders = [(root / text).parent for root in _roots(path, script)]
-        names = {file.name for folder in folders if folder.is_dir() for file in folder.iterdir()}
+        names = {file.name for folder in folders if os.path.isdir(folder) for file in folder.iterdir()}
         raise InputError(f"{at}: there is no file {text}{near(Path(text).name, names)}")
     return found
 
 
 def _first(text: str, path: Path, script: Path | None) -> Path | None:
     found = (root / text for root in _roots(path, script))
-    return next((file.resolve() for file in found if file.is_file()), None)
+    return next((file.resolve() for file in found if os.path.isfile(file)), None)
 
 
 def _roots(path: Path, script: Path | None) -> list[Path]:
