@@ -6,6 +6,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import stand_ins
@@ -26,6 +27,9 @@ NOT_RUN = {
     r"^pip install ": "needs a network",
     r"^python benchmarks/": "takes minutes; most need real data",
     r"/configs/(camvid|cifar10|bccd|cityscapes)/": "needs a data set; its config is loaded and checked",
+    r"^pytest ": "these tests",
+    r"^trtexec ": "TensorRT's, which is not here",
+    r"^sirfp export ": "tests/exporting exports; a minute each",
     r"^sirfp data (check|prepare) \w": "needs a data set",
     r"^(for|rm) ": "the shell's; its syntax is checked",
 }
@@ -64,16 +68,22 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     criteria, hooks, modules, sets = dict(CRITERIA), dict(HOOKS._obj_map), set(sys.modules), DatasetCatalog.list()
     yield tmp_path
-    CRITERIA.clear()
-    CRITERIA.update(criteria)
-    HOOKS._obj_map.clear()
-    HOOKS._obj_map.update(hooks)
+    for registry, before in ((CRITERIA, criteria), (HOOKS._obj_map, hooks)):
+        for name in set(registry) - set(before):
+            if not of_the_checkout(registry[name]):
+                del registry[name]
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
     for name in set(DatasetCatalog.list()) - set(sets):
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name, None)
+
+
+def of_the_checkout(kind: type) -> bool:
+    """Whether a class is of sirfp or a project, whose modules stay and would not register it again."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return bool(file) and Path(file).resolve().is_relative_to(ROOT)
 
 
 def read(page: str, not_run, monkeypatch) -> Reader:

@@ -199,7 +199,7 @@ def test_accuracy_is_counted_over_all_batches(project):
         (["SOLVER.IMS_PER_BATCH", "3", "INPUT.AUGMENT.MIXUP", "1.0"], "even SOLVER.IMS_PER_BATCH"),
         (["MODEL.TEACHER.WEIGHT", "0.5"], "MODEL.TEACHER.WEIGHTS"),
         (["DATASETS.IMAGES.TEST", "nowhere", "DATASETS.IMAGES.NAME", "gone"], "there is no data set"),
-        (["DATASETS.IMAGES.READER", "wds/", "DATASETS.IMAGES.TEST", "nowhere"], "there"),
+        (["DATASETS.IMAGES.READER", "wds/", "DATASETS.IMAGES.TEST", "nowhere"], "no such folder"),
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_code_2(project, options, change, says, capsys):
