@@ -141,7 +141,7 @@ STUDIES = {
     "a criterion": (STUDY.replace("random", "randm"), "did you mean random"),
     "a project": (STUDY.replace("segmentation:", "segmentaton:"), "did you mean segmentation"),
     "no such config": (STUDY.replace("r18.yaml", "r19.yaml"), "did you mean deeplab_v3_plus_r18.yaml"),
-    "a name without end": (STUDY.replace("metric", "project: " + "9" * 900 + "\n    metric"), "there is no project"),
+    "a name without end": (STUDY.replace("metric", "project: " + "x" * 900 + "\n    metric"), "there is no project"),
     "iterations": (STUDY.replace("dense: 2", "dense: 0"), "at least 1"),
     "a phase": (STUDY.replace("finetune", "fine-tune"), "did you mean finetune"),
     "seeds": (STUDY + "    seeds: [1, 1]", "has 1 twice"),
