@@ -7,20 +7,17 @@ that did not hold.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
-import io
 import json
-import logging
 import os
 import re
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from .commands.outcome import Outcome
 from .errors import InputError, near
+from .quiet import quiet
 
 COMMANDS = {
     "report": "FLOPs, parameters, latency and widths of a model, dense and pruned",
@@ -103,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     try:
         args = parse(argv)
-        with _silence():
+        with quiet():
             outcome = importlib.import_module(f".commands.{args.command}", __package__).run(args)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -136,19 +133,6 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         else:
             console.print(part.rich(numbers="why" not in part.columns) if isinstance(part, Table) else part)
     sys.stdout.flush()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps what libraries say off both streams."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 if __name__ == "__main__":

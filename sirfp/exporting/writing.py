@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from torch.export import Dim
 
 from ..checkpoint import whole_file
 from ..errors import InputError
+from ..quiet import quiet
 from .graphs import Graph
 from .joining import join
 from .suppression import translations
@@ -99,7 +96,7 @@ def write_fixed(module: nn.Module, images: torch.Tensor, path: Path) -> None:
         InputError: the exporter cannot do it.
     """
     try:
-        with _quiet(), torch.no_grad(), whole_sizes():
+        with quiet(), torch.no_grad(), whole_sizes():
             model = _program(module.eval(), (images,), ({},), ["images"], None)
     except Exception as error:  # whatever the model's code or the exporter raises
         raise InputError(f"the exporter cannot do this model: {reason(error)}") from error
@@ -123,7 +120,7 @@ def _exported(graph: Graph, size: Sequence[int], free: Sequence[str]) -> Any:
     batch = {0: Dim.DYNAMIC} if "batch" in free else {}
     sides = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if "size" in free else {}
     image_dims = batch | sides
-    with _quiet(), torch.no_grad(), whole_sizes():
+    with quiet(), torch.no_grad(), whole_sizes():
         if graph.multiple == 1 or graph.square or not sides:
             return _program(graph, (images,), (image_dims,), ["images"], graph.outputs)
         short = (-(-n // graph.multiple) * graph.multiple - 1 for n in size)  # padded, so that padding is not left out
@@ -180,16 +177,3 @@ def _program(module: nn.Module, inputs: tuple, dims: tuple, names: Sequence[str]
         verbose=False,
     )
     return written.model_proto
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps back what the exporter prints, warns of and logs."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
