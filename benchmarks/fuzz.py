@@ -39,7 +39,8 @@ from torch import nn
 import sirfp
 from sirfp.checkpoint import PLAN_KEY
 from sirfp.checkpointer import Checkpointer
-from sirfp.config import load_config, validate
+from sirfp.config import load_config
+from sirfp.config_checks import validate
 from sirfp.data.coco import check_coco
 from sirfp.data.images import number_of_classes, open_images
 from sirfp.data.registration import coco_records

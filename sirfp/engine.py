@@ -29,7 +29,8 @@ from torch import nn
 from . import launch
 from .calling import random_images
 from .checkpointer import BestCheckpoint, Checkpointer, PeriodicCheckpoint
-from .config import input_size, load_config, register_data, validate
+from .config import input_size, load_config, register_data
+from .config_checks import validate
 from .data.descriptions import advice
 from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sirfp.config import load_config, register_data, validate
+from sirfp.config import load_config, register_data
+from sirfp.config_checks import validate
 from sirfp.errors import InputError
 
 

@@ -19,7 +19,8 @@ import sirfp
 from sirfp.arrays import read_arrays
 from sirfp.checkpointer import Checkpointer
 from sirfp.cli import main
-from sirfp.config import load_config, validate
+from sirfp.config import load_config
+from sirfp.config_checks import validate
 from sirfp.data.images import open_images
 from sirfp.errors import InputError
 from sirfp.models import weights as timm_weights

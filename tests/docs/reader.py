@@ -19,7 +19,8 @@ from pages import Block, commands, script
 from scripts import ROOT
 
 from sirfp import cli, engine, launch
-from sirfp.config import load_config, register_data, validate
+from sirfp.config import load_config, register_data
+from sirfp.config_checks import validate
 from sirfp.study import schema
 
 SHELL = {".", "cd", "export", "mkdir", "tar"}

@@ -10,7 +10,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from scripts import loaded
 
-from sirfp.config import load_config, register_data, validate
+from sirfp.config import load_config, register_data
+from sirfp.config_checks import validate
 from sirfp.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
