@@ -268,14 +268,14 @@ def test_importance_decides_which_of_two_equal_channels_stays():
 
 @pytest.mark.parametrize("importance", ["taylor", "dcfp"])
 def test_at_weight_one_importance_and_redundancy_have_one_mean(importance):
-    model = build(NETWORKS[0])
-    criterion = build_criterion("sirfp_joint", model, find_groups(model, X).groups, importance=importance)
+    model, options = build(NETWORKS[0]), {"importance": importance, "importance_weight": 1.0}
+    criterion = build_criterion("sirfp_joint", model, find_groups(model, X).groups, **options)
     calibrate(model, criterion, [X], loss_of)
     sums = []
     for group in criterion.groups:
         sums.append(-edge_weights(criterion.matrix(group)).sum(1))
     torch.testing.assert_close(torch.cat(list(criterion.vertices().values())).mean(), torch.cat(sums).mean())
-    again = build_criterion("sirfp_joint", model, criterion.groups, importance=importance)
+    again = build_criterion("sirfp_joint", model, criterion.groups, **options)
     again.load_state_dict(criterion.state_dict())
     assert all(torch.equal(score, again.scores()[n]) for n, score in criterion.scores().items())
 

@@ -34,7 +34,7 @@ class SIRFPJoint(SIRFP):
         seed: not used.
         importance: "taylor", the root of that criterion's score (the loss that a channel carries, to first order, root
             mean square over iterations; its square would let a few channels make the mean), or "dcfp".
-        importance_weight: what importance counts against redundancy.
+        importance_weight: what importance counts against redundancy; 3 is also what a config has.
         **options: those of `sirfp`; `dcfp` shares its `ema`.
     """
 
@@ -47,7 +47,7 @@ class SIRFPJoint(SIRFP):
         *,
         seed: int = 0,
         importance: str = "taylor",
-        importance_weight: float = 1.0,
+        importance_weight: float = 3.0,
         **options: Any,
     ):
         super().__init__(model, groups, seed=seed, **options)
