@@ -13,9 +13,9 @@ from ..report import giga, mega
 from . import charts, pictures
 from .cells import Cells
 from .grid import Study
-from .results import Row, number, rows, signed, spread, to_csv, to_data
+from .results import Row, number, rows, signed, spread, to_csv, to_data, to_markdown
 
-NAME, CSV, JSON = "report.html", "results.csv", "results.json"
+NAME, CSV, JSON, MARKDOWN = "report.html", "results.csv", "results.json", "results.md"
 COLUMNS = (
     ("task", "Task, model"), ("criterion", "Criterion"), ("budget", "Asked"), ("metric", "Result"),
     ("change", "Change"), ("cut", "After the cut"), ("flops", "GFLOPs"), ("flops-kept", "kept"),
@@ -33,6 +33,7 @@ def write(study: Study, cells: Cells) -> None:
         NAME: page(study, cells, found),
         CSV: to_csv(found),
         JSON: json.dumps(to_data(study, cells, found), indent=1, allow_nan=False) + "\n",
+        MARKDOWN: to_markdown(found),
     }
     for name, text in texts.items():
         with whole_file(cells.root / name) as beside:

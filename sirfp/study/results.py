@@ -1,4 +1,4 @@
-"""What a study found: runs joined over their seeds, as numbers, CSV and JSON."""
+"""What a study found: runs joined over their seeds, as numbers, CSV, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -150,6 +150,31 @@ def to_csv(found: Sequence[Row]) -> str:
     for row in found:
         writer.writerow({**asdict(row), "seeds": " ".join(map(str, row.seeds))})
     return file.getvalue()
+
+
+def to_markdown(found: Sequence[Row]) -> str:
+    """The rows as Markdown, a table for each task and model."""
+    parts = []
+    for task, model in dict.fromkeys((row.task, row.model) for row in found):
+        mine = [row for row in found if (row.task, row.model) == (task, model)]
+        quality = "after the cut", mine[0].metric, "change"
+        columns = "criterion", "asked", *quality, "FLOPs", "params", "speed-up", "seeds"
+        body = tuple(
+            (
+                row.criterion,
+                number(row.budget),
+                number(row.cut),
+                spread(row.mean, row.std),
+                signed(row.change),
+                number(row.flops_kept, 3),
+                number(row.params_kept, 3),
+                number(row.speedup),
+                str(len(row.seeds)),
+            )
+            for row in mine
+        )
+        parts.append(f"## {task}, {model}\n\n{Table(columns, body).markdown()}\n")
+    return "\n".join(parts)
 
 
 def to_data(study: Study, cells: Cells, found: Sequence[Row]) -> dict[str, Any]:

@@ -97,6 +97,9 @@ def test_values_over_seeds(bench):
     with open(bench.root / "out/results.csv") as file:
         written = list(csv.DictReader(file))
     assert len(written) == 5 and float(written[1]["std"]) == pytest.approx(8**0.5) and written[1]["seeds"] == "1 3"
+    line = next(line for line in (bench.root / "out/results.md").read_text().splitlines() if line.startswith("| sirfp"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == ["sirfp", "0.50", "5.00", "59.00 ± 2.83", "-3.00", "0.500", "0.450", "2.00", "2"]
 
 
 def test_a_criterion_has_seeds_hooks_and_settings_of_its_own(bench):
