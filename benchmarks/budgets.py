@@ -33,6 +33,7 @@ SLICE = (
     "ghostnet_050", "regnetx_002", "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
     "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", "Misc/semantic_R_50_FPN_1x.yaml",
 )  # fmt: skip
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 BOUND = 0.005
 MULTIPLES = (1, 8)
 
@@ -68,10 +69,15 @@ def main() -> int:
 
 
 def everything() -> list[str]:
-    """The networks of both tables."""
-    known = Path("output/prunability.networks.json")
-    known.parent.mkdir(exist_ok=True)
-    return [*prunability_timm.chosen(timm.list_modules(), known).values(), *prunability_detectron2.configs()]
+    """The networks of both tables, as docs/ has them."""
+    timm_rows, zoo_rows = (table_rows(DOCS / f"prunability_{kind}.md") for kind in ("timm", "detectron2"))
+    return [*(row[1] for row in timm_rows), *(row[0] for row in zoo_rows)]
+
+
+def table_rows(page: Path) -> list[list[str]]:
+    """The cells of the rows of a page's table."""
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def measure(name: str) -> list[dict[str, Any]]:
