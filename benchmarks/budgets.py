@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import prunability_detectron2
-import prunability_timm
 import timm
 import torch
 from prunability import add_row, apart, one_line, read_rows
@@ -35,6 +34,7 @@ SLICE = (
 )  # fmt: skip
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BOUND = 0.005
+ROUNDING = 1e-12  # of a share: a plan of just the FLOPs that were asked for is not above them
 MULTIPLES = (1, 8)
 
 
@@ -112,7 +112,7 @@ def off(row: dict[str, Any], multiple: int) -> float:
     if row.get("error") or any(plan.get("error") for plan in row["plans"]):
         return float("inf")
     gaps = [-plan["off"] for plan in row["plans"] if plan["round_to"] == multiple]
-    return max(gaps) if min(gaps) >= 0 else float("inf")
+    return max(0.0, *gaps) if min(gaps) >= -ROUNDING else float("inf")
 
 
 def summary(rows: Any) -> dict[str, Any]:
