@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 
 from .checkpoint import whole_file
 from .errors import InputError
 from .plan import PruningPlan
+
+if TYPE_CHECKING:  # it is imported where something is drawn: a run starts without
+    from matplotlib.figure import Figure
 
 DENSE, KEPT, INK, FAINT = "#d9dee5", "#2f6db5", "#22272e", "#8a929c"
 RIGHT, WRONG = "#15803d", "#c0262d"
@@ -105,6 +105,8 @@ def predictions(
             axes.set_axis_off()
             if i == 0:
                 axes.set_title(name, fontsize=9, color=INK, pad=4)
+    from matplotlib.patches import Patch
+
     handles = [Patch(color=colour, label=name) for colour, name in zip(palette, classes, strict=True)]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(8, len(classes)), fontsize=7.5, frameon=False,
@@ -142,6 +144,8 @@ def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cel
         path: the PNG file.
         cell: width of a picture in inches.
     """
+    from matplotlib.patches import Rectangle
+
     if not rows or not rows[0]:
         raise InputError("there is no picture to draw")
     tall = sum(max(p.pixels.shape[0] / p.pixels.shape[1] for p in row) for row in rows)
@@ -214,6 +218,9 @@ def _elide(name: str, longest: int) -> str:
 
 
 def _figure(width: float, height: float, shape: tuple[int, int] | None = None):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     if shape is None:
