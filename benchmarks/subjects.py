@@ -46,13 +46,19 @@ def retinanet_r50() -> nn.Module:
 DETECTRON2 = {"deeplab": deeplab_v3_r50, "mask-rcnn": mask_rcnn_r50, "retinanet": retinanet_r50}
 
 
+def image_size(name: str, size: Sequence[int] | None = None) -> tuple[int, int]:
+    """(height, width) of the images that one of `DETECTRON2` or of timm's networks is measured on, if no other is."""
+    if size or name in DETECTRON2:
+        return tuple(size or (128, 256))
+    return tuple(timm.get_pretrained_cfg(name).input_size[1:])
+
+
 def build(name: str, size: Sequence[int] | None = None) -> tuple[nn.Module, Any]:
     """One of `DETECTRON2` or of timm's networks in evaluation mode, and what it is called with: one image."""
     if name in DETECTRON2:
-        return DETECTRON2[name]().eval(), images(1, *(size or (128, 256)))
+        return DETECTRON2[name]().eval(), images(1, *image_size(name, size))
     torch.manual_seed(0)
-    model = timm.create_model(name).eval()
-    return model, torch.randn(1, 3, *(size or model.default_cfg["input_size"][1:]))
+    return timm.create_model(name).eval(), torch.randn(1, 3, *image_size(name, size))
 
 
 def trained(name: str, batch: int, height: int, width: int) -> tuple[nn.Module, Callable, Any]:
