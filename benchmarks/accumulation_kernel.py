@@ -2,9 +2,10 @@
 
     python benchmarks/accumulation_kernel.py [--json] [--memory-limit GIB] [--device cuda] [--stride 1 4]
 
-Each case runs in a process of its own. Its extra memory is the growth of the process's peak (on a GPU, of what torch
-allocates) over features and accumulators: at most one chunk (`sirfp.sobel.CHUNK_BYTES`) and what the matrix product
-packs. Cases whose features and matrix exceed the limit are skipped.
+Each case runs in a process of its own, which is forked from one that has imported all. Its extra memory is the growth
+of the process's peak (on a GPU, of what torch allocates) over features and accumulators: at most one chunk
+(`sirfp.sobel.CHUNK_BYTES`) and what the matrix product packs. Cases whose features and matrix exceed the limit are
+skipped; times are medians of repeats, of fewer where these take more than a few seconds together.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sirfp.redundancy import RedundancyAverage
 from sirfp.sobel import CHUNK_BYTES
 
 CHANNELS = (64, 256, 1024, 2048, 4096)
+ENOUGH = 4.0  # seconds of one case's repeats, after which there is no other
 SIZES = ((16, 32), (32, 64), (64, 128), (128, 256), (256, 512))
 
 
@@ -53,13 +55,15 @@ def measure(case: dict, answers: multiprocessing.Queue) -> None:
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
+        if sum(times) > ENOUGH:
+            break
     answers.put({**case, "seconds": statistics.median(times), "extra_bytes": peak(device) - before})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--memory-limit", type=float, default=2.0, help="GiB of features and matrix (default 2)")
+    parser.add_argument("--memory-limit", type=float, default=4.0, help="GiB of features and matrix (default 4)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--stride", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--images", type=int, default=2)
@@ -69,7 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     fixed = {name: getattr(args, name) for name in ("device", "images", "channels_last", "threads", "repeats")}
 
-    spawn = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     rows, skipped = [], []
     if not args.json:
         print(f"{'channels':>8} {'map':>9} {'stride':>6} {'time':>10} {'extra memory':>13}")
@@ -80,9 +84,9 @@ def main() -> None:
                 skipped.append({"channels": channels, "size": size, "bytes": needs})
                 continue
             for stride in args.stride:
-                answers = spawn.Queue()
+                answers = context.Queue()
                 case = {"channels": channels, "size": size, "stride": stride, **fixed}
-                process = spawn.Process(target=measure, args=(case, answers))
+                process = context.Process(target=measure, args=(case, answers))
                 process.start()
                 row = answers.get(timeout=600)
                 process.join()
