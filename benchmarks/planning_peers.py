@@ -4,10 +4,11 @@
 
 Ours: finding groups, trying them on copies, scoring by magnitude, a budget of half of the FLOPs, cutting; once more
 without the trial on copies, which is what torch-pruning leaves to its user, beside it for comparison.
-torch-pruning's: its high-level pruner as its guide has it (magnitude, 30% of the channels, the classifier left out),
-from its construction to the cut. Its answer counts only if the network then runs and trains. Medians of repeats on
-fresh networks. Bound: no slower on the networks that it can do. Ends with 1 where it is not met; where torch-pruning is
-not installed, ours stand alone and the bound is not decided.
+torch-pruning's: its high-level pruner as its guide has it (30% of the channels, the classifier left out), with random
+importance, its cheapest, from its construction to the cut. Its answer counts only if the network then runs and trains;
+where not, the reason stands in its place. Medians of repeats on fresh networks. Bound: no slower on the networks that
+it can do. Ends with 1 where it is not met; where torch-pruning is not installed, ours stand alone and the bound is not
+decided.
 """
 
 from __future__ import annotations
