@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--all", action="store_true", help="every network of the two tables")
-    parser.add_argument("--networks", nargs="*", default=SLICE)
+    parser.add_argument("--networks", nargs="*", help="some, whether --all or not")
     parser.add_argument("--results", type=Path, help="rows are kept here and not measured again")
     parser.add_argument("--seconds", type=int, default=600, help="limit for one network (default %(default)s)")
     parser.add_argument("--memory", type=float, default=12, help="limit in GiB (default %(default)s)")
@@ -50,7 +50,8 @@ def main() -> int:
     facts = machine()
     torch.set_num_threads(1)  # a process that has computed on several cannot be forked
     rows = {row["network"]: row for row in (read_rows(args.results) if args.results else [])}
-    for name in everything() if args.all else args.networks:
+    names = args.networks or (everything() if args.all else SLICE)
+    for name in names:
         if name not in rows:
             found = apart(
                 lambda name=name: {"plans": measure(name)}, seconds=args.seconds, threads=1, memory=args.memory
@@ -60,7 +61,8 @@ def main() -> int:
                 add_row(args.results, row)
             if not args.json:
                 print(line(row), flush=True)
-    result = summary(rows.values()) | {"machine": facts, "rows": list(rows.values())}
+    asked = [rows[name] for name in names]
+    result = summary(asked) | {"machine": facts, "rows": asked}
     if args.json:
         print(json.dumps(result, indent=2))
     else:
