@@ -59,15 +59,18 @@ class Session:
     Args:
         path: the file.
         threads: of the processor; onnxruntime's choice by default.
+        profile: how the file begins that `session.end_profiling()` writes the times of operators to; none by default.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None):
+    def __init__(self, path: str | Path, threads: int | None = None, profile: str | None = None):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
             options.intra_op_num_threads = threads
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, profile
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.names = [output.name for output in self.session.get_outputs()]
 
