@@ -1,0 +1,183 @@
+"""How long it takes to import sirfp, and from the start of `train_net.py` to its first iteration; what of it is ours.
+
+    python benchmarks/startup.py [--repeats 5] [--json]
+
+Every time is of a fresh process; the first is left out, as it reads files that the others find in memory.
+A run is of the segmentation project on embedded scenes, made for this: of the demo's config, and of DeepLabV3 on a
+ResNet-50. Imports are ours if the module is sirfp's or the project's (Python's `-X importtime`); what follows is ours
+but for Detectron2's set-up, building network, optimizer and data loaders, and the hooks that are Detectron2's own.
+Bounds: 0.3 s for `import sirfp` once torch is there; 2 s that are ours in the start of the demo. Ends with 1 where one
+is not met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1] / "projects" / "segmentation"
+CONFIGS = {"demo": "scenes/deeplab_v3_plus_r18_sirfp.yaml", "deeplab": "camvid/deeplab_v3_R_50_os8_sirfp_keep40.yaml"}
+OURS = ("sirfp", "segmentation", "train_net")
+IMPORT_BOUND, RUN_BOUNDS = 0.3, {"demo": 2.0}
+IMPORT = "import time, torch; s = time.perf_counter(); import sirfp; print(time.perf_counter() - s)"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=list(CONFIGS))
+    args = parser.parse_args()
+    turns = range(args.repeats + 1)
+    seconds = [float(python("-c", IMPORT).stdout) for _ in turns][1:]
+    shares = [imports() for _ in turns][1:]
+    ours, others = (statistics.median(share[key] for share in shares) for key in ("ours", "others"))
+    with tempfile.TemporaryDirectory() as folder:
+        make_data(folder)
+        runs = {name: [started(name, folder, turn) for turn in turns][1:] for name in args.configs}
+    result: dict[str, Any] = {
+        "import_s": statistics.median(seconds),
+        "imports_of_a_run_s": {"ours": ours, "others": others},
+        "runs": {name: summary(each, ours) for name, each in runs.items()},
+    }
+    result["within_bounds"] = result["import_s"] < IMPORT_BOUND and all(
+        run["ours_s"] < RUN_BOUNDS.get(name, float("inf")) for name, run in result["runs"].items()
+    )
+    from subjects import machine  # imports what is measured here
+
+    result["machine"] = machine()
+    print(json.dumps(result, indent=2) if args.json else in_words(result))
+    return 0 if result["within_bounds"] else 1
+
+
+def python(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs Python in a process of its own."""
+    env = os.environ | environment
+    return subprocess.run([sys.executable, "-W", "ignore", *words], env=env, capture_output=True, text=True, check=True)
+
+
+def imports() -> dict[str, float]:
+    """Seconds that importing `train_net` takes in modules that are ours, and in all others."""
+    words = ("-X", "importtime", "-c", f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import train_net")
+    found = {"ours": 0.0, "others": 0.0}
+    for line in python(*words).stderr.splitlines():
+        if line.startswith("import time:") and line.count("|") == 2:
+            spent, _, name = line.removeprefix("import time:").split("|")
+            if spent.strip().isdigit():
+                found["ours" if name.strip().split(".")[0] in OURS else "others"] += int(spent) / 1e6
+    return found
+
+
+def make_data(folder: str) -> None:
+    """A few scenes."""
+    code = "from sirfp.data.scenes import make_scenes; make_scenes(train=32, val=8)"
+    python("-c", code, SIRFP_DATASETS=folder, DETECTRON2_DATASETS=folder)
+
+
+def started(config: str, folder: str, turn: int) -> dict[str, Any]:
+    """One start of a run in a process of its own: seconds in all, of imports, and of what it did then."""
+    output = str(Path(folder) / f"{config}{turn}")
+    words = (__file__, "--until-first-iteration", repr(time.time()), config, output)
+    lines = python(*words, SIRFP_DATASETS=folder, DETECTRON2_DATASETS=folder).stdout.splitlines()
+    return json.loads(lines[-1])
+
+
+def summary(runs: list[dict[str, Any]], imports_ours: float) -> dict[str, Any]:
+    """Medians of the starts of one config; with what is ours of the imports measured apart."""
+    middle = {key: statistics.median(run[key] for run in runs) for key in ("all", "imports")}
+    phases = {name: statistics.median(run["phases"].get(name, 0.0) for run in runs) for name in runs[0]["phases"]}
+    others = middle["imports"] - imports_ours + sum(s for name, s in phases.items() if not name.startswith("sirfp"))
+    ours = middle["all"] - others
+    return {"all_s": middle["all"], "imports_s": middle["imports"], "ours_s": ours, "phases_s": phases}
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """All of it for people."""
+    lines = [f"import sirfp, torch being there: {result['import_s']:.3f} s (bound {IMPORT_BOUND})"]
+    shares = result["imports_of_a_run_s"]
+    lines.append(f"imports of train_net.py: {shares['ours']:.2f} s ours, {shares['others']:.2f} s of others")
+    for name, run in result["runs"].items():
+        lines.append(
+            f"{name}: first iteration after {run['all_s']:.2f} s, {run['ours_s']:.2f} s of them ours"
+            f"{f' (bound {RUN_BOUNDS[name]})' if name in RUN_BOUNDS else ''}; imports {run['imports_s']:.2f} s"
+        )
+        lines += [f"    {phase:40} {seconds:6.2f} s" for phase, seconds in run["phases_s"].items()]
+    return "\n".join([*lines, ", ".join(f"{key} {value}" for key, value in result["machine"].items())])
+
+
+class Stopwatch:
+    """Time by phases, what runs within another phase counted once.
+
+    Attributes:
+        phases: {name: seconds}.
+    """
+
+    def __init__(self):
+        self.phases: dict[str, float] = {}
+        self._within = [0.0]
+
+    def watch(self, owner: Any, name: str, phase: str) -> None:
+        """Times all calls of a function of a module, a class or an object."""
+        work: Callable = getattr(owner, name)
+
+        def timed(*args, **kwargs):
+            self._within.append(0.0)
+            start = time.perf_counter()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                spent = time.perf_counter() - start
+                self.phases[phase] = self.phases.get(phase, 0.0) + spent - self._within.pop()
+                self._within[-1] += spent
+
+        setattr(owner, name, staticmethod(timed) if isinstance(owner, type) else timed)
+
+
+def until_first_iteration(began: float, config: str, output: str) -> None:
+    """Starts a run as `train_net.py` does, says when its first iteration would begin, and ends there."""
+    sys.path.insert(0, str(PROJECT))
+    import train_net
+    from detectron2.data import DatasetCatalog
+
+    from sirfp import engine
+
+    imported, watch = time.time() - began, Stopwatch()
+
+    class Trainer(train_net.SegmentationTrainer):
+        def build_hooks(self):
+            hooks = super().build_hooks()
+            for hook in filter(None, hooks):
+                kind = type(hook)
+                ours = kind.__module__.startswith("sirfp")
+                watch.watch(hook, "before_train", f"sirfp: {kind.__name__}" if ours else "Detectron2's hooks")
+            return hooks
+
+        def run_step(self):
+            answer = {"all": time.time() - began, "imports": imported, "phases": watch.phases}
+            print(json.dumps(answer), flush=True)
+            os._exit(0)
+
+    watch.watch(engine, "setup", "sirfp: config")
+    watch.watch(Trainer, "check_data", "sirfp: check of the data")
+    watch.watch(engine, "default_setup", "Detectron2's set-up")
+    watch.watch(DatasetCatalog, "get", "reading the data set's list")
+    for name, phase in (("model", "network"), ("optimizer", "network"), ("train_loader", "data loaders")):
+        watch.watch(Trainer, f"build_{name}", phase)
+    words = ["--config-file", str(PROJECT / "configs" / CONFIGS[config]), "OUTPUT_DIR", output, "MODEL.WEIGHTS", ""]
+    words += ["DATASETS.TRAIN", "('scenes_sem_seg_train',)", "DATASETS.TEST", "('scenes_sem_seg_val',)"]
+    engine.run(Trainer, train_net.add_segmentation_config, words)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--until-first-iteration"]:
+        until_first_iteration(float(sys.argv[2]), *sys.argv[3:])
+    raise SystemExit(main())
