@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import profile_tables as profiles
+
 from sirfp.report import Table
 
 HEAD = """# Benchmarks
 
-    python benchmarks/run.py
+    python benchmarks/run.py                          # all but the last, resumable; make bench
+    python benchmarks/run.py --only latency-resnet50  # one of them
+    python benchmarks/run.py --only budgets-all       # every network of the prunability tables
     python benchmarks/run.py --table > docs/benchmarks.md
 
 Every figure that needs no data set, beside its bound. Ratios are of one run, in which both sides take turns; figures
-are medians of repeats. The networks have random weights. Where other work
-keeps cores busy, seconds are longer than on a quiet machine, and ratios less certain.
+are medians of repeats. The networks have random weights. Where other work keeps cores busy, seconds are longer than on
+a quiet machine, and ratios less certain. What keeps latency above the share of FLOPs has [a page](latency.md).
 
 Machine: {machine}.
 """
@@ -76,6 +80,8 @@ def page(kept: Mapping[str, Mapping[str, Any]], found: Mapping[str, list[Figure]
         parts.append(f"## {name}\n\n    {entry['command']}\n{busy}")
         if more:
             parts.append(_markdown(("what", "figure"), more))
+        if name in TABLES and not any(f.met is False and f.bound == "runs" for f in found[name]):
+            parts += [f"{text}\n" for text in TABLES[name](entry["result"])]
     return "\n".join(parts)
 
 
@@ -106,16 +112,48 @@ def accumulation(result: Mapping[str, Any]) -> list[Figure]:
 
 
 def kernel(result: Mapping[str, Any]) -> list[Figure]:
-    return [
-        Figure(
-            f"one update, {row['channels']} channels, {row['size'][0]} x {row['size'][1]}, stride {row['stride']}",
-            f"{row['seconds'] * 1e3:.1f} ms, {row['extra_bytes'] / 2**20:.0f} MiB",
-        )
-        for row in result["rows"]
-    ] + [
-        Figure(f"one update, {row['channels']} channels, {row['size'][0]} x {row['size'][1]}", "skipped: too large")
-        for row in result["skipped"]
+    seconds = _updates(result)
+    stride = min(stride for stride, *_ in seconds)
+    wide = max(channels for _, channels, _ in seconds)
+    sizes = sorted({size for at, channels, size in seconds if (at, channels) == (stride, wide)})
+    rows = [
+        Figure(f"one update, {wide} channels, {_by(size)}, stride {at}", f"{seconds[at, wide, size] * 1e3:.1f} ms")
+        for at in sorted({at for at, *_ in seconds})
+        for size in sizes[-1:]
     ]
+    ways = [((wide // 2, sizes[-1]), (wide, sizes[-1])), *(((wide, s), (wide, sizes[-1])) for s in sizes[-2:-1])]
+    for before, after in ways:
+        if (stride, *before) in seconds:
+            ratio = seconds[(stride, *after)] / seconds[(stride, *before)]
+            what = f"from {before[0]} channels on {_by(before[1])} to {after[0]} on {_by(after[1])}, stride {stride}"
+            rows.append(Figure(what, f"{ratio:.1f} times the time"))
+    extra = max(row["extra_bytes"] for row in result["rows"])
+    rows.append(Figure("most memory beside features and accumulators", f"{extra / 2**20:.0f} MiB"))
+    return [*rows, *(Figure("skipped as too large", f"{r['channels']}, {_by(r['size'])}") for r in result["skipped"])]
+
+
+def kernel_tables(result: Mapping[str, Any]) -> list[str]:
+    """Milliseconds of an update by channels and size of the map, a table for each stride."""
+    seconds, texts = _updates(result), []
+    sizes = sorted({size for *_, size in seconds})
+    for stride in sorted({at for at, *_ in seconds}):
+        rows = [
+            (str(c), *(f"{seconds[stride, c, s] * 1e3:.1f}" if (stride, c, s) in seconds else "" for s in sizes))
+            for c in sorted({channels for _, channels, _ in seconds})
+        ]
+        images = result["rows"][0]["images"]
+        texts.append(f"Milliseconds of an update on {images} images, at every position of stride {stride}:")
+        texts.append(Table(("channels", *map(_by, sizes)), tuple(rows)).markdown())
+    return texts
+
+
+def _updates(result: Mapping[str, Any]) -> dict[tuple[int, int, tuple[int, int]], float]:
+    """{(stride, channels, size): seconds}."""
+    return {(row["stride"], row["channels"], tuple(row["size"])): row["seconds"] for row in result["rows"]}
+
+
+def _by(size: Any) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def loop(result: Mapping[str, Any]) -> list[Figure]:
@@ -180,13 +218,46 @@ def latency(result: Mapping[str, Any]) -> list[Figure]:
         Figure(f"latency of dense at {result['keep_flops']:.0%} of FLOPs, {what}", f"{share:.2f}", "0.5", share <= 0.5)
         for what, share in result["best"].items()
     ]
+    lacking = result["not_timed"].items()
+    rows += [Figure(f"latency in {name}", f"not timed: {why}", "runs", False) for name, why in lacking]
     exact = result["flops_exact"]
     rows.append(Figure("these budgets of FLOPs", "met" if exact else "not met", "0.5%", exact))
     for row in result["rows"]:
         shares = ", ".join(f"{name} {value:.2f}" for name, value in row["share"].items())
-        value = f"dense {row['dense_s'] * 1e3:.1f} ms; {shares}"
+        value = f"dense {row['dense_s'] * 1e3:.1f} ms, quartiles {row['spread']:.0%} apart; {shares}"
         rows.append(Figure(f"{row['model']}, batch {row['batch']}, {row['runtime']}", value))
     return rows
+
+
+def profile(result: Mapping[str, Any]) -> list[Figure]:
+    rows = []
+    for row in result["rows"]:
+        worst = ", ".join(f"{part['part']} {100 * part['over']:+.1f}" for part in row["parts"][:3])
+        about = f"{row['model']}, batch {row['batch']}, {row['runtime']}, {row['network']}"
+        value = f"{row['pruned_s'] / row['dense_s']:.2f} of dense; most over their share: {worst} hundredths"
+        rows.append(Figure(f"profile, {about}", value))
+    return rows
+
+
+def profile_tables(result: Mapping[str, Any]) -> list[str]:
+    """The parts of each pruned network, see `latency_profile.py`."""
+    return [
+        text
+        for row in result["rows"]
+        for text in (profiles.title(row), profiles.table(row).markdown(), profiles.calls(row))
+    ]
+
+
+def startup(result: Mapping[str, Any]) -> list[Figure]:
+    spent, shares, runs = result["import_s"], result["imports_of_a_run_s"], result["runs"]
+    rows = [Figure("import sirfp, torch being there", f"{spent:.3f} s", "0.3 s", spent < 0.3)]
+    for name, run in runs.items():
+        what, bound = f"start of a run, what is ours, {name}", {"demo": 2.0}.get(name)
+        value = f"{run['ours_s']:.2f} s"
+        rows.append(Figure(what, value, *((f"{bound:g} s", run["ours_s"] < bound) if bound else ())))
+        rows.append(Figure(f"from train_net.py to the first iteration, {name}", f"{run['all_s']:.2f} s"))
+        rows += [Figure(f"{name}: {phase}", f"{s:.2f} s") for phase, s in run["phases_s"].items() if s >= 0.01]
+    return [*rows, Figure("imports of a run", f"{shares['ours']:.2f} s ours, {shares['others']:.2f} s of others")]
 
 
 READERS: dict[str, Callable[[Mapping[str, Any]], list[Figure]]] = {
@@ -198,6 +269,14 @@ READERS: dict[str, Callable[[Mapping[str, Any]], list[Figure]]] = {
     "planning-peers": peers,
     "planning": planning,
     "budgets": budgets,
+    "latency-profile": profile,
     "latency": latency,
+    "startup": startup,
 }
 """How a benchmark's result is read, by how its name begins; the first that fits."""
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "accumulation-kernel": kernel_tables,
+    "latency-profile": profile_tables,
+}
+"""What a benchmark's section has beside its figures."""

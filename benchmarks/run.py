@@ -3,9 +3,10 @@
     python benchmarks/run.py [--only NAME ...] [--quick] [--again] [--output output/benchmarks] [--json | --table]
 
 What each benchmark found is kept in a JSON file of the output folder as soon as it is there, so that a run that was cut
-off goes on where it was (`--again` measures anew). `--quick` takes fewer repeats and smaller subjects, in a file of its
-own, to see that all works. `--table` and `--json` print what is kept and measure nothing. Ends with 1 where a bound is
-not met or a benchmark failed.
+off goes on where it was (`--again` measures anew). What takes long, budgets-all, is measured only where `--only` names
+it; what it has done of its many networks is kept too. `--quick` takes fewer repeats and smaller subjects, in a file of
+its own, to see that all works. `--table` and `--json` print what is kept and measure nothing. Ends with 1 where a bound
+is not met or a benchmark failed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from figures import Figure, figures, page
 
 HERE = Path(__file__).parent
+WIDTHS = ["--round-to", "1", "8", "16", "--runtimes", "compiled", "onnxruntime"]
 BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
     "scoring": (["scoring.py"], ["--repeats", "2"]),
     "accumulation-segmentor": (["accumulation.py", "--rounds", "4"], ["--rounds", "2"]),
@@ -41,25 +43,26 @@ BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
     "planning-peers": (["planning_peers.py"], ["--repeats", "1", "--models", "resnet50", "regnetx_002", "retinanet"]),
     "budgets": (["budgets.py"], ["--networks", "test_resnet", "test_vit", "resnet18"]),
     "latency-resnet50": (
-        [
-            "latency_realised.py",
-            "--models",
-            "resnet50",
-            "--round-to",
-            "1",
-            "8",
-            "--runtimes",
-            "compiled",
-            "onnxruntime",
-        ],
-        ["--batches", "1", "--size", "64", "64", "--repeats", "3", "--runtimes", "eager"],
+        ["latency_realised.py", "--models", "resnet50", *WIDTHS, "--repeats", "15"],
+        ["--batches", "1", "--size", "64", "64", "--repeats", "3", "--runtimes", "eager", "onnxruntime"],
     ),
     "latency-deeplab": (
-        ["latency_realised.py", "--models", "deeplab", "--round-to", "1", "8", "--runtimes", "compiled", "onnxruntime"],
-        ["--batches", "1", "--size", "64", "64", "--repeats", "3", "--runtimes", "eager"],
+        ["latency_realised.py", "--models", "deeplab", *WIDTHS],
+        ["--batches", "1", "--size", "64", "64", "--repeats", "3", "--runtimes", "eager", "onnxruntime"],
+    ),
+    "latency-profile": (
+        ["latency_profile.py"],
+        ["--models", "resnet18", "--size", "64", "64", "--repeats", "3", "--runtimes", "onnxruntime", "channels-last"],
+    ),
+    "startup": (["startup.py", "--repeats", "3"], ["--repeats", "1", "--configs", "demo"]),
+    "budgets-all": (
+        ["budgets.py", "--all", "--results", "OUTPUT/budgets.jsonl"],
+        ["--networks", "test_resnet", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"],
     ),
 }
-"""Each one's command, and what `--quick` adds to it."""
+"""Each one's command, in which OUTPUT is the output folder, and what `--quick` adds to it."""
+LONG = ("budgets-all",)
+"""Those that take longer than all others together."""
 
 
 def main() -> int:
@@ -76,11 +79,11 @@ def main() -> int:
     args = parser.parse_args()
     file = args.output / ("quick.json" if args.quick else "results.json")
     kept: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    names = args.only or list(BENCHMARKS)
+    names = args.only or [name for name in BENCHMARKS if name not in LONG or args.json or args.table]
     if not (args.json or args.table):
         for name in names:
             if args.again or name not in kept:
-                kept[name] = measured(name, args.quick)
+                kept[name] = measured(name, args.output, args.quick)
                 args.output.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(kept, indent=1))
                 for figure in figures(name, kept[name]["result"]):
@@ -100,14 +103,14 @@ def met(rows: list[Figure]) -> bool:
     return bool(rows) and all(figure.met is not False for figure in rows)
 
 
-def measured(name: str, quick: bool) -> dict[str, Any]:
+def measured(name: str, output: Path, quick: bool) -> dict[str, Any]:
     """Runs a benchmark in a process of its own.
 
     Returns:
         Its command, what it found, how long it took, and how many cores other work kept busy before.
     """
     command, less = BENCHMARKS[name]
-    words = [*command, *(less if quick else [])]
+    words = [word.replace("OUTPUT", str(output)) for word in (*command, *(less if quick else []))]
     print(f"== {name}: python benchmarks/{' '.join(words)}", flush=True)
     busy, start = busy_cores(), time.perf_counter()
     script = [sys.executable, "-W", "ignore", str(HERE / words[0]), *words[1:], "--json"]

@@ -14,7 +14,7 @@ def run(monkeypatch, tmp_path, capsys):
     with loaded("benchmarks/run.py") as module:
         answers = {"scoring": SCORING}
 
-        def measured(name, quick):
+        def measured(name, output, quick):
             answers.setdefault("asked", []).append(name)
             return {"command": f"python benchmarks/{name}.py", "seconds": 1.0, "result": answers[name]}
 
@@ -63,3 +63,27 @@ def sys_figures():
     import figures
 
     return figures
+
+
+def test_what_takes_long_is_measured_only_where_it_is_named_and_shown_with_all(run):
+    found = {"within_half_a_percent": 206, "worst": 0.001, "beyond": {}}
+    run.answers["budgets-all"] = {"networks": 206, "round_to_1": found, "machine": {"cores": 2}}
+    run.answers["scoring"] = SCORING
+    assert run("--only", "budgets-all")[0] == 0
+    assert "206 of 206 networks" in run("--table")[1]
+    with loaded("benchmarks/run.py") as module:
+        assert set(module.LONG) < set(module.BENCHMARKS)
+
+
+def test_how_the_cost_of_an_update_grows_is_a_table():
+    case = {"stride": 1, "images": 2, "extra_bytes": 0}
+    rows = [
+        case | {"channels": c, "size": size, "seconds": c**2 * size[0] * size[1] / 1e9}
+        for c in (64, 128)
+        for size in ((8, 16), (16, 32))
+    ]
+    with loaded("benchmarks/run.py"):
+        text, table = sys_figures().kernel_tables({"rows": rows})
+        values = [figure.value for figure in sys_figures().kernel({"rows": rows, "skipped": []})]
+    assert "stride 1" in text and "| 128      |    2.1 |     8.4 |" in table
+    assert values.count("4.0 times the time") == 2
