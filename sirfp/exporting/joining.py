@@ -13,9 +13,21 @@ def join(*parts: Any) -> Any:
 
     Returns:
         A protobuf with the first's inputs and the last's outputs; the parts are changed.
+
+    Raises:
+        ValueError: they are of different opsets, or hold different functions of the same name.
     """
     import onnx
 
+    versions: dict[str, int] = {}
+    functions: dict[tuple[str, str], Any] = {}
+    for part in parts:
+        for entry in part.opset_import:
+            if versions.setdefault(entry.domain, entry.version) != entry.version:
+                raise ValueError(f"parts are of opset {versions[entry.domain]} and {entry.version} {entry.domain}")
+        for function in part.functions:
+            if functions.setdefault((function.domain, function.name), function) != function:
+                raise ValueError(f"parts hold different functions {function.domain}.{function.name}")
     outer = {value.name for part in parts for value in (*part.graph.input, *part.graph.output)}
     nodes, initializers = [], []
     for number, part in enumerate(parts):
@@ -24,8 +36,6 @@ def join(*parts: Any) -> Any:
         initializers += part.graph.initializer
     first, last = parts[0].graph, parts[-1].graph
     graph = onnx.helper.make_graph(nodes, "joined", first.input, last.output, initializers)
-    versions = {entry.domain: entry.version for part in parts for entry in part.opset_import}
-    functions = {(f.domain, f.name): f for part in parts for f in part.functions}
     return onnx.helper.make_model(
         graph,
         opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()],
@@ -43,7 +53,7 @@ def _rename(graph: Any, prefix: str, outer: set[str]) -> None:
         return name if not name or name in outer else prefix + name
 
     for node in graph.node:
-        node.name = prefix + node.name
+        node.name = prefix + node.name if node.name else ""
         node.input[:] = [named(name) for name in node.input]
         node.output[:] = [named(name) for name in node.output]
         for attribute in node.attribute:
