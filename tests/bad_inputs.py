@@ -1,6 +1,6 @@
 """Inputs that are wrong, one a row: what is given, and what the one line must say.
 
-In a command line `F/x` is the file x of `command_files`, OUT a file to write, and `D/x` the file x of `tiny_tasks`.
+In a command line `F/x` is the file x of `command_files`, `D/x` that of `tiny_tasks`; OUT, OUT.onnx are files to write.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from PIL import Image
 
 PRUNE = ["prune", *NETWORK, "-o", "OUT", "--criterion", "magnitude"]
 LOOK = ["prune", *NETWORK, "-o", "OUT"]
+EXPORT = ["export", *NETWORK, "-o", "OUT.onnx"]
 COMMANDS = {
     "command": (["reprot"], "did you mean report"),
     "no command": ([], "see sirfp --help"),
@@ -121,6 +122,50 @@ COMMANDS = {
         "0.png",
     ),
 }
+EXPORTS = {
+    "no ending": (["export", *NETWORK, "-o", "OUT"], "the ending .onnx"),
+    "nowhere": (["export", *NETWORK], "-o/--output"),
+    "no model": (["export", "-o", "OUT.onnx"], "name the dense model"),
+    "no file": (["export", "F/none.safetensors", *NETWORK, "-o", "OUT.onnx"], "there is no file"),
+    "cut short": (["export", "F/short.safetensors", *NETWORK, "-o", "OUT.onnx"], "not a whole safetensors file"),
+    "no plan": (["export", "F/planless.safetensors", *NETWORK, "-o", "OUT.onnx"], "holds no pruning plan"),
+    "another model's": (
+        ["export", "F/small.safetensors", "--timm", "test_vit", "-o", "OUT.onnx"],
+        "is for another model",
+    ),
+    "a dense file": (["export", "F/dense.pth", *NETWORK, "-o", "OUT.onnx"], "not a whole safetensors file"),
+    "no weights": ([*EXPORT, "--weights", "F/none.pth"], "no file of weights"),
+    "a folder": (["export", *NETWORK, "-o", "F/folder.onnx"], "it is a folder"),
+    "a folder in a file": (["export", *NETWORK, "-o", "F/text.pth/x.onnx"], "is not a folder"),
+    "a folder not to write in": (["export", *NETWORK, "-o", "/proc/none.onnx"], "cannot write /proc/none.onnx"),
+    "a size of nothing": ([*EXPORT, "--size", "0", "64"], "at least 1"),
+    "too small": (
+        ["export", "--timm", "inception_v3", "--size", "20", "20", "-o", "OUT.onnx"],
+        "cannot be run on 20 x 20 pixels",
+    ),
+    "no multiple of patches": (
+        ["export", "--timm", "test_vit", "--size", "50", "50", "-o", "OUT.onnx"],
+        "choose another --size",
+    ),
+    "too large": ([*EXPORT, "--size", "64", "99999999"], "at most"),
+    "a batch of nothing": ([*EXPORT, "--images", "F/images", "--batch", "0"], "--batch: must be a whole number"),
+    "no images": ([*EXPORT, "--images", "F/imags"], "did you mean images"),
+    "an empty folder": ([*EXPORT, "--images", "F/empty"], "holds no image"),
+    "a broken image": ([*EXPORT, "--images", "F/broken"], "cannot be read as an image"),
+    "what is fixed": ([*EXPORT, "--fixed", "sise"], "did you mean size"),
+    "tolerance": ([*EXPORT, "--tolerance", "0"], "--tolerance must be above 0"),
+    "opset": ([*EXPORT, "--opset", "99"], "--opset must lie in [18, 23]"),
+    "an old opset": ([*EXPORT, "--opset", "11"], "got 11"),
+    "no opset": ([*EXPORT, "--opset", "latest"], "must be a whole number"),
+    "a classifier's threshold": ([*EXPORT, "--score-threshold", "0.5"], "single-stage detectors"),
+    "threshold": ([*EXPORT, "--score-threshold", "1.5"], "must lie in [0, 1]"),
+    "two stages": (
+        ["export", "--zoo", "COCO-Detection/faster_rcnn_R_50_FPN_1x", "--size", "64", "64", "-o", "OUT.onnx"],
+        "GeneralizedRCNN cannot be exported",
+    ),
+    "a config's key": (["export", *SEGMENTOR, "-o", "OUT.onnx", "MODEL.TIMM.NAM", "x"], "did you mean MODEL.TIMM.NAME"),
+}
+"""Likewise of `sirfp export`, which needs packages of its own."""
 
 STUDY = """
 tasks:

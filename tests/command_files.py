@@ -58,7 +58,7 @@ def make_files(root: Path) -> Path:
     lacking = {name: tensor for name, tensor in state.items() if name != first}
     save_file(lacking, str(root / "lacking.safetensors"), metadata={PLAN_KEY: plan.to_json()})
 
-    for folder in ("images/a", "empty", "broken", "labels", "bomb"):
+    for folder in ("images/a", "empty", "broken", "labels", "bomb", "folder.onnx"):
         (root / folder).mkdir(parents=True)
     random = np.random.default_rng(0)
     for i in range(5):

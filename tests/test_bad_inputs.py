@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from bad_inputs import COMMANDS, STUDIES, STUDY, TRAINING
+from bad_inputs import COMMANDS, EXPORTS, STUDIES, STUDY, TRAINING
 from command_files import make_files
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from scripts import ROOT, loaded
@@ -19,6 +19,7 @@ from tiny_tasks import command, make_data
 from sirfp import engine
 from sirfp.cli import main
 from sirfp.data import registration
+from sirfp.exporting import PACKAGES, lacking
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +54,27 @@ def said(capsys) -> str:
 
 
 def test_there_are_enough():
-    assert len(COMMANDS) + len(STUDIES) + len(TRAINING) >= 150
+    assert len(COMMANDS) + len(EXPORTS) + len(STUDIES) + len(TRAINING) >= 150
 
 
 @pytest.mark.parametrize("case", COMMANDS)
 def test_a_command(case, files, data, tmp_path, capsys):
-    argv, expected = COMMANDS[case]
+    is_refused(*COMMANDS[case], files, data, tmp_path, capsys)
+
+
+@pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(PACKAGES)}")
+@pytest.mark.parametrize("case", EXPORTS)
+def test_an_export(case, files, data, tmp_path, capsys):
+    is_refused(*EXPORTS[case], files, data, tmp_path, capsys)
+
+
+def is_refused(argv: list[str], expected: str, files: Path, data: Path, tmp_path: Path, capsys) -> None:
+    """A command says what is expected, in one line, and leaves nothing behind."""
     if any(word.startswith("/proc") for word in argv) and not Path("/proc").is_dir():
         pytest.skip("there is no /proc")
     before = sorted([*files.rglob("*"), *data.rglob("*")])
-    argv = [str(tmp_path / "out.safetensors") if word == "OUT" else word for word in argv]
+    outputs = {"OUT": "out.safetensors", "OUT.onnx": "out.onnx"}
+    argv = [str(tmp_path / outputs[word]) if word in outputs else word for word in argv]
     code = main(filled(argv, F=files, D=data))
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -143,3 +146,21 @@ def need_model(source: Source | None) -> Source:
     if source is None:
         raise InputError("name the dense model: --timm NAME, --config-file PATH or --zoo CONFIG")
     return source
+
+
+def check_writable(path: str) -> None:
+    """Raises InputError where a file cannot be made, before any work is done for it."""
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise InputError(f"cannot write {path}: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: the folder {parent} allows no writing")
+    try:
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:  # a full disk, or a file system of another kind
+        raise InputError(f"cannot write {path}: {error.strerror}") from None

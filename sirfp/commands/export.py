@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .arguments import MODEL_USAGE, OPTS_USAGE, add_images, add_model, build_source, need_model, split_words
+from .arguments import (
+    MODEL_USAGE,
+    OPTS_USAGE,
+    add_images,
+    add_model,
+    at_least,
+    build_source,
+    check_writable,
+    need_model,
+    split_words,
+)
 from .outcome import Outcome
 
 USAGE = f"sirfp export [FILE] {MODEL_USAGE} -o MODEL.onnx [options] {OPTS_USAGE}"
@@ -32,6 +42,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="fix the images' size at --size, or also the batch at one image; by default both are left open where the "
         "model allows",
     )
+    parser.add_argument(
+        "--opset", type=at_least(1), metavar="N", help="ONNX's version of operators; by default as PyTorch has it"
+    )
     parser.add_argument("--score-threshold", type=float, metavar="T", help="of detections; by default the config's")
     parser.add_argument(
         "--tolerance",
@@ -44,7 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Builds the model, writes the file and compares it with PyTorch."""
     from sirfp.checkpoint import read, restore
-    from sirfp.exporting import agreement, build_graph, check_packages, export
+    from sirfp.exporting import agreement, build_graph, check_opset, check_packages, export
 
     file, opts = split_words(args.words, file=True)
     if not args.output.endswith(".onnx"):
@@ -53,6 +66,8 @@ def run(args: argparse.Namespace) -> Outcome:
         raise InputError(f"--tolerance must be above 0, got {args.tolerance}")
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         raise InputError(f"--score-threshold must lie in [0, 1], got {args.score_threshold}")
+    check_opset(args.opset)
+    check_writable(args.output)
     check_packages()
     plan_and_state = read(file) if file else None  # before a model is built for it
     source = need_model(build_source(args, opts))
@@ -65,34 +80,42 @@ def run(args: argparse.Namespace) -> Outcome:
             raise InputError(f"--score-threshold is for single-stage detectors, not for {source.name}")
         model.test_score_thresh = args.score_threshold
     source.check()
+    images = _images(source, args)
     graph = build_graph(source, model)
     free = {None: ("batch", "size"), "size": ("batch",), "all": ()}[args.fixed]
     metadata = {"model": source.name, "colours": source.colours, "values": "0 to 255", "made by": "sirfp export"}
-    written = export(graph, Path(args.output), source.size, free=free, metadata=metadata)
-    found = agreement(graph, args.output, _batches(source, graph, written, args))
+    written = export(graph, Path(args.output), source.size, free=free, metadata=metadata, opset=args.opset)
+    images = images if "size" in written.free else [resized(image, source.size) for image in images]
+    found = agreement(graph, args.output, images or _noise(source, graph, written, args.seed))
     return _outcome(args, source, file, written, found)
 
 
-def _batches(source, graph, written, args: argparse.Namespace) -> list:
-    """Images to compare on, one tensor a batch: the user's, or random ones, also of another size where that is free."""
-    import torch
+def _images(source, args: argparse.Namespace) -> list:
+    """The user's images, each a batch of one."""
+    if not args.images:
+        return []
+    batches = source.batches(args.images, args.batches, args.batch, args.seed)
+    return [image[None] for batch in batches for image in source.raw(batch)]
+
+
+def resized(images: Any, size: tuple[int, int]) -> Any:
+    """Images (N, C, H, W) at another (height, width)."""
     from torch.nn import functional as F
 
-    height, width = source.size
-    if not args.images:
-        torch.manual_seed(args.seed)
-        shapes = [(2 if "batch" in written.free else 1, height, width)]
-        if "size" in written.free:
-            shapes.append((1, height + max(8, height // 8), width + max(8, width // 4)))
-        return [torch.rand(n, len(graph.mean), h, w) * 255 for n, h, w in shapes]
-    images = [
-        image
-        for batch in source.batches(args.images, args.batches, args.batch, args.seed)
-        for image in source.raw(batch)
-    ]
-    if "size" not in written.free:
-        images = [F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0] for image in images]
-    return [image[None] for image in images]
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def _noise(source, graph, written, seed: int) -> list:
+    """Random images, one tensor a batch, also of another size where that is free."""
+    import torch
+
+    from sirfp.exporting import other_size
+
+    torch.manual_seed(seed)
+    sizes = [(2 if "batch" in written.free else 1, *source.size)]
+    if "size" in written.free:
+        sizes.append((1, *other_size(source.size)))
+    return [torch.rand(n, len(graph.mean), h, w) * 255 for n, h, w in sizes]
 
 
 def _outcome(args: argparse.Namespace, source, file: str, written, found) -> Outcome:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, near
@@ -16,6 +15,7 @@ from .arguments import (
     add_model,
     at_least,
     build_source,
+    check_writable,
     in_flags,
     need_model,
     split_words,
@@ -151,20 +151,6 @@ def run(args: argparse.Namespace) -> Outcome:
     bytes_ = os.path.getsize(args.output)
     shown.append(f"Wrote {args.output}, {report.size(bytes_)}.")
     return Outcome({**data, "file_bytes": bytes_, **found.to_dict()}, shown)
-
-
-def check_writable(path: str) -> None:
-    """Raises InputError where a file cannot be made, before any work is done for it."""
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
-    parent = target.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise InputError(f"cannot write {path}: {parent} is not a folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {path}: the folder {parent} allows no writing")
 
 
 def read_options(criterion: type, given: Iterable[str]) -> dict[str, Any]:

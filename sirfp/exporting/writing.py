@@ -22,6 +22,7 @@ from .whole_sizes import whole_sizes
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 FREE = ("batch", "size")
+OPSETS = range(18, 24)  # that PyTorch's exporter writes
 LARGEST = 2**31 - 2**20  # bytes; a protobuf file ends at 2 GiB
 
 
@@ -42,9 +43,19 @@ class Exported:
 
 def check_packages() -> None:
     """Raises InputError where a package that exporting needs is not installed."""
-    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if lacking:
-        raise InputError(f"exporting needs {', '.join(lacking)}: pip install {' '.join(lacking)}")
+    if lacking():
+        raise InputError(f"exporting needs {', '.join(lacking())}: pip install {' '.join(lacking())}")
+
+
+def lacking() -> list[str]:
+    """Those of `PACKAGES` that are not installed."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def check_opset(opset: int | None) -> None:
+    """Raises InputError where PyTorch's exporter does not write ONNX's operators of a version."""
+    if opset is not None and opset not in OPSETS:
+        raise InputError(f"--opset must lie in [{OPSETS[0]}, {OPSETS[-1]}], which PyTorch writes, got {opset}")
 
 
 def export(
@@ -54,8 +65,9 @@ def export(
     *,
     free: Sequence[str] = FREE,
     metadata: Mapping[str, str] | None = None,
+    opset: int | None = None,
 ) -> Exported:
-    """Writes a model to an ONNX file, of opset 18 or what PyTorch writes.
+    """Writes a model to an ONNX file.
 
     Args:
         graph: the model, on the processor, in evaluation mode.
@@ -63,15 +75,21 @@ def export(
         size: (height, width) of the images that are sent through it, and of all where the size is not free.
         free: what to leave open if the model allows, of `FREE`.
         metadata: texts to keep in the file.
+        opset: of `OPSETS`; what PyTorch has as its default by default.
 
     Raises:
         InputError: the exporter cannot do it, a package is not installed, or the file cannot be written.
     """
     check_packages()
+    check_opset(opset)
     notes: list[str] = []
+    refused = refusal(graph, other_size(size)) if "size" in free else ""
+    if refused:
+        notes.append(f"size cannot be left open: {refused}")
+        free = [f for f in free if f != "size"]
     for some in dict.fromkeys([tuple(free), tuple(f for f in free if f != "size"), ()]):
         try:
-            model = _exported(graph, size, some)
+            model = _exported(graph, size, some, opset)
             break
         except Exception as error:  # whatever the model's code or the exporter raises
             notes.append(f"{' and '.join(some) or 'nothing'} cannot be left open: {reason(error)}")
@@ -87,6 +105,26 @@ def export(
     with whole_file(path) as beside:
         beside.write_bytes(model.SerializeToString())
     return Exported(Path(path), some, tuple(notes))
+
+
+def other_size(size: Sequence[int]) -> tuple[int, int]:
+    """A (height, width) that differs from one, for trying what is left open."""
+    height, width = size
+    return height + max(8, height // 8), width + max(8, width // 4)
+
+
+def refusal(graph: Graph, size: Sequence[int]) -> str:
+    """What a model says to images (height, width), in one line; nothing where it takes them.
+
+    The exporter cannot tell: a network's own check of its sizes, such as that of timm's vision transformers, is left
+    out of the file, which then says that it takes any size.
+    """
+    try:
+        with quiet(), torch.no_grad():
+            graph.original(torch.zeros(1, len(graph.mean), *size))
+    except Exception as error:  # whatever the model's code raises
+        return f"at {size[0]} x {size[1]} pixels, {reason(error)}"
+    return ""
 
 
 def write_fixed(module: nn.Module, images: torch.Tensor, path: Path) -> None:
@@ -115,14 +153,14 @@ def reason_of(notes: Sequence[str]) -> str:
     return notes[-1].partition(": ")[2]
 
 
-def _exported(graph: Graph, size: Sequence[int], free: Sequence[str]) -> Any:
+def _exported(graph: Graph, size: Sequence[int], free: Sequence[str], opset: int | None) -> Any:
     images = torch.rand(2 if "batch" in free else 1, len(graph.mean), *size) * 255
     batch = {0: Dim.DYNAMIC} if "batch" in free else {}
     sides = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if "size" in free else {}
     image_dims = batch | sides
     with quiet(), torch.no_grad(), whole_sizes():
         if graph.multiple == 1 or graph.square or not sides:
-            return _program(graph, (images,), (image_dims,), ["images"], graph.outputs)
+            return _program(graph, (images,), (image_dims,), ["images"], graph.outputs, opset)
         short = (-(-n // graph.multiple) * graph.multiple - 1 for n in size)  # padded, so that padding is not left out
         images = torch.rand(len(images), len(graph.mean), *short) * 255
         x = graph.prepare(images)
@@ -130,14 +168,15 @@ def _exported(graph: Graph, size: Sequence[int], free: Sequence[str]) -> Any:
         multiples = {i: graph.multiple * Dim(name, min=1, max=4096) for i, name in ((2, "rows"), (3, "columns"))}
         padded = [batch | multiples if graph.padded_outputs else batch for _ in between]
         return join(
-            _program(_Part(graph.prepare), (images,), (image_dims,), ["images"], ["x"]),
-            _program(_Part(graph.network), (x,), (batch | multiples,), ["x"], graph.between),
+            _program(_Part(graph.prepare), (images,), (image_dims,), ["images"], ["x"], opset),
+            _program(_Part(graph.network), (x,), (batch | multiples,), ["x"], graph.between, opset),
             _program(
                 _Part(graph.finish),
                 (images, *between),
                 (image_dims, *padded),
                 ["images", *graph.between],
                 graph.outputs,
+                opset,
             ),
         )
 
@@ -164,7 +203,14 @@ class _Part(nn.Module):
         return getattr(self.model, self.name)(*inputs)
 
 
-def _program(module: nn.Module, inputs: tuple, dims: tuple, names: Sequence[str], outputs: Sequence[str] | None) -> Any:
+def _program(
+    module: nn.Module,
+    inputs: tuple,
+    dims: tuple,
+    names: Sequence[str],
+    outputs: Sequence[str] | None,
+    opset: int | None = None,
+) -> Any:
     """One exported module as a protobuf."""
     shapes = (dims,) if isinstance(module, _Part) else dims  # *inputs are one argument
     program = torch.export.export(module, inputs, dynamic_shapes=shapes if any(dims) else None, strict=False)
@@ -175,5 +221,6 @@ def _program(module: nn.Module, inputs: tuple, dims: tuple, names: Sequence[str]
         input_names=list(names),
         output_names=list(outputs) if outputs else None,
         verbose=False,
+        **({"opset_version": opset} if opset else {}),
     )
     return written.model_proto
