@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import deeplab, retinanet, spread
 from timm.layers.padding import get_same_padding
 from torch.nn import functional as F
 from torchvision.ops import batched_nms
@@ -18,26 +17,7 @@ from sirfp.exporting.agreement import compare_detections
 from sirfp.exporting.detectors import best
 from sirfp.exporting.suppression import suppress
 from sirfp.exporting.whole_sizes import same_padding, whole_sizes
-from sirfp.source import from_config, from_timm, from_zoo
-
-CONFIGS = Path(__file__).parents[2] / "projects"
-SMALL = "MODEL.TIMM.NAME test_resnet MODEL.TIMM.WEIGHTS".split()
-
-
-def spread(source):
-    """Random weights whose scores differ and pass the threshold."""
-    torch.manual_seed(0)
-    torch.nn.init.normal_(source.model.head.cls_score.weight, std=0.05)
-    torch.nn.init.zeros_(source.model.head.cls_score.bias)
-    source.model.test_score_thresh = 0.4
-    return source
-
-
-def retinanet():
-    """A small RetinaNet with scores that pass."""
-    options = "MODEL.FPN.OUT_CHANNELS 32 MODEL.RETINANET.NUM_CONVS 1 MODEL.RETINANET.NUM_CLASSES 3".split()
-    config = CONFIGS / "detection/configs/scenes/retinanet_r18.yaml"
-    return spread(from_config(str(config), [*SMALL, "", *options], size=(64, 96)))
+from sirfp.source import from_timm, from_zoo
 
 
 def assert_same_detections(graph, ours, theirs) -> None:
@@ -75,9 +55,7 @@ def test_fcos_as_a_graph_detects_what_detectron2_detects():
 
 
 def test_segmentor_as_a_graph_gives_logits_of_the_image():
-    config = CONFIGS / "segmentation/configs/scenes/deeplab_v3_plus_r18.yaml"
-    options = [*SMALL, "", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16"]
-    graph = build_graph(from_config(str(config), options, size=(64, 64)))
+    graph = build_graph(deeplab())
     images = torch.rand(2, 3, 61, 75) * 255
     with torch.no_grad():
         (logits, classes), (wanted, same) = graph(images), graph.original(images)

@@ -1,0 +1,53 @@
+"""Small models to export, with weights under which their predictions differ, and images to predict on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import sirfp
+from sirfp.source import DetectronSource, from_config
+
+CONFIGS = Path(__file__).parents[2] / "projects"
+SMALL = "MODEL.TIMM.NAME test_resnet MODEL.TIMM.WEIGHTS".split()
+
+
+def spread(source: DetectronSource) -> DetectronSource:
+    """Gives a detector weights whose scores differ and pass the threshold."""
+    torch.manual_seed(0)
+    torch.nn.init.normal_(source.model.head.cls_score.weight, std=0.05)
+    torch.nn.init.zeros_(source.model.head.cls_score.bias)
+    source.model.test_score_thresh = 0.4
+    return source
+
+
+def retinanet() -> DetectronSource:
+    """A small RetinaNet with scores that pass."""
+    options = "MODEL.FPN.OUT_CHANNELS 32 MODEL.RETINANET.NUM_CONVS 1 MODEL.RETINANET.NUM_CLASSES 3".split()
+    config = CONFIGS / "detection/configs/scenes/retinanet_r18.yaml"
+    return spread(from_config(str(config), [*SMALL, "", *options], size=(64, 96)))
+
+
+def deeplab(size: tuple[int, int] = (64, 64)) -> DetectronSource:
+    """A small DeepLabV3+."""
+    config = CONFIGS / "segmentation/configs/scenes/deeplab_v3_plus_r18.yaml"
+    options = [*SMALL, "", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16"]
+    torch.manual_seed(0)
+    source = from_config(str(config), options, size=size)
+    torch.nn.init.normal_(source.model.sem_seg_head.predictor.weight, std=0.5)
+    return source
+
+
+def pruned(source: DetectronSource) -> torch.nn.Module:
+    """The model after half of its FLOPs went."""
+    model = source.fresh()
+    sirfp.prune(model, source.example(), "magnitude", keep_flops=0.5)
+    return model.eval()
+
+
+def pictures(source: DetectronSource, folder: Path, *sizes: tuple[int, int]) -> list[torch.Tensor]:
+    """Images of a folder as the model takes them, cut to sizes (height, width), each a batch of one."""
+    files = sorted(folder.iterdir())[: len(sizes)]
+    images = [source.raw(source.read([file]))[0][None] for file in files]
+    return [image[:, :, :height, :width] for image, (height, width) in zip(images, sizes, strict=True)]

@@ -1,0 +1,69 @@
+"""Exported pruned segmentors and detectors predict on pictures in onnxruntime what they predict in PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import CONFIGS, deeplab, pictures, pruned, retinanet, spread
+
+from sirfp.data.scenes import make_scenes
+from sirfp.exporting import PACKAGES, agreement, build_graph, export, lacking
+from sirfp.source import from_config
+
+pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(PACKAGES)}")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """The folder of a few scenes."""
+    return make_scenes(tmp_path_factory.mktemp("data") / "scenes", train=1, val=3, size=128).images("val")
+
+
+def test_a_deeplab_on_scenes_of_any_size(scenes, tmp_path):
+    """Its file is joined of three parts, which pad and cut."""
+    source = deeplab()
+    graph = build_graph(source, pruned(source))
+    written = export(graph, tmp_path / "x.onnx", (64, 96))
+    assert written.free == ("batch", "size") and not written.notes
+    first, *others = pictures(source, scenes, (64, 96), (128, 128), (57, 90))
+    found = agreement(graph, written.path, [first.repeat(3, 1, 1, 1), *others])
+    assert found.relative < 1e-4 and found.other_pixels <= 2
+    assert found.images == 5 and found.pixels == 3 * 64 * 96 + 128 * 128 + 57 * 90
+    classes = graph.original(others[0])[1]
+    assert classes.unique().numel() > 1, "one class everywhere, so that any file would agree"
+
+
+@pytest.mark.parametrize("opened", [(), pytest.param(("batch", "size"), marks=pytest.mark.slow)])
+def test_a_retinanet_on_scenes(opened, scenes, tmp_path):
+    source = retinanet()
+    source.cfg.INPUT.MIN_SIZE_TEST = 128
+    model = pruned(source)
+    model.test_score_thresh = 0.4
+    graph = build_graph(source, model)
+    written = export(graph, tmp_path / "x.onnx", (64, 96), free=opened)
+    assert written.free == opened and not written.notes
+    sizes = ((64, 96), (128, 128), (57, 90)) if opened else ((64, 96), (64, 96))
+    found = agreement(graph, written.path, pictures(source, scenes, *sizes))
+    assert found.detections >= 20 and found.unmatched == 0 and found.relative < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [("segmentation/configs/camvid/deeplab_v3_plus_lite0.yaml", "camvid"),
+     ("detection/configs/bccd/retinanet_lite0.yaml", "bccd")],
+)  # fmt: skip
+def test_real_images(config, name, real_data, tmp_path):
+    """With TensorFlow's padding, on sides that are no multiple of the network's."""
+    folder = real_data(name) / "val"
+    torch.manual_seed(0)
+    source = from_config(str(CONFIGS / config), ["MODEL.TIMM.WEIGHTS", "", "INPUT.MIN_SIZE_TEST", "90"], size=(90, 120))
+    if name == "bccd":
+        spread(source)
+    model = pruned(source)
+    model.test_score_thresh = 0.4
+    graph = build_graph(source, model)
+    written = export(graph, tmp_path / "x.onnx", (90, 120), free=())
+    found = agreement(graph, written.path, pictures(source, folder, (90, 120), (90, 120), (90, 120)))
+    assert found.images == 3 and found.relative < 1e-4 and found.other_pixels <= 3 and found.unmatched <= 1
+    assert (found.detections or found.pixels) >= 20
