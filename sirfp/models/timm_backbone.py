@@ -80,7 +80,10 @@ class TimmBackbone(Backbone):
         maps = self.network(x)
         if self._channels_last:
             maps = [one.permute(0, 3, 1, 2) for one in maps]
-        return self._named(maps)
+        named: dict[str, torch.Tensor] = {}
+        for i, feature in enumerate(self._out_features):  # in words that TorchScript knows
+            named[feature] = maps[self._places[i]]
+        return named
 
     def _named(self, values: Sequence[T]) -> dict[str, T]:
         return {feature: values[place] for feature, place in zip(self._out_features, self._places, strict=True)}
