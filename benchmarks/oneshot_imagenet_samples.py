@@ -23,7 +23,7 @@ from subjects import machine
 from timm.data import create_loader, resolve_data_config
 from torch import nn
 
-from sirfp.budget import allocate
+from sirfp.budget import allocate, worth_for_cost
 from sirfp.calling import inference
 from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA, build_criterion
@@ -124,7 +124,7 @@ def scored(model: nn.Module, seen: list, criterion: str, seed: int) -> tuple[Cha
     scorer = build_criterion(criterion, model, groups.groups, seed=seed, **options)
     if kind.needs != "weights":
         calibrate(model, scorer, seen if kind.needs == "gradients" else (x for x, _ in seen), loss)
-    return groups, scorer.scores()
+    return groups, worth_for_cost(groups, scorer.scores(), groups.flops, scorer.cost_exponent)
 
 
 def pruned_by(model: nn.Module, groups: ChannelGroups, keep: dict, way: str, moments: Moments) -> nn.Module:

@@ -80,6 +80,40 @@ def allocate(
     return keep
 
 
+def worth_for_cost(
+    found: ChannelGroups,
+    scores: Mapping[str, torch.Tensor],
+    cost: Callable[[np.ndarray], float],
+    exponent: float,
+) -> Mapping[str, torch.Tensor]:
+    """Scores over a power of what a channel of their group costs, so that a ranking tells what a budget buys.
+
+    With exponent 1 and worth that adds up this is the greedy of a knapsack. A channel's cost is the mean of half of
+    its group's, with all others whole; negative scores are multiplied by it, so that the dear ones go first.
+
+    Args:
+        found: the groups.
+        scores: worth of each channel, {group: (size,)}.
+        cost: the cost of atoms kept, (atoms,) of bool.
+        exponent: 0 leaves the scores as they are.
+
+    Returns:
+        {group: (size,)} in float64, of the whole model's cost.
+    """
+    if not exponent:
+        return scores
+    worth = {}
+    whole = cost(np.ones(found.atoms, dtype=bool))
+    for group in found:
+        half = max(1, group.size // 2)
+        keep = np.ones(found.atoms, dtype=bool)
+        keep[found.spans[group.name]][:half] = False
+        factor = max((whole - cost(keep)) / half / whole, 1e-12) ** exponent
+        score = scores[group.name].double()
+        worth[group.name] = torch.where(score < 0, score * factor, score / factor)
+    return worth
+
+
 def out_of_reach(asked: float, least: float, dense: float, what: str, min_keep: float, round_to: int) -> InputError:
     """The error of a budget that is less than the least that a plan can keep."""
     return InputError(

@@ -24,7 +24,8 @@ def validate(cfg: CfgNode) -> None:
     for least, keys in (
         (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD", "ACCUMULATE_STRIDE")),
         (0, ("MAX_NONFINITE",)),
-        (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "RECONSTRUCTION_ITERS", "EDGE_WEIGHT", "IMPORTANCE_WEIGHT")),
+        (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "RECONSTRUCTION_ITERS", "EDGE_WEIGHT")),
+        (0, ("IMPORTANCE_WEIGHT", "COST_EXPONENT")),
         (0, ("LR_FACTOR", "WEIGHT_DECAY_FACTOR")),
     ):
         for key in keys:

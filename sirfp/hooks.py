@@ -76,6 +76,7 @@ def criterion_options(cfg) -> dict[str, Any]:
         "stride": node.ACCUMULATE_STRIDE,
         "importance": node.IMPORTANCE,
         "importance_weight": node.IMPORTANCE_WEIGHT,
+        "cost_exponent": node.COST_EXPONENT,
     }
     return {key: value for key, value in given.items() if key in CRITERIA[node.CRITERION].options()}
 

@@ -92,7 +92,7 @@ def prune(
         first += islice(calibration, reconstruction)
     choice = choose(
         model, example_inputs, found, scorer.scores(), target,
-        partitions=partitions, min_keep=min_keep, round_to=round_to,
+        partitions=partitions, min_keep=min_keep, round_to=round_to, cost_exponent=scorer.cost_exponent,
     )  # fmt: skip
     choice = replace(choice, keep=refined(found, choice.keep, scorer))
     with inference(model):

@@ -118,6 +118,7 @@ class PruningSession:
             choice = choose(
                 self.model, self.example_inputs, found, observer.criterion.scores(), target, self.plan,
                 partitions=self.partitions, min_keep=self.min_keep, round_to=self.round_to,
+                cost_exponent=observer.criterion.cost_exponent,
             )  # fmt: skip
             return replace(choice, keep=refined(found, choice.keep, observer.criterion))
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .budget import allocate
+from .budget import allocate, worth_for_cost
 from .errors import InputError
 from .groups import ChannelGroups
 from .plan import QUANTITIES, PruningPlan
@@ -109,6 +109,7 @@ def choose(
     partitions: Iterable[str] = (),
     min_keep: float = 0.02,
     round_to: int = 1,
+    cost_exponent: float = 0.0,
 ) -> Choice:
     """Chooses the atoms that stay so that a budget is met.
 
@@ -120,6 +121,8 @@ def choose(
         target: the budget, of the dense model.
         before: the plan of earlier prunings, whose dense model counts.
         partitions, min_keep, round_to: as in `sirfp.budget.allocate`.
+        cost_exponent: scores are divided by this power of what a channel costs of the budget's quantity; of FLOPs
+            where that is latency (`sirfp.budget.worth_for_cost`).
 
     Raises:
         InputError: the budget is out of reach (the message names the least), or a score is not finite.
@@ -130,6 +133,7 @@ def choose(
                 f"the worth of the channels of {name!r} is not finite: are the model's weights? "
                 "Start from weights that are, such as an earlier checkpoint's"
             )
+    scores = worth_for_cost(found, scores, target.cost(found), cost_exponent)
     limits = {"partitions": partitions, "min_keep": min_keep, "round_to": round_to}
     if target.quantity == "latency":
         from .latency_budget import meet

@@ -11,7 +11,7 @@ from small_networks import Dense, Depthwise, Residual
 from test_channels import INPUT, build
 from torch import nn
 
-from sirfp.budget import allocate, split
+from sirfp.budget import allocate, split, worth_for_cost
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
 
@@ -132,3 +132,18 @@ def test_scores_that_are_not_finite_are_refused():
 def test_the_whole_budget_keeps_everything():
     found = FOUND[Residual]
     assert allocate(found, _scores(found, 0), found.flops()).all()
+
+
+def test_worth_for_cost_ranks_by_what_a_multiply_add_buys():
+    found = FOUND[Wide]  # six convolutions in a row: the first of the head has fewer channels, the last reads fewer
+    scores = {g.name: torch.ones(g.size) for g in found}
+    assert worth_for_cost(found, scores, found.flops, 0.0) is scores
+    area, worth = 2 * 16 * 16, worth_for_cost(found, scores, found.flops, 1.0)
+    first, *_, last = found
+    for group, made_from, read_by in ((first, 27, 9 * 96), (last, 9 * 96, 4)):
+        share = (made_from + read_by) * area / found.flops()  # its own multiply-adds, and those of its reader
+        torch.testing.assert_close(worth[group.name], torch.full((group.size,), 1 / share, dtype=torch.float64))
+    root = worth_for_cost(found, scores, found.flops, 0.5)
+    torch.testing.assert_close(root[last.name], worth[last.name].sqrt())
+    below = worth_for_cost(found, {name: -score for name, score in scores.items()}, found.flops, 1.0)
+    torch.testing.assert_close(below[last.name], -1 / worth[last.name])

@@ -35,7 +35,7 @@ CRITERIA_HELP = (
 )
 OPTIONS_HELP = (
     "ema, edge_weight, edge_prefixes, coupled, self_similarity, normalize, per_position, stride, pooled, search of "
-    "sirfp and sirfp_joint; importance, importance_weight of sirfp_joint; ema of dcfp"
+    "sirfp and sirfp_joint; importance, importance_weight, cost_exponent of sirfp_joint; ema of dcfp"
 )
 
 

@@ -28,6 +28,9 @@ class SIRFPJoint(SIRFP):
     and at weight 0 this is `sirfp`. As a set shrinks, redundancy fades, and importance decides on the last channels.
     Groups without gradients get the highest importance, as in `taylor` and `dcfp`.
 
+    Across layers channels are ranked by score over cost, as in the greedy solution of a knapsack: a budget in
+    multiply-adds is spent on those that are worth most for each of them.
+
     Args:
         model: the model.
         groups: its channel groups.
@@ -35,6 +38,7 @@ class SIRFPJoint(SIRFP):
         importance: "taylor", the root of that criterion's score (the loss that a channel carries, to first order, root
             mean square over iterations; its square would let a few channels make the mean), or "dcfp".
         importance_weight: what importance counts against redundancy; 3 is also what a config has.
+        cost_exponent: the power of a channel's cost that its score is divided by; 0 ranks by score alone.
         **options: those of `sirfp`; `dcfp` shares its `ema`.
     """
 
@@ -48,6 +52,7 @@ class SIRFPJoint(SIRFP):
         seed: int = 0,
         importance: str = "taylor",
         importance_weight: float = 3.0,
+        cost_exponent: float = 1.0,
         **options: Any,
     ):
         super().__init__(model, groups, seed=seed, **options)
@@ -55,7 +60,9 @@ class SIRFPJoint(SIRFP):
             raise InputError(f"importance must be taylor or dcfp, got {importance!r}")
         if importance_weight < 0:
             raise InputError(f"importance_weight must be at least 0, got {importance_weight}")
-        self.importance_weight = importance_weight
+        if cost_exponent < 0:
+            raise InputError(f"cost_exponent must be at least 0, got {cost_exponent}")
+        self.importance_weight, self.cost_exponent = importance_weight, cost_exponent
         if importance == "taylor":
             self.importance: Taylor | DCFP = Taylor(model, self.groups)
         else:

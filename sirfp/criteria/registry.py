@@ -42,10 +42,13 @@ class Criterion:
 
     Attributes:
         needs: what it takes to score: "weights" alone, "features" of forward passes, or "gradients" of losses.
+        cost_exponent: channels are ranked by their score over what they cost to the power of this: 0, by score alone;
+            1, by score for each multiply-add (`sirfp.budget.worth_for_cost`).
     """
 
     name: str = ""
     needs: str = "weights"
+    cost_exponent: float = 0.0
 
     def __init__(self, model: nn.Module, groups: Iterable[Group], *, seed: int = 0):
         self.model, self.groups, self.seed = model, tuple(groups), seed
