@@ -100,8 +100,8 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.POOLED = False  # globally pooled features in place of maps (an ablation)
     cfg.SIRFP.SEARCH = "greedy"  # "local" exchanges channels of each layer as long as its clique gets better
     cfg.SIRFP.IMPORTANCE = "taylor"  # with CRITERION "sirfp_joint", beside redundancy: "taylor" or "dcfp"
-    cfg.SIRFP.IMPORTANCE_WEIGHT = 3.0  # of it; at 1 both have the same mean over the network, at 0 redundancy is alone
-    cfg.SIRFP.COST_EXPONENT = 1.0  # with "sirfp_joint": scores are divided by this power of a channel's FLOPs; 0: not
+    cfg.SIRFP.IMPORTANCE_WEIGHT = 30.0  # of it; at 1 both have the same mean over the network, at 0 redundancy is alone
+    cfg.SIRFP.COST_EXPONENT = 0.5  # with "sirfp_joint": scores are divided by this power of a channel's FLOPs; 0: not
     cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted
     # batches on which layers that read removed channels are fitted to read the others in their place; 0: none (paper)
     cfg.SIRFP.RECONSTRUCTION_ITERS = 16

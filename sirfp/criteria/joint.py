@@ -29,7 +29,7 @@ class SIRFPJoint(SIRFP):
     Groups without gradients get the highest importance, as in `taylor` and `dcfp`.
 
     Across layers channels are ranked by score over cost, as in the greedy solution of a knapsack: a budget in
-    multiply-adds is spent on those that are worth most for each of them.
+    multiply-adds is spent on those that are worth most for each of them. With importance a root, so is cost: 0.5.
 
     Args:
         model: the model.
@@ -37,7 +37,7 @@ class SIRFPJoint(SIRFP):
         seed: not used.
         importance: "taylor", the root of that criterion's score (the loss that a channel carries, to first order, root
             mean square over iterations; its square would let a few channels make the mean), or "dcfp".
-        importance_weight: what importance counts against redundancy; 3 is also what a config has.
+        importance_weight: what importance counts against redundancy; 30 is also what a config has.
         cost_exponent: the power of a channel's cost that its score is divided by; 0 ranks by score alone.
         **options: those of `sirfp`; `dcfp` shares its `ema`.
     """
@@ -51,8 +51,8 @@ class SIRFPJoint(SIRFP):
         *,
         seed: int = 0,
         importance: str = "taylor",
-        importance_weight: float = 3.0,
-        cost_exponent: float = 1.0,
+        importance_weight: float = 30.0,
+        cost_exponent: float = 0.5,
         **options: Any,
     ):
         super().__init__(model, groups, seed=seed, **options)
