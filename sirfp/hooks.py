@@ -23,16 +23,15 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from . import checkpoint
-from .budget import out_of_reach, smallest
 from .calling import training_branches
 from .checkpointer import BestCheckpoint
 from .criteria import CRITERIA
 from .finite import finite_norms
-from .plan import QUANTITIES
-from .processes import average_norms
+from .processes import agreed, average_norms
 from .reconstruction import Moments, take_moments
 from .schedule import Schedule
 from .session import PruningSession
+from .target import check_reach
 
 logger = logging.getLogger(__name__)
 
@@ -134,17 +133,15 @@ class PruneSteps(HookBase):
         self.reconstruction = cfg.SIRFP.RECONSTRUCTION_ITERS
 
     def before_train(self) -> None:
-        """A budget that the next pruning cannot meet should not wait for it; latency is measured then."""
+        """A budget that the next pruning cannot meet should not wait for it."""
         pruning = session(self.trainer)
         if pruning.steps >= self.schedule.steps:
             return
         target = self.schedule.target(pruning.steps)
-        if target.share < 1 and target.quantity != "latency":
-            found, limits = pruning.find(), (pruning.min_keep, pruning.round_to)
-            dense = target.dense(found, pruning.plan)
-            fewest = target.cost(found)(smallest(found, *limits))
-            if fewest > target.share * dense:
-                raise out_of_reach(target.share * dense, fewest, dense, QUANTITIES[target.quantity], *limits)
+        if target.share < 1:
+            limits = {"min_keep": pruning.min_keep, "round_to": pruning.round_to}
+            model, inputs, found = pruning.model, pruning.example_inputs, pruning.find()
+            agreed(lambda: check_reach(model, inputs, found, target, pruning.plan, **limits))
 
     def after_step(self) -> None:
         pruning, done = session(self.trainer), self.trainer.iter + 1

@@ -132,24 +132,10 @@ def meet(
     Raises:
         InputError: the smallest plan takes longer, or the dense model's latency is not known.
     """
-    earlier = 1.0
-    if before is not None:
-        if before.latency is None:
-            raise InputError(
-                "a latency is a share of the dense network's, but this one was pruned to another budget before and its "
-                "plan says no latency: ask for a share of FLOPs or parameters, or begin with the dense network"
-            )
-        earlier = before.latency[1] / before.latency[0]
-    wanted = share / earlier
-    whole = np.ones(found.atoms, dtype=bool)
+    wanted = within_reach(model, example_inputs, found, share, before, min_keep, round_to)
+    whole, least = np.ones(found.atoms, dtype=bool), smallest(found, min_keep, round_to)
     if wanted >= 1:
         return whole, _compared(model, model, example_inputs)
-    if not found.groups:
-        raise InputError("nothing in the model can be cut: every channel is frozen")
-    least = smallest(found, min_keep, round_to)
-    floor = _ratio(_compared(model, cut_copy(model, found, least), example_inputs))
-    if floor > wanted * (1 + PROMISED):
-        raise out_of_reach(share, floor * earlier, 1.0, "latency", min_keep, round_to)
     table = LatencyTable.measure(model, example_inputs, found, min_keep, round_to)
     dense, bottom = table(whole), table(least) / table(whole) * 1.0001
     asked, factors = wanted, []
@@ -175,9 +161,42 @@ def meet(
     if best[0] > PROMISED:
         logger.warning(
             "The latency is %.3f of the dense network's where %.3f was asked for: no choice of widths came closer",
-            _ratio(best[2]) * earlier, share,
+            _ratio(best[2]) * share / wanted, share,
         )  # fmt: skip
     return best[1], best[2]
+
+
+def within_reach(
+    model: nn.Module,
+    example_inputs: Any,
+    found: ChannelGroups,
+    share: float,
+    before: PruningPlan | None = None,
+    min_keep: float = 0.02,
+    round_to: int = 1,
+) -> float:
+    """The share of its own latency that a budget leaves the model, once the smallest plan was seen to take no longer.
+
+    Args and Raises:
+        As in `meet`.
+    """
+    earlier = 1.0
+    if before is not None:
+        if before.latency is None:
+            raise InputError(
+                "a latency is a share of the dense network's, but this one was pruned to another budget before and its "
+                "plan says no latency: ask for a share of FLOPs or parameters, or begin with the dense network"
+            )
+        earlier = before.latency[1] / before.latency[0]
+    wanted = share / earlier
+    if wanted >= 1:
+        return wanted
+    if not found.groups:
+        raise InputError("nothing in the model can be cut: every channel is frozen")
+    floor = _ratio(_compared(model, cut_copy(model, found, smallest(found, min_keep, round_to)), example_inputs))
+    if floor > wanted * (1 + PROMISED):
+        raise out_of_reach(share, floor * earlier, 1.0, "latency", min_keep, round_to)
+    return wanted
 
 
 def _correction(factors: list[tuple[float, float]]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .budget import allocate, worth_for_cost
+from .budget import allocate, out_of_reach, smallest, worth_for_cost
 from .errors import InputError
 from .groups import ChannelGroups
 from .plan import QUANTITIES, PruningPlan
@@ -146,6 +146,27 @@ def choose(
         dense=dense, what=QUANTITIES[target.quantity], **limits,
     )  # fmt: skip
     return Choice(keep, target)
+
+
+def check_reach(
+    model: nn.Module,
+    example_inputs: Any,
+    found: ChannelGroups,
+    target: Target,
+    before: PruningPlan | None = None,
+    *,
+    min_keep: float = 0.02,
+    round_to: int = 1,
+) -> None:
+    """Raises InputError if the smallest plan keeps more than the budget; the arguments are those of `choose`."""
+    if target.quantity == "latency":
+        from .latency_budget import within_reach
+
+        within_reach(model, example_inputs, found, target.share, before, min_keep, round_to)
+        return
+    dense, fewest = target.dense(found, before), target.cost(found)(smallest(found, min_keep, round_to))
+    if fewest > target.share * dense:
+        raise out_of_reach(target.share * dense, fewest, dense, QUANTITIES[target.quantity], min_keep, round_to)
 
 
 def check_share(name: str, value: float, zero: bool = False) -> None:

@@ -57,6 +57,10 @@ COMMANDS = {
     "too much": ([*PRUNE, "--keep-flops", "1.4"], "must lie in (0, 1], got 1.4"),
     "all": ([*PRUNE, "--keep-flops", "0"], "must lie in (0, 1]"),
     "unreachable": ([*PRUNE, "--keep-flops", "0.001"], "(--min-keep 0.02)"),
+    "a latency out of reach": (
+        [*PRUNE, "--keep-latency", "0.0001"],
+        "0.0001 of the latency is asked for, the least that can be kept is",
+    ),
     "criterion": ([*LOOK, "--criterion", "magnitud"], "did you mean magnitude"),
     "option": ([*LOOK, "--images", "F/images", "--option", "emma=1"], "did you mean ema"),
     "option's type": ([*LOOK, "--images", "F/images", "--option", "ema=much"], "is a number"),

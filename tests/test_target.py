@@ -164,6 +164,12 @@ def test_a_run_prunes_latency_in_steps_and_goes_on_after_a_stop(clock, tmp_path)
     assert plan.budget == ("latency", 0.8) and plan.latency[1] / plan.latency[0] == pytest.approx(0.8, rel=0.05)
 
 
+def test_a_run_to_a_latency_out_of_reach_ends_before_it_begins(clock, tmp_path):
+    options = ("SIRFP.KEEP_FLOPS", "1.0", "SIRFP.KEEP_LATENCY", "0.01", "SIRFP.STEPS", "1")
+    with pytest.raises(InputError, match="0.01 of the latency is asked for, the least that can be kept is"):
+        run(tmp_path, *options, stop=0)
+
+
 @pytest.mark.parametrize("change", [{"budget": ["time", 0.5]}, {"budget": ["flops", 2]}, {"latency": [0, 1]}])
 def test_a_broken_budget_in_a_plan_is_refused(change):
     plan = sirfp.prune(build(Wide), X, "magnitude", 0.5)
