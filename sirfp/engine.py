@@ -81,7 +81,7 @@ class Trainer(DefaultTrainer):
         )  # fmt: skip
         self._trainer.finite.before_end = self._keep
         self.checkpointer.optimizer = optimizer
-        self.start_iter = 0
+        self.start_iter, self._last_tested = 0, -1
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
@@ -152,6 +152,7 @@ class Trainer(DefaultTrainer):
         ret[after:after] = [build_hook(name, self.cfg) for name in self.cfg.SIRFP.HOOKS]
         ret = [hook for hook in ret if not isinstance(hook, hooks.PeriodicCheckpointer)]
         before = next(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
+        ret[before] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate)
         ret.insert(before, PeriodicCheckpoint(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD))
         if self.cfg.TEST.BEST_METRIC and comm.is_main_process():
             after = 1 + max(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
@@ -199,6 +200,13 @@ class Trainer(DefaultTrainer):
         """Detectron2's evaluation, of one network on all processes."""
         average_norms(model)
         return super().test(cfg, model, evaluators)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Tests the model as it is; once it is trained, only the first time."""
+        if self.iter < self.max_iter or self._last_tested != self.iter:
+            self._last_eval_results = self.test(self.cfg, self.model)
+            self._last_tested = self.iter
+        return self._last_eval_results
 
     def draw(self, models: Mapping[str, nn.Module], path: str) -> None:
         """Draws what several models predict for a few images, where a task has a way to; here nothing."""

@@ -253,7 +253,7 @@ class Report(HookBase):
 
     def _row(self, name: str) -> None:
         found = session(self.trainer).find()
-        results = self.trainer.test(self.trainer.cfg, self.trainer.model)
+        results = self.trainer.evaluate()
         self.rows[name] = {"metrics": _flat(results), "flops": found.flops(), "params": found.params()}
         if name in ("dense", "start") and comm.is_main_process():
             plan = session(self.trainer).plan

@@ -86,6 +86,19 @@ def test_a_run_cut_off_anywhere_resumes_to_the_same_network(tmp_path, stop):
         torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+def test_each_network_of_a_run_is_tested_once(tmp_path, monkeypatch):
+    seen, test = [], TaskTrainer.test.__func__
+
+    def counted(cls, cfg, model, evaluators=None):
+        seen.append(sum(p.numel() for p in model.parameters()))
+        return test(cls, cfg, model)
+
+    monkeypatch.setattr(TaskTrainer, "test", classmethod(counted))
+    dense, pruned = run(tmp_path).pruning.plan.params
+    assert seen == [dense, pruned, pruned]  # before the first cut, after the last, and at the end
+    assert list(json.loads((tmp_path / "pruning.json").read_text())) == ["dense", "pruned", "fine-tuned"]
+
+
 def test_a_pruned_checkpoint_is_evaluated_as_it_is(tmp_path):
     trainer = run(tmp_path)
     results = engine.evaluate(TaskTrainer, config(tmp_path), resume=True)
