@@ -76,8 +76,10 @@ def page(kept: Mapping[str, Mapping[str, Any]], found: Mapping[str, list[Figure]
     for name, entry in kept.items():
         more = [(f.what, f.value) for f in found[name] if not f.bound]
         cores = entry.get("busy_cores")
-        busy = f"\nJust before, other work kept {cores:.1f} cores busy.\n" if cores is not None else ""
-        parts.append(f"## {name}\n\n    {entry['command']}\n{busy}")
+        took = f"Took {entry['seconds']:.0f} s" + (
+            f"; just before, other work kept {cores:.1f} cores busy." if cores is not None else "."
+        )
+        parts.append(f"## {name}\n\n    {entry['command']}\n\n{took}\n")
         if more:
             parts.append(_markdown(("what", "figure"), more))
         if name in TABLES and not any(f.met is False and f.bound == "runs" for f in found[name]):

@@ -94,9 +94,10 @@ def images(count: int, height: int, width: int, labels: int = 0) -> list[dict[st
 def machine() -> dict[str, Any]:
     """Facts that times depend on."""
     return {
-        "processor": platform.machine(),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "unset"),
     }
