@@ -13,6 +13,8 @@ from .groups import ChannelGroups, Group
 
 FILL_TRIES = 4000  # how many chunks are tried to use up what is left of a budget
 EXACT = 0.0025  # of the budget: what is left at most before channels of unlike cost are exchanged
+PROMISED = 0.005  # of the budget: what may be left of it
+SEARCH_TRIES = 5000  # how many choices of widths are looked at where more than that is left
 EXCHANGES, EXCHANGE_TRIES = 8, 40  # how many are made, and how many pairs are looked at for each
 
 
@@ -33,7 +35,8 @@ def allocate(
     Every partition is ranked on its own, globally over its groups, and loses the same share of channels, the
     lowest first (METHOD section 3); the share is the least that meets the budget. What a whole channel more would
     overshoot is then spent on the best of the removed channels that still fit; where more than a quarter of a percent
-    is left even so, as few wide channels do, one that stays is exchanged for one that costs a little more.
+    is left even so, as few wide channels do, one that stays is exchanged for one that costs a little more, and where
+    that leaves more than half a percent, other widths are searched, those with the fewest changes first.
 
     Args:
         found: the groups.
@@ -77,6 +80,8 @@ def allocate(
     keep = _fill(without(high), chunks[:high], target, cost, found)
     if target - cost(keep) > EXACT * target:
         keep = _exchanged(keep, _by_group(found, chunks), target, cost)
+    if target - cost(keep) > PROMISED * target:
+        keep = _searched(keep, _by_group(found, chunks), target, cost)
     return keep
 
 
@@ -204,6 +209,35 @@ def _exchanged(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, c
         if target - spent <= EXACT * target:
             break
     return keep
+
+
+def _searched(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, cost: Callable) -> np.ndarray:
+    """Looks at widths around a choice, the fewest changes first, until some come close to the target from below."""
+    best, most = keep, cost(keep)
+    ring = [tuple(sum(not keep[chunk[0]] for chunk in part) for part in parts)]
+    seen = set(ring)
+    while ring:
+        next_ring = []
+        for gone in ring:
+            for i, count in ((i, gone[i] + step) for i in range(len(parts)) for step in (-1, 1)):
+                other = (*gone[:i], count, *gone[i + 1 :])
+                if not 0 <= count <= len(parts[i]) or other in seen:
+                    continue
+                if len(seen) > SEARCH_TRIES:
+                    return best
+                seen.add(other)
+                next_ring.append(other)
+                trial = np.ones_like(keep)
+                for part, number in zip(parts, other, strict=True):
+                    for chunk in part[:number]:
+                        trial[chunk] = False
+                spent = cost(trial)
+                if most < spent <= target:
+                    best, most = trial, spent
+                    if target - spent <= EXACT * target:
+                        return best
+        ring = next_ring
+    return best
 
 
 def _sequence(

@@ -11,6 +11,7 @@ from small_networks import Dense, Depthwise, Residual
 from test_channels import INPUT, build
 from torch import nn
 
+from sirfp import budget
 from sirfp.budget import allocate, split, worth_for_cost
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
@@ -147,3 +148,12 @@ def test_worth_for_cost_ranks_by_what_a_multiply_add_buys():
     torch.testing.assert_close(root[last.name], worth[last.name].sqrt())
     below = worth_for_cost(found, {name: -score for name, score in scores.items()}, found.flops, 1.0)
     torch.testing.assert_close(below[last.name], -1 / worth[last.name])
+
+
+def test_where_no_exchange_meets_a_budget_other_widths_do():
+    weights, keep = np.array([7.0] * 2 + [3.0] * 6), np.array([False] * 2 + [True] * 6)
+    parts = [[np.array([i]) for i in range(2)], [np.array([i]) for i in range(2, 8)]]
+    cost = weights.__matmul__
+    assert cost(keep) == 18 == cost(budget._exchanged(keep, parts, 20.0, cost))
+    found = budget._searched(keep, parts, 20.0, cost)
+    assert found.tolist() == [True] * 2 + [False] * 4 + [True] * 2, "the first of a group go first"
