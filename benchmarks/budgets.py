@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,20 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="rows are kept here and not measured again")
     parser.add_argument("--seconds", type=int, default=600, help="limit for one network (default %(default)s)")
     parser.add_argument("--memory", type=float, default=12, help="limit in GiB (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time (default %(default)s)")
     args = parser.parse_args()
     facts = machine()
     torch.set_num_threads(1)  # a process that has computed on several cannot be forked
     rows = {row["network"]: row for row in (read_rows(args.results) if args.results else [])}
     names = args.networks or (everything() if args.all else SLICE)
-    for name in names:
-        if name not in rows:
-            found = apart(
-                lambda name=name: {"plans": measure(name)}, seconds=args.seconds, threads=1, memory=args.memory
-            )
-            rows[name] = row = {"network": name, **found}
+
+    def row_of(name: str) -> dict[str, Any]:
+        limits = {"seconds": args.seconds, "threads": 1, "memory": args.memory}
+        return {"network": name, **apart(lambda: {"plans": measure(name)}, **limits)}
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for row in pool.map(row_of, [name for name in names if name not in rows]):
+            rows[row["network"]] = row
             if args.results:
                 add_row(args.results, row)
             if not args.json:

@@ -41,7 +41,7 @@ BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
     "planning-memory-mask-rcnn": (["planning_memory.py"], []),
     "planning-memory-retinanet": (["planning_memory.py", "--model", "retinanet"], []),
     "planning-peers": (["planning_peers.py"], ["--repeats", "1", "--models", "resnet50", "regnetx_002", "retinanet"]),
-    "budgets": (["budgets.py"], ["--networks", "test_resnet", "test_vit", "resnet18"]),
+    "budgets": (["budgets.py", "--jobs", "2"], ["--networks", "test_resnet", "test_vit", "resnet18"]),
     "latency-resnet50": (
         ["latency_realised.py", "--models", "resnet50", *WIDTHS, "--repeats", "15"],
         ["--batches", "1", "--size", "64", "64", "--repeats", "3", "--runtimes", "eager", "onnxruntime"],
@@ -56,7 +56,7 @@ BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "startup": (["startup.py", "--repeats", "3"], ["--repeats", "1", "--configs", "demo"]),
     "budgets-all": (
-        ["budgets.py", "--all", "--results", "OUTPUT/budgets.jsonl"],
+        ["budgets.py", "--all", "--jobs", "2", "--results", "OUTPUT/budgets.jsonl"],
         ["--networks", "test_resnet", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"],
     ),
 }
