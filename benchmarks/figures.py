@@ -236,7 +236,7 @@ def profile(result: Mapping[str, Any]) -> list[Figure]:
     for row in result["rows"]:
         worst = ", ".join(f"{part['part']} {100 * part['over']:+.1f}" for part in row["parts"][:3])
         about = f"{row['model']}, batch {row['batch']}, {row['runtime']}, {row['network']}"
-        value = f"{row['pruned_s'] / row['dense_s']:.2f} of dense; most over their share: {worst} hundredths"
+        value = f"{row['pruned_s'] / row['dense_s']:.2f} of dense; over their share, in hundredths: {worst}"
         rows.append(Figure(f"profile, {about}", value))
     return rows
 
