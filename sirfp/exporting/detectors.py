@@ -40,7 +40,7 @@ class DenseDetectorGraph(Graph):
         found = [self._level(number, *level) for number, level in enumerate(maps)]
         boxes, scores, classes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         spread = F.one_hot(classes, self.num_classes).transpose(1, 2) * scores.unsqueeze(1)
-        chosen = suppress(boxes, spread, self.overlap, self.threshold)
+        chosen = suppress(boxes, spread, self.overlap, self.threshold, self.limit)
         stay = torch.zeros_like(scores).index_put((chosen[:, 0], chosen[:, 2]), scores.new_ones(()))
         scores, places = best(scores * stay, self.limit)
         return boxes.gather(1, places.unsqueeze(2).expand(-1, -1, 4)), scores, classes.gather(1, places)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 
 @torch.library.custom_op("sirfp::suppress", mutates_args=())
-def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float, threshold: float) -> torch.Tensor:
+def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float, threshold: float, most: int) -> torch.Tensor:
     """Suppresses, in each image and class, boxes that overlap one with a higher score.
 
     Args:
@@ -15,6 +16,7 @@ def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float, threshol
         scores: (N, K, M), of every box for every class.
         overlap: intersection over union above which the lower box goes.
         threshold: only scores above it count.
+        most: boxes that stay in an image and class, those of the highest scores.
 
     Returns:
         (R, 3) whole numbers: image, class and box of each that stays.
@@ -23,12 +25,14 @@ def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float, threshol
     for i in range(len(boxes)):
         classes, places = (scores[i] > threshold).nonzero(as_tuple=True)
         stay = batched_nms(boxes[i, places], scores[i, classes, places], classes, overlap)
+        ranks = F.one_hot(classes[stay], scores.shape[1]).cumsum(0).gather(1, classes[stay, None])[:, 0]
+        stay = stay[ranks <= most]
         kept.append(torch.stack([torch.full_like(stay, i), classes[stay], places[stay]], dim=1))
     return torch.cat(kept)
 
 
 @suppress.register_fake
-def _(boxes, scores, overlap, threshold):
+def _(boxes, scores, overlap, threshold, most):
     return boxes.new_empty((torch.library.get_ctx().new_dynamic_size(), 3), dtype=torch.int64)
 
 
@@ -36,9 +40,9 @@ def translations() -> dict:
     """How the exporter writes the operator: for `custom_translation_table` of `torch.onnx.export`."""
     from onnxscript import opset18 as op
 
-    def write(boxes, scores, overlap: float, threshold: float):
-        every = op.Constant(value_ints=[2**31 - 1])
+    def write(boxes, scores, overlap: float, threshold: float, most: int):
+        count = op.Constant(value_ints=[most])
         limits = (op.Constant(value_floats=[value]) for value in (overlap, threshold))
-        return op.NonMaxSuppression(boxes, scores, every, *limits)
+        return op.NonMaxSuppression(boxes, scores, count, *limits)
 
     return {torch.ops.sirfp.suppress.default: write}
