@@ -37,7 +37,6 @@ from sirfp.calling import call, tensors
 from sirfp.exporting import agreement, build_graph, export
 from sirfp.exporting.writing import reason
 from sirfp.models.detections import is_detector
-from sirfp.report import Table
 from sirfp.source import Source, from_config, from_timm, from_zoo
 from sirfp.verify import furthest
 
@@ -273,7 +272,7 @@ def _shapes(found: Mapping[str, torch.Tensor]) -> str:
 def said(row: Mapping[str, Any]) -> str:
     """A row in a few words."""
     if row.get("error") or not row.get("ok"):
-        return f"no: {(row.get('error') or row.get('why')).rstrip(':')}"
+        return f"no: {(row.get('error') or row.get('why')).rstrip(':').partition(' (This attribute')[0]}"
     parts = [f"differs by {row['difference']:.0e}"] if row.get("difference") else []
     if row.get("breaks"):
         parts.append(f"{row['breaks']} graph breaks")
@@ -287,12 +286,13 @@ def said(row: Mapping[str, Any]) -> str:
 
 
 def table(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
-    """The results as Markdown."""
-    cells = [
-        (name, *(said(rows[name, way]).replace("|", "\\|") if (name, way) in rows else "not tried" for way in WAYS))
-        for name in MODELS
-    ]
-    return Table(("model", *WAYS), tuple(cells)).markdown()
+    """The results of what was tried, as Markdown."""
+    lines = [("model", *WAYS), ("---",) * (1 + len(WAYS))]
+    for name in MODELS:
+        found = [rows.get((name, way)) for way in WAYS]
+        if any(found):
+            lines.append((name, *(said(row).replace("|", "\\|") if row else "not tried" for row in found)))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":
