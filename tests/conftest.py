@@ -18,6 +18,25 @@ def logging_as_it_was():
     logging.disable(before)
 
 
+@pytest.fixture
+def clean_catalogs():
+    """Takes what a test registers out of Detectron2's catalogs, and out of its way what others did."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from sirfp.data import registration
+
+    def forget():
+        for known in list(registration._registered):
+            registration._registered.pop(known)
+            for catalog in (DatasetCatalog, MetadataCatalog):
+                if known in catalog:
+                    catalog.remove(known)
+
+    forget()
+    yield
+    forget()
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """A function from a data set's name to its folder; skips the test where the set is not there."""

@@ -6,7 +6,6 @@ from itertools import count
 
 import pytest
 
-from sirfp.data import registration
 from sirfp.data.folders import read_label
 from sirfp.data.registration import CAMVID_CLASSES, register_all, register_coco, register_sem_seg_folder
 from sirfp.data.scenes import CLASSES, STUFF_CLASSES, make_scenes
@@ -22,22 +21,6 @@ def name():
     return f"test_registration_{next(numbers)}"
 
 
-@pytest.fixture
-def clean():
-    """Takes what a test registers out of the catalogs, and out of its way what others did."""
-
-    def forget():
-        for known in list(registration._registered):
-            registration._registered.pop(known)
-            for catalog in (catalogs.DatasetCatalog, catalogs.MetadataCatalog):
-                if known in catalog:
-                    catalog.remove(known)
-
-    forget()
-    yield
-    forget()
-
-
 def test_importing_the_data_floor_loads_no_framework():
     code = (
         "import sys, sirfp.data; heavy = {'detectron2', 'sklearn', 'skimage'} & set(sys.modules); "
@@ -46,7 +29,7 @@ def test_importing_the_data_floor_loads_no_framework():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_registering_reads_nothing_and_may_be_repeated(tmp_path, clean):
+def test_registering_reads_nothing_and_may_be_repeated(tmp_path, clean_catalogs):
     before = set(catalogs.DatasetCatalog.list())
     register_all(tmp_path)
     register_all(tmp_path)
@@ -82,7 +65,7 @@ def test_a_removed_name_is_free_again(tmp_path, name):
     assert catalogs.MetadataCatalog.get(name).stuff_classes == ["a", "c"]
 
 
-def test_scenes_load_as_segmentation_and_as_detection(tmp_path, clean):
+def test_scenes_load_as_segmentation_and_as_detection(tmp_path, clean_catalogs):
     made = make_scenes(tmp_path / "scenes", train=3, val=2, size=64)
     register_all(tmp_path)
     metadata = catalogs.MetadataCatalog.get("scenes_sem_seg_train")
@@ -102,7 +85,7 @@ def test_scenes_load_as_segmentation_and_as_detection(tmp_path, clean):
         assert labels == {annotation["category_id"] + 1 for annotation in found["annotations"]}
 
 
-def test_detectron2_maps_and_evaluates_scenes(tmp_path, clean):
+def test_detectron2_maps_and_evaluates_scenes(tmp_path, clean_catalogs):
     """The labels themselves as predictions score a mIoU of 100."""
     torch = pytest.importorskip("torch")
     from detectron2.data import DatasetMapper
@@ -122,7 +105,7 @@ def test_detectron2_maps_and_evaluates_scenes(tmp_path, clean):
     assert results["mIoU"] == pytest.approx(100) and results["pACC"] == pytest.approx(100)
 
 
-def test_camvid(real_data, clean):
+def test_camvid(real_data, clean_catalogs):
     register_all(real_data("camvid").parent)
     records = catalogs.DatasetCatalog.get("camvid_sem_seg_val")
     assert len(records) == 101 and (records[0]["width"], records[0]["height"]) == (480, 360)
@@ -147,7 +130,7 @@ def test_camvid_has_sky_above_and_road_below(real_data):
     assert min(share) > 0.7
 
 
-def test_bccd(real_data, clean):
+def test_bccd(real_data, clean_catalogs):
     register_all(real_data("bccd").parent)
     assert len(catalogs.DatasetCatalog.get("bccd_det_val")) == 87
     assert catalogs.MetadataCatalog.get("bccd_det_val").thing_classes == ["RBC", "WBC", "Platelets"]

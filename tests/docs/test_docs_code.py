@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import stand_ins
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from pages import LANGUAGES, PAGES, blocks, inline_code, links, script
 from reader import Reader, linked
 from scripts import ROOT, loaded
@@ -58,7 +57,7 @@ STAND_INS = {
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch, clean_catalogs):
     """The reader's folder, which is the current one; what the page's code registers is forgotten afterwards."""
     stand_ins.files(tmp_path)
     linked(tmp_path)
@@ -66,7 +65,7 @@ def folder(tmp_path, monkeypatch):
     for name in ("SIRFP_DATASETS", "DETECTRON2_DATASETS"):
         monkeypatch.setenv(name, str(tmp_path / "datasets"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    criteria, hooks, modules, sets = dict(CRITERIA), dict(HOOKS._obj_map), set(sys.modules), DatasetCatalog.list()
+    criteria, hooks, modules = dict(CRITERIA), dict(HOOKS._obj_map), set(sys.modules)
     yield tmp_path
     for registry, before in ((CRITERIA, criteria), (HOOKS._obj_map, hooks)):
         for name in set(registry) - set(before):
@@ -75,9 +74,6 @@ def folder(tmp_path, monkeypatch):
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
-    for name in set(DatasetCatalog.list()) - set(sets):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
 
 
 def of_the_checkout(kind: type) -> bool:
