@@ -103,7 +103,7 @@ def worth_for_cost(
         exponent: 0 leaves the scores as they are.
 
     Returns:
-        {group: (size,)} in float64, of the whole model's cost.
+        {group: (size,)} in float64; a cost is taken as a share of the whole model's.
     """
     if not exponent:
         return scores

@@ -148,6 +148,18 @@ def need_model(source: Source | None) -> Source:
     return source
 
 
+def add_tolerance(parser: argparse.ArgumentParser, default: float, other: str) -> None:
+    """Adds how far outputs may differ `other`, "from PyTorch"."""
+    text = f"largest relative difference {other} that passes (default %(default)s)"
+    parser.add_argument("--tolerance", type=float, default=default, help=text)
+
+
+def check_tolerance(value: float) -> None:
+    """Raises InputError unless a tolerance is above 0."""
+    if not value > 0:
+        raise InputError(f"--tolerance must be above 0, got {value}")
+
+
 def check_writable(path: str) -> None:
     """Raises InputError where a file cannot be made, before any work is done for it."""
     target = Path(path)

@@ -13,8 +13,10 @@ from .arguments import (
     OPTS_USAGE,
     add_images,
     add_model,
+    add_tolerance,
     at_least,
     build_source,
+    check_tolerance,
     check_writable,
     need_model,
     split_words,
@@ -46,12 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--opset", type=at_least(1), metavar="N", help="ONNX's version of operators; by default as PyTorch has it"
     )
     parser.add_argument("--score-threshold", type=float, metavar="T", help="of detections; by default the config's")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=1e-3,
-        help="largest relative difference from PyTorch that passes (default %(default)s)",
-    )
+    add_tolerance(parser, 1e-3, "from PyTorch")
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -62,8 +59,7 @@ def run(args: argparse.Namespace) -> Outcome:
     file, opts = split_words(args.words, file=True)
     if not args.output.endswith(".onnx"):
         raise InputError(f"-o {args.output}: give the file the ending .onnx")
-    if not args.tolerance > 0:
-        raise InputError(f"--tolerance must be above 0, got {args.tolerance}")
+    check_tolerance(args.tolerance)
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         raise InputError(f"--score-threshold must lie in [0, 1], got {args.score_threshold}")
     check_opset(args.opset)

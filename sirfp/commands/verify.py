@@ -6,7 +6,17 @@ import argparse
 from typing import Any
 
 from ..errors import InputError
-from .arguments import MODEL_USAGE, OPTS_USAGE, add_images, add_model, build_source, need_model, split_words
+from .arguments import (
+    MODEL_USAGE,
+    OPTS_USAGE,
+    add_images,
+    add_model,
+    add_tolerance,
+    build_source,
+    check_tolerance,
+    need_model,
+    split_words,
+)
 from .outcome import Outcome, followed
 
 USAGE = f"sirfp verify FILE {MODEL_USAGE} [--images FOLDER] [options] {OPTS_USAGE}"
@@ -18,12 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Describes the arguments."""
     add_model(parser)
     add_images(parser, "run on these images; by default on random ones", count=2, batch=1)
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=1e-4,
-        help="largest relative difference that passes (default %(default)s)",
-    )
+    add_tolerance(parser, 1e-4, "from the masked dense model")
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -35,8 +40,7 @@ def run(args: argparse.Namespace) -> Outcome:
     file, opts = split_words(args.words, file=True)
     if not file:
         raise InputError("name the pruned FILE to verify")
-    if not args.tolerance > 0:
-        raise InputError(f"--tolerance must be above 0, got {args.tolerance}")
+    check_tolerance(args.tolerance)
     plan, state = read(file)
     source = need_model(build_source(args, opts))
     pruned = source.fresh()
