@@ -8,6 +8,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # networks this small only wait for each other's threads
+# Autograd counts devices once, at the first backward. `torch.export` pretends to have a GPU: after it, autograd would
+# start a thread for it, and tests that fork could no longer train in the child.
+torch.ones(1, requires_grad=True).backward()
 
 
 @pytest.fixture(autouse=True)
