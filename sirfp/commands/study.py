@@ -28,7 +28,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Describes the arguments."""
     parser.add_argument("study", metavar="STUDY.yaml", help="what to compare; docs/study.md has its keys")
     parser.add_argument("--folder", metavar="FOLDER", help="where to, in place of the study's own")
-    parser.add_argument("--only", metavar="PATTERN", help="runs whose name fits, with * and ?, or holds the text")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="PATTERN",
+        help="runs whose name fits, with * and ?, or holds the text; may be given several times",
+    )
     parser.add_argument("--retry", action="store_true", help="also run again what failed")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="run nothing: show the grid and what is done")
@@ -83,19 +88,21 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome(data, shown, said)
 
 
-def chosen(jobs: tuple, pattern: str | None) -> list:
-    """The runs whose name fits a pattern, with the dense ones that they need.
+def chosen(jobs: tuple, patterns: list[str] | None) -> list:
+    """The runs whose names fit a pattern, with the dense ones that they need.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none that fits one of them.
     """
-    if pattern is None:
+    if not patterns:
         return list(jobs)
-    fits = fnmatch.fnmatchcase if re.search(r"[*?\[]", pattern) else (lambda name, text: text in name)
-    named = {job.name for job in jobs if fits(job.name, pattern)}
-    named |= {job.needs.name for job in jobs if job.name in named and job.needs}
-    if not named:
-        raise InputError(f"--only {pattern}: no run of that name; --list shows them, for example {jobs[-1].name}")
+    named = set()
+    for pattern in patterns:
+        fits = fnmatch.fnmatchcase if re.search(r"[*?\[]", pattern) else (lambda name, text: text in name)
+        fitting = [job for job in jobs if fits(job.name, pattern)]
+        if not fitting:
+            raise InputError(f"--only {pattern}: no run of that name; --list shows them, for example {jobs[-1].name}")
+        named.update(one.name for job in fitting for one in (job, job.needs) if one)
     return [job for job in jobs if job.name in named]
 
 

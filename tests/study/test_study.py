@@ -135,7 +135,13 @@ def test_list_and_only(bench, capsys):
     assert names == [
         "task/net/dense/seed1", "task/net/sirfp/0.75/seed1", "task/net/dense/seed3", "task/net/sirfp/0.75/seed3",
     ]  # fmt: skip
+    assert bench.run("--list", "--only", "magnitude/0.75/seed3", "--only", "*/sirfp/0.75/*seed1", "--json") == 0
+    assert [run["name"] for run in json.loads(capsys.readouterr().out)["runs"]] == [
+        *names[:2], "task/net/dense/seed3", "task/net/magnitude/0.75/seed3",
+    ]  # fmt: skip
     assert not (bench.root / "out").exists()
+    assert bench.run("--only", "sirfp", "--only", "nothing") == 2
+    assert "--only nothing: no run of that name" in capsys.readouterr().err
     assert bench.run("--only", "nothing") == 2 and "no run of that name" in capsys.readouterr().err
     assert bench.run("--report") == 2
 
