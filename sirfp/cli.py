@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .commands.outcome import Outcome
+from .commands.own_code import import_own
 from .errors import InputError, near
 from .quiet import quiet
 
@@ -101,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = parse(argv)
         with quiet():
+            for code in getattr(args, "imports", ()):
+                import_own(code)
             outcome = importlib.import_module(f".commands.{args.command}", __package__).run(args)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

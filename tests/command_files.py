@@ -42,6 +42,9 @@ def make_files(root: Path) -> Path:
     (root / "calls.pkl").write_bytes(pickle.dumps({"model": subprocess.run}))
     (root / "text.pth").write_text("not weights")
     (root / "nothing.pth").touch()
+    (root / "raises.py").write_text("import math\n\nmath.sqrt(-1)\n")
+    (root / "syntax.py").write_text("def model(:\n")
+    (root / "needs.py").write_text("import a_package_of_nobody\n")
     torch.save({"model": {"a": 3}}, root / "numbers.pth")
     torch.save({n: t * float("nan") if t.dim() == 4 else t for n, t in model.state_dict().items()}, root / "nan.pth")
 

@@ -153,3 +153,46 @@ def test_as_a_program(files):
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1 and "did you mean" in ended.stderr
+
+
+OWN_CODE = """
+import timm
+from my_blocks import block
+from sirfp.criteria import Criterion
+from sirfp.criteria.registry import register
+from torch import nn
+
+@timm.models.register_model
+def my_network(pretrained=False, num_classes=10, **options):
+    network = nn.Sequential(block(3, 16), block(16, 24), nn.Flatten(), nn.LazyLinear(num_classes))
+    network.pretrained_cfg = {"input_size": (3, 16, 16)}
+    network(__import__("torch").zeros(2, 3, 16, 16))
+    return network
+
+@register("first")
+class First(Criterion):
+    needs = "weights"
+
+    def scores(self):
+        return {group.name: -__import__("torch").arange(group.size).float() for group in self.groups}
+"""
+BLOCKS = """
+from torch import nn
+
+def block(inputs, outputs):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.BatchNorm2d(outputs), nn.ReLU())
+"""
+
+
+def test_own_code(tmp_path):
+    """A network and a criterion that the user's files register, which import each other."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/my_network.py").write_text(OWN_CODE)
+    (tmp_path / "code/my_blocks.py").write_text(BLOCKS)
+    words = "prune --import code/my_network.py --timm my_network --criterion first --keep-flops 0.4 --json".split()
+    argv = [sys.executable, "-m", "sirfp.cli", *words, "-o", "s.safetensors"]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert abs(json.loads(ended.stdout)["flops"]["kept"] - 0.4) < 0.05
+    plan, _ = read(tmp_path / "s.safetensors")
+    assert plan.cuts and all(cut.keep == tuple(range(len(cut.keep))) for cut in plan.cuts)

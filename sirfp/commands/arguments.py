@@ -58,6 +58,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="pixels of the image on which FLOPs are counted; by default the model's own",
     )
     group.add_argument("--num-classes", type=at_least(0), metavar="N", help="classes of a timm network")
+    group.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="CODE",
+        help="your own code to run first, a .py file or a module, which registers a model or a criterion; repeatable",
+    )
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=at_least(0), default=0, help="of what is random (default %(default)s)")
 

@@ -1,0 +1,64 @@
+"""The user's own code, imported before a command: models, heads, data sets and criteria that it registers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+
+from ..errors import InputError, near
+
+
+def import_own(name: str) -> None:
+    """Imports a file, as Python runs it from its folder, or a module, also one below the working directory; once.
+
+    Raises:
+        InputError: there is none, or running it raises an error.
+    """
+    file = Path(name)
+    if name.endswith(".py") and not file.is_file():
+        beside = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        raise InputError(f"--import {name}: there is no such file{near(file.name, beside)}")
+    try:
+        if file.is_file():
+            _run(file)
+        else:
+            sys.path.insert(0, str(Path.cwd()))
+            importlib.import_module(name)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise InputError(f"--import {name}: there is no such module; a file's name ends in .py") from None
+        raise InputError(f"--import {name}: {_said(error, file)}") from None
+
+
+def _run(file: Path) -> None:
+    file = file.resolve()
+    if any(getattr(module, "__file__", None) == str(file) for module in list(sys.modules.values())):
+        return
+    sys.path.insert(0, str(file.parent))
+    module_name = file.stem if file.stem not in sys.modules else f"own_{file.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--import {file.name}: not a Python file; its name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+
+
+def _said(error: BaseException, file: Path) -> str:
+    """An error with the line of the user's file in which it arose."""
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).name == file.name]
+    where = f"line {lines[-1]}: " if lines else ""
+    return f"{where}{type(error).__name__}: {' '.join(str(error).split())}"
