@@ -11,6 +11,7 @@ import torch
 from .errors import InputError
 from .groups import ChannelGroups, Group
 
+EACH = "*"  # among partitions: every group is one
 FILL_TRIES = 4000  # how many chunks are tried to use up what is left of a budget
 EXACT = 0.0025  # of the budget: what is left at most before channels of unlike cost are exchanged
 PROMISED = 0.005  # of the budget: what may be left of it
@@ -43,7 +44,8 @@ def allocate(
         scores: worth of each channel, {group: (size,)}.
         target: the most that the plan may cost.
         cost: the cost of atoms kept, (atoms,) of bool; FLOPs by default.
-        partitions: prefixes of group names; the first that any name has makes one partition, the rest another.
+        partitions: prefixes of group names; the first that any name has makes one partition, the rest another;
+            "*" makes one of every group, so that all lose the same share of their channels.
         min_keep: the share of its channels that every group keeps at least (see `least`).
         round_to: widths are multiples of this, or whole.
         dense: what the target is a share of; the cost of everything by default.
@@ -292,9 +294,11 @@ def _chunks(order: np.ndarray, least: int, round_to: int) -> list[np.ndarray]:
 
 
 def split(groups: Iterable[Group], prefixes: Iterable[str]) -> list[list[Group]]:
-    """Partitions groups: those whose name begins with the first prefix that any has, and the rest."""
+    """Partitions groups: those whose name begins with the first prefix that any has, and the rest; at "*" each."""
     groups = list(groups)
     for prefix in prefixes:
+        if prefix == EACH:
+            return [[group] for group in groups]
         inside = [g for g in groups if g.name == prefix or g.name.startswith(prefix + ".")]
         if inside:
             rest = [g for g in groups if g not in inside]

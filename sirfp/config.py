@@ -109,7 +109,7 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.MIN_KEEP = 0.02  # least share of its channels that a group keeps (and at least one)
     cfg.SIRFP.IGNORE = []  # modules that stay whole, by name
     # Parts of the network that are ranked apart: a group belongs to the first prefix its name starts with,
-    # the rest (the head) to a part of its own.
+    # the rest (the head) to a part of its own. ["*"]: every group apart, so that all lose the same share of channels.
     cfg.SIRFP.PARTITIONS = ["backbone.bottom_up", "backbone"]
     # Sparsity training until the last pruning: hooks SlimmingPenalty (for the criterion slimming), GroupRegularization
     # (for depgraph), after Accumulate in HOOKS

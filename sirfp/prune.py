@@ -69,7 +69,8 @@ def prune(
         round_to: widths are multiples of this.
         seed: of what is random.
         min_keep: the share of its channels that every group keeps at least.
-        partitions: prefixes of names; the first that any group has is ranked apart from the rest.
+        partitions: prefixes of names; the first that any group has is ranked apart from the rest; "*" ranks every
+            group apart, so that all lose the same share.
         optimizer: its state is cut along.
         **options: the criterion's own.
 

@@ -105,6 +105,18 @@ def test_partitions_lose_the_same_share_and_are_ranked_apart():
     assert shares[0] == pytest.approx(shares[1], abs=0.03) and shares[0] > 0.2
 
 
+def test_every_group_apart_loses_the_same_share():
+    found = FOUND[Wide]
+    scores = {name: score + 1000 * i for i, (name, score) in enumerate(_scores(found, 2).items())}
+    for partitions in ("*", ["*"], ("absent", "*")):
+        keep = allocate(found, scores, 0.5 * found.flops(), partitions=partitions)
+        assert found.flops(keep) == pytest.approx(0.5 * found.flops(), rel=0.005)
+        for group in found:
+            rank = scores[group.name].argsort()[: group.size // 5]
+            kept = keep[found.spans[group.name]]
+            assert not kept[rank].any() and kept.mean() == pytest.approx(keep.mean(), abs=1.5 / group.size + 0.02)
+
+
 def test_without_a_matching_prefix_all_are_one_partition():
     assert len(split(FOUND[Residual].groups, ("backbone",))) == 1
 
