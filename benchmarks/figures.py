@@ -103,11 +103,11 @@ def scoring(result: Mapping[str, Any]) -> list[Figure]:
 
 
 def accumulation(result: Mapping[str, Any]) -> list[Figure]:
-    pairs = result["share_of_pairs"]
+    share = result["share"]
     subject = f"{result['model']}, {result['precision']}"
     return [
-        Figure(f"statistics in a training step, {subject}", f"{pairs['median']:+.1%}", "3%", pairs["median"] <= 0.03),
-        Figure("from the lowest to the highest pair of rounds", f"{pairs['lowest']:+.1%} to {pairs['highest']:+.1%}"),
+        Figure(f"statistics in a training step, {subject}", f"{share['median']:+.1%}", "3%", share["median"] <= 0.03),
+        Figure("from the lowest to the highest look", f"{share['lowest']:+.1%} to {share['highest']:+.1%}"),
         Figure("a step without statistics", f"{result['step_s']:.3f} s"),
         Figure("held by accumulators", f"{result['accumulators_mib']:.0f} MiB"),
     ]

@@ -26,13 +26,10 @@ HERE = Path(__file__).parent
 WIDTHS = ["--round-to", "1", "8", "16", "--runtimes", "compiled", "onnxruntime"]
 BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
     "scoring": (["scoring.py"], ["--repeats", "2"]),
-    "accumulation-segmentor": (["accumulation.py", "--rounds", "4"], ["--rounds", "2"]),
-    "accumulation-segmentor-bfloat16": (
-        ["accumulation.py", "--precision", "bfloat16", "--rounds", "4"],
-        ["--rounds", "2"],
-    ),
-    "accumulation-classifier": (["accumulation.py", "--model", "resnet50", "--rounds", "6"], ["--rounds", "2"]),
-    "accumulation-detector": (["accumulation.py", "--model", "retinanet", "--rounds", "6"], ["--rounds", "2"]),
+    "accumulation-segmentor": (["accumulation.py"], ["--rounds", "2"]),
+    "accumulation-segmentor-bfloat16": (["accumulation.py", "--precision", "bfloat16"], ["--rounds", "2"]),
+    "accumulation-classifier": (["accumulation.py", "--model", "resnet50"], ["--rounds", "2"]),
+    "accumulation-detector": (["accumulation.py", "--model", "retinanet"], ["--rounds", "2"]),
     "accumulation-kernel": (["accumulation_kernel.py"], ["--memory-limit", "0.1", "--repeats", "1"]),
     "loop-overhead": (["loop_overhead.py"], ["--rounds", "2"]),
     "planning-deeplab": (["planning.py"], ["--repeats", "2"]),

@@ -32,7 +32,8 @@ class SIRFP(Criterion):
         seed: not used.
         ema: decay of the average over iterations, alpha in the paper (0.99).
         edge_weight: lambda, the weight of the Sobel edge term of DCFP in the score (0.2 to 0.4 on large
-            images in the reference, 0 on ADE20K).
+            images in the reference, 0 on ADE20K). Its scale is that of raw redundancies: beside those of
+            `per_position`, as many times as large as a map has positions, such a weight has no say.
         edge_prefixes: groups whose names begin so get the edge term (the reference: the backbone's).
         coupled: how layers that share channels share one choice: "graph" makes one matrix of them, the mean of
             the members'; "union" (the reference) scores each member alone, and a channel's worth is the
