@@ -263,8 +263,8 @@ def _sides(tensor: torch.Tensor) -> int:
 
 def _features(
     model: nn.Module, trace: ChannelTrace, component: np.ndarray, outputs: dict
-) -> list[tuple[Feature, np.ndarray]]:
-    """Every module output that shows channels, once, with the component of each of its channels."""
+) -> list[tuple[Feature, np.ndarray, np.ndarray]]:
+    """Every module output that shows channels, once, with its channels by component, and these components."""
     owner = {id(t): name.rpartition(".")[0] for name, t in state_tensors(model).items()}
     found = {}
     for tap in trace.taps:
@@ -273,18 +273,20 @@ def _features(
             ids = component[tap.labels]
             empty = np.zeros((0, 0), dtype=np.int64)
             dim = channel_dim(tap.dim, [None if d is None else component[d] for d in outputs.get(module, ())], ids)
-            found[module] = (Feature(module, tap.norm, dim, empty, tap.positions, len(ids)), ids)
+            order = np.argsort(ids, kind="stable")
+            found[module] = (Feature(module, tap.norm, dim, empty, tap.positions, len(ids)), order, ids[order])
     return list(found.values())
 
 
 def _features_of(ids: np.ndarray, features: list) -> tuple[Feature, ...]:
     """The features that show all atoms of a group; norm layers where there are any."""
     found = []
-    for feature, components in features:
-        order = np.argsort(components, kind="stable")
-        left = np.searchsorted(components[order], ids, side="left")
-        right = np.searchsorted(components[order], ids, side="right")
-        count = right - left
+    for feature, order, components in features:
+        first = np.searchsorted(components, ids[0])
+        if first == len(components) or components[first] != ids[0]:
+            continue
+        left = np.searchsorted(components, ids, side="left")
+        count = np.searchsorted(components, ids, side="right") - left
         if count.min() > 0 and count.min() == count.max():
             index = np.stack([order[left + k] for k in range(count[0])], axis=1)
             found.append(replace(feature, index=index))
