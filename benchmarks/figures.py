@@ -15,11 +15,12 @@ HEAD = """# Benchmarks
     python benchmarks/run.py                          # all but the last, resumable; make bench
     python benchmarks/run.py --only latency-resnet50  # one of them
     python benchmarks/run.py --only budgets-all       # every network of the prunability tables
-    python benchmarks/run.py --table > docs/benchmarks.md
+    python benchmarks/run.py --table                  # this page, of what is kept
 
 Every figure that needs no data set, beside its bound. Ratios are of one run, in which both sides take turns; figures
 are medians of repeats. The networks have random weights. Where other work keeps cores busy, seconds are longer than on
-a quiet machine, and ratios less certain. What keeps latency above the share of FLOPs has [a page](latency.md).
+a quiet machine, and ratios less certain. What keeps latency above the share of FLOPs has [a page](latency.md), and so
+have [bounds that are not met](bounds.md).
 
 Machine: {machine}.
 """

@@ -24,7 +24,7 @@ HERE = r"/(scenes|folder|own)/\w+\.yaml"
 NOT_RUN = {
     r"^make ": "sets up .venv and runs for minutes",
     r"^pip install ": "needs a network",
-    r"^python benchmarks/": "takes minutes; most need real data",
+    r"^python (-m cProfile .*)?benchmarks/": "takes minutes; most need real data",
     r"/configs/(camvid|cifar10|bccd|cityscapes)/": "needs a data set; its config is loaded and checked",
     r"^pytest ": "these tests",
     r"^trtexec ": "TensorRT's, which is not here",
