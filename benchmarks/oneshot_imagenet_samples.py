@@ -117,7 +117,7 @@ def main() -> int:
     if args.table:
         images, calibration = sum(len(y) for _, y in batches), sum(len(y) for _, y in seen)
         command = "python benchmarks/oneshot_imagenet_samples.py --data imagenet-samples/val --table docs/oneshot.md"
-        command += f" --precision {args.precision}"
+        command += f" --precision {args.precision} --seeds {args.seeds} --budgets {' '.join(map(str, args.budgets))}"
         facts = {"network": NETWORK, "images": images, "dense": found["dense"], "calibration": calibration}
         facts["precision"] = args.precision
         args.table.write_text(HEAD.format(command=command, table=shown, widths=at_widths, **facts))
