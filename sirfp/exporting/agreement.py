@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torchvision.ops import box_iou
 
+from ..errors import InputError
 from .graphs import Graph
 
 SAME_BOX = 0.95  # intersection over union from which on two boxes of a class are one
@@ -86,12 +87,22 @@ def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -
         graph: the model.
         path: the ONNX file.
         batches: of images, each (N, C, H, W).
+
+    Raises:
+        InputError: onnxruntime cannot run the file on one of them.
     """
     session, found = Session(path), Agreement()
     for images in batches:
         with torch.no_grad():
             ours = dict(zip(graph.outputs, graph.original(images), strict=True))
-        theirs = dict(zip(session.names, session(images), strict=True))
+        try:
+            theirs = dict(zip(session.names, session(images), strict=True))
+        except Exception as error:  # onnxruntime's own kinds, which have no common base
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path} was written, but onnxruntime cannot run it on images of {tuple(images.shape)} ({reason}); "
+                "try --fixed size or --fixed all"
+            ) from None
         found.images += len(images)
         if "boxes" in ours:
             for i in range(len(images)):

@@ -62,6 +62,18 @@ def test_a_network_of_one_size_says_so_and_leaves_the_batch_open(tmp_path, capsy
     assert "size cannot be left open: at 180 x 200 pixels, Input height (180)" in said["notes"][0]
 
 
+@needs_onnx
+def test_a_file_that_onnxruntime_cannot_run_is_said_to_be_so(tmp_path, capsys, monkeypatch):
+    def fail(self, images):
+        raise RuntimeError("Non-zero status code returned\nwhile running Reshape")
+
+    monkeypatch.setattr(Session, "__call__", fail)
+    words = ["--timm", "test_resnet", "--num-classes", "3", "--size", "64", "64", "-o", str(tmp_path / "dense.onnx")]
+    assert main(["export", *words]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "cannot run it on images of (2, 3, 64, 64)" in err and "--fixed size" in err
+
+
 def test_detections_are_paired_by_class_and_place():
     boxes = torch.tensor([[0, 0, 9.0, 9], [20, 20, 30, 30], [0, 0, 0, 0]])
     ours = {"boxes": boxes, "scores": torch.tensor([0.9, 0.8, 0]), "classes": torch.tensor([1, 2, -1]), "count": 2}
