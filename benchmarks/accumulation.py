@@ -72,7 +72,7 @@ def main() -> int:
         times = [timed(bool(i % 2)) for i in range(2 * args.rounds + 1)]
     plain = statistics.median(times[::2])
     looks = [times[i] - (times[i - 1] + times[i + 1]) / 2 for i in range(1, len(times), 2)]
-    idle = waiting(criterion, observer)
+    idle = waiting(criterion, observer) if args.period > 1 else 0.0
     shares = sorted((look + (args.period - 1) * idle) / args.period / plain for look in looks)
     held = sum(a.matrix().numel() * 4 for a in criterion.averages.values())
     result = {
@@ -103,7 +103,6 @@ def main() -> int:
 
 def waiting(criterion: Criterion, observer: Observer) -> float:
     """Seconds of an iteration that is not looked at: all hooks called, and the iteration ended."""
-    observer.iteration = 1
     hooks = [observer._see(feature) for feature in criterion.features()]
     x, repeats = torch.empty(0), 20
     start = time.perf_counter()

@@ -100,9 +100,10 @@ def main() -> int:
             groups, scores = scored(model, seen, criterion, seed)
             moments = take_moments(model, groups, (x for x, _ in seen))
             for budget, way in cells:
-                keep = allocate(groups, scores, budget * groups.flops())
                 if way == WIDTHS:
                     keep = as_wide(groups, scores, widths[budget])
+                else:
+                    keep = allocate(groups, scores, budget * groups.flops())
                 pruned = pruned_by(model, groups, keep, way, moments)
                 results.setdefault((budget, way), []).append(top1(pruned, batches, args.precision))
         for (budget, way), values in results.items():
