@@ -28,6 +28,7 @@ class DenseDetectorGraph(Graph):
         super().__init__(model.pixel_mean, model.pixel_std, *padding(model.backbone))
         self.backbone, self.head, self.anchors = model.backbone, model.head, model.anchor_generator
         self.in_features, self.num_classes = list(model.head_in_features), model.num_classes
+        self.coarsest = max(self.multiple, *map(int, self.anchors.strides))
         self.transform = model.box2box_transform
         self.threshold, self.overlap = model.test_score_thresh, model.test_nms_thresh
         self.candidates = model.test_topk_candidates

@@ -29,6 +29,7 @@ class Graph(nn.Module):
         outputs: names of what `forward` returns, in order.
         between: names of what `network` returns, in order.
         padded_outputs: whether these are maps of the padded size.
+        coarsest: pixels of the padded images, a side, to a position of the smallest feature map.
     """
 
     outputs: tuple[str, ...] = ()
@@ -40,6 +41,7 @@ class Graph(nn.Module):
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).reshape(-1, 1, 1), False)
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).reshape(-1, 1, 1), False)
         self.multiple, self.square = max(1, multiple), square
+        self.coarsest = self.multiple
 
     def forward(self, images: torch.Tensor) -> Tensors:
         """Maps images (N, C, H, W) to `outputs`."""

@@ -161,8 +161,7 @@ def _exported(graph: Graph, size: Sequence[int], free: Sequence[str], opset: int
     with quiet(), torch.no_grad(), whole_sizes():
         if graph.multiple == 1 or graph.square or not sides:
             return _program(graph, (images,), (image_dims,), ["images"], graph.outputs, opset)
-        short = (-(-n // graph.multiple) * graph.multiple - 1 for n in size)  # padded, so that padding is not left out
-        images = torch.rand(len(images), len(graph.mean), *short) * 255
+        images = torch.rand(len(images), len(graph.mean), *traced_size(graph, size)) * 255
         x = graph.prepare(images)
         between = graph.network(x)
         multiples = {i: graph.multiple * Dim(name, min=1, max=4096) for i, name in ((2, "rows"), (3, "columns"))}
@@ -179,6 +178,17 @@ def _exported(graph: Graph, size: Sequence[int], free: Sequence[str], opset: int
                 opset,
             ),
         )
+
+
+def traced_size(graph: Graph, size: Sequence[int]) -> tuple[int, int]:
+    """The (height, width) to send through a graph whose images may then have any.
+
+    One pixel short of a multiple, so that padding is not left out; and no feature map has a side of one, since the
+    exporter takes that for a side that is always one, without a word.
+    """
+    least = (least * graph.coarsest for least in (2, 3))
+    height, width = (-(-max(pair) // graph.multiple) * graph.multiple - 1 for pair in zip(size, least, strict=True))
+    return height, width
 
 
 def _name_sides(graph: Any) -> None:

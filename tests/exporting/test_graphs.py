@@ -17,6 +17,7 @@ from sirfp.exporting.agreement import compare_detections
 from sirfp.exporting.detectors import best
 from sirfp.exporting.suppression import suppress
 from sirfp.exporting.whole_sizes import same_padding, whole_sizes
+from sirfp.exporting.writing import traced_size
 from sirfp.source import from_timm, from_zoo
 
 
@@ -47,11 +48,21 @@ def test_retinanet_as_a_graph_detects_what_detectron2_detects(size):
 def test_fcos_as_a_graph_detects_what_detectron2_detects():
     source = spread(from_zoo("COCO-Detection/fcos_R_50_FPN_1x.py", size=(64, 96)))
     graph = build_graph(source)
+    assert (graph.multiple, graph.coarsest) == (32, 128)
     images = torch.rand(1, 3, 60, 90) * 255
     with torch.no_grad():
         ours, theirs = graph(images), graph.original(images)
     assert theirs[3].min() > 0
     assert_same_detections(graph, ours, theirs)
+
+
+def test_no_side_of_a_map_is_one_while_sizes_are_open():
+    graph = build_graph(retinanet())
+    assert graph.multiple == graph.coarsest == 32
+    assert traced_size(graph, (32, 32)) == (63, 95)
+    assert traced_size(graph, (300, 500)) == (319, 511)
+    graph.coarsest = 128
+    assert traced_size(graph, (300, 300)) == (319, 383)
 
 
 def test_segmentor_as_a_graph_gives_logits_of_the_image():
