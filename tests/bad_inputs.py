@@ -167,11 +167,11 @@ EXPORTS = {
     "opset": ([*EXPORT, "--opset", "99"], "--opset must lie in [18, 23]"),
     "an old opset": ([*EXPORT, "--opset", "11"], "got 11"),
     "no opset": ([*EXPORT, "--opset", "latest"], "must be a whole number"),
-    "a classifier's threshold": ([*EXPORT, "--score-threshold", "0.5"], "single-stage detectors"),
+    "a classifier's threshold": ([*EXPORT, "--score-threshold", "0.5"], "--score-threshold is for detectors"),
     "threshold": ([*EXPORT, "--score-threshold", "1.5"], "must lie in [0, 1]"),
-    "two stages": (
-        ["export", "--zoo", "COCO-Detection/faster_rcnn_R_50_FPN_1x", "--size", "64", "64", "-o", "OUT.onnx"],
-        "GeneralizedRCNN cannot be exported",
+    "keypoints": (
+        ["export", "--zoo", "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x", "--size", "64", "64", "-o", "OUT.onnx"],
+        "GeneralizedRCNN cannot be exported: it finds keypoints",
     ),
     "a config's key": (["export", *SEGMENTOR, "-o", "OUT.onnx", "MODEL.TIMM.NAM", "x"], "did you mean MODEL.TIMM.NAME"),
 }

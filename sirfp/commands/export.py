@@ -30,7 +30,7 @@ EXAMPLE = """examples:
   sirfp export --zoo COCO-Detection/retinanet_R_50_FPN_1x --weights model.pkl -o dense.onnx    without FILE: dense
 
 The file takes `images`, (N, C, H, W), float32 from 0 to 255, and gives logits; of a segmentor also the classes of
-pixels, of a detector boxes, scores, classes and count: docs/export.md."""
+pixels, of a detector boxes, scores, classes, count and masks if it has them: docs/export.md."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -72,12 +72,14 @@ def run(args: argparse.Namespace) -> Outcome:
         model = source.fresh()
         restore(model, *plan_and_state, file)
     if args.score_threshold is not None:
-        if not hasattr(model, "test_score_thresh"):
-            raise InputError(f"--score-threshold is for single-stage detectors, not for {source.name}")
-        model.test_score_thresh = args.score_threshold
+        scorers = [module for module in model.modules() if hasattr(module, "test_score_thresh")]
+        if not scorers:
+            raise InputError(f"--score-threshold is for detectors, not for {source.name}")
+        for module in scorers:
+            module.test_score_thresh = args.score_threshold
+    graph = build_graph(source, model)
     source.check()
     images = _images(source, args)
-    graph = build_graph(source, model)
     free = {None: ("batch", "size"), "size": ("batch",), "all": ()}[args.fixed]
     metadata = {"model": source.name, "colours": source.colours, "values": "0 to 255", "made by": "sirfp export"}
     written = export(graph, Path(args.output), source.size, free=free, metadata=metadata, opset=args.opset)

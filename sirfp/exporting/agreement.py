@@ -131,6 +131,6 @@ def compare_detections(found: Agreement, ours: dict[str, Any], theirs: dict[str,
         if overlap >= SAME_BOX:
             paired += 1
             overlaps[:, j] = 0
-            for name in ("boxes", "scores"):
+            for name in {"boxes", "scores", "masks"} & ours.keys():
                 found.add(name, ours[name][i], theirs[name][j])
     found.unmatched += n + m - 2 * paired

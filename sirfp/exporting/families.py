@@ -10,7 +10,10 @@ from ..errors import InputError
 from ..source import Source
 from .graphs import ClassifierGraph, Graph, SegmentorGraph
 
-CAN = "timm's classifiers, Detectron2's semantic segmentors and its single-stage detectors (RetinaNet, FCOS) can be"
+CAN = (
+    "timm's classifiers, Detectron2's semantic segmentors and its detectors (RetinaNet, FCOS; Faster, Mask and Cascade "
+    "R-CNN) can be"
+)
 
 
 def build_graph(source: Source, model: nn.Module | None = None) -> Graph:
@@ -28,20 +31,21 @@ def build_graph(source: Source, model: nn.Module | None = None) -> Graph:
     if preprocessing:
         return ClassifierGraph(model, preprocessing["mean"], preprocessing["std"]).eval()
     kind = type(model).__name__
-    if hasattr(model, "roi_heads") or hasattr(model, "proposal_generator"):
-        raise InputError(
-            f"{source.name}: {kind} cannot be exported: its proposals branch on their own values, which PyTorch's "
-            f"exporter cannot follow; {CAN}"
-        )
     if "detectron2" in sys.modules:
-        from detectron2.modeling import SemanticSegmentor
+        from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
         from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
         from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
-        from .detectors import DenseDetectorGraph
+        from .single_stage import DenseDetectorGraph
 
         if isinstance(model, SemanticSegmentor):
             return SegmentorGraph(model).eval()
         if isinstance(model, DenseDetector) and isinstance(model.anchor_generator, DefaultAnchorGenerator):
             return DenseDetectorGraph(model).eval()
+        if type(model) is GeneralizedRCNN:
+            from .two_stages import TwoStageGraph, obstacle
+
+            if obstacle(model):
+                raise InputError(f"{source.name}: {kind} cannot be exported: {obstacle(model)}; {CAN}")
+            return TwoStageGraph(model).eval()
     raise InputError(f"{source.name}: {kind} cannot be exported; {CAN}")

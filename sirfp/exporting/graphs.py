@@ -24,28 +24,31 @@ class Graph(nn.Module):
         std: likewise.
         multiple: image sides are padded to a multiple of it, with zeros after normalisation as Detectron2 pads.
         square: side of the square that images are padded to instead, 0 for none.
+        coarsest: see below; `multiple` by default.
 
     Attributes:
         outputs: names of what `forward` returns, in order.
         between: names of what `network` returns, in order.
         padded_outputs: whether these are maps of the padded size.
-        coarsest: pixels of the padded images, a side, to a position of the smallest feature map.
+        coarsest: pixels of the padded images, a side, to a position of the smallest feature map, used or not.
     """
 
     outputs: tuple[str, ...] = ()
     between: tuple[str, ...] = ()
     padded_outputs = False
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], multiple: int = 1, square: int = 0):
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], multiple: int = 1, square: int = 0, coarsest: int = 1
+    ):
         super().__init__()
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32).reshape(-1, 1, 1), False)
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32).reshape(-1, 1, 1), False)
         self.multiple, self.square = max(1, multiple), square
-        self.coarsest = self.multiple
+        self.coarsest = max(self.multiple, coarsest)
 
     def forward(self, images: torch.Tensor) -> Tensors:
         """Maps images (N, C, H, W) to `outputs`."""
-        return self.finish(images, *self.network(self.prepare(images)))
+        return self.finish(images, *self.network(self.prepare(images), images))
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Normalises and pads (N, C, H, W)."""
@@ -56,8 +59,8 @@ class Graph(nn.Module):
             x = F.pad(x, (0, -x.shape[3] % self.multiple, 0, -x.shape[2] % self.multiple))
         return x
 
-    def network(self, x: torch.Tensor) -> Tensors:
-        """Maps what `prepare` returned to `between`."""
+    def network(self, x: torch.Tensor, images: torch.Tensor) -> Tensors:
+        """Maps what `prepare` returned, and the images, of which only the size is read, to `between`."""
         raise NotImplementedError
 
     def finish(self, images: torch.Tensor, *between: torch.Tensor) -> Tensors:
@@ -84,7 +87,7 @@ class ClassifierGraph(Graph):
         super().__init__([255 * value for value in mean], [255 * value for value in std])
         self.model = model
 
-    def network(self, x: torch.Tensor) -> Tensors:
+    def network(self, x: torch.Tensor, images: torch.Tensor) -> Tensors:
         """The network itself."""
         return (self.model(x),)
 
@@ -105,11 +108,11 @@ class SegmentorGraph(Graph):
     padded_outputs = True
 
     def __init__(self, model: nn.Module):
-        super().__init__(model.pixel_mean, model.pixel_std, *padding(model.backbone))
+        super().__init__(model.pixel_mean, model.pixel_std, *sides(model.backbone))
         self.backbone, self.head = model.backbone, model.sem_seg_head
         self.call = model.forward
 
-    def network(self, x: torch.Tensor) -> Tensors:
+    def network(self, x: torch.Tensor, images: torch.Tensor) -> Tensors:
         """Logits of the padded images."""
         return (self.head(self.backbone(x))[0],)
 
@@ -129,7 +132,9 @@ def as_dicts(images: torch.Tensor) -> list[dict]:
     return [{"image": image, "height": image.shape[1], "width": image.shape[2]} for image in images]
 
 
-def padding(backbone: nn.Module) -> tuple[int, int]:
-    """The multiple and the square that a Detectron2 backbone wants images padded to."""
+def sides(backbone: nn.Module) -> tuple[int, int, int]:
+    """The multiple and the square that a Detectron2 backbone wants images padded to, and its largest stride."""
     constraints = getattr(backbone, "padding_constraints", None) or {}
-    return constraints.get("size_divisibility") or backbone.size_divisibility, constraints.get("square_size") or 0
+    multiple = constraints.get("size_divisibility") or backbone.size_divisibility
+    strides = [shape.stride or 1 for shape in backbone.output_shape().values()]
+    return multiple, constraints.get("square_size") or 0, max(strides)

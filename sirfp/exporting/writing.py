@@ -15,9 +15,9 @@ from torch.export import Dim
 from ..checkpoint import whole_file
 from ..errors import InputError
 from ..quiet import quiet
+from . import region_pooling, suppression
 from .graphs import Graph
 from .joining import join
-from .suppression import translations
 from .whole_sizes import whole_sizes
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -163,12 +163,19 @@ def _exported(graph: Graph, size: Sequence[int], free: Sequence[str], opset: int
             return _program(graph, (images,), (image_dims,), ["images"], graph.outputs, opset)
         images = torch.rand(len(images), len(graph.mean), *traced_size(graph, size)) * 255
         x = graph.prepare(images)
-        between = graph.network(x)
+        between = graph.network(x, images)
         multiples = {i: graph.multiple * Dim(name, min=1, max=4096) for i, name in ((2, "rows"), (3, "columns"))}
         padded = [batch | multiples if graph.padded_outputs else batch for _ in between]
         return join(
             _program(_Part(graph.prepare), (images,), (image_dims,), ["images"], ["x"], opset),
-            _program(_Part(graph.network), (x,), (batch | multiples,), ["x"], graph.between, opset),
+            _program(
+                _Part(graph.network),
+                (x, images),
+                (batch | multiples, image_dims),
+                ["x", "images"],
+                graph.between,
+                opset,
+            ),
             _program(
                 _Part(graph.finish),
                 (images, *between),
@@ -227,7 +234,7 @@ def _program(
     written = torch.onnx.export(
         program,
         dynamo=True,
-        custom_translation_table=translations(),
+        custom_translation_table=suppression.translations() | region_pooling.translations(),
         input_names=list(names),
         output_names=list(outputs) if outputs else None,
         verbose=False,

@@ -29,6 +29,28 @@ def retinanet() -> DetectronSource:
     return spread(from_config(str(config), [*SMALL, "", *options], size=(64, 96)))
 
 
+def faster_rcnn(*options: str) -> DetectronSource:
+    """A small Faster R-CNN, or what the options make of it, with proposals, scores and masks that differ."""
+    words = (
+        "MODEL.FPN.OUT_CHANNELS 32 MODEL.ROI_BOX_HEAD.FC_DIM 64 MODEL.ROI_HEADS.NUM_CLASSES 3 "
+        "MODEL.ROI_MASK_HEAD.CONV_DIM 16 MODEL.RPN.POST_NMS_TOPK_TEST 50 TEST.DETECTIONS_PER_IMAGE 20"
+    ).split()
+    config = CONFIGS / "detection/configs/bccd/faster_rcnn_r18.yaml"
+    torch.manual_seed(0)
+    source = from_config(str(config), [*SMALL, "", *words, *options], size=(64, 96))
+    rpn, heads = source.model.proposal_generator.rpn_head, source.model.roi_heads
+    torch.nn.init.normal_(rpn.objectness_logits.weight, std=0.3)
+    torch.nn.init.normal_(rpn.anchor_deltas.weight, std=0.05)
+    predictors = heads.box_predictor if isinstance(heads.box_predictor, torch.nn.ModuleList) else [heads.box_predictor]
+    for predictor in predictors:
+        torch.nn.init.normal_(predictor.cls_score.weight, std=0.3)
+        torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.1)
+        predictor.test_score_thresh = 0.3
+    if heads.mask_on:
+        torch.nn.init.normal_(heads.mask_head.predictor.weight, std=0.3)
+    return source
+
+
 def deeplab(size: tuple[int, int] = (64, 64)) -> DetectronSource:
     """A small DeepLabV3+."""
     config = CONFIGS / "segmentation/configs/scenes/deeplab_v3_plus_r18.yaml"

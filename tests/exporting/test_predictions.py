@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import CONFIGS, deeplab, pictures, pruned, retinanet, spread
+from small_models import CONFIGS, deeplab, faster_rcnn, pictures, pruned, retinanet, spread
 
 from sirfp.data.scenes import make_scenes
 from sirfp.exporting import PACKAGES, agreement, build_graph, export, lacking
@@ -46,6 +46,22 @@ def test_a_retinanet_on_scenes(opened, scenes, tmp_path):
     sizes = ((64, 96), (128, 128), (57, 90)) if opened else ((64, 96), (64, 96))
     found = agreement(graph, written.path, pictures(source, scenes, *sizes))
     assert found.detections >= 20 and found.unmatched == 0 and found.relative < 1e-4
+
+
+@pytest.mark.parametrize("opened", [(), pytest.param(("batch", "size"), marks=pytest.mark.slow)])
+def test_a_mask_rcnn_on_scenes(opened, scenes, tmp_path):
+    source = faster_rcnn("MODEL.MASK_ON", "True")
+    source.cfg.INPUT.MIN_SIZE_TEST = 128
+    model = pruned(source)
+    model.roi_heads.box_predictor.test_score_thresh = 0.05
+    graph = build_graph(source, model)
+    written = export(graph, tmp_path / "x.onnx", (64, 96), free=opened)
+    assert written.free == opened and not written.notes
+    sizes = ((64, 96), (128, 128), (57, 90)) if opened else ((64, 96), (64, 96))
+    images = pictures(source, scenes, *sizes)
+    found = agreement(graph, written.path, images)
+    assert found.detections >= 20 and found.unmatched == 0 and found.relative < 1e-4
+    assert set(found.largest) == {"boxes", "scores", "masks"}
 
 
 @pytest.mark.slow
