@@ -149,6 +149,8 @@ def _outcome(args: argparse.Namespace, source, file: str, written, found) -> Out
     }
     same = found.relative <= args.tolerance and found.unmatched <= args.tolerance * max(found.detections or 0, 1)
     failure = "" if same else f"{args.output} (left {opened} open) differs from the model in PyTorch: {said(found)}"
+    if failure and found.detections is not None and not (file or source.weights):
+        failure += "; its weights are random, and rounding decides between detections of equal chances: give --weights"
     return Outcome(data, shown, failure)
 
 

@@ -12,7 +12,7 @@ import torch
 
 import sirfp
 from sirfp.cli import main
-from sirfp.exporting import PACKAGES, Agreement, Session, lacking
+from sirfp.exporting import PACKAGES, Agreement, Exported, Session, lacking
 from sirfp.exporting.agreement import compare_detections
 
 needs_onnx = pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(PACKAGES)}")
@@ -72,6 +72,21 @@ def test_a_file_that_onnxruntime_cannot_run_is_said_to_be_so(tmp_path, capsys, m
     assert main(["export", *words]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "cannot run it on images of (2, 3, 64, 64)" in err and "--fixed size" in err
+
+
+@needs_onnx
+def test_a_detector_of_random_weights_that_differs_is_told_why(tmp_path, capsys, monkeypatch):
+    from sirfp import exporting
+
+    def write(graph, path, size, **_):
+        path.write_bytes(b"x")
+        return Exported(path, (), ())
+
+    monkeypatch.setattr(exporting, "export", write)
+    monkeypatch.setattr(exporting, "agreement", lambda *_: Agreement(detections=3, unmatched=1))
+    network = ["--zoo", "COCO-Detection/retinanet_R_50_FPN_1x", "--size", "64", "64"]
+    assert main(["export", *network, "-o", str(tmp_path / "x.onnx")]) == 1
+    assert "its weights are random" in capsys.readouterr().err
 
 
 def test_detections_are_paired_by_class_and_place():

@@ -19,7 +19,7 @@ from sirfp.exporting.agreement import compare_detections
 from sirfp.exporting.detectors import best
 from sirfp.exporting.suppression import suppress
 from sirfp.exporting.two_stages import pooled
-from sirfp.exporting.whole_sizes import same_padding, whole_sizes
+from sirfp.exporting.whole_sizes import grid_means, same_padding, whole_sizes
 from sirfp.exporting.writing import traced_size
 from sirfp.source import from_timm, from_zoo
 
@@ -159,6 +159,13 @@ def test_pooling_is_detectron2s():
     images = torch.arange(len(boxes)) // 21
     wanted = pooler(maps, [Boxes(boxes[:21]), Boxes(boxes[21:])])
     assert torch.equal(pooled(pooler, maps, images, boxes), wanted)
+
+
+@settings(deadline=None)
+@given(*[st.integers(1, 40)] * 2, *[st.integers(1, 7)] * 2)
+def test_means_of_a_grid_are_adaptive_pooling(height, width, rows, columns):
+    x = torch.rand(2, 3, height, width)
+    assert torch.allclose(grid_means(x, rows, columns), F.adaptive_avg_pool2d(x, (rows, columns)), atol=1e-6)
 
 
 @settings(deadline=None)
