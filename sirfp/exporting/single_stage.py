@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .detectors import DetectorGraph, best, candidates
+from .detectors import DetectorGraph, best, candidates, taken
 from .graphs import Tensors, sides
-from .suppression import suppress
+from .suppression import surviving
 
 
 class DenseDetectorGraph(DetectorGraph):
@@ -34,10 +34,9 @@ class DenseDetectorGraph(DetectorGraph):
         found = [self._level(level, *each) for level, each in enumerate(maps)]
         boxes, scores, classes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         spread = F.one_hot(classes, self.num_classes).transpose(1, 2) * scores.unsqueeze(1)
-        chosen = suppress(boxes, spread, self.overlap, self.threshold, self.limit)
-        stay = torch.zeros_like(scores).index_put((chosen[:, 0], chosen[:, 2]), scores.new_ones(()))
-        scores, places = best(scores * stay, self.limit)
-        return boxes.gather(1, places.unsqueeze(2).expand(-1, -1, 4)), scores, classes.gather(1, places)
+        scores = surviving(boxes, spread, scores, self.overlap, self.threshold, self.limit)
+        scores, places = best(scores, self.limit)
+        return taken(boxes, places), scores, classes.gather(1, places)
 
     def _level(self, level, logits, deltas, centerness=None) -> Tensors:
         """The best candidates of one feature level."""

@@ -36,6 +36,14 @@ def _(boxes, scores, overlap, threshold, most):
     return boxes.new_empty((torch.library.get_ctx().new_dynamic_size(), 3), dtype=torch.int64)
 
 
+def surviving(
+    boxes: torch.Tensor, spread: torch.Tensor, scores: torch.Tensor, overlap: float, threshold: float, most: int
+) -> torch.Tensor:
+    """Scores (N, M) of boxes, zero where `suppress` drops them; `spread` has them by class, (N, K, M)."""
+    chosen = suppress(boxes, spread, overlap, threshold, most)
+    return scores * torch.zeros_like(scores).index_put((chosen[:, 0], chosen[:, 2]), scores.new_ones(()))
+
+
 def translations() -> dict:
     """How the exporter writes the operator: for `custom_translation_table` of `torch.onnx.export`."""
     from onnxscript import opset18 as op

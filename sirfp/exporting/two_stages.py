@@ -21,10 +21,10 @@ from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from torch import nn
 from torch.nn import functional as F
 
-from .detectors import DetectorGraph, best, candidates, clipped, filled
+from .detectors import DetectorGraph, best, candidates, clipped, filled, taken
 from .graphs import Tensors, as_dicts, sides
 from .region_pooling import pool_regions
-from .suppression import suppress
+from .suppression import surviving
 
 MOST = 80.0  # of a logit's size before its exponential is taken
 
@@ -91,10 +91,9 @@ class TwoStageGraph(DetectorGraph):
         scores = scores * filled(boxes, self.least_side)
         levels = torch.arange(len(found)).repeat_interleave(self.rpn_candidates)  # NMS looks at each level apart
         spread = F.one_hot(levels, len(found)).T * scores.unsqueeze(1)
-        chosen = suppress(boxes, spread, self.rpn_overlap, 0.0, self.proposals)
-        stay = torch.zeros_like(scores).index_put((chosen[:, 0], chosen[:, 2]), scores.new_ones(()))
-        scores, places = best(scores * stay, self.proposals)
-        return boxes.gather(1, places.unsqueeze(2).expand(-1, -1, 4)), scores > 0
+        scores = surviving(boxes, spread, scores, self.rpn_overlap, 0.0, self.proposals)
+        scores, places = best(scores, self.proposals)
+        return taken(boxes, places), scores > 0
 
     def _detect(self, maps: Sequence[torch.Tensor], proposals: torch.Tensor, real: torch.Tensor, images: torch.Tensor):
         """The best detections of the proposals: boxes (N, D, 4), scores (N, D), 0 where there are fewer, classes."""
@@ -117,11 +116,9 @@ class TwoStageGraph(DetectorGraph):
         scores = scores.reshape(n, count, num_classes).transpose(1, 2).reshape(n * num_classes, count)
         boxes = boxes.new_zeros(n * count, num_classes, 4).index_put((rows,), boxes)
         boxes = boxes.reshape(n, count, num_classes, 4).transpose(1, 2).reshape(n * num_classes, count, 4)
-        chosen = suppress(boxes, scores.unsqueeze(1), self.overlap, self.threshold, self.limit)
-        stay = torch.zeros_like(scores).index_put((chosen[:, 0], chosen[:, 2]), scores.new_ones(()))
-        scores, places = best((scores * stay).reshape(n, num_classes * count), self.limit)
-        boxes = boxes.reshape(n, num_classes * count, 4).gather(1, places.unsqueeze(2).expand(-1, -1, 4))
-        return boxes, scores, places // count
+        scores = surviving(boxes, scores.unsqueeze(1), scores, self.overlap, self.threshold, self.limit)
+        scores, places = best(scores.reshape(n, num_classes * count), self.limit)
+        return taken(boxes.reshape(n, num_classes * count, 4), places), scores, places // count
 
     def _mask(self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, real: torch.Tensor, classes: torch.Tensor):
         """Masks (N, D, h, w) of detections, zeros where `real` says that there is none."""
