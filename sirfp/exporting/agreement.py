@@ -89,19 +89,23 @@ def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -
         batches: of images, each (N, C, H, W).
 
     Raises:
-        InputError: onnxruntime cannot run the file on one of them.
+        InputError: onnxruntime cannot read the file, or not run it on one of them.
     """
-    session, found = Session(path), Agreement()
+    found = Agreement()
+    try:
+        session = Session(path)
+    except Exception as error:  # onnxruntime's own kinds, which have no common base
+        advice = "an older --opset may help: it lacks some operators of the newest"
+        raise InputError(f"{path} was written, but onnxruntime cannot read it ({said(error)}); {advice}") from None
     for images in batches:
         with torch.no_grad():
             ours = dict(zip(graph.outputs, graph.original(images), strict=True))
         try:
             theirs = dict(zip(session.names, session(images), strict=True))
-        except Exception as error:  # onnxruntime's own kinds, which have no common base
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:
             raise InputError(
-                f"{path} was written, but onnxruntime cannot run it on images of {tuple(images.shape)} ({reason}); "
-                "try --fixed size or --fixed all"
+                f"{path} was written, but onnxruntime cannot run it on images of {tuple(images.shape)} "
+                f"({said(error)}); try --fixed size or --fixed all"
             ) from None
         found.images += len(images)
         if "boxes" in ours:
@@ -117,6 +121,11 @@ def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -
                 found.pixels = (found.pixels or 0) + tensor.numel()
                 found.other_pixels += int((tensor != theirs[name]).sum())
     return found
+
+
+def said(error: Exception) -> str:
+    """An error's text in one line, shortened."""
+    return " ".join(str(error).split())[:200]
 
 
 def compare_detections(found: Agreement, ours: dict[str, Any], theirs: dict[str, Any]) -> None:

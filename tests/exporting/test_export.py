@@ -75,6 +75,19 @@ def test_a_file_that_onnxruntime_cannot_run_is_said_to_be_so(tmp_path, capsys, m
 
 
 @needs_onnx
+def test_a_file_that_onnxruntime_cannot_read_is_said_to_be_so(tmp_path, capsys, monkeypatch):
+    def fail(self, *_):
+        raise RuntimeError("Could not find an implementation\nfor RoiAlign(22)")
+
+    monkeypatch.setattr(Session, "__init__", fail)
+    words = ["--timm", "test_resnet", "--num-classes", "3", "--size", "64", "64", "-o", str(tmp_path / "dense.onnx")]
+    assert main(["export", *words]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "cannot read it (Could not find an implementation for RoiAlign" in err
+    assert "older --opset" in err
+
+
+@needs_onnx
 def test_a_detector_of_random_weights_that_differs_is_told_why(tmp_path, capsys, monkeypatch):
     from sirfp import exporting
 
