@@ -20,7 +20,7 @@ from torch import nn
 from .arrays import BROKEN, read_arrays
 from .branches import training_only, within
 from .checkpoint import read_safetensors, whole_file
-from .errors import InputError
+from .errors import InputError, one_line
 from .plan import PruningPlan
 from .processes import agreed
 from .surgery import apply
@@ -149,7 +149,7 @@ class Checkpointer(DetectionCheckpointer):
         except InputError:
             raise
         except (LookupError, TypeError, AttributeError, ValueError, AssertionError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error, 160)
             raise InputError(f"{path} does not hold what this run needs ({type(error).__name__}: {reason})") from error
         except OSError as error:  # whatever a download raises
             raise InputError(

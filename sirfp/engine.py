@@ -33,7 +33,7 @@ from .config import input_size, load_config, register_data
 from .config_checks import validate
 from .data.descriptions import advice
 from .data.stream import TrainingStream, detection_stream
-from .errors import InputError, near
+from .errors import InputError, near, one_line
 from .launch import one_line_errors
 from .lr_schedule import PhasedPolyLR
 from .models.deformable import provide_deformable
@@ -255,7 +255,7 @@ def reading_data(names: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, AssertionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(
             f"data set {' or '.join(map(repr, names))} cannot be read: {reason}; its place is below the folder "
             f"that the environment variable DETECTRON2_DATASETS names{advice(names)}"

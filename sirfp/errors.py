@@ -13,6 +13,11 @@ class InputError(ValueError):
     """
 
 
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """An error's text in one line, its first `most` letters."""
+    return " ".join(str(error).split())[:most]
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean X or Y?" for the known names nearest to one, or an empty string."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=3)

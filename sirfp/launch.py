@@ -25,7 +25,7 @@ import torch.multiprocessing as mp
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 WRONG, FAULT, ALONE = 2, 1, 75
 """Exit codes: the input is wrong; anything else; this process ended since others had (never that of a whole run)."""
@@ -190,7 +190,7 @@ def _explain(error: Exception, codes: list[int | None], args: argparse.Namespace
 def in_one_line(error: BaseException) -> str:
     """What a user is told of an error that is no fault of the program; "" for all others."""
     if isinstance(error, InputError):
-        return " ".join(str(error).split())
+        return one_line(error)
     if isinstance(error, OSError) and error.errno in FULL:
         where = f" {error.filename}" if error.filename else ""
         return f"cannot write{where}: {error.strerror}; make room, then --resume goes on from the last checkpoint"

@@ -18,7 +18,7 @@ from torch import nn
 
 from .calling import call, inference, random_images
 from .data.folders import IMAGE_SUFFIXES
-from .errors import InputError, near
+from .errors import InputError, near, one_line
 from .models.proposals import random_proposals
 from .weights import fill, read_weights
 
@@ -93,7 +93,7 @@ class Source:
                 call(self.model, self.example())
         except (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError) as error:
             height, width = self.size
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = one_line(error, 200) or type(error).__name__
             raise InputError(
                 f"{self.name} cannot be run on {height} x {width} pixels ({reason}); choose another --size"
             ) from None

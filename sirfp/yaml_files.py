@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 LARGEST = 128 << 10
 """Bytes of a file."""
@@ -72,7 +72,7 @@ def read_yaml(path: str | os.PathLike[str], what: str = "config file") -> tuple[
     except OSError as error:
         raise InputError(f"{what} {path}: {error.strerror or error}") from None
     except _WRONG as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        said = one_line(error, 300) or type(error).__name__
         plain = "; it holds plain values, nothing that is run" if "tag:yaml.org,2002:python" in said else ""
         raise InputError(f"{what} {path} is no valid YAML: {said}{plain}") from None
     _check_extent(content, f"{what} {path}")

@@ -18,7 +18,7 @@ from sirfp.data.folders import Pair, check_classes, check_sem_seg_folder
 from sirfp.data.images import open_images
 from sirfp.data.location import datasets_root
 from sirfp.data.scenes import STUFF_CLASSES, load_scenes
-from sirfp.errors import InputError
+from sirfp.errors import InputError, one_line
 
 _registered: dict[str, tuple[Any, ...]] = {}
 _detections: dict[str, Callable[[], CocoSet]] = {}
@@ -233,7 +233,7 @@ def coco_records(annotations: Path, images: Path, name: str) -> Records:
     try:
         return load_coco_json(str(annotations), str(images), name)
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise InputError(f"{annotations}: is not COCO's format throughout ({type(error).__name__}: {reason})") from None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torchvision.ops import box_iou
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from .graphs import Graph
 
 SAME_BOX = 0.95  # intersection over union from which on two boxes of a class are one
@@ -95,8 +95,10 @@ def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -
     try:
         session = Session(path)
     except Exception as error:  # onnxruntime's own kinds, which have no common base
-        advice = "an older --opset may help: it lacks some operators of the newest"
-        raise InputError(f"{path} was written, but onnxruntime cannot read it ({said(error)}); {advice}") from None
+        raise InputError(
+            f"{path} was written, but onnxruntime cannot read it ({one_line(error, 200)}); "
+            "an older --opset may help: it lacks some operators of the newest"
+        ) from None
     for images in batches:
         with torch.no_grad():
             ours = dict(zip(graph.outputs, graph.original(images), strict=True))
@@ -105,7 +107,7 @@ def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -
         except Exception as error:
             raise InputError(
                 f"{path} was written, but onnxruntime cannot run it on images of {tuple(images.shape)} "
-                f"({said(error)}); try --fixed size or --fixed all"
+                f"({one_line(error, 200)}); try --fixed size or --fixed all"
             ) from None
         found.images += len(images)
         if "boxes" in ours:
@@ -121,11 +123,6 @@ def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -
                 found.pixels = (found.pixels or 0) + tensor.numel()
                 found.other_pixels += int((tensor != theirs[name]).sum())
     return found
-
-
-def said(error: Exception) -> str:
-    """An error's text in one line, shortened."""
-    return " ".join(str(error).split())[:200]
 
 
 def compare_detections(found: Agreement, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
