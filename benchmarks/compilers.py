@@ -104,14 +104,18 @@ def main() -> int:
         return 0
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes for each try
     for name in args.models:
-        for turn in (0, 1):
-            failed = [way for way in args.ways if way in SECOND and not rows.get((name, way), {}).get("ok")]
-            ways = args.ways if turn == 0 else [SECOND[way] for way in failed]
-            for row in tries(name, [way for way in ways if (name, way) not in rows], args.seconds, args.threads):
-                rows[name, row["way"]] = row
-                add_row(args.results, row)
-                print(f"{name:32}{row['way']:8}{row['seconds']:6.0f} s  {said(row)}", flush=True)
+        add_tries(rows, name, args.ways, args)
+        failed = [way for way in args.ways if way in SECOND and not rows[name, way].get("ok")]
+        add_tries(rows, name, [SECOND[way] for way in failed], args)
     return 0
+
+
+def add_tries(rows: dict[tuple[str, str], Any], name: str, ways: Sequence[str], args: argparse.Namespace) -> None:
+    """Tries for one model what was not tried before, and keeps it in `rows` and in the results file."""
+    for row in tries(name, [way for way in ways if (name, way) not in rows], args.seconds, args.threads):
+        rows[name, row["way"]] = row
+        add_row(args.results, row)
+        print(f"{name:32}{row['way']:8}{row['seconds']:6.0f} s  {said(row)}", flush=True)
 
 
 def tries(name: str, ways: Sequence[str], seconds: float, threads: int) -> Iterator[dict[str, Any]]:

@@ -49,11 +49,8 @@ class TwoStageGraph(DetectorGraph):
         self.heads, self.model_inference, self.call = heads, model.inference, model.forward
         self.in_features = list(heads.in_features)
         last = predictors(model)[-1]
-        self.threshold, self.overlap, self.limit = (
-            last.test_score_thresh,
-            last.test_nms_thresh,
-            last.test_topk_per_image,
-        )
+        self.threshold, self.overlap = last.test_score_thresh, last.test_nms_thresh
+        self.limit = last.test_topk_per_image
         if heads.mask_on:
             self.outputs, self.between = (*self.outputs, "masks"), (*self.between, "all_masks")
 

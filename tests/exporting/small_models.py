@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 import sirfp
+from sirfp.exporting.two_stages import predictors
 from sirfp.source import DetectronSource, from_config
 
 CONFIGS = Path(__file__).parents[2] / "projects"
@@ -41,8 +42,7 @@ def faster_rcnn(*options: str) -> DetectronSource:
     rpn, heads = source.model.proposal_generator.rpn_head, source.model.roi_heads
     torch.nn.init.normal_(rpn.objectness_logits.weight, std=0.3)
     torch.nn.init.normal_(rpn.anchor_deltas.weight, std=0.05)
-    predictors = heads.box_predictor if isinstance(heads.box_predictor, torch.nn.ModuleList) else [heads.box_predictor]
-    for predictor in predictors:
+    for predictor in predictors(source.model):
         torch.nn.init.normal_(predictor.cls_score.weight, std=0.3)
         torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.1)
         predictor.test_score_thresh = 0.3
