@@ -38,7 +38,9 @@ class Redundancies(HookBase):
     """Writes `redundancies.npz` at the end of a run; stands after Report, which keeps the dense network.
 
     The file has `names` and, for the i-th of them, `before<i>` (C, C) and `after<i>` (k, k), float16 values in [0, 1],
-    `order<i>` (C,), the channels as the greedy clique removes them, and `kept<i>` (k,), those that stayed.
+    `order<i>` (C,), the channels as the greedy clique removes them, and `kept<i>` (k,), those that stayed. Channels
+    are counted as they compete: of a group norm, all of one of its groups are one. A layer that the cut leaves with
+    other channels that compete, such as a group norm with one group, is not in it.
     """
 
     def __init__(self, cfg):
@@ -53,13 +55,16 @@ class Redundancies(HookBase):
             return
         inputs, batches = self.trainer.example_inputs(), list(itertools.islice(self.trainer.batches(), BATCHES))
         names = most_pruned(plan)
-        before = redundancies(rebuilt(self.trainer, dense), inputs, names, batches)
+        model = rebuilt(self.trainer, dense)
+        channels = {group.name: group.channels for group in find_groups(model, inputs, trial=False)}
+        before = redundancies(model, inputs, names, batches)
         after = redundancies(unwrapped(self.trainer.model), inputs, names, batches)
-        content: dict[str, Any] = {"names": np.array([name for name in names if name in before and name in after])}
-        for i, name in enumerate(content["names"].tolist()):
+        seen = [n for n in names if n in before and n in after and len(after[n]) == len(plan.kept[n])]
+        content: dict[str, Any] = {"names": np.array(seen)}
+        for i, name in enumerate(seen):
             content[f"before{i}"], content[f"after{i}"] = scaled(before[name]), scaled(after[name])
             content[f"order{i}"] = greedy(edge_weights(before[name]))[0].numpy()
-            content[f"kept{i}"] = np.array(plan.kept[name])
+            content[f"kept{i}"] = np.searchsorted(channels[name], plan.kept[name])
         with whole_file(os.path.join(self.folder, NAME)) as beside, open(beside, "wb") as file:
             np.savez_compressed(file, **content)
 

@@ -37,7 +37,7 @@ def matrices(folder: Path, criterion: str) -> str:
         return ""
     try:
         return _matrices(str(file), file.stat().st_mtime_ns, criterion)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
         return ""
 
 
