@@ -15,6 +15,8 @@ from .rules import rule
     "normal_", "copy_", "nan_to_num", "isfinite", "clamp", "clamp_", "pow", "add", "sub", "mul", "div",
     "rsub", "maximum", "minimum", "softplus", "mish", "mish_", "celu", "hardswish", "hardswish_", "gelu_", "threshold_",
     "floor_divide",
+    # PyTorch tags these as pointwise only since 2.12 or later
+    "celu_", "elu_", "hardsigmoid_", "hardtanh_", "leaky_relu", "leaky_relu_", "selu_",
 )  # fmt: skip
 def pointwise(trace, func, args, kwargs, out) -> None:
     """Ties the dimensions of all tensor inputs that line up with one of the output's."""
