@@ -165,6 +165,14 @@ def test_mixed_labels_are_shares_and_training_batches_never_end(project, options
     assert all(labels.shape == (4, 3) and torch.allclose(labels.sum(1), torch.ones(4)) for _, labels in drawn[:6])
 
 
+@pytest.mark.parametrize("policy", ["rand-m10-n9-inc1", "rand-m1-n9"])  # both posterize to no bits at all
+def test_a_strong_policy_trains(project, options, policy):
+    batches = iter(project.train_loader(configured(project, [*options, "INPUT.AUGMENT.POLICY", policy])))
+    for _ in range(6):
+        images, _ = next(batches)
+        assert images.isfinite().all() and images.std() > 0.1
+
+
 @pytest.mark.parametrize("mixed", [[], ["INPUT.AUGMENT.MIXUP", "0.5", "INPUT.AUGMENT.MIX_OFF_ITER", "12"]])
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_resumed_run_sees_what_it_would_have(project, options, mixed, workers):

@@ -18,6 +18,8 @@ from sirfp.data.stream import BATCH, ITEM, Shuffled, TrainingStream, seed_all
 from sirfp.errors import InputError
 from sirfp.models.classifier import preprocessing
 
+from .policies import mend_policies
+
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -128,6 +130,7 @@ def train_loader(cfg: CfgNode) -> TrainingStream:
             label_smoothing=cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING,
             num_classes=cfg.MODEL.CLASSIFIER.NUM_CLASSES,
         )
+    mend_policies()
     how = preprocessing(cfg)
     side = cfg.INPUT.SIZE or how["input_size"][-1]
     loader = create_loader(
