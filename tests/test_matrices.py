@@ -20,8 +20,8 @@ def run(tmp_path, keep: float):
     checkpoint.save(str(tmp_path / "dense.safetensors"), model, None)
     plan = prune(model, inputs, "magnitude", keep)
     trainer = SimpleNamespace(
-        pruning=SimpleNamespace(plan=plan), iter=1, max_iter=1, cfg=None, model=model, build_model=lambda cfg: network(),
-        example_inputs=lambda: inputs, batches=lambda: iter([inputs] * 4),
+        pruning=SimpleNamespace(plan=plan), iter=1, max_iter=1, cfg=None, model=model,
+        build_model=lambda cfg: network(), example_inputs=lambda: inputs, batches=lambda: iter([inputs] * 4),
     )  # fmt: skip
     hook = Redundancies(SimpleNamespace(OUTPUT_DIR=str(tmp_path)))
     hook.trainer = trainer

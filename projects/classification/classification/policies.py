@@ -1,7 +1,7 @@
 """timm's augmentation policies on every Pillow.
 
-Strong policies ask for an image of no bits at all, as "rand-m9-mstd0.5-inc1" does now and then: black with Pillow before
-13, an error since (timm 1.0.31). Here one bit stays.
+Strong policies ask for an image of no bits at all, as "rand-m9-mstd0.5-inc1" does now and then: black with Pillow
+before 13, an error since (timm 1.0.31). Here one bit stays.
 """
 
 from __future__ import annotations
