@@ -39,6 +39,7 @@ class Through(nn.Module):
         (lambda x: x * x.max(1, keepdim=True)[1], False),
         (lambda x: x * x.argmax(1, keepdim=True), False),
         (lambda x: torch.maximum(x, x.tanh()), True),
+        (lambda x: F.softshrink(F.hardshrink(F.threshold(x, 0, 1))), True),
     ],
 )
 def test_a_statistic_over_channels_spread_over_them_keeps_none_whole(function, cut):
@@ -47,6 +48,12 @@ def test_a_statistic_over_channels_spread_over_them_keeps_none_whole(function, c
     pruned = Through(function)
     apply(pruned, plan_for(found, random_keep(found, 0)))
     assert pruned(torch.randn(INPUT)).shape == (2, 2, 16, 16)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("activation", [F.relu6, F.hardtanh, F.hardsigmoid, F.leaky_relu, F.elu, F.selu, F.celu])
+def test_activations_that_older_pytorch_does_not_tag_keep_none_whole(activation, inplace):
+    assert len(find_groups(Through(lambda x: activation(x, inplace=inplace)), torch.randn(INPUT))) == 1
 
 
 def test_the_place_of_a_greatest_value_that_is_returned_keeps_channels():

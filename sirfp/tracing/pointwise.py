@@ -13,10 +13,11 @@ from .rules import rule
     "dropout", "_prelu_kernel", "bernoulli", "bernoulli_", "masked_fill", "masked_fill_", "where", "fill_",
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "zero_", "uniform_",
     "normal_", "copy_", "nan_to_num", "isfinite", "clamp", "clamp_", "pow", "add", "sub", "mul", "div",
-    "rsub", "maximum", "minimum", "softplus", "mish", "mish_", "celu", "hardswish", "hardswish_", "gelu_", "threshold_",
-    "floor_divide",
-    # PyTorch tags these as pointwise only since 2.12 or later
-    "celu_", "elu_", "hardsigmoid_", "hardtanh_", "leaky_relu", "leaky_relu_", "selu_",
+    "rsub", "maximum", "minimum", "floor_divide", "ldexp", "rad2deg", "rad2deg_",
+    # activations: which of them are tagged depends on the version of PyTorch
+    "relu6", "hardtanh", "hardtanh_", "hardsigmoid", "hardsigmoid_", "hardswish", "hardswish_", "hardshrink",
+    "softshrink", "softplus", "mish", "mish_", "gelu_", "elu", "elu_", "selu", "selu_", "celu", "celu_",
+    "leaky_relu", "leaky_relu_", "rrelu", "threshold", "threshold_",
 )  # fmt: skip
 def pointwise(trace, func, args, kwargs, out) -> None:
     """Ties the dimensions of all tensor inputs that line up with one of the output's."""
