@@ -58,7 +58,11 @@ class TimmBackbone(Backbone):
         options = {**(options or {}), "features_only": True, "in_chans": in_channels}
         if output_stride != 32:
             options["output_stride"] = output_stride
-        indices, stages = _features(create_timm(name, **options))
+        whole = create_timm(name, **options)
+        largest = max(whole.feature_info.reduction())
+        if largest > output_stride != 32:  # not every network of timm knows the option, or says that it does not
+            raise InputError(f"timm network {name!r} has no output_stride={output_stride}: its strides go to {largest}")
+        indices, stages = _features(whole)
         for feature in out_features:
             if feature not in indices and feature not in stages:
                 raise InputError(
