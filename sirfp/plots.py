@@ -179,7 +179,7 @@ def paint(labels: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndar
     """Colours a label map, (H, W) to (H, W, 3) in 0..1; white where it is `ignore` or no class."""
     table = np.vstack([palette, np.ones((1, 3))])
     outside = (labels < 0) | (labels >= len(palette)) | (labels == ignore)
-    return table[np.where(outside, len(palette), labels)]
+    return table[np.where(outside, np.intp(len(palette)), labels)]
 
 
 def colours(count: int) -> np.ndarray:

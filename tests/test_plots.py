@@ -64,6 +64,8 @@ def test_paint_shows_what_is_ignored_white():
     palette = plots.colours(2)
     painted = plots.paint(np.array([[0, 1, 255, 7, -1]]), palette)
     np.testing.assert_array_equal(painted[0], [palette[0], palette[1], [1, 1, 1], [1, 1, 1], [1, 1, 1]])
+    many = np.zeros((300, 3))  # more than the labels' type can count
+    np.testing.assert_array_equal(plots.paint(np.uint8([[0, 255]]), many)[0], [[0, 0, 0], [1, 1, 1]])
 
 
 @pytest.mark.parametrize("count", [1, 11, 19, 150])

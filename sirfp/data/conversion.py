@@ -142,7 +142,7 @@ def _context_table() -> np.ndarray:
 
 def _looked_up(path: Path, pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
     known = (pixels >= 0) & (pixels < len(table))
-    labels = table[np.where(known, pixels, len(table) - 1)]
+    labels = table[np.where(known, pixels, np.intp(len(table) - 1))]
     wrong = pixels[labels < 0]
     if wrong.size:
         raise InputError(f"{path}: holds label {int(wrong[0])}, which the data set does not have; get the file again")
