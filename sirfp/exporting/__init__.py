@@ -8,10 +8,9 @@ agreement(graph, "small.onnx", [images]).relative
 from .agreement import Agreement, Session, agreement
 from .families import build_graph
 from .graphs import Graph
-from .writing import PACKAGES, Exported, check_opset, check_packages, export, lacking, other_size, write_fixed
+from .writing import Exported, check_opset, check_packages, export, lacking, other_size, write_fixed
 
 __all__ = [
-    "PACKAGES",
     "Agreement",
     "Exported",
     "Graph",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from .joining import join
 from .whole_sizes import whole_sizes
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+OLDEST = "2.8"  # PyTorch; the exporter of 2.6 stops at batch norms
 FREE = ("batch", "size")
 OPSETS = range(18, 24)  # that PyTorch's exporter writes
 LARGEST = 2**31 - 2**20  # bytes; a protobuf file ends at 2 GiB
@@ -42,14 +44,15 @@ class Exported:
 
 
 def check_packages() -> None:
-    """Raises InputError where a package that exporting needs is not installed."""
+    """Raises InputError where a package that exporting needs is not installed, or PyTorch is too old for it."""
     if lacking():
-        raise InputError(f"exporting needs {', '.join(lacking())}: pip install {' '.join(lacking())}")
+        raise InputError(f"exporting needs {', '.join(lacking())}: pip install {shlex.join(lacking())}")
 
 
 def lacking() -> list[str]:
-    """Those of `PACKAGES` that are not installed."""
-    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    """Those of `PACKAGES` that are not installed, and PyTorch where it is older than `OLDEST`."""
+    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    return absent + [f"torch>={OLDEST}"] * (torch.__version__ < OLDEST)
 
 
 def check_opset(opset: int | None) -> None:

@@ -12,10 +12,10 @@ import torch
 
 import sirfp
 from sirfp.cli import main
-from sirfp.exporting import PACKAGES, Agreement, Exported, Session, lacking
+from sirfp.exporting import Agreement, Exported, Session, lacking
 from sirfp.exporting.agreement import compare_detections
 
-needs_onnx = pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(PACKAGES)}")
+needs_onnx = pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(lacking())}")
 NETWORK = ["--timm", "test_resnet", "--size", "64", "64"]
 
 
@@ -117,3 +117,10 @@ def test_missing_packages_are_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["export", *NETWORK, "-o", str(tmp_path / "x.onnx")]) == 2
     assert "pip install onnx onnxscript onnxruntime" in capsys.readouterr().err
+
+
+def test_a_pytorch_that_is_too_old_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.6.0+cpu"))
+    assert main(["export", *NETWORK, "-o", str(tmp_path / "x.onnx")]) == 2
+    assert "exporting needs torch>=2.8: pip install 'torch>=2.8'" in capsys.readouterr().err

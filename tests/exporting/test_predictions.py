@@ -7,10 +7,10 @@ import torch
 from small_models import CONFIGS, deeplab, faster_rcnn, pictures, pruned, retinanet, spread
 
 from sirfp.data.scenes import make_scenes
-from sirfp.exporting import PACKAGES, agreement, build_graph, export, lacking
+from sirfp.exporting import agreement, build_graph, export, lacking
 from sirfp.source import from_config
 
-pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(PACKAGES)}")
+pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(lacking())}")
 
 
 @pytest.fixture(scope="module")
