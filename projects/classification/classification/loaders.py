@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from timm.data import FastCollateMixup, create_loader
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sirfp.data.images import check_images, open_images
 from sirfp.data.stream import BATCH, ITEM, Shuffled, TrainingStream, seed_all
@@ -81,9 +81,10 @@ def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0) -> Iterat
     order = None
     epoch, done = 0, skip
     if isinstance(images, SeededImages):
-        order = loader.batch_sampler.sampler = Shuffled(len(images), seed)
+        batches = _plain(loader).batch_sampler
+        order = batches.sampler = Shuffled(len(images), seed)
         images.seed = seed
-        batch = loader.batch_sampler.batch_size
+        batch = batches.batch_size
         epoch, passed = divmod(skip, len(order) // batch)
         order.skip = passed * batch
     if getattr(loader, "random_erasing", None) is not None:
@@ -173,8 +174,13 @@ def test_loader(cfg: CfgNode, name: str) -> Any:
         **_running(cfg),
     )
     if not isinstance(images, IterableDataset):  # timm's sampler repeats images until all processes have as many
-        loader.batch_sampler.sampler = InferenceSampler(len(images))
+        _plain(loader).batch_sampler.sampler = InferenceSampler(len(images))
     return loader
+
+
+def _plain(loader: Any) -> DataLoader:
+    """PyTorch's loader, also in timm's that moves batches ahead, which shows its sampler from 1.0.29 on only."""
+    return getattr(loader, "loader", loader)
 
 
 def _running(cfg: CfgNode) -> dict[str, Any]:
