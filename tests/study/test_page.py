@@ -9,6 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
+from study_bench import Bench
 
 from sirfp.study import charts, grid, page, pictures
 from sirfp.study.cells import Cells
@@ -18,8 +19,6 @@ from sirfp.study.results import Row
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """The report of a study in which all is done, with pictures."""
-    from conftest import Bench
-
     bench = Bench(tmp_path_factory.mktemp("report"))
     bench.content["overrides"] = {"TEST.NOTE": "<script>alert(1)</script>"}
     assert bench.run("--jobs", "4") == 0
