@@ -5,9 +5,9 @@ operation, and `pointwise`, `products`, `reductions`, `shapes` and `parts` the r
 operation, in one table. `sirfp.channels` turns what was found into groups.
 """
 
+from . import deformable, parts, pointwise, products, reductions, shapes  # noqa: F401  (they fill the table)
 from .labels import Labels, Product, Tap
 from .mode import ChannelTrace
-from .reductions import STATISTICS
-from .rules import RULES
+from .table import RULES, STATISTICS
 
 __all__ = ["RULES", "STATISTICS", "ChannelTrace", "Labels", "Product", "Tap"]

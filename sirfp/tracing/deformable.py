@@ -6,7 +6,7 @@ from math import prod
 
 from .labels import Tap
 from .products import count_convolution
-from .rules import rule
+from .table import rule
 
 
 @rule("torchvision::deform_conv2d")

@@ -14,8 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .labels import Array, Consumer, Dims, Labels, Product, Tap
 from .pointwise import pointwise
-from .reductions import STATISTICS
-from .rules import RULES
+from .table import COUNTED, RULES, STATISTICS
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +50,14 @@ class ChannelTrace(TorchDispatchMode):
         state: the model's parameters and floating-point buffers by name; each gets fresh labels on
             every dimension longer than one.
         regrouped: names of the weights of group norms whose number of groups can follow a cut.
+
+    Raises:
+        RuntimeError: no rule is registered, so that every channel would be frozen; import `sirfp.tracing`.
     """
 
     def __init__(self, state: dict[str, torch.Tensor], regrouped: Iterable[str] = ()):
+        if "aten::convolution" not in RULES:
+            raise RuntimeError("the table of rules is empty: import sirfp.tracing, which imports the modules of rules")
         super().__init__()
         self.regrouped = frozenset(regrouped)
         self.labels = Labels()
@@ -171,7 +175,7 @@ class ChannelTrace(TorchDispatchMode):
         out = func(*args, **kwargs)
         if name in _UNLABELLED or (not known and name not in RULES):
             return out
-        if not known and name not in _COUNTED:
+        if not known and name not in COUNTED:
             return out
         if into_a_part and known:
             self.freeze_tensors(known, f"{name} writes into a part of another tensor")
@@ -195,27 +199,6 @@ class ChannelTrace(TorchDispatchMode):
             if before is not None and self.emitted(tensor) is before:  # it holds something else now
                 del self._emitted[tensor]
         return out
-
-
-_COUNTED = frozenset(
-    f"aten::{name}"
-    for name in [
-        "convolution",
-        "addmm",
-        "mm",
-        "bmm",
-        "baddbmm",
-        "native_batch_norm",
-        "cudnn_batch_norm",
-        "upsample_nearest2d",
-        "upsample_bilinear2d",
-        "_adaptive_avg_pool2d",
-        "native_layer_norm",
-        "native_group_norm",
-        "mean",
-        "grid_sampler_2d",
-    ]
-)
 
 
 class _FunctionWatch(TorchFunctionMode):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .rules import rule
+from .table import rule
 
 
 @rule("cat")

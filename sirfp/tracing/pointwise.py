@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils._pytree import tree_map
 
-from .rules import rule
+from .table import rule
 
 
 @rule(

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from .labels import Tap
-from .rules import rule
+from .table import rule
 
 
-@rule("convolution", "_convolution", "convolution_overrideable")
+@rule("convolution", "_convolution", "convolution_overrideable", counted=("convolution",))
 def convolution(trace, func, args, kwargs, out) -> None:
     """Input channels = the weight's second dimension, output = its first; groups index by index."""
     x, weight, bias, _, _, _, transposed, _, groups = args[:9]
@@ -61,14 +61,14 @@ def count_convolution(trace, x, weight, positions: int) -> None:
     trace.count("conv", fixed * positions * (1 if images is not None else x.shape[0]), images, *sides)
 
 
-@rule("addmm")
+@rule("addmm", counted=True)
 def addmm(trace, func, args, kwargs, out) -> None:
     """A linear layer with its bias: (n, k) x (k, m) + (m,)."""
     _matrix_product(trace, args[1], args[2], out, "addmm")
     _add_bias(trace, args[0], out)
 
 
-@rule("mm")
+@rule("mm", counted=True)
 def mm(trace, func, args, kwargs, out) -> None:
     _matrix_product(trace, args[0], args[1], out, "matmul")
 
@@ -88,13 +88,13 @@ def linear(trace, func, args, kwargs, out) -> None:
         _add_bias(trace, args[2], out)
 
 
-@rule("bmm")
+@rule("bmm", counted=True)
 def bmm(trace, func, args, kwargs, out) -> None:
     """(b, n, k) x (b, k, m); the batch may be heads."""
     _batched(trace, args[0], args[1], out)
 
 
-@rule("baddbmm", "baddbmm_")
+@rule("baddbmm", "baddbmm_", counted=("baddbmm",))
 def baddbmm(trace, func, args, kwargs, out) -> None:
     _batched(trace, args[1], args[2], out)
     _add_bias(trace, args[0], out)

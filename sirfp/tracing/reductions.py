@@ -7,12 +7,13 @@ from math import prod
 import torch
 
 from .labels import Tap
-from .rules import RULES, rule
+from .table import rule
 
 
 @rule(
     "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
     "_batch_norm_with_update", "_batch_norm_no_update", "cudnn_batch_norm", "miopen_batch_norm",
+    counted=("native_batch_norm", "cudnn_batch_norm"),
 )  # fmt: skip
 def batch_norm(trace, func, args, kwargs, out) -> None:
     """Ties the channels with scale, shift and both statistics; emptied, a channel emits the shift."""
@@ -42,7 +43,7 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
         trace.normed.append((args[3], trace.maker(x)))
 
 
-@rule("native_layer_norm", "_fused_rms_norm")
+@rule("native_layer_norm", "_fused_rms_norm", statistic=True, counted=("native_layer_norm",))
 def layer_norm(trace, func, args, kwargs, out) -> None:
     """Ties the last dimensions with scale and shift; its statistics run over channels."""
     x, normalized_shape = args[0], args[1]
@@ -71,7 +72,7 @@ ENOUGH_GROUPS = 8
 """From here on a group norm loses whole groups: removing one of them is a fine enough step."""
 
 
-@rule("native_group_norm")
+@rule("native_group_norm", statistic=True, counted=True)
 def group_norm(trace, func, args, kwargs, out) -> None:
     """Whole groups go, which leaves the others' statistics as they are, where a module can be told their number.
 
@@ -101,6 +102,7 @@ def group_norm(trace, func, args, kwargs, out) -> None:
 @rule(
     "mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "prod", "any", "all", "logsumexp",
     "linalg_vector_norm", "norm", "nansum", "aminmax",
+    statistic=True, counted=("mean",),
 )  # fmt: skip
 def reduction(trace, func, args, kwargs, out) -> None:
     """Drops the reduced dimensions; where they were channels, a statistic over channels changes."""
@@ -133,7 +135,7 @@ def _reduced_axes(func, args, kwargs, x) -> tuple[set[int], bool]:
     return {axis % x.dim() for axis in axes}, bool(given.get("keepdim", False))
 
 
-@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")
+@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", statistic=True)
 def softmax(trace, func, args, kwargs, out) -> None:
     """Carries all; over channels its sum changes."""
     dims = trace.dims(args[0])
@@ -141,7 +143,8 @@ def softmax(trace, func, args, kwargs, out) -> None:
     trace.set(out, list(dims))
 
 
-@rule("argmax", "argmin", "max", "min", "sort", "topk", "argsort", "cumsum", "cumprod", "median", "mode", "kthvalue")
+@rule("max", "min", statistic=True)
+@rule("argmax", "argmin", "sort", "topk", "argsort", "cumsum", "cumprod", "median", "mode", "kthvalue")
 def ordering(trace, func, args, kwargs, out) -> None:
     """Freezes the dimension that is ordered: its indices have a meaning outside. A greatest value alone has none."""
     x = args[0]
@@ -187,15 +190,6 @@ def values(trace, func, args, kwargs, out) -> None:
     trace.freeze_tensors([args[0]], f"{func._schema.name} depends on each of these channels")
 
 
-STATISTICS = frozenset(
-    name for name, known in RULES.items() if known in (layer_norm, group_norm, reduction, softmax)
-) | {
-    "aten::max",
-    "aten::min",
-}
-"""Operations that look at a whole dimension at once."""
-
-
 @rule(
     "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "max_pool1d", "avg_pool1d", "max_pool3d_with_indices",
     "avg_pool3d", "adaptive_max_pool2d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool2d",
@@ -204,6 +198,7 @@ STATISTICS = frozenset(
     "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d", "grid_sampler_2d", "grid_sampler_3d", "grid_sampler",
     "reflection_pad2d", "replication_pad2d", "reflection_pad1d", "replication_pad1d", "lp_pool2d",
     "fractional_max_pool2d",
+    counted=("upsample_nearest2d", "upsample_bilinear2d", "_adaptive_avg_pool2d", "grid_sampler_2d"),
 )  # fmt: skip
 def resampling(trace, func, args, kwargs, out) -> None:
     """Pooling and resizing move positions and pass channels (second dimension of a batch) through."""

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 import torch
 
-from .rules import rule
+from .table import rule
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_view_copy")

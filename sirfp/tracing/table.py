@@ -1,0 +1,47 @@
+"""The table of rules: for each ATen or torchvision operation, what becomes of channel labels.
+
+A rule is `rule(trace, func, args, kwargs, out)`: it ties or freezes labels of the inputs, gives the
+outputs theirs (`trace.set`), and logs what counts in FLOPs (`trace.count`). An operation that PyTorch
+tags as pointwise needs no entry. The modules of rules fill the table; `sirfp.tracing` imports them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+RULES: dict[str, Callable] = {}
+STATISTICS: set[str] = set()
+"""Operations that compute a statistic over a whole dimension."""
+COUNTED: set[str] = set()
+"""Operations that count in FLOPs even if none of their inputs carries labels."""
+
+
+def rule(*names: str, statistic: bool = False, counted: bool | Iterable[str] = False) -> Callable[[Callable], Callable]:
+    """Registers a function as the rule for operations, e.g. `@rule("aten::cat")`; no prefix means aten.
+
+    Args:
+        names: the operations.
+        statistic: the operations compute a statistic over a whole dimension (`STATISTICS`).
+        counted: the operations that count in FLOPs even without labels (`COUNTED`): all of `names`, or those given.
+
+    Raises:
+        ValueError: an operation has a rule already.
+    """
+    full = [_full(name) for name in names]
+
+    def register(function: Callable) -> Callable:
+        for name in full:
+            if name in RULES:
+                raise ValueError(f"{name} has a rule already: {RULES[name].__name__}")
+            RULES[name] = function
+        if statistic:
+            STATISTICS.update(full)
+        if counted:
+            COUNTED.update(full if counted is True else map(_full, counted))
+        return function
+
+    return register
+
+
+def _full(name: str) -> str:
+    return name if "::" in name else f"aten::{name}"
