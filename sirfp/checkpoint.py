@@ -1,11 +1,9 @@
-"""Pruned models as files: weights and plan in one safetensors file, no pickle; and whole writes only."""
+"""Pruned models as files: weights and plan in one safetensors file, no pickle."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,55 +13,11 @@ from torch import nn
 
 from .branches import training_only, within
 from .errors import InputError
+from .files.whole import whole_file
 from .plan import PruningPlan
 from .surgery import apply
 
 PLAN_KEY = "sirfp_plan"
-
-
-@contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a name beside `path` to write to, and renames it to `path` once all is written.
-
-    Raises:
-        InputError: if the folder cannot be written to or the disk is full; nothing half-written is left.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        yield Path(beside)
-        with open(beside, "rb+") as written:
-            os.fsync(written.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(beside, 0o666 & ~mask)
-        os.replace(beside, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        Path(beside).unlink(missing_ok=True)
-
-
-def remove_parts(folder: str | os.PathLike) -> None:
-    """Removes what writers that were killed left half-written in a folder, in which none may be at work now."""
-    for part in Path(folder).glob(".*.part"):
-        part.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Has the disk keep a renaming even if the machine fails now; disks that know no such thing are let be."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) -> None:

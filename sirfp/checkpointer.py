@@ -19,8 +19,9 @@ from torch import nn
 
 from .arrays import BROKEN, read_arrays
 from .branches import training_only, within
-from .checkpoint import read_safetensors, whole_file
+from .checkpoint import read_safetensors
 from .errors import InputError, one_line
+from .files.whole import whole_file
 from .plan import PruningPlan
 from .processes import agreed
 from .surgery import apply

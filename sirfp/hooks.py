@@ -26,6 +26,7 @@ from . import checkpoint
 from .calling import training_branches
 from .checkpointer import BestCheckpoint
 from .criteria import CRITERIA
+from .files.whole import whole_file
 from .finite import finite_norms
 from .processes import agreed, average_norms
 from .reconstruction import Moments, take_moments
@@ -279,7 +280,7 @@ class Report(HookBase):
             "metrics.md": every,
         }
         for name, text in texts.items():
-            with checkpoint.whole_file(self._path(name)) as beside:
+            with whole_file(self._path(name)) as beside:
                 beside.write_text(text + "\n")
         plots.kept_channels(plan, self._path("kept_channels.png"))
         if self.trainer.cfg.DATASETS.TEST:

@@ -19,9 +19,9 @@ from torch import nn
 
 from .calling import call, inference
 from .channels import find_groups
-from .checkpoint import whole_file
 from .clique import greedy
 from .criteria.sirfp import SIRFP
+from .files.whole import whole_file
 from .groups import Group
 from .hooks import HOOKS, rebuilt, session, unwrapped
 from .observe import Observer

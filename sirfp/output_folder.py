@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
-from .checkpoint import remove_parts
 from .checkpointer import Checkpointer
 from .errors import InputError
+from .files.whole import remove_parts
 from .lock import locked
 from .processes import agreed
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checkpoint import whole_file
 from .errors import InputError
+from .files.whole import whole_file
 from .plan import PruningPlan
 
 if TYPE_CHECKING:  # it is imported where something is drawn: a run starts without

@@ -16,8 +16,9 @@ from test_surgery import Chain
 from torch import nn
 
 from sirfp.channels import find_groups
-from sirfp.checkpoint import load, save, whole_file
+from sirfp.checkpoint import load, save
 from sirfp.errors import InputError
+from sirfp.files.whole import whole_file
 from sirfp.plan import PruningPlan
 from sirfp.prune import cut, plan_for, prune
 from sirfp.surgery import apply

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from ..checkpoint import whole_file
 from ..errors import InputError
+from ..files.whole import whole_file
 from ..quiet import quiet
 from . import region_pooling, suppression
 from .graphs import Graph

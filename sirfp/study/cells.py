@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import whole_file
 from ..errors import InputError, near
+from ..files.whole import whole_file
 from ..plan import PruningPlan
 from .grid import Job, as_settings
 from .markers import read_done, read_failed

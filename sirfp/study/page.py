@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ..checkpoint import whole_file
+from ..files.whole import whole_file
 from ..report import giga, mega
 from . import charts, pictures
 from .cells import Cells

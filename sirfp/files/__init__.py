@@ -1,0 +1,1 @@
+"""Reading and writing files safely: whole writes, no pickled code, bounded YAML, locks."""
