@@ -18,7 +18,7 @@ from typing import NoReturn
 from .commands.outcome import Outcome
 from .commands.own_code import import_own
 from .errors import InputError, near
-from .quiet import quiet
+from .files.quiet import quiet
 
 COMMANDS = {
     "report": "FLOPs, parameters, latency and widths of a model, dense and pruned",

@@ -12,9 +12,9 @@ from detectron2.config import CfgNode, get_cfg
 
 from .config_values import leaves
 from .errors import InputError, near
+from .files.yaml_files import check_config_files
 from .models import mit_backbone, sem_seg_heads, timm_backbone  # noqa: F401  (registers heads and backbones)
 from .models.fcos import add_fcos_config
-from .yaml_files import check_config_files
 
 CN = CfgNode
 _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: ([\w.]+)"

@@ -9,8 +9,8 @@ from torch import nn
 
 from .checkpointer import Checkpointer
 from .errors import InputError
+from .files.lock import locked
 from .files.whole import remove_parts
-from .lock import locked
 from .processes import agreed
 
 

@@ -54,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Runs, or only shows or reports."""
-    from sirfp.lock import locked
+    from sirfp.files.lock import locked
     from sirfp.study import grid, page, results
     from sirfp.study.cells import Cells
 

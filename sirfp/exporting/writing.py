@@ -14,8 +14,8 @@ from torch import nn
 from torch.export import Dim
 
 from ..errors import InputError
+from ..files.quiet import quiet
 from ..files.whole import whole_file
-from ..quiet import quiet
 from . import region_pooling, suppression
 from .graphs import Graph
 from .joining import join

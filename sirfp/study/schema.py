@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, near
-from ..yaml_files import read_yaml
+from ..files.yaml_files import read_yaml
 
 SHARED = (
     "iterations", "steps", "criteria", "budgets", "seeds", "control", "overrides", "dense_overrides",

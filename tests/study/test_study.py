@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from sirfp.lock import locked
+from sirfp.files.lock import locked
 from sirfp.study import grid
 from sirfp.study.cells import Cells
 

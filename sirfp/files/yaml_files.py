@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .errors import InputError, one_line
+from ..errors import InputError, one_line
 
 LARGEST = 128 << 10
 """Bytes of a file."""
