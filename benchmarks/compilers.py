@@ -34,10 +34,10 @@ from randomised import randomised
 from torch import nn
 
 import sirfp
-from sirfp.calling import call, tensors
 from sirfp.exporting import agreement, build_graph, export
 from sirfp.exporting.writing import reason
 from sirfp.models.detections import is_detector
+from sirfp.network.forward import call, tensors
 from sirfp.source import Source, from_config, from_timm, from_zoo
 from sirfp.verify import furthest
 

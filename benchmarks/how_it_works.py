@@ -28,7 +28,6 @@ from how_it_works_figures import greedy_curves, map_pairs, map_rows, matrices, n
 from torch import nn
 
 from sirfp import plots, report
-from sirfp.calling import call, inference, training_branches
 from sirfp.channels import find_groups
 from sirfp.checkpoint import load, read_safetensors, restore
 from sirfp.clique import greedy
@@ -38,7 +37,8 @@ from sirfp.criteria.sirfp import SIRFP
 from sirfp.errors import InputError
 from sirfp.groups import ChannelGroups, Group
 from sirfp.hooks import criterion_options
-from sirfp.models.features import watch
+from sirfp.network.features import watch
+from sirfp.network.forward import call, inference, training_branches
 from sirfp.plan import PruningPlan
 from sirfp.prune import cut
 from sirfp.reconstruction import take_moments

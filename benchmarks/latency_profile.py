@@ -34,8 +34,8 @@ from subjects import image_size, machine
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from sirfp.calling import inference
 from sirfp.exporting import Session, check_packages, write_fixed
+from sirfp.network.forward import inference
 from sirfp.runtimes import ready
 
 RUNTIMES = ("onnxruntime", "compiled", "channels-last", "eager")

@@ -25,7 +25,7 @@ from torch import nn
 
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
-from sirfp.latency import Latency
+from sirfp.network.latency import Latency
 from sirfp.prune import cut
 from sirfp.runtimes import RUNTIMES, compare
 from sirfp.target import Target, choose

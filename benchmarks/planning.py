@@ -25,7 +25,7 @@ from torch import nn
 from sirfp.budget import allocate
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
-from sirfp.models.proposals import fixed_proposals
+from sirfp.network.proposals import fixed_proposals
 from sirfp.plan import PruningPlan
 from sirfp.prune import cut
 

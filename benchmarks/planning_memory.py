@@ -20,7 +20,7 @@ import torch
 from planning import planned
 from subjects import build, machine
 
-from sirfp.calling import call, inference
+from sirfp.network.forward import call, inference
 
 BOUND = 2.0
 

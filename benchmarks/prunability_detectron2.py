@@ -24,10 +24,10 @@ from randomised import randomised
 from torch import nn
 
 from sirfp.budget import allocate
-from sirfp.calling import call, inference
 from sirfp.channels import ChannelGroups, find_groups
 from sirfp.criteria import build_criterion
 from sirfp.models.detections import compare_continuous, is_detector
+from sirfp.network.forward import call, inference
 from sirfp.prune import cut
 from sirfp.source import from_zoo
 from sirfp.verify import compare, mask
@@ -192,7 +192,7 @@ def train_step(model: nn.Module, inputs: list[dict]) -> None:
     """
     from detectron2.utils.events import EventStorage
 
-    from sirfp.models.detectron import training_inputs
+    from sirfp.network.detectron import training_inputs
 
     model.train()
     for module in model.modules():

@@ -236,7 +236,7 @@ def train_step(model: nn.Module, inputs: torch.Tensor) -> None:
     Raises:
         RuntimeError: a gradient is missing everywhere or not finite.
     """
-    from sirfp.calling import tensors
+    from sirfp.network.forward import tensors
 
     model.train()
     output = model(torch.cat([inputs, inputs.flip(-1)]))

@@ -15,7 +15,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 from torch import nn
 
 from sirfp.config import load_config
-from sirfp.models.detectron import training_inputs
+from sirfp.network.detectron import training_inputs
 from sirfp.source import from_zoo
 
 SEGMENTATION = Path(__file__).resolve().parents[1] / "projects" / "segmentation" / "configs"

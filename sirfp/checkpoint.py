@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .branches import training_only, within
 from .errors import InputError
 from .files.whole import whole_file
+from .network.branches import training_only, within
 from .plan import PruningPlan
 from .surgery import apply
 

@@ -17,11 +17,11 @@ from detectron2.utils import comm
 from safetensors import SafetensorError
 from torch import nn
 
-from .branches import training_only, within
 from .checkpoint import read_safetensors
 from .errors import InputError, one_line
 from .files.pickles import BROKEN, read_arrays
 from .files.whole import whole_file
+from .network.branches import training_only, within
 from .plan import PruningPlan
 from .processes import agreed
 from .surgery import apply

@@ -27,7 +27,6 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from . import launch
-from .calling import random_images
 from .checkpointer import BestCheckpoint, Checkpointer, PeriodicCheckpoint
 from .config import input_size, load_config, register_data
 from .config_checks import validate
@@ -37,8 +36,9 @@ from .errors import InputError, near, one_line
 from .launch import one_line_errors
 from .lr_schedule import PhasedPolyLR
 from .models.deformable import provide_deformable
-from .models.detectron import averages, set_averages
 from .models.sync_norm import on_processors
+from .network.detectron import averages, set_averages
+from .network.forward import random_images
 from .output_folder import taken
 from .precision import MixedPrecisionTrainer, autocast_dtype, lay_out
 from .processes import average_norms

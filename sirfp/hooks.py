@@ -23,11 +23,11 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from . import checkpoint
-from .calling import training_branches
 from .checkpointer import BestCheckpoint
 from .criteria import CRITERIA
 from .files.whole import whole_file
 from .finite import finite_norms
+from .network.forward import training_branches
 from .processes import agreed, average_norms
 from .reconstruction import Moments, take_moments
 from .schedule import Schedule
@@ -262,7 +262,7 @@ class Report(HookBase):
 
     def _write(self, plan) -> None:
         from . import plots, report
-        from .latency import measure
+        from .network.latency import measure
 
         model, inputs = unwrapped(self.trainer.model), self.trainer.example_inputs()
         checkpoint.save(self._path("pruned.safetensors"), model, plan)

@@ -22,10 +22,10 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 from .budget import allocate, out_of_reach, smallest, widths_at
-from .calling import call, inference
 from .errors import InputError
 from .groups import ChannelGroups
-from .latency import Latency, measure, synchronizer
+from .network.forward import call, inference
+from .network.latency import Latency, measure, synchronizer
 from .plan import PruningPlan
 from .surgery import apply, cuts_for
 

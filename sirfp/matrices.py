@@ -17,13 +17,13 @@ from detectron2.engine.hooks import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from .calling import call, inference
 from .channels import find_groups
 from .clique import greedy
 from .criteria.sirfp import SIRFP
 from .files.whole import whole_file
 from .groups import Group
 from .hooks import HOOKS, rebuilt, session, unwrapped
+from .network.forward import call, inference
 from .observe import Observer
 from .plan import PruningPlan
 from .redundancy import edge_weights

@@ -7,7 +7,7 @@ from torch import nn
 
 from .criteria import Criterion
 from .groups import Feature
-from .models.features import watch
+from .network.features import watch
 
 
 class Observer:

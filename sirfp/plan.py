@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .branches import within
 from .errors import InputError
+from .network.branches import within
 
 FORMAT = 1
 LONGEST = 32 << 20
@@ -51,7 +51,7 @@ class PruningPlan:
         widths: {module: {feature: channels}} that Detectron2 backbones announce.
         criterion: the name of the criterion.
         frozen: {name: reason} of what could not be cut.
-        branches: modules that run only in training, which a model may lack; see `sirfp.branches`.
+        branches: modules that run only in training, which a model may lack; see `sirfp.network.branches`.
         budget: what was asked for last: ("flops", "params" or "latency", the share of the dense model's).
         latency: (dense, pruned) seconds of one call with the example inputs, where that was the budget; they are
             comparable with one another alone.

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from .calling import call, gradients, inference, is_detectron_input
 from .channels import find_groups
 from .compensation import compensate
 from .criteria import Criterion, build_criterion
 from .errors import InputError
 from .finite import FiniteSteps
 from .groups import ChannelGroups
+from .network.forward import call, gradients, inference, is_detectron_input
 from .observe import Observer
 from .plan import Cut, PruningPlan
 from .reconstruction import Moments, take_moments
@@ -54,7 +54,7 @@ def prune(
 
     Args:
         model: a module called with tensors, a timm model, or a Detectron2 model called with `list[dict]`.
-        example_inputs: what it is called with (`sirfp.calling.call`); FLOPs are counted on it.
+        example_inputs: what it is called with (`sirfp.network.forward.call`); FLOPs are counted on it.
         criterion: a name in the registry: "sirfp", "magnitude", "random", ...
         keep_flops: the share of the FLOPs that the plan may keep, in (0, 1]; 0.4 where no budget is given.
         calibration: such inputs, for criteria that look at features or gradients.

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .calling import call, inference, tensors
 from .errors import InputError
 from .groups import ChannelGroups, Group
 from .models.detections import continuous, is_detector, whole_layers
-from .models.proposals import fixed_proposals
+from .network.forward import call, inference, tensors
+from .network.proposals import fixed_proposals
 from .plan import PruningPlan
 from .surgery import apply, cuts_for
 from .tracing import STATISTICS

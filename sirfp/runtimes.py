@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .calling import call, inference
 from .errors import InputError
-from .latency import Latency, in_turns, synchronizer
+from .network.forward import call, inference
+from .network.latency import Latency, in_turns, synchronizer
 
 RUNTIMES = ("eager", "channels-last", "bfloat16", "compiled", "onnxruntime")
 GRAPHS = ("compiled", "onnxruntime")

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .calling import call, inference, random_images
 from .data.folders import IMAGE_SUFFIXES
 from .errors import InputError, near, one_line
-from .models.proposals import random_proposals
+from .network.forward import call, inference, random_images
+from .network.proposals import random_proposals
 from .weights import fill, read_weights
 
 FAMILIES = ("timm", "config_file", "zoo")

@@ -13,7 +13,7 @@ from torch import nn
 
 from .errors import InputError
 from .groups import ChannelGroups
-from .models.timm_attributes import announce, refit
+from .network.timm_attributes import announce, refit
 from .plan import Cut, PruningPlan
 
 

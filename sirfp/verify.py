@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .calling import call, inference, tensors
+from .network.forward import call, inference, tensors
 from .plan import PruningPlan
 from .surgery import give_bias
 

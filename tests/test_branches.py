@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from sirfp.branches import training_only
 from sirfp.channels import find_groups
 from sirfp.checkpoint import load, read, save
 from sirfp.checkpointer import Checkpointer
 from sirfp.errors import InputError
+from sirfp.network.branches import training_only
 from sirfp.plan import PruningPlan
 from sirfp.prune import prune
 from sirfp.surgery import apply

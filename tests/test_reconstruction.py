@@ -11,8 +11,8 @@ from small_networks import Residual
 from torch import nn
 
 import sirfp
-from sirfp.calling import inference
 from sirfp.channels import find_groups
+from sirfp.network.forward import inference
 from sirfp.prune import cut
 from sirfp.reconstruction import fit, packed, take_moments
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sirfp import latency, report
+from sirfp import report
+from sirfp.network import latency
 from sirfp.plan import PruningPlan
 
 PLAN = PruningPlan(

@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _worst(dense, pruned, plan, batches) -> tuple[Any, str, int]:
     """The largest difference over all batches, what was compared, and how many batches there were."""
-    from sirfp.calling import call, inference
     from sirfp.models.detections import compare_continuous, is_detector
+    from sirfp.network.forward import call, inference
     from sirfp.verify import Difference, compare
 
     worst, compared, detector, count = Difference(0.0, ""), "every output", None, 0

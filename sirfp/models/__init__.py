@@ -1,1 +1,1 @@
-"""The little that is special to a family of models: fixed proposals for counting, attributes that repeat a size."""
+"""Builders of networks: backbones, heads and classifiers that a config names, and the weights they start from."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import sirfp
-from sirfp.calling import call, inference
 from sirfp.models.detections import compare_continuous, is_detector
+from sirfp.network.forward import call, inference
 from sirfp.source import from_zoo
 from sirfp.verify import expand
 

@@ -7,7 +7,7 @@ import torch
 from test_proposals import SMALL
 
 import sirfp
-from sirfp.calling import inference
+from sirfp.network.forward import inference
 from sirfp.source import from_zoo
 
 

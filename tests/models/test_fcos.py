@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from sirfp.config import load_config
-from sirfp.models.detectron import training_inputs
+from sirfp.network.detectron import training_inputs
 
 
 def test_losses_in_bfloat16_are_those_of_float32():

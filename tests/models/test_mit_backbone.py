@@ -9,7 +9,7 @@ import sirfp
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
 from sirfp.models.mit_backbone import CLASSIFIER, MiTBackbone
-from sirfp.models.timm_attention import attention_kind
+from sirfp.network.timm_attention import attention_kind
 from sirfp.verify import compare, mask
 
 pytest.importorskip("segmentation_models_pytorch", reason="segmentation-models-pytorch is not installed")

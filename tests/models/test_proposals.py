@@ -6,8 +6,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.analysis import FlopCountAnalysis
 
 import sirfp
-from sirfp.calling import inference
-from sirfp.models.proposals import exactly, fixed_proposals
+from sirfp.network.forward import inference
+from sirfp.network.proposals import exactly, fixed_proposals
 from sirfp.source import from_zoo
 
 SMALL = (

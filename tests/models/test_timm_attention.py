@@ -11,7 +11,7 @@ import sirfp.channels
 import sirfp.surgery
 import sirfp.verify
 from sirfp.criteria import build_criterion
-from sirfp.models.timm_attention import attention_kind
+from sirfp.network.timm_attention import attention_kind
 
 SMALL = {"img_size": 64, "num_classes": 5}
 NETWORKS = {

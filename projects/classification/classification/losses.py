@@ -10,8 +10,8 @@ from detectron2.config import CfgNode
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
-from sirfp.calling import inference
 from sirfp.checkpoint import read_safetensors, restore
+from sirfp.network.forward import inference
 from sirfp.precision import lay_out
 from sirfp.weights import fill, read_weights
 

@@ -10,8 +10,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from sirfp import plots
-from sirfp.calling import inference
 from sirfp.models.classifier import preprocessing
+from sirfp.network.forward import inference
 from sirfp.plots import Picture
 
 from .loaders import test_loader

@@ -12,7 +12,7 @@ from detectron2.structures import BoxMode
 from torch import nn
 
 from sirfp import plots
-from sirfp.calling import inference
+from sirfp.network.forward import inference
 from sirfp.plots import Picture
 
 LEAST, MOST = 0.3, 20

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 class AuxiliaryHead(nn.Module):
     """A fully convolutional head: 3 x 3 convolution, dropout, classifier.
 
-    `sirfp.branches` leaves it out of exported files and of counts; its own channels are not pruned, and its input
+    `sirfp.network.branches` leaves it out of exported files and counts; its own channels are not pruned, its input
     follows the backbone's.
 
     Args:

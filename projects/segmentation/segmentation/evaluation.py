@@ -16,10 +16,10 @@ from detectron2.utils import comm
 from tabulate import tabulate
 from torch import nn
 
-from sirfp.calling import random_images
 from sirfp.config import input_size
 from sirfp.data.folders import read_label
-from sirfp.latency import measure
+from sirfp.network.forward import random_images
+from sirfp.network.latency import measure
 
 from .boundary import BoundaryIoU
 from .predictions import PredictionFiles

@@ -10,8 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from sirfp import plots
-from sirfp.calling import inference
 from sirfp.data.folders import read_label
+from sirfp.network.forward import inference
 
 from .mapper import SegmentationMapper
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .calling import call, inference
+from .forward import call, inference
 
 
 @dataclass(frozen=True)

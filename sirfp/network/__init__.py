@@ -1,0 +1,1 @@
+"""Running any network: on whatever inputs it takes, in which mode, how fast, and what its own code repeats."""
