@@ -35,14 +35,14 @@ from sirfp.config import input_size, load_config, register_data
 from sirfp.criteria import build_criterion
 from sirfp.criteria.sirfp import SIRFP
 from sirfp.errors import InputError
-from sirfp.groups import ChannelGroups, Group
 from sirfp.hooks import criterion_options
 from sirfp.network.features import watch
 from sirfp.network.forward import call, inference, training_branches
-from sirfp.plan import PruningPlan
 from sirfp.prune import cut
 from sirfp.reconstruction import take_moments
 from sirfp.redundancy import edge_weights
+from sirfp.structure.groups import ChannelGroups, Group
+from sirfp.structure.plan import PruningPlan
 
 PROJECT = Path(__file__).resolve().parents[1] / "projects" / "segmentation"
 NAME = "how_it_works"

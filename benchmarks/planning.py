@@ -26,8 +26,8 @@ from sirfp.budget import allocate
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
 from sirfp.network.proposals import fixed_proposals
-from sirfp.plan import PruningPlan
 from sirfp.prune import cut
+from sirfp.structure.plan import PruningPlan
 
 
 def main() -> int:

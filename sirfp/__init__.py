@@ -11,8 +11,8 @@ from . import channels, clique, criteria, redundancy, verify
 from .channels import find_groups
 from .checkpoint import load, save
 from .errors import InputError
-from .plan import PruningPlan
 from .prune import prune
+from .structure.plan import PruningPlan
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .errors import InputError
-from .groups import ChannelGroups, Group
+from .structure.groups import ChannelGroups, Group
 
 EACH = "*"  # among partitions: every group is one
 FILL_TRIES = 4000  # how many chunks are tried to use up what is left of a budget

@@ -14,7 +14,7 @@ from torch import nn
 from .errors import InputError
 from .files.whole import whole_file
 from .network.branches import training_only, within
-from .plan import PruningPlan
+from .structure.plan import PruningPlan
 from .surgery import apply
 
 PLAN_KEY = "sirfp_plan"

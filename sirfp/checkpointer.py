@@ -22,8 +22,8 @@ from .errors import InputError, one_line
 from .files.pickles import BROKEN, read_arrays
 from .files.whole import whole_file
 from .network.branches import training_only, within
-from .plan import PruningPlan
 from .processes import agreed
+from .structure.plan import PruningPlan
 from .surgery import apply
 from .weights import read_torch
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .groups import ChannelGroups, Emission
 from .reconstruction import Moments, take_up
+from .structure.groups import ChannelGroups, Emission
 from .surgery import give_bias
 
 

@@ -23,10 +23,10 @@ from torch import nn
 
 from .budget import allocate, out_of_reach, smallest, widths_at
 from .errors import InputError
-from .groups import ChannelGroups
 from .network.forward import call, inference
 from .network.latency import Latency, measure, synchronizer
-from .plan import PruningPlan
+from .structure.groups import ChannelGroups
+from .structure.plan import PruningPlan
 from .surgery import apply, cuts_for
 
 logger = logging.getLogger(__name__)

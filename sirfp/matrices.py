@@ -21,12 +21,12 @@ from .channels import find_groups
 from .clique import greedy
 from .criteria.sirfp import SIRFP
 from .files.whole import whole_file
-from .groups import Group
 from .hooks import HOOKS, rebuilt, session, unwrapped
 from .network.forward import call, inference
 from .observe import Observer
-from .plan import PruningPlan
 from .redundancy import edge_weights
+from .structure.groups import Group
+from .structure.plan import PruningPlan
 
 NAME = "redundancies.npz"
 GROUPS, BATCHES, LARGEST = 4, 4, 512

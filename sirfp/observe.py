@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from .criteria import Criterion
-from .groups import Feature
 from .network.features import watch
+from .structure.groups import Feature
 
 
 class Observer:

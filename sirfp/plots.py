@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import InputError
 from .files.whole import whole_file
-from .plan import PruningPlan
+from .structure.plan import PruningPlan
 
 if TYPE_CHECKING:  # it is imported where something is drawn: a run starts without
     from matplotlib.figure import Figure

@@ -21,11 +21,11 @@ from .compensation import compensate
 from .criteria import Criterion, build_criterion
 from .errors import InputError
 from .finite import FiniteSteps
-from .groups import ChannelGroups
 from .network.forward import call, gradients, inference, is_detectron_input
 from .observe import Observer
-from .plan import Cut, PruningPlan
 from .reconstruction import Moments, take_moments
+from .structure.groups import ChannelGroups
+from .structure.plan import Cut, PruningPlan
 from .surgery import apply, cuts_for
 from .target import Choice, Target, check_share, choose
 

@@ -14,11 +14,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import InputError
-from .groups import ChannelGroups, Group
 from .models.detections import continuous, is_detector, whole_layers
 from .network.forward import call, inference, tensors
 from .network.proposals import fixed_proposals
-from .plan import PruningPlan
+from .structure.groups import ChannelGroups, Group
+from .structure.plan import PruningPlan
 from .surgery import apply, cuts_for
 from .tracing import STATISTICS
 from .verify import furthest, mask, writable

@@ -12,12 +12,12 @@ from torch import nn
 
 from .channels import find_again, find_groups
 from .criteria import build_criterion
-from .groups import ChannelGroups
 from .observe import Observer
-from .plan import PruningPlan
 from .processes import agreed, average_norms
 from .prune import cut, cut_to, refined
 from .reconstruction import Moments
+from .structure.groups import ChannelGroups
+from .structure.plan import PruningPlan
 from .target import Choice, Target, choose
 
 logger = logging.getLogger(__name__)

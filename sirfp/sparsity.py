@@ -14,9 +14,9 @@ from torch import nn
 
 from .criteria.depgraph import coupled_weights, group_norms
 from .criteria.parts import trained_norm_layers
-from .groups import Group
 from .hooks import HOOKS, session, unwrapped
 from .schedule import Schedule
+from .structure.groups import Group
 
 
 class _Penalty(HookBase):

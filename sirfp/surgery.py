@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from .errors import InputError
-from .groups import ChannelGroups
 from .network.timm_attributes import announce, refit
-from .plan import Cut, PruningPlan
+from .structure.groups import ChannelGroups
+from .structure.plan import Cut, PruningPlan
 
 
 def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:

@@ -12,8 +12,8 @@ from torch import nn
 
 from .budget import allocate, out_of_reach, smallest, worth_for_cost
 from .errors import InputError
-from .groups import ChannelGroups
-from .plan import QUANTITIES, PruningPlan
+from .structure.groups import ChannelGroups
+from .structure.plan import QUANTITIES, PruningPlan
 
 
 @dataclass(frozen=True)

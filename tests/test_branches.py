@@ -11,8 +11,8 @@ from sirfp.checkpoint import load, read, save
 from sirfp.checkpointer import Checkpointer
 from sirfp.errors import InputError
 from sirfp.network.branches import training_only
-from sirfp.plan import PruningPlan
 from sirfp.prune import prune
+from sirfp.structure.plan import PruningPlan
 from sirfp.surgery import apply
 from sirfp.weights import read_weights
 

@@ -26,7 +26,7 @@ from sirfp.files.pickles import read_arrays
 from sirfp.files.yaml_files import read_yaml
 from sirfp.models import weights as timm_weights
 from sirfp.models.timm_backbone import TimmBackbone
-from sirfp.plan import PruningPlan
+from sirfp.structure.plan import PruningPlan
 from sirfp.study import markers, pictures
 from sirfp.weights import read_weights
 

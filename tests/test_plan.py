@@ -19,8 +19,8 @@ from sirfp.channels import find_groups
 from sirfp.checkpoint import load, save
 from sirfp.errors import InputError
 from sirfp.files.whole import whole_file
-from sirfp.plan import PruningPlan
 from sirfp.prune import cut, plan_for, prune
+from sirfp.structure.plan import PruningPlan
 from sirfp.surgery import apply
 from sirfp.verify import compare, expand
 

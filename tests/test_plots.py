@@ -8,7 +8,7 @@ import pytest
 
 from sirfp import plots
 from sirfp.errors import InputError
-from sirfp.plan import PruningPlan
+from sirfp.structure.plan import PruningPlan
 
 
 def plan(groups: int) -> PruningPlan:

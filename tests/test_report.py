@@ -10,7 +10,7 @@ from torch import nn
 
 from sirfp import report
 from sirfp.network import latency
-from sirfp.plan import PruningPlan
+from sirfp.structure.plan import PruningPlan
 
 PLAN = PruningPlan(
     kept={"a": (0, 2), "b": (1,)},

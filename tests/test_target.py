@@ -19,7 +19,7 @@ from sirfp.channels import find_groups
 from sirfp.cli import main
 from sirfp.config import load_config
 from sirfp.errors import InputError
-from sirfp.plan import PruningPlan
+from sirfp.structure.plan import PruningPlan
 from sirfp.target import Target
 
 X = torch.randn(INPUT)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..groups import Group, Slice
+from ..structure.groups import Group, Slice
 from .gradients import GradientCriterion
 from .parts import filters, rows, trained_norm_layers
 from .registry import register

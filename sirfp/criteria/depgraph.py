@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..groups import Group, Slice
+from ..structure.groups import Group, Slice
 from .parts import sums
 from .registry import Criterion, register
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..groups import Group
+from ..structure.groups import Group
 from .dcfp import DCFP
 from .registry import register
 from .sirfp import SIRFP

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..groups import Feature, Group, Slice
+from ..structure.groups import Feature, Group, Slice
 
 
 def filters(model: nn.Module, group: Group) -> list[Slice]:

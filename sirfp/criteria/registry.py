@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError, near
-from ..groups import Feature, Group
+from ..structure.groups import Feature, Group
 
 CRITERIA: dict[str, type[Criterion]] = {}
 

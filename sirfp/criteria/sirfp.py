@@ -14,8 +14,8 @@ from torch import nn
 
 from ..clique import greedy, local_search
 from ..errors import InputError
-from ..groups import Feature, Group
 from ..redundancy import RedundancyAverage, edge_weights
+from ..structure.groups import Feature, Group
 from .registry import Criterion, register, shown
 
 

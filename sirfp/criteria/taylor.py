@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from ..groups import Group, Slice
+from ..structure.groups import Group, Slice
 from .gradients import GradientCriterion
 from .parts import biases, filters, sums, trained_norm_layers
 from .registry import register

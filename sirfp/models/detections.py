@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..network.forward import call, inference, tensors
-from ..plan import PruningPlan
+from ..structure.plan import PruningPlan
 from ..verify import Difference, furthest
 
 POOLER = "ROIPooler"

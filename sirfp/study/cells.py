@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import InputError, near
 from ..files.whole import whole_file
-from ..plan import PruningPlan
+from ..structure.plan import PruningPlan
 from .grid import Job, as_settings
 from .markers import read_done, read_failed
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .tracing import Product
+from ..tracing import Product
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .errors import InputError
-from .network.branches import within
+from ..errors import InputError
+from ..network.branches import within
 
 FORMAT = 1
 LONGEST = 32 << 20
