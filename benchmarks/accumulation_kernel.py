@@ -4,8 +4,8 @@
 
 Each case runs in a process of its own, which is forked from one that has imported all. Its extra memory is the growth
 of the process's peak (on a GPU, of what torch allocates) over features and accumulators: at most one chunk
-(`sirfp.sobel.CHUNK_BYTES`) and what the matrix product packs. Cases whose features and matrix exceed the limit are
-skipped; times are medians of repeats, of fewer where these take more than a few seconds together.
+(`sirfp.redundancy.sobel.CHUNK_BYTES`) and what the matrix product packs. Cases whose features and matrix exceed the
+limit are skipped; times are medians of repeats, of fewer where these take more than a few seconds together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 import torch
 
 from sirfp.redundancy import RedundancyAverage
-from sirfp.sobel import CHUNK_BYTES
+from sirfp.redundancy.sobel import CHUNK_BYTES
 
 CHANNELS = (64, 256, 1024, 2048, 4096)
 ENOUGH = 4.0  # seconds of one case's repeats, after which there is no other

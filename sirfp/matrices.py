@@ -18,13 +18,13 @@ from detectron2.utils import comm
 from torch import nn
 
 from .channels import find_groups
-from .clique import greedy
+from .clique.search import greedy
 from .criteria.sirfp import SIRFP
 from .files.whole import whole_file
 from .hooks import HOOKS, rebuilt, session, unwrapped
 from .network.forward import call, inference
 from .observe import Observer
-from .redundancy import edge_weights
+from .redundancy.average import edge_weights
 from .structure.groups import Group
 from .structure.plan import PruningPlan
 

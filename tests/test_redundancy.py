@@ -7,8 +7,9 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sirfp import redundancy, sobel
-from sirfp.redundancy import RedundancyAverage, edge_strength, edge_weights, similarity
+from sirfp import redundancy
+from sirfp.redundancy import RedundancyAverage, edge_weights, similarity, sobel
+from sirfp.redundancy.average import edge_strength
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 6), st.integers(1, 6))
 

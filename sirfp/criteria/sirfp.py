@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..clique import greedy, local_search
+from ..clique.search import greedy, local_search
 from ..errors import InputError
-from ..redundancy import RedundancyAverage, edge_weights
+from ..redundancy.average import RedundancyAverage, edge_weights
 from ..structure.groups import Feature, Group
 from .registry import Criterion, register, shown
 

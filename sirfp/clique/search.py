@@ -152,7 +152,7 @@ def exact(
 def bound(edge_weights: torch.Tensor, keep: int, vertex_weights: torch.Tensor | None = None, steps: int = 400) -> float:
     """A value that no set of `keep` vertices is above, for any C: what `greedy` may have missed at most.
 
-    It is the Lagrangian dual of Gilmore and Lawler's bound (see `sirfp.relaxation`), at O(C^2 log C) a step.
+    It is the Lagrangian dual of Gilmore and Lawler's bound (see `sirfp.clique.relaxation`), at O(C^2 log C) a step.
 
     Args:
         edge_weights: `(C, C)`, symmetric and finite. The diagonal is not read.
