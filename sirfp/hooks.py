@@ -29,9 +29,9 @@ from .files.whole import whole_file
 from .finite import finite_norms
 from .network.forward import training_branches
 from .processes import agreed, average_norms
-from .reconstruction import Moments, take_moments
 from .schedule import Schedule
 from .session import PruningSession
+from .surgery.reconstruction import Moments, take_moments
 from .target import check_reach
 
 logger = logging.getLogger(__name__)

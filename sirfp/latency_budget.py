@@ -27,7 +27,7 @@ from .network.forward import call, inference
 from .network.latency import Latency, measure, synchronizer
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
-from .surgery import apply, cuts_for
+from .surgery.cut import apply, cuts_for
 
 logger = logging.getLogger(__name__)
 

@@ -17,16 +17,16 @@ import torch
 from torch import nn
 
 from .channels import find_groups
-from .compensation import compensate
 from .criteria import Criterion, build_criterion
 from .errors import InputError
 from .finite import FiniteSteps
 from .network.forward import call, gradients, inference, is_detectron_input
 from .observe import Observer
-from .reconstruction import Moments, take_moments
 from .structure.groups import ChannelGroups
 from .structure.plan import Cut, PruningPlan
-from .surgery import apply, cuts_for
+from .surgery.compensation import compensate
+from .surgery.cut import apply, cuts_for
+from .surgery.reconstruction import Moments, take_moments
 from .target import Choice, Target, check_share, choose
 
 
@@ -64,7 +64,7 @@ def prune(
         loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models bring their own.
         bias_correction: add what removed channels still emitted where it was read (METHOD section 3).
         reconstruction: how many of the calibration batches the layers that read removed channels are fitted on, to
-            read from those that stay what they lost (`sirfp.reconstruction`); 0 for none, as in the paper.
+            read from those that stay what they lost (`sirfp.surgery.reconstruction`); 0 for none, as in the paper.
         ignore: names or patterns of modules whose channels all stay.
         round_to: widths are multiples of this.
         seed: of what is random.

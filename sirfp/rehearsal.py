@@ -19,7 +19,7 @@ from .network.forward import call, inference, tensors
 from .network.proposals import fixed_proposals
 from .structure.groups import ChannelGroups, Group
 from .structure.plan import PruningPlan
-from .surgery import apply, cuts_for
+from .surgery.cut import apply, cuts_for
 from .tracing import STATISTICS
 from .verify import furthest, mask, writable
 

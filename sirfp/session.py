@@ -15,9 +15,9 @@ from .criteria import build_criterion
 from .observe import Observer
 from .processes import agreed, average_norms
 from .prune import cut, cut_to, refined
-from .reconstruction import Moments
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
+from .surgery.reconstruction import Moments
 from .target import Choice, Target, choose
 
 logger = logging.getLogger(__name__)

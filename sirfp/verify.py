@@ -11,7 +11,7 @@ from torch import nn
 
 from .network.forward import call, inference, tensors
 from .structure.plan import PruningPlan
-from .surgery import give_bias
+from .surgery.cut import give_bias
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from sirfp.errors import InputError
 from sirfp.finite import FiniteSteps, clear, finite_norms, restore
 from sirfp.precision import MixedPrecisionTrainer
 from sirfp.prune import calibrate
-from sirfp.reconstruction import take_moments
+from sirfp.surgery.reconstruction import take_moments
 
 NAN, INF = float("nan"), float("inf")
 

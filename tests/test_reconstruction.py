@@ -14,7 +14,7 @@ import sirfp
 from sirfp.channels import find_groups
 from sirfp.network.forward import inference
 from sirfp.prune import cut
-from sirfp.reconstruction import fit, packed, take_moments
+from sirfp.surgery.reconstruction import fit, packed, take_moments
 
 IMAGE = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 

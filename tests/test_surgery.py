@@ -15,10 +15,10 @@ from test_channels import INPUT, build, random_keep
 from torch import nn
 
 from sirfp.channels import find_groups
-from sirfp.compensation import compensate
 from sirfp.errors import InputError
 from sirfp.prune import cut, plan_for
 from sirfp.surgery import apply
+from sirfp.surgery.compensation import compensate
 
 
 def _choice(model, seed=0):

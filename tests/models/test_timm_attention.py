@@ -8,7 +8,7 @@ import torch
 
 import sirfp
 import sirfp.channels
-import sirfp.surgery
+import sirfp.surgery.cut
 import sirfp.verify
 from sirfp.criteria import build_criterion
 from sirfp.network.timm_attention import attention_kind

@@ -6,7 +6,7 @@ import torch
 
 import sirfp
 import sirfp.channels
-import sirfp.surgery
+import sirfp.surgery.cut
 
 NETWORKS = ["test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050", "convnext_atto", "skresnet18"]
 

@@ -1,6 +1,6 @@
 """Compensation: what a removed channel gave is made up for where it was read.
 
-By reconstruction from the channels that stay, where moments of what layers read are at hand (`sirfp.reconstruction`);
+By reconstruction from the channels that stay, where moments of what layers read are at hand (`sirfp.surgery.reconstruction`);
 else by the constants it still emitted. A channel whose norm is emptied emits `act(beta)` with beta the norm's shift
 (METHOD section 3; the paper's reference code). The pass carries these constants along (through activations, sums,
 pooling and concatenation), so for each layer that reads removed channels the lost amount is
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..structure.groups import ChannelGroups, Emission
+from .cut import give_bias
 from .reconstruction import Moments, take_up
-from .structure.groups import ChannelGroups, Emission
-from .surgery import give_bias
 
 
 def compensate(

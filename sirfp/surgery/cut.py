@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from .errors import InputError
-from .network.timm_attributes import announce, refit
-from .structure.groups import ChannelGroups
-from .structure.plan import Cut, PruningPlan
+from ..errors import InputError
+from ..network.timm_attributes import announce, refit
+from ..structure.groups import ChannelGroups
+from ..structure.plan import Cut, PruningPlan
 
 
 def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:

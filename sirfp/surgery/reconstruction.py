@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .network.forward import call
-from .structure.groups import ChannelGroups
+from ..network.forward import call
+from ..structure.groups import ChannelGroups
 
 ROWS = 4096  # positions of one call that are looked at
 WIDEST = 4096  # input channels of a layer that is reconstructed; its moments are a matrix of their square
