@@ -36,10 +36,10 @@ from torch import nn
 import sirfp
 from sirfp.exporting import agreement, build_graph, export
 from sirfp.exporting.writing import reason
-from sirfp.models.detections import is_detector
 from sirfp.network.forward import call, tensors
 from sirfp.source import Source, from_config, from_timm, from_zoo
 from sirfp.verify import furthest
+from sirfp.verify.detectors import is_detector
 
 PROJECTS = Path(__file__).resolve().parents[1] / "projects"
 WAYS = ("eager", "compile", "trace", "script", "onnx")

@@ -26,11 +26,11 @@ from torch import nn
 from sirfp.budget import allocate
 from sirfp.channels import ChannelGroups, find_groups
 from sirfp.criteria import build_criterion
-from sirfp.models.detections import compare_continuous, is_detector
 from sirfp.network.forward import call, inference
 from sirfp.prune import cut
 from sirfp.source import from_zoo
 from sirfp.verify import compare, mask
+from sirfp.verify.detectors import compare_continuous, is_detector
 
 ZOO = Path(model_zoo.__file__).parent / "configs"
 HALF = 0.5

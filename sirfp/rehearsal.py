@@ -14,14 +14,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import InputError
-from .models.detections import continuous, is_detector, whole_layers
 from .network.forward import call, inference, tensors
 from .network.proposals import fixed_proposals
 from .structure.groups import ChannelGroups, Group
 from .structure.plan import PruningPlan
 from .surgery.cut import apply, cuts_for
 from .tracing import STATISTICS
-from .verify import furthest, mask, writable
+from .verify.detectors import continuous, is_detector, whole_layers
+from .verify.proof import furthest, mask, writable
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import sirfp
-from sirfp.models.detections import compare_continuous, is_detector
 from sirfp.network.forward import call, inference
 from sirfp.source import from_zoo
 from sirfp.verify import expand
+from sirfp.verify.detectors import compare_continuous, is_detector
 
 SMALL = (
     "MODEL.RESNETS.WIDTH_PER_GROUP 8 MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.RESNETS.RES2_OUT_CHANNELS 16 "

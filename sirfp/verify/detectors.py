@@ -17,7 +17,7 @@ from torch import nn
 
 from ..network.forward import call, inference, tensors
 from ..structure.plan import PruningPlan
-from ..verify import Difference, furthest
+from .proof import Difference, furthest
 
 POOLER = "ROIPooler"
 PROPOSALS = "ROIHeads"

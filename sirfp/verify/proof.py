@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .network.forward import call, inference, tensors
-from .structure.plan import PruningPlan
-from .surgery.cut import give_bias
+from ..network.forward import call, inference, tensors
+from ..structure.plan import PruningPlan
+from ..surgery.cut import give_bias
 
 
 @dataclass(frozen=True)
