@@ -24,7 +24,7 @@ from subjects import machine, trained
 from sirfp.channels import find_groups
 from sirfp.config import load_config
 from sirfp.criteria import Criterion, build_criterion
-from sirfp.observe import Observer
+from sirfp.criteria.observer import Observer
 from sirfp.precision import lay_out
 
 

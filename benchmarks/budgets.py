@@ -21,12 +21,12 @@ import prunability_detectron2
 import timm
 import torch
 from prunability import add_row, apart, one_line, read_rows
+from sirfp.budget.allocation.allocation import smallest
+from sirfp.budget.allocation.target import Target, choose
 from subjects import machine
 
-from sirfp.budget import smallest
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
-from sirfp.target import Target, choose
 
 SLICE = (
     "test_resnet", "test_byobnet", "test_vit", "test_convnext", "resnet18", "mobilenetv3_small_050", "densenet121",

@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from sirfp.budget.allocation.target import Target, choose
 from subjects import build, image_size, machine
 from torch import nn
 
@@ -28,7 +29,6 @@ from sirfp.criteria import build_criterion
 from sirfp.network.latency import Latency
 from sirfp.prune import cut
 from sirfp.runtimes import RUNTIMES, compare
-from sirfp.target import Target, choose
 
 COUNTED = ("compiled", "onnxruntime")  # the runtimes of the bound
 BOUND, EXACT = 0.5, 0.005

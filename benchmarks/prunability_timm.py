@@ -135,7 +135,8 @@ def measure(tool: str, name: str) -> dict[str, Any]:
 
 def prune_here(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
     """sirfp: two random plans, and what is frozen."""
-    from sirfp.budget import allocate
+    from sirfp.budget.allocation.allocation import allocate
+
     from sirfp.channels import find_groups
     from sirfp.criteria import build_criterion
     from sirfp.prune import cut
@@ -195,8 +196,7 @@ def difference(model: nn.Module, pruned: nn.Module, plan: Any, inputs: torch.Ten
 def fewest(found: Any) -> Any:
     """The smallest choice of atoms that a plan may make."""
     import numpy as np
-
-    from sirfp.budget import least
+    from sirfp.budget.allocation.allocation import least
 
     keep = np.zeros(found.atoms, dtype=bool)
     for group in found:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from .budget.target import Target
 from .config_values import check_proposals, check_values
 from .errors import InputError, near
-from .target import Target
 
 
 def validate(cfg: CfgNode) -> None:

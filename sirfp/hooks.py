@@ -23,6 +23,7 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from . import checkpoint
+from .budget.target import check_reach
 from .checkpointer import BestCheckpoint
 from .criteria import CRITERIA
 from .files.whole import whole_file
@@ -32,7 +33,6 @@ from .processes import agreed, average_norms
 from .schedule import Schedule
 from .session import PruningSession
 from .surgery.reconstruction import Moments, take_moments
-from .target import check_reach
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .budget.target import Target
 from .schedule import Schedule
-from .target import Target
 
 
 class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):

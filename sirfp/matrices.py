@@ -19,11 +19,11 @@ from torch import nn
 
 from .channels import find_groups
 from .clique.search import greedy
+from .criteria.observer import Observer
 from .criteria.sirfp import SIRFP
 from .files.whole import whole_file
 from .hooks import HOOKS, rebuilt, session, unwrapped
 from .network.forward import call, inference
-from .observe import Observer
 from .redundancy.average import edge_weights
 from .structure.groups import Group
 from .structure.plan import PruningPlan

@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from .budget.target import Choice, Target, check_share, choose
 from .channels import find_groups
 from .criteria import Criterion, build_criterion
+from .criteria.observer import Observer
 from .errors import InputError
 from .finite import FiniteSteps
 from .network.forward import call, gradients, inference, is_detectron_input
-from .observe import Observer
 from .structure.groups import ChannelGroups
 from .structure.plan import Cut, PruningPlan
 from .surgery.compensation import compensate
 from .surgery.cut import apply, cuts_for
 from .surgery.reconstruction import Moments, take_moments
-from .target import Choice, Target, check_share, choose
 
 
 def prune(
@@ -60,7 +60,7 @@ def prune(
         calibration: such inputs, for criteria that look at features or gradients.
         keep_params: in place of it, the share of the parameters.
         keep_latency: in place of it, the share of the time that a call with the example inputs takes on this machine,
-            in evaluation mode (`sirfp.latency_budget`).
+            in evaluation mode (`sirfp.budget.latency`).
         loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models bring their own.
         bias_correction: add what removed channels still emitted where it was read (METHOD section 3).
         reconstruction: how many of the calibration batches the layers that read removed channels are fitted on, to

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .budget.target import Target
 from .errors import InputError
-from .target import Target
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from .budget.target import Choice, Target, choose
 from .channels import find_again, find_groups
 from .criteria import build_criterion
-from .observe import Observer
+from .criteria.observer import Observer
 from .processes import agreed, average_norms
 from .prune import cut, cut_to, refined
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
 from .surgery.reconstruction import Moments
-from .target import Choice, Target, choose
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sirfp.budget.allocation.allocation import allocate, split, worth_for_cost
 from small_networks import Dense, Depthwise, Residual
 from test_channels import INPUT, build
 from torch import nn
 
-from sirfp import budget
-from sirfp.budget import allocate, split, worth_for_cost
+from sirfp.budget.allocation import allocation
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
 
@@ -166,6 +166,6 @@ def test_where_no_exchange_meets_a_budget_other_widths_do():
     weights, keep = np.array([7.0] * 2 + [3.0] * 6), np.array([False] * 2 + [True] * 6)
     parts = [[np.array([i]) for i in range(2)], [np.array([i]) for i in range(2, 8)]]
     cost = weights.__matmul__
-    assert cost(keep) == 18 == cost(budget._exchanged(keep, parts, 20.0, cost))
-    found = budget._searched(keep, parts, 20.0, cost)
+    assert cost(keep) == 18 == cost(allocation._exchanged(keep, parts, 20.0, cost))
+    found = allocation._searched(keep, parts, 20.0, cost)
     assert found.tolist() == [True] * 2 + [False] * 4 + [True] * 2, "the first of a group go first"

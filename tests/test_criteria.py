@@ -13,10 +13,10 @@ import sirfp
 from sirfp import clique
 from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA, build_criterion
+from sirfp.criteria.observer import Observer
 from sirfp.errors import InputError
 from sirfp.network.features import watch
 from sirfp.network.forward import tensors
-from sirfp.observe import Observer
 from sirfp.prune import calibrate, refined
 from sirfp.redundancy import edge_weights
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from sirfp.budget.allocation.target import Target
 from tiny_run import HOOKS, IMAGE, TaskTrainer, config
 from torch import nn
 
@@ -15,7 +16,6 @@ from sirfp import engine
 from sirfp.errors import InputError
 from sirfp.lr_schedule import PhasedPolyLR
 from sirfp.schedule import Schedule
-from sirfp.target import Target
 from sirfp.verify import compare
 
 

@@ -19,9 +19,9 @@ import sirfp.hooks
 import sirfp.plots
 import sirfp.session
 from sirfp import engine, launch
+from sirfp.criteria.observer import Observer
 from sirfp.errors import InputError
 from sirfp.files.lock import locked
-from sirfp.observe import Observer
 
 OPTIONS = ("SIRFP.RECOVER_NORM_ITERS", "2", "SIRFP.ACCUMULATE_PERIOD", "1", "SIRFP.RECONSTRUCTION_ITERS", "2")
 

@@ -8,19 +8,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from sirfp.budget.allocation.allocation import allocate, smallest
+from sirfp.budget.allocation.target import Target
 from test_budget import FOUND, Wide, _scores
 from test_channels import INPUT, build
 from test_hooks import run
 
 import sirfp
-from sirfp import latency_budget, report
-from sirfp.budget import allocate, smallest
+from sirfp import report
+from sirfp.budget.allocation import latency
 from sirfp.channels import find_groups
 from sirfp.cli import main
 from sirfp.config import load_config
 from sirfp.errors import InputError
 from sirfp.structure.plan import PruningPlan
-from sirfp.target import Target
 
 X = torch.randn(INPUT)
 
@@ -36,8 +37,8 @@ def clock(monkeypatch):
     def seconds(model):
         return 1.3 * sum(p.numel() ** 0.9 for p in model.parameters()) + 9000.0
 
-    monkeypatch.setattr(latency_budget, "_profile", profile)
-    monkeypatch.setattr(latency_budget, "_compared", lambda first, second, inputs: (seconds(first), seconds(second)))
+    monkeypatch.setattr(latency, "_profile", profile)
+    monkeypatch.setattr(latency, "_compared", lambda first, second, inputs: (seconds(first), seconds(second)))
     return seconds
 
 
@@ -62,17 +63,17 @@ def test_latency_in_two_steps_is_of_the_dense_network(clock):
     before = clock(model)
     first = sirfp.prune(model, X, "magnitude", keep_latency=0.7)
     found = find_groups(model, X)
-    keep, pair = latency_budget.meet(model, X, found, _scores(found, 0), 0.5, first)
+    keep, pair = latency.meet(model, X, found, _scores(found, 0), 0.5, first)
     assert pair[1] / before == pytest.approx(0.5, rel=0.05) and pair[0] / before == pytest.approx(0.7, rel=0.05)
     by_flops = sirfp.prune(build(Wide), X, "magnitude", 0.5)
     with pytest.raises(InputError, match="its plan says no latency"):
-        latency_budget.meet(model, X, found, _scores(found, 0), 0.5, by_flops)
+        latency.meet(model, X, found, _scores(found, 0), 0.5, by_flops)
 
 
 def test_a_latency_out_of_reach_says_the_least(clock):
     found = FOUND[Wide]
     model = build(Wide)
-    least = clock(latency_budget.cut_copy(model, found, smallest(found))) / clock(model)
+    least = clock(latency.cut_copy(model, found, smallest(found))) / clock(model)
     said = rf"0.01 of the latency is asked for, the least that can be kept is {math.ceil(least * 1000) / 1000:.3f}"
     with pytest.raises(InputError, match=said):
         sirfp.prune(model, X, "magnitude", keep_latency=0.01)
@@ -83,8 +84,8 @@ def test_a_latency_out_of_reach_says_the_least(clock):
 
 
 def test_the_machine_s_own_clock_is_read(monkeypatch):
-    monkeypatch.setattr(latency_budget, "SECONDS", 0.01)
-    monkeypatch.setattr(latency_budget, "TRIES", 1)
+    monkeypatch.setattr(latency, "SECONDS", 0.01)
+    monkeypatch.setattr(latency, "TRIES", 1)
     torch.manual_seed(0)
     model = Wide()
     plan = sirfp.prune(model, torch.randn(1, 3, 64, 64), "magnitude", keep_latency=0.8)
@@ -93,11 +94,11 @@ def test_the_machine_s_own_clock_is_read(monkeypatch):
 
 def test_the_table_is_exact_at_its_points(clock):
     found, model = FOUND[Wide], build(Wide)
-    table = latency_budget.LatencyTable.measure(model, X, found)
-    layers = latency_budget._layers(model)
+    table = latency.LatencyTable.measure(model, X, found)
+    layers = latency._layers(model)
     for keep in (np.ones(found.atoms, dtype=bool), smallest(found)):
-        copied = latency_budget.cut_copy(model, found, keep)
-        assert table(keep) == pytest.approx(latency_budget._profile(copied, X, layers).sum())
+        copied = latency.cut_copy(model, found, keep)
+        assert table(keep) == pytest.approx(latency._profile(copied, X, layers).sum())
 
 
 def test_few_wide_chunks_are_exchanged_to_meet_a_budget():

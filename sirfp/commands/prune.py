@@ -104,8 +104,8 @@ def run(args: argparse.Namespace) -> Outcome:
     """Prunes and writes the file."""
     import sirfp
     from sirfp import report
+    from sirfp.budget.allocation.target import Target, check_share
     from sirfp.criteria import CRITERIA
-    from sirfp.target import Target, check_share
 
     _, opts = split_words(args.words, file=False)
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> Outcome:
     """Builds both models, runs them and compares."""
     from sirfp.channels import find_groups
     from sirfp.checkpoint import read, restore
-    from sirfp.verify.proof import expand
+    from sirfp.verify import expand
 
     file, opts = split_words(args.words, file=True)
     if not file:
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> Outcome:
 def _worst(dense, pruned, plan, batches) -> tuple[Any, str, int]:
     """The largest difference over all batches, what was compared, and how many batches there were."""
     from sirfp.network.forward import call, inference
+    from sirfp.verify import Difference, compare
     from sirfp.verify.detectors import compare_continuous, is_detector
-    from sirfp.verify.proof import Difference, compare
 
     worst, compared, detector, count = Difference(0.0, ""), "every output", None, 0
     for count, inputs in enumerate(batches, 1):  # noqa: B007

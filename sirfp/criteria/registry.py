@@ -32,7 +32,7 @@ class Criterion:
     """Scores the channels of a model's groups; the lowest go first.
 
     One that looks at features names them (`features`) and is shown them (`observe`) while the model runs;
-    one that looks at gradients reads them off the model's parameters in `step`. `sirfp.observe` does the
+    one that looks at gradients reads them off the model's parameters in `step`. `sirfp.criteria.observer` does the
     watching.
 
     Args:
@@ -43,7 +43,7 @@ class Criterion:
     Attributes:
         needs: what it takes to score: "weights" alone, "features" of forward passes, or "gradients" of losses.
         cost_exponent: channels are ranked by their score over what they cost to the power of this: 0, by score alone;
-            1, by score for each multiply-add (`sirfp.budget.worth_for_cost`).
+            1, by score for each multiply-add (`sirfp.budget.allocation.worth_for_cost`).
     """
 
     name: str = ""

@@ -21,13 +21,13 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from .budget import allocate, out_of_reach, smallest, widths_at
-from .errors import InputError
-from .network.forward import call, inference
-from .network.latency import Latency, measure, synchronizer
-from .structure.groups import ChannelGroups
-from .structure.plan import PruningPlan
-from .surgery.cut import apply, cuts_for
+from ..errors import InputError
+from ..network.forward import call, inference
+from ..network.latency import Latency, measure, synchronizer
+from ..structure.groups import ChannelGroups
+from ..structure.plan import PruningPlan
+from ..surgery.cut import apply, cuts_for
+from .allocation import allocate, out_of_reach, smallest, widths_at
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def meet(
     Args:
         share: of the dense model's latency, in (0, 1].
         before: the plan that made the model from the dense one.
-        model, example_inputs, found, scores, partitions, min_keep, round_to: as in `sirfp.target.choose`.
+        model, example_inputs, found, scores, partitions, min_keep, round_to: as in `sirfp.budget.target.choose`.
 
     Returns:
         The atoms kept, (atoms,) of bool, and the seconds of the model (as it came, cut to them), measured in turns.

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from .budget import allocate, out_of_reach, smallest, worth_for_cost
-from .errors import InputError
-from .structure.groups import ChannelGroups
-from .structure.plan import QUANTITIES, PruningPlan
+from ..errors import InputError
+from ..structure.groups import ChannelGroups
+from ..structure.plan import QUANTITIES, PruningPlan
+from .allocation import allocate, out_of_reach, smallest, worth_for_cost
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ def choose(
         scores: worth of each channel, {group: (size,)}.
         target: the budget, of the dense model.
         before: the plan of earlier prunings, whose dense model counts.
-        partitions, min_keep, round_to: as in `sirfp.budget.allocate`.
+        partitions, min_keep, round_to: as in `sirfp.budget.allocation.allocate`.
         cost_exponent: scores are divided by this power of what a channel costs of the budget's quantity; of FLOPs
-            where that is latency (`sirfp.budget.worth_for_cost`).
+            where that is latency (`sirfp.budget.allocation.worth_for_cost`).
 
     Raises:
         InputError: the budget is out of reach (the message names the least), or a score is not finite.
@@ -136,7 +136,7 @@ def choose(
     scores = worth_for_cost(found, scores, target.cost(found), cost_exponent)
     limits = {"partitions": partitions, "min_keep": min_keep, "round_to": round_to}
     if target.quantity == "latency":
-        from .latency_budget import meet
+        from .latency import meet
 
         keep, seconds = meet(model, example_inputs, found, scores, target.share, before, **limits)
         return Choice(keep, target, seconds)
@@ -160,7 +160,7 @@ def check_reach(
 ) -> None:
     """Raises InputError if the smallest plan keeps more than the budget; the arguments are those of `choose`."""
     if target.quantity == "latency":
-        from .latency_budget import within_reach
+        from .latency import within_reach
 
         within_reach(model, example_inputs, found, target.share, before, min_keep, round_to)
         return

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .criteria import Criterion
-from .network.features import watch
-from .structure.groups import Feature
+from ..network.features import watch
+from ..structure.groups import Feature
+from . import Criterion
 
 
 class Observer:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import torch
 
-from .errors import InputError
-from .structure.groups import ChannelGroups, Group
+from ..errors import InputError
+from ..structure.groups import ChannelGroups, Group
 
 EACH = "*"  # among partitions: every group is one
 FILL_TRIES = 4000  # how many chunks are tried to use up what is left of a budget
