@@ -37,7 +37,8 @@ from PIL import Image
 from torch import nn
 
 import sirfp
-from sirfp.checkpoint import PLAN_KEY
+from sirfp.checkpoint.dense import read_weights
+from sirfp.checkpoint.pruned import PLAN_KEY
 from sirfp.checkpointer import Checkpointer
 from sirfp.config import load_config
 from sirfp.config_checks import validate
@@ -48,7 +49,6 @@ from sirfp.errors import InputError
 from sirfp.report import Table, comparison, summary, widths
 from sirfp.structure.plan import PruningPlan
 from sirfp.study import markers, schema
-from sirfp.weights import read_weights
 
 SECONDS, MEMORY, CASES = 20, 6 << 30, 100
 ODD = [

@@ -30,7 +30,7 @@ from torch import nn
 from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.data.images import open_images
-from sirfp.models.weights import create_timm
+from sirfp.models.timm_weights import create_timm
 from sirfp.network.forward import inference
 from sirfp.precision import lay_out
 from sirfp.prune import calibrate, cut

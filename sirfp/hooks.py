@@ -22,8 +22,8 @@ from fvcore.common.registry import Registry
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
-from . import checkpoint
 from .budget.target import check_reach
+from .checkpoint.pruned import read_safetensors, restore, save
 from .checkpointer import BestCheckpoint
 from .criteria import CRITERIA
 from .files.whole import whole_file
@@ -89,8 +89,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def rebuilt(trainer, path: str) -> nn.Module:
     """The network of a safetensors file that the run has written."""
     model = trainer.build_model(trainer.cfg)
-    plan, state = checkpoint.read_safetensors(path)
-    checkpoint.restore(model, plan, state, os.path.basename(path))
+    plan, state = read_safetensors(path)
+    restore(model, plan, state, os.path.basename(path))
     return model
 
 
@@ -258,14 +258,14 @@ class Report(HookBase):
         self.rows[name] = {"metrics": _flat(results), "flops": found.flops(), "params": found.params()}
         if name in ("dense", "start") and comm.is_main_process():
             plan = session(self.trainer).plan
-            checkpoint.save(self._path(f"{name}.safetensors"), unwrapped(self.trainer.model), plan)
+            save(self._path(f"{name}.safetensors"), unwrapped(self.trainer.model), plan)
 
     def _write(self, plan) -> None:
         from . import plots, report
         from .network.latency import measure
 
         model, inputs = unwrapped(self.trainer.model), self.trainer.example_inputs()
-        checkpoint.save(self._path("pruned.safetensors"), model, plan)
+        save(self._path("pruned.safetensors"), model, plan)
         first = next(iter(self.rows))
         before = rebuilt(self.trainer, self._path(f"{first}.safetensors"))
         latency = measure({first: (before, inputs), "pruned": (model, inputs)})

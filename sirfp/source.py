@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from .checkpoint.dense import fill, read_weights
 from .data.folders import IMAGE_SUFFIXES
 from .errors import InputError, near, one_line
 from .network.forward import call, inference, random_images
 from .network.proposals import random_proposals
-from .weights import fill, read_weights
 
 FAMILIES = ("timm", "config_file", "zoo")
 LENIENT = ("INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST")
@@ -186,7 +186,7 @@ def from_timm(
     """
     from timm.data import resolve_data_config
 
-    from .models.weights import create_timm
+    from .models.timm_weights import create_timm
 
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if weights.startswith(NAMED_WEIGHTS) and not Path(weights).is_file():

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 import sirfp
-from sirfp.checkpoint import PLAN_KEY, read
+from sirfp.checkpoint import read
+from sirfp.checkpoint.pruned import PLAN_KEY
 
 NETWORK = ["--timm", "test_resnet", "--num-classes", "7", "--size", "64", "64"]
 CONFIGS = Path(__file__).parents[1] / "projects/segmentation/configs"

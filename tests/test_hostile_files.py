@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import sirfp
+from sirfp.checkpoint.dense import read_weights
 from sirfp.checkpointer import Checkpointer
 from sirfp.cli import main
 from sirfp.config import load_config
@@ -24,11 +25,10 @@ from sirfp.data.images import open_images
 from sirfp.errors import InputError
 from sirfp.files.pickles import read_arrays
 from sirfp.files.yaml_files import read_yaml
-from sirfp.models import weights as timm_weights
+from sirfp.models import timm_weights as timm_weights
 from sirfp.models.timm_backbone import TimmBackbone
 from sirfp.structure.plan import PruningPlan
 from sirfp.study import markers, pictures
-from sirfp.weights import read_weights
 
 
 class Bomb:

@@ -13,7 +13,7 @@ import pytest
 import tiny_run
 import torch
 
-import sirfp.checkpoint
+import sirfp.checkpoint.pruned
 import sirfp.checkpointer
 import sirfp.hooks
 import sirfp.plots

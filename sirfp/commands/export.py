@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Builds the model, writes the file and compares it with PyTorch."""
-    from sirfp.checkpoint import read, restore
+    from sirfp.checkpoint.pruned import read, restore
     from sirfp.exporting import agreement, build_graph, check_opset, check_packages, export
 
     file, opts = split_words(args.words, file=True)

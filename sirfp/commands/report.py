@@ -62,7 +62,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Counts, and times if asked to."""
-    from sirfp.checkpoint import read
+    from sirfp.checkpoint.pruned import read
 
     file, opts = split_words(args.words, file=True)
     read_file = read(file) if file else None  # before a model is built for it
@@ -92,7 +92,7 @@ def _file(file: str, plan, verbose: bool) -> Outcome:
 def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
     from sirfp import report
     from sirfp.channels import find_groups
-    from sirfp.checkpoint import restore
+    from sirfp.checkpoint.pruned import restore
 
     pruned = source.fresh()
     restore(pruned, plan, state, file)

@@ -34,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Builds both models, runs them and compares."""
     from sirfp.channels import find_groups
-    from sirfp.checkpoint import read, restore
+    from sirfp.checkpoint.pruned import read, restore
     from sirfp.verify import expand
 
     file, opts = split_words(args.words, file=True)

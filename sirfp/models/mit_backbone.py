@@ -13,8 +13,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
+from ..checkpoint.dense import fill, read_weights
 from ..errors import InputError, near
-from ..weights import fill, read_weights
 
 PACKAGE = "segmentation-models-pytorch"
 NAMES = tuple(f"mit_b{size}" for size in range(6))

@@ -22,7 +22,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
 from ..errors import InputError
-from .weights import create_timm
+from .timm_weights import create_timm
 
 T = TypeVar("T")
 

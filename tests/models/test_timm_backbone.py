@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from sirfp.config import load_config
 from sirfp.errors import InputError
 from sirfp.models.timm_backbone import TimmBackbone
-from sirfp.models.weights import PACKAGES, PYPI, create_timm
+from sirfp.models.timm_weights import PACKAGES, PYPI, create_timm
 
 
 @pytest.mark.parametrize(

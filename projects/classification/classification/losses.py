@@ -11,9 +11,9 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from torch import nn
 
 from sirfp.checkpoint import read_safetensors, restore
+from sirfp.checkpoint.dense import fill, read_weights
 from sirfp.network.forward import inference
 from sirfp.precision import lay_out
-from sirfp.weights import fill, read_weights
 
 from .network import build_network
 

@@ -10,7 +10,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from sirfp.errors import InputError
-from sirfp.models.weights import create_timm
+from sirfp.models.timm_weights import create_timm
 
 
 def build_network(cfg: CfgNode, weights: bool = True) -> nn.Module:

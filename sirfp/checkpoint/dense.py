@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from .checkpoint import read_safetensors
-from .errors import InputError
-from .files.pickles import BROKEN, broken, read_arrays
-from .network.branches import within
+from ..errors import InputError
+from ..files.pickles import BROKEN, broken, read_arrays
+from ..network.branches import within
+from .pruned import read_safetensors
 
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "model_state_dict", "model_state")
 """Keys under which training checkpoints keep a model's weights; averaged ones first, as timm takes them."""
