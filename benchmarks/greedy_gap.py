@@ -22,7 +22,7 @@ from subjects import machine
 
 from sirfp import clique
 from sirfp.channels import find_groups
-from sirfp.matrices import redundancies
+from sirfp.hooks.redundancies import redundancies
 from sirfp.redundancy import edge_weights
 from sirfp.source import from_config
 

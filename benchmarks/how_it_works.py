@@ -35,7 +35,7 @@ from sirfp.config import input_size, load_config, register_data
 from sirfp.criteria import build_criterion
 from sirfp.criteria.sirfp import SIRFP
 from sirfp.errors import InputError
-from sirfp.hooks import criterion_options
+from sirfp.hooks.registry import criterion_options
 from sirfp.network.features import watch
 from sirfp.network.forward import call, inference, training_branches
 from sirfp.prune import cut

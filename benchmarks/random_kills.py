@@ -35,7 +35,7 @@ import torch
 from sirfp import engine
 from sirfp.checkpointer import Checkpointer
 from sirfp.data.scenes import make_scenes
-from sirfp.hooks import Report
+from sirfp.hooks.report import Report
 from sirfp.schedule import Schedule
 from sirfp.session import PruningSession
 

@@ -27,12 +27,13 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from . import launch
-from .checkpointer import BestCheckpoint, Checkpointer, PeriodicCheckpoint
+from .checkpointer import Checkpointer
 from .config import input_size, load_config, register_data
 from .config_checks import validate
 from .data.descriptions import advice
 from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near, one_line
+from .hooks import HOOKS, BestCheckpoint, PeriodicCheckpoint
 from .launch import one_line_errors
 from .lr_schedule import PhasedPolyLR
 from .models.deformable import provide_deformable
@@ -239,8 +240,6 @@ def build_hook(name: str, cfg: CfgNode) -> HookBase:
     Raises:
         InputError: there is none of that name; lists the known.
     """
-    from . import matrices, sparsity  # noqa: F401  (they register hooks)
-    from .hooks import HOOKS
 
     known = [key for key, _ in HOOKS]
     if name not in known:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sirfp import checkpoint, prune
-from sirfp.matrices import NAME, Redundancies
+from sirfp.hooks.redundancies import NAME, Redundancies
 
 
 def network() -> nn.Sequential:

@@ -15,7 +15,7 @@ import torch
 
 import sirfp.checkpoint.pruned
 import sirfp.checkpointer
-import sirfp.hooks
+import sirfp.hooks.pruning
 import sirfp.plots
 import sirfp.session
 from sirfp import engine, launch
@@ -82,7 +82,7 @@ MOMENTS = {
     "between deciding and cutting": lambda: dying(sirfp.session, "cut_to", 1),
     "between deciding and cutting again": lambda: dying(sirfp.session, "cut_to", 2),
     "cut, no checkpoint yet": lambda: dying(engine.Trainer, "rewrap", 1),
-    "recovering": lambda: dying(sirfp.hooks, "update_bn_stats", 2),
+    "recovering": lambda: dying(sirfp.hooks.pruning, "update_bn_stats", 2),
     "writing the first checkpoint": lambda: dying(torch, "save", 1, half),
     "writing a checkpoint": lambda: dying(torch, "save", 4, half),
     "before a checkpoint is renamed": lambda: dying(os, "replace", 5),

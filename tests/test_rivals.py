@@ -16,9 +16,9 @@ from sirfp.channels import find_groups
 from sirfp.clique import exact, value
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.errors import InputError
+from sirfp.hooks.sparsity import add_group_penalty, add_slimming_penalty
 from sirfp.prune import calibrate
 from sirfp.redundancy import edge_weights
-from sirfp.sparsity import add_group_penalty, add_slimming_penalty
 
 X = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 

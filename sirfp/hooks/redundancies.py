@@ -17,16 +17,16 @@ from detectron2.engine.hooks import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from .channels import find_groups
-from .clique.search import greedy
-from .criteria.observer import Observer
-from .criteria.sirfp import SIRFP
-from .files.whole import whole_file
-from .hooks import HOOKS, rebuilt, session, unwrapped
-from .network.forward import call, inference
-from .redundancy.average import edge_weights
-from .structure.groups import Group
-from .structure.plan import PruningPlan
+from ..channels import find_groups
+from ..clique.search import greedy
+from ..criteria.observer import Observer
+from ..criteria.sirfp import SIRFP
+from ..files.whole import whole_file
+from ..network.forward import call, inference
+from ..redundancy.average import edge_weights
+from ..structure.groups import Group
+from ..structure.plan import PruningPlan
+from .registry import HOOKS, rebuilt, session, unwrapped
 
 NAME = "redundancies.npz"
 GROUPS, BATCHES, LARGEST = 4, 4, 512

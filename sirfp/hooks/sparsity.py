@@ -12,11 +12,11 @@ import torch
 from detectron2.engine.hooks import HookBase
 from torch import nn
 
-from .criteria.depgraph import coupled_weights, group_norms
-from .criteria.parts import trained_norm_layers
-from .hooks import HOOKS, session, unwrapped
-from .schedule import Schedule
-from .structure.groups import Group
+from ..criteria.depgraph import coupled_weights, group_norms
+from ..criteria.parts import trained_norm_layers
+from ..schedule import Schedule
+from ..structure.groups import Group
+from .registry import HOOKS, session, unwrapped
 
 
 class _Penalty(HookBase):

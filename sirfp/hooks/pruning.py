@@ -1,0 +1,143 @@
+"""Trainer hooks that join pruning to a run: they accumulate statistics, cut, and set the cut network on its feet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from itertools import islice
+from typing import Any
+
+from detectron2.engine.hooks import HookBase
+from detectron2.utils.logger import log_first_n
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+
+from ..budget.target import check_reach
+from ..finite import finite_norms
+from ..network.forward import training_branches
+from ..processes import agreed, average_norms
+from ..schedule import Schedule
+from ..surgery.reconstruction import Moments, take_moments
+from .checkpoints import BestCheckpoint
+from .registry import HOOKS, session, unwrapped
+
+logger = logging.getLogger(__name__)
+
+
+@HOOKS.register()
+class Accumulate(HookBase):
+    """Shows the criterion the features and the gradients of the iterations before each pruning.
+
+    An iteration is looked at when its gradients are ready: unscaled, averaged over processes, neither clipped nor
+    applied. What adds a penalty to them (`sirfp.hooks.sparsity`) stands after this hook.
+    """
+
+    def __init__(self, cfg):
+        self.schedule = Schedule.from_config(cfg)
+
+    def before_step(self) -> None:
+        if self.schedule.accumulates(self.trainer.iter):
+            session(self.trainer).look()
+
+    def after_backward(self) -> None:
+        if self.schedule.accumulates(self.trainer.iter):
+            session(self.trainer).look().step()
+
+    def after_train(self) -> None:
+        observer = session(self.trainer).observer
+        if observer is not None:
+            observer.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        return session(self.trainer).state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        session(self.trainer).load_state_dict(state)
+
+
+@HOOKS.register()
+class PruneSteps(HookBase):
+    """Cuts the model when its time comes; optimizer state, schedule and wrapper go on with the smaller one."""
+
+    def __init__(self, cfg):
+        self.schedule = Schedule.from_config(cfg)
+        self.reconstruction = cfg.SIRFP.RECONSTRUCTION_ITERS
+
+    def before_train(self) -> None:
+        """A budget that the next pruning cannot meet should not wait for it."""
+        pruning = session(self.trainer)
+        if pruning.steps >= self.schedule.steps:
+            return
+        target = self.schedule.target(pruning.steps)
+        if target.share < 1:
+            limits = {"min_keep": pruning.min_keep, "round_to": pruning.round_to}
+            model, inputs, found = pruning.model, pruning.example_inputs, pruning.find()
+            agreed(lambda: check_reach(model, inputs, found, target, pruning.plan, **limits))
+
+    def after_step(self) -> None:
+        pruning, done = session(self.trainer), self.trainer.iter + 1
+        if pruning.steps >= self.schedule.steps or done != self.schedule.iterations[pruning.steps]:
+            return
+        step, target, start = pruning.steps, self.schedule.target(pruning.steps), time.perf_counter()
+        average_norms(pruning.model)
+        plan = pruning.prune(target, self._moments())
+        self.trainer.checkpointer.plan = plan
+        self.trainer.rewrap()
+        for hook in self.trainer._hooks:
+            if isinstance(hook, BestCheckpoint):  # the best network so far was another one
+                hook.forget()
+        seconds = time.perf_counter() - start
+        logger.info(
+            "Pruned, step %d of %d, in %.1f s: asked for %s, kept %.4f; %.4f of the FLOPs, %.4f of the parameters",
+            step + 1,
+            self.schedule.steps,
+            seconds,
+            target.words,
+            target.kept(plan),
+            plan.flops[1] / plan.flops[0],
+            plan.params[1] / plan.params[0],
+        )
+        for name, indices in plan.kept.items():
+            logger.info("  %-60s %5d of %5d channels", name, len(indices), plan.channels[name])
+
+    def _moments(self) -> Moments | None:
+        """Of what layers read in the training batches that come next, for what a cut takes from them."""
+        if not self.reconstruction:
+            return None
+        model = unwrapped(self.trainer.model)
+        batches = islice(self.trainer.batches(), self.reconstruction)
+        with training_branches(model), self.trainer.autocast():
+            return take_moments(model, session(self.trainer).find(), batches)
+
+    def before_step(self) -> None:
+        plan, storage = session(self.trainer).plan, self.trainer.storage
+        storage.put_scalar("sirfp/keep_flops", plan.flops[1] / plan.flops[0] if plan else 1.0, smoothing_hint=False)
+        if plan:
+            for name, indices in plan.kept.items():
+                storage.put_scalar(f"sirfp_channels/{name}", len(indices), smoothing_hint=False)
+
+
+@HOOKS.register()
+class Recover(HookBase):
+    """Sets a freshly cut model on its feet: its batch norms' statistics are taken anew before training goes on.
+
+    The statistics of SIRFP.RECOVER_NORM_ITERS training batches, without gradients (fvcore's precise batch norm).
+    """
+
+    def __init__(self, cfg):
+        self.iterations = cfg.SIRFP.RECOVER_NORM_ITERS
+        self.steps = 0
+
+    def before_train(self) -> None:
+        self.steps = session(self.trainer).steps
+
+    def after_step(self) -> None:
+        pruning = session(self.trainer)
+        if pruning.steps == self.steps:
+            return
+        self.steps = pruning.steps
+        model = unwrapped(self.trainer.model)
+        if self.iterations and model.training and get_bn_modules(model):
+            log_first_n(logging.INFO, f"Taking norm statistics anew from {self.iterations} batches", n=1)
+            with self.trainer.autocast(), finite_norms(model):
+                update_bn_stats(model, self.trainer.batches(), self.iterations)
+            average_norms(model)
