@@ -25,7 +25,7 @@ from sirfp.channels import find_groups
 from sirfp.config import load_config
 from sirfp.criteria import Criterion, build_criterion
 from sirfp.criteria.observer import Observer
-from sirfp.precision import lay_out
+from sirfp.training.step import lay_out
 
 
 def main() -> int:

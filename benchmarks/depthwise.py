@@ -1,4 +1,4 @@
-"""The gradients of depthwise convolutions in bfloat16: oneDNN's, and ours in float32 (`sirfp.depthwise`).
+"""The gradients of depthwise convolutions in bfloat16: oneDNN's, and ours in float32 (`sirfp.training.depthwise`).
 
     python benchmarks/depthwise.py [--threads N] [--repeats N]
 
@@ -16,7 +16,7 @@ import torch
 from subjects import machine
 from torch import nn
 
-from sirfp.depthwise import DepthwiseGradients
+from sirfp.training.depthwise import DepthwiseGradients
 
 LAYERS = [
     # channels, height, width, kernel, stride, dilation

@@ -39,7 +39,6 @@ from torch import nn
 import sirfp
 from sirfp.checkpoint.dense import read_weights
 from sirfp.checkpoint.pruned import PLAN_KEY
-from sirfp.checkpointer import Checkpointer
 from sirfp.config import load_config
 from sirfp.config_checks import validate
 from sirfp.data.coco import check_coco
@@ -49,6 +48,7 @@ from sirfp.errors import InputError
 from sirfp.report import Table, comparison, summary, widths
 from sirfp.structure.plan import PruningPlan
 from sirfp.study import markers, schema
+from sirfp.training.checkpointer import Checkpointer
 
 SECONDS, MEMORY, CASES = 20, 6 << 30, 100
 ODD = [

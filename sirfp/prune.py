@@ -21,13 +21,13 @@ from .channels import find_groups
 from .criteria import Criterion, build_criterion
 from .criteria.observer import Observer
 from .errors import InputError
-from .finite import FiniteSteps
 from .network.forward import call, gradients, inference, is_detectron_input
 from .structure.groups import ChannelGroups
 from .structure.plan import Cut, PruningPlan
 from .surgery.compensation import compensate
 from .surgery.cut import apply, cuts_for
 from .surgery.reconstruction import Moments, take_moments
+from .training.nonfinite import FiniteSteps
 
 
 def prune(

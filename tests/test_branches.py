@@ -9,12 +9,12 @@ from torch import nn
 from sirfp.channels import find_groups
 from sirfp.checkpoint import load, read, save
 from sirfp.checkpoint.dense import read_weights
-from sirfp.checkpointer import Checkpointer
 from sirfp.errors import InputError
 from sirfp.network.branches import training_only
 from sirfp.prune import prune
 from sirfp.structure.plan import PruningPlan
 from sirfp.surgery import apply
+from sirfp.training.checkpointer import Checkpointer
 
 
 class Branch(nn.Sequential):

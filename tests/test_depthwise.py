@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sirfp.depthwise import DepthwiseGradients
+from sirfp.training.depthwise import DepthwiseGradients
 
 SHAPES = [
     # kernel, stride, padding, dilation

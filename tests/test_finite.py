@@ -20,10 +20,10 @@ from sirfp.channels import find_groups
 from sirfp.config import load_config
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.errors import InputError
-from sirfp.finite import FiniteSteps, clear, finite_norms, restore
-from sirfp.precision import MixedPrecisionTrainer
 from sirfp.prune import calibrate
 from sirfp.surgery.reconstruction import take_moments
+from sirfp.training.nonfinite import FiniteSteps, clear, finite_norms, restore
+from sirfp.training.step import MixedPrecisionTrainer
 
 NAN, INF = float("nan"), float("inf")
 

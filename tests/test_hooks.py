@@ -14,8 +14,8 @@ from torch import nn
 import sirfp
 from sirfp import engine
 from sirfp.errors import InputError
-from sirfp.lr_schedule import PhasedPolyLR
-from sirfp.schedule import Schedule
+from sirfp.training.lr_schedule import PhasedPolyLR
+from sirfp.training.schedule import Schedule
 from sirfp.verify import compare
 
 

@@ -17,7 +17,6 @@ from torch import nn
 
 import sirfp
 from sirfp.checkpoint.dense import read_weights
-from sirfp.checkpointer import Checkpointer
 from sirfp.cli import main
 from sirfp.config import load_config
 from sirfp.config_checks import validate
@@ -29,6 +28,7 @@ from sirfp.models import timm_weights as timm_weights
 from sirfp.models.timm_backbone import TimmBackbone
 from sirfp.structure.plan import PruningPlan
 from sirfp.study import markers, pictures
+from sirfp.training.checkpointer import Checkpointer
 
 
 class Bomb:

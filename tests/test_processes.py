@@ -14,8 +14,9 @@ import tiny_run
 import torch
 from scripts import ROOT, loaded
 
-from sirfp import engine, launch
+from sirfp import engine
 from sirfp.errors import InputError
+from sirfp.training import launch
 
 SCRIPT = [sys.executable, str(Path(tiny_run.__file__))]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT[1]]

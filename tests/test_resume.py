@@ -14,14 +14,15 @@ import tiny_run
 import torch
 
 import sirfp.checkpoint.pruned
-import sirfp.checkpointer
 import sirfp.hooks.pruning
 import sirfp.plots
 import sirfp.session
-from sirfp import engine, launch
+import sirfp.training.checkpointer
+from sirfp import engine
 from sirfp.criteria.observer import Observer
 from sirfp.errors import InputError
 from sirfp.files.lock import locked
+from sirfp.training import launch
 
 OPTIONS = ("SIRFP.RECOVER_NORM_ITERS", "2", "SIRFP.ACCUMULATE_PERIOD", "1", "SIRFP.RECONSTRUCTION_ITERS", "2")
 
@@ -168,7 +169,7 @@ def test_an_older_file_is_no_fall_back(tmp_path):
     """Going back to an early checkpoint by hand, later ones are of a run that is no more."""
     for name in ("model_0000002.pth", "model_0000005.pth", "model_0000008.pth", "model_final.pth", "model_best.pth"):
         (tmp_path / name).touch()
-    checkpointer = sirfp.checkpointer.Checkpointer(torch.nn.Identity(), str(tmp_path))
+    checkpointer = sirfp.training.checkpointer.Checkpointer(torch.nn.Identity(), str(tmp_path))
     for last, then in (("0000005", ["0000002"]), ("final", ["0000008", "0000005", "0000002"]), ("0000002", [])):
         (tmp_path / "last_checkpoint").write_text(f"model_{last}.pth")
         assert [file.name for file in checkpointer.resumable()] == [f"model_{name}.pth" for name in (last, *then)]

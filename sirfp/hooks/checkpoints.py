@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.engine.hooks import BestCheckpointer, HookBase
 
-from ..checkpointer import BEST, FINAL, Checkpointer
+from ..training.checkpointer import BEST, FINAL, Checkpointer
 
 
 class PeriodicCheckpoint(HookBase):

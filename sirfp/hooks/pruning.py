@@ -12,11 +12,11 @@ from detectron2.utils.logger import log_first_n
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 from ..budget.target import check_reach
-from ..finite import finite_norms
 from ..network.forward import training_branches
 from ..processes import agreed, average_norms
-from ..schedule import Schedule
 from ..surgery.reconstruction import Moments, take_moments
+from ..training.nonfinite import finite_norms
+from ..training.schedule import Schedule
 from .checkpoints import BestCheckpoint
 from .registry import HOOKS, session, unwrapped
 

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from ..checkpoint.pruned import save
 from ..files.whole import whole_file
-from ..schedule import Schedule
+from ..training.schedule import Schedule
 from .registry import HOOKS, rebuilt, session, unwrapped
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from torch import nn
 
 from ..criteria.depgraph import coupled_weights, group_norms
 from ..criteria.parts import trained_norm_layers
-from ..schedule import Schedule
 from ..structure.groups import Group
+from ..training.schedule import Schedule
 from .registry import HOOKS, session, unwrapped
 
 

@@ -18,10 +18,11 @@ import yaml
 from pages import Block, commands, script
 from scripts import ROOT
 
-from sirfp import cli, engine, launch
+from sirfp import cli, engine
 from sirfp.config import load_config, register_data
 from sirfp.config_checks import validate
 from sirfp.study import schema
+from sirfp.training import launch
 
 SHELL = {".", "cd", "export", "mkdir", "tar"}
 """Programs of the shell's, or of everyone's, of which only the syntax is looked at."""

@@ -17,8 +17,9 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 from scripts import loaded
 
-from sirfp import engine, launch
+from sirfp import engine
 from sirfp.config import load_config
+from sirfp.training import launch
 
 PROJECT = Path(__file__).resolve().parents[2] / "projects" / "detection"
 

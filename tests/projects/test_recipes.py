@@ -12,7 +12,7 @@ from scripts import loaded
 
 from sirfp.config import load_config, register_data
 from sirfp.config_checks import validate
-from sirfp.schedule import Schedule
+from sirfp.training.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 PENALTIES = {"slimming": "SlimmingPenalty", "depgraph": "GroupRegularization"}

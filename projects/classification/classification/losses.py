@@ -13,7 +13,7 @@ from torch import nn
 from sirfp.checkpoint import read_safetensors, restore
 from sirfp.checkpoint.dense import fill, read_weights
 from sirfp.network.forward import inference
-from sirfp.precision import lay_out
+from sirfp.training.step import lay_out
 
 from .network import build_network
 

@@ -16,15 +16,15 @@ from detectron2.utils import comm
 from safetensors import SafetensorError
 from torch import nn
 
-from .checkpoint.dense import read_torch
-from .checkpoint.pruned import read_safetensors
-from .errors import InputError, one_line
-from .files.pickles import BROKEN, read_arrays
-from .files.whole import whole_file
-from .network.branches import training_only, within
-from .processes import agreed
-from .structure.plan import PruningPlan
-from .surgery.cut import apply
+from ..checkpoint.dense import read_torch
+from ..checkpoint.pruned import read_safetensors
+from ..errors import InputError, one_line
+from ..files.pickles import BROKEN, read_arrays
+from ..files.whole import whole_file
+from ..network.branches import training_only, within
+from ..processes import agreed
+from ..structure.plan import PruningPlan
+from ..surgery.cut import apply
 
 BEST = "model_best"
 FINAL = "model_final"

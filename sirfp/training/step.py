@@ -14,7 +14,7 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from .depthwise import DepthwiseGradients
-from .finite import FiniteSteps
+from .nonfinite import FiniteSteps
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -43,7 +43,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
 
     Detectron2's own `AMPTrainer` insists on CUDA. Three things differ from both: gradients are unscaled before
     `after_backward`; `after_backward` is the outer trainer's, so that hooks are called; and an iteration whose loss or
-    gradients are not finite changes nothing in place of ending the run at once, see `sirfp.finite`.
+    gradients are not finite changes nothing in place of ending the run at once, see `sirfp.training.nonfinite`.
 
     Args:
         model: takes a batch and returns a dict of losses. Like `optimizer` it may be replaced between two steps.

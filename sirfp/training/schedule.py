@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .budget.target import Target
-from .errors import InputError
+from ..budget.target import Target
+from ..errors import InputError
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .budget.target import Target
+from ..budget.target import Target
 from .schedule import Schedule
 
 

@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager
 
 from torch import nn
 
+from ..errors import InputError
+from ..files.lock import locked
+from ..files.whole import remove_parts
+from ..processes import agreed
 from .checkpointer import Checkpointer
-from .errors import InputError
-from .files.lock import locked
-from .files.whole import remove_parts
-from .processes import agreed
 
 
 @contextmanager

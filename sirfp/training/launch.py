@@ -25,7 +25,7 @@ import torch.multiprocessing as mp
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from .errors import InputError, one_line
+from ..errors import InputError, one_line
 
 WRONG, FAULT, ALONE = 2, 1, 75
 """Exit codes: the input is wrong; anything else; this process ended since others had (never that of a whole run)."""
