@@ -40,7 +40,7 @@ import sirfp
 from sirfp.checkpoint.dense import read_weights
 from sirfp.checkpoint.pruned import PLAN_KEY
 from sirfp.config import load_config
-from sirfp.config_checks import validate
+from sirfp.config.checks import validate
 from sirfp.data.coco import check_coco
 from sirfp.data.images import number_of_classes, open_images
 from sirfp.data.registration import coco_records

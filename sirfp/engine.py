@@ -26,8 +26,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from .config import input_size, load_config, register_data
-from .config_checks import validate
+from .config.checks import validate
+from .config.data import register_data
+from .config.reading import input_size, load_config
 from .data.descriptions import advice
 from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near, one_line
@@ -240,7 +241,6 @@ def build_hook(name: str, cfg: CfgNode) -> HookBase:
     Raises:
         InputError: there is none of that name; lists the known.
     """
-
     known = [key for key, _ in HOOKS]
     if name not in known:
         listed = ", ".join(sorted(known))

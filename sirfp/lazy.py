@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from .config import config_file, pairs
+from .config.reading import config_file, pairs
 from .errors import InputError, near
 
 

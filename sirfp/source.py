@@ -226,7 +226,7 @@ def from_config(
     from detectron2.modeling import build_model
     from detectron2.projects.deeplab import add_deeplab_config
 
-    from .config import input_size, load_config
+    from .config.reading import input_size, load_config
     from .lazy import build_lazy
     from .models import classifier
     from .models.deformable import provide_deformable

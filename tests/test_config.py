@@ -3,7 +3,7 @@
 import pytest
 
 from sirfp.config import load_config, register_data
-from sirfp.config_checks import validate
+from sirfp.config.checks import validate
 from sirfp.errors import InputError
 
 

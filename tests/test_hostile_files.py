@@ -19,7 +19,7 @@ import sirfp
 from sirfp.checkpoint.dense import read_weights
 from sirfp.cli import main
 from sirfp.config import load_config
-from sirfp.config_checks import validate
+from sirfp.config.checks import validate
 from sirfp.data.images import open_images
 from sirfp.errors import InputError
 from sirfp.files.pickles import read_arrays

@@ -120,7 +120,7 @@ def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
         return None
     size = tuple(args.size) if args.size else None
     from .. import source
-    from ..config_values import LARGEST_SIDE
+    from ..config.values import LARGEST_SIDE
 
     if size and max(size) > LARGEST_SIDE:
         raise InputError(f"--size must be at most {LARGEST_SIDE} pixels, got {max(size)}")

@@ -70,7 +70,7 @@ def _from_data_set(args: argparse.Namespace, source: DetectronSource) -> Iterato
     from detectron2.data import DatasetMapper, get_detection_dataset_dicts
     from detectron2.data.detection_utils import build_augmentation
 
-    from ..config import register_data
+    from ..config.data import register_data
     from ..engine import reading_data
 
     cfg = source.cfg

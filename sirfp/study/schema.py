@@ -197,7 +197,7 @@ def _criteria(value: Any, at: str) -> tuple[Variant, ...]:
 
 
 def _overrides(value: Any, at: str) -> dict[str, Any]:
-    from ..config import load_config
+    from ..config.reading import load_config
 
     found = {}
     for key, setting in _mapping(value, at).items():

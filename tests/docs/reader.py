@@ -20,7 +20,7 @@ from scripts import ROOT
 
 from sirfp import cli, engine
 from sirfp.config import load_config, register_data
-from sirfp.config_checks import validate
+from sirfp.config.checks import validate
 from sirfp.study import schema
 from sirfp.training import launch
 

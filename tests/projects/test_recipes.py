@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from scripts import loaded
 
 from sirfp.config import load_config, register_data
-from sirfp.config_checks import validate
+from sirfp.config.checks import validate
 from sirfp.training.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from sirfp.config_checks import between
+from sirfp.config.checks import between
 from sirfp.data.images import check_images, number_of_classes
 from sirfp.errors import InputError
 

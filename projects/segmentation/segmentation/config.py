@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.projects.deeplab import add_deeplab_config
 from torch import nn
 
-from sirfp.config_checks import between
+from sirfp.config.checks import between
 from sirfp.errors import InputError
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sirfp.config_checks import between
+from sirfp.config.checks import between
 from sirfp.errors import InputError
 
 NO_CLASS = -1

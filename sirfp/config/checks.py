@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from .budget.target import Target
-from .config_values import check_proposals, check_values
-from .errors import InputError, near
+from ..budget.target import Target
+from ..errors import InputError, near
+from .values import check_proposals, check_values
 
 
 def validate(cfg: CfgNode) -> None:
@@ -57,7 +57,7 @@ def validate(cfg: CfgNode) -> None:
 
 
 def _check_criterion(name: str) -> None:
-    from .criteria import CRITERIA
+    from ..criteria import CRITERIA
 
     if name not in CRITERIA:
         listed = f"known are {', '.join(sorted(CRITERIA))}{near(name, CRITERIA)}"

@@ -9,8 +9,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from .errors import InputError
-from .files.pickles import read_arrays
+from ..errors import InputError
+from ..files.pickles import read_arrays
 
 LARGEST_SIDE = 16384
 """Pixels of an image."""

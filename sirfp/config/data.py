@@ -1,0 +1,48 @@
+"""Registers the data sets that a config names or describes."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from ..errors import InputError, near
+
+
+def register_data(cfg: CfgNode) -> None:
+    """Registers sirfp's data sets and the config's own folder, and checks the names of all that are used.
+
+    Raises:
+        InputError: a name in DATASETS.TRAIN or DATASETS.TEST is not known, or DATASETS.FOLDER is not whole.
+    """
+    from detectron2.data import DatasetCatalog
+
+    from ..data.registration import register_all, register_coco, register_images, register_sem_seg_folder
+
+    register_all()
+    own = cfg.DATASETS.FOLDER
+    used = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for split in ("train", "test"):
+        name = f"{own.NAME}_{split}"
+        images, labels = own[f"{split.upper()}_IMAGES"], own[f"{split.upper()}_LABELS"]
+        if own.CLASSES and images and labels:
+            register_sem_seg_folder(name, images, labels, tuple(own.CLASSES), own.IGNORE)
+        elif name in used and name not in DatasetCatalog:
+            raise InputError(
+                f"data set {name!r}: set DATASETS.FOLDER.CLASSES, DATASETS.FOLDER.{split.upper()}_IMAGES and "
+                f"DATASETS.FOLDER.{split.upper()}_LABELS"
+            )
+    labelled = cfg.DATASETS.IMAGES
+    for split, part in zip(("train", "test"), labelled.SPLITS, strict=False):
+        if labelled[split.upper()]:
+            root = labelled[split.upper()]
+            register_images(f"{labelled.NAME}_{split}", root, labelled.READER, part, labelled.CLASS_MAP)
+    boxes = cfg.DATASETS.COCO
+    for split in ("train", "test"):
+        annotations, images = boxes[f"{split.upper()}_ANNOTATIONS"], boxes[f"{split.upper()}_IMAGES"]
+        if annotations or images:
+            register_coco(f"{boxes.NAME}_{split}", annotations, images)
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if name not in DatasetCatalog:
+                places = "Detectron2, sirfp or DATASETS.{FOLDER,IMAGES,COCO}"
+                hint = near(name, DatasetCatalog.list()) or f"; names come from {places}"
+                raise InputError(f"DATASETS.{key}: there is no data set {name!r}{hint}")

@@ -1,0 +1,134 @@
+"""Reads a config file over the defaults; says what is wrong with one in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from ..errors import InputError, near
+from ..files.yaml_files import check_config_files
+from .keys import add_sirfp_config
+from .values import leaves
+
+_MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: ([\w.]+)"
+
+
+def pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
+    """Options as (key, value).
+
+    Raises:
+        InputError: a word is left over.
+    """
+    if len(opts) % 2:
+        raise InputError(f"options are KEY VALUE pairs, got {len(opts)} words; the last one is {opts[-1]!r}")
+    return list(zip(opts[::2], opts[1::2], strict=True))
+
+
+def config_file(path: str | os.PathLike[str]) -> Path:
+    """The path of a config file.
+
+    Raises:
+        InputError: there is none; names one like it.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"there is no config file {path}{_neighbours(Path(path))}")
+    return Path(path)
+
+
+def _of_the_zoo(path: str | os.PathLike[str]) -> bool:
+    """Whether a config is one of the installed Detectron2's own; some of those compute values in Python."""
+    import detectron2
+
+    return Path(path).resolve().is_relative_to(Path(detectron2.__file__).resolve().parent)
+
+
+_WRONG = (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, RecursionError)
+
+
+def load_config(
+    path: str | os.PathLike[str],
+    opts: Sequence[str] = (),
+    add_config: Callable[[CfgNode], None] | None = None,
+) -> CfgNode:
+    """Reads a config file over Detectron2's and sirfp's defaults.
+
+    Args:
+        path: a YAML file, which may name a `_BASE_`; "" for the defaults.
+        opts: KEY VALUE pairs that win over the file.
+        add_config: adds a project's own keys.
+
+    Raises:
+        InputError: the file is missing or no YAML, or a key or a value's type is not known.
+    """
+    cfg = get_cfg()
+    if add_config is not None:
+        add_config(cfg)
+    add_sirfp_config(cfg)
+    defaults = dict(leaves(cfg))
+    pairs(opts)
+    try:
+        if path:
+            if not _of_the_zoo(config_file(path)):
+                check_config_files(path)
+            cfg.merge_from_file(str(path), allow_unsafe=_of_the_zoo(path))
+        cfg.merge_from_list(list(opts))
+    except InputError:
+        raise
+    except (*_WRONG, yaml.YAMLError) as error:
+        raise InputError(_explain(error, cfg, path)) from error
+    for key, value in leaves(cfg):
+        if value is None and defaults.get(key) is not None:
+            raise InputError(f"config key {key} needs a value, such as its default {defaults[key]!r:.80}, and has none")
+    return cfg
+
+
+def input_size(cfg: CfgNode) -> tuple[int, int]:
+    """Height and width of the image that FLOPs are counted and latency is measured on: SIRFP.INPUT_SIZE, else INPUT's.
+
+    Raises:
+        InputError: the config says no size.
+    """
+    crop, side = cfg.INPUT.CROP, cfg.INPUT.MIN_SIZE_TEST
+    crops = crop.SIZE if crop.ENABLED and crop.TYPE == "absolute" else (0, 0)
+    for height, width in (cfg.SIRFP.INPUT_SIZE, crops, (side, side), cfg.INPUT.get("TRAIN_SIZE", (0, 0))):
+        if height and width:
+            return int(height), int(width)
+    raise InputError("the config says no size of images: set SIRFP.INPUT_SIZE, or give --size HEIGHT WIDTH")
+
+
+def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> str:
+    """One line for what yacs, YAML or the file system said."""
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
+    if unknown:
+        key = unknown[1]
+        known = [key for key, _ in leaves(cfg)]
+        return f"there is no config key {key}{near(key, known) or _same_tail(key, known)}"
+    mismatch = re.search(_MISMATCH, text)
+    if mismatch:
+        wanted, got, value, key = mismatch.groups()
+        return f"config key {key} takes a value of type {wanted}, got {value} of type {got}"
+    if isinstance(error, OSError):
+        return f"config file {error.filename or path}: {error.strerror or text}"
+    if isinstance(error, yaml.YAMLError):
+        plain = "; a config holds plain values, nothing that is run" if "tag:yaml.org,2002:python" in text else ""
+        return f"config file {path} is no valid YAML: {text}{plain}"
+    return f"config {path or 'options'}: {text}"
+
+
+def _same_tail(key: str, known: Sequence[str]) -> str:
+    tail = key.rpartition(".")[2]
+    found = [name for name in known if name.rpartition(".")[2] == tail]
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def _neighbours(path: Path) -> str:
+    folder = path.parent
+    if not os.path.isdir(folder):
+        return f" (nor a folder {folder})"
+    return near(path.name, [file.name for file in folder.iterdir() if file.suffix in (".yaml", ".py")])
