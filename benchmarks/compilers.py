@@ -37,7 +37,7 @@ import sirfp
 from sirfp.exporting import agreement, build_graph, export
 from sirfp.exporting.writing import reason
 from sirfp.network.forward import call, tensors
-from sirfp.source import Source, from_config, from_timm, from_zoo
+from sirfp.sources.source import Source, from_config, from_timm, from_zoo
 from sirfp.verify import furthest
 from sirfp.verify.detectors import is_detector
 

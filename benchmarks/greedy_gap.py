@@ -24,7 +24,7 @@ from sirfp import clique
 from sirfp.channels import find_groups
 from sirfp.hooks.redundancies import redundancies
 from sirfp.redundancy import edge_weights
-from sirfp.source import from_config
+from sirfp.sources.source import from_config
 
 
 def main() -> int:

@@ -35,8 +35,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from sirfp.exporting import Session, check_packages, write_fixed
+from sirfp.exporting.runtimes import ready
 from sirfp.network.forward import inference
-from sirfp.runtimes import ready
 
 RUNTIMES = ("onnxruntime", "compiled", "channels-last", "eager")
 WARMUP = 2

@@ -5,9 +5,9 @@
                                           [--json]
 
 Networks with random weights and channels worth random numbers, cut to a share of their FLOPs with widths as they come
-and as multiples; in each of `sirfp.runtimes` the dense network and the pruned ones take turns. Bound: with 60% of the
-FLOPs removed (met to 0.5%), at most half of the dense latency in the better of compiled PyTorch and onnxruntime with
-the best multiple; not decided where neither is asked for. Ends with 1 where it is not met or a runtime cannot be had.
+and as multiples; in each of `sirfp.exporting.runtimes` the dense network and the pruned ones take turns. Bound: with
+60% of the FLOPs removed (met to 0.5%), at most half of the dense latency in the better of compiled PyTorch and
+onnxruntime with the best multiple; not decided where neither is asked for. Ends with 1 where it is not met or a runtime cannot be had.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from torch import nn
 
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
+from sirfp.exporting.runtimes import RUNTIMES, compare
 from sirfp.network.latency import Latency
 from sirfp.prune import cut
-from sirfp.runtimes import RUNTIMES, compare
 
 COUNTED = ("compiled", "onnxruntime")  # the runtimes of the bound
 BOUND, EXACT = 0.5, 0.005

@@ -28,7 +28,7 @@ from sirfp.channels import ChannelGroups, find_groups
 from sirfp.criteria import build_criterion
 from sirfp.network.forward import call, inference
 from sirfp.prune import cut
-from sirfp.source import from_zoo
+from sirfp.sources.source import from_zoo
 from sirfp.verify import compare, mask
 from sirfp.verify.detectors import compare_continuous, is_detector
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from sirfp.config import load_config
 from sirfp.network.detectron import training_inputs
-from sirfp.source import from_zoo
+from sirfp.sources.source import from_zoo
 
 SEGMENTATION = Path(__file__).resolve().parents[1] / "projects" / "segmentation" / "configs"
 

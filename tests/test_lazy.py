@@ -8,8 +8,8 @@ import pytest
 from detectron2.modeling import RetinaNet
 
 from sirfp.cli import main
-from sirfp.lazy import build_lazy
-from sirfp.source import from_zoo
+from sirfp.sources.lazy import build_lazy
+from sirfp.sources.source import from_zoo
 
 ZOO = "COCO-Detection/retinanet_R_50_FPN_1x.py"
 

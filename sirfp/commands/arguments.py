@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..source import Source
+    from ..sources.source import Source
 
 MODEL_USAGE = "(--timm NAME | --config-file PATH | --zoo CONFIG)"
 OPTS_USAGE = "[KEY VALUE ...]"
@@ -119,8 +119,8 @@ def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
     if not given:
         return None
     size = tuple(args.size) if args.size else None
-    from .. import source
     from ..config.values import LARGEST_SIDE
+    from ..sources import source
 
     if size and max(size) > LARGEST_SIDE:
         raise InputError(f"--size must be at most {LARGEST_SIDE} pixels, got {max(size)}")

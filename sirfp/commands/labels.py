@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..source import DetectronSource, Source, find_images
+from ..sources.source import DetectronSource, Source, find_images
 
 Loss = Callable[[Any, Any], Any]
 

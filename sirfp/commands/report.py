@@ -152,7 +152,7 @@ def _timed(rows: list, models: dict, source, args: argparse.Namespace) -> tuple[
     import torch
 
     from sirfp.exporting import build_graph
-    from sirfp.runtimes import GRAPHS, compare
+    from sirfp.exporting.runtimes import GRAPHS, compare
 
     inputs = source.example(args.batch)
     calls: dict[str, dict] = {}

@@ -7,7 +7,7 @@ import sys
 from torch import nn
 
 from ..errors import InputError
-from ..source import Source
+from ..sources.source import Source
 from .graphs import ClassifierGraph, Graph, SegmentorGraph
 
 CAN = (

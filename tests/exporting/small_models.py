@@ -8,7 +8,7 @@ import torch
 
 import sirfp
 from sirfp.exporting.two_stages import predictors
-from sirfp.source import DetectronSource, from_config
+from sirfp.sources.source import DetectronSource, from_config
 
 CONFIGS = Path(__file__).parents[2] / "projects"
 SMALL = "MODEL.TIMM.NAME test_resnet MODEL.TIMM.WEIGHTS".split()

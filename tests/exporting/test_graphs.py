@@ -21,7 +21,7 @@ from sirfp.exporting.suppression import suppress
 from sirfp.exporting.two_stages import pooled
 from sirfp.exporting.whole_sizes import grid_means, same_padding, whole_sizes
 from sirfp.exporting.writing import traced_size
-from sirfp.source import from_timm, from_zoo
+from sirfp.sources.source import from_timm, from_zoo
 
 
 def assert_same_detections(graph, ours, theirs) -> None:

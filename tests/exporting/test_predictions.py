@@ -8,7 +8,7 @@ from small_models import CONFIGS, deeplab, faster_rcnn, pictures, pruned, retina
 
 from sirfp.data.scenes import make_scenes
 from sirfp.exporting import agreement, build_graph, export, lacking
-from sirfp.source import from_config
+from sirfp.sources.source import from_config
 
 pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(lacking())}")
 

@@ -9,7 +9,7 @@ import torch
 
 import sirfp
 from sirfp.network.forward import call, inference
-from sirfp.source import from_zoo
+from sirfp.sources.source import from_zoo
 from sirfp.verify import expand
 from sirfp.verify.detectors import compare_continuous, is_detector
 

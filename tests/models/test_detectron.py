@@ -8,7 +8,7 @@ from test_proposals import SMALL
 
 import sirfp
 from sirfp.network.forward import inference
-from sirfp.source import from_zoo
+from sirfp.sources.source import from_zoo
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from detectron2.utils.analysis import FlopCountAnalysis
 import sirfp
 from sirfp.network.forward import inference
 from sirfp.network.proposals import exactly, fixed_proposals
-from sirfp.source import from_zoo
+from sirfp.sources.source import from_zoo
 
 SMALL = (
     "MODEL.RESNETS.WIDTH_PER_GROUP 8 MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.RESNETS.RES2_OUT_CHANNELS 16 "

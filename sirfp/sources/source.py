@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoint.dense import fill, read_weights
-from .data.folders import IMAGE_SUFFIXES
-from .errors import InputError, near, one_line
-from .network.forward import call, inference, random_images
-from .network.proposals import random_proposals
+from ..checkpoint.dense import fill, read_weights
+from ..data.folders import IMAGE_SUFFIXES
+from ..errors import InputError, near, one_line
+from ..network.forward import call, inference, random_images
+from ..network.proposals import random_proposals
 
 FAMILIES = ("timm", "config_file", "zoo")
 LENIENT = ("INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST")
@@ -186,7 +186,7 @@ def from_timm(
     """
     from timm.data import resolve_data_config
 
-    from .models.timm_weights import create_timm
+    from ..models.timm_weights import create_timm
 
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if weights.startswith(NAMED_WEIGHTS) and not Path(weights).is_file():
@@ -226,10 +226,10 @@ def from_config(
     from detectron2.modeling import build_model
     from detectron2.projects.deeplab import add_deeplab_config
 
-    from .config.reading import input_size, load_config
+    from ..config.reading import input_size, load_config
+    from ..models import classifier
+    from ..models.deformable import provide_deformable
     from .lazy import build_lazy
-    from .models import classifier
-    from .models.deformable import provide_deformable
 
     def add_config(cfg) -> None:
         add_deeplab_config(cfg)

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from torch import nn
 
-from .config.reading import config_file, pairs
-from .errors import InputError, near
+from ..config.reading import config_file, pairs
+from ..errors import InputError, near
 
 
 def build_lazy(path: str, opts: Sequence[str] = ()) -> tuple[nn.Module, dict[str, Any]]:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import InputError
-from .network.forward import call, inference
-from .network.latency import Latency, in_turns, synchronizer
+from ..errors import InputError
+from ..network.forward import call, inference
+from ..network.latency import Latency, in_turns, synchronizer
 
 RUNTIMES = ("eager", "channels-last", "bfloat16", "compiled", "onnxruntime")
 GRAPHS = ("compiled", "onnxruntime")
@@ -71,7 +71,7 @@ def exported(model: nn.Module, images: torch.Tensor, folder: Path, threads: int 
     Raises:
         InputError: it cannot be exported, or a package is not installed.
     """
-    from .exporting import Session, check_packages, write_fixed
+    from . import Session, check_packages, write_fixed
 
     check_packages()
     file = folder / f"{len(list(folder.iterdir()))}.onnx"
