@@ -29,7 +29,7 @@ from sirfp.checkpoint import read
 from sirfp.data.registration import register_all
 from sirfp.errors import InputError
 from sirfp.exporting import agreement, build_graph, export
-from sirfp.report import Table
+from sirfp.reporting.tables import Table
 from sirfp.sources.source import DetectronSource, from_config
 
 TOLERANCE, PIXELS = 1e-3, 1e-4

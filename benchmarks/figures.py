@@ -8,7 +8,7 @@ from typing import Any
 
 import profile_tables as profiles
 
-from sirfp.report import Table
+from sirfp.reporting.tables import Table
 
 HEAD = """# Benchmarks
 

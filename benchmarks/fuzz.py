@@ -45,7 +45,7 @@ from sirfp.data.coco import check_coco
 from sirfp.data.images import number_of_classes, open_images
 from sirfp.data.registration import coco_records
 from sirfp.errors import InputError
-from sirfp.report import Table, comparison, summary, widths
+from sirfp.reporting.tables import Table, comparison, summary, widths
 from sirfp.structure.plan import PruningPlan
 from sirfp.study import markers, schema
 from sirfp.training.checkpointer import Checkpointer

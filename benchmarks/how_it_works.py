@@ -27,7 +27,6 @@ from detectron2.data import DatasetCatalog
 from how_it_works_figures import greedy_curves, map_pairs, map_rows, matrices, narrowed
 from torch import nn
 
-from sirfp import plots, report
 from sirfp.channels import find_groups
 from sirfp.checkpoint import load, read_safetensors, restore
 from sirfp.clique import greedy
@@ -40,6 +39,7 @@ from sirfp.network.features import watch
 from sirfp.network.forward import call, inference, training_branches
 from sirfp.prune import cut
 from sirfp.redundancy import edge_weights
+from sirfp.reporting import figures, tables
 from sirfp.structure.groups import ChannelGroups, Group
 from sirfp.structure.plan import PruningPlan
 from sirfp.surgery.reconstruction import take_moments
@@ -107,7 +107,7 @@ def show(run: Run, args: argparse.Namespace) -> None:
     matrices(redundancy, order, kept, place("matrix"))
     map_rows(maps, order, kept, place("maps"))
     greedy_curves(curves(run, group), group.name, place("greedy"))
-    plots.kept_channels(run.plan, place("kept"))
+    figures.kept_channels(run.plan, place("kept"))
     states = cuts(run)
     networks = {"dense": run.dense, "cut": states["plain cut"], "cut, reconstructed": states["reconstruction"]}
     networks["fine-tuned"] = pruned(run)
@@ -116,7 +116,7 @@ def show(run: Run, args: argparse.Namespace) -> None:
         narrowed(place(part))
     for name, model in states.items():
         print(f"{name}: mIoU {run.trainer.test(run.cfg, model)['sem_seg']['mIoU']:.2f}")
-    print(report.stages(run.rows, ["sem_seg/mIoU", "sem_seg/pACC"]))
+    print(tables.stages(run.rows, ["sem_seg/mIoU", "sem_seg/pACC"]))
 
 
 def read_run(folder: Path) -> Run:

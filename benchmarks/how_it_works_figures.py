@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sirfp.plots import INK, KEPT, Picture, gallery, shorten
+from sirfp.reporting.figures import INK, KEPT, Picture, gallery, shorten
 from sirfp.study.pictures import draw
 
 GONE = "#c0262d"

@@ -7,7 +7,8 @@
 Networks with random weights and channels worth random numbers, cut to a share of their FLOPs with widths as they come
 and as multiples; in each of `sirfp.exporting.runtimes` the dense network and the pruned ones take turns. Bound: with
 60% of the FLOPs removed (met to 0.5%), at most half of the dense latency in the better of compiled PyTorch and
-onnxruntime with the best multiple; not decided where neither is asked for. Ends with 1 where it is not met or a runtime cannot be had.
+onnxruntime with the best multiple; not decided where neither is asked for. Ends with 1 where it is not met or a
+runtime cannot be had.
 """
 
 from __future__ import annotations

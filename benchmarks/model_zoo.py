@@ -24,7 +24,7 @@ from sirfp.budget.allocation.allocation import allocate
 
 from sirfp.channels import ChannelGroups, find_again, find_groups
 from sirfp.criteria import CRITERIA, build_criterion
-from sirfp.report import Table, giga, mega, percent
+from sirfp.reporting.tables import Table, giga, mega, percent
 from sirfp.sources.source import Source, from_config
 
 ROOT = Path(__file__).resolve().parents[1]

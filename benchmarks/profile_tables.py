@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sirfp.report import Table
+from sirfp.reporting.tables import Table
 
 COLUMNS = ("part", "FLOPs", "time", "dense, ms", "pruned, ms", "FLOPs kept", "computed", "time kept", "over")
 LEAST = 0.003

@@ -127,7 +127,7 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from .report import Table
+    from .reporting.tables import Table
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     for part in outcome.shown:

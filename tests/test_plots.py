@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sirfp import plots
 from sirfp.errors import InputError
+from sirfp.reporting import figures
 from sirfp.structure.plan import PruningPlan
 
 
@@ -24,7 +24,7 @@ def plan(groups: int) -> PruningPlan:
 
 @pytest.mark.parametrize("groups", [1, 70])
 def test_kept_channels(groups, tmp_path):
-    plots.kept_channels(plan(groups), tmp_path / "kept.png")
+    figures.kept_channels(plan(groups), tmp_path / "kept.png")
     image = cv2.imread(str(tmp_path / "kept.png"))
     assert [p.name for p in tmp_path.iterdir()] == ["kept.png"]
     assert image.shape[0] >= 24 * groups and image.shape[1] > 1000
@@ -33,7 +33,7 @@ def test_kept_channels(groups, tmp_path):
 
 def test_a_plan_without_groups_is_refused(tmp_path):
     with pytest.raises(InputError, match="no group"):
-        plots.kept_channels(plan(0), tmp_path / "kept.png")
+        figures.kept_channels(plan(0), tmp_path / "kept.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -42,43 +42,43 @@ def test_predictions(tmp_path):
     images = [random.integers(0, 256, (48, 64, 3)).astype(np.float32) for _ in range(3)]
     truths = [random.choice([0, 1, 2, 255], (48, 64)) for _ in range(3)]
     predicted = {"dense": truths, "pruned": [truth % 3 for truth in truths]}
-    plots.predictions(images, truths, predicted, ["a", "b", "c"], tmp_path / "scenes.png")
+    figures.predictions(images, truths, predicted, ["a", "b", "c"], tmp_path / "scenes.png")
     height, width = cv2.imread(str(tmp_path / "scenes.png")).shape[:2]
     assert 0.5 < height / width < 0.8  # 3 rows of 4 pictures, 3 by 4
     with pytest.raises(ValueError, match="3 images, but 2 of 'dense'"):
-        plots.predictions(images, truths, {"dense": truths[:2]}, ["a"], tmp_path / "no.png")
+        figures.predictions(images, truths, {"dense": truths[:2]}, ["a"], tmp_path / "no.png")
 
 
 def test_a_gallery_has_boxes_and_lines(tmp_path):
     image = np.full((48, 64, 3), 128, np.uint8)
-    boxed = plots.Picture(image, "found", [(8, 8, 40, 40)], ["<cell> 0.9"], [(1.0, 0.0, 0.0)])
-    plots.gallery([[boxed, plots.Picture(image, lines=[("dense: 3", plots.RIGHT)])]], tmp_path / "two.png")
+    boxed = figures.Picture(image, "found", [(8, 8, 40, 40)], ["<cell> 0.9"], [(1.0, 0.0, 0.0)])
+    figures.gallery([[boxed, figures.Picture(image, lines=[("dense: 3", figures.RIGHT)])]], tmp_path / "two.png")
     drawn = cv2.imread(str(tmp_path / "two.png")).astype(int)
     red = (drawn[..., 2] > 200) & (drawn[..., :2].max(-1) < 60)
     assert red[:, : drawn.shape[1] // 2].sum() > 100 and not red[:, drawn.shape[1] // 2 :].any()
     with pytest.raises(InputError, match="no picture"):
-        plots.gallery([], tmp_path / "none.png")
+        figures.gallery([], tmp_path / "none.png")
 
 
 def test_paint_shows_what_is_ignored_white():
-    palette = plots.colours(2)
-    painted = plots.paint(np.array([[0, 1, 255, 7, -1]]), palette)
+    palette = figures.colours(2)
+    painted = figures.paint(np.array([[0, 1, 255, 7, -1]]), palette)
     np.testing.assert_array_equal(painted[0], [palette[0], palette[1], [1, 1, 1], [1, 1, 1], [1, 1, 1]])
     many = np.zeros((300, 3))  # more than the labels' type can count
-    np.testing.assert_array_equal(plots.paint(np.uint8([[0, 255]]), many)[0], [[0, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(figures.paint(np.uint8([[0, 255]]), many)[0], [[0, 0, 0], [1, 1, 1]])
 
 
 @pytest.mark.parametrize("count", [1, 11, 19, 150])
 def test_colours_differ(count):
-    found = plots.colours(count)
+    found = figures.colours(count)
     assert found.shape == (count, 3) and found.min() >= 0 and found.max() <= 1
     assert len(np.unique(found.round(4), axis=0)) == count
 
 
 def test_short_names_stay_distinct():
     names = ["model.a." + "x" * 60 + f".{i}.conv" for i in range(3)] + ["model.b.conv"]
-    short = plots.shorten(names, 30)
+    short = figures.shorten(names, 30)
     assert max(map(len, short)) <= 30 and len(set(short)) == 4
     assert short[3] == "b.conv"
     ambiguous = [f"a.{'x' * 30}{i}{'y' * 30}" for i in range(2)]
-    assert plots.shorten(ambiguous, 20) == [name.removeprefix("a.") for name in ambiguous]
+    assert figures.shorten(ambiguous, 20) == [name.removeprefix("a.") for name in ambiguous]

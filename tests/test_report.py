@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sirfp import report
 from sirfp.network import latency
+from sirfp.reporting import tables
 from sirfp.structure.plan import PruningPlan
 
 PLAN = PruningPlan(
@@ -27,14 +27,14 @@ STAGES = {
 
 
 def test_summary_says_what_the_plan_says():
-    found = report.summary(PLAN)
+    found = tables.summary(PLAN)
     assert (found.kept_flops, found.kept_params) == (0.5, 0.4)
-    assert found.widths == (report.Width("a", 2, 4), report.Width("b", 1, 1))
+    assert found.widths == (tables.Width("a", 2, 4), tables.Width("b", 1, 1))
     assert found.to_dict()["flops"] == {"dense": 4_130_000_000, "pruned": 2_065_000_000, "kept": 0.5}
 
 
 def test_stages_in_markdown():
-    lines = report.stages(STAGES, ["sem_seg/mIoU"]).splitlines()
+    lines = tables.stages(STAGES, ["sem_seg/mIoU"]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len({len(line) for line in lines}) == 1
     assert cells[0] == ["network", "mIoU", "GFLOPs", "kept", "M params", "kept", "latency, ms"]
@@ -43,19 +43,19 @@ def test_stages_in_markdown():
 
 
 def test_all_metrics_by_default_and_gaps_are_dashes():
-    header, _, _, pruned = (line.strip("|").split("|") for line in report.stages(STAGES).splitlines())
+    header, _, _, pruned = (line.strip("|").split("|") for line in tables.stages(STAGES).splitlines())
     assert [cell.strip() for cell in header[1:3]] == ["mIoU", "AP"]
     assert [cell.strip() for cell in pruned[1:3]] == ["7.25", "-"]
 
 
 def test_metrics_of_the_same_name_keep_their_task():
-    table = report.comparison([report.Row("dense", 1, 1, {"bbox/AP": 1.0, "segm/AP": 2.0})])
+    table = tables.comparison([tables.Row("dense", 1, 1, {"bbox/AP": 1.0, "segm/AP": 2.0})])
     assert table.columns[1:3] == ("bbox/AP", "segm/AP")
 
 
 @pytest.mark.parametrize(("count", "text"), [(44_700_000, "44.7 MB"), (2_000, "2.0 kB"), (12, "12 bytes")])
 def test_size(count, text):
-    assert report.size(count) == text
+    assert tables.size(count) == text
 
 
 class Sleeper(nn.Module):

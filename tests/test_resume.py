@@ -15,7 +15,7 @@ import torch
 
 import sirfp.checkpoint.pruned
 import sirfp.hooks.pruning
-import sirfp.plots
+import sirfp.reporting.figures
 import sirfp.session
 import sirfp.training.checkpointer
 from sirfp import engine
@@ -89,7 +89,7 @@ MOMENTS = {
     "before a checkpoint is renamed": lambda: dying(os, "replace", 5),
     "before it is named the last": lambda: dying(os, "replace", 6),
     "before the last is named": lambda: dying(os, "replace", 2),
-    "writing the report": lambda: dying(sirfp.plots, "kept_channels", 1),
+    "writing the report": lambda: dying(sirfp.reporting.figures, "kept_channels", 1),
 }
 
 

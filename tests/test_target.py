@@ -15,12 +15,12 @@ from test_channels import INPUT, build
 from test_hooks import run
 
 import sirfp
-from sirfp import report
 from sirfp.budget.allocation import latency
 from sirfp.channels import find_groups
 from sirfp.cli import main
 from sirfp.config import load_config
 from sirfp.errors import InputError
+from sirfp.reporting import tables
 from sirfp.structure.plan import PruningPlan
 
 X = torch.randn(INPUT)
@@ -55,7 +55,7 @@ def test_a_budget_is_met(clock, quantity, criterion):
         dense, kept = getattr(plan, quantity)
         assert 0.995 * 0.4 <= kept / dense <= 0.4
     assert plan.budget == (quantity, 0.4) and PruningPlan.from_json(plan.to_json()) == plan
-    assert f"Budget: 0.4 of the {report.QUANTITIES[quantity]}" in report.asked(report.summary(plan))[0]
+    assert f"Budget: 0.4 of the {tables.QUANTITIES[quantity]}" in tables.asked(tables.summary(plan))[0]
 
 
 def test_latency_in_two_steps_is_of_the_dense_network(clock):

@@ -74,7 +74,7 @@ def list_sets() -> Outcome:
 
 
 def _overview(found: list[Survey]):
-    from ..report import Table
+    from ..reporting.tables import Table
 
     rows = []
     for one in found:
@@ -85,7 +85,7 @@ def _overview(found: list[Survey]):
 
 
 def _splits(found: Survey):
-    from ..report import Table
+    from ..reporting.tables import Table
 
     rows = []
     for state in found.states:

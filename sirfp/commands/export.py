@@ -117,7 +117,7 @@ def _noise(source, graph, written, seed: int) -> list:
 
 
 def _outcome(args: argparse.Namespace, source, file: str, written, found) -> Outcome:
-    from sirfp import report
+    from sirfp.reporting import tables
 
     bytes_ = os.path.getsize(args.output)
     opened = " and ".join(written.free) or "nothing"
@@ -125,7 +125,7 @@ def _outcome(args: argparse.Namespace, source, file: str, written, found) -> Out
     at = "any size" if "size" in written.free else f"{height} x {width} pixels"
     batch = "any batch" if "batch" in written.free else "one image"
     shown: list[Any] = [
-        f"{args.output}, {report.size(bytes_)}: {file or 'the dense model'} of {source.name}, {batch}, {at}"
+        f"{args.output}, {tables.size(bytes_)}: {file or 'the dense model'} of {source.name}, {batch}, {at}"
     ]
     shown += list(written.notes)
     shown.append(

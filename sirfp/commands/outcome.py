@@ -15,7 +15,7 @@ class Outcome:
 
     Attributes:
         data: one JSON object.
-        shown: lines of text and tables (`sirfp.report.Table` or of rich), in order.
+        shown: lines of text and tables (`sirfp.reporting.tables.Table` or of rich), in order.
         failure: one line for standard error where what was to be shown is not so; the exit code is 1 then.
     """
 

@@ -103,9 +103,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Prunes and writes the file."""
     import sirfp
-    from sirfp import report
     from sirfp.budget.allocation.target import Target, check_share
     from sirfp.criteria import CRITERIA
+    from sirfp.reporting import tables
 
     _, opts = split_words(args.words, file=False)
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}
@@ -141,15 +141,15 @@ def run(args: argparse.Namespace) -> Outcome:
             **options,
         )
     sirfp.save(args.output, source.model, plan)
-    found = report.summary(plan)
+    found = tables.summary(plan)
     data = {"file": args.output, "model": source.name, "size": list(source.size), "weights": source.weights}
-    shown: list[Any] = [*report.asked(found), report.comparison(found.rows()), report.widths(found.widths)]
+    shown: list[Any] = [*tables.asked(found), tables.comparison(found.rows()), tables.widths(found.widths)]
     if args.verbose and found.frozen:
-        shown.append(report.frozen(found.frozen))
+        shown.append(tables.frozen(found.frozen))
     if source.weights is None:
         shown.append("The dense weights were random: give --weights FILE to prune a trained model.")
     bytes_ = os.path.getsize(args.output)
-    shown.append(f"Wrote {args.output}, {report.size(bytes_)}.")
+    shown.append(f"Wrote {args.output}, {tables.size(bytes_)}.")
     return Outcome({**data, "file_bytes": bytes_, **found.to_dict()}, shown)
 
 

@@ -78,21 +78,21 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _file(file: str, plan, verbose: bool) -> Outcome:
-    from sirfp import report
+    from sirfp.reporting import tables
 
-    found = report.summary(plan)
+    found = tables.summary(plan)
     bytes_ = os.path.getsize(file)
-    shown: list[Any] = [f"{file}, {report.size(bytes_)}, pruned by {found.criterion or 'an unnamed criterion'}"]
-    shown += [*report.asked(found), report.comparison(found.rows()), report.widths(found.widths)]
+    shown: list[Any] = [f"{file}, {tables.size(bytes_)}, pruned by {found.criterion or 'an unnamed criterion'}"]
+    shown += [*tables.asked(found), tables.comparison(found.rows()), tables.widths(found.widths)]
     if verbose and found.frozen:
-        shown.append(report.frozen(found.frozen))
+        shown.append(tables.frozen(found.frozen))
     return Outcome({"file": file, "file_bytes": bytes_, **found.to_dict()}, shown)
 
 
 def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
-    from sirfp import report
     from sirfp.channels import find_groups
     from sirfp.checkpoint.pruned import restore
+    from sirfp.reporting import tables
 
     pruned = source.fresh()
     restore(pruned, plan, state, file)
@@ -100,15 +100,15 @@ def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
     models = {"dense": source.model, "pruned": pruned}
     for name, model in models.items():
         found = find_groups(model, source.example(), trial=False)
-        rows.append(report.Row(name, found.flops(), found.params()))
-    tables, timed = _timed(rows, models, source, args) if args.latency else ([], {})
-    said = report.summary(plan)
+        rows.append(tables.Row(name, found.flops(), found.params()))
+    latencies, timed = _timed(rows, models, source, args) if args.latency else ([], {})
+    said = tables.summary(plan)
     bytes_ = os.path.getsize(file)
     height, width = source.size
-    shown: list[Any] = [f"{file}, {report.size(bytes_)}; {source.name} on {height} x {width} pixels"]
-    shown += [*report.asked(said), report.comparison(rows), *tables, report.widths(said.widths)]
+    shown: list[Any] = [f"{file}, {tables.size(bytes_)}; {source.name} on {height} x {width} pixels"]
+    shown += [*tables.asked(said), tables.comparison(rows), *latencies, tables.widths(said.widths)]
     if args.verbose and said.frozen:
-        shown.append(report.frozen(said.frozen))
+        shown.append(tables.frozen(said.frozen))
     data = {
         "file": file,
         "file_bytes": bytes_,
@@ -120,20 +120,20 @@ def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
 
 
 def _dense(source, args: argparse.Namespace) -> Outcome:
-    from sirfp import report
     from sirfp.channels import find_groups
+    from sirfp.reporting import tables
 
     with in_flags(IGNORE="--ignore"):
         found = find_groups(source.model, source.example(), args.ignore)
-    rows = [report.Row("dense", found.flops(), found.params())]
-    tables, timed = _timed(rows, {"dense": source.model}, source, args) if args.latency else ([], {})
+    rows = [tables.Row("dense", found.flops(), found.params())]
+    latencies, timed = _timed(rows, {"dense": source.model}, source, args) if args.latency else ([], {})
     height, width = source.size
     groups = [{"name": g.name, "channels": g.size, "inexact": g.inexact} for g in found]
     frozen = [{"name": f.name, "channels": f.channels, "reason": f.reason} for f in found.frozen]
-    table = report.Table(("group", "channels"), tuple((g.name, str(g.size)) for g in found))
-    why = report.Table(("frozen", "channels", "why"), tuple((f.name, str(f.channels), f.reason) for f in found.frozen))
+    table = tables.Table(("group", "channels"), tuple((g.name, str(g.size)) for g in found))
+    why = tables.Table(("frozen", "channels", "why"), tuple((f.name, str(f.channels), f.reason) for f in found.frozen))
     channels = sum(g.size for g in found)
-    shown: list[Any] = [f"{source.name} on {height} x {width} pixels", report.comparison(rows), *tables]
+    shown: list[Any] = [f"{source.name} on {height} x {width} pixels", tables.comparison(rows), *latencies]
     shown += [f"{channels} channels in {len(found)} groups can be pruned.", table]
     if frozen:
         shown += [f"What cannot be cut, and why ({len(frozen)}):", why]
@@ -196,11 +196,11 @@ def _about(source, args: argparse.Namespace, timed: dict[str, Any]) -> dict[str,
 
 
 def _how(args: argparse.Namespace, found: dict) -> list:
-    from sirfp import report
+    from sirfp.reporting import tables
 
     threads = f", {args.threads} thread{'s' * (args.threads > 1)}" if args.threads else ""
     images = "1 image" if args.batch == 1 else f"{args.batch} images"
     first = next(iter(found))
     said = f"Latency in {first}" if len(found) > 1 or first != "eager" else "Latency"
     said += f": median and quartiles of {args.repeats} calls in turns, {images} each{threads}."
-    return [said, report.runtimes(found)] if len(found) > 1 else [said]
+    return [said, tables.runtimes(found)] if len(found) > 1 else [said]

@@ -136,7 +136,7 @@ def _options(given: list[str]) -> dict[str, Any]:
 
 
 def _listed(study, cells, jobs: list) -> Outcome:
-    from ..report import Table
+    from ..reporting.tables import Table
 
     states = {job.name: cells.state(job) for job in jobs}
     rows = tuple((name, state) for name, state in states.items())

@@ -66,8 +66,8 @@ class Report(HookBase):
             save(self._path(f"{name}.safetensors"), unwrapped(self.trainer.model), plan)
 
     def _write(self, plan) -> None:
-        from . import plots, report
-        from .network.latency import measure
+        from ..network.latency import measure
+        from ..reporting import figures, tables
 
         model, inputs = unwrapped(self.trainer.model), self.trainer.example_inputs()
         save(self._path("pruned.safetensors"), model, plan)
@@ -76,18 +76,18 @@ class Report(HookBase):
         latency = measure({first: (before, inputs), "pruned": (model, inputs)})
         for name, row in self.rows.items():
             row["latency"] = latency[first if name == first else "pruned"].median
-        table = report.stages(self.rows, self.trainer.cfg.SIRFP.METRICS)
-        every = report.metrics(self.rows).markdown()
+        table = tables.stages(self.rows, self.trainer.cfg.SIRFP.METRICS)
+        every = tables.metrics(self.rows).markdown()
         texts = {
             "plan.json": plan.to_json(),
             "pruning.json": json.dumps(self.rows, indent=1),
-            "pruning.md": "\n\n".join([table, *report.asked(report.summary(plan))]),
+            "pruning.md": "\n\n".join([table, *tables.asked(tables.summary(plan))]),
             "metrics.md": every,
         }
         for name, text in texts.items():
             with whole_file(self._path(name)) as beside:
                 beside.write_text(text + "\n")
-        plots.kept_channels(plan, self._path("kept_channels.png"))
+        figures.kept_channels(plan, self._path("kept_channels.png"))
         if self.trainer.cfg.DATASETS.TEST:
             self.trainer.draw({first: before, "fine-tuned": model}, self._path("predictions.png"))
         logger.info("What the run did:\n%s", table)

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from ..plots import shorten
+from ..reporting.figures import shorten
 from .results import Row, number, spread
 
 WIDTH, HEIGHT = 720, 380

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from ..files.whole import whole_file
-from ..report import giga, mega
+from ..reporting.tables import giga, mega
 from . import charts, pictures
 from .cells import Cells
 from .grid import Study

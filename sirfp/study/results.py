@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..report import Table, giga, mega
+from ..reporting.tables import Table, giga, mega
 from .cells import Cells
 from .grid import Job, Study
 

@@ -9,10 +9,10 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from sirfp import plots
 from sirfp.models.classifier import preprocessing
 from sirfp.network.forward import inference
-from sirfp.plots import Picture
+from sirfp.reporting import figures
+from sirfp.reporting.figures import Picture
 
 from .loaders import test_loader
 
@@ -31,7 +31,7 @@ def draw_answers(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count
     images = test_loader(cfg, cfg.DATASETS.TEST[0]).dataset
     if not hasattr(images, "__getitem__") or not len(images):
         return
-    chosen = plots.spread(images, count)
+    chosen = figures.spread(images, count)
     pixels = torch.stack([torch.as_tensor(np.asarray(image)) for image, _ in chosen])  # uint8, timm scales later
     how = preprocessing(cfg)
     mean, std = (torch.tensor(how[key]).view(1, -1, 1, 1) * 255 for key in ("mean", "std"))
@@ -44,15 +44,15 @@ def draw_answers(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count
     pictures = []
     for i, (_, label) in enumerate(chosen):
         lines = [
-            (f"{title}: {names[found[i]]} ✓", plots.RIGHT)
+            (f"{title}: {names[found[i]]} ✓", figures.RIGHT)
             if found[i] == label
-            else (f"{title}: {names[found[i]]} ✗", plots.WRONG)
+            else (f"{title}: {names[found[i]]} ✗", figures.WRONG)
             for title, found in answers.items()
         ]
         pictures.append(Picture(pixels[i].permute(1, 2, 0).numpy(), names[label], lines=lines))
     width = min(COLUMNS, len(pictures))
     whole = len(pictures) // width * width
-    plots.gallery([pictures[i : i + width] for i in range(0, whole, width)], path, cell=1.7)
+    figures.gallery([pictures[i : i + width] for i in range(0, whole, width)], path, cell=1.7)
 
 
 def class_names(images, count: int) -> list[str]:

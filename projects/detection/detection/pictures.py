@@ -11,9 +11,9 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from torch import nn
 
-from sirfp import plots
 from sirfp.network.forward import inference
-from sirfp.plots import Picture
+from sirfp.reporting import figures
+from sirfp.reporting.figures import Picture
 
 LEAST, MOST = 0.3, 20
 """The score that a drawn box has at least, and how many there are in an image at most."""
@@ -30,9 +30,9 @@ def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: 
     """
     data = cfg.DATASETS.TEST[0]
     records, mapper = DatasetCatalog.get(data), DatasetMapper(cfg, is_train=False)
-    chosen = plots.spread(records, count)
+    chosen = figures.spread(records, count)
     names = list(MetadataCatalog.get(data).thing_classes)
-    palette = plots.colours(len(names) + 1)[1:]
+    palette = figures.colours(len(names) + 1)[1:]
 
     def picture(image: np.ndarray, title: str, boxes, classes, scores=None) -> Picture:
         said = [f"{names[c]} {s:.2f}" for c, s in zip(classes, scores, strict=True)] if scores else None
@@ -51,4 +51,4 @@ def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: 
             boxes, classes = found.pred_boxes.tensor.tolist(), found.pred_classes.tolist()
             row.append(picture(image, title, boxes, classes, found.scores.tolist()))
         rows.append(row)
-    plots.gallery(rows, path)
+    figures.gallery(rows, path)

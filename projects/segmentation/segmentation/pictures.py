@@ -9,9 +9,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
-from sirfp import plots
 from sirfp.data.folders import read_label
 from sirfp.network.forward import inference
+from sirfp.reporting import figures
 
 from .mapper import SegmentationMapper
 
@@ -27,7 +27,7 @@ def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, c
     """
     name = cfg.DATASETS.TEST[0]
     records, mapper = DatasetCatalog.get(name), SegmentationMapper(cfg, is_train=False)
-    chosen = plots.spread(records, count)
+    chosen = figures.spread(records, count)
     given = [mapper(record) for record in chosen]
     images = [item["image"].permute(1, 2, 0).numpy() for item in given]
     if cfg.INPUT.FORMAT == "BGR":
@@ -38,4 +38,4 @@ def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, c
             predicted[label] = [model([item])[0]["sem_seg"].argmax(0).cpu().numpy() for item in given]
     truths = [read_label(record["sem_seg_file_name"], np.int32) for record in chosen]
     meta = MetadataCatalog.get(name)
-    plots.predictions(images, truths, predicted, meta.stuff_classes, path, ignore=meta.ignore_label)
+    figures.predictions(images, truths, predicted, meta.stuff_classes, path, ignore=meta.ignore_label)

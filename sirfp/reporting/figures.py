@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError
-from .files.whole import whole_file
-from .structure.plan import PruningPlan
+from ..errors import InputError
+from ..files.whole import whole_file
+from ..structure.plan import PruningPlan
 
 if TYPE_CHECKING:  # it is imported where something is drawn: a run starts without
     from matplotlib.figure import Figure

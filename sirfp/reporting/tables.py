@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .structure.plan import QUANTITIES, PruningPlan
+from ..structure.plan import QUANTITIES, PruningPlan
 
 
 @dataclass(frozen=True)
