@@ -22,7 +22,8 @@ from fvcore.common.config import CfgNode
 from prunability import add_row, apart, read_rows
 from sirfp.budget.allocation.allocation import allocate
 
-from sirfp.channels import ChannelGroups, find_again, find_groups
+from sirfp.channels import find_again, find_groups
+from sirfp.channels.find import ChannelGroups
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.reporting.tables import Table, giga, mega, percent
 from sirfp.sources.source import Source, from_config

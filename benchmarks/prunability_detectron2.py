@@ -24,7 +24,8 @@ from randomised import randomised
 from sirfp.budget.allocation.allocation import allocate
 from torch import nn
 
-from sirfp.channels import ChannelGroups, find_groups
+from sirfp.channels import find_groups
+from sirfp.channels.find import ChannelGroups
 from sirfp.criteria import build_criterion
 from sirfp.network.forward import call, inference
 from sirfp.prune import cut

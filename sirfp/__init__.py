@@ -8,7 +8,7 @@ Neither Detectron2 nor timm is imported here.
 """
 
 from . import channels, clique, criteria, redundancy, verify
-from .channels import find_groups
+from .channels.find import find_groups
 from .checkpoint import load, save
 from .errors import InputError
 from .prune import prune

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from .budget.target import Choice, Target, check_share, choose
-from .channels import find_groups
+from .channels.find import find_groups
 from .criteria import Criterion, build_criterion
 from .criteria.observer import Observer
 from .errors import InputError

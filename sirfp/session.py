@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .budget.target import Choice, Target, choose
-from .channels import find_again, find_groups
+from .channels.find import find_again, find_groups
 from .criteria import build_criterion
 from .criteria.observer import Observer
 from .processes import agreed, average_norms

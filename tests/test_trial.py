@@ -11,8 +11,8 @@ from test_channels import INPUT, build
 from torch import nn
 
 from sirfp.channels import find_groups
+from sirfp.channels.rehearsal import stir
 from sirfp.errors import InputError
-from sirfp.rehearsal import stir
 
 
 class Between(nn.Module):

@@ -90,7 +90,7 @@ def _file(file: str, plan, verbose: bool) -> Outcome:
 
 
 def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
-    from sirfp.channels import find_groups
+    from sirfp.channels.find import find_groups
     from sirfp.checkpoint.pruned import restore
     from sirfp.reporting import tables
 
@@ -120,7 +120,7 @@ def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
 
 
 def _dense(source, args: argparse.Namespace) -> Outcome:
-    from sirfp.channels import find_groups
+    from sirfp.channels.find import find_groups
     from sirfp.reporting import tables
 
     with in_flags(IGNORE="--ignore"):

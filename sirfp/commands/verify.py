@@ -33,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Builds both models, runs them and compares."""
-    from sirfp.channels import find_groups
+    from sirfp.channels.find import find_groups
     from sirfp.checkpoint.pruned import read, restore
     from sirfp.verify import expand
 

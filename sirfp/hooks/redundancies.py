@@ -17,7 +17,7 @@ from detectron2.engine.hooks import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from ..channels import find_groups
+from ..channels.find import find_groups
 from ..clique.search import greedy
 from ..criteria.observer import Observer
 from ..criteria.sirfp import SIRFP

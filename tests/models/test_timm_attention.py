@@ -7,7 +7,7 @@ import timm
 import torch
 
 import sirfp
-import sirfp.channels
+import sirfp.channels.find
 import sirfp.surgery.cut
 import sirfp.verify
 from sirfp.criteria import build_criterion

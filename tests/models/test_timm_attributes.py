@@ -5,7 +5,7 @@ import timm
 import torch
 
 import sirfp
-import sirfp.channels
+import sirfp.channels.find
 import sirfp.surgery.cut
 
 NETWORKS = ["test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050", "convnext_atto", "skresnet18"]

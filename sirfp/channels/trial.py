@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ..structure.groups import ChannelGroups, Frozen, Group
 from .rehearsal import Trial
-from .structure.groups import ChannelGroups, Frozen, Group
 
 logger = logging.getLogger(__name__)
 

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from .errors import InputError, near
-from .network.branches import training_only, within
-from .network.detectron import feature_widths, training_inputs
-from .network.forward import call, inference, is_detectron_input, tensors, training_branches
-from .network.proposals import fixed_proposals
-from .structure.cost import Cost
-from .structure.groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Statistic
-from .tracing import ChannelTrace
-from .tracing.outputs import Outputs, channel_dim
+from ..errors import InputError, near
+from ..network.branches import training_only, within
+from ..network.detectron import feature_widths, training_inputs
+from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
+from ..network.proposals import fixed_proposals
+from ..structure.cost import Cost
+from ..structure.groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Statistic
+from ..tracing import ChannelTrace
+from ..tracing.outputs import Outputs, channel_dim
 
 logger = logging.getLogger(__name__)
 

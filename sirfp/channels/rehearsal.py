@@ -13,15 +13,15 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .errors import InputError
-from .network.forward import call, inference, tensors
-from .network.proposals import fixed_proposals
-from .structure.groups import ChannelGroups, Group
-from .structure.plan import PruningPlan
-from .surgery.cut import apply, cuts_for
-from .tracing import STATISTICS
-from .verify.detectors import continuous, is_detector, whole_layers
-from .verify.proof import furthest, mask, writable
+from ..errors import InputError
+from ..network.forward import call, inference, tensors
+from ..network.proposals import fixed_proposals
+from ..structure.groups import ChannelGroups, Group
+from ..structure.plan import PruningPlan
+from ..surgery.cut import apply, cuts_for
+from ..tracing import STATISTICS
+from ..verify.detectors import continuous, is_detector, whole_layers
+from ..verify.proof import furthest, mask, writable
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ BOXES = 16  # how many a two-stage detector looks at: its heads do the same with
 
 
 class Trial:
-    """Cuts copies of a model and runs them; see `sirfp.trial.runs_without` for the arguments."""
+    """Cuts copies of a model and runs them; see `sirfp.channels.trial.runs_without` for the arguments."""
 
     def __init__(self, model: nn.Module, inputs: Any, output: Any, found: ChannelGroups):
         self.model, self.inputs, self.found = model, inputs, found
