@@ -29,7 +29,7 @@ ROUNDING = 1000  # how many of its type's rounding errors an output may be off b
 BOXES = 16  # how many a two-stage detector looks at: its heads do the same with each
 
 
-class Trial:
+class CutCopy:
     """Cuts copies of a model and runs them; see `sirfp.channels.trial.runs_without` for the arguments."""
 
     def __init__(self, model: nn.Module, inputs: Any, output: Any, found: ChannelGroups):

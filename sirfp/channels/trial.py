@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from ..structure.groups import ChannelGroups, Frozen, Group
-from .rehearsal import Trial
+from .rehearsal import CutCopy
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +42,17 @@ def runs_without(model: nn.Module, inputs: Any, output: Any, found: ChannelGroup
     Returns:
         The groups that can be cut, the others among the frozen ones with the error as the reason.
     """
-    trial = Trial(model, inputs, output, found)
+    copies = CutCopy(model, inputs, output, found)
     bad: dict[str, str] = {}
     left = list(found.groups)
     for turn in range(TURNS):
-        if left and (turn == 0 or trial.failure(left, turn)):
-            bad |= _failing(trial, left, turn)
+        if left and (turn == 0 or copies.failure(left, turn)):
+            bad |= _failing(copies, left, turn)
             left = [group for group in left if group.name not in bad]
     return without(found, bad) if bad else found
 
 
-def _failing(trial: Trial, groups: list[Group], turn: int) -> dict[str, str]:
+def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
     """The groups that copies cannot run without, each with the error."""
     good: list[Group] = []
     bad: dict[str, str] = {}
@@ -65,7 +65,7 @@ def _failing(trial: Trial, groups: list[Group], turn: int) -> dict[str, str]:
         candidates = [group for group in candidates if _role(group) not in doubtful]
         if not candidates:
             return
-        error = trial.failure([*good, *candidates], turn)
+        error = copies.failure([*good, *candidates], turn)
         if error is None:
             good.extend(candidates)
         elif len(candidates) == 1:
@@ -78,7 +78,7 @@ def _failing(trial: Trial, groups: list[Group], turn: int) -> dict[str, str]:
             grow(candidates[middle:])
 
     def settle(alike: list[Group], halvings: int) -> None:
-        error = trial.failure([*good, *alike], turn)
+        error = copies.failure([*good, *alike], turn)
         if error is None:
             good.extend(alike)
         elif len(alike) == 1 or not halvings:
