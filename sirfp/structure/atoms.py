@@ -1,0 +1,255 @@
+"""Atoms and groups from the labels of a pass: the slices of tensors that vanish together, and which of them compete.
+
+Channels whose labels were tied form a *component*. A component lies at one or more *places*, dimensions of parameters
+and buffers, with some indices in each. It is an atom if nothing froze it; atoms that lie at the same places form a
+group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..network.branches import training_only, within
+from ..tracing import ChannelTrace
+from ..tracing.outputs import channel_dim
+from .cost import Cost
+from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Statistic
+
+
+def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's parameters and floating-point buffers by name, shared ones once."""
+    state = dict(model.named_parameters())
+    state.update((n, b) for n, b in model.named_buffers() if b.is_floating_point())
+    return state
+
+
+@dataclass(frozen=True)
+class _Components:
+    """The components of tied labels.
+
+    Attributes:
+        of: the component of each label, (labels,).
+        frozen: why a component stays, for those that must.
+        inexact: why a cut of a component changes a statistic, where it does.
+    """
+
+    of: np.ndarray
+    frozen: dict[int, str]
+    inexact: dict[int, str]
+
+    @property
+    def count(self) -> int:
+        return int(self.of.max()) + 1 if len(self.of) else 0
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where components lie.
+
+    Attributes:
+        names: the (tensor, dimension) of each place.
+        makes: whether a place is the output of its layer.
+        blocks: for each signature, the sequence of a component's places, the components that have it. A block is the
+            rows (component, place, index in the place) of one component, (R, 3), sorted.
+    """
+
+    names: list[tuple[str, int]]
+    makes: list[bool]
+    blocks: dict[bytes, list[np.ndarray]]
+
+
+def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict, outputs: dict) -> ChannelGroups:
+    """Turns the labels of a pass into atoms and groups.
+
+    Args:
+        model: the model that was followed.
+        trace: the pass.
+        state: the model's tensors by name (`state_tensors`).
+        widths: the labels of the widths that modules announce, {module: {feature: labels}}.
+        outputs: what each dimension of a module's output holds, {module: labels by dimension}.
+    """
+    components = _components(trace)
+    places = _places(model, trace, state, components)
+    features = _features(model, trace, components.of, outputs)
+    groups, frozen, atom_of = _groups(places, components, features)
+    branches = training_only(model)
+    parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters() if not within(n, branches)]
+    atoms = sum(group.size for group in groups)
+    return ChannelGroups(
+        groups=groups,
+        frozen=frozen,
+        sizes={name: tuple(tensor.shape) for name, tensor in state.items()},
+        cost=Cost.build(trace.products, parameters, atom_of, components.of, atoms),
+        emissions=_emissions(trace, state, atom_of[components.of]),
+        statistics=tuple(
+            Statistic(name, shape, tuple(None if d is None else atom_of[components.of[d]] for d in dims))
+            for name, shape, dims in trace.statistics
+        ),
+        widths={m: {f: atom_of[components.of[d]] for f, d in v.items()} for m, v in widths.items()},
+        branches=branches,
+    )
+
+
+def _components(trace: ChannelTrace) -> _Components:
+    """Joins tied labels to components, with what was noted of their labels; the first reason of several counts."""
+    of = trace.labels.components()
+    frozen: dict[int, str] = {}
+    for labels, reason in reversed(trace.labels.frozen):
+        frozen.update(dict.fromkeys(of[labels].tolist(), reason))
+    inexact: dict[int, str] = {}
+    for labels, reason in trace.labels.inexact:
+        inexact.update(dict.fromkeys(of[labels].tolist(), reason))
+    return _Components(of, frozen, inexact)
+
+
+def _places(model: nn.Module, trace: ChannelTrace, state: dict, components: _Components) -> _Places:
+    """Finds where each component lies, and gathers the components that lie at the same places."""
+    names: list[tuple[str, int]] = []
+    making: list[bool] = []
+    rows = [np.zeros((0, 3), dtype=np.int64)]
+    for name in state:
+        for dim, labels in enumerate(trace.state_dims[name]):
+            if labels is not None:
+                ids = components.of[labels]
+                rows.append(np.stack([ids, np.full(len(ids), len(names)), np.arange(len(ids))], axis=1))
+                names.append((name, dim))
+                making.append(makes(model, name, dim, state[name]))
+    table = np.concatenate(rows)
+    table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
+    starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
+    blocks: dict[bytes, list[np.ndarray]] = {}
+    for block in np.split(table, starts[1:]) if len(table) else []:
+        blocks.setdefault(block[:, 1].tobytes(), []).append(block)
+    return _Places(names, making, blocks)
+
+
+def _groups(
+    places: _Places, components: _Components, features: list
+) -> tuple[tuple[Group, ...], tuple[Frozen, ...], np.ndarray]:
+    """Makes a group of the components of each signature, in the order of the model.
+
+    Returns:
+        The groups, what is frozen, and the atom of each component, -1 where it is none, (components,).
+    """
+    groups: list[Group] = []
+    frozen: dict[tuple[str, str], int] = {}
+    atom_of = np.full(components.count, -1)
+    numbered: dict[str, int] = {}
+    signatures = {key: np.frombuffer(key, dtype=np.int64) for key in places.blocks}
+    leads = {key: _lead(signature, places.makes) for key, signature in signatures.items()}
+    atoms = 0
+    for key, lead in sorted(leads.items(), key=lambda item: item[1]):
+        signature, blocks = signatures[key], places.blocks[key]
+        name = places.names[lead][0].rpartition(".")[0] or places.names[lead][0]
+        for block in blocks if places.makes[lead] else []:  # not kernel areas and the like
+            reason = components.frozen.get(int(block[0, 0]))
+            if reason is not None:
+                made = int((block[:, 1] == lead).sum())
+                frozen[name, reason] = frozen.get((name, reason), 0) + made
+        first = int(np.flatnonzero(signature == lead)[0])
+        free = [block for block in blocks if int(block[0, 0]) not in components.frozen]
+        free.sort(key=lambda block: block[first, 2])
+        if not free:
+            continue
+        ids = np.array([block[0, 0] for block in free])
+        atom_of[ids] = atoms + np.arange(len(ids))
+        atoms += len(ids)
+        index = np.stack([block[:, 2] for block in free])
+        numbered[name] = numbered.get(name, 0) + 1
+        groups.append(
+            Group(
+                name=name if numbered[name] == 1 else f"{name}#{numbered[name]}",
+                place=places.names[lead],
+                slices=tuple(
+                    Slice(*places.names[place], index[:, signature == place])
+                    for place in dict.fromkeys(signature.tolist())
+                ),
+                features=_features_of(ids, features),
+                channels=tuple(index[:, first].tolist()),
+                inexact=next((components.inexact[i] for i in ids.tolist() if i in components.inexact), None),
+            )
+        )
+    return tuple(groups), tuple(Frozen(name, n, reason) for (name, reason), n in frozen.items()), atom_of
+
+
+def _emissions(trace: ChannelTrace, state: dict, atom_of_label: np.ndarray) -> tuple[Emission, ...]:
+    """What emptied channels would still add to each call of a layer that reads channels."""
+    by_tensor = {id(tensor): name for name, tensor in state.items()}
+    norms = _own_norms(trace)
+    return tuple(
+        Emission(
+            by_tensor[id(consumer.weight)],
+            atom_of_label[consumer.labels],
+            consumer.emitted,
+            consumer.groups,
+            by_tensor[id(norms[id(consumer)])] if id(consumer) in norms else None,
+        )
+        for consumer in trace.consumers
+    )
+
+
+def _own_norms(trace: ChannelTrace) -> dict[int, torch.Tensor]:
+    """The running mean of the norm that alone reads a layer's output and reads no other's, by the layer's call."""
+    weights: dict[int, set] = {}
+    for mean, consumer in trace.normed:
+        weights.setdefault(id(mean), set()).add(None if consumer is None else id(consumer.weight))
+    return {
+        id(consumer): mean
+        for mean, consumer in trace.normed
+        if consumer is not None and consumer.readers == 1 and len(weights[id(mean)]) == 1
+    }
+
+
+def _lead(signature: np.ndarray, making: list[bool]) -> int:
+    """The place that names a group: the first that makes channels rather than reads or scales them."""
+    unique = dict.fromkeys(signature.tolist())
+    return next((place for place in unique if making[place]), next(iter(unique)))
+
+
+def makes(model: nn.Module, name: str, dim: int, tensor: torch.Tensor) -> bool:
+    """Whether a dimension of a tensor is the output of its layer; a scale, as of shape (C, 1, 1), makes nothing."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    weight = isinstance(tensor, nn.Parameter) and sides(tensor) > 1
+    return weight and dim == (1 if getattr(module, "transposed", False) else 0)
+
+
+def sides(tensor: torch.Tensor) -> int:
+    """The number of dimensions of a tensor that are longer than one."""
+    return sum(n > 1 for n in tensor.shape)
+
+
+def _features(
+    model: nn.Module, trace: ChannelTrace, component: np.ndarray, outputs: dict
+) -> list[tuple[Feature, np.ndarray, np.ndarray]]:
+    """Every module output that shows channels, once, with its channels by component, and these components."""
+    owner = {id(t): name.rpartition(".")[0] for name, t in state_tensors(model).items()}
+    found = {}
+    for tap in trace.taps:
+        module = owner[id(tap.tensor)]
+        if module not in found:
+            ids = component[tap.labels]
+            empty = np.zeros((0, 0), dtype=np.int64)
+            dim = channel_dim(tap.dim, [None if d is None else component[d] for d in outputs.get(module, ())], ids)
+            order = np.argsort(ids, kind="stable")
+            found[module] = (Feature(module, tap.norm, dim, empty, tap.positions, len(ids)), order, ids[order])
+    return list(found.values())
+
+
+def _features_of(ids: np.ndarray, features: list) -> tuple[Feature, ...]:
+    """The features that show all atoms of a group; norm layers where there are any."""
+    found = []
+    for feature, order, components in features:
+        first = np.searchsorted(components, ids[0])
+        if first == len(components) or components[first] != ids[0]:
+            continue
+        left = np.searchsorted(components, ids, side="left")
+        count = np.searchsorted(components, ids, side="right") - left
+        if count.min() > 0 and count.min() == count.max():
+            index = np.stack([order[left + k] for k in range(count[0])], axis=1)
+            found.append(replace(feature, index=index))
+    norms = tuple(f for f in found if f.norm)
+    return norms or tuple(found)
