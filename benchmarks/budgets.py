@@ -22,9 +22,9 @@ import timm
 import torch
 from prunability import add_row, apart, one_line, read_rows
 from sirfp.budget.allocation.allocation import smallest
-from sirfp.budget.allocation.target import Target, choose
 from subjects import machine
 
+from sirfp.budget.target import Target, choose
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
 

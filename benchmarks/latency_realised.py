@@ -21,10 +21,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from sirfp.budget.allocation.target import Target, choose
 from subjects import build, image_size, machine
 from torch import nn
 
+from sirfp.budget.target import Target, choose
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
 from sirfp.exporting.runtimes import RUNTIMES, compare

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from sirfp.budget.allocation.target import Target
 from tiny_run import HOOKS, IMAGE, TaskTrainer, config
 from torch import nn
 
 import sirfp
 from sirfp import engine
+from sirfp.budget.target import Target
 from sirfp.errors import InputError
 from sirfp.training.lr_schedule import PhasedPolyLR
 from sirfp.training.schedule import Schedule

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from sirfp.budget.allocation.allocation import allocate, smallest
-from sirfp.budget.allocation.target import Target
 from test_budget import FOUND, Wide, _scores
 from test_channels import INPUT, build
 from test_hooks import run
 
 import sirfp
 from sirfp.budget.allocation import latency
+from sirfp.budget.target import Target
 from sirfp.channels import find_groups
 from sirfp.cli import main
 from sirfp.config import load_config

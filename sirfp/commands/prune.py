@@ -103,7 +103,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Prunes and writes the file."""
     import sirfp
-    from sirfp.budget.allocation.target import Target, check_share
+    from sirfp.budget.target import Target, check_share
     from sirfp.criteria import CRITERIA
     from sirfp.reporting import tables
 
