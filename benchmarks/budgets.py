@@ -21,9 +21,9 @@ import prunability_detectron2
 import timm
 import torch
 from prunability import add_row, apart, one_line, read_rows
-from sirfp.budget.allocation.allocation import smallest
 from subjects import machine
 
+from sirfp.budget.allocation import smallest
 from sirfp.budget.target import Target, choose
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode
 from prunability import add_row, apart, read_rows
-from sirfp.budget.allocation.allocation import allocate
 
+from sirfp.budget.allocation import allocate
 from sirfp.channels import find_again, find_groups
 from sirfp.channels.find import ChannelGroups
 from sirfp.criteria import CRITERIA, build_criterion

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sirfp.budget.allocation.allocation import allocate, worth_for_cost
 from subjects import machine
 from timm.data import create_loader, resolve_data_config
 from torch import nn
 
+from sirfp.budget.allocation import allocate, worth_for_cost
 from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.data.images import open_images

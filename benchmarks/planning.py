@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from detectron2.utils.analysis import FlopCountAnalysis
-from sirfp.budget.allocation.allocation import allocate
 from subjects import DETECTRON2, build, machine
 from torch import nn
 
+from sirfp.budget.allocation import allocate
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
 from sirfp.network.proposals import fixed_proposals

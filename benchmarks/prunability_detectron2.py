@@ -21,9 +21,9 @@ import torch
 from detectron2 import model_zoo
 from prunability import add_row, apart, check_gradients, one_line, read_rows
 from randomised import randomised
-from sirfp.budget.allocation.allocation import allocate
 from torch import nn
 
+from sirfp.budget.allocation import allocate
 from sirfp.channels import find_groups
 from sirfp.channels.find import ChannelGroups
 from sirfp.criteria import build_criterion

@@ -135,8 +135,7 @@ def measure(tool: str, name: str) -> dict[str, Any]:
 
 def prune_here(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
     """sirfp: two random plans, and what is frozen."""
-    from sirfp.budget.allocation.allocation import allocate
-
+    from sirfp.budget.allocation import allocate
     from sirfp.channels import find_groups
     from sirfp.criteria import build_criterion
     from sirfp.prune import cut
@@ -196,7 +195,8 @@ def difference(model: nn.Module, pruned: nn.Module, plan: Any, inputs: torch.Ten
 def fewest(found: Any) -> Any:
     """The smallest choice of atoms that a plan may make."""
     import numpy as np
-    from sirfp.budget.allocation.allocation import least
+
+    from sirfp.budget.allocation import least
 
     keep = np.zeros(found.atoms, dtype=bool)
     for group in found:

@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from sirfp.network.forward import tensors
+
+INPUT = (2, 3, 16, 16)
+
+
+def build(kind: type[nn.Module], seed: int = 0) -> nn.Module:
+    """A network with norms whose statistics, scales and shifts are not the trivial ones."""
+    torch.manual_seed(seed)
+    model = kind().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                nn.init.normal_(tensor)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return model
+
+
+def random_keep(found, seed: int) -> np.ndarray:
+    """A random choice of atoms, at least one of each group."""
+    generator = np.random.default_rng(seed)
+    keep = generator.random(found.atoms) < generator.uniform(0.2, 0.9)
+    for group in found:
+        part = keep[found.spans[group.name]]
+        part[generator.integers(group.size)] = True
+    return keep
 
 
 def _conv(a: int, b: int, kernel: int = 3, **options) -> nn.Sequential:
@@ -181,6 +208,37 @@ class WithoutRule(nn.Module):
         x = F.relu(self.c(F.relu(self.b(x))))
         x = x.view(x.shape[0], 9, -1).view(x.shape[0], 9, *x.shape[2:])
         return self.head(F.relu(self.d(x))[:, 2:6])
+
+
+class Chain(nn.Module):
+    """1 x 1 convolutions, so that what an emptied channel emits is the same at every position."""
+
+    def __init__(self, normed: bool, bias: bool = True):
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+        self.b = nn.Conv2d(8, 5, 1, bias=bias)
+        self.after = nn.BatchNorm2d(5) if normed else nn.Identity()
+
+    def forward(self, x):
+        return self.after(self.b(torch.nn.functional.silu(self.norm(self.a(x)))))
+
+
+class OneLayer(nn.Module):
+    """A layer whose channels are chosen by hand, a norm, a classifier."""
+
+    def __init__(self, kernels: list[list[float]]):
+        super().__init__()
+        self.layer = nn.Conv2d(3, len(kernels), 1, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(len(kernels)), nn.Conv2d(len(kernels), 2, 1)
+        self.layer.weight.data = torch.tensor(kernels)[:, :, None, None]
+
+    def forward(self, x):
+        return self.head(self.norm(self.layer(x)).relu())
+
+
+def mean_square(model: nn.Module, batch) -> torch.Tensor:
+    """A loss of any network: the sum of the mean squares of its outputs."""
+    return sum(y.square().mean() for _, y in tensors(model(batch)))
 
 
 NETWORKS = [Residual, Dense, Grouped, Depthwise, Shuffled, Split, Gated, Shared, Transposed, Flattened, Attention,

@@ -131,6 +131,30 @@ def arguments(folder, *flags):
     return [*flags, *pairs, "DATASETS.TRAIN", "('scenes_sem_seg_train',)", "OUTPUT_DIR", str(folder)]
 
 
+def run(folder, *opts, resume=False, stop=None):
+    """Runs a training; with `stop` it dies before that iteration's checkpoint could be written."""
+    trainer = TaskTrainer(config(folder, *opts))
+    if stop is not None:
+        trainer.register_hooks([Stop(stop)])
+        trainer._hooks.insert(0, trainer._hooks.pop())
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+class Stopped(Exception):
+    """A run that was told to die."""
+
+
+class Stop(engine.HookBase):
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_step(self):
+        if self.trainer.iter == self.iteration:
+            raise Stopped
+
+
 if __name__ == "__main__":
     at = sys.argv.index("OUTPUT_DIR")
     engine.run(SharedTrainer, None, arguments(sys.argv[at + 1], *sys.argv[1:at]))

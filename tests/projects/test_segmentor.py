@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from scripts import loaded
-from test_channels import random_keep
+from small_networks import random_keep
 
 from sirfp.channels import find_groups
 from sirfp.checkpoint import load, read, save

@@ -10,9 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import NETWORKS, Depthwise, Residual, Shared
-from test_channels import INPUT, build, random_keep
-from test_surgery import Chain
+from small_networks import INPUT, NETWORKS, Chain, Depthwise, Residual, Shared, build, random_keep
 from torch import nn
 
 from sirfp.channels import find_groups

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from small_networks import NETWORKS
-from test_channels import INPUT, build
+from small_networks import INPUT, NETWORKS, OneLayer, build, mean_square
 from torch import nn
 
 import sirfp
@@ -16,22 +15,8 @@ from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.criteria.observer import Observer
 from sirfp.errors import InputError
 from sirfp.network.features import watch
-from sirfp.network.forward import tensors
 from sirfp.prune import calibrate, refined
 from sirfp.redundancy import edge_weights
-
-
-class OneLayer(nn.Module):
-    """A layer whose channels are chosen by hand, a norm, a classifier."""
-
-    def __init__(self, kernels: list[list[float]]):
-        super().__init__()
-        self.layer = nn.Conv2d(3, len(kernels), 1, bias=False)
-        self.norm, self.head = nn.BatchNorm2d(len(kernels)), nn.Conv2d(len(kernels), 2, 1)
-        self.layer.weight.data = torch.tensor(kernels)[:, :, None, None]
-
-    def forward(self, x):
-        return self.head(self.norm(self.layer(x)).relu())
 
 
 def _scored(model, name="sirfp", batches=3, **options):
@@ -41,10 +26,6 @@ def _scored(model, name="sirfp", batches=3, **options):
         torch.manual_seed(1)
         calibrate(model, criterion, [torch.randn(4, 3, 16, 16) for _ in range(batches)])
     return found, criterion
-
-
-def _loss(model, batch):
-    return sum(y.square().mean() for _, y in tensors(model(batch)))
 
 
 def test_of_two_equal_channels_one_goes_first_and_the_other_is_then_no_longer_redundant():
@@ -158,7 +139,7 @@ def test_every_criterion_prunes_every_network(kind, name):
     model = build(kind)
     before = sum(p.numel() for p in model.parameters())
     batches = [torch.randn(INPUT) for _ in range(2)]
-    plan = sirfp.prune(model, batches[0], name, 0.85, batches, seed=3, loss=_loss)
+    plan = sirfp.prune(model, batches[0], name, 0.85, batches, seed=3, loss=mean_square)
     assert plan.flops[1] <= 0.85 * plan.flops[0]
     assert sum(p.numel() for p in model.parameters()) == plan.params[1] < before
     model(batches[0])

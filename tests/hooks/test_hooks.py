@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_run import HOOKS, IMAGE, TaskTrainer, config
+from tiny_run import HOOKS, IMAGE, Stopped, TaskTrainer, config, run
 from torch import nn
 
 import sirfp
@@ -17,30 +17,6 @@ from sirfp.errors import InputError
 from sirfp.training.lr_schedule import PhasedPolyLR
 from sirfp.training.schedule import Schedule
 from sirfp.verify import compare
-
-
-def run(folder, *opts, resume=False, stop=None):
-    """Runs a training; with `stop` it dies before that iteration's checkpoint could be written."""
-    trainer = TaskTrainer(config(folder, *opts))
-    if stop is not None:
-        trainer.register_hooks([Stop(stop)])
-        trainer._hooks.insert(0, trainer._hooks.pop())
-    trainer.resume_or_load(resume=resume)
-    trainer.train()
-    return trainer
-
-
-class Stopped(Exception):
-    pass
-
-
-class Stop(engine.HookBase):
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def before_step(self):
-        if self.trainer.iter == self.iteration:
-            raise Stopped
 
 
 def test_a_run_prunes_in_steps_and_reports(tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_channels import INPUT, random_keep
+from small_networks import INPUT, random_keep
 from torch import nn
 
 from sirfp.channels import find_groups

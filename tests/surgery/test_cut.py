@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import timm.optim
 import torch
-from small_networks import Depthwise, Residual, Shared
-from test_channels import INPUT, build, random_keep
+from small_networks import INPUT, Chain, Depthwise, Residual, Shared, build, random_keep
 from torch import nn
 
 from sirfp.channels import find_groups
@@ -121,19 +120,6 @@ def test_memory_format_is_kept():
     found, keep = _choice(model)
     apply(model, plan_for(found, keep))
     assert model.c[0].weight.is_contiguous(memory_format=torch.channels_last)
-
-
-class Chain(nn.Module):
-    """1 x 1 convolutions, so that what an emptied channel emits is the same at every position."""
-
-    def __init__(self, normed: bool, bias: bool = True):
-        super().__init__()
-        self.a, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
-        self.b = nn.Conv2d(8, 5, 1, bias=bias)
-        self.after = nn.BatchNorm2d(5) if normed else nn.Identity()
-
-    def forward(self, x):
-        return self.after(self.b(torch.nn.functional.silu(self.norm(self.a(x)))))
 
 
 @pytest.mark.parametrize(("normed", "bias"), [(True, True), (False, True), (False, False)])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 from fvcore.nn.precise_bn import update_bn_stats
-from test_criteria import _loss
+from small_networks import mean_square
 from test_engine import LineTrainer
 from torch import nn
 
@@ -195,7 +195,7 @@ def test_statistics_are_those_of_what_is_finite(name, value):
         options |= {"edge_weight": 0.3, "edge_prefixes": ("",)} if name == "sirfp" else {}
         criterion = build_criterion(name, model, found.groups, **options)
         if criterion.needs != "weights":
-            calibrate(model, criterion, batches, _loss)
+            calibrate(model, criterion, batches, mean_square)
             assert criterion.left_out == (len(batches) - len(GOOD) if "sirfp" in name else 0)
         scores.append(criterion.scores())
     for group, score in scores[0].items():
@@ -208,13 +208,13 @@ def test_weights_or_images_without_a_number_are_said(name):
     before = {n: t.clone() for n, t in model.state_dict().items()}
     if build_criterion(name, model, find_groups(model, GOOD[0]).groups).needs != "weights":
         with pytest.raises(InputError, match="finite|has seen no"):
-            sirfp.prune(model, GOOD[0], name, 0.5, calibration=[GOOD[0] * NAN], loss=_loss)
+            sirfp.prune(model, GOOD[0], name, 0.5, calibration=[GOOD[0] * NAN], loss=mean_square)
         assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     if name != "random":
         with torch.no_grad():
             model[0].weight[3], model[1].weight[3] = NAN, NAN
         with pytest.raises(InputError, match="finite|has seen no"):
-            sirfp.prune(model, GOOD[0], name, 0.5, calibration=GOOD, loss=_loss)
+            sirfp.prune(model, GOOD[0], name, 0.5, calibration=GOOD, loss=mean_square)
 
 
 def test_norms_and_moments_are_those_of_what_is_finite():
@@ -237,7 +237,7 @@ def test_norms_and_moments_are_those_of_what_is_finite():
 @pytest.mark.parametrize("name", CRITERIA)
 def test_one_image_and_maps_of_one_position(name, shape):
     model = network(kernel=1).eval()
-    plan = sirfp.prune(model, torch.randn(shape), name, 0.6, calibration=[torch.randn(shape)] * 2, loss=_loss)
+    plan = sirfp.prune(model, torch.randn(shape), name, 0.6, calibration=[torch.randn(shape)] * 2, loss=mean_square)
     assert plan.flops[1] <= 0.6 * plan.flops[0] and model(torch.randn(shape)).isfinite().all()
 
 
@@ -253,7 +253,7 @@ def test_dead_channels_go_first_and_a_layer_of_one_channel_stays(name):
     model = nn.Sequential(*model, nn.ReLU(), *narrow).eval()
     wanted = model(GOOD[0])
     options = {"coupled": "graph"} if "sirfp" in name else {}
-    plan = sirfp.prune(model, GOOD[0], name, 0.7, calibration=GOOD, loss=_loss, min_keep=0.5, **options)
+    plan = sirfp.prune(model, GOOD[0], name, 0.7, calibration=GOOD, loss=mean_square, min_keep=0.5, **options)
     assert model(GOOD[0]).isfinite().all() and model[8].out_channels == 1
     removed = set(range(12)) - set(plan.kept.get("0", range(12)))
     if name in ("magnitude", "slimming", "taylor", "depgraph"):
@@ -268,5 +268,5 @@ def test_a_network_that_is_dead_altogether_is_pruned(name):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    plan = sirfp.prune(model, GOOD[0], name, 0.5, calibration=GOOD, loss=_loss)
+    plan = sirfp.prune(model, GOOD[0], name, 0.5, calibration=GOOD, loss=mean_square)
     assert plan.flops[1] <= 0.5 * plan.flops[0] and model(GOOD[0]).isfinite().all()

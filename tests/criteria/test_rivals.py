@@ -6,10 +6,8 @@ import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.structures import Boxes, Instances
-from small_networks import NETWORKS
-from test_channels import build
-from test_criteria import OneLayer
-from test_segmentors import segmentor
+from small_networks import NETWORKS, OneLayer, build
+from small_segmentors import segmentor
 from torch import nn
 
 from sirfp.channels import find_groups

@@ -7,12 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sirfp.budget.allocation.allocation import allocate, split, worth_for_cost
-from small_networks import Dense, Depthwise, Residual
-from test_channels import INPUT, build
+from small_networks import INPUT, Dense, Depthwise, Residual, build
 from torch import nn
 
-from sirfp.budget.allocation import allocation
+from sirfp.budget import allocation
+from sirfp.budget.allocation import allocate, split, worth_for_cost
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
-from small_networks import NETWORKS, Attention, Gated, Residual, Shared, Transposed, WithoutRule
+from small_networks import (
+    INPUT,
+    NETWORKS,
+    Attention,
+    Gated,
+    Residual,
+    Shared,
+    Transposed,
+    WithoutRule,
+    build,
+    random_keep,
+)
 from torch import nn
 
 from sirfp.channels import find_again, find_groups
@@ -16,30 +26,6 @@ from sirfp.errors import InputError
 from sirfp.prune import plan_for
 from sirfp.surgery import apply
 from sirfp.verify import compare, mask
-
-INPUT = (2, 3, 16, 16)
-
-
-def build(kind: type[nn.Module], seed: int = 0) -> nn.Module:
-    """A network with norms whose statistics, scales and shifts are not the trivial ones."""
-    torch.manual_seed(seed)
-    model = kind().eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.bias, module.running_mean):
-                nn.init.normal_(tensor)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return model
-
-
-def random_keep(found, seed: int) -> np.ndarray:
-    """A random choice of atoms, at least one of each group."""
-    generator = np.random.default_rng(seed)
-    keep = generator.random(found.atoms) < generator.uniform(0.2, 0.9)
-    for group in found:
-        part = keep[found.spans[group.name]]
-        part[generator.integers(group.size)] = True
-    return keep
 
 
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda k: k.__name__)

@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from sirfp.budget.allocation.allocation import allocate, smallest
+from small_networks import INPUT, build
 from test_budget import FOUND, Wide, _scores
-from test_channels import INPUT, build
-from test_hooks import run
+from tiny_run import run
 
 import sirfp
-from sirfp.budget.allocation import latency
+from sirfp.budget import latency
+from sirfp.budget.allocation import allocate, smallest
 from sirfp.budget.target import Target
 from sirfp.channels import find_groups
 from sirfp.cli import main
@@ -156,7 +156,7 @@ def test_a_run_prunes_parameters_in_steps(tmp_path):
 
 
 def test_a_run_prunes_latency_in_steps_and_goes_on_after_a_stop(clock, tmp_path):
-    from test_hooks import Stopped
+    from tiny_run import Stopped
 
     options = ("SIRFP.KEEP_FLOPS", "1.0", "SIRFP.KEEP_LATENCY", "0.8")
     with pytest.raises(Stopped):

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from test_channels import INPUT, build
+from small_networks import INPUT, build
 from torch import nn
 
 from sirfp.channels import find_groups
