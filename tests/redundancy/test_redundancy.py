@@ -7,8 +7,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sirfp import redundancy
-from sirfp.redundancy import RedundancyAverage, edge_weights, similarity, sobel
+from sirfp.redundancy import RedundancyAverage, average, edge_weights, similarity, sobel
 from sirfp.redundancy.average import edge_strength
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 6), st.integers(1, 6))
@@ -48,7 +47,7 @@ def test_chunks_change_nothing(monkeypatch, limit, normalize, last):
     if last:
         features = features.contiguous(memory_format=torch.channels_last)
     whole, edges = similarity(features, normalize, stride=1), edge_strength(features)
-    monkeypatch.setattr(redundancy, "CHUNK_BYTES", limit)
+    monkeypatch.setattr(average, "CHUNK_BYTES", limit)
     monkeypatch.setattr(sobel, "CHUNK_BYTES", limit)
     torch.testing.assert_close(similarity(features, normalize), whole)
     torch.testing.assert_close(edge_strength(features), edges)
