@@ -169,9 +169,9 @@ def test_iterations_without_images_and_images_that_are_not_finite_change_nothing
 def test_a_state_goes_on_where_it_was_saved(tmp_path):
     straight, first, second = (RedundancyAverage(ema=0.9, edges=True, stride=2) for _ in range(3))
     for t in range(6):
-        for average in (straight, first if t < 3 else second):
-            average.update(maps(2, 3, 9, 9, seed=t))
-            average.step()
+        for running in (straight, first if t < 3 else second):
+            running.update(maps(2, 3, 9, 9, seed=t))
+            running.step()
         if t == 2:
             torch.save(first.state_dict(), tmp_path / "state.pt")
             second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
