@@ -1,6 +1,6 @@
 """Pruning a model: groups, scores, budget, plan, surgery, in one page.
 
-This is METHOD in code: channels that must go together are found, each is scored by a criterion (SIRFP: its
+This is docs/method.md in code: channels that must go together are found, each is scored by a criterion (SIRFP: its
 redundancy at the moment the greedy clique removes it), the lowest of each partition go until the budget is met,
 what they still emitted is compensated, and the model is cut.
 """
@@ -62,7 +62,7 @@ def prune(
         keep_latency: in place of it, the share of the time that a call with the example inputs takes on this machine,
             in evaluation mode (`sirfp.budget.latency`).
         loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models bring their own.
-        bias_correction: add what removed channels still emitted where it was read (METHOD section 3).
+        bias_correction: add what removed channels still emitted where it was read (docs/method.md, section 3).
         reconstruction: how many of the calibration batches the layers that read removed channels are fitted on, to
             read from those that stay what they lost (`sirfp.surgery.reconstruction`); 0 for none, as in the paper.
         ignore: names or patterns of modules whose channels all stay.

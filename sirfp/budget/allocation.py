@@ -34,10 +34,10 @@ def allocate(
     """Chooses the atoms that stay.
 
     Every partition is ranked on its own, globally over its groups, and loses the same share of channels, the
-    lowest first (METHOD section 3); the share is the least that meets the budget. What a whole channel more would
-    overshoot is then spent on the best of the removed channels that still fit; where more than a quarter of a percent
-    is left even so, as few wide channels do, one that stays is exchanged for one that costs a little more, and where
-    that leaves more than half a percent, other widths are searched, those with the fewest changes first.
+    lowest first (docs/method.md, section 3); the share is the least that meets the budget. What a whole channel more
+    would overshoot is then spent on the best of the removed channels that still fit; where more than a quarter of a
+    percent is left even so, as few wide channels do, one that stays is exchanged for one that costs a little more, and
+    where that leaves more than half a percent, other widths are searched, those with the fewest changes first.
 
     Args:
         found: the groups.

@@ -88,7 +88,9 @@ class Frozen:
 
 @dataclass
 class Emission:
-    """What emptied channels would still add to one call of a layer that reads them (METHOD: bias compensation).
+    """What emptied channels would still add to one call of a layer that reads them.
+
+    For bias compensation: docs/method.md, section 3.
 
     Attributes:
         weight: name of the layer's weight.

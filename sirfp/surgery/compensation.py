@@ -2,7 +2,7 @@
 
 By reconstruction from the channels that stay, where moments of what layers read are at hand
 (`sirfp.surgery.reconstruction`); else by the constants it still emitted. A channel whose norm is emptied emits
-`act(beta)` with beta the norm's shift (METHOD section 3; the paper's reference code). The pass carries these
+`act(beta)` with beta the norm's shift (docs/method.md, section 3; the paper's reference code). The pass carries these
 constants along (through activations, sums, pooling and concatenation), so for each layer that reads removed channels
 the lost amount is `sum_i sum_k W[:, i, k] c_i`.
 """

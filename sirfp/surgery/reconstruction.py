@@ -5,7 +5,7 @@ fitted by those that stay, `x_r ~ b_r + sum_k B_rk x_k` (ridge regression on tra
 take the fit up: `W_k += sum_r W_r B_rk`, with `sum_r W_r b_r` for its bias. As sums over channels and convolutions over
 space can change places, this holds for kernels of any size. It is the feature reconstruction of He et al., Channel
 Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, section 3.1, solved for all layers at once on the dense
-network's features, and takes the place of the bias compensation (METHOD section 3) where it is used.
+network's features, and takes the place of the bias compensation (docs/method.md, section 3) where it is used.
 """
 
 from __future__ import annotations

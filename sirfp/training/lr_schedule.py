@@ -1,4 +1,4 @@
-"""The learning rate and weight decay of a run with prunings, phase by phase (METHOD section 4)."""
+"""The learning rate and weight decay of a run with prunings, phase by phase (docs/method.md, section 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a training run accumulates, prunes, recovers and fine-tunes (METHOD section 4)."""
+"""When a training run accumulates, prunes, recovers and fine-tunes (docs/method.md, section 4)."""
 
 from __future__ import annotations
 

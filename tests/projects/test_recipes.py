@@ -105,7 +105,7 @@ def test_every_rival_stands_beside_and_differs_in_its_criterion_alone(network):
     ],
 )
 def test_the_paper_s_settings(data, phases, crop, rate, batch, decays, warmup, grid, edge, budget):
-    """METHOD sections 2 to 4 and the released scripts."""
+    """docs/method.md, sections 2 to 4 and the released scripts."""
     cfg = read(ROOT / f"projects/segmentation/configs/{data}/deeplab_v3_R_50_os8_sirfp_keep{budget}.yaml")
     schedule, solver, ours, resnets = Schedule.from_config(cfg), cfg.SOLVER, cfg.SIRFP, cfg.MODEL.RESNETS
     assert schedule.lengths == phases and [crop, crop] == cfg.INPUT.TRAIN_SIZE

@@ -19,7 +19,7 @@ def add_segmentation_config(cfg: CfgNode) -> None:
     cfg.INPUT.TRAIN_SIZE = [512, 512]
     cfg.INPUT.COLOR_JITTER = 0.0  # brightness, contrast and saturation are each multiplied by 1 +- this at most
 
-    # TEST.AUG.ENABLED evaluates at several scales, with TEST.AUG.FLIP also mirrored (METHOD section 4)
+    # TEST.AUG.ENABLED evaluates at several scales, with TEST.AUG.FLIP also mirrored (docs/method.md, section 4)
     cfg.TEST.AUG.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
     cfg.TEST.WINDOW = [0, 0]  # (height, width) of windows that slide over test images; zeros: whole images
     cfg.TEST.OVERLAP = 1 / 3  # least share of a window that its neighbour covers too

@@ -1,4 +1,7 @@
-"""GSRL: cross-entropy weighted by what is rare, what lies beside it and what is hard (METHOD section 5; DCFP, 2024)."""
+"""GSRL: cross-entropy weighted by what is rare, what lies beside it and what is hard.
+
+From DCFP, 2024; docs/method.md, section 5.
+"""
 
 from __future__ import annotations
 

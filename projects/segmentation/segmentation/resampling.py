@@ -1,4 +1,4 @@
-"""Class resampling: each class is drawn equally often, then an image that holds it (METHOD section 5)."""
+"""Class resampling: each class is drawn equally often, then an image that holds it (docs/method.md, section 5)."""
 
 from __future__ import annotations
 
