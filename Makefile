@@ -6,17 +6,21 @@ PYTEST_ARGS ?=
 RUN := .venv/bin/python
 # threads that wait give their core away: on a shared machine training is several times faster
 export OMP_WAIT_POLICY = passive
+# what makes the website is installed by `make docs` alone, beside what `make setup` installs
+DOCS := .venv/.sirfp-docs
+LOCK := uv pip compile --quiet --universal --python-version 3.10 --no-annotate --custom-compile-command "make lock"
 
-.PHONY: help setup demo test test-all lint bench lock clean
+.PHONY: help setup demo test test-all lint docs bench lock clean
 
 help:
 	@echo "make demo      train, prune and report a small segmentation network (minutes)"
 	@echo "make test      the tests but for the slow ones"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff"
+	@echo "make docs      the website of the documentation, in site/; fails on a broken link"
 	@echo "make bench     the figures that the README quotes"
 	@echo "make setup     only the set-up that all of these do: .venv with pinned requirements"
-	@echo "make lock      resolve requirements/lock.txt anew from setup.cfg"
+	@echo "make lock      resolve requirements/lock.txt and docs.txt anew from setup.cfg"
 	@echo "make clean     remove caches and build products; .venv, output and datasets stay"
 
 setup:
@@ -34,14 +38,22 @@ test-all: setup
 lint: setup
 	$(RUN) -m ruff check .
 
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv/bin:$$PATH" $(RUN) -m mkdocs build --strict
+
+$(DOCS): requirements/docs.txt | setup
+	$(RUN) -m pip install --quiet --no-deps -r requirements/docs.txt
+	touch $@
+
 bench: setup
 	$(RUN) benchmarks/run.py
 
 lock: setup
 	$(RUN) -m pip install --quiet uv
-	$(RUN) -m uv pip compile --quiet --universal --python-version 3.10 --extra dev --extra bench \
-		--no-annotate --custom-compile-command "make lock" --output-file requirements/lock.txt setup.cfg
+	$(RUN) -m $(LOCK) --extra dev --extra bench --extra export --output-file requirements/lock.txt setup.cfg
+	$(RUN) -c "import configparser as c; f = c.ConfigParser(); f.read('setup.cfg'); print(f['options.extras_require']['docs'])" \
+		| $(RUN) -m $(LOCK) --constraint requirements/lock.txt --output-file requirements/docs.txt -
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

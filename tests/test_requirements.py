@@ -15,11 +15,11 @@ def read_requirements(text: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def read_lock(python: str) -> dict[str, str]:
-    """The versions that requirements/lock.txt pins for one Python, on Linux."""
+def read_lock(python: str, file: str = "lock.txt") -> dict[str, str]:
+    """The versions that a file of requirements/ pins for one Python, on Linux."""
     environment = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": "linux"}
     pins: dict[str, str] = {}
-    for pin in read_requirements((ROOT / "requirements/lock.txt").read_text()):
+    for pin in read_requirements((ROOT / "requirements" / file).read_text()):
         if pin.marker is None or pin.marker.evaluate(environment):
             (specifier,) = pin.specifier
             assert specifier.operator == "==", f"{pin} is not pinned"
@@ -33,10 +33,20 @@ def test_lock_satisfies_setup_cfg(python):
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = setup["options.extras_require"]
-    asked = read_requirements(setup["options"]["install_requires"] + extras["bench"] + extras["dev"])
+    asked = read_requirements(setup["options"]["install_requires"] + extras["bench"] + extras["dev"] + extras["export"])
     pins = read_lock(python)
     for requirement in asked:
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_the_website_s_pins_satisfy_setup_cfg_and_agree_with_the_lock(python):
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    pins, lock = read_lock(python, "docs.txt"), read_lock(python)
+    for requirement in read_requirements(setup["options.extras_require"]["docs"]):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+    assert {name: lock[name] for name in pins if name in lock} == {name: pins[name] for name in pins if name in lock}
 
 
 def test_detectron2_is_pinned_by_hash():
