@@ -10,13 +10,14 @@ export OMP_WAIT_POLICY = passive
 DOCS := .venv/.sirfp-docs
 LOCK := uv pip compile --quiet --universal --python-version 3.10 --no-annotate --custom-compile-command "make lock"
 
-.PHONY: help setup demo test test-all lint docs bench lock clean
+.PHONY: help setup demo test test-all lint types docs bench lock clean
 
 help:
 	@echo "make demo      train, prune and report a small segmentation network (minutes)"
 	@echo "make test      the tests but for the slow ones"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff"
+	@echo "make types     mypy"
 	@echo "make docs      the website of the documentation, in site/; fails on a broken link"
 	@echo "make bench     the figures that the README quotes"
 	@echo "make setup     only the set-up that all of these do: .venv with pinned requirements"
@@ -38,6 +39,9 @@ test-all: setup
 lint: setup
 	$(RUN) -m ruff check .
 
+types: setup
+	$(RUN) -m mypy
+
 docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/.venv/bin:$$PATH" $(RUN) -m mkdocs build --strict
 
@@ -55,5 +59,5 @@ lock: setup
 		| $(RUN) -m $(LOCK) --constraint requirements/lock.txt --output-file requirements/docs.txt -
 
 clean:
-	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
