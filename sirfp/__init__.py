@@ -4,7 +4,19 @@
     sirfp.save("small.safetensors", model, plan)
     plan = sirfp.load("small.safetensors", fresh_dense_model)
 
-Neither Detectron2 nor timm is imported here.
+Neither Detectron2 nor timm is imported here. A map of the code, from what a user runs down to the ground; a module
+imports from its own line or from lines below:
+
+    commands                                 the subcommands of `sirfp`
+    engine, hooks, exporting                 how pruning joins a training run; ONNX files
+    study, sources, session, config          grids of runs; where a dense model comes from; a run's prunings; config keys
+    prune                                    the method on one page: begin here
+    models, training, channels               builders of networks; what a run needs; which channels belong together
+    checkpoint, verify, budget               files of pruned models; the proof of a cut; how many channels stay where
+    reporting, criteria, surgery             tables and figures; what a channel is worth; cutting
+    files, data, structure                   safe reading and writing; data sets; groups, cost and plan as plain data
+    clique, redundancy, network, tracing     the mathematics; running any network; following channels through it
+    errors, processes                        what everything may import
 """
 
 from . import channels, clique, criteria, redundancy, verify
