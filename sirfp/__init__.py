@@ -9,7 +9,7 @@ imports from its own line or from lines below:
 
     commands                                 the subcommands of `sirfp`
     engine, hooks, exporting                 how pruning joins a training run; ONNX files
-    study, sources, session, config          grids of runs; where a dense model comes from; a run's prunings; config keys
+    study, sources, session, config          grids of runs; where dense models come from; a run's prunings; keys
     prune                                    the method on one page: begin here
     models, training, channels               builders of networks; what a run needs; which channels belong together
     checkpoint, verify, budget               files of pruned models; the proof of a cut; how many channels stay where
