@@ -32,6 +32,7 @@ from .config.reading import input_size, load_config
 from .data.descriptions import advice
 from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near, one_line
+from .files.config_files import config_files
 from .hooks import HOOKS, BestCheckpoint, PeriodicCheckpoint
 from .models.deformable import provide_deformable
 from .network.detectron import averages, set_averages
@@ -267,7 +268,7 @@ def setup(args: argparse.Namespace, add_config: Configure | None = None) -> CfgN
     Raises:
         InputError: something in the config is wrong.
     """
-    cfg = load_config(args.config_file, args.opts or (), add_config)
+    cfg = load_config(config_files(args), args.opts or (), add_config)
     if not args.num_gpus:
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()

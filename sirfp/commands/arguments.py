@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..files.config_files import AddConfigFile, config_files
 
 if TYPE_CHECKING:
     from ..sources.source import Source
@@ -39,8 +40,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--config-file",
         metavar="PATH",
+        action=AddConfigFile,
         help="a config of Detectron2, or of one of sirfp's projects; a "
-        "lazy one (.py) is run as the program that it is, so trust it",
+        "lazy one (.py) is run as the program that it is, so trust it; again for files laid over it",
     )
     group.add_argument("--zoo", metavar="CONFIG", help="a config of Detectron2's model zoo")
     group.add_argument(
@@ -133,8 +135,9 @@ def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
             "--num-classes is for --timm; write MODEL.ROI_HEADS.NUM_CLASSES N, MODEL.RETINANET.NUM_CLASSES N or "
             "MODEL.SEM_SEG_HEAD.NUM_CLASSES N instead"
         )
-    build = source.from_zoo if given == ["zoo"] else source.from_config
-    return build(getattr(args, given[0]), opts, weights=args.weights, size=size)
+    if given == ["zoo"]:
+        return source.from_zoo(args.zoo, opts, weights=args.weights, size=size)
+    return source.from_config(config_files(args), opts, weights=args.weights, size=size)
 
 
 @contextmanager

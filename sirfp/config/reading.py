@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from ..errors import InputError, near
 from ..files.yaml_files import check_config_files
 from .keys import add_sirfp_config
+from .layers import Pruning, output_folder
 from .values import leaves
 
 _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: ([\w.]+)"
@@ -51,40 +52,64 @@ _WRONG = (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSErr
 
 
 def load_config(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     opts: Sequence[str] = (),
     add_config: Callable[[CfgNode], None] | None = None,
 ) -> CfgNode:
     """Reads a config file over Detectron2's and sirfp's defaults.
 
     Args:
-        path: a YAML file, which may name a `_BASE_`; "" for the defaults.
-        opts: KEY VALUE pairs that win over the file.
+        path: a YAML file, which may name a `_BASE_`; "" for the defaults; or several files, each laid over those before
+            it, e.g. a dense network, a recipe that prunes it and a criterion.
+        opts: KEY VALUE pairs that win over the files.
         add_config: adds a project's own keys.
 
+    Returns:
+        The config. Where there is a file and nothing gives OUTPUT_DIR, it is named after the file and what was changed
+        in its pruning (`sirfp.config.layers.output_folder`).
+
     Raises:
-        InputError: the file is missing or no YAML, or a key or a value's type is not known.
+        InputError: a file is missing or no YAML, or a key or a value's type is not known.
     """
     cfg = get_cfg()
+    usual = cfg.OUTPUT_DIR
     if add_config is not None:
         add_config(cfg)
     add_sirfp_config(cfg)
     defaults = dict(leaves(cfg))
     pairs(opts)
+    files = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+    stages = []
+    if files[0] and usual == cfg.OUTPUT_DIR:
+        cfg.OUTPUT_DIR = ""
+    file = files[0]
     try:
-        if path:
-            if not _of_the_zoo(config_file(path)):
-                check_config_files(path)
-            cfg.merge_from_file(str(path), allow_unsafe=_of_the_zoo(path))
+        for file in files:
+            if file:
+                _merge(cfg, file, first=not stages)
+            stages.append(Pruning.of(cfg))
         cfg.merge_from_list(list(opts))
     except InputError:
         raise
     except (*_WRONG, yaml.YAMLError) as error:
-        raise InputError(_explain(error, cfg, path)) from error
+        raise InputError(_explain(error, cfg, file)) from error
     for key, value in leaves(cfg):
         if value is None and defaults.get(key) is not None:
             raise InputError(f"config key {key} needs a value, such as its default {defaults[key]!r:.80}, and has none")
+    if cfg.OUTPUT_DIR == "" and files[0]:
+        cfg.OUTPUT_DIR = output_folder(files, [*stages, Pruning.of(cfg)])
     return cfg
+
+
+def _merge(cfg: CfgNode, file: str | os.PathLike[str], *, first: bool) -> None:
+    """Lays a file over a config; one that is laid over others needs no VERSION."""
+    known = _of_the_zoo(config_file(file))
+    if not known:
+        check_config_files(file)
+    if first:
+        cfg.merge_from_file(str(file), allow_unsafe=known)
+    else:
+        cfg.merge_from_other_cfg(CfgNode(CfgNode.load_yaml_with_base(str(file), allow_unsafe=known)))
 
 
 def input_size(cfg: CfgNode) -> tuple[int, int]:

@@ -203,7 +203,7 @@ def from_timm(
 
 
 def from_config(
-    path: str,
+    path: str | Sequence[str],
     opts: Sequence[str] = (),
     *,
     weights: str = "",
@@ -213,8 +213,8 @@ def from_config(
     """A model of Detectron2, or a classification network of timm, from a config file.
 
     Args:
-        path: the config file, of Detectron2 or of a project that adds keys outside MODEL at most; a lazy config, one
-            that ends in .py, is run as the program that it is.
+        path: the config file, of Detectron2 or of a project that adds keys outside MODEL at most, or several, each laid
+            over those before it; a lazy config, one that ends in .py, is run as the program that it is.
         opts: KEY VALUE pairs that win over the file; MODEL.WEIGHTS among them is taken as `weights`.
         weights: a file, or "" for random ones.
         size: (height, width); by default SIRFP.INPUT_SIZE, or as the config's INPUT says.
@@ -238,13 +238,17 @@ def from_config(
             cfg[key].set_new_allowed(True)
 
     provide_deformable()
+    files = [path] if isinstance(path, str) else list(path)
+    path = files[0]
     if path.endswith(".py"):
+        if len(files) > 1:
+            raise InputError(f"{path} is a program: no other config is laid over it; give KEY VALUE pairs")
         model, inputs = build_lazy(path, opts)
         cfg = load_config("", [word for key, value in inputs.items() for word in (f"INPUT.{key}", str(value))])
         if weights:
             fill(model, read_weights(weights), weights)
         return DetectronSource(name or path, model, size or input_size(cfg), weights or None, cfg)
-    cfg = load_config(path, opts, add_config)
+    cfg = load_config(files, opts, add_config)
     cfg.MODEL.DEVICE = "cpu"
     keys = list(opts[::2])
     if not weights and "MODEL.WEIGHTS" in keys:

@@ -26,6 +26,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from ..errors import InputError, one_line
+from ..files.config_files import AddConfigFile
 
 WRONG, FAULT, ALONE = 2, 1, 75
 """Exit codes: the input is wrong; anything else; this process ended since others had (never that of a whole run)."""
@@ -37,7 +38,15 @@ _PEER = re.compile(r"closed by peer|reset by peer|broken pipe|timed? ?out|socket
 
 def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments of a training script, and those of processes without GPUs."""
-    parser = default_argument_parser()
+    detectron2 = default_argument_parser()
+    parser = argparse.ArgumentParser(
+        parents=[detectron2], add_help=False, conflict_handler="resolve", epilog=detectron2.epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", action=AddConfigFile,
+        help="path to config file; files given by it again are laid over the first, the last wins",
+    )  # fmt: skip
     parser.set_defaults(num_gpus=None, dist_url="auto")
     parser.add_argument(
         "--num-processes", type=int, default=0, metavar="N", help="use processors, in so many processes *per machine*"

@@ -1,10 +1,15 @@
 """Every mistake in a config is one line that names the key, the value and what would be right."""
 
+import argparse
+
 import pytest
 
+from sirfp.commands.arguments import add_model
 from sirfp.config import load_config, register_data
 from sirfp.config.checks import validate
 from sirfp.errors import InputError
+from sirfp.files.config_files import config_files
+from sirfp.training.launch import argument_parser
 
 
 def wrong(*opts: str) -> str:
@@ -95,3 +100,74 @@ def test_a_missing_file_has_neighbours(tmp_path):
     (tmp_path / "camvid.yaml").write_text("VERSION: 2\n")
     with pytest.raises(InputError, match=r"there is no config file .*camvd.yaml; did you mean camvid.yaml"):
         load_config(tmp_path / "camvd.yaml")
+
+
+RECIPE, CRITERION = "SIRFP: {CRITERION: sirfp, KEEP_FLOPS: 0.4}\n", "SIRFP: {CRITERION: taylor}\n"
+
+
+def with_model() -> argparse.ArgumentParser:
+    """A parser as the subcommands of `sirfp` have it."""
+    parser = argparse.ArgumentParser()
+    add_model(parser)
+    return parser
+
+
+@pytest.fixture
+def layers(tmp_path):
+    """Files as a project has them."""
+    (tmp_path / "configs/city").mkdir(parents=True)
+    texts = {"configs/city/net.yaml": "VERSION: 2\n", "own.yaml": "VERSION: 2\n", "city.yaml": RECIPE}
+    texts |= {"taylor.yaml": CRITERION, "longer.yaml": "SOLVER: {MAX_ITER: 7}\n"}
+    texts |= {"elsewhere.yaml": "OUTPUT_DIR: output/elsewhere\n", "as_usual.yaml": "OUTPUT_DIR: ./output\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    return lambda names, opts=(): load_config([tmp_path / f"{name}.yaml" for name in names.split()], opts)
+
+
+def test_a_file_is_laid_over_those_before_it(layers):
+    cfg = layers("configs/city/net city taylor longer", ["SOLVER.MAX_ITER", "9"])
+    assert (cfg.SIRFP.CRITERION, cfg.SIRFP.KEEP_FLOPS, cfg.SOLVER.MAX_ITER) == ("taylor", 0.4, 9)
+    assert layers("longer city") == layers("longer city taylor", ["SIRFP.CRITERION", "sirfp"])
+
+
+@pytest.mark.parametrize(
+    ("names", "opts", "folder"),
+    [
+        ("configs/city/net", "", "city_net"),
+        ("own", "", "own"),
+        ("configs/city/net city", "", "city_net_sirfp_keep40"),
+        ("configs/city/net city", "SIRFP.KEEP_FLOPS 0.4", "city_net_sirfp_keep40"),
+        ("configs/city/net city", "SIRFP.KEEP_FLOPS 0.29", "city_net_sirfp_keep29"),
+        ("configs/city/net city taylor", "SIRFP.KEEP_FLOPS 0.125", "city_net_taylor_keep12.5"),
+        ("configs/city/net city", "SIRFP.CRITERION taylor SIRFP.KEEP_FLOPS 0.125", "city_net_taylor_keep12.5"),
+        ("configs/city/net city longer", "", "city_net_longer_sirfp_keep40"),
+        ("configs/city/net", "SIRFP.KEEP_PARAMS 0.5", "city_net_keep50_params"),
+        ("configs/city/net", "SIRFP.KEEP_LATENCY 0.5 SOLVER.MAX_ITER 3", "city_net_keep50_latency"),
+        ("city", "", "city"),
+        ("city", "SIRFP.KEEP_FLOPS 0.3", "city_keep30"),
+        ("city elsewhere", "SIRFP.KEEP_FLOPS 0.3", "elsewhere"),
+        ("city elsewhere", "OUTPUT_DIR output/here", "here"),
+    ],
+)
+def test_a_run_without_an_output_folder_has_one_of_its_own(layers, names, opts, folder):
+    assert f"output/{folder}" == layers(names, opts.split()).OUTPUT_DIR
+
+
+def test_the_usual_output_folder_can_still_be_asked_for(layers):
+    assert layers("as_usual").OUTPUT_DIR == load_config("").OUTPUT_DIR == "./output"
+
+
+@pytest.mark.parametrize("parser", [argument_parser(), with_model()])
+def test_the_command_line_takes_several_config_files(parser):
+    words = [word for name in "abc" for word in ("--config-file", name)]
+    assert config_files(parser.parse_args(words)) == ["a", "b", "c"]
+    assert config_files(parser.parse_args(["--config-file", "a"])) == ["a"]
+    assert config_files(argument_parser().parse_args([])) == [""]
+
+
+def test_a_broken_layer_is_named(layers, tmp_path):
+    (tmp_path / "broken.yaml").write_text("SIRFP: {HOKS: []}\n")
+    with pytest.raises(InputError, match="did you mean SIRFP.HOOKS"):
+        layers("own broken")
+    with pytest.raises(InputError, match="no config file .*tailor.yaml; did you mean taylor.yaml"):
+        layers("own tailor")
