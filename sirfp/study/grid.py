@@ -202,8 +202,9 @@ def config_texts(path: Path) -> list[str]:
             continue
         seen.add(file)
         texts.append(file.read_text(encoding="utf-8"))
-        for base in re.findall(r"^_BASE_:\s*[\"']?([^\"'\s#]+)", texts[-1], re.MULTILINE):
-            left.append((file.parent / base).resolve())
+        for bases in re.findall(r"^_BASE_:(.*(?:\n[ -].*)*)", texts[-1], re.MULTILINE):  # one, or a list
+            names = re.findall(r"[^\s\[\],\"']+", re.sub("#.*", "", bases))
+            left += [(file.parent / name).resolve() for name in names]
     return texts
 
 

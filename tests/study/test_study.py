@@ -15,6 +15,7 @@ import pytest
 from sirfp.files.lock import locked
 from sirfp.study import grid
 from sirfp.study.cells import Cells
+from sirfp.study.grid import config_texts
 
 
 def test_dense_training_is_shared_and_done_once(bench, capsys):
@@ -47,6 +48,18 @@ def test_other_settings_find_no_old_result_and_the_old_ones_find_it_again(bench)
     del bench.content["pruning_overrides"]
     bench.run()
     assert bench.calls() == []
+
+
+LISTS = ("[a.yaml, b.yaml]", '["a.yaml","b.yaml"]', "\n  - a.yaml\n  - b.yaml", "[a.yaml,\n  b.yaml]")
+
+
+@pytest.mark.parametrize("bases", ["a.yaml", "'a.yaml'", *LISTS])
+def test_all_bases_of_a_config_decide_on_a_result(tmp_path, bases):
+    for name in "ab":
+        (tmp_path / f"{name}.yaml").write_text(f"SEED: {ord(name)}\n")
+    (tmp_path / "own.yaml").write_text(f"_BASE_: {bases}  # the network\nVERSION: 2\n")
+    texts = config_texts(tmp_path / "own.yaml")[1:]
+    assert texts == ["SEED: 97\n", "SEED: 98\n"][: 1 + ("b.yaml" in bases)]
 
 
 def test_a_failure_is_kept_and_shown_and_stops_nothing(bench, capsys):
