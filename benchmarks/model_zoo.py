@@ -1,16 +1,17 @@
-"""What every config's network costs, dense and pruned, as MODEL_ZOO.md; no data, no weights.
+"""What every network costs, dense and pruned, with the command of each run, as MODEL_ZOO.md; no data, no weights.
 
     python benchmarks/model_zoo.py [--results output/model_zoo.jsonl] [--page MODEL_ZOO.md] [--configs CONFIG ...]
 
-A network is followed at its configs' image size, on tensors without values where that can be done, and pruned by a
-random plan to each budget that a config beside it asks for. One line of the results file is one network; what is in
-the file already is not counted again, so the whole can be cut off and resumed.
+A network is a dense config. Its prunings are those of its data set's recipe, `base/recipe/prune_<data set>.yaml`, at
+each of `BUDGETS`, for some networks by each criterion in `projects/criteria`; or, where there is one, the config
+`<network>_sirfp.yaml` beside it. A network is followed at its image size, on tensors without values where that can be
+done, and pruned by a random plan to each budget. One line of the results file is one network; what is in the file
+already is not counted again, so the whole can be cut off and resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from prunability import add_row, apart, read_rows
 from sirfp.budget.allocation import allocate
 from sirfp.channels import find_again, find_groups
 from sirfp.channels.find import ChannelGroups
-from sirfp.criteria import CRITERIA, build_criterion
+from sirfp.criteria import build_criterion
 from sirfp.reporting.tables import Table, giga, mega, percent
 from sirfp.sources.source import Source, from_config
 
@@ -32,9 +33,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("backbone.bottom_up", "backbone")
 SMALL = (64, 64)
 """Image size at which cuts are tried."""
-LONGEST_FIRST = "|".join(sorted(CRITERIA, key=len, reverse=True))
-NAME = re.compile(rf"(?P<network>.+?)_(?P<criterion>{LONGEST_FIRST})(_keep(?P<percent>\d+))?")
-"""What a pruning config is called."""
+OWN = "_sirfp"
+"""How the name of a config ends that prunes the dense one beside it by a schedule of its own."""
+BUDGETS = (0.4, 0.5)
+"""Shares of the FLOPs that stay."""
+RIVALS = tuple(sorted(file.stem for file in (ROOT / "projects/criteria").glob("*.yaml") if file.stem != "sirfp"))
+"""What SIRFP is compared with, at the first budget."""
+COMPARED = {
+    "cityscapes": ("deeplab_v3_R_50_os8", "deeplab_v3_plus_R_50_os8"),
+    "ade20k": ("deeplab_v3_R_50_os8",),
+    "coco_stuff": ("deeplab_v3_R_50_os8",),
+    "pascal_context": ("deeplab_v3_R_50_os8",),
+    "camvid": ("deeplab_v3_R_50_os8",),
+    "coco": tuple(f"{name}_R_50_FPN_1x" for name in ("faster_rcnn", "mask_rcnn", "retinanet", "fcos")),
+    "imagenet": ("resnet50",),
+}
+"""The networks on which rivals are compared, by the folder of their configs."""
 METRIC = {"segmentation": "mIoU", "detection": "AP", "classification": "top-1"}
 TITLES = {
     "cityscapes": "Cityscapes",
@@ -54,18 +68,18 @@ HEAD = """# Model zoo
 
     python benchmarks/model_zoo.py --page MODEL_ZOO.md
 
-What each config's network costs on one image, by this project's counter: a multiply-add is one FLOP. No data and no
-weights are needed for this. A pruned row is a *random* plan at the config's budget: its FLOPs are the budget's whatever
-the weights, its widths, and with them the parameters, will be others after training. Heads that only training uses are
-not counted; two-stage detectors are counted with all their proposals.
+What each network costs on one image, by this project's counter: a multiply-add is one FLOP. No data and no weights are
+needed for this. A pruned row is a *random* plan at the row's budget: its FLOPs are the budget's whatever the weights,
+its widths, and with them the parameters, will be others after training. Heads that only training uses are not counted;
+two-stage detectors are counted with all their proposals.
 
-The last column is what a whole run of the config measured, by one seed; the circumstances are in the
+The column of the metric is what a whole run measured, by one seed; the circumstances are in the
 [README](README.md#measured). It is empty where no such run is on record.
 
 `<network>` is dense, `<network>_<criterion>_keep<per cent of FLOPs>` is pruned (`<network>_sirfp`, where there is one
-budget). Rivals share a row: by the budget they cost the same.
+budget). Rivals share a row: by the budget they cost the same. The last column is the command of the run, with `P` as it
+stands above the table; `RIVAL` stands for one of the row's criteria. A run writes into `output/<data set>_<row>`.
 """
-COMMAND = "python projects/{task}/train_net.py --config-file projects/{task}/configs/{folder}/CONFIG.yaml"
 MEASURED = {
     "projects/segmentation/configs/camvid/deeplab_v3_plus_lite0_sirfp.yaml": "66.94",
     "projects/classification/configs/cifar10/efficientnet_lite0_sirfp.yaml": "72.00",
@@ -73,36 +87,84 @@ MEASURED = {
 """What whole runs of configs gave in the end, as the README prints it."""
 
 
+class Run(NamedTuple):
+    """A training run.
+
+    Attributes:
+        files: config files below the checkout, each laid over those before it.
+        options: KEY VALUE pairs.
+        criterion: "" of a dense run.
+        keep: the share of FLOPs that stay.
+    """
+
+    files: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    criterion: str = ""
+    keep: float = 1.0
+
+    def command(self) -> str:
+        """What starts it in a shell whose variable `P` is the project's folder."""
+        project = "/".join(self.files[0].split("/")[:2])
+        words = [word for file in self.files for word in ("--config-file", file.replace(project, "$P"))]
+        return " ".join(["python $P/train_net.py", *words, *self.options])
+
+
 class Family(NamedTuple):
-    """The configs of one network on one data set.
+    """The runs of one network on one data set.
 
     Attributes:
         task: the project.
-        folder: of its configs.
+        folder: of the dense config.
         network: the dense config's name.
-        pruned: {name: criterion}.
+        pruned: {name: run}.
     """
 
     task: str
     folder: str
     network: str
-    pruned: Mapping[str, str]
+    pruned: Mapping[str, Run]
 
-    def path(self, name: str) -> str:
-        """A config's path below the checkout."""
-        return f"projects/{self.task}/configs/{self.folder}/{name}.yaml"
+    @property
+    def dense(self) -> Run:
+        """The run that trains the network."""
+        return Run((self.config,))
+
+    @property
+    def config(self) -> str:
+        """The dense config's path below the checkout."""
+        return f"projects/{self.task}/configs/{self.folder}/{self.network}.yaml"
 
 
 def families(folders: Sequence[str] = tuple(TITLES)) -> list[Family]:
-    """The configs of all projects, by network, in the order of the page."""
+    """The runs of all projects, by network, in the order of the page."""
     found = []
     for folder in folders:
         for task in METRIC:
             stems = sorted(file.stem for file in (ROOT / "projects" / task / "configs" / folder).glob("*.yaml"))
-            named = {stem: NAME.fullmatch(stem) for stem in stems}
-            for network in (stem for stem, match in named.items() if match is None):
-                pruned = {s: m["criterion"] for s, m in named.items() if m and m["network"] == network}
-                found.append(Family(task, folder, network, pruned))
+            for network in (stem for stem in stems if not stem.endswith(OWN)):
+                found.append(Family(task, folder, network, _prunings(task, folder, network)))
+    return found
+
+
+def _prunings(task: str, folder: str, network: str) -> dict[str, Run]:
+    configs = f"projects/{task}/configs"
+    own = f"{configs}/{folder}/{network}{OWN}.yaml"
+    if (ROOT / own).is_file():
+        keep = CfgNode.load_yaml_with_base(str(ROOT / own))["SIRFP"]["KEEP_FLOPS"]
+        return {f"{network}{OWN}": Run((own,), (), "sirfp", keep)}
+    recipe = f"{configs}/base/recipe/prune_{folder}{'_masks' if network.startswith('mask_') else ''}.yaml"
+    if not (ROOT / recipe).is_file():
+        return {}
+    files = (f"{configs}/{folder}/{network}.yaml", recipe)
+    dense = f"output/{folder}_{network}/model_final.pth"
+    weights = ("MODEL.WEIGHTS", dense) if folder == "coco" else ()  # the others start from weights of classification
+    found = {}
+    for keep in BUDGETS:
+        options = ("SIRFP.KEEP_FLOPS", str(keep), *weights)
+        rivals = RIVALS if keep == BUDGETS[0] and network in COMPARED.get(folder, ()) else ()
+        for criterion in ("sirfp", *rivals):
+            over = () if criterion == "sirfp" else (f"projects/criteria/{criterion}.yaml",)
+            found[f"{network}_{criterion}_keep{round(100 * keep)}"] = Run((*files, *over), options, criterion, keep)
     return found
 
 
@@ -116,7 +178,7 @@ def main() -> int:
     args = parser.parse_args()
     done = {row["config"]: row for row in read_rows(args.results) if not row.get("error")}
     for family in families():
-        config = family.path(family.network)
+        config = family.config
         if config in done or (args.configs and config not in args.configs):
             continue
         row = apart(lambda family=family: measure(family), seconds=args.seconds, threads=args.threads)
@@ -129,11 +191,11 @@ def main() -> int:
 
 
 def measure(family: Family, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Counts a network, and what a random plan leaves at each budget of the configs beside it.
+    """Counts a network, and what a random plan leaves at each of its budgets.
 
     Args:
         family: the network.
-        size: (height, width) of the image; the configs' own by default.
+        size: (height, width) of the image; the config's own by default.
 
     Raises:
         RuntimeError: a cut is not possible that the pass without values takes for possible.
@@ -142,17 +204,11 @@ def measure(family: Family, size: tuple[int, int] | None = None) -> dict[str, An
     source, found = follow(family, size)
     scores = build_criterion("random", source.model, found.groups, seed=0).scores()
     row: dict[str, Any] = {"size": source.size, "flops": found.flops(), "params": found.params(), "pruned": {}}
-    for name, criterion in family.pruned.items():
-        if criterion.startswith("sirfp"):
-            share = keep_flops(family.path(name))
-            keep = allocate(found, scores, share * found.flops(), partitions=PARTS)
-            row["pruned"][name] = {"keep": share, "flops": found.flops(keep), "params": found.params(keep)}
+    for name, run in family.pruned.items():
+        if run.criterion == "sirfp":
+            keep = allocate(found, scores, run.keep * found.flops(), partitions=PARTS)
+            row["pruned"][name] = {"keep": run.keep, "flops": found.flops(keep), "params": found.params(keep)}
     return row | {"seconds": time.perf_counter() - start}
-
-
-def keep_flops(config: str) -> float:
-    """A config's budget."""
-    return CfgNode.load_yaml_with_base(str(ROOT / config))["SIRFP"]["KEEP_FLOPS"]
 
 
 def follow(family: Family, size: tuple[int, int] | None = None) -> tuple[Source, ChannelGroups]:
@@ -162,8 +218,8 @@ def follow(family: Family, size: tuple[int, int] | None = None) -> tuple[Source,
     their own size on tensors that have none, in no time.
     """
     options = ["MODEL.WEIGHTS", "", "MODEL.TIMM.WEIGHTS", "", "MODEL.MIT.WEIGHTS", ""]
-    config = next((name for name, criterion in family.pruned.items() if criterion == "sirfp"), family.network)
-    source = from_config(str(ROOT / family.path(config)), options, size=size)
+    run = next(iter(family.pruned.values()), family.dense)
+    source = from_config([str(ROOT / file) for file in run.files], options, size=size)
     if family.task == "classification":
         return source, find_groups(source.model, source.example())
     tried = find_groups(source.model, replace(source, size=SMALL).example())
@@ -180,29 +236,33 @@ def follow(family: Family, size: tuple[int, int] | None = None) -> tuple[Source,
 def page(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The page, of the networks that were counted."""
     parts = [HEAD]
-    shown = [family for family in families() if "flops" in rows.get(family.path(family.network), {})]
+    shown = [family for family in families() if "flops" in rows.get(family.config, {})]
     for (folder, task), members in groupby(shown, key=lambda family: (family.folder, family.task)):
-        body = [line for family in members for line in _lines(family, rows[family.path(family.network)])]
-        columns = ("config", "image", "GFLOPs", "kept", "M params", "kept", METRIC[task])
-        command = COMMAND.format(task=task, folder=folder)
-        parts.append(f"## {TITLES[folder]}: {task}\n`{command}`\n\n{Table(columns, tuple(body)).markdown()}\n")
+        body = [line for family in members for line in _lines(family, rows[family.config])]
+        columns = ("run", "image", "GFLOPs", "kept", "M params", "kept", METRIC[task], "command")
+        table = Table(columns, tuple(body)).markdown()
+        parts.append(f"## {TITLES[folder]}: {task}\n`P=projects/{task}`\n\n{table}\n")
     return "\n".join(parts)
 
 
 def _lines(family: Family, row: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The dense row, and one for each budget with the rivals that share it."""
 
-    def line(name: str, flops: int, params: int) -> tuple[str, ...]:
+    def line(name: str, run: Run, flops: int, params: int) -> tuple[str, ...]:
         costs = giga(flops), percent(flops, row["flops"]), mega(params), percent(params, row["params"])
-        return (f"`{name}`", " x ".join(map(str, row["size"])), *costs, MEASURED.get(family.path(name), ""))
+        size, metric = " x ".join(map(str, row["size"])), MEASURED.get(run.files[-1], "")
+        return (f"`{name}`", size, *costs, metric, f"`{run.command()}`")
 
-    lines = [line(family.network, row["flops"], row["params"])]
+    lines = [line(family.network, family.dense, row["flops"], row["params"])]
     for name, found in row["pruned"].items():
-        lines.append(line(name, found["flops"], found["params"]))
-        budget = name.removeprefix(f"{family.network}_{family.pruned[name]}")
-        rivals = sorted(c for n, c in family.pruned.items() if n == f"{family.network}_{c}{budget}" and n != name)
+        run = family.pruned[name]
+        lines.append(line(name, run, found["flops"], found["params"]))
+        rivals = [other for other in family.pruned.values() if other.keep == run.keep and other.criterion != "sirfp"]
         if rivals:
-            lines.append((f"`{family.network}_{{{','.join(rivals)}}}{budget}`", *lines[-1][1:4], "", "", ""))
+            listed = f"{{{','.join(rival.criterion for rival in rivals)}}}"
+            command = rivals[0].command().replace(f"/{rivals[0].criterion}.yaml", "/RIVAL.yaml")
+            shared = name.replace(f"{family.network}_sirfp", f"{family.network}_{listed}")
+            lines.append((f"`{shared}`", *lines[-1][1:4], "", "", "", f"`{command}`"))
     return lines
 
 

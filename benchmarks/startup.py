@@ -25,7 +25,10 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1] / "projects" / "segmentation"
-CONFIGS = {"demo": "scenes/deeplab_v3_plus_r18_sirfp.yaml", "deeplab": "camvid/deeplab_v3_R_50_os8_sirfp_keep40.yaml"}
+CONFIGS = {
+    "demo": ("scenes/deeplab_v3_plus_r18_sirfp.yaml",),
+    "deeplab": ("camvid/deeplab_v3_R_50_os8.yaml", "base/recipe/prune_camvid.yaml"),
+}
 OURS = ("sirfp", "segmentation", "train_net")
 IMPORT_BOUND, RUN_BOUNDS = 0.3, {"demo": 2.0}
 IMPORT = "import time, torch; s = time.perf_counter(); import sirfp; print(time.perf_counter() - s)"
@@ -172,7 +175,8 @@ def until_first_iteration(began: float, config: str, output: str) -> None:
     watch.watch(DatasetCatalog, "get", "reading the data set's list")
     for name, phase in (("model", "network"), ("optimizer", "network"), ("train_loader", "data loaders")):
         watch.watch(Trainer, f"build_{name}", phase)
-    words = ["--config-file", str(PROJECT / "configs" / CONFIGS[config]), "OUTPUT_DIR", output, "MODEL.WEIGHTS", ""]
+    words = [word for file in CONFIGS[config] for word in ("--config-file", str(PROJECT / "configs" / file))]
+    words += ["OUTPUT_DIR", output, "MODEL.WEIGHTS", ""]
     words += ["DATASETS.TRAIN", "('scenes_sem_seg_train',)", "DATASETS.TEST", "('scenes_sem_seg_val',)"]
     engine.run(Trainer, train_net.add_segmentation_config, words)
 

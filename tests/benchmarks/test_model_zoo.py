@@ -41,7 +41,12 @@ def test_it_goes_on_where_it_was_stopped(zoo, monkeypatch, tmp_path, capsys):
 def test_the_page_has_dense_pruned_and_shared_rows(zoo):
     lines = [line for line in zoo.page({CONFIG: counts(None)}).splitlines() if line.startswith("| `")]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert cells[0] == ["`resnet50`", "224 x 224", "4.00", "100.0%", "25.00", "100.0%", ""]
-    assert cells[1] == ["`resnet50_sirfp_keep40`", "224 x 224", "1.60", "40.0%", "10.00", "40.0%", ""]
+    dense = "python $P/train_net.py --config-file $P/configs/imagenet/resnet50.yaml"
+    pruned = f"{dense} --config-file $P/configs/base/recipe/prune_imagenet.yaml"
+    rival = f"{pruned} --config-file projects/criteria/RIVAL.yaml"
+    assert cells[0] == ["`resnet50`", "224 x 224", "4.00", "100.0%", "25.00", "100.0%", "", f"`{dense}`"]
+    ours = ["`resnet50_sirfp_keep40`", "224 x 224", "1.60", "40.0%", "10.00", "40.0%", ""]
+    assert cells[1] == [*ours, f"`{pruned} SIRFP.KEEP_FLOPS 0.4`"]
     rivals = "`resnet50_{dcfp,depgraph,fpgm,magnitude,random,slimming,taylor}_keep40`"
-    assert cells[2] == [rivals, "224 x 224", "1.60", "40.0%", "", "", ""] and len(cells) == 3
+    assert cells[2] == [rivals, "224 x 224", "1.60", "40.0%", "", "", "", f"`{rival} SIRFP.KEEP_FLOPS 0.4`"]
+    assert len(cells) == 3

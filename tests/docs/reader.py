@@ -21,6 +21,7 @@ from scripts import ROOT
 from sirfp import cli, engine
 from sirfp.config import load_config, register_data
 from sirfp.config.checks import validate
+from sirfp.files.config_files import config_files
 from sirfp.study import schema
 from sirfp.training import launch
 
@@ -139,7 +140,7 @@ def _configured(trainer_class: type, add_config=None, argv: Sequence[str] | None
     """Stands for `sirfp.engine.run`: the command line is read, and the config it makes is checked."""
     parser = launch.argument_parser()
     args, _ = parser.parse_known_args(argv)
-    cfg = load_config(args.config_file, args.opts, add_config)
+    cfg = load_config(config_files(args), args.opts, add_config)
     validate(cfg)
     register_data(cfg)
     raise Parsed

@@ -26,7 +26,7 @@ NOT_RUN = {
     r"^pip install ": "needs a network",
     r"^pre-commit ": "works on a repository of git's, which a reader's folder is not",
     r"^python (-m cProfile .*)?benchmarks/": "takes minutes; most need real data",
-    r"/configs/(camvid|cifar10|bccd|cityscapes)/": "needs a data set; its config is loaded and checked",
+    r"/configs/(camvid|cifar10|bccd|cityscapes|coco|imagenet)/": "needs a data set; its config is loaded and checked",
     r"^pytest ": "these tests",
     r"^trtexec ": "TensorRT's, which is not here",
     r"^sirfp export ": "tests/exporting exports; a minute each",

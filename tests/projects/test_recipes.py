@@ -1,10 +1,12 @@
-"""Every config is what its name says, and its network is built, counted and pruned to its budget; without data."""
+"""Every run is what its name says, and its network is built, counted and pruned to its budget; without data."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
@@ -12,6 +14,8 @@ from scripts import loaded
 
 from sirfp.config import load_config, register_data
 from sirfp.config.checks import validate
+from sirfp.files.config_files import config_files
+from sirfp.training.launch import argument_parser
 from sirfp.training.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +47,15 @@ def ids(file: Path) -> str:
     return f"{file.parent.name}/{file.stem}"
 
 
+FILES = sorted((ROOT / "projects").rglob("*.yaml"))
 CONFIGS = sorted((ROOT / "projects").glob("*/configs/*/*.yaml"))
-DENSE = [file for file in CONFIGS if zoo.NAME.fullmatch(file.stem) is None]
+DENSE = [file for file in CONFIGS if not file.stem.endswith(zoo.OWN)]
+FAMILIES = zoo.families(sorted({file.parent.name for file in CONFIGS}))
+RUNS = {
+    f"{family.task}/{family.folder}/{name}": (family, run)
+    for family in FAMILIES
+    for name, run in {family.network: family.dense, **family.pruned}.items()
+}
 
 
 def task(file: Path) -> str:
@@ -53,6 +64,18 @@ def task(file: Path) -> str:
 
 def read(file: Path, *options: str) -> CfgNode:
     return load_config(file, options, ADD.get(task(file)))
+
+
+def resolved(run) -> CfgNode:
+    """The config of a run of the zoo."""
+    files = [ROOT / file for file in run.files]
+    return load_config(files, run.options, ADD.get(task(files[0])))
+
+
+def run_of(network: str, criterion: str = "sirfp", budget: int = 40) -> CfgNode:
+    """The config of a pruning of a dense config, e.g. "segmentation/configs/cityscapes/deeplab_v3_R_50_os8"."""
+    project, _, folder, name = network.split("/")
+    return resolved(RUNS[f"{project}/{folder}/{name}_{criterion}_keep{budget}"][1])
 
 
 def sizes(cfg: CfgNode) -> CfgNode:
@@ -66,31 +89,47 @@ def sizes(cfg: CfgNode) -> CfgNode:
     return cfg.MODEL
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=ids)
-def test_a_name_says_what_a_config_does(file):
-    cfg, name = read(file), zoo.NAME.fullmatch(file.stem)
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_every_file_can_be_read_and_says_something(file):
+    read(file)
+    content = yaml.safe_load(file.read_text())
+    assert set(content) - {"_BASE_", "OUTPUT_DIR"}, "a command can name these files itself"
+
+
+@pytest.mark.parametrize("place", RUNS)
+def test_a_name_says_what_a_run_does(place):
+    family, run = RUNS[place]
+    cfg, name = resolved(run), place.rpartition("/")[2]
     validate(cfg)
     Schedule.from_config(cfg)
-    assert f"output/{file.parent.name}_{file.stem}" == cfg.OUTPUT_DIR, "no two configs write to one place"
-    if name is None:
+    assert f"output/{family.folder}_{name}" == cfg.OUTPUT_DIR
+    if name == family.network:
         assert cfg.SIRFP.KEEP_FLOPS == 1 and not cfg.SIRFP.HOOKS
         return
-    assert cfg.SIRFP.KEEP_FLOPS < 1 and cfg.SIRFP.CRITERION in (name["criterion"], f"{name['criterion']}_joint")
-    assert name["percent"] is None or int(name["percent"]) == round(100 * cfg.SIRFP.KEEP_FLOPS)
-    dense = file.with_stem(name["network"])
-    assert sizes(read(dense)) == sizes(cfg), "the network is that of the dense config"
+    assert cfg.SIRFP.KEEP_FLOPS < 1 and cfg.SIRFP.CRITERION in (run.criterion, f"{run.criterion}_joint")
+    assert run.keep == cfg.SIRFP.KEEP_FLOPS
+    percent = name.partition("_keep")[2]
+    assert percent == ("" if name.endswith(zoo.OWN) else f"{100 * run.keep:g}")
+    assert name.partition("_keep")[0] == f"{family.network}_{run.criterion}"
+    assert sizes(resolved(family.dense)) == sizes(cfg), "the network is that of the dense config"
+
+
+def test_no_two_runs_write_into_one_folder():
+    folders = [resolved(run).OUTPUT_DIR for _, run in RUNS.values()]
+    assert len(folders) > 150 and len(set(folders)) == len(folders)
 
 
 @pytest.mark.parametrize("network", TABLES)
-def test_every_rival_stands_beside_and_differs_in_its_criterion_alone(network):
-    file = ROOT / "projects" / f"{network}_sirfp_keep40.yaml"
-    ours, beside = read(file), {}
-    for other in file.parent.glob(f"{Path(network).name}_*_keep40.yaml"):
-        beside[zoo.NAME.fullmatch(other.stem)["criterion"]] = read(other)
+def test_every_rival_differs_from_ours_in_its_criterion_alone(network):
+    project, _, folder, name = network.split("/")
+    ours = run_of(network)
+    (family,) = (f for f in FAMILIES if (f.task, f.folder, f.network) == (project, folder, name))
+    beside = {run.criterion: resolved(run) for run in family.pruned.values() if run.keep == 0.4}
     assert RIVALS | {"sirfp"} == set(beside)
     for criterion, cfg in beside.items():
         hooks = [hook for hook in cfg.SIRFP.HOOKS if hook != PENALTIES.get(criterion)]
         assert hooks == ours.SIRFP.HOOKS and len(cfg.SIRFP.HOOKS) == len(hooks) + (criterion in PENALTIES)
+        assert criterion == cfg.SIRFP.CRITERION
         cfg.SIRFP.CRITERION, cfg.SIRFP.HOOKS, cfg.OUTPUT_DIR = "sirfp", hooks, ours.OUTPUT_DIR
         assert cfg == ours, criterion
 
@@ -106,7 +145,7 @@ def test_every_rival_stands_beside_and_differs_in_its_criterion_alone(network):
 )
 def test_the_paper_s_settings(data, phases, crop, rate, batch, decays, warmup, grid, edge, budget):
     """docs/method.md, sections 2 to 4 and the released scripts."""
-    cfg = read(ROOT / f"projects/segmentation/configs/{data}/deeplab_v3_R_50_os8_sirfp_keep{budget}.yaml")
+    cfg = run_of(f"segmentation/configs/{data}/deeplab_v3_R_50_os8", budget=budget)
     schedule, solver, ours, resnets = Schedule.from_config(cfg), cfg.SOLVER, cfg.SIRFP, cfg.MODEL.RESNETS
     assert schedule.lengths == phases and [crop, crop] == cfg.INPUT.TRAIN_SIZE
     assert (rate, batch, warmup) == (solver.BASE_LR, solver.IMS_PER_BATCH, solver.WARMUP_ITERS)
@@ -142,14 +181,14 @@ def slow_but(quick: set[str], files: list[Path]) -> list:
 
 @pytest.mark.parametrize("file", slow_but(COUNTED, DENSE))
 def test_a_network_is_counted_and_planned_to_its_budgets(file):
-    (family,) = (f for f in zoo.families([file.parent.name]) if (f.task, f.network) == (task(file), file.stem))
+    (family,) = (f for f in FAMILIES if ROOT / f.config == file)
     row = zoo.measure(family, (256, 320) if family.task == "detection" else None)  # those need values: slow
-    assert set(row["pruned"]) == {name for name, criterion in family.pruned.items() if criterion == "sirfp"}
+    assert set(row["pruned"]) == {name for name, run in family.pruned.items() if run.criterion == "sirfp"}
     for name, found in row["pruned"].items():
-        asked = read(file.with_stem(name)).SIRFP.KEEP_FLOPS * row["flops"]
+        asked = resolved(family.pruned[name]).SIRFP.KEEP_FLOPS * row["flops"]
         assert 0.995 * asked <= found["flops"] <= asked and found["params"] < row["params"], name
     if family.task != "detection" and family.folder in zoo.TITLES:
-        dense = zoo.page({family.path(family.network): row}).splitlines()
+        dense = zoo.page({family.config: row}).splitlines()
         (line,) = (line for line in dense if line.startswith(f"| `{family.network}` "))
         assert cells(line) in map(cells, (ROOT / "MODEL_ZOO.md").read_text().splitlines())
 
@@ -158,15 +197,48 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")]
 
 
-def test_the_model_zoo_lists_every_config():
+def test_the_model_zoo_lists_every_run():
     text = (ROOT / "MODEL_ZOO.md").read_text()
     for family in zoo.families():
         section = text.partition(f"## {zoo.TITLES[family.folder]}: {family.task}\n")[2].partition("\n## ")[0]
-        for name, criterion in {family.network: "", **family.pruned}.items():
+        for name, criterion in {family.network: "", **{n: run.criterion for n, run in family.pruned.items()}}.items():
             row = f"`{name}`"
             if criterion in RIVALS:
                 row = rf"`{family.network}_\{{([a-z_]+,)*{criterion}(,[a-z_]+)*\}}{name.partition(criterion)[2]}`"
             assert re.search(rf"^\| {row} ", section, re.M), f"{name}: see benchmarks/model_zoo.py"
+
+
+def test_each_command_of_the_model_zoo_writes_where_its_row_says(monkeypatch):
+    """The page as it stands, by the parser of a training script; a shared row stands for a command a criterion."""
+    monkeypatch.chdir(ROOT)
+    found = {}
+    for section in (ROOT / "MODEL_ZOO.md").read_text().split("\n## ")[1:]:
+        project = re.search(r"^`P=(projects/(\w+))`$", section, re.M)
+        for name, command in re.findall(r"^\| `([^`]+)` .*\| +`(python [^`]+)` \|$", section, re.M):
+            shared = re.search(r"\{(.+)\}", name)
+            for rival in shared[1].split(",") if shared else [""]:
+                script, *words = shlex.split(command.replace("$P", project[1]).replace("RIVAL", rival))[1:]
+                args = argument_parser().parse_args(words)
+                folder = load_config(config_files(args), args.opts, ADD.get(project[2])).OUTPUT_DIR
+                assert Path(script).is_file()
+                assert folder.endswith(f"_{name.replace(shared[0], rival) if shared else name}")
+                found.setdefault(folder, []).append(command)
+    assert all(len(commands) == 1 for commands in found.values()), "no two rows write into one folder"
+    assert set(found) == {resolved(r).OUTPUT_DIR for f in zoo.families() for r in (f.dense, *f.pruned.values())}
+
+
+NAMING = ("*.md", "docs/**/*.md", "projects/**/*.md", "projects/**/*.py", "studies/*.yaml", "benchmarks/*.py")
+
+
+@pytest.mark.parametrize("place", NAMING)
+def test_configs_that_are_named_exist(place):
+    folders = [ROOT, *(ROOT / "projects").iterdir()]
+    files = list(ROOT.glob(place))
+    assert files
+    for file in files:
+        for name in re.findall(r"(?<![\w/])((?:projects/\w+/)?(?:\$configs|configs)/[\w/]+\.yaml)", file.read_text()):
+            named = name.replace("$configs", "configs")
+            assert any((folder / named).is_file() for folder in folders), f"{file.name}: there is no {name}"
 
 
 def distinct(files: list) -> list:

@@ -44,7 +44,8 @@ HEADS = {
 
 def config(*change: str, head: str = "DeepLabV3PlusHead"):
     options = [*SMALL, "MODEL.SEM_SEG_HEAD.NAME", head, *HEADS[head], *change]
-    return load_config(PROJECT / "configs/Base-DeepLabV3Plus-timm.yaml", options, segmentation.add_segmentation_config)
+    file = PROJECT / "configs/base/network/deeplab_v3_plus_timm.yaml"
+    return load_config(file, options, segmentation.add_segmentation_config)
 
 
 def build(cfg, seed: int = 0):
