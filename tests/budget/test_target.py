@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from small_networks import INPUT, build
-from test_budget import FOUND, Wide, _scores
+from test_allocation import FOUND, Wide, _scores
 from tiny_run import run
 
 import sirfp
