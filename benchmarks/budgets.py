@@ -24,7 +24,9 @@ from prunability import add_row, apart, one_line, read_rows
 from subjects import machine
 
 from sirfp.budget.allocation import smallest
-from sirfp.budget.target import Target, choose
+from sirfp.budget.decision import choose
+from sirfp.budget.limits import Limits
+from sirfp.budget.target import TARGETS
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
 
@@ -100,12 +102,13 @@ def measure(name: str) -> list[dict[str, Any]]:
     plans = []
     for quantity in ("flops", "params"):
         for multiple in MULTIPLES:
-            cost = Target(quantity).cost(found)
-            least = cost(smallest(found, round_to=multiple)) / cost()
+            kind, limits = TARGETS[quantity], Limits(partitions=(), round_to=multiple)
+            cost = kind().cost(found)
+            least = cost(smallest(found, limits)) / cost()
             share = max(0.5, (1 + least) / 2)
             plan = {"quantity": quantity, "round_to": multiple, "asked": share, "least": least}
             try:
-                choice = choose(model, inputs, found, scores, Target(quantity, share), round_to=multiple)
+                choice = choose(model, inputs, found, scores, kind(share), limits)
                 plan["off"] = cost(choice.keep) / cost() / share - 1
             except Exception as error:
                 plan["error"] = one_line(error)

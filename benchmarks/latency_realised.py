@@ -24,7 +24,9 @@ import torch
 from subjects import build, image_size, machine
 from torch import nn
 
-from sirfp.budget.target import Target, choose
+from sirfp.budget.decision import choose
+from sirfp.budget.limits import Limits
+from sirfp.budget.target import Flops
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
 from sirfp.exporting.runtimes import RUNTIMES, compare
@@ -97,7 +99,8 @@ def pruned(name: str, args: argparse.Namespace) -> tuple[dict[str, nn.Module], d
     scores = build_criterion("random", model, found.groups, seed=0).scores()
     networks, kept = {"dense": model}, {}
     for multiple in args.round_to:
-        choice = choose(model, inputs, found, scores, Target("flops", args.keep_flops), round_to=multiple)
+        limits = Limits(partitions=(), round_to=multiple)
+        choice = choose(model, inputs, found, scores, Flops(args.keep_flops), limits)
         networks[f"round to {multiple}"] = small = copy.deepcopy(model)
         plan = cut(small, found, choice.keep)
         kept[f"round to {multiple}"] = plan.flops[1] / plan.flops[0]

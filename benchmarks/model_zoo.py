@@ -30,7 +30,6 @@ from sirfp.reporting.tables import Table, giga, mega, percent
 from sirfp.sources.source import Source, from_config
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("backbone.bottom_up", "backbone")
 SMALL = (64, 64)
 """Image size at which cuts are tried."""
 OWN = "_sirfp"
@@ -206,7 +205,7 @@ def measure(family: Family, size: tuple[int, int] | None = None) -> dict[str, An
     row: dict[str, Any] = {"size": source.size, "flops": found.flops(), "params": found.params(), "pruned": {}}
     for name, run in family.pruned.items():
         if run.criterion == "sirfp":
-            keep = allocate(found, scores, run.keep * found.flops(), partitions=PARTS)
+            keep = allocate(found, scores, run.keep * found.flops())
             row["pruned"][name] = {"keep": run.keep, "flops": found.flops(keep), "params": found.params(keep)}
     return row | {"seconds": time.perf_counter() - start}
 

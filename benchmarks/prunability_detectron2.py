@@ -24,6 +24,7 @@ from randomised import randomised
 from torch import nn
 
 from sirfp.budget.allocation import allocate
+from sirfp.budget.limits import Limits
 from sirfp.channels import find_groups
 from sirfp.channels.find import ChannelGroups
 from sirfp.criteria import build_criterion
@@ -148,7 +149,7 @@ def prune(model: nn.Module, inputs: list[dict]) -> dict[str, Any]:
     found = find_groups(model, inputs)
     seconds = time.perf_counter() - start
     scores = build_criterion("random", model, found.groups, seed=0).scores()
-    keep = allocate(found, scores, HALF * found.flops(), partitions=())
+    keep = allocate(found, scores, HALF * found.flops(), limits=Limits(partitions=()))
     plan, relative = pruned_and_compared(model, found, keep, inputs, train=True)
     exact, by_nature = None, [group for group in found if group.inexact]
     for group in by_nature:  # once more, without those that cannot be equal

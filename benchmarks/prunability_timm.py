@@ -136,6 +136,7 @@ def measure(tool: str, name: str) -> dict[str, Any]:
 def prune_here(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
     """sirfp: two random plans, and what is frozen."""
     from sirfp.budget.allocation import allocate
+    from sirfp.budget.limits import Limits
     from sirfp.channels import find_groups
     from sirfp.criteria import build_criterion
     from sirfp.prune import cut
@@ -149,7 +150,7 @@ def prune_here(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
     differences, exact, kept = [], [], 0.0
     for seed in (0, 1):
         scores = build_criterion("random", model, found.groups, seed=seed).scores()
-        keep = allocate(found, scores, target, partitions=())
+        keep = allocate(found, scores, target, limits=Limits(partitions=()))
         pruned = copy.deepcopy(model)
         plan = cut(pruned, found, keep, bias_correction=False)
         differences.append(difference(model, pruned, plan, inputs))
@@ -197,10 +198,11 @@ def fewest(found: Any) -> Any:
     import numpy as np
 
     from sirfp.budget.allocation import least
+    from sirfp.budget.limits import Limits
 
     keep = np.zeros(found.atoms, dtype=bool)
     for group in found:
-        keep[found.spans[group.name]][: least(group, 0.02)] = True
+        keep[found.spans[group.name]][: least(group, Limits.min_keep)] = True
     return keep
 
 

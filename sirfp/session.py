@@ -1,23 +1,28 @@
-"""A pruning in several steps inside a training run: what is known, what was decided, and what can be saved."""
+"""A pruning in several steps inside a training run: its statistics, its decisions, and its state in a checkpoint.
+
+Each step is that of `sirfp.prune`: groups, scores, decision, cut. What differs is where statistics come from (the
+run's own batches) and that several processes have to agree.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from .budget.target import Choice, Target, choose
+from .budget.decision import decide
+from .budget.limits import DEFAULT, Limits
+from .budget.target import Target
 from .channels.find import find_again, find_groups
 from .criteria import build_criterion
-from .criteria.observer import Observer
+from .criteria.calibration import default_criterion
+from .criteria.observer import PERIOD, Observer
 from .processes import agreed, average_norms
-from .prune import cut, cut_to, refined
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
+from .surgery.operation import cut, cut_to
 from .surgery.reconstruction import Moments
 
 logger = logging.getLogger(__name__)
@@ -30,10 +35,11 @@ class PruningSession:
         model: the model, without a distributed wrapper; changed in place.
         example_inputs: what FLOPs are counted on.
         optimizer: its state is cut along.
-        criterion: a name in the registry.
+        criterion: a name in the registry; by default that of a run, which has gradients (`default_criterion`).
         options: the criterion's own options.
         period: look at every `period`-th iteration only.
-        ignore, partitions, min_keep, round_to, bias_correction, seed: as in `sirfp.prune`.
+        limits: what plans have to respect.
+        bias_correction, seed: as in `sirfp.prune`.
 
     Attributes:
         plan: of all prunings so far.
@@ -47,20 +53,17 @@ class PruningSession:
         example_inputs: Any,
         optimizer: torch.optim.Optimizer | None = None,
         *,
-        criterion: str = "sirfp",
+        criterion: str | None = None,
         options: dict[str, Any] | None = None,
-        period: int = 1,
-        ignore: Iterable[str] = (),
-        partitions: Iterable[str] = (),
-        min_keep: float = 0.02,
-        round_to: int = 1,
+        period: int = PERIOD,
+        limits: Limits = DEFAULT,
         bias_correction: bool = True,
         seed: int = 0,
     ):
         self.model, self.example_inputs, self.optimizer = model, example_inputs, optimizer
-        self.criterion, self.options, self.period = criterion, dict(options or {}), period
-        self.ignore, self.partitions = tuple(ignore), tuple(partitions)
-        self.min_keep, self.round_to, self.bias_correction, self.seed = min_keep, round_to, bias_correction, seed
+        self.criterion = default_criterion() if criterion is None else criterion
+        self.options, self.period = dict(options or {}), period
+        self.limits, self.bias_correction, self.seed = limits, bias_correction, seed
         self.plan: PruningPlan | None = None
         self.steps = 0
         self.followers: list[nn.Module] = []
@@ -69,13 +72,13 @@ class PruningSession:
         self._statistics: dict[str, Any] | None = None
 
     def find(self) -> ChannelGroups:
-        """The groups of the model as it is, found once between two prunings."""
+        """The groups of the model as it is now; found anew only after a pruning."""
         if self.found is None:
-            self.found = find_groups(self.model, self.example_inputs, self.ignore)
+            self.found = find_groups(self.model, self.example_inputs, self.limits.ignore)
         return self.found
 
     def look(self) -> Observer:
-        """Attaches the criterion to the model, with the statistics of a resumed run if there are any."""
+        """Attaches the criterion to the model, if it is not yet; loads the statistics of a resumed run, if any."""
         if self.observer is None:
             scorer = build_criterion(self.criterion, self.model, self.find().groups, seed=self.seed, **self.options)
             self.observer = Observer(self.model, scorer, self.period, training=True)
@@ -87,20 +90,21 @@ class PruningSession:
         return self.observer
 
     def agree(self) -> None:
-        """Gives every process what all of them have seen: the statistics so far, and those of the norms."""
+        """Joins the statistics of all processes: the criterion's, and the running statistics of the norms."""
         for model in (self.model, *self.followers):
             average_norms(model)
         if self.observer is not None:
             self.observer.criterion.reduce()
 
     def prune(self, target: Target, moments: Moments | None = None) -> PruningPlan:
-        """Prunes to a budget, a share of the *dense* model's, on what was seen since the last pruning.
+        """Prunes to a budget, a share of the *dense* model's, by the statistics taken since the last pruning.
 
-        Every process of a distributed run sees the same statistics and cuts the same channels.
+        In a distributed run the first process decides on the joined statistics; all processes cut the same channels.
 
         Args:
             target: the budget.
-            moments: of what the model's layers read, for the reconstruction of what they lose.
+            moments: second moments of the layers' inputs (`sirfp.surgery.reconstruction.take_moments`); with them the
+                layers that read removed channels are reconstructed.
 
         Returns:
             The plan of all steps together, in terms of the dense model.
@@ -109,33 +113,29 @@ class PruningSession:
         observer.detach()
         if observer.criterion.left_out:
             logger.warning(
-                "%d images had features that are not finite; the statistics are without them",
+                "%d images had features that are not finite; they are left out of the statistics",
                 observer.criterion.left_out,
             )
         self.agree()
 
-        def decide() -> Choice:
-            choice = choose(
-                self.model, self.example_inputs, found, observer.criterion.scores(), target, self.plan,
-                partitions=self.partitions, min_keep=self.min_keep, round_to=self.round_to,
-                cost_exponent=observer.criterion.cost_exponent,
-            )  # fmt: skip
-            return replace(choice, keep=refined(found, choice.keep, observer.criterion))
-
-        choice = agreed(decide)
-        found = find_again(self.model, self.example_inputs, self.ignore, found)
-        making_up = {"bias_correction": self.bias_correction, "moments": moments}
-        plan = cut_to(self.model, found, choice, self.criterion, optimizer=self.optimizer, **making_up)
+        choice = agreed(
+            lambda: decide(self.model, self.example_inputs, found, observer.criterion, target, self.limits, self.plan)
+        )
+        found = find_again(self.model, self.example_inputs, self.limits.ignore, found)
+        plan = cut_to(
+            self.model, found, choice, self.criterion,
+            bias_correction=self.bias_correction, optimizer=self.optimizer, moments=moments,
+        )  # fmt: skip
         for other in self.followers:
-            same = find_again(other, self.example_inputs, self.ignore, found)
-            cut(other, same, choice.keep, self.criterion, **making_up)
+            same = find_again(other, self.example_inputs, self.limits.ignore, found)
+            cut(other, same, choice.keep, self.criterion, bias_correction=self.bias_correction, moments=moments)
         self.plan = self.plan.then(plan) if self.plan else plan
         self.steps += 1
         self.observer = self.found = None
         return self.plan
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: the plan as text, the step, the statistics so far."""
+        """What a resumed run needs: the plan as text, the number of steps, the statistics so far."""
         state: dict[str, Any] = {"steps": self.steps, "plan": self.plan.to_json() if self.plan else ""}
         if self.observer is not None:
             state["statistics"] = {

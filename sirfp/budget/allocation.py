@@ -10,13 +10,24 @@ import torch
 
 from ..errors import InputError
 from ..structure.groups import ChannelGroups, Group
+from .limits import DEFAULT, Limits
 
-EACH = "*"  # among partitions: every group is one
-FILL_TRIES = 4000  # how many chunks are tried to use up what is left of a budget
-EXACT = 0.0025  # of the budget: what is left at most before channels of unlike cost are exchanged
-PROMISED = 0.005  # of the budget: what may be left of it
-SEARCH_TRIES = 5000  # how many choices of widths are looked at where more than that is left
-EXCHANGES, EXCHANGE_TRIES = 8, 40  # how many are made, and how many pairs are looked at for each
+EACH = "*"
+"""Among the prefixes of partitions: every group is a partition."""
+PROMISED = 0.005
+"""How far below the budget a plan may stay, as a share of the budget. docs/budgets.md promises it to users."""
+EXACT = 0.0025
+"""How close exchanges and the search try to come, as a share of the budget: half of what is promised."""
+FILL_TRIES = 4000
+"""The most removed chunks that are tried in what is left of a budget. It bounds the time: the plan's cost is
+computed for each. The best removed chunks come first; a group whose next chunk does not fit is not tried again."""
+EXCHANGES, EXCHANGE_TRIES = 8, 40
+"""The most exchanges in a row, and the pairs of groups tried for each. They bound the time. The pairs that come closest
+to the budget by the cost of each chunk alone are tried first; only where two groups meet in one layer is the sum of
+both not what the exchange costs, so that few pairs have to be tried."""
+SEARCH_TRIES = 5000
+"""The most choices of widths that the search looks at. It bounds the time: the number of choices grows exponentially
+with the number of groups, and the search is for networks of few wide chunks, whose budgets exchanges do not meet."""
 
 
 def allocate(
@@ -25,30 +36,25 @@ def allocate(
     target: float,
     cost: Callable[[np.ndarray], float] | None = None,
     *,
-    partitions: Iterable[str] = ("backbone",),
-    min_keep: float = 0.02,
-    round_to: int = 1,
+    limits: Limits = DEFAULT,
     dense: float | None = None,
     what: str = "FLOPs",
 ) -> np.ndarray:
     """Chooses the atoms that stay.
 
-    Every partition is ranked on its own, globally over its groups, and loses the same share of channels, the
-    lowest first (docs/method.md, section 3); the share is the least that meets the budget. What a whole channel more
-    would overshoot is then spent on the best of the removed channels that still fit; where more than a quarter of a
-    percent is left even so, as few wide channels do, one that stays is exchanged for one that costs a little more, and
-    where that leaves more than half a percent, other widths are searched, those with the fewest changes first.
+    Every partition is ranked on its own, globally over its groups, and loses the same share of channels, the lowest
+    first (docs/method.md, section 3); the share is the least that meets the budget. What is then left of the budget
+    goes to the best of the removed channels that still fit. If more than `EXACT` is left, as happens with few wide
+    chunks, a chunk that stays is exchanged for one that costs a little more; if more than `PROMISED` is left even so,
+    other widths are searched, those with the fewest changes first.
 
     Args:
         found: the groups.
         scores: worth of each channel, {group: (size,)}.
         target: the most that the plan may cost.
         cost: the cost of atoms kept, (atoms,) of bool; FLOPs by default.
-        partitions: prefixes of group names; the first that any name has makes one partition, the rest another;
-            "*" makes one of every group, so that all lose the same share of their channels.
-        min_keep: the share of its channels that every group keeps at least (see `least`).
-        round_to: widths are multiples of this, or whole.
-        dense: what the target is a share of; the cost of everything by default.
+        limits: what the choice has to respect.
+        dense: what the target is a share of in messages; by default the cost of all atoms.
         what: the cost in words.
 
     Returns:
@@ -63,8 +69,7 @@ def allocate(
         if cost(keep) > target:
             raise InputError("nothing in the model can be cut: every channel is frozen")
         return keep
-    partitions = (partitions,) if isinstance(partitions, str) else tuple(partitions)
-    chunks = _sequence(found, scores, partitions, min_keep, round_to)
+    chunks = _sequence(found, scores, limits)
 
     def without(count: int) -> np.ndarray:
         left = np.ones(found.atoms, dtype=bool)
@@ -74,8 +79,8 @@ def allocate(
 
     fewest = cost(without(len(chunks)))
     if fewest > target:
-        raise out_of_reach(target, fewest, dense or cost(keep), what, min_keep, round_to)
-    low, high = 0, len(chunks)  # the cost without `low` chunks is above the target, without `high` at or below
+        raise out_of_reach(target, fewest, dense or cost(keep), what, limits)
+    low, high = 0, len(chunks)  # without the first `low` chunks the cost is above the target, without `high` it is not
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if cost(without(middle)) <= target else (middle, high)
@@ -93,10 +98,10 @@ def worth_for_cost(
     cost: Callable[[np.ndarray], float],
     exponent: float,
 ) -> Mapping[str, torch.Tensor]:
-    """Scores over a power of what a channel of their group costs, so that a ranking tells what a budget buys.
+    """Scores divided by a power of what a channel of their group costs, as in the greedy solution of a knapsack.
 
-    With exponent 1 and worth that adds up this is the greedy of a knapsack. A channel's cost is the mean of half of
-    its group's, with all others whole; negative scores are multiplied by it, so that the dear ones go first.
+    A channel's cost is what half of its group's channels cost, divided by their number, with all other groups dense.
+    Negative scores are multiplied by the cost instead, so that among them too the expensive channels go first.
 
     Args:
         found: the groups.
@@ -105,7 +110,7 @@ def worth_for_cost(
         exponent: 0 leaves the scores as they are.
 
     Returns:
-        {group: (size,)} in float64; a cost is taken as a share of the whole model's.
+        {group: (size,)} in float64, costs taken as shares of the whole model's; the scores themselves at exponent 0.
     """
     if not exponent:
         return scores
@@ -121,26 +126,34 @@ def worth_for_cost(
     return worth
 
 
-def out_of_reach(asked: float, least: float, dense: float, what: str, min_keep: float, round_to: int) -> InputError:
-    """The error of a budget that is less than the least that a plan can keep."""
+def out_of_reach(budget: float, least: float, dense: float, what: str, limits: Limits) -> InputError:
+    """The error for a budget below the cost of the smallest plan.
+
+    Args:
+        budget: what the plan may cost.
+        least: what the smallest plan costs.
+        dense: what the dense model costs.
+        what: the cost in words.
+        limits: that the smallest plan respects.
+    """
+    rounding = f", ROUND_TO {limits.round_to}" if limits.round_to > 1 else ""
     return InputError(
-        f"the budget cannot be reached: {asked / dense:.3g} of the {what} is asked for, the least that can be kept is "
-        f"{math.ceil(least / dense * 1000) / 1000:.3f} "
-        f"(MIN_KEEP {min_keep}{f', ROUND_TO {round_to}' if round_to > 1 else ''})"
+        f"the budget cannot be reached: {budget / dense:.3g} of the {what} is asked for, the least that can be kept is "
+        f"{math.ceil(least / dense * 1000) / 1000:.3f} (MIN_KEEP {limits.min_keep}{rounding})"
     )
 
 
-def smallest(found: ChannelGroups, min_keep: float = 0.02, round_to: int = 1) -> np.ndarray:
-    """The least that a plan can keep, (atoms,) of bool."""
-    return widths_at(found, 0.0, min_keep, round_to)
+def smallest(found: ChannelGroups, limits: Limits = DEFAULT) -> np.ndarray:
+    """The atoms of the smallest plan within limits, (atoms,) of bool."""
+    return widths_at(found, 0.0, limits)
 
 
-def widths_at(found: ChannelGroups, share: float, min_keep: float = 0.02, round_to: int = 1) -> np.ndarray:
-    """About the same share of every group's channels, as far as they may go, (atoms,) of bool."""
+def widths_at(found: ChannelGroups, share: float, limits: Limits = DEFAULT) -> np.ndarray:
+    """Atoms with about the same share of every group's channels, within limits, (atoms,) of bool."""
     keep = np.ones(found.atoms, dtype=bool)
     for group in found:
         span = np.arange(found.atoms)[found.spans[group.name]]
-        chunks = _chunks(span, least(group, min_keep), _at_once(group, round_to))
+        chunks = _chunks(span, group, limits)
         for chunk in chunks[: round((1 - share) * group.size / max(1, len(chunks[0]))) if chunks else 0]:
             keep[chunk] = False
     return keep
@@ -149,7 +162,7 @@ def widths_at(found: ChannelGroups, share: float, min_keep: float = 0.02, round_
 def _fill(
     keep: np.ndarray, removed: list[np.ndarray], target: float, cost: Callable, found: ChannelGroups
 ) -> np.ndarray:
-    """Takes back removed chunks, the best first, as long as they fit; within a group only in order."""
+    """Keeps removed chunks after all, the best first, as long as the target allows; within a group only in order."""
     total, span_of = cost(np.ones_like(keep)), np.zeros(len(keep), dtype=np.int64)
     for order, span in enumerate(found.spans.values()):
         span_of[span] = order
@@ -181,11 +194,12 @@ def _by_group(found: ChannelGroups, chunks: list[np.ndarray]) -> list[list[np.nd
 
 
 def _exchanged(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, cost: Callable) -> np.ndarray:
-    """Gives up the next chunk of one group for that of another, as long as it comes closer to the target from below."""
+    """Removes the next chunk of one group and keeps the last removed of another, while that uses more of the target."""
     keep, spent = keep.copy(), cost(keep)
     gone = [sum(not keep[chunk[0]] for chunk in part) for part in parts]
     for _ in range(EXCHANGES):
-        back, off = {}, {}
+        back: dict[int, float] = {}
+        off: dict[int, float] = {}
         for i, part in enumerate(parts):
             for moves, at in ((back, gone[i] - 1), (off, gone[i])):
                 if 0 <= at < len(part):
@@ -214,7 +228,7 @@ def _exchanged(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, c
 
 
 def _searched(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, cost: Callable) -> np.ndarray:
-    """Looks at widths around a choice, the fewest changes first, until some come close to the target from below."""
+    """Tries the widths around a choice, fewest changes first, until the cost is at most `EXACT` below the target."""
     best, most = keep, cost(keep)
     ring = [tuple(sum(not keep[chunk[0]] for chunk in part) for part in parts)]
     seen = set(ring)
@@ -242,14 +256,8 @@ def _searched(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, co
     return best
 
 
-def _sequence(
-    found: ChannelGroups,
-    scores: Mapping[str, torch.Tensor],
-    partitions: tuple[str, ...],
-    min_keep: float,
-    round_to: int,
-) -> list[np.ndarray]:
-    """The order in which chunks of atoms go: by the share of its partition that goes with it."""
+def _sequence(found: ChannelGroups, scores: Mapping[str, torch.Tensor], limits: Limits) -> list[np.ndarray]:
+    """The chunks of atoms in the order in which they go: by the share of their partition that is gone after them."""
     share = np.zeros(found.atoms)
     values = np.zeros(found.atoms)
     for group in found:
@@ -257,7 +265,7 @@ def _sequence(
     if not np.isfinite(values).all():
         bad = next(g.name for g in found if not np.isfinite(values[found.spans[g.name]]).all())
         raise InputError(f"the scores of {bad} are not finite")
-    for members in split(found.groups, partitions):
+    for members in split(found.groups, limits.partitions):
         atoms = np.concatenate([np.arange(found.atoms)[found.spans[g.name]] for g in members])
         order = atoms[np.argsort(values[atoms], kind="stable")]
         share[order] = (np.arange(len(order)) + 1) / len(order)
@@ -265,36 +273,30 @@ def _sequence(
     for group in found:
         span = found.spans[group.name]
         order = np.arange(found.atoms)[span][np.argsort(values[span], kind="stable")]
-        for chunk in _chunks(order, least(group, min_keep), _at_once(group, round_to)):
+        for chunk in _chunks(order, group, limits):
             chunks.append(chunk)
             keys.append(share[chunk].mean())
     return [chunks[i] for i in np.argsort(keys, kind="stable")]
 
 
 def least(group: Group, min_keep: float) -> int:
-    """How many channels a group keeps at least: two where a statistic runs over them, as of one value there is none."""
+    """How many channels a group keeps at least: at least 2 where a statistic runs over them; 1 has no variance."""
     return min(group.size, max(2 if group.inexact else 1, math.ceil(min_keep * group.size)))
 
 
-def _at_once(group: Group, round_to: int) -> int:
-    """How many atoms go together so that a width stays a multiple."""
-    return round_to // math.gcd(round_to, group.width)
-
-
-def _chunks(order: np.ndarray, least: int, round_to: int) -> list[np.ndarray]:
-    """Cuts a group's atoms, lowest first, so that after each chunk its width is a multiple of `round_to`."""
-    least = math.ceil(least / round_to) * round_to
-    first = len(order) % round_to or round_to
-    chunks, start = [], 0
-    while len(order) - start - (first if start == 0 else round_to) >= least:
-        stop = start + (first if start == 0 else round_to)
-        chunks.append(order[start:stop])
-        start = stop
+def _chunks(order: np.ndarray, group: Group, limits: Limits) -> list[np.ndarray]:
+    """Cuts a group's atoms, lowest first, into chunks so that after each the group's width respects the limits."""
+    step = limits.round_to // math.gcd(limits.round_to, group.width)  # atoms at a time, so that widths stay multiples
+    fewest = math.ceil(least(group, limits.min_keep) / step) * step
+    chunks, start, size = [], 0, len(order) % step or step
+    while len(order) - start - size >= fewest:
+        chunks.append(order[start : start + size])
+        start, size = start + size, step
     return chunks
 
 
 def split(groups: Iterable[Group], prefixes: Iterable[str]) -> list[list[Group]]:
-    """Partitions groups: those whose name begins with the first prefix that any has, and the rest; at "*" each."""
+    """Partitions groups by prefixes of their names, as `Limits.partitions` says."""
     groups = list(groups)
     for prefix in prefixes:
         if prefix == EACH:

@@ -1,9 +1,9 @@
-"""A budget of latency: a table of layers' times over their widths, solved, then the whole network measured.
+"""A budget of latency: a table of layers' times over their widths is solved, then the whole network is measured.
 
-The table is of the machine, the inputs and the precision at hand: copies of the network, cut to several shares of their
-channels, are timed layer by layer. It predicts any plan, so that a budget is searched as one of FLOPs is. What it
-cannot know (caches, widths that suit the machine) is corrected: the plan's network is timed in turns with the whole
-one, and the table asked for as much less or more as it was off, until both agree.
+The table holds for the machine, the inputs and the precision at hand: copies of the network, cut to several shares of
+their channels, are timed layer by layer. It predicts the latency of any plan, so that one is searched as for a budget
+of FLOPs. What the table cannot know (caches, widths that suit the machine) is corrected: the pruned network is timed in
+turns with the dense one, and the share that is searched in the table is corrected by the ratio, until both agree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import copy
 import logging
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,28 +28,42 @@ from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply, cuts_for
 from .allocation import allocate, out_of_reach, smallest, widths_at
+from .limits import DEFAULT, Limits
 
 logger = logging.getLogger(__name__)
 
-WIDTHS = (1.0, 0.75, 0.5, 0.25)  # shares of the channels that the table is measured at, beside the least
+WIDTHS = (1.0, 0.75, 0.5, 0.25)
+"""Shares of the channels at which layers are timed, beside the smallest plan; between them time is taken as linear. One
+copy of the network is cut and timed for each, so more would cost more time."""
 TABLE_REPEATS = 5
-CLOSE = 0.02  # how far from the budget a measured network may be, relative to it, for the search to end
+"""Timed calls for each point of the table, after one that is not counted. The table need not be exact, as what comes of
+it is measured and corrected."""
+CLOSE = 0.02
+"""The search ends when the measured latency is this close to the budget, relative to it. A closer one would be met
+by the noise of the machine rather than by a better plan."""
 PROMISED = 0.05
-NEAR = 0.1  # how far apart two tries may be, relatively, to tell the same of how far the table is off
+"""How far the latency may be from the budget, relative to it, before a warning says so; docs/budgets.md promises it."""
+NEAR = 0.1
+"""Measurements whose requested share differs by less than this, relatively, are pooled to estimate the table's error:
+close enough that the error is the same, so that their median evens out noise."""
 TRIES = 8
-SECONDS = 2.0  # that one comparison of two networks may take, if it has its least number of rounds
+"""Plans that are measured at most. It bounds the time; the best of them is taken."""
+SECONDS = 2.0
+"""The time that one comparison of two networks may take, unless `ROUNDS` asks for more."""
 ROUNDS = (9, 101)
+"""The least and the most rounds of a comparison: fewer give no quartile to rely on, and of fast networks more would not
+say more."""
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Seconds of each layer, and of all between them, by the share of it that stays.
+    """Seconds of each layer, and of all that runs between layers, as a function of the share of its weight that stays.
 
     Attributes:
         members: (sides, atoms) how many indices of each side of a layer's weight belong to each atom.
         sizes: (sides,) of the dense weights.
-        layers: (layers, 2) the sides of each layer's weight; the last side stands for none.
-        shares: (layers + 1, points) of each layer's weight that stays, ascending; the last of all sides together.
+        layers: (layers, 2) the sides of each layer's weight; the last side stands for a side that it does not have.
+        shares: (layers + 1, points) of each layer's weight that stays, ascending; the last row of all sides together.
         seconds: (layers + 1, points), never falling.
     """
 
@@ -60,9 +74,7 @@ class LatencyTable:
     seconds: np.ndarray
 
     @staticmethod
-    def measure(
-        model: nn.Module, example_inputs: Any, found: ChannelGroups, min_keep: float = 0.02, round_to: int = 1
-    ) -> LatencyTable:
+    def measure(model: nn.Module, example_inputs: Any, found: ChannelGroups, limits: Limits = DEFAULT) -> LatencyTable:
         """Times copies of a model at several widths, layer by layer."""
         modules = _layers(model)
         places = [(f"{name}.weight", dim) for name, sides in modules.items() for dim in range(sides)]
@@ -83,8 +95,8 @@ class LatencyTable:
         sizes = np.array([parameters[name].shape[dim] for name, dim in places] + [1.0])
         layers = np.array([[row.get((f"{name}.weight", dim), len(places)) for dim in (0, 1)] for name in modules])
         empty = LatencyTable(members, sizes, layers.reshape(-1, 2), np.zeros((0, 0)), np.zeros((0, 0)))
-        points = [*(widths_at(found, share, min_keep, round_to) for share in WIDTHS[1:])]
-        points = [np.ones(found.atoms, dtype=bool), *points, smallest(found, min_keep, round_to)]
+        points = [*(widths_at(found, share, limits) for share in WIDTHS[1:])]
+        points = [np.ones(found.atoms, dtype=bool), *points, smallest(found, limits)]
         shares = np.stack([empty.share(keep) for keep in points], 1)[:, ::-1]
         seconds = np.stack([_profile(cut_copy(model, found, k), example_inputs, modules) for k in points], 1)[:, ::-1]
         return LatencyTable(members, sizes, empty.layers, shares, np.maximum.accumulate(seconds, axis=1))
@@ -114,17 +126,14 @@ def meet(
     scores: Mapping[str, torch.Tensor],
     share: float,
     before: PruningPlan | None = None,
-    *,
-    partitions: Iterable[str] = (),
-    min_keep: float = 0.02,
-    round_to: int = 1,
+    limits: Limits = DEFAULT,
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Chooses the atoms with which a call takes a share of the dense model's time, on this machine.
 
     Args:
         share: of the dense model's latency, in (0, 1].
         before: the plan that made the model from the dense one.
-        model, example_inputs, found, scores, partitions, min_keep, round_to: as in `sirfp.budget.target.choose`.
+        model, example_inputs, found, scores, limits: as in `sirfp.budget.target.Target.choose`.
 
     Returns:
         The atoms kept, (atoms,) of bool, and the seconds of the model (as it came, cut to them), measured in turns.
@@ -132,38 +141,35 @@ def meet(
     Raises:
         InputError: the smallest plan takes longer, or the dense model's latency is not known.
     """
-    wanted = within_reach(model, example_inputs, found, share, before, min_keep, round_to)
-    whole, least = np.ones(found.atoms, dtype=bool), smallest(found, min_keep, round_to)
+    wanted = within_reach(model, example_inputs, found, share, before, limits)
+    whole, least = np.ones(found.atoms, dtype=bool), smallest(found, limits)
     if wanted >= 1:
         return whole, _compared(model, model, example_inputs)
-    table = LatencyTable.measure(model, example_inputs, found, min_keep, round_to)
+    table = LatencyTable.measure(model, example_inputs, found, limits)
     dense, bottom = table(whole), table(least) / table(whole) * 1.0001
-    asked, factors = wanted, []
-    best: tuple[float, np.ndarray, tuple[float, float]] | None = None
+    requested, factors, tried = wanted, [], []
     for _ in range(TRIES):
-        asked = min(1.0, max(bottom, asked))
-        keep = allocate(
-            found, scores, asked * dense, table,
-            partitions=partitions, min_keep=min_keep, round_to=round_to, what="latency",
-        )  # fmt: skip
+        requested = min(1.0, max(bottom, requested))
+        keep = allocate(found, scores, requested * dense, table, limits=limits, what="latency")
         smaller = cut_copy(model, found, keep)
         pair = _compared(model, smaller, example_inputs)
-        if abs(_ratio(pair) / wanted - 1) <= CLOSE:  # once more, as the first may have been lucky
-            pair = tuple((a + b) / 2 for a, b in zip(pair, _compared(model, smaller, example_inputs), strict=True))
-        off = _ratio(pair) / wanted - 1
-        logger.info("Latency: %.3f asked of the table, %.3f measured, %.3f wanted", asked, _ratio(pair), wanted)
-        if best is None or abs(off) < best[0]:
-            best = abs(off), keep, pair
-        if abs(off) <= CLOSE:
+        if abs(_ratio(pair) / wanted - 1) <= CLOSE:  # measured once more, as the first may have been lucky
+            again = _compared(model, smaller, example_inputs)
+            pair = (pair[0] + again[0]) / 2, (pair[1] + again[1]) / 2
+        off = abs(_ratio(pair) / wanted - 1)
+        logger.info("Latency: %.3f by the table, %.3f measured, %.3f wanted", requested, _ratio(pair), wanted)
+        tried.append((off, keep, pair))
+        if off <= CLOSE:
             break
-        factors.append((asked, _ratio(pair) / asked))
-        asked = wanted / _correction(factors)
-    if best[0] > PROMISED:
+        factors.append((requested, _ratio(pair) / requested))
+        requested = wanted / _correction(factors)
+    off, keep, pair = min(tried, key=lambda one: one[0])
+    if off > PROMISED:
         logger.warning(
             "The latency is %.3f of the dense network's where %.3f was asked for: no choice of widths came closer",
-            _ratio(best[2]) * share / wanted, share,
+            _ratio(pair) * share / wanted, share,
         )  # fmt: skip
-    return best[1], best[2]
+    return keep, pair
 
 
 def within_reach(
@@ -172,10 +178,9 @@ def within_reach(
     found: ChannelGroups,
     share: float,
     before: PruningPlan | None = None,
-    min_keep: float = 0.02,
-    round_to: int = 1,
+    limits: Limits = DEFAULT,
 ) -> float:
-    """The share of its own latency that a budget leaves the model, once the smallest plan was seen to take no longer.
+    """The share of its own latency that a budget leaves the model; measures that the smallest plan takes no longer.
 
     Args and Raises:
         As in `meet`.
@@ -193,27 +198,31 @@ def within_reach(
         return wanted
     if not found.groups:
         raise InputError("nothing in the model can be cut: every channel is frozen")
-    floor = _ratio(_compared(model, cut_copy(model, found, smallest(found, min_keep, round_to)), example_inputs))
+    floor = _ratio(_compared(model, cut_copy(model, found, smallest(found, limits)), example_inputs))
     if floor > wanted * (1 + PROMISED):
-        raise out_of_reach(share, floor * earlier, 1.0, "latency", min_keep, round_to)
+        raise out_of_reach(share, floor * earlier, 1.0, "latency", limits)
     return wanted
 
 
 def _correction(factors: list[tuple[float, float]]) -> float:
-    """How much longer a plan takes than the table says: the middle of what was measured near the last try."""
+    """How many times longer a plan takes than the table says: the median of what was measured near the last try.
+
+    Args:
+        factors: (share requested of the table, measured share divided by it) of each try.
+    """
     last = factors[-1][0]
-    return statistics.median(factor for asked, factor in factors if abs(asked / last - 1) < NEAR)
+    return statistics.median(factor for requested, factor in factors if abs(requested / last - 1) < NEAR)
 
 
 def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray) -> nn.Module:
-    """A copy cut to chosen atoms, without compensation: fast as the pruned model, not as good."""
+    """A copy cut to chosen atoms, without compensation: it is as fast as the pruned model, but less accurate."""
     copied = copy.deepcopy(model)
     apply(copied, PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(found, keep)))
     return copied
 
 
 def _compared(first: nn.Module, second: nn.Module, inputs: Any) -> tuple[float, float]:
-    """Seconds of a call of each, in turns: the quartile of the fast ones, which other work disturbs least."""
+    """Seconds of a call of each, timed in turns: the lower quartile, which other work on the machine disturbs least."""
     guess = measure({"": (first, inputs)}, warmup=1, repeats=1)[""].median
     rounds = int(min(ROUNDS[1], max(ROUNDS[0], SECONDS / 2 / guess)))
     times: dict[str, Latency] = measure({"first": (first, inputs), "second": (second, inputs)}, repeats=rounds)
@@ -225,7 +234,7 @@ def _ratio(pair: tuple[float, float]) -> float:
 
 
 def _layers(model: nn.Module) -> dict[str, int]:
-    """Names of the modules with a weight, each once and none within another: how many sides of it channels index."""
+    """The modules with a weight, none within another: {name: how many dimensions of the weight channels index}."""
     found: dict[str, int] = {}
     for name, module in model.named_modules():
         weight = module._parameters.get("weight", module._buffers.get("weight"))
@@ -237,16 +246,17 @@ def _layers(model: nn.Module) -> dict[str, int]:
 
 def _profile(model: nn.Module, inputs: Any, layers: Mapping[str, int]) -> np.ndarray:
     """Median seconds of each layer and, last, of all between them, (layers + 1,)."""
-    wait, spent, began = synchronizer(model), dict.fromkeys(layers, 0.0), {}
+    wait, spent = synchronizer(model), dict.fromkeys(layers, 0.0)
+    began: dict[str, float] = {}
 
-    def start(name):
+    def start(name: str) -> Callable[..., None]:
         def before(*_):
             wait()
             began[name] = time.perf_counter()
 
         return before
 
-    def stop(name):
+    def stop(name: str) -> Callable[..., None]:
         def after(*_):
             wait()
             spent[name] += time.perf_counter() - began[name]

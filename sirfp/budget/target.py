@@ -1,39 +1,49 @@
-"""What a budget is a budget of, FLOPs, parameters or measured latency, and the choice of channels that meets it."""
+"""Budgets: what share of the dense model's FLOPs, parameters or measured latency a plan may keep."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..errors import InputError
+from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import QUANTITIES, PruningPlan
-from .allocation import allocate, out_of_reach, smallest, worth_for_cost
+from .allocation import allocate, out_of_reach, smallest
+from .limits import DEFAULT, Limits, check_share
+
+KEEP_FLOPS = 0.4
+"""The share of the FLOPs that `sirfp.prune` and `sirfp prune` keep where no budget is given: the paper removes 60%."""
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(ABC):
     """A budget: the share of a quantity of the dense model that a plan may keep.
 
+    A subclass says how the quantity is known of a choice of channels, and how a choice is found that meets the budget.
+
     Attributes:
-        quantity: "flops", "params" or "latency".
         share: in (0, 1].
+        name: of the quantity, the last part of its config key (KEEP_...) and argument (keep_...); the plan records it.
+        words: the quantity in messages.
     """
 
-    quantity: str = "flops"
     share: float = 1.0
+    name: ClassVar[str]
+    words: ClassVar[str]
 
     @staticmethod
     def of(default: float | None = None, **shares: float | None) -> Target:
-        """The one budget that was given.
+        """The one budget that is given.
 
         Args:
-            default: the share of FLOPs where none is; None if one must be given.
+            default: the share of FLOPs if no budget is given; with None, one must be given.
             **shares: {name: share or None}, the names ending in the quantity: `keep_flops`.
 
         Raises:
@@ -41,144 +51,153 @@ class Target:
         """
         given = {name: share for name, share in shares.items() if share is not None}
         if len(given) > 1:
-            raise InputError(f"give one budget, not {len(given)}: {_listed(given)}")
+            listed = " and ".join(f"{name} {share}" for name, share in given.items())
+            raise InputError(f"give one budget, not {len(given)}: {listed}")
         if not given:
             if default is None:
                 raise InputError(f"give a budget: one of {', '.join(shares)}")
-            return Target("flops", default)
+            return Flops(default)
         [(name, share)] = given.items()
         check_share(name, share)
-        return Target(_quantity(name), float(share))
+        kind = next(kind for quantity, kind in TARGETS.items() if name.lower().endswith(quantity))
+        return kind(float(share))
 
     @staticmethod
     def from_config(cfg) -> Target:
-        """The one of SIRFP.KEEP_FLOPS, KEEP_PARAMS and KEEP_LATENCY that is below 1, if any: at 1 nothing is pruned.
+        """The one of SIRFP.KEEP_FLOPS, KEEP_PARAMS and KEEP_LATENCY that is below 1; without one nothing is pruned.
 
         Raises:
-            InputError: several are, or one lies outside (0, 1].
+            InputError: several are below 1, or one lies outside (0, 1].
         """
-        shares = {f"SIRFP.KEEP_{quantity.upper()}": cfg.SIRFP[f"KEEP_{quantity.upper()}"] for quantity in QUANTITIES}
+        shares = {f"SIRFP.KEEP_{name.upper()}": cfg.SIRFP[f"KEEP_{name.upper()}"] for name in TARGETS}
         for name, share in shares.items():
             check_share(name, share)
         return Target.of(1.0, **{name: share for name, share in shares.items() if share < 1})
 
-    @property
-    def words(self) -> str:
-        """ "0.4 of the FLOPs"."""
-        return f"{self.share:.4g} of the {QUANTITIES[self.quantity]}"
+    def __str__(self) -> str:
+        """Such as "0.4 of the FLOPs"."""
+        return f"{self.share:.4g} of the {self.words}"
 
-    def dense(self, found: ChannelGroups, before: PruningPlan | None) -> float:
-        """FLOPs or parameters of the dense model, of which `found` may be what earlier prunings left."""
-        if before is None:
-            return self.cost(found)()
-        return before.flops[0] if self.quantity == "flops" else before.params[0]
+    @abstractmethod
+    def cost(self, found: ChannelGroups) -> Callable[..., float]:
+        """What atoms kept, (atoms,) of bool, cost; of all atoms if called with nothing."""
 
-    def cost(self, found: ChannelGroups):
-        """FLOPs or parameters as a function of the atoms kept."""
-        return found.params if self.quantity == "params" else found.flops
+    @abstractmethod
+    def pair(self, plan: PruningPlan) -> tuple[float, float] | None:
+        """(dense, pruned) of the quantity in a plan; None if the plan does not record it."""
 
     def kept(self, plan: PruningPlan) -> float:
-        """The share that a plan keeps; of a latency that it does not hold, not a number."""
-        pair = plan.latency or (1.0, float("nan")) if self.quantity == "latency" else getattr(plan, self.quantity)
-        return pair[1] / pair[0] if pair[0] else 1.0
+        """The share of the quantity that a plan keeps; NaN if the plan does not record it."""
+        dense, pruned = self.pair(plan) or (1.0, float("nan"))
+        return pruned / dense if dense else 1.0
+
+    @abstractmethod
+    def choose(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        found: ChannelGroups,
+        scores: Mapping[str, torch.Tensor],
+        limits: Limits = DEFAULT,
+        before: PruningPlan | None = None,
+    ) -> Choice:
+        """Chooses the atoms that stay so that the budget is met.
+
+        Args:
+            model: the model as it is; nothing in it changes.
+            example_inputs: what it is called with to measure latency.
+            found: its groups.
+            scores: worth of each channel, {group: (size,)}.
+            limits: what the plan has to respect.
+            before: the plan of earlier prunings; the budget is a share of the model that was dense before them.
+
+        Raises:
+            InputError: the budget is out of reach (the message names the least), or a score is not finite.
+        """
+
+    @abstractmethod
+    def check_reach(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        found: ChannelGroups,
+        limits: Limits = DEFAULT,
+        before: PruningPlan | None = None,
+    ) -> None:
+        """Raises InputError if the smallest plan keeps more than the budget; the arguments are those of `choose`."""
+
+    def choice(self, keep: np.ndarray, latency: tuple[float, float] | None = None) -> Choice:
+        """A choice that was made for this budget."""
+        return Choice(keep, (self.name, self.share), latency)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a budget led to.
+class Counted(Target):
+    """A budget of what can be counted exactly for any choice of channels, without running the model."""
 
-    Attributes:
-        keep: the atoms that stay, (atoms,) of bool.
-        target: the budget.
-        latency: seconds of one call of the model as it came and cut to the atoms, where that was the budget.
-    """
+    def dense(self, found: ChannelGroups, before: PruningPlan | None) -> float:
+        """The quantity of the dense model, from which earlier prunings may have made the model of `found`."""
+        pair = self.pair(before) if before is not None else None
+        return pair[0] if pair else self.cost(found)()
 
-    keep: np.ndarray
-    target: Target
-    latency: tuple[float, float] | None = None
+    def choose(self, model, example_inputs, found, scores, limits=DEFAULT, before=None) -> Choice:
+        dense = self.dense(found, before)
+        keep = allocate(
+            found, scores, self.share * dense, self.cost(found), limits=limits, dense=dense, what=self.words
+        )
+        return self.choice(keep)
+
+    def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
+        dense, least = self.dense(found, before), self.cost(found)(smallest(found, limits))
+        if least > self.share * dense:
+            raise out_of_reach(self.share * dense, least, dense, self.words, limits)
 
 
-def choose(
-    model: nn.Module,
-    example_inputs: Any,
-    found: ChannelGroups,
-    scores: Mapping[str, torch.Tensor],
-    target: Target,
-    before: PruningPlan | None = None,
-    *,
-    partitions: Iterable[str] = (),
-    min_keep: float = 0.02,
-    round_to: int = 1,
-    cost_exponent: float = 0.0,
-) -> Choice:
-    """Chooses the atoms that stay so that a budget is met.
+class Flops(Counted):
+    """A budget of multiply-adds of one call with the example inputs."""
 
-    Args:
-        model: the model as it is; nothing in it changes.
-        example_inputs: what it is called with where latency is measured.
-        found: its groups.
-        scores: worth of each channel, {group: (size,)}.
-        target: the budget, of the dense model.
-        before: the plan of earlier prunings, whose dense model counts.
-        partitions, min_keep, round_to: as in `sirfp.budget.allocation.allocate`.
-        cost_exponent: scores are divided by this power of what a channel costs of the budget's quantity; of FLOPs
-            where that is latency (`sirfp.budget.allocation.worth_for_cost`).
+    name, words = "flops", QUANTITIES["flops"]
 
-    Raises:
-        InputError: the budget is out of reach (the message names the least), or a score is not finite.
-    """
-    for name, score in scores.items():
-        if not score.isfinite().all():
-            raise InputError(
-                f"the worth of the channels of {name!r} is not finite: are the model's weights? "
-                "Start from weights that are, such as an earlier checkpoint's"
-            )
-    scores = worth_for_cost(found, scores, target.cost(found), cost_exponent)
-    limits = {"partitions": partitions, "min_keep": min_keep, "round_to": round_to}
-    if target.quantity == "latency":
+    def cost(self, found: ChannelGroups) -> Callable[..., float]:
+        return found.flops
+
+    def pair(self, plan: PruningPlan) -> tuple[float, float]:
+        return plan.flops
+
+
+class Params(Counted):
+    """A budget of parameters."""
+
+    name, words = "params", QUANTITIES["params"]
+
+    def cost(self, found: ChannelGroups) -> Callable[..., float]:
+        return found.params
+
+    def pair(self, plan: PruningPlan) -> tuple[float, float]:
+        return plan.params
+
+
+class Latency(Target):
+    """A budget of the time that one call with the example inputs takes on this machine (`sirfp.budget.latency`)."""
+
+    name, words = "latency", QUANTITIES["latency"]
+
+    def cost(self, found: ChannelGroups) -> Callable[..., float]:
+        """FLOPs: `sirfp.budget.decision` weighs channels by their cost before any time is measured."""
+        return found.flops
+
+    def pair(self, plan: PruningPlan) -> tuple[float, float] | None:
+        return plan.latency
+
+    def choose(self, model, example_inputs, found, scores, limits=DEFAULT, before=None) -> Choice:
         from .latency import meet
 
-        keep, seconds = meet(model, example_inputs, found, scores, target.share, before, **limits)
-        return Choice(keep, target, seconds)
-    dense = target.dense(found, before)
-    keep = allocate(
-        found, scores, target.share * dense, target.cost(found),
-        dense=dense, what=QUANTITIES[target.quantity], **limits,
-    )  # fmt: skip
-    return Choice(keep, target)
+        return self.choice(*meet(model, example_inputs, found, scores, self.share, before, limits))
 
-
-def check_reach(
-    model: nn.Module,
-    example_inputs: Any,
-    found: ChannelGroups,
-    target: Target,
-    before: PruningPlan | None = None,
-    *,
-    min_keep: float = 0.02,
-    round_to: int = 1,
-) -> None:
-    """Raises InputError if the smallest plan keeps more than the budget; the arguments are those of `choose`."""
-    if target.quantity == "latency":
+    def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
         from .latency import within_reach
 
-        within_reach(model, example_inputs, found, target.share, before, min_keep, round_to)
-        return
-    dense, fewest = target.dense(found, before), target.cost(found)(smallest(found, min_keep, round_to))
-    if fewest > target.share * dense:
-        raise out_of_reach(target.share * dense, fewest, dense, QUANTITIES[target.quantity], min_keep, round_to)
+        within_reach(model, example_inputs, found, self.share, before, limits)
 
 
-def check_share(name: str, value: float, zero: bool = False) -> None:
-    """Raises InputError unless a number lies in (0, 1], or in [0, 1] with `zero`."""
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not ok or not (0 <= value <= 1 if zero else 0 < value <= 1):
-        raise InputError(f"{name} must lie in {'[' if zero else '('}0, 1], got {value!r}")
-
-
-def _quantity(name: str) -> str:
-    return next(quantity for quantity in QUANTITIES if name.lower().endswith(quantity))
-
-
-def _listed(given: Mapping[str, float]) -> str:
-    return " and ".join(f"{name} {share}" for name, share in given.items())
+TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Flops, Params, Latency)}
+"""The kinds of budget by the name of their quantity."""

@@ -103,7 +103,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Prunes and writes the file."""
     import sirfp
-    from sirfp.budget.target import Target, check_share
+    from sirfp.budget.limits import check_share
+    from sirfp.budget.target import Target
     from sirfp.criteria import CRITERIA
     from sirfp.reporting import tables
 
@@ -130,7 +131,7 @@ def run(args: argparse.Namespace) -> Outcome:
             source.example(),
             args.criterion,
             calibration=calibration,
-            **{f"keep_{target.quantity}": target.share},
+            **{f"keep_{target.name}": target.share},
             loss=loss,
             bias_correction=not args.no_bias_correction,
             reconstruction=args.reconstruction,

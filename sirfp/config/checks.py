@@ -44,7 +44,7 @@ def validate(cfg: CfgNode) -> None:
         raise InputError(f"SIRFP.IMPORTANCE must be taylor or dcfp, got {ours.IMPORTANCE!r}{hint}")
     if target.share < 1 and "PruneSteps" not in ours.HOOKS:
         raise InputError(
-            f"SIRFP.KEEP_{target.quantity.upper()} {target.share} asks for pruning, but SIRFP.HOOKS lacks PruneSteps; "
+            f"SIRFP.KEEP_{target.name.upper()} {target.share} asks for pruning, but SIRFP.HOOKS lacks PruneSteps; "
             "the usual hooks are ['Accumulate', 'Report', 'PruneSteps', 'Recover']"
         )
     if {"Report", "PruneSteps"} <= set(ours.HOOKS) and ours.HOOKS.index("Report") > ours.HOOKS.index("PruneSteps"):

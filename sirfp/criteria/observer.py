@@ -9,6 +9,10 @@ from ..network.features import watch
 from ..structure.groups import Feature
 from . import Criterion
 
+PERIOD = 5
+"""In a training run, statistics are taken at every so many iterations: it saves time, and consecutive iterations tell
+nearly the same, as weights change little between them."""
+
 
 class Observer:
     """Joins a criterion to a model's forward passes; a context manager, or `attach` and `detach`.

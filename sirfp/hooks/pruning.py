@@ -11,7 +11,6 @@ from detectron2.engine.hooks import HookBase
 from detectron2.utils.logger import log_first_n
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
-from ..budget.target import check_reach
 from ..network.forward import training_branches
 from ..processes import agreed, average_norms
 from ..surgery.reconstruction import Moments, take_moments
@@ -63,15 +62,14 @@ class PruneSteps(HookBase):
         self.reconstruction = cfg.SIRFP.RECONSTRUCTION_ITERS
 
     def before_train(self) -> None:
-        """A budget that the next pruning cannot meet should not wait for it."""
+        """Ends the run at once if the next pruning cannot meet its budget."""
         pruning = session(self.trainer)
         if pruning.steps >= self.schedule.steps:
             return
         target = self.schedule.target(pruning.steps)
         if target.share < 1:
-            limits = {"min_keep": pruning.min_keep, "round_to": pruning.round_to}
             model, inputs, found = pruning.model, pruning.example_inputs, pruning.find()
-            agreed(lambda: check_reach(model, inputs, found, target, pruning.plan, **limits))
+            agreed(lambda: target.check_reach(model, inputs, found, pruning.limits, pruning.plan))
 
     def after_step(self) -> None:
         pruning, done = session(self.trainer), self.trainer.iter + 1
@@ -91,7 +89,7 @@ class PruneSteps(HookBase):
             step + 1,
             self.schedule.steps,
             seconds,
-            target.words,
+            target,
             target.kept(plan),
             plan.flops[1] / plan.flops[0],
             plan.params[1] / plan.params[0],

@@ -8,6 +8,7 @@ from typing import Any
 from fvcore.common.registry import Registry
 from torch import nn
 
+from ..budget.limits import Limits
 from ..checkpoint.pruned import read_safetensors, restore
 from ..criteria import CRITERIA
 from ..session import PruningSession
@@ -26,10 +27,7 @@ def session(trainer) -> PruningSession:
             criterion=node.CRITERION,
             options=criterion_options(trainer.cfg),
             period=node.ACCUMULATE_PERIOD,
-            ignore=node.IGNORE,
-            partitions=node.PARTITIONS,
-            min_keep=node.MIN_KEEP,
-            round_to=node.ROUND_TO,
+            limits=Limits.from_config(trainer.cfg),
             bias_correction=node.BIAS_CORRECTION,
             seed=node.SEED,
         )

@@ -111,6 +111,18 @@ def gradients(model: nn.Module, losses_in_training: bool, seed: int = 0) -> Iter
                 attributes.update(before)
 
 
+def backward_seed(loss: torch.Tensor) -> torch.Tensor:
+    """Seed of the backward pass: 1.0, or NaN if the loss is not finite, so that all gradients become NaN.
+
+    Args:
+        loss: a tensor with one value.
+
+    Returns:
+        A tensor with one value, of the loss's type, for `loss.backward`.
+    """
+    return torch.where(loss.detach().isfinite(), 1.0, torch.nan).to(loss.dtype)
+
+
 def _floats(module: nn.Module) -> dict[str, float]:
     return {name: value for name, value in vars(module).items() if type(value) is float}
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..structure.plan import QUANTITIES, PruningPlan
+from ..structure.plan import MEASURED, QUANTITIES, PruningPlan
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Summary:
         return {"quantity": quantity, "asked": asked, "kept": self.kept(quantity)}
 
     def kept(self, quantity: str) -> float | None:
-        """The share of "flops", "params" or "latency" that stays; None of a latency that was not measured."""
+        """The share of a quantity (a key of `QUANTITIES`) that stays; None for a latency that was not measured."""
         pair = getattr(self, quantity)
         return None if pair is None else share(pair[1], pair[0])
 
@@ -157,7 +157,7 @@ def asked(found: Summary) -> list[str]:
         return []
     quantity, part = found.budget
     kept = found.kept(quantity)
-    measured = ", measured when it was pruned" if quantity == "latency" else ""
+    measured = ", measured when it was pruned" if quantity in MEASURED else ""
     came = "not known" if kept is None else f"{kept:.4f} kept{measured}"
     return [f"Budget: {part:g} of the {QUANTITIES[quantity]}; {came}."]
 

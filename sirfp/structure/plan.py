@@ -18,7 +18,10 @@ LONGEST_NAME = 10_000
 _UNSHOWN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 """What would change how a terminal or a page shows a name: controls, halves of characters, turns of direction."""
 QUANTITIES = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
-"""What a budget is of, by the last part of its config key (KEEP_...) and argument (keep_...), and in words."""
+"""Quantities that a budget can limit: {last part of KEEP_... and keep_...: name in messages}. For each of them
+`sirfp.budget.target` has a class."""
+MEASURED = frozenset({"latency"})
+"""Those that were measured when a plan was made, in place of being counted."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class PruningPlan:
         criterion: the name of the criterion.
         frozen: {name: reason} of what could not be cut.
         branches: modules that run only in training, which a model may lack; see `sirfp.network.branches`.
-        budget: what was asked for last: ("flops", "params" or "latency", the share of the dense model's).
+        budget: of the last pruning: (a key of `QUANTITIES`, the share of the dense model's that may stay).
         latency: (dense, pruned) seconds of one call with the example inputs, where that was the budget; they are
             comparable with one another alone.
     """

@@ -22,9 +22,17 @@ from torch import nn
 from ..network.forward import call
 from ..structure.groups import ChannelGroups
 
-ROWS = 4096  # positions of one call that are looked at
-WIDEST = 4096  # input channels of a layer that is reconstructed; its moments are a matrix of their square
-RIDGE = 0.01  # added to each variance, as a share of it
+BATCHES = 16
+"""Batches on which layers are fitted by default, in `sirfp.prune`, `sirfp prune` and training runs."""
+ROWS = 4096
+"""The most positions of one call that are looked at. It bounds the time of a call's product, and neighbouring positions
+of a map are much alike."""
+WIDEST = 4096
+"""The most input channels of a layer that is reconstructed. Its moments are a matrix with that many rows: 32 MiB
+for the lower half in float32, 128 MiB for all in float64 while it is solved. Wider layers are only compensated."""
+RIDGE = 0.01
+"""Added to each variance, as a share of it. Removed channels are predicted from few batches: without it, channels that
+are nearly linear combinations of one another would get large weights that fit noise."""
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 Moments = dict[str, torch.Tensor]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..network.forward import backward_seed
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,8 @@ class FiniteSteps:
 
     @staticmethod
     def seed(loss: torch.Tensor) -> torch.Tensor:
-        """What the backward pass of a loss begins with: 1, or not a number, as then every gradient is everywhere."""
-        return torch.where(loss.detach().isfinite(), 1.0, torch.nan).to(loss.dtype)
+        """Seed of the backward pass: 1.0, or NaN if the loss is not finite, so that all gradients become NaN."""
+        return backward_seed(loss)
 
     @torch.no_grad()
     def judge(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:

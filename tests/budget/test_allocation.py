@@ -12,6 +12,7 @@ from torch import nn
 
 from sirfp.budget import allocation
 from sirfp.budget.allocation import allocate, split, worth_for_cost
+from sirfp.budget.limits import Limits
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
 
@@ -41,7 +42,7 @@ def _scores(found, seed: int) -> dict[str, torch.Tensor]:
 def test_a_plan_costs_no_more_than_its_budget(kind, keep_flops, seed, round_to):
     found = FOUND[kind]
     try:
-        keep = allocate(found, _scores(found, seed), keep_flops * found.flops(), round_to=round_to)
+        keep = allocate(found, _scores(found, seed), keep_flops * found.flops(), limits=Limits(round_to=round_to))
     except InputError:
         return
     assert found.flops(keep) <= keep_flops * found.flops()
@@ -63,7 +64,7 @@ def test_widths_are_channels_where_an_atom_has_several(round_to, widths):
     found = find_groups(GroupNormed(), torch.randn(INPUT))
     met = set()
     for keep_flops in np.linspace(0.3, 1, 40):
-        keep = allocate(found, _scores(found, 0), keep_flops * found.flops(), round_to=round_to)
+        keep = allocate(found, _scores(found, 0), keep_flops * found.flops(), limits=Limits(round_to=round_to))
         met.add(3 * int(keep.sum()))
     assert met <= set(widths) and len(met) > 2
 
@@ -96,7 +97,7 @@ def test_partitions_lose_the_same_share_and_are_ranked_apart():
     for name in scores:
         if name.startswith("head"):
             scores[name] = scores[name] + 1000  # on one scale the head would lose nothing
-    keep = allocate(found, scores, 0.5 * found.flops(), partitions=("backbone",))
+    keep = allocate(found, scores, 0.5 * found.flops(), limits=Limits(("backbone",)))
     shares = [
         1 - np.concatenate([keep[found.spans[g.name]] for g in part]).mean()
         for part in split(found.groups, ("backbone",))
@@ -108,7 +109,7 @@ def test_every_group_apart_loses_the_same_share():
     found = FOUND[Wide]
     scores = {name: score + 1000 * i for i, (name, score) in enumerate(_scores(found, 2).items())}
     for partitions in ("*", ["*"], ("absent", "*")):
-        keep = allocate(found, scores, 0.5 * found.flops(), partitions=partitions)
+        keep = allocate(found, scores, 0.5 * found.flops(), limits=Limits(partitions))
         assert found.flops(keep) == pytest.approx(0.5 * found.flops(), rel=0.005)
         for group in found:
             rank = scores[group.name].argsort()[: group.size // 5]
@@ -122,9 +123,10 @@ def test_without_a_matching_prefix_all_are_one_partition():
 
 def test_one_prefix_alone_is_a_partition_too():
     found = FOUND[Wide]
-    keeps = [allocate(found, _scores(found, 2), 0.5 * found.flops(), partitions=p) for p in ("backbone", ("backbone",))]
+    scores, half = _scores(found, 2), 0.5 * found.flops()
+    keeps = [allocate(found, scores, half, limits=Limits(p)) for p in ("backbone", ("backbone",))]
     assert (keeps[0] == keeps[1]).all()
-    assert (keeps[0] != allocate(found, _scores(found, 2), 0.5 * found.flops(), partitions=())).any()
+    assert (keeps[0] != allocate(found, _scores(found, 2), 0.5 * found.flops(), limits=Limits(()))).any()
 
 
 def test_a_budget_out_of_reach_says_the_least():

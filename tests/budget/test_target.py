@@ -15,7 +15,8 @@ from tiny_run import run
 import sirfp
 from sirfp.budget import latency
 from sirfp.budget.allocation import allocate, smallest
-from sirfp.budget.target import Target
+from sirfp.budget.limits import Limits
+from sirfp.budget.target import Flops, Latency, Target
 from sirfp.channels import find_groups
 from sirfp.cli import main
 from sirfp.config import load_config
@@ -104,7 +105,7 @@ def test_the_table_is_exact_at_its_points(clock):
 def test_few_wide_chunks_are_exchanged_to_meet_a_budget():
     found = FOUND[Wide]
     for seed in range(4):
-        keep = allocate(found, _scores(found, seed), 0.5 * found.params(), found.params, round_to=8)
+        keep = allocate(found, _scores(found, seed), 0.5 * found.params(), found.params, limits=Limits(round_to=8))
         assert 0.995 * 0.5 <= found.params(keep) / found.params() <= 0.5
 
 
@@ -141,8 +142,8 @@ def test_the_command_line_takes_one_budget(tmp_path, capsys):
 
 
 def test_the_config_takes_one_budget():
-    assert Target.from_config(load_config("")) == Target("flops", 1.0)
-    assert Target.from_config(load_config("", ["SIRFP.KEEP_LATENCY", "0.5"])) == Target("latency", 0.5)
+    assert Target.from_config(load_config("")) == Flops(1.0)
+    assert Target.from_config(load_config("", ["SIRFP.KEEP_LATENCY", "0.5"])) == Latency(0.5)
     with pytest.raises(InputError, match=r"SIRFP.KEEP_FLOPS 0.4 and SIRFP.KEEP_PARAMS 0.5"):
         Target.from_config(load_config("", ["SIRFP.KEEP_FLOPS", "0.4", "SIRFP.KEEP_PARAMS", "0.5"]))
 

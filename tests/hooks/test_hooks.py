@@ -12,7 +12,7 @@ from torch import nn
 
 import sirfp
 from sirfp import engine
-from sirfp.budget.target import Target
+from sirfp.budget.target import Flops
 from sirfp.errors import InputError
 from sirfp.training.lr_schedule import PhasedPolyLR
 from sirfp.training.schedule import Schedule
@@ -146,7 +146,7 @@ def test_a_schedule_that_cannot_be_is_said_at_once(tmp_path, opts, said):
 
 
 def test_schedule():
-    schedule = Schedule(start=100, steps=3, accumulate=40, recover=20, keep=Target("flops", 0.4), end=200)
+    schedule = Schedule(start=100, steps=3, accumulate=40, recover=20, keep=Flops(0.4), end=200)
     assert schedule.iterations == (100, 120, 140)
     assert [schedule.target(k).share for k in range(3)] == pytest.approx([0.8, 0.6, 0.4])
     assert [schedule.phase(i) for i in (0, 59, 60, 99, 100, 139, 140)] == [

@@ -1,0 +1,104 @@
+"""The whole operation on a model: make up for the channels that go, write the plan, cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..structure.choice import Choice
+from ..structure.groups import ChannelGroups
+from ..structure.plan import Cut, PruningPlan
+from .compensation import compensate
+from .cut import apply, cuts_for
+from .reconstruction import Moments
+
+
+def cut_to(
+    model: nn.Module,
+    found: ChannelGroups,
+    choice: Choice,
+    criterion: str = "",
+    *,
+    bias_correction: bool = True,
+    optimizer: torch.optim.Optimizer | None = None,
+    moments: Moments | None = None,
+) -> PruningPlan:
+    """Cuts a model, in place, to a choice, and records the choice's budget in the plan.
+
+    Args:
+        choice: the atoms that stay, and the budget that they meet.
+        model, found, criterion, bias_correction, optimizer, moments: as in `cut`.
+
+    Returns:
+        The plan.
+    """
+    plan = cut(
+        model, found, choice.keep, criterion, bias_correction=bias_correction, optimizer=optimizer, moments=moments
+    )
+    return replace(plan, budget=choice.budget, latency=choice.latency)
+
+
+def cut(
+    model: nn.Module,
+    found: ChannelGroups,
+    keep: np.ndarray,
+    criterion: str = "",
+    *,
+    bias_correction: bool = True,
+    optimizer: torch.optim.Optimizer | None = None,
+    moments: Moments | None = None,
+) -> PruningPlan:
+    """Cuts a model, in place, to chosen atoms.
+
+    Args:
+        model: the model in which the groups were found.
+        found: the groups.
+        keep: which atoms stay, (atoms,) of bool.
+        criterion: the name that the plan records.
+        bias_correction: whether to compensate for what removed channels emitted.
+        optimizer: its state is cut along.
+        moments: second moments of the layers' inputs (`take_moments`); with them the layers that read removed channels
+            are reconstructed.
+
+    Returns:
+        The plan.
+    """
+    biases = compensate(model, found, keep, optimizer, moments) if bias_correction or moments else ()
+    plan = plan_for(found, keep, criterion, biases)
+    apply(model, plan, optimizer)
+    return plan
+
+
+def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases: tuple[str, ...] = ()) -> PruningPlan:
+    """The plan of a choice of atoms.
+
+    Args:
+        found: the groups.
+        keep: which atoms stay, (atoms,) of bool.
+        criterion: the name that the plan records.
+        biases: modules that were given a bias, which the dense model lacks.
+    """
+    cuts = cuts_for(found, keep)
+    extra = [
+        Cut(((f"{name}.bias", 0),), c.size, c.keep)
+        for name in biases
+        for c in cuts
+        if (f"{name}.weight", 0) in c.tensors
+    ]
+    padded = np.append(keep, True)
+    return PruningPlan(
+        kept={g.name: tuple(np.array(g.channels)[keep[found.spans[g.name]]].tolist()) for g in found},
+        channels={g.name: g.size for g in found},
+        places={g.name: g.place for g in found},
+        flops=(found.flops(), found.flops(keep)),
+        params=(found.params(), found.params(keep)),
+        cuts=cuts + tuple(extra),
+        new_biases=biases,
+        widths={m: {f: int(padded[a].sum()) for f, a in v.items()} for m, v in found.widths.items()},
+        criterion=criterion,
+        frozen={f.name: f.reason for f in found.frozen},
+        branches=found.branches,
+    )
