@@ -140,7 +140,8 @@ def scored(
 ) -> tuple[ChannelGroups, dict[str, torch.Tensor]]:
     """The groups, and what a criterion says of their channels; budgets and compensation change neither."""
     kind = CRITERIA[criterion]
-    options: dict[str, Any] = {"ema": 0.9} if "ema" in kind.options() else {}
+    fitting = {"ema": 0.9, "stride": 1}  # few batches: each counts more, and all of each map
+    options: dict[str, Any] = {key: value for key, value in fitting.items() if key in kind.options()}
     groups = find_groups(model, seen[0][0][:1])
     scorer = build_criterion(criterion, model, groups.groups, seed=seed, **options)
     if kind.needs != "weights":

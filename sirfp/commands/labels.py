@@ -80,13 +80,16 @@ def _from_data_set(args: argparse.Namespace, source: DetectronSource) -> Iterato
             "DATASETS.TRAIN \"('NAME',)\" after the options"
         )
     register_data(cfg)
-    with reading_data(cfg.DATASETS.TRAIN):
-        dicts = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN,
-            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
-            check_consistency=False,
-        )
+    try:
+        with reading_data(cfg.DATASETS.TRAIN):
+            dicts = get_detection_dataset_dicts(
+                cfg.DATASETS.TRAIN,
+                filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+                proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+                check_consistency=False,
+            )
+    except InputError as error:
+        raise InputError(f"{error}; or prune without labels: --criterion sirfp --images FOLDER") from None
     options = DatasetMapper.from_config(cfg, is_train=True)
     mapper = DatasetMapper(**{**options, "augmentations": build_augmentation(cfg, is_train=False)})
     random.Random(args.seed).shuffle(dicts)

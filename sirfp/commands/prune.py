@@ -7,7 +7,11 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from ..budget.limits import Limits, check_share
+from ..budget.target import KEEP_FLOPS, Target
+from ..criteria.calibration import default_criterion
 from ..errors import InputError, near
+from ..surgery.reconstruction import BATCHES
 from .arguments import (
     MODEL_USAGE,
     OPTS_USAGE,
@@ -24,14 +28,14 @@ from .labels import Loss, labelled_batches
 from .outcome import Outcome, followed
 
 USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
-KEEP_FLOPS = 0.5
 EXAMPLE = """example:
   sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors"""
 
 CRITERIA_HELP = (
-    "sirfp, the default, looks at images; magnitude, slimming, fpgm, depgraph and random at weights; taylor, dcfp and "
-    "sirfp_joint (redundancy and importance) need labels too: images in one folder a class for timm, the data set of "
-    "DATASETS.TRAIN for Detectron2"
+    "sirfp looks at images; magnitude, slimming, fpgm, depgraph and random at weights; taylor, dcfp and sirfp_joint "
+    "(redundancy and importance) need labels too: images in one folder a class for timm, the data set of "
+    "DATASETS.TRAIN for Detectron2. By default sirfp with --images, whose labels are not read, and sirfp_joint with a "
+    "model of Detectron2 and no --images"
 )
 OPTIONS_HELP = (
     "ema, edge_weight, edge_prefixes, coupled, self_similarity, normalize, per_position, stride, pooled, search of "
@@ -48,7 +52,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--keep-flops",
         type=float,
         metavar="SHARE",
-        help=f"share of the FLOPs that stay, in (0, 1] (default {KEEP_FLOPS}, where no other budget is given)",
+        help=f"share of the FLOPs that stay, in (0, 1] (default {KEEP_FLOPS} if no other budget is given)",
     )
     group.add_argument("--keep-params", type=float, metavar="SHARE", help="or of the parameters")
     group.add_argument(
@@ -57,7 +61,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="or of the time that PyTorch takes for one image on this machine, measured",
     )
-    group.add_argument("--criterion", default="sirfp", metavar="NAME", help=f"what a channel is worth: {CRITERIA_HELP}")
+    group.add_argument("--criterion", metavar="NAME", help=f"what a channel is worth: {CRITERIA_HELP}")
     group.add_argument(
         "--option",
         action="append",
@@ -68,14 +72,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--round-to",
         type=at_least(1),
-        default=1,
+        default=Limits.round_to,
         metavar="N",
         help="widths are multiples of it (default %(default)s)",
     )
     group.add_argument(
         "--min-keep",
         type=float,
-        default=0.02,
+        default=Limits.min_keep,
         metavar="SHARE",
         help="of its channels that each group keeps at least (default %(default)s)",
     )
@@ -92,7 +96,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--reconstruction",
         type=at_least(0),
-        default=16,
+        default=BATCHES,
         metavar="N",
         help="batches of the images on which layers learn to make up for what they lose (default %(default)s; 0: none)",
     )
@@ -103,16 +107,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Prunes and writes the file."""
     import sirfp
-    from sirfp.budget.limits import check_share
-    from sirfp.budget.target import Target
     from sirfp.criteria import CRITERIA
     from sirfp.reporting import tables
 
     _, opts = split_words(args.words, file=False)
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}
-    target = Target.of(KEEP_FLOPS, **budgets)
+    Target.of(KEEP_FLOPS, **budgets)  # checks them under their names here
     check_share("--min-keep", args.min_keep, zero=True)
     check_writable(args.output)
+    if args.criterion is None:  # Detectron2's data sets have labels, a folder of images is taken to have none
+        args.criterion = default_criterion(not args.images and bool(args.config_file or args.zoo))
     if args.criterion not in CRITERIA:
         known = ", ".join(sorted(CRITERIA))
         raise InputError(f"there is no criterion {args.criterion!r}; known are {known}{near(args.criterion, CRITERIA)}")
@@ -131,7 +135,9 @@ def run(args: argparse.Namespace) -> Outcome:
             source.example(),
             args.criterion,
             calibration=calibration,
-            **{f"keep_{target.name}": target.share},
+            keep_flops=args.keep_flops,
+            keep_params=args.keep_params,
+            keep_latency=args.keep_latency,
             loss=loss,
             bias_correction=not args.no_bias_correction,
             reconstruction=args.reconstruction,

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from ..budget.limits import Limits
+from ..criteria.calibration import default_criterion
+from ..criteria.observer import PERIOD
+from ..criteria.sirfp import STRIDE
 from ..models import mit_backbone, sem_seg_heads, timm_backbone  # noqa: F401  (registers heads and backbones)
 from ..models.fcos import add_fcos_config
+from ..surgery.reconstruction import BATCHES
 
 CN = CfgNode
 
@@ -65,15 +70,15 @@ def add_sirfp_config(cfg: CfgNode) -> None:
 
 def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP = CN()
-    cfg.SIRFP.CRITERION = "sirfp_joint"  # what a channel is worth; a name in `sirfp.criteria.CRITERIA`
-    cfg.SIRFP.KEEP_FLOPS = 1.0  # share of the dense network's multiply-adds that stay; 1.0: no pruning
+    cfg.SIRFP.CRITERION = default_criterion()  # what a channel is worth; a name in `sirfp.criteria.CRITERIA`
+    cfg.SIRFP.KEEP_FLOPS = 1.0  # share of the dense network's multiply-adds that stay; 1.0: none go, a dense run
     cfg.SIRFP.KEEP_PARAMS = 1.0  # or, in place of it, of its parameters
     cfg.SIRFP.KEEP_LATENCY = 1.0  # or of the time that one image of INPUT_SIZE takes on the machine of the run
     cfg.SIRFP.STEPS = 1  # prunings on the way there
     cfg.SIRFP.START_ITER = 0  # iterations before the first pruning; 0: as many as ACCUMULATE_ITERS
     cfg.SIRFP.ACCUMULATE_ITERS = 100  # the last iterations before the first pruning, while statistics accumulate
-    cfg.SIRFP.ACCUMULATE_PERIOD = 5  # statistics are taken every so many iterations
-    cfg.SIRFP.ACCUMULATE_STRIDE = 3  # and at every so many rows and columns, others each time
+    cfg.SIRFP.ACCUMULATE_PERIOD = PERIOD  # statistics are taken every so many iterations
+    cfg.SIRFP.ACCUMULATE_STRIDE = STRIDE  # and at every so many rows and columns, others each time
     cfg.SIRFP.RECOVER_ITERS = 0  # iterations between two prunings, while they accumulate anew
     cfg.SIRFP.RECOVER_NORM_ITERS = 0  # batches from which batch norm statistics are taken anew after a pruning
     cfg.SIRFP.LR_FACTOR = 1.0  # with LR_SCHEDULER_NAME "PhasedPolyLR": of BASE_LR, after the first pruning
@@ -96,13 +101,13 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.COST_EXPONENT = 0.5  # with "sirfp_joint": scores are divided by this power of a channel's FLOPs; 0: not
     cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted
     # batches on which layers that read removed channels are fitted to read the others in their place; 0: none (paper)
-    cfg.SIRFP.RECONSTRUCTION_ITERS = 16
-    cfg.SIRFP.ROUND_TO = 1  # channel counts that stay are multiples of it
-    cfg.SIRFP.MIN_KEEP = 0.02  # least share of its channels that a group keeps (and at least one)
-    cfg.SIRFP.IGNORE = []  # modules that stay whole, by name
+    cfg.SIRFP.RECONSTRUCTION_ITERS = BATCHES
+    cfg.SIRFP.ROUND_TO = Limits.round_to  # channel counts that stay are multiples of it
+    cfg.SIRFP.MIN_KEEP = Limits.min_keep  # least share of its channels that a group keeps (and at least one)
+    cfg.SIRFP.IGNORE = list(Limits.ignore)  # modules that stay whole, by name
     # Parts of the network that are ranked apart: a group belongs to the first prefix its name starts with,
     # the rest (the head) to a part of its own. ["*"]: every group apart, so that all lose the same share of channels.
-    cfg.SIRFP.PARTITIONS = ["backbone.bottom_up", "backbone"]
+    cfg.SIRFP.PARTITIONS = list(Limits.partitions)
     # Sparsity training until the last pruning: hooks SlimmingPenalty (for the criterion slimming), GroupRegularization
     # (for depgraph), after Accumulate in HOOKS
     cfg.SIRFP.SPARSITY = CN()

@@ -18,6 +18,10 @@ from ..redundancy.average import RedundancyAverage, edge_weights
 from ..structure.groups import Feature, Group
 from .registry import Criterion, register, shown
 
+STRIDE = 3
+"""Of maps, statistics take every so many rows and columns, others at each iteration: an unbiased estimate for a ninth
+of the cost (`sirfp.redundancy.similarity`). Each axis keeps 4 positions at least."""
+
 
 @register("sirfp")
 class SIRFP(Criterion):
@@ -65,7 +69,7 @@ class SIRFP(Criterion):
         self_similarity: bool = False,
         normalize: str = "l1",
         per_position: bool = True,
-        stride: int = 1,
+        stride: int = STRIDE,
         pooled: bool = False,
         search: str = "greedy",
     ):

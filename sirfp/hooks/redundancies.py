@@ -81,7 +81,7 @@ def redundancies(
 ) -> dict[str, torch.Tensor]:
     """The redundancy matrices, (C, C), of a model's groups of those names, mean over batches."""
     groups: list[Group] = [g for g in find_groups(model, example_inputs, trial=False) if g.name in names and g.features]
-    criterion = SIRFP(model, groups, ema=0.9)
+    criterion = SIRFP(model, groups, ema=0.9, stride=1)
     with Observer(model, criterion) as observer, inference(model):
         for batch in batches:
             call(model, batch)

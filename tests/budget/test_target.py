@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,13 +17,14 @@ import sirfp
 from sirfp.budget import latency
 from sirfp.budget.allocation import allocate, smallest
 from sirfp.budget.limits import Limits
-from sirfp.budget.target import Flops, Latency, Target
+from sirfp.budget.target import TARGETS, Flops, Latency, Target
 from sirfp.channels import find_groups
 from sirfp.cli import main
 from sirfp.config import load_config
 from sirfp.errors import InputError
 from sirfp.reporting import tables
-from sirfp.structure.plan import PruningPlan
+from sirfp.structure.plan import QUANTITIES, PruningPlan
+from sirfp.surgery.operation import plan_for
 
 X = torch.randn(INPUT)
 
@@ -57,6 +59,47 @@ def test_a_budget_is_met(clock, quantity, criterion):
         assert 0.995 * 0.4 <= kept / dense <= 0.4
     assert plan.budget == (quantity, 0.4) and PruningPlan.from_json(plan.to_json()) == plan
     assert f"Budget: 0.4 of the {tables.QUANTITIES[quantity]}" in tables.asked(tables.summary(plan))[0]
+
+
+@pytest.mark.parametrize("kind", TARGETS.values(), ids=TARGETS)
+def test_each_quantity_says_what_it_is(clock, kind):
+    found, model = FOUND[Wide], build(Wide)
+    half, plan = kind(0.5), plan_for(found, smallest(found))
+    assert half == kind(0.5) != kind(0.6) and str(half) == f"0.5 of the {QUANTITIES[kind.name]}"
+    assert all(half != other(0.5) for other in TARGETS.values() if other is not kind)
+    assert half.choose(model, X, found, _scores(found, 0)).budget == (kind.name, 0.5)
+    keep, all_of_it = smallest(found), np.ones(found.atoms, dtype=bool)
+    assert half.cost(found)(keep) < half.cost(found)(all_of_it) == half.cost(found)()
+    if isinstance(half, Latency):
+        assert half.pair(plan) is None and math.isnan(half.kept(plan))
+        assert half.kept(replace(plan, latency=(2.0, 0.5))) == 0.25
+    else:
+        assert half.kept(plan) == half.cost(found)(keep) / half.cost(found)()
+        assert half.dense(found, None) == half.cost(found)()
+        assert half.dense(found, replace(plan, flops=(7, 3), params=(7, 3))) == 7, "what was dense at first counts"
+
+
+@pytest.mark.parametrize("kind", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("limits", [Limits(), Limits(min_keep=0.6), Limits(round_to=32)])
+def test_a_budget_is_in_reach_where_a_choice_meets_it(clock, kind, limits):
+    found, model = FOUND[Wide], build(Wide)
+    scores, met = _scores(found, 0), []
+    for share in (0.0001, 0.1, 0.3, 0.5, 0.9, 1.0):
+        target = kind(share)
+        try:
+            choice = target.choose(model, X, found, scores, limits)
+        except InputError as error:
+            met.append(False)
+            with pytest.raises(InputError, match="cannot be reached"):
+                target.check_reach(model, X, found, limits)
+            assert f"MIN_KEEP {limits.min_keep}" in str(error)
+        else:
+            met.append(True)
+            target.check_reach(model, X, found, limits)
+            for group in found:
+                width = int(choice.keep[found.spans[group.name]].sum())
+                assert width >= limits.min_keep * group.size and width % limits.round_to == 0
+    assert met == sorted(met) and not met[0] and met[-1]
 
 
 def test_latency_in_two_steps_is_of_the_dense_network(clock):

@@ -58,7 +58,8 @@ def test_tables_for_people(files, capsys):
 @pytest.mark.parametrize("weights", ["dense.pth", "training.pth", "dense.pkl"])
 def test_same_weights_and_seed_give_the_same_plan(files, tmp_path, capsys, weights):
     out = tmp_path / "out.safetensors"
-    run(capsys, "prune", *NETWORK, "--weights", files / weights, "--criterion", "magnitude", "-o", out)
+    given = [*NETWORK, "--weights", files / weights, "--criterion", "magnitude", "--keep-flops", 0.5]
+    run(capsys, "prune", *given, "-o", out)
     assert read(out)[0].kept == read(files / "small.safetensors")[0].kept
 
 
@@ -75,6 +76,9 @@ def test_criteria_that_need_labels(files, tmp_path, capsys):
     given = [*SEGMENTOR, *SMALL, *pairs, "DATASETS.TRAIN", "('own_train',)", "--criterion", "taylor", "-o", out]
     pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, *given)
     assert pruned["criterion"] == "taylor" and pruned["flops"]["kept"] <= 0.5
+    del given[-4:-2]  # the criterion
+    pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, *given)
+    assert pruned["criterion"] == "sirfp_joint" and 0.38 < pruned["flops"]["kept"] <= 0.4, "the defaults"
 
 
 def test_help_names_every_criterion_and_option():
