@@ -1,34 +1,34 @@
-"""The rule for deformable convolutions: torchvision's operator, which Detectron2 calls on processors too."""
+"""The rule for deformable convolutions: torchvision's operator, which Detectron2 calls on CPUs too."""
 
 from __future__ import annotations
 
 from math import prod
 
-from .labels import Tap
+from .channel_labels import Tap
 from .products import count_convolution
 from .table import rule
 
 
 @rule("torchvision::deform_conv2d")
 def deformable(trace, func, args, kwargs, out) -> None:
-    """x (n, c, h, w) and weight (o, c / groups, k, k) as a convolution's; offsets and modulation keep their widths.
+    """Ties x (n, c, h, w) and weight (o, c / groups, k, k) like a convolution's; freezes offsets and modulation.
 
-    Each group of offsets moves as many channels, so channels go index by index from all of them. Counted like a
-    convolution; fvcore does not see it.
+    Every offset group must move the same number of channels, so a cut removes the same index from each of them.
+    Counted like a convolution, although fvcore does not count it.
     """
     x, weight, offset, modulation, bias = args[:5]
     groups, offset_groups, modulated = args[11:14]
     labels = trace.labels
     x_dims, w_dims = trace.dims(x), trace.dims(weight)
     for tensor in (offset, modulation) if modulated else (offset,):
-        labels.freeze(trace.dim(tensor, 1), "it says where a deformable convolution looks")
+        labels.freeze(trace.dim(tensor, 1), "it gives the sampling positions of a deformable convolution")
     for dim in (*x_dims[2:], *w_dims[2:]):
         labels.freeze(dim, "it is a spatial dimension of a convolution")
     reason = "a deformable convolution reads it beside a fixed input"
     labels.tie_rows(x_dims[1], offset_groups)
     labels.tie(labels.tie_rows(x_dims[1], groups), w_dims[1], reason)
     labels.tie_rows(w_dims[0], groups)
-    own_bias = trace.dim(bias, 0)  # torchvision makes one of zeros where there is none
+    own_bias = trace.dim(bias, 0)  # torchvision passes a bias of zeros if the layer has none
     if own_bias is not None:
         labels.tie(w_dims[0], own_bias, reason)
     elif trace.is_state(bias):

@@ -1,9 +1,10 @@
-"""The dispatch mode under which a model runs once while its channels are followed."""
+"""The dispatch mode that follows a model's channels while the model runs once."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .labels import Array, Consumer, Dims, Labels, Product, Tap
+from .channel_labels import Array, Consumer, Dims, Labels, Product, Tap
 from .pointwise import pointwise
 from .table import COUNTED, RULES, STATISTICS
 
 logger = logging.getLogger(__name__)
 
-# Operations that make tensors no channel flows into, whatever labelled tensor they are called on.
+# Operations whose results hold no channels, even if their inputs carry labels.
 _UNLABELLED = frozenset(
     f"aten::{name}"
     for name in [
@@ -41,15 +42,15 @@ _UNLABELLED = frozenset(
 
 
 class ChannelTrace(TorchDispatchMode):
-    """Sees every ATen operation with its real tensors and applies the rule for it.
+    """Intercepts every ATen operation with its real tensors and applies the rule for it.
 
-    Labels hang on tensors by weak references, so an identity that Python uses again carries none.
-    Without a rule the labels of all inputs are frozen: safe by construction.
+    Labels are stored by weak reference to the tensor, so that a new tensor at the address of a freed one has none.
+    An operation without a rule freezes the labels of all its inputs: nothing is cut that is not understood.
 
     Args:
         state: the model's parameters and floating-point buffers by name; each gets fresh labels on
             every dimension longer than one.
-        regrouped: names of the weights of group norms whose number of groups can follow a cut.
+        regrouped: names of the weights of group norms whose number of groups can be set after a cut.
 
     Raises:
         RuntimeError: no rule is registered, so that every channel would be frozen; import `sirfp.tracing`.
@@ -62,12 +63,12 @@ class ChannelTrace(TorchDispatchMode):
         self.regrouped = frozenset(regrouped)
         self.labels = Labels()
         self.products: list[Product] = []
-        self.statistics: list[tuple[str, tuple[int, ...], Dims]] = []  # over what shape each ran
+        self.statistics: list[tuple[str, tuple[int, ...], Dims]] = []  # operation, shape and labels of its input
         self.taps: list[Tap] = []
         self.consumers: list[Consumer] = []
-        self.normed: list[tuple[torch.Tensor, Consumer | None]] = []  # running mean, what made the norm's input
+        self.normed: list[tuple[torch.Tensor, Consumer | None]] = []  # running mean, the layer before the norm
         self.touched: set[str] = set()
-        self.counting = True  # products and statistics are logged on the inference pass only
+        self.counting = True  # False in the training pass: products and statistics are those of inference
         self._dims = WeakTensorKeyDictionary()
         self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants)
         self._names = WeakTensorKeyDictionary()
@@ -83,7 +84,7 @@ class ChannelTrace(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else PyTorch imports its compiler on the first call, which takes seconds
+        return False  # True makes PyTorch import its compiler on the first call, which takes seconds
 
     def __enter__(self):
         self._functions.__enter__()
@@ -95,12 +96,12 @@ class ChannelTrace(TorchDispatchMode):
 
     @property
     def pooling(self) -> int:
-        """Whether the operation is a part of F.adaptive_avg_pool2d, which fvcore counts."""
+        """Above 0 inside F.adaptive_avg_pool2d, which fvcore counts; a mean elsewhere is not counted."""
         return self._functions.pooling
 
     # ---- what rules use -------------------------------------------------------------------------
     def dims(self, tensor: Any) -> Dims:
-        """Labels of each dimension of a tensor; all None where nothing is known of it."""
+        """Returns the labels of each dimension of a tensor; all None if it has no labels."""
         known = self._dims.get(tensor)
         return known if known is not None else [None] * tensor.dim()
 
@@ -108,7 +109,7 @@ class ChannelTrace(TorchDispatchMode):
         return self.dims(tensor)[index]
 
     def set(self, tensor: torch.Tensor, dims: Dims) -> None:
-        """Gives a result its labels; a dimension of length one never carries any."""
+        """Sets the labels of a result; a dimension of length one never has labels."""
         if len(dims) != tensor.dim():
             raise AssertionError(f"{len(dims)} label arrays for {tensor.dim()} dimensions")
         for index, labels in enumerate(dims):
@@ -128,11 +129,11 @@ class ChannelTrace(TorchDispatchMode):
             self._emitted[tensor] = (dim % tensor.dim(), constants)
 
     def name(self, tensor: Any) -> str | None:
-        """The name of a parameter or buffer, None of any other tensor."""
+        """Returns the name of a parameter or buffer, None for any other tensor."""
         return self._names.get(tensor) if isinstance(tensor, torch.Tensor) else None
 
     def when_read(self, tensor: torch.Tensor, labels: Array | None, reason: str) -> None:
-        """Freezes labels for a reason as soon as an operation reads the tensor, or the model returns it."""
+        """Freezes labels once an operation reads the tensor or the model returns it."""
         self._when_read[tensor] = (labels, reason)
 
     def is_state(self, tensor: Any) -> bool:
@@ -143,7 +144,15 @@ class ChannelTrace(TorchDispatchMode):
             self.products.append(Product(op, float(factor), tuple(s for s in sides if s is not None)))
 
     def reads(self, output: torch.Tensor, weight: torch.Tensor, labels: Array, emitted: Any, groups: int = 1) -> None:
-        """Notes that a layer read channels, and what they would emit, (I,) or None, to give its output."""
+        """Notes that a layer reads channels to compute its output.
+
+        Args:
+            output: the layer's output.
+            weight: the layer's weight.
+            labels: labels of its input channels, (I,).
+            emitted: the constants that these channels emit when emptied, (I,), or None if unknown.
+            groups: the layer's number of groups.
+        """
         if emitted is None:
             emitted = torch.full((len(labels),), torch.nan, device=weight.device)
         self.consumers.append(Consumer(weight, labels, emitted, groups))
@@ -160,53 +169,60 @@ class ChannelTrace(TorchDispatchMode):
 
     # ---- the pass -------------------------------------------------------------------------------
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Runs an operation and applies its rule to the labels of its inputs and outputs."""
         kwargs = kwargs or {}
+        name = func._schema.name
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        self._note_reads(inputs)
+        labelled = [t for t in inputs if t in self._dims]
+        into_part = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
+        if self.counting and name in STATISTICS:
+            self.statistics.append((name, tuple(args[0].shape), self.dims(args[0])))
+        out = func(*args, **kwargs)
+        if name in _UNLABELLED or not (labelled or name in COUNTED):
+            return out
+        if into_part and labelled:
+            self.freeze_tensors(labelled, f"{name} writes into a part of another tensor")
+            return out
+        rule = RULES.get(name) or (pointwise if torch.Tag.pointwise in func.tags else None)
+        if rule is None:
+            self.freeze_tensors(labelled, f"{name} has no rule")
+            return out
+        for consumer in filter(None, map(self.maker, inputs)):
+            consumer.readers += 1
+        with self._overwriting(func, inputs):
+            try:
+                rule(self, func, args, kwargs, out)
+            except Exception as error:  # a use that the rule does not cover: freeze instead of failing
+                logger.debug("the rule for %s failed on %s: %s", name, [tuple(t.shape) for t in inputs], error)
+                self.freeze_tensors(labelled, f"{name} is used in a way its rule does not know")
+        return out
+
+    def _note_reads(self, inputs: list[torch.Tensor]) -> None:
+        """Notes which parameters and buffers are read, and freezes the labels that wait for a read (`when_read`)."""
         for tensor in inputs:
             name = self._names.get(tensor)
             if name is not None:
                 self.touched.add(name)
             self.labels.freeze(*self._when_read.get(tensor, (None, "")))
-        known = [t for t in inputs if t in self._dims]
-        into_a_part = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
-        name = func._schema.name
-        if self.counting and name in STATISTICS:
-            self.statistics.append((name, tuple(args[0].shape), self.dims(args[0])))
-        out = func(*args, **kwargs)
-        if name in _UNLABELLED or (not known and name not in RULES):
-            return out
-        if not known and name not in COUNTED:
-            return out
-        if into_a_part and known:
-            self.freeze_tensors(known, f"{name} writes into a part of another tensor")
-            return out
-        rule = RULES.get(name)
-        if rule is None and torch.Tag.pointwise in func.tags:
-            rule = pointwise
-        if rule is None:
-            self.freeze_tensors(known, f"{name} has no rule")
-            return out
-        for consumer in filter(None, map(self.maker, inputs)):
-            consumer.readers += 1
+
+    @contextmanager
+    def _overwriting(self, func: Any, inputs: list[torch.Tensor]) -> Iterator[None]:
+        """Drops the constants (`emitted`) of tensors that an operation overwrites, unless its rule sets new ones."""
         written = [t for t in (inputs[0], inputs[0]._base) if t is not None] if func._schema.is_mutable else []
-        emitted = [self.emitted(t) for t in written]
-        try:
-            rule(self, func, args, kwargs, out)
-        except Exception as error:  # a use that nobody thought of is a reason, not an end
-            logger.debug("the rule for %s failed on %s: %s", name, [tuple(t.shape) for t in inputs], error)
-            self.freeze_tensors(known, f"{name} is used in a way its rule does not know")
-        for tensor, before in zip(written, emitted, strict=True):
-            if before is not None and self.emitted(tensor) is before:  # it holds something else now
+        before = [self.emitted(t) for t in written]
+        yield
+        for tensor, old in zip(written, before, strict=True):
+            if old is not None and self.emitted(tensor) is old:
                 del self._emitted[tensor]
-        return out
 
 
 class _FunctionWatch(TorchFunctionMode):
-    """Notes the functions whose name is lost before ATen: fvcore counts adaptive pooling, not a mean."""
+    """Notes calls of F.adaptive_avg_pool2d: fvcore counts them, but to ATen they may be a plain mean."""
 
     def __init__(self):
         super().__init__()
-        self.pooling = 0  # how deep inside
+        self.pooling = 0  # depth of nested calls
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         pooling = func is torch._C._nn.adaptive_avg_pool2d or func is torch.nn.functional.adaptive_avg_pool2d

@@ -1,7 +1,7 @@
-"""Where channels lie in what modules return.
+"""Finds the channel dimension of what modules return.
 
-The dimension of the operation inside is not enough to look at a module's features by: a layer norm of maps (timm's
-`LayerNorm2d`, SegFormer's) permutes them, and turns its result back.
+It may differ from the channel dimension of the operation inside the module: a layer norm of feature maps (timm's
+`LayerNorm2d`, SegFormer's) permutes the maps to channels-last, normalises, and permutes the result back.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import nn
 
 
 class Outputs:
-    """A context in which the labels of what modules with tensors of their own first return are kept.
+    """Records, while active, the labels of the first output of each module that owns parameters or buffers.
 
     Args:
-        model: whose modules.
-        trace: follows the channels.
+        model: the model whose modules are recorded.
+        trace: the trace that labels the channels.
 
     Attributes:
-        dims: labels of each dimension of a module's output, by the module's name; of tensors only.
+        dims: {module name: labels of each dimension of its output}, of outputs that are tensors.
     """
 
     def __init__(self, model: nn.Module, trace: Any):
@@ -49,12 +49,13 @@ class Outputs:
 
 
 def channel_dim(dim: int, output: Sequence[np.ndarray | None], channels: np.ndarray) -> int:
-    """The dimension of an output that holds some channels: the operation's own where the output agrees.
+    """Returns the dimension of a module's output that holds given channels.
 
     Args:
-        dim: that of the operation that made them, counted from the end for channels-last features.
-        output: what each dimension of the output holds.
-        channels: what is looked for, (C,).
+        dim: the channel dimension of the operation that made them, counted from the end for channels-last features.
+            It is returned if the output has the channels there, or nowhere.
+        output: the channels in each dimension of the output.
+        channels: the channels to find, (C,).
     """
     places = [i for i, held in enumerate(output) if held is not None and np.array_equal(held, channels)]
     return dim if not places or dim % len(output) in places else places[0]

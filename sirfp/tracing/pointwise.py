@@ -1,4 +1,4 @@
-"""Rules for elementwise operations: dimensions that line up become one, broadcast ones do not."""
+"""The rule for elementwise operations: ties dimensions that line up, leaves broadcast ones alone."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from .table import rule
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "zero_", "uniform_",
     "normal_", "copy_", "nan_to_num", "isfinite", "clamp", "clamp_", "pow", "add", "sub", "mul", "div",
     "rsub", "maximum", "minimum", "floor_divide", "ldexp", "rad2deg", "rad2deg_",
-    # activations: which of them are tagged depends on the version of PyTorch
+    # activations: which of them are tagged as pointwise depends on the version of PyTorch
     "relu6", "hardtanh", "hardtanh_", "hardsigmoid", "hardsigmoid_", "hardswish", "hardswish_", "hardshrink",
     "softshrink", "softplus", "mish", "mish_", "gelu_", "elu", "elu_", "selu", "selu_", "celu", "celu_",
     "leaky_relu", "leaky_relu_", "rrelu", "threshold", "threshold_",
 )  # fmt: skip
 def pointwise(trace, func, args, kwargs, out) -> None:
-    """Ties the dimensions of all tensor inputs that line up with one of the output's."""
+    """Ties, for each dimension of the output, the dimensions of the inputs that have the same size there."""
     outputs = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(t, torch.Tensor)]
     inputs = _tensors((args, kwargs))
     shape = outputs[0].shape
     name = func._schema.name
     if name == "aten::copy_" and inputs[0] not in trace._dims:
         inputs = inputs[1:]  # a fresh buffer takes the labels of what is written into it
-    result = []
+    result: list = []
     for axis in range(-len(shape), 0):
         lined_up = [
-            t for t in inputs if t.dim() >= -axis and t.shape[axis] == shape[axis] and not _spread(trace, t, axis)
+            t for t in inputs if t.dim() >= -axis and t.shape[axis] == shape[axis] and not _is_expanded(trace, t, axis)
         ]
         if shape[axis] == 1 or not any(trace.dim(t, axis) is not None for t in lined_up):
             result.append(None)
@@ -47,8 +47,8 @@ def pointwise(trace, func, args, kwargs, out) -> None:
                 trace.set_emitted(tensor, *emitted)
 
 
-def _spread(trace, tensor: torch.Tensor, axis: int) -> bool:
-    """Whether a tensor was expanded there from one value, which is a broadcast that the code spells out."""
+def _is_expanded(trace, tensor: torch.Tensor, axis: int) -> bool:
+    """True if a dimension repeats one value (stride 0, as `expand` makes it): an explicit broadcast, so no tie."""
     return tensor.shape[axis] > 1 and tensor.stride(axis) == 0 and trace.dim(tensor, axis) is None
 
 
@@ -57,7 +57,10 @@ def _tensors(tree) -> list[torch.Tensor]:
 
 
 def _emitted(trace, func, args, kwargs, inputs):
-    """What emptied channels emit after the operation: the operation applied to their constants."""
+    """Returns the channel dimension and the constants that emptied channels emit after the operation, or None.
+
+    The constants, (C,), are the operation applied to those of the inputs, if every input has them in one dimension.
+    """
     known = [trace.emitted(t) for t in inputs if t.numel() > 1]
     if not known or any(k is None for k in known) or len({k[0] for k in known}) != 1:
         return None

@@ -1,4 +1,4 @@
-"""Rules for convolutions, matrix products and attention: what is contracted becomes one."""
+"""Rules for convolutions, matrix products and attention: tie the two dimensions that a product sums over."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from math import prod
 import numpy as np
 import torch
 
-from .labels import Tap
+from .channel_labels import Tap
 from .table import rule
 
 
 @rule("convolution", "_convolution", "convolution_overrideable", counted=("convolution",))
 def convolution(trace, func, args, kwargs, out) -> None:
-    """Input channels = the weight's second dimension, output = its first; groups index by index."""
+    """Ties x's channels to the weight's second dimension; its first dimension labels the output.
+
+    With groups, a cut removes the same index from each group. A transposed convolution has the two swapped.
+    """
     x, weight, bias, _, _, _, transposed, _, groups = args[:9]
     labels = trace.labels
     x_dims, w_dims = trace.dims(x), trace.dims(weight)
@@ -46,7 +49,7 @@ def convolution(trace, func, args, kwargs, out) -> None:
     trace.set(out, [x_dims[0], result] + [None] * (out.dim() - 2))
 
     count_convolution(trace, x, weight, prod(x.shape[2:] if transposed else out.shape[2:]))
-    owned = [t for t in (weight, bias) if trace.is_state(t)]  # a standardised weight is not the module's own
+    owned = [t for t in (weight, bias) if trace.is_state(t)]  # a standardised weight is computed, so it names no module
     if result is not None and owned:
         trace.taps.append(Tap(owned[0], result, norm=False, dim=1, positions=prod(out.shape[2:])))
     emitted = trace.emitted(x)
@@ -55,7 +58,7 @@ def convolution(trace, func, args, kwargs, out) -> None:
 
 
 def count_convolution(trace, x, weight, positions: int) -> None:
-    """Counts the multiply-adds of a kernel that is applied at so many positions of each image."""
+    """Counts the multiply-adds of a kernel that is applied at `positions` positions of each image."""
     images, sides = trace.dim(x, 0), [dim for dim in trace.dims(weight)[:2] if dim is not None]
     fixed = prod(weight.shape) / prod(len(side) for side in sides)
     trace.count("conv", fixed * positions * (1 if images is not None else x.shape[0]), images, *sides)
@@ -63,7 +66,7 @@ def count_convolution(trace, x, weight, positions: int) -> None:
 
 @rule("addmm", counted=True)
 def addmm(trace, func, args, kwargs, out) -> None:
-    """A linear layer with its bias: (n, k) x (k, m) + (m,)."""
+    """Follows a linear layer with bias, (n, k) x (k, m) + (m,)."""
     _matrix_product(trace, args[1], args[2], out, "addmm")
     _add_bias(trace, args[0], out)
 
@@ -75,7 +78,7 @@ def mm(trace, func, args, kwargs, out) -> None:
 
 @rule("linear")
 def linear(trace, func, args, kwargs, out) -> None:
-    """(..., k) x (m, k)^T + (m,), where PyTorch keeps it whole."""
+    """Follows (..., k) x (m, k)^T + (m,), if PyTorch does not decompose it into `addmm`."""
     x, weight = args[0], args[1]
     dims, (w_out, w_in) = trace.dims(x), trace.dims(weight)
     inner = trace.labels.tie(dims[-1], w_in, "a linear layer reads it beside a fixed input")
@@ -90,7 +93,7 @@ def linear(trace, func, args, kwargs, out) -> None:
 
 @rule("bmm", counted=True)
 def bmm(trace, func, args, kwargs, out) -> None:
-    """(b, n, k) x (b, k, m); the batch may be heads."""
+    """Follows (b, n, k) x (b, k, m); the batch dimension b may hold attention heads."""
     _batched(trace, args[0], args[1], out)
 
 
@@ -116,7 +119,10 @@ def matrix_vector(trace, func, args, kwargs, out) -> None:
     "_scaled_dot_product_attention_math_for_mps",
 )  # fmt: skip
 def attention(trace, func, args, kwargs, out) -> None:
-    """softmax(q k^T) v over (b, heads, n, d): q's d with k's, heads together, v's d carried."""
+    """Follows softmax(q k^T) v over (b, heads, n, d).
+
+    Ties the width d of q to that of k, and the heads of all three. The output has the heads and v's width.
+    """
     query, key, value = args[:3]
     q, k, v = trace.dims(query), trace.dims(key), trace.dims(value)
     labels = trace.labels

@@ -6,7 +6,7 @@ from math import prod
 
 import torch
 
-from .labels import Tap
+from .channel_labels import Tap
 from .table import rule
 
 
@@ -16,7 +16,7 @@ from .table import rule
     counted=("native_batch_norm", "cudnn_batch_norm"),
 )  # fmt: skip
 def batch_norm(trace, func, args, kwargs, out) -> None:
-    """Ties the channels with scale, shift and both statistics; emptied, a channel emits the shift."""
+    """Ties the channels to scale, shift and both statistics; a channel whose scale is zero emits its shift."""
     x = args[0]
     dims = trace.dims(x)
     vectors = [t for t in args[1:5] if isinstance(t, torch.Tensor)]
@@ -26,7 +26,7 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
         if channels is not None or known is not None:
             channels = trace.labels.tie(channels, known, "batch norm of a fixed input")
     for dim in (*dims[:1], *dims[2:]):
-        trace.labels.mark_inexact(dim, "a statistic runs over these channels")
+        trace.labels.mark_inexact(dim, "batch norm's statistics run over these channels")
     result = out[0]
     trace.set(result, [dims[0], channels, *dims[2:]])
     others = x.numel() / x.shape[1]
@@ -45,7 +45,7 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
 
 @rule("native_layer_norm", "_fused_rms_norm", statistic=True, counted=("native_layer_norm",))
 def layer_norm(trace, func, args, kwargs, out) -> None:
-    """Ties the last dimensions with scale and shift; its statistics run over channels."""
+    """Ties the last dimensions to scale and shift, and marks them inexact: their statistics run over channels."""
     x, normalized_shape = args[0], args[1]
     dims = trace.dims(x)
     count = len(normalized_shape)
@@ -69,14 +69,19 @@ def layer_norm(trace, func, args, kwargs, out) -> None:
 
 
 ENOUGH_GROUPS = 8
-"""From here on a group norm loses whole groups: removing one of them is a fine enough step."""
+"""A group norm of at least this many groups loses whole groups, so that the others' statistics stay exact.
+
+Removing one group of G removes a G-th of the layer's channels at once. Chosen, not measured: from 8 groups on that step
+is an eighth of the layer or less; with fewer groups, removing one channel of each group (G channels) is the finer step.
+"""
 
 
 @rule("native_group_norm", statistic=True, counted=True)
 def group_norm(trace, func, args, kwargs, out) -> None:
-    """Whole groups go, which leaves the others' statistics as they are, where a module can be told their number.
+    """Ties the channels of each group, so that whole groups are removed and the others' statistics stay exact.
 
-    Else, and where there are few groups, channels go index by index from all of them.
+    That needs a module whose number of groups can be set, and at least `ENOUGH_GROUPS` groups. Otherwise a cut removes
+    the same index from each group, which changes the statistics.
     """
     x, weight, bias, _, _, _, groups, _ = args
     dims = trace.dims(x)
@@ -105,7 +110,7 @@ def group_norm(trace, func, args, kwargs, out) -> None:
     statistic=True, counted=("mean",),
 )  # fmt: skip
 def reduction(trace, func, args, kwargs, out) -> None:
-    """Drops the reduced dimensions; where they were channels, a statistic over channels changes."""
+    """Drops the labels of the reduced dimensions; marks reduced channels inexact, since the statistic changes."""
     x = args[0]
     dims = trace.dims(x)
     axes, keep = _reduced_axes(func, args, kwargs, x)
@@ -137,7 +142,7 @@ def _reduced_axes(func, args, kwargs, x) -> tuple[set[int], bool]:
 
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", statistic=True)
 def softmax(trace, func, args, kwargs, out) -> None:
-    """Carries all; over channels its sum changes."""
+    """Keeps all labels; marks the channels that the softmax runs over inexact, since its sum changes."""
     dims = trace.dims(args[0])
     trace.labels.mark_inexact(dims[args[1]], "softmax runs over these channels")
     trace.set(out, list(dims))
@@ -146,7 +151,7 @@ def softmax(trace, func, args, kwargs, out) -> None:
 @rule("max", "min", statistic=True)
 @rule("argmax", "argmin", "sort", "topk", "argsort", "cumsum", "cumprod", "median", "mode", "kthvalue")
 def ordering(trace, func, args, kwargs, out) -> None:
-    """Freezes the dimension that is ordered: its indices have a meaning outside. A greatest value alone has none."""
+    """Freezes the dimension that is ordered, since its indices are returned. For `max` and `min` see `_extremes`."""
     x = args[0]
     name = func._schema.name
     if name in ("aten::max", "aten::min") and len(args) > 1 and isinstance(args[1], torch.Tensor):
@@ -173,7 +178,7 @@ def ordering(trace, func, args, kwargs, out) -> None:
 
 
 def _extremes(trace, name: str, dims, given, out) -> None:
-    """The greatest or least value: its place, returned with it along one dimension, matters only where it is read."""
+    """Marks the reduced channels of `max` or `min` inexact; freezes them only if the returned indices are read."""
     axes = range(len(dims)) if given.get("dim") is None else [given["dim"] % max(1, len(dims))]
     for axis in (axis for axis in axes if axis < len(dims)):
         trace.labels.mark_inexact(dims[axis], f"{name} runs over these channels")
@@ -185,8 +190,8 @@ def _extremes(trace, name: str, dims, given, out) -> None:
 
 
 @rule("nonzero", "unique", "_unique2", "unique_dim", "bincount", "histc")
-def values(trace, func, args, kwargs, out) -> None:
-    """Freezes what decides by value how large a result is."""
+def data_dependent_size(trace, func, args, kwargs, out) -> None:
+    """Freezes the input's channels, since the size of the result depends on their values."""
     trace.freeze_tensors([args[0]], f"{func._schema.name} depends on each of these channels")
 
 
@@ -201,7 +206,7 @@ def values(trace, func, args, kwargs, out) -> None:
     counted=("upsample_nearest2d", "upsample_bilinear2d", "_adaptive_avg_pool2d", "grid_sampler_2d"),
 )  # fmt: skip
 def resampling(trace, func, args, kwargs, out) -> None:
-    """Pooling and resizing move positions and pass channels (second dimension of a batch) through."""
+    """Keeps the labels of batch and channels and freezes the spatial dimensions, which pooling and resizing change."""
     x = args[0]
     dims = trace.dims(x)
     name = func._schema.name

@@ -1,7 +1,8 @@
-"""Rules for operations that reshape and reorder dimensions, and that fold some into others, without arithmetic."""
+"""Rules for operations that reshape, reorder, merge and split dimensions, without arithmetic."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 
 import numpy as np
@@ -12,46 +13,60 @@ from .table import rule
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_view_copy")
 def view(trace, func, args, kwargs, out) -> None:
-    """Follows merged and split dimensions.
+    """Follows merged and split dimensions, block by block (see `_blocks`).
 
-    Merged dimensions repeat the one label array that is there. Split ones carry the array along the
-    axis on which it varies; where it varies on several, the outer ones are tied (heads, shuffles).
+    A merged dimension repeats the labels of the one dimension in it that has labels. Labels of a dimension that is
+    split lie in the new dimension along which they vary; if they vary along several, the outer ones are tied, so that
+    all of them (attention heads, rows of a channel shuffle) lose the same indices.
     """
     x = args[0]
-    if x.numel() == 0 or tuple(x.shape) == tuple(out.shape):
-        if tuple(x.shape) == tuple(out.shape):
-            trace.set(out, list(trace.dims(x)))
-        else:
-            trace.freeze_tensors([x], "a reshape of an empty tensor")
-        return
     dims = trace.dims(x)
+    if tuple(x.shape) == tuple(out.shape):
+        trace.set(out, list(dims))
+        return
+    if x.numel() == 0:
+        trace.freeze_tensors([x], "a reshape of an empty tensor")
+        return
     result = [None] * out.dim()
-    emitted = trace.emitted(x)
     for old, new in _blocks(x.shape, out.shape):
-        held = [axis for axis in old if dims[axis] is not None]
-        if not held:
-            continue
-        if trace.is_state(x) and x.dim() > 3 and held[0] < 2:  # a kernel is standardised: its area stays as it is
-            for axis in (axis for axis in held if axis >= 2):
-                trace.labels.freeze(dims[axis], "it is a spatial dimension of a convolution")
-            held = [axis for axis in held if axis < 2]
-        sizes = [x.shape[axis] for axis in old]
-        for axis in held[:-1]:  # several label arrays in one block: only the innermost is followed
-            trace.labels.freeze(dims[axis], "a reshape merges it with other channels")
-        inner = held[-1]
-        place = old.index(inner)
-        table = dims[inner].reshape([-1 if i == place else 1 for i in range(len(old))])
-        flat = np.broadcast_to(table, sizes).reshape([out.shape[axis] for axis in new])
-        _carry(trace, flat, new, result)
-        if emitted is not None and emitted[0] in old and prod(sizes) == x.shape[inner]:
-            target = [axis for axis in new if out.shape[axis] == x.shape[inner]]
-            if target:
-                trace.set_emitted(out, target[-1], emitted[1])
+        axis = _followed_axis(trace, x, old)
+        if axis is not None:
+            table = dims[axis].reshape([-1 if i == axis else 1 for i in old])
+            flat = np.broadcast_to(table, [x.shape[i] for i in old]).reshape([out.shape[i] for i in new])
+            _carry(trace, flat, new, result)
+            _carry_emitted(trace, x, old, axis, out, new)
     trace.set(out, result)
 
 
-def _blocks(old: torch.Size, new: torch.Size):
-    """Pairs the smallest runs of old and new dimensions (those longer than one) of equal product."""
+def _followed_axis(trace, x: torch.Tensor, block: list[int]) -> int | None:
+    """Returns the innermost dimension of a block that has labels, and freezes the labels of the others in it.
+
+    A reshape of a kernel, as weight standardisation does it, merges channels with the kernel's area: of a parameter of
+    more than 3 dimensions the first two are followed and the spatial ones frozen.
+    """
+    dims = trace.dims(x)
+    held = [axis for axis in block if dims[axis] is not None]
+    if held and held[0] < 2 and x.dim() > 3 and trace.is_state(x):
+        for axis in (axis for axis in held if axis >= 2):
+            trace.labels.freeze(dims[axis], "it is a spatial dimension of a convolution")
+        held = [axis for axis in held if axis < 2]
+    for axis in held[:-1]:
+        trace.labels.freeze(dims[axis], "a reshape merges it with other channels")
+    return held[-1] if held else None
+
+
+def _carry_emitted(trace, x, old: list[int], axis: int, out, new: list[int]) -> None:
+    """Hands on the constants of emptied channels, if the block holds these channels only and keeps them in one axis."""
+    emitted = trace.emitted(x)
+    size = x.shape[axis]
+    if emitted is not None and emitted[0] in old and prod(x.shape[i] for i in old) == size:
+        target = [i for i in new if out.shape[i] == size]
+        if target:
+            trace.set_emitted(out, target[-1], emitted[1])
+
+
+def _blocks(old: torch.Size, new: torch.Size) -> Iterator[tuple[list[int], list[int]]]:
+    """Yields the smallest runs of old and new dimensions with equal products of sizes; skips dimensions of size one."""
     left = [axis for axis, n in enumerate(old) if n != 1]
     right = [axis for axis, n in enumerate(new) if n != 1]
     while left and right:
@@ -68,6 +83,14 @@ def _blocks(old: torch.Size, new: torch.Size):
 
 
 def _carry(trace, flat: np.ndarray, axes: list[int], result: list) -> None:
+    """Sets in `result` the labels of the innermost of `axes` along which `flat` varies, and ties them over the others.
+
+    Args:
+        trace: the trace.
+        flat: the label of each index of a block's new dimensions.
+        axes: the new dimensions of the block.
+        result: labels of each new dimension.
+    """
     varying = [k for k in range(flat.ndim) if (np.take(flat, [0], axis=k) != flat).any()]
     if not varying:
         return
@@ -105,7 +128,7 @@ def _reorder(trace, x, order, out) -> None:
 
 @rule("as_strided_")
 def restride(trace, func, args, kwargs, out) -> None:
-    """A layout written anew changes nothing where a map of one position keeps its shape, as convolutions have it."""
+    """Freezes the channels, unless the shape stays: a convolution restrides a map of one position in place."""
     dims = trace.dims(out)
     shape = tuple(args[1])
     fits = len(dims) == len(shape) and all(d is None or len(d) == n for d, n in zip(dims, shape, strict=True))
@@ -149,7 +172,7 @@ def repeat_interleave(trace, func, args, kwargs, out) -> None:
 
 @rule("pixel_shuffle")
 def pixel_shuffle(trace, func, args, kwargs, out) -> None:
-    """(N, C r^2, H, W) -> (N, C, H r, W r): the r^2 channels of one output go together."""
+    """(N, C r^2, H, W) -> (N, C, H r, W r): ties the r^2 channels that make one output channel."""
     x, factor = args
     dims = trace.dims(x)
     if dims[-3] is None:
@@ -162,7 +185,7 @@ def pixel_shuffle(trace, func, args, kwargs, out) -> None:
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(trace, func, args, kwargs, out) -> None:
-    """(N, C, H r, W r) -> (N, C r^2, H, W): a channel becomes r^2."""
+    """(N, C, H r, W r) -> (N, C r^2, H, W): repeats each channel's label r^2 times."""
     x, factor = args
     dims = trace.dims(x)
     labels = None if dims[-3] is None else np.repeat(dims[-3], factor * factor)
@@ -171,7 +194,7 @@ def pixel_unshuffle(trace, func, args, kwargs, out) -> None:
 
 @rule("native_channel_shuffle", "channel_shuffle")
 def channel_shuffle(trace, func, args, kwargs, out) -> None:
-    """(N, g n, H, W) -> (N, n g, H, W): groups are tied, so that each keeps the same width."""
+    """(N, g n, H, W) -> (N, n g, H, W): ties the g groups index by index, so that all keep the same width."""
     x, groups = args
     dims = trace.dims(x)
     row = trace.labels.tie_rows(dims[1], groups)
@@ -180,7 +203,7 @@ def channel_shuffle(trace, func, args, kwargs, out) -> None:
 
 @rule("glu")
 def glu(trace, func, args, kwargs, out) -> None:
-    """Halves gate each other: they shrink together."""
+    """Ties the two halves index by index, since one gates the other."""
     x = args[0]
     axis = args[1] if len(args) > 1 else -1
     dims = list(trace.dims(x))
@@ -190,7 +213,7 @@ def glu(trace, func, args, kwargs, out) -> None:
 
 @rule("im2col")
 def im2col(trace, func, args, kwargs, out) -> None:
-    """(N, C, H, W) -> (N, C k k, L): each channel is repeated for the k k places of the kernel."""
+    """(N, C, H, W) -> (N, C k k, L): repeats each channel's label for the k k positions of the kernel."""
     x = args[0]
     dims = trace.dims(x)
     labels = None if dims[1] is None else np.repeat(dims[1], out.shape[1] // x.shape[1])
@@ -208,7 +231,7 @@ def unfold(trace, func, args, kwargs, out) -> None:
 
 @rule("torchvision::roi_align", "torchvision::roi_pool")
 def roi_align(trace, func, args, kwargs, out) -> None:
-    """(N, C, H, W) and (K, 5) boxes -> (K, C, h, w)."""
+    """(N, C, H, W) and (K, 5) boxes -> (K, C, h, w): keeps the labels of the channels."""
     trace.freeze_tensors([args[1]], "it is the coordinates of a box")
     for tensor in out if isinstance(out, (tuple, list)) else [out]:
         trace.set(tensor, [None, trace.dim(args[0], 1), None, None])

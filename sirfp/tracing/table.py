@@ -1,8 +1,8 @@
-"""The table of rules: for each ATen or torchvision operation, what becomes of channel labels.
+"""The table of rules: for each ATen or torchvision operation, how it passes channel labels from inputs to outputs.
 
-A rule is `rule(trace, func, args, kwargs, out)`: it ties or freezes labels of the inputs, gives the
-outputs theirs (`trace.set`), and logs what counts in FLOPs (`trace.count`). An operation that PyTorch
-tags as pointwise needs no entry. The modules of rules fill the table; `sirfp.tracing` imports them all.
+A rule is a function `(trace, func, args, kwargs, out)`: it ties or freezes labels of the inputs, sets the labels of the
+outputs (`trace.set`), and logs what counts in FLOPs (`trace.count`). An operation that PyTorch tags as pointwise needs
+no entry. The modules of rules fill the table; `sirfp.tracing` imports them all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COUNTED: set[str] = set()
 
 
 def rule(*names: str, statistic: bool = False, counted: bool | Iterable[str] = False) -> Callable[[Callable], Callable]:
-    """Registers a function as the rule for operations, e.g. `@rule("aten::cat")`; no prefix means aten.
+    """Registers a function as the rule for operations, e.g. `@rule("cat")`; a name without prefix is one of ATen's.
 
     Args:
         names: the operations.

@@ -1,7 +1,7 @@
-"""Channel labels: which indices of which dimensions live and die together.
+"""Channel labels: which indices of which dimensions must be kept or removed together.
 
-A label is one index of one channel dimension. Rules tie labels that must stay or go together and
-freeze those that must stay. Ties are only collected while the pass runs; `Labels.components` resolves
+A label stands for one index of one channel dimension. Rules tie labels that must be kept or removed together and
+freeze labels that must be kept. While the pass runs, ties are only collected; `Labels.components` then resolves
 them all at once as the connected components of a graph.
 """
 
@@ -13,17 +13,17 @@ import numpy as np
 import torch
 
 Array = np.ndarray  # (size of the dimension,) of int64 labels
-Dims = list  # one entry a dimension: Array, or None where it is not indexed by channels
+Dims = list  # for each dimension of a tensor its Array, or None if the dimension holds no channels
 
 
 @dataclass
 class Product:
-    """One operation that counts in FLOPs: `factor * prod(len(side) for side in sides)`.
+    """The FLOPs of one operation: `factor * prod(len(side) for side in sides)`.
 
     Attributes:
         op: fvcore's name of the operation, e.g. "conv" or "batch_norm".
-        factor: what channels do not change (positions, kernel area, batch), in multiply-adds.
-        sides: label arrays of the dimensions that shrink with channels.
+        factor: the part that no cut changes (positions, kernel area, batch), in multiply-adds.
+        sides: label arrays of the dimensions that become shorter when channels are removed.
     """
 
     op: str
@@ -33,14 +33,14 @@ class Product:
 
 @dataclass
 class Tap:
-    """A place where a criterion can look at features: the output of one module.
+    """A module whose output a criterion can read as features.
 
     Attributes:
-        tensor: a parameter or buffer of the module, by which it is found.
+        tensor: a parameter or buffer of the module, which identifies the module.
         labels: the labels of the features' channels, (C,).
-        norm: whether it is a normalisation layer (preferred) or a bare convolution or linear layer.
+        norm: True for a normalisation layer (preferred), False for a convolution or linear layer.
         dim: the features' channel dimension, counted from the end for channels-last features.
-        positions: how many positions a map of these features has.
+        positions: the number of positions of one feature map.
     """
 
     tensor: torch.Tensor
@@ -52,14 +52,16 @@ class Tap:
 
 @dataclass
 class Consumer:
-    """One call of a convolution or linear layer, which reads what emptied channels would still emit.
+    """One call of a convolution or linear layer, with the constants that its input channels emit when emptied.
+
+    A channel is emptied when the scale of its norm is zero; it then emits a constant, `act(shift)`.
 
     Attributes:
-        weight: its weight, (O, I / groups, ...) as PyTorch keeps it.
-        labels: labels of its input channels, (I,).
-        emitted: what each input channel emits when its norm's scale is zero, NaN where that is not known, (I,).
-        groups: its groups.
-        readers: how many operations read its output.
+        weight: the layer's weight, (O, I / groups, ...) in PyTorch's layout.
+        labels: labels of the input channels, (I,).
+        emitted: the constant that each input channel emits when emptied, NaN if unknown, (I,).
+        groups: the layer's number of groups.
+        readers: the number of operations that read the layer's output.
     """
 
     weight: torch.Tensor
@@ -71,7 +73,7 @@ class Consumer:
 
 @dataclass
 class Labels:
-    """The collected labels, ties and freezes of one or several passes over one model."""
+    """The labels, ties and freezes collected in one or several passes over one model."""
 
     count: int = 0
     ties: list[tuple[Array, Array]] = field(default_factory=list)
@@ -85,7 +87,12 @@ class Labels:
         return np.arange(start, self.count, dtype=np.int64)
 
     def tie(self, a: Array | None, b: Array | None, reason: str) -> Array | None:
-        """Ties two dimensions index by index; one without labels freezes the other for `reason`.
+        """Ties two dimensions index by index. If one has no labels, its size is fixed, so the other is frozen.
+
+        Args:
+            a: labels of one dimension.
+            b: labels of the other.
+            reason: why a dimension is frozen that meets one of fixed or different size.
 
         Returns:
             Labels of the dimension that results, None if neither has any.
@@ -95,7 +102,7 @@ class Labels:
             self.freeze(known, reason)
             return known
         if a is not b:
-            if len(a) != len(b):  # cannot line up: a rule of ours met what it does not understand
+            if len(a) != len(b):  # a rule applied to a case it does not cover: freeze both
                 self.freeze(a, reason)
                 self.freeze(b, reason)
             else:
@@ -103,7 +110,11 @@ class Labels:
         return a
 
     def tie_rows(self, labels: Array | None, rows: int) -> Array | None:
-        """Ties `labels` seen as (rows, n) index by index over the rows; returns the first row."""
+        """Ties the columns of `labels` reshaped to (rows, n): a cut removes the same index from each row.
+
+        Returns:
+            The first row, (n,), which stands for all of them.
+        """
         if labels is None:
             return None
         table = labels.reshape(rows, -1)
@@ -112,24 +123,24 @@ class Labels:
         return table[0]
 
     def tie_columns(self, labels: Array | None, rows: int) -> None:
-        """Ties `labels` seen as (rows, n) within each row: whole rows go or stay."""
+        """Ties the rows of `labels` reshaped to (rows, n): a cut removes whole rows."""
         if labels is not None:
             table = labels.reshape(rows, -1)
             if table.shape[1] > 1:
                 self.ties.append((np.repeat(table[:, 0], table.shape[1] - 1), table[:, 1:].reshape(-1)))
 
     def freeze(self, labels: Array | None, reason: str) -> None:
-        """Marks labels that must stay, and why."""
+        """Marks labels that must be kept, and why."""
         if labels is not None and len(labels):
             self.frozen.append((labels, reason))
 
     def mark_inexact(self, labels: Array | None, reason: str) -> None:
-        """Marks labels whose removal changes a statistic over channels: cut, but not equal to masked."""
+        """Marks labels whose removal changes a statistic over channels, so that cut and masked model differ."""
         if labels is not None and len(labels):
             self.inexact.append((labels, reason))
 
     def components(self) -> Array:
-        """Returns the component of each label, (count,)."""
+        """Returns the connected component of each label, (count,)."""
         if not self.ties:
             return np.arange(self.count)
         a = np.concatenate([t[0] for t in self.ties])

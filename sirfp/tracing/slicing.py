@@ -1,4 +1,4 @@
-"""Rules for operations that join tensors, and that take, move or write parts of one."""
+"""Rules for operations that join tensors, and that split, slice, index, pad or roll one, or write into a part of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .table import rule
 
 @rule("cat")
 def cat(trace, func, args, kwargs, out) -> None:
-    """Joins label arrays along its dimension and ties the others."""
+    """Concatenates the labels along the joined dimension and ties the labels of the others."""
     tensors = [t for t in args[0] if t.dim() == out.dim()]
     axis = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
-    result = []
+    result: list = []
     for index in range(out.dim()):
         parts = [trace.dim(t, index) for t in tensors]
         if all(p is None for p in parts):
@@ -63,7 +63,7 @@ def stack(trace, func, args, kwargs, out) -> None:
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "split_copy", "split_with_sizes_copy",
       "chunk", "unsafe_chunk")  # fmt: skip
 def split(trace, func, args, kwargs, out) -> None:
-    """Equal parts shrink together, index by index; unequal ones have their sizes in the code."""
+    """Ties equal parts index by index; freezes unequal ones, whose sizes are written in the model's code."""
     x = args[0]
     axis = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % x.dim()
     dims = trace.dims(x)
@@ -94,7 +94,7 @@ def unbind(trace, func, args, kwargs, out) -> None:
 
 @rule("slice")
 def slice_(trace, func, args, kwargs, out) -> None:
-    """A part of the channels has its bounds in the code, which freezes them all."""
+    """Freezes sliced channels, since the slice's bounds are written in the model's code."""
     x = args[0]
     axis = (args[1] if len(args) > 1 else 0) % x.dim()
     dims = list(trace.dims(x))
@@ -120,7 +120,7 @@ def select(trace, func, args, kwargs, out) -> None:
 
 @rule("index", "_unsafe_index")
 def index(trace, func, args, kwargs, out) -> None:
-    """Indexing positions passes channels through; indexing channels freezes them."""
+    """Keeps the labels of dimensions that are not indexed; freezes channels that are."""
     x, indices = args
     dims = trace.dims(x)
     used = _indexed_axes(indices)
@@ -135,7 +135,7 @@ def index(trace, func, args, kwargs, out) -> None:
 
 
 def _indexed_axes(indices) -> list[int]:
-    """Dimensions that a list of index tensors covers; a mask covers as many as it has."""
+    """Returns the dimensions that a list of index tensors indexes; a mask indexes as many as it has dimensions."""
     axes, axis = [], 0
     for tensor in indices:
         width = tensor.dim() if tensor is not None and tensor.dtype in (torch.bool, torch.uint8) else 1
@@ -146,7 +146,7 @@ def _indexed_axes(indices) -> list[int]:
 
 @rule("index_put", "index_put_", "_unsafe_index_put", "_index_put_impl_")
 def index_put(trace, func, args, kwargs, out) -> None:
-    """Writing rows into a buffer: the buffer takes the labels of what is written."""
+    """Gives a buffer the labels of the rows that are written into it."""
     x, indices, written = args[:3]
     used = _indexed_axes(indices)
     dims = list(trace.dims(x))
@@ -194,7 +194,7 @@ def embedding(trace, func, args, kwargs, out) -> None:
 
 @rule("constant_pad_nd", "pad")
 def constant_pad(trace, func, args, kwargs, out) -> None:
-    """Padding positions passes channels; padding channels has its size in the code."""
+    """Keeps the labels of channels; freezes padded channels, since the padding's size is written in the code."""
     x = args[0]
     dims = list(trace.dims(x))
     for axis in range(x.dim()):
