@@ -25,7 +25,7 @@ from sirfp.channels import find_groups
 from sirfp.config import load_config
 from sirfp.criteria import Criterion, build_criterion
 from sirfp.criteria.observer import Observer
-from sirfp.training.step import lay_out
+from sirfp.training.step import use_channels_last
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model, loss_of, example = trained(args.model, args.batch, *args.size)
-    model = lay_out(model)
+    model = use_channels_last(model)
     found = find_groups(model, example)
     criterion = build_criterion("sirfp", model, found.groups, stride=args.stride)
     observer = Observer(model, criterion, args.period)

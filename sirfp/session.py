@@ -19,7 +19,7 @@ from .channels.find import find_again, find_groups
 from .criteria import build_criterion
 from .criteria.calibration import default_criterion
 from .criteria.observer import PERIOD, Observer
-from .processes import agreed, average_norms
+from .processes import decide_once, average_norms
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
 from .surgery.operation import cut, cut_to
@@ -118,7 +118,7 @@ class PruningSession:
             )
         self.agree()
 
-        choice = agreed(
+        choice = decide_once(
             lambda: decide(self.model, self.example_inputs, found, observer.criterion, target, self.limits, self.plan)
         )
         found = find_again(self.model, self.example_inputs, self.limits.ignore, found)

@@ -143,7 +143,7 @@ def settled(*flags, torchrun=None, gpus=0, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     args = launch.argument_parser().parse_args(list(flags))
     environment = {"RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1", "LOCAL_WORLD_SIZE": torchrun, "WORLD_SIZE": "9"}
-    launch.settle(args, environment if torchrun else {})
+    launch.resolve_devices(args, environment if torchrun else {})
     return args.num_gpus, args.num_processes
 
 

@@ -25,7 +25,7 @@ from segmentation import (
     draw_predictions,
     frames_per_second,
     resampling_stream,
-    supervised,
+    with_supervised_segmentor,
     with_tta,
 )
 
@@ -42,7 +42,7 @@ class SegmentationTrainer(Trainer):
         """The segmentor, once it is known to fit the data."""
         check_data(cfg)
         with_tta(cfg, torch.nn.Identity())  # a mistake there should not wait for the first evaluation
-        model = super().build_model(supervised(cfg))
+        model = super().build_model(with_supervised_segmentor(cfg))
         check_model(cfg, model)
         return model
 

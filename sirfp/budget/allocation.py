@@ -71,20 +71,20 @@ def allocate(
         return keep
     chunks = _sequence(found, scores, limits)
 
-    def without(count: int) -> np.ndarray:
+    def kept_after(count: int) -> np.ndarray:
         left = np.ones(found.atoms, dtype=bool)
         if count:
             left[np.concatenate(chunks[:count])] = False
         return left
 
-    fewest = cost(without(len(chunks)))
+    fewest = cost(kept_after(len(chunks)))
     if fewest > target:
         raise out_of_reach(target, fewest, dense or cost(keep), what, limits)
     low, high = 0, len(chunks)  # without the first `low` chunks the cost is above the target, without `high` it is not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if cost(without(middle)) <= target else (middle, high)
-    keep = _fill(without(high), chunks[:high], target, cost, found)
+        low, high = (low, middle) if cost(kept_after(middle)) <= target else (middle, high)
+    keep = _fill(kept_after(high), chunks[:high], target, cost, found)
     if target - cost(keep) > EXACT * target:
         keep = _exchanged(keep, _by_group(found, chunks), target, cost)
     if target - cost(keep) > PROMISED * target:

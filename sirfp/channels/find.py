@@ -63,20 +63,20 @@ def find_groups(
     _ignore(model, trace, state, ignore)
     found = build_groups(model, trace, state, widths.found, outputs.dims)
     if trial and found.groups:
-        from .trial import runs_without
+        from .trial import freeze_failing
 
-        found = runs_without(model, example_inputs, output, found)
+        found = freeze_failing(model, example_inputs, output, found)
     return found
 
 
 def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], found: ChannelGroups) -> ChannelGroups:
     """The same groups on the model as it is now: training has changed what channels emit, not their structure."""
-    from .trial import without
+    from .trial import freeze_groups
 
     now = find_groups(model, example_inputs, ignore, trial=False)
     known = {group.name for group in found}
     reasons = {f.name: f.reason for f in found.frozen}
-    again = without(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
+    again = freeze_groups(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
     parts = [[(s.tensor, s.dim, s.index.tolist()) for g in groups for s in g.slices] for groups in (again, found)]
     return again if parts[0] == parts[1] else found  # where values decide, the model may take another way
 

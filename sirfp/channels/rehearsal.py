@@ -30,7 +30,7 @@ BOXES = 16  # how many a two-stage detector looks at: its heads do the same with
 
 
 class CutCopy:
-    """Cuts copies of a model and runs them; see `sirfp.channels.trial.runs_without` for the arguments."""
+    """Cuts copies of a model and runs them; see `sirfp.channels.trial.freeze_failing` for the arguments."""
 
     def __init__(self, model: nn.Module, inputs: Any, output: Any, found: ChannelGroups):
         self.model, self.inputs, self.found = model, inputs, found
@@ -90,7 +90,7 @@ class CutCopy:
 
     def _masked(self, copied: nn.Module, plan: PruningPlan, boxes: list[Any]) -> dict[str, torch.Tensor] | None:
         """What a copy gives once its removed channels are zero; None where it cannot run so."""
-        stir(copied)
+        randomise_constants(copied)
         mask(copied, plan)
         try:
             return self._run(copied, boxes, record=True)[0]
@@ -119,7 +119,7 @@ class CutCopy:
     def _is_elastic(self) -> bool:
         """Whether shapes inside the model hang on values, as of what a threshold lets pass."""
         copied, log = self._copied(), StatisticsLog()
-        stir(copied)
+        randomise_constants(copied)
         with torch.no_grad():
             for tensor in copied.parameters():
                 tensor.mul_(0.9)
@@ -134,7 +134,7 @@ class CutCopy:
         """Whether rounding errors leave the outputs as they are; else, as where chance is used, values tell nothing."""
         if self._steady is None:
             copied, boxes = self._copied(), []
-            stir(copied)
+            randomise_constants(copied)
             mask(copied, plan)
             generator = torch.Generator().manual_seed(0)
             with torch.no_grad():
@@ -165,7 +165,7 @@ class StatisticsLog(TorchDispatchMode):
 
 
 @torch.no_grad()
-def stir(model: nn.Module) -> None:
+def randomise_constants(model: nn.Module) -> None:
     """Makes the constant tensors of a model vary, in place: what a zero or a millionth hides, as the scales that start
     a residual branch do, shows after it."""
     generator = torch.Generator().manual_seed(0)

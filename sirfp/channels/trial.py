@@ -24,7 +24,7 @@ TURNS = 2  # with how many choices of widths it is tried, as one may suit a size
 HALVINGS = 1  # how often groups of one role are halved once one of them has failed
 
 
-def runs_without(model: nn.Module, inputs: Any, output: Any, found: ChannelGroups) -> ChannelGroups:
+def freeze_failing(model: nn.Module, inputs: Any, output: Any, found: ChannelGroups) -> ChannelGroups:
     """Freezes the groups that the model's own code does not let go.
 
     A copy is cut in all groups and run. Where that fails the groups are tried by halves, each half on top
@@ -49,7 +49,7 @@ def runs_without(model: nn.Module, inputs: Any, output: Any, found: ChannelGroup
         if left and (turn == 0 or copies.failure(left, turn)):
             bad |= _failing(copies, left, turn)
             left = [group for group in left if group.name not in bad]
-    return without(found, bad) if bad else found
+    return freeze_groups(found, bad) if bad else found
 
 
 def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
@@ -77,7 +77,7 @@ def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
             grow(candidates[:middle])
             grow(candidates[middle:])
 
-    def settle(alike: list[Group], halvings: int) -> None:
+    def try_alike(alike: list[Group], halvings: int) -> None:
         error = copies.failure([*good, *alike], turn)
         if error is None:
             good.extend(alike)
@@ -85,14 +85,14 @@ def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
             bad.update((group.name, error) for group in alike)
         else:
             middle = len(alike) // 2
-            settle(alike[:middle], halvings - 1)
-            settle(alike[middle:], halvings - 1)
+            try_alike(alike[:middle], halvings - 1)
+            try_alike(alike[middle:], halvings - 1)
 
     for inexact in (False, True):
         grow([group for group in groups if bool(group.inexact) == inexact])
         for alike in doubtful.values():
             if alike:
-                settle(alike, HALVINGS)
+                try_alike(alike, HALVINGS)
         doubtful.clear()
     return bad
 
@@ -102,7 +102,7 @@ def _role(group: Group) -> tuple:
     return tuple(dict.fromkeys((re.sub(r"\d+", "#", piece.tensor), piece.dim) for piece in group.slices))
 
 
-def without(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
+def freeze_groups(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
     """The groups less some, which become frozen for a reason each."""
     spans, keep = found.spans, np.ones(found.atoms, dtype=bool)
     for name in bad:
@@ -111,7 +111,7 @@ def without(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
     return ChannelGroups(
         groups=tuple(g for g in found.groups if g.name not in bad),
         frozen=found.frozen + tuple(Frozen(g.name, g.size, bad[g.name]) for g in found.groups if g.name in bad),
-        cost=found.cost.without(keep),
+        cost=found.cost.restricted_to(keep),
         sizes=found.sizes,
         emissions=tuple(replace(e, atoms=place[e.atoms]) for e in found.emissions),
         statistics=tuple(

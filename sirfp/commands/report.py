@@ -83,7 +83,7 @@ def _file(file: str, plan, verbose: bool) -> Outcome:
     found = tables.summary(plan)
     bytes_ = os.path.getsize(file)
     shown: list[Any] = [f"{file}, {tables.size(bytes_)}, pruned by {found.criterion or 'an unnamed criterion'}"]
-    shown += [*tables.asked(found), tables.comparison(found.rows()), tables.widths(found.widths)]
+    shown += [*tables.budget_line(found), tables.comparison(found.rows()), tables.widths(found.widths)]
     if verbose and found.frozen:
         shown.append(tables.frozen(found.frozen))
     return Outcome({"file": file, "file_bytes": bytes_, **found.to_dict()}, shown)
@@ -106,7 +106,7 @@ def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
     bytes_ = os.path.getsize(file)
     height, width = source.size
     shown: list[Any] = [f"{file}, {tables.size(bytes_)}; {source.name} on {height} x {width} pixels"]
-    shown += [*tables.asked(said), tables.comparison(rows), *latencies, tables.widths(said.widths)]
+    shown += [*tables.budget_line(said), tables.comparison(rows), *latencies, tables.widths(said.widths)]
     if args.verbose and said.frozen:
         shown.append(tables.frozen(said.frozen))
     data = {

@@ -55,7 +55,7 @@ class Criterion:
 
     def features(self) -> tuple[Feature, ...]:
         """The features it wants to see, each module once."""
-        return shown(self.groups) if self.needs == "features" else ()
+        return features_of(self.groups) if self.needs == "features" else ()
 
     def observe(self, feature: Feature, x: torch.Tensor) -> None:
         """Is shown one output of a feature's module, (N, C, ...) before the activation, detached."""
@@ -108,7 +108,7 @@ class Criterion:
         return tuple(cls.defaults())
 
 
-def shown(groups: Iterable[Group]) -> tuple[Feature, ...]:
+def features_of(groups: Iterable[Group]) -> tuple[Feature, ...]:
     """The features that show the groups' channels, each module once."""
     return tuple({f.module: f for group in groups for f in group.features}.values())
 

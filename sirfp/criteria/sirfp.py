@@ -16,7 +16,7 @@ from ..clique.search import greedy, local_search
 from ..errors import InputError
 from ..redundancy.average import RedundancyAverage, edge_weights
 from ..structure.groups import Feature, Group
-from .registry import Criterion, register, shown
+from .registry import Criterion, features_of, register
 
 STRIDE = 3
 """Of maps, statistics take every so many rows and columns, others at each iteration: an unbiased estimate for a ninth
@@ -93,7 +93,7 @@ class SIRFP(Criterion):
         }
 
     def features(self) -> tuple[Feature, ...]:
-        return shown(self.groups)
+        return features_of(self.groups)
 
     def observe(self, feature: Feature, x: torch.Tensor) -> None:
         self.averages[feature.module].update(x)

@@ -39,7 +39,7 @@ class DetectorGraph(Graph):
         boxes = clipped(boxes, images)
         scores, order = (scores * filled(boxes)).topk(self.limit)
         real = scores > self.threshold
-        boxes = taken(boxes, order) * real.unsqueeze(2)
+        boxes = rows_at(boxes, order) * real.unsqueeze(2)
         found = boxes, scores * real, torch.where(real, classes.gather(1, order), -1), real.sum(1)
         return *found, *(self._in_order(other, order, real) for other in others)
 
@@ -84,7 +84,7 @@ def candidates(
     num_classes = scores.shape[1] // (deltas.shape[1] // 4)
     found, places = best(flat(scores, num_classes).flatten(1), count)
     rows = places // num_classes
-    deltas = taken(flat(deltas, 4), rows)
+    deltas = rows_at(flat(deltas, 4), rows)
     boxes = transform.apply_deltas(deltas.flatten(0, 1), anchors[rows.flatten()])
     return boxes.reshape(deltas.shape), found, places % num_classes
 
@@ -103,8 +103,8 @@ def best(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return found, places.clamp(max=scores.shape[1] - 1)
 
 
-def taken(rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Of rows (N, M, 4) those at places (N, T), (N, T, 4)."""
+def rows_at(rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Returns the rows, (N, M, 4), at places (N, T), as (N, T, 4)."""
     return rows.gather(1, places.unsqueeze(2).expand(-1, -1, 4))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .detectors import DetectorGraph, best, candidates, taken
+from .detectors import DetectorGraph, best, candidates, rows_at
 from .graphs import Tensors, sides
 from .suppression import surviving
 
@@ -36,7 +36,7 @@ class DenseDetectorGraph(DetectorGraph):
         spread = F.one_hot(classes, self.num_classes).transpose(1, 2) * scores.unsqueeze(1)
         scores = surviving(boxes, spread, scores, self.overlap, self.threshold, self.limit)
         scores, places = best(scores, self.limit)
-        return taken(boxes, places), scores, classes.gather(1, places)
+        return rows_at(boxes, places), scores, classes.gather(1, places)
 
     def _level(self, level, logits, deltas, centerness=None) -> Tensors:
         """The best candidates of one feature level."""

@@ -21,7 +21,7 @@ from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from torch import nn
 from torch.nn import functional as F
 
-from .detectors import DetectorGraph, best, candidates, clipped, filled, taken
+from .detectors import DetectorGraph, best, candidates, clipped, filled, rows_at
 from .graphs import Tensors, as_dicts, sides
 from .region_pooling import pool_regions
 from .suppression import surviving
@@ -90,7 +90,7 @@ class TwoStageGraph(DetectorGraph):
         spread = F.one_hot(levels, len(found)).T * scores.unsqueeze(1)
         scores = surviving(boxes, spread, scores, self.rpn_overlap, 0.0, self.proposals)
         scores, places = best(scores, self.proposals)
-        return taken(boxes, places), scores > 0
+        return rows_at(boxes, places), scores > 0
 
     def _detect(self, maps: Sequence[torch.Tensor], proposals: torch.Tensor, real: torch.Tensor, images: torch.Tensor):
         """The best detections of the proposals: boxes (N, D, 4), scores (N, D), 0 where there are fewer, classes."""
@@ -115,7 +115,7 @@ class TwoStageGraph(DetectorGraph):
         boxes = boxes.reshape(n, count, num_classes, 4).transpose(1, 2).reshape(n * num_classes, count, 4)
         scores = surviving(boxes, scores.unsqueeze(1), scores, self.overlap, self.threshold, self.limit)
         scores, places = best(scores.reshape(n, num_classes * count), self.limit)
-        return taken(boxes.reshape(n, num_classes * count, 4), places), scores, places // count
+        return rows_at(boxes.reshape(n, num_classes * count, 4), places), scores, places // count
 
     def _mask(self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, real: torch.Tensor, classes: torch.Tensor):
         """Masks (N, D, h, w) of detections, zeros where `real` says that there is none."""

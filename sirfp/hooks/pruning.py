@@ -12,7 +12,7 @@ from detectron2.utils.logger import log_first_n
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 from ..network.forward import training_branches
-from ..processes import agreed, average_norms
+from ..processes import average_norms, decide_once
 from ..surgery.reconstruction import Moments, take_moments
 from ..training.nonfinite import finite_norms
 from ..training.schedule import Schedule
@@ -69,7 +69,7 @@ class PruneSteps(HookBase):
         target = self.schedule.target(pruning.steps)
         if target.share < 1:
             model, inputs, found = pruning.model, pruning.example_inputs, pruning.find()
-            agreed(lambda: target.check_reach(model, inputs, found, pruning.limits, pruning.plan))
+            decide_once(lambda: target.check_reach(model, inputs, found, pruning.limits, pruning.plan))
 
     def after_step(self) -> None:
         pruning, done = session(self.trainer), self.trainer.iter + 1

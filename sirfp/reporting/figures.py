@@ -169,7 +169,7 @@ def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cel
     _write(figure, path)
 
 
-def spread(items: Sequence[Any], count: int) -> list[Any]:
+def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
     """At most so many items, evenly over all of them."""
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[i] for i in places]

@@ -151,8 +151,8 @@ def summary(plan: PruningPlan) -> Summary:
     return Summary(plan.criterion, plan.flops, plan.params, widths, plan.frozen, plan.budget, plan.latency)
 
 
-def asked(found: Summary) -> list[str]:
-    """A line that says which budget was asked for and what came of it; none where the plan does not know."""
+def budget_line(found: Summary) -> list[str]:
+    """Returns a line with the requested budget and the share reached; no line if the plan has no budget."""
     if found.budget is None:
         return []
     quantity, part = found.budget

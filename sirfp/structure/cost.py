@@ -70,7 +70,7 @@ class SumOfProducts:
         members = csr_matrix((np.ones(len(row_index)), (row_index, column_index)), shape=(len(fixed), max(1, atoms)))
         return SumOfProducts(np.array(factors, dtype=float), table, np.array(fixed), members, tuple(ops))
 
-    def without(self, keep: np.ndarray) -> SumOfProducts:
+    def fix_others(self, keep: np.ndarray) -> SumOfProducts:
         """The same sum with the atoms that are not in `keep`, (atoms,) of bool, made permanent."""
         gone = np.asarray(self.members[:, ~keep].sum(axis=1)).reshape(-1)
         members = self.members[:, keep]
@@ -129,9 +129,9 @@ class Cost:
 
         return Cost(SumOfProducts.build(terms(), atoms), SumOfProducts.build(sizes(), atoms), atoms)
 
-    def without(self, keep: np.ndarray) -> Cost:
+    def restricted_to(self, keep: np.ndarray) -> Cost:
         """The cost with the atoms that are not in `keep`, (atoms,) of bool, made permanent."""
-        return Cost(self.operations.without(keep), self.parameters.without(keep), int(keep.sum()))
+        return Cost(self.operations.fix_others(keep), self.parameters.fix_others(keep), int(keep.sum()))
 
     def flops(self, keep: np.ndarray | None = None) -> int:
         """Multiply-adds of one call with the example inputs, for atoms kept (all when None)."""

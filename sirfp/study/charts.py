@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from ..reporting.figures import shorten
-from .results import Row, number, spread
+from .results import Row, mean_and_std, number
 
 WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 150, 64, 18, 60
@@ -69,7 +69,7 @@ def trade_off(found: Sequence[Row]) -> str:
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in joined)
         parts.append(f'<polyline class="line" points="{path}"/>')
         for row, (a, b) in zip(rows, line, strict=True):
-            said = f"{name}: {metric} {spread(row.mean, row.std)} at {row.flops_kept:.1%} of the FLOPs"
+            said = f"{name}: {metric} {mean_and_std(row.mean, row.std)} at {row.flops_kept:.1%} of the FLOPs"
             bar = ""
             if row.std:
                 bar = f'<line class="bar" x1="{a:.1f}" x2="{a:.1f}" y1="{y(row.mean + row.std):.1f}" '
@@ -78,7 +78,7 @@ def trade_off(found: Sequence[Row]) -> str:
         parts.append(_label(name, places[name], line[0]))
         parts.append("</g>")
     for row in whole:
-        said = escape(f"{row.criterion}: {metric} {spread(row.mean, row.std)}")
+        said = escape(f"{row.criterion}: {metric} {mean_and_std(row.mean, row.std)}")
         place = f'cx="{x(1):.1f}" cy="{y(row.mean):.1f}" r="5"'
         parts.append(f'<circle class="full" {place}><title>{said}</title></circle>')
         at = places[row.criterion] + 4

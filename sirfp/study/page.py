@@ -13,7 +13,7 @@ from ..reporting.tables import giga, mega
 from . import charts, pictures
 from .cells import Cells
 from .grid import Study
-from .results import Row, number, rows, signed, spread, to_csv, to_data, to_markdown
+from .results import Row, mean_and_std, number, rows, signed, to_csv, to_data, to_markdown
 
 NAME, CSV, JSON, MARKDOWN = "report.html", "results.csv", "results.json", "results.md"
 COLUMNS = (
@@ -111,7 +111,7 @@ def _line(row: Row, best: bool) -> str:
         (f"{row.task}, {row.model}", (row.task, row.model)),
         (row.criterion, row.criterion),
         (row.budget, number(row.budget)),
-        (row.mean, (spread(row.mean, row.std), row.metric.rpartition("/")[2])),
+        (row.mean, (mean_and_std(row.mean, row.std), row.metric.rpartition("/")[2])),
         (row.change, _signed(row)),
         (row.cut, number(row.cut)),
         (row.flops, "-" if row.flops is None else giga(row.flops)),

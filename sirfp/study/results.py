@@ -130,7 +130,7 @@ def table(found: Sequence[Row]) -> Table:
             f"{row.task}, {row.model}: {row.metric.rpartition('/')[2]}",
             row.criterion,
             number(row.budget),
-            spread(row.mean, row.std),
+            mean_and_std(row.mean, row.std),
             signed(row.change),
             giga(row.flops) if row.flops is not None else "-",
             mega(row.params) if row.params is not None else "-",
@@ -164,7 +164,7 @@ def to_markdown(found: Sequence[Row]) -> str:
                 row.criterion,
                 number(row.budget),
                 number(row.cut),
-                spread(row.mean, row.std),
+                mean_and_std(row.mean, row.std),
                 signed(row.change),
                 number(row.flops_kept, 3),
                 number(row.params_kept, 3),
@@ -202,7 +202,7 @@ def signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}"
 
 
-def spread(mean: float | None, std: float | None) -> str:
+def mean_and_std(mean: float | None, std: float | None) -> str:
     """A mean with its standard deviation, "39.30 ± 0.41"."""
     return number(mean) if std is None else f"{number(mean)} ± {number(std)}"
 

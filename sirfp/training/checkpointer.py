@@ -22,7 +22,7 @@ from ..errors import InputError, one_line
 from ..files.pickles import BROKEN, read_arrays
 from ..files.whole import whole_file
 from ..network.branches import training_only, within
-from ..processes import agreed
+from ..processes import decide_once
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply
 
@@ -81,12 +81,12 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             InputError: the file is missing or broken, or for another model where that matters; on every process.
         """
-        files = agreed(self.resumable) if resume else []
+        files = decide_once(self.resumable) if resume else []
         if not files:
             return self.load(path, checkpointables=[])
         read: dict[str, Any] = {}
         with self.strictly():
-            file = agreed(lambda: self._load_first(files, read))
+            file = decide_once(lambda: self._load_first(files, read))
             if not comm.is_main_process():
                 try:
                     read = self.load(str(file))

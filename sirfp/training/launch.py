@@ -62,7 +62,7 @@ def by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(environment)
 
 
-def settle(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> None:
+def resolve_devices(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> None:
     """Settles what each machine runs: `num_gpus`, 0 for its processors, and `num_processes` are filled in.
 
     Raises:
@@ -107,7 +107,7 @@ def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> Non
 
     Args:
         main: what a process does; a function of a module.
-        args: as `settle` leaves them.
+        args: as `resolve_devices` leaves them.
         *more: passed on.
 
     Raises:

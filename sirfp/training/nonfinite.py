@@ -17,7 +17,7 @@ from ..network.forward import backward_seed
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY = 20
+READ_EVERY = 20
 """Iterations between two looks at the counts of a GPU; a processor's are looked at each time."""
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _NORMS = nn.modules.batchnorm._NormBase
@@ -32,11 +32,11 @@ class FiniteSteps:
     finite, as of values too large to be squared. Processes that average their gradients all judge alike.
 
     Args:
-        limit: iterations in a row that are not finite, after which `look` ends the run; 0: none does.
+        limit: iterations in a row that are not finite, after which `read_counts` ends the run; 0: none does.
 
     Attributes:
         seen: iterations that were not finite, when last looked at.
-        before_end: is called before `look` ends the run.
+        before_end: is called before `read_counts` ends the run.
     """
 
     def __init__(self, limit: int = 0):
@@ -92,7 +92,7 @@ class FiniteSteps:
             if not (ask and finite):
                 restore(now, self._kept, finite)
 
-    def look(self, iteration: int, every: int = LOOK_EVERY) -> bool:
+    def read_counts(self, iteration: int, every: int = READ_EVERY) -> bool:
         """Reads and logs what was counted, where it is time to; called before each iteration. Returns whether it did.
 
         Raises:

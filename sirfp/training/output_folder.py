@@ -10,12 +10,12 @@ from torch import nn
 from ..errors import InputError
 from ..files.lock import locked
 from ..files.whole import remove_parts
-from ..processes import agreed
+from ..processes import decide_once
 from .checkpointer import Checkpointer
 
 
 @contextmanager
-def taken(folder: str, *, resume: bool) -> Iterator[None]:
+def hold_output_folder(folder: str, *, resume: bool) -> Iterator[None]:
     """Holds the output folder of a training run, for all its processes.
 
     Args:
@@ -38,5 +38,5 @@ def taken(folder: str, *, resume: bool) -> Iterator[None]:
                     "begin anew, give OUTPUT_DIR another folder or remove this one"
                 )
 
-        agreed(take)
+        decide_once(take)
         yield

@@ -33,7 +33,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
 
 
-def lay_out(model: nn.Module) -> nn.Module:
+def use_channels_last(model: nn.Module) -> nn.Module:
     """Stores a model's convolution weights channels-last, so that all its feature maps are; in place."""
     return model.to(memory_format=torch.channels_last)
 
@@ -81,7 +81,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
     def run_step(self) -> None:
         """One iteration: data, losses, gradients, update."""
         assert self.model.training, "the model is in evaluation mode"
-        if self.finite.look(self.iter):
+        if self.finite.read_counts(self.iter):
             get_event_storage().put_scalar("sirfp/nonfinite", self.finite.seen, smoothing_hint=False)
         self.finite.remember(self.model)
         start = time.perf_counter()

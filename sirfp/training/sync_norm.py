@@ -58,7 +58,7 @@ class SyncNormAct(SyncNorm):
 _STAND_INS = {nn.SyncBatchNorm: SyncNorm, SyncBatchNormAct: SyncNormAct}
 
 
-def on_processors(model: nn.Module) -> nn.Module:
+def replace_sync_norms(model: nn.Module) -> nn.Module:
     """Has a model's synchronised norms work without GPUs, in place; weights, buffers and their names stay."""
     for module in model.modules():
         module.__class__ = _STAND_INS.get(type(module), type(module))

@@ -11,7 +11,7 @@ from small_networks import INPUT, build
 from torch import nn
 
 from sirfp.channels import find_groups
-from sirfp.channels.rehearsal import stir
+from sirfp.channels.rehearsal import randomise_constants
 from sirfp.errors import InputError
 
 
@@ -170,7 +170,7 @@ def test_stirring_is_the_same_each_time_and_leaves_what_varies():
     models[1].load_state_dict(models[0].state_dict())
     before = models[0].a.weight.clone()
     for model in models:
-        stir(model)
+        randomise_constants(model)
     assert torch.equal(models[0].a.weight, before)
     assert models[0].norm.weight.std() > 0 and models[0].norm.running_var.min() > 0
     assert all(torch.equal(x, y) for x, y in zip(models[0].parameters(), models[1].parameters(), strict=True))

@@ -24,7 +24,7 @@ def image(path, size=SIZE):
 def label(path, values, size=SIZE):
     """Writes a label map of which every value of `values` has some pixels; returns it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = spread(values, size)
+    pixels = repeat_to_image(values, size)
     if path.suffix == ".mat":
         field = "LabelMap" if path.parent.name == "trainval" else "S"
         savemat(path, {field: pixels.astype(np.uint16)})
@@ -33,7 +33,7 @@ def label(path, values, size=SIZE):
     return pixels
 
 
-def spread(values, size=SIZE):
+def repeat_to_image(values, size=SIZE):
     """An array (height, width) that repeats values in a row."""
     return np.resize(np.array(values), (size[1], size[0]))
 
@@ -104,7 +104,7 @@ def pascal_context(root, raw="trainval_merged.json"):
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems))
         for stem in stems:
             image(folder / "JPEGImages" / f"{stem}.jpg")
-            pixels = spread((0, 1, 2, 9, 397, 458, 459))
+            pixels = repeat_to_image((0, 1, 2, 9, 397, 458, 459))
             if raw.endswith(".mat"):
                 label(folder / "trainval" / f"{stem}.mat", (0, 1, 2, 9, 397, 458, 459))
                 continue

@@ -9,7 +9,17 @@ import time
 
 import numpy as np
 import pytest
-from miniature_sets import MAKERS, SIZE, WNIDS, cityscapes, coco_stuff_10k, content, imagenet, pascal_context, spread
+from miniature_sets import (
+    MAKERS,
+    SIZE,
+    WNIDS,
+    cityscapes,
+    coco_stuff_10k,
+    content,
+    imagenet,
+    pascal_context,
+    repeat_to_image,
+)
 from PIL import Image
 
 from sirfp.data.descriptions import DATA_SETS
@@ -42,13 +52,13 @@ def test_label_ids_become_those_of_training(name, tmp_path):
     folder = MAKERS[name](tmp_path)
     done = run(name, folder)
     path, expected = TRAINED[name]
-    assert np.array_equal(read_label(folder / path), spread(expected))
+    assert np.array_equal(read_label(folder / path), repeat_to_image(expected))
     assert done.made == {"cityscapes": 8}.get(name, 5) and done.kept == 0
     if name in VARIANTS:
         maker, raw = VARIANTS[name]
         other = maker(tmp_path / "other", raw)
         run(name, other)
-        assert np.array_equal(read_label(other / path), spread(expected))
+        assert np.array_equal(read_label(other / path), repeat_to_image(expected))
 
 
 def test_polygons_are_drawn_in_order(tmp_path):
@@ -168,7 +178,7 @@ def test_other_formats_are_refused(tmp_path):
     from scipy.io import savemat
 
     first, second = sorted((folder / "annotations").iterdir())[:2]
-    savemat(first, {"S": spread((1, 2)), "names": np.array([f"class {i}" for i in range(172)], object)})
+    savemat(first, {"S": repeat_to_image((1, 2)), "names": np.array([f"class {i}" for i in range(172)], object)})
     second.write_bytes(b"not a .mat file")
     with pytest.raises(InputError, match=r"2 of 5 .*v1.0, whose ids differ"):
         run("coco_stuff_10k", folder)

@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parents[2] / "projects"
 SMALL = "MODEL.TIMM.NAME test_resnet MODEL.TIMM.WEIGHTS".split()
 
 
-def spread(source: DetectronSource) -> DetectronSource:
+def give_passing_scores(source: DetectronSource) -> DetectronSource:
     """Gives a detector weights whose scores differ and pass the threshold."""
     torch.manual_seed(0)
     torch.nn.init.normal_(source.model.head.cls_score.weight, std=0.05)
@@ -27,7 +27,7 @@ def retinanet() -> DetectronSource:
     """A small RetinaNet with scores that pass."""
     options = "MODEL.FPN.OUT_CHANNELS 32 MODEL.RETINANET.NUM_CONVS 1 MODEL.RETINANET.NUM_CLASSES 3".split()
     config = CONFIGS / "detection/configs/scenes/retinanet_r18.yaml"
-    return spread(from_config(str(config), [*SMALL, "", *options], size=(64, 96)))
+    return give_passing_scores(from_config(str(config), [*SMALL, "", *options], size=(64, 96)))
 
 
 def faster_rcnn(*options: str) -> DetectronSource:

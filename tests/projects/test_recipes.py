@@ -256,7 +256,7 @@ def test_a_network_is_cut_equal_to_the_masked_one_and_trains(file):
     none = [word for key in ("MODEL", "MODEL.TIMM", "MODEL.MIT") for word in (f"{key}.WEIGHTS", "")]
     cfg = read(file, "MODEL.DEVICE", "cpu", *none)
     torch.manual_seed(0)
-    model = build_model(segmentation.supervised(cfg) if task(file) == "segmentation" else cfg).eval()
+    model = build_model(segmentation.with_supervised_segmentor(cfg) if task(file) == "segmentation" else cfg).eval()
     inputs = [{"image": torch.rand(3, 64, 64) * 255, "height": 64, "width": 64} for _ in range(2)]
     prunability.shorten(model, inputs)
     row = prunability.prune(prunability.randomised(model), inputs)

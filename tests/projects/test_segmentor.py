@@ -50,7 +50,7 @@ def config(*change: str, head: str = "DeepLabV3PlusHead"):
 
 def build(cfg, seed: int = 0):
     torch.manual_seed(seed)
-    return build_model(segmentation.supervised(cfg))
+    return build_model(segmentation.with_supervised_segmentor(cfg))
 
 
 def batch(count: int = 2, side: int = 64) -> list[dict]:
@@ -177,9 +177,9 @@ def test_the_auxiliary_loss_is_that_of_the_main_head():
 
 def test_mistakes_are_named():
     with pytest.raises(InputError, match="WHEN must be one of never, always, pruned, got 'sometimes'"):
-        segmentation.supervised(config("SOLVER.GSRL.WHEN", "sometimes"))
+        segmentation.with_supervised_segmentor(config("SOLVER.GSRL.WHEN", "sometimes"))
     with pytest.raises(InputError, match="gives no 'res4' but stride4, stride16"):
         build(config("SOLVER.AUXILIARY.FEATURE", "res4"))
     other = config("SOLVER.GSRL.WHEN", "always", "MODEL.META_ARCHITECTURE", "PanopticFPN")
     with pytest.raises(InputError, match="SemanticSegmentor"):
-        segmentation.supervised(other)
+        segmentation.with_supervised_segmentor(other)

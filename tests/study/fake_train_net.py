@@ -18,7 +18,7 @@ with open(here / "calls.txt", "a") as file:
     file.write(json.dumps({"out": out.name, "options": options, "from": (out / "checkpoint").is_file()}) + "\n")
 
 
-def asked(what):
+def told_to(what):
     file = here / what
     return file.is_file() and any(word in out.name for word in file.read_text().split())
 
@@ -28,16 +28,16 @@ def metrics(iteration, **more):
         file.write(json.dumps({"iteration": iteration, "total_loss": 1.0, **more}) + "\n")
 
 
-if asked("fail"):
+if told_to("fail"):
     print("Traceback (most recent call last):\n  ...\nRuntimeError: <b>no luck</b>")
     sys.exit(1)
 length, seed = int(options["SOLVER.MAX_ITER"]), int(options["SEED"])
 if not (out / "checkpoint").is_file():
     metrics(length // 2)
     (out / "checkpoint").write_text("half")
-if asked("hang"):
+if told_to("hang"):
     time.sleep(60)
-if asked("leave"):
+if told_to("leave"):
     sys.exit()
 keep = float(options["SIRFP.KEEP_FLOPS"])
 if keep == 1:

@@ -56,7 +56,7 @@ def trained(batches, limit: int = 0, precision=None, momentum: float = 0.0):
         for trainer.iter in range(len(batches)):
             trainer.run_step()
             storage.step()
-        trainer.finite.look(len(batches))
+        trainer.finite.read_counts(len(batches))
     return trainer, storage
 
 
@@ -103,7 +103,7 @@ def test_a_gradient_that_is_not_finite_counts_like_a_loss():
     guard.undo(optimizer, guard.judge(optimizer))
     optimizer.step()
     changed = [n for n, t in model.state_dict().items() if not torch.equal(t, before[n])]
-    assert all("num_batches" in name for name in changed) and guard.look(1) and guard.seen == 1
+    assert all("num_batches" in name for name in changed) and guard.read_counts(1) and guard.seen == 1
 
 
 def test_many_in_a_row_end_a_run():
@@ -117,7 +117,7 @@ def test_many_in_a_row_end_a_run():
 def test_a_gpu_is_asked_now_and_then_only():
     guard = FiniteSteps(limit=3)
     guard._counts = torch.tensor([9, 9, 9], device="meta")  # reading it would fail
-    assert not any(guard.look(i) for i in range(1, 20))
+    assert not any(guard.read_counts(i) for i in range(1, 20))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

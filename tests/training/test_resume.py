@@ -29,7 +29,7 @@ OPTIONS = ("SIRFP.RECOVER_NORM_ITERS", "2", "SIRFP.ACCUMULATE_PERIOD", "1", "SIR
 
 def run(folder, resume=False):
     """A run as `engine.main` has it."""
-    with engine.taken(str(folder), resume=resume):
+    with engine.hold_output_folder(str(folder), resume=resume):
         trainer = tiny_run.TaskTrainer(tiny_run.config(folder, *OPTIONS))
         trainer.resume_or_load(resume=resume)
         trainer.train()

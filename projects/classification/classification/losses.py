@@ -13,7 +13,7 @@ from torch import nn
 from sirfp.checkpoint import read_safetensors, restore
 from sirfp.checkpoint.dense import fill, read_weights
 from sirfp.network.forward import inference
-from sirfp.training.step import lay_out
+from sirfp.training.step import use_channels_last
 
 from .network import build_network
 
@@ -72,5 +72,5 @@ class Objective:
                 restore(network, plan, state, file)
             else:
                 fill(network, read_weights(file), file)
-            self._teacher = lay_out(network).requires_grad_(False)
+            self._teacher = use_channels_last(network).requires_grad_(False)
         return self._teacher

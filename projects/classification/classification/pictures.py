@@ -31,7 +31,7 @@ def draw_answers(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count
     images = test_loader(cfg, cfg.DATASETS.TEST[0]).dataset
     if not hasattr(images, "__getitem__") or not len(images):
         return
-    chosen = figures.spread(images, count)
+    chosen = figures.evenly_spaced(images, count)
     pixels = torch.stack([torch.as_tensor(np.asarray(image)) for image, _ in chosen])  # uint8, timm scales later
     how = preprocessing(cfg)
     mean, std = (torch.tensor(how[key]).view(1, -1, 1, 1) * 255 for key in ("mean", "std"))

@@ -30,7 +30,7 @@ def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: 
     """
     data = cfg.DATASETS.TEST[0]
     records, mapper = DatasetCatalog.get(data), DatasetMapper(cfg, is_train=False)
-    chosen = figures.spread(records, count)
+    chosen = figures.evenly_spaced(records, count)
     names = list(MetadataCatalog.get(data).thing_classes)
     palette = figures.colours(len(names) + 1)[1:]
 

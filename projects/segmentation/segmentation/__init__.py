@@ -6,7 +6,7 @@ from .inference import with_tta
 from .mapper import SegmentationMapper
 from .pictures import draw_predictions
 from .resampling import SAMPLER, resampling_stream
-from .segmentor import supervised
+from .segmentor import with_supervised_segmentor
 
 __all__ = [
     "SAMPLER",
@@ -18,6 +18,6 @@ __all__ = [
     "draw_predictions",
     "frames_per_second",
     "resampling_stream",
-    "supervised",
+    "with_supervised_segmentor",
     "with_tta",
 ]

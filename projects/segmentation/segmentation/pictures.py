@@ -27,7 +27,7 @@ def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, c
     """
     name = cfg.DATASETS.TEST[0]
     records, mapper = DatasetCatalog.get(name), SegmentationMapper(cfg, is_train=False)
-    chosen = figures.spread(records, count)
+    chosen = figures.evenly_spaced(records, count)
     given = [mapper(record) for record in chosen]
     images = [item["image"].permute(1, 2, 0).numpy() for item in given]
     if cfg.INPUT.FORMAT == "BGR":

@@ -19,7 +19,7 @@ from .gsrl import GSRL, NO_CLASS
 PHASES = ("never", "always", "pruned")
 
 
-def supervised(cfg: CfgNode) -> CfgNode:
+def with_supervised_segmentor(cfg: CfgNode) -> CfgNode:
     """The config with this segmentor in place of Detectron2's, where it asks for what only this one has.
 
     The config's own META_ARCHITECTURE stays Detectron2's, so `sirfp`'s commands and others build the network that is
