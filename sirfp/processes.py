@@ -1,4 +1,4 @@
-"""What the processes of a run agree on. On a run of one process all of this does nothing."""
+"""What the processes of a distributed run share: decisions and batch norm statistics. With one process, no-ops."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many processes the run has."""
+    """Returns the number of processes of the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def decide_once(decide: Callable[[], T]) -> T:
-    """Decides once, on the first process, and gives every process the same answer.
+    """Calls a function on the first process only and returns its result on every process.
 
     Args:
-        decide: what the first process calls; its answer is pickled.
+        decide: the function; its result is pickled to reach the other processes.
 
     Raises:
         Exception: what `decide` raised, on every process, so that none waits for the others.
@@ -42,10 +42,10 @@ def decide_once(decide: Callable[[], T]) -> T:
 
 @torch.no_grad()
 def average_norms(model: nn.Module) -> None:
-    """Gives the batch norms of every process the mean of all processes' running statistics.
+    """Sets the running statistics of every process's batch norms to their mean over all processes.
 
-    Each process sees other images, so what its norms keep drifts apart from the others'. Where they agree already they
-    stay as they are, to the last bit.
+    Each process sees different images, so its running statistics drift apart from those of the others. Statistics that
+    are already equal on all processes stay bit-identical.
     """
     if world_size() == 1:
         return
