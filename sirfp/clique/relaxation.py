@@ -1,20 +1,30 @@
-"""Bounds on the value of a clique and the search that they prune; `sirfp.clique` is what others call.
+"""Upper bounds on the value of a clique, and the branch and bound search that uses them; call them by `sirfp.clique`.
 
-The bound relaxes the pairs: each vertex takes its best partners for itself, its share of each pair's weight being
-chosen so that the sum over the best vertices is as low as subgradient steps make it (the Lagrangian dual of Gilmore
-and Lawler's bound, as in Caprara, Pisinger and Toth, Exact Solution of the Quadratic Knapsack Problem, INFORMS Journal
-on Computing, 1999).
+The bound splits each pair's weight between its two vertices and lets each vertex choose its best partners on its own.
+Subgradient steps choose the split so that the sum over the best vertices is as low as possible: the Lagrangian dual of
+Gilmore and Lawler's bound, as in Caprara, Pisinger and Toth, Exact Solution of the Quadratic Knapsack Problem, INFORMS
+Journal on Computing, 1999.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-_BATCH = 1 << 13  # nodes of the search tree that are bounded at once
+_BATCH = 1 << 13  # nodes bounded at once: limits memory; large enough that NumPy's overhead per call does not count
 
 
 def branch(a: np.ndarray, v: np.ndarray, keep: int, incumbent: float) -> np.ndarray | None:
-    """The best set whose value is above the incumbent's, or None. Vertices are decided on in their order."""
+    """Finds the best set whose value is above the incumbent's.
+
+    Args:
+        a: weights of the pairs, (C, C), with zeros on the diagonal.
+        v: weights of the vertices, (C,).
+        keep: the size of the set.
+        incumbent: the value of the best set known.
+
+    Returns:
+        The vertices of the set, or None if no set is better. The search branches on the vertices in their order.
+    """
     size = len(a)
     share, _ = shares(a, v, keep, incumbent)
     # partners[t][r, j]: the most that candidate t + j gets from r others of the candidates t, t + 1, ...
@@ -26,7 +36,7 @@ def branch(a: np.ndarray, v: np.ndarray, keep: int, incumbent: float) -> np.ndar
         partners.append(np.concatenate([np.zeros((size - t, 1)), best.cumsum(1)], axis=1).T.copy())
     slack = 1e-12 * (np.abs(a).sum() + np.abs(v).sum())
     found = None
-    # A stack of batches of nodes at the same depth: (vertices decided on, which are in, gains of each, values).
+    # A stack of batches of nodes at the same depth: (vertices decided, chosen ones, gain of each vertex, values).
     stack = [(0, np.zeros((1, size), bool), v[None].copy(), np.zeros(1))]
     while stack:
         t, chosen, gain, worth = stack.pop()
@@ -55,7 +65,18 @@ def branch(a: np.ndarray, v: np.ndarray, keep: int, incumbent: float) -> np.ndar
 
 
 def shares(a: np.ndarray, v: np.ndarray, keep: int, target: float, steps: int = 400) -> tuple[np.ndarray, float]:
-    """How much of a pair's weight each vertex counts, `share + share.T == a`, for the lowest bound; and that bound."""
+    """Splits each pair's weight between its vertices for the lowest bound, by subgradient steps.
+
+    Args:
+        a: weights of the pairs, (C, C), with zeros on the diagonal.
+        v: weights of the vertices, (C,).
+        keep: the size of the set.
+        target: a value that the bound cannot fall below, such as that of a known set; the steps stop there.
+        steps: the most steps.
+
+    Returns:
+        The shares, (C, C), with `share + share.T == a`, and the bound.
+    """
     size = len(a)
     share, best, lowest = a / 2, a / 2, np.inf
     rows, pace = np.arange(size)[:, None], 1.0
@@ -70,9 +91,9 @@ def shares(a: np.ndarray, v: np.ndarray, keep: int, target: float, steps: int = 
             best, lowest = share.copy(), bound
         elif step % 20 == 19:
             pace *= 0.8
-        taken = np.zeros((size, size))
-        taken[inside[:, None], partners[inside]] = 1
-        slope = taken - taken.T
+        counted = np.zeros((size, size))
+        counted[inside[:, None], partners[inside]] = 1
+        slope = counted - counted.T
         norm = (slope**2).sum() / 2
         if norm == 0 or bound <= target:
             break

@@ -2,14 +2,14 @@
 
 Section "Efficient heuristic greedy pruning" (Algorithm 1, EHGP) of Wu et al., Structural Pruning via Spatial-aware
 Information Redundancy for Semantic Segmentation, AAAI 2025. A layer is a complete graph whose edge weight `a_ij` says
-how different channels i and j are. Of all sets S of a given size, wanted is the one with the greatest
+how different channels i and j are. The problem is to find, among all sets S of a given size, the one with the greatest
 
     value(S) = sum over pairs i < j in S of a_ij + sum over i in S of v_i
 
-where the vertex weights `v` (0 in the paper) let a channel's own importance join in. A diagonal is not read: the
-reference's code counts it in its sums, which is `vertex_weights=edge_weights.diagonal()`.
+The vertex weights `v` (0 in the paper) add a channel's own importance. The diagonal of the matrix is ignored; to count
+it as the reference code does, pass `vertex_weights=edge_weights.diagonal()`.
 
-Matrices may lie on any device; the work is done on the CPU, in float64 sums; each call copies its matrix there once.
+Matrices may lie on any device. Each call copies its matrix to the CPU once and sums there in float64.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ import torch
 from .relaxation import branch, shares
 
 EXACT_LIMIT = 32
-"""The most vertices that `exact` takes on."""
+"""The most vertices that `exact` accepts. The search takes exponential time in the worst case; this size was chosen so
+that it stays usable in tests and in measurements of how far `greedy` is from the optimum (docs/greedy_gap.md)."""
 
-_BLOCK = 1 << 17  # weights that are rounded at once
+_BLOCK = 1 << 17  # weights rounded at once: the copies stay at 1 MiB of float64 and do not double the matrix
 
 
 def greedy(
     edge_weights: torch.Tensor, remove: int | None = None, vertex_weights: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """EHGP (Algorithm 1): removes, one after the other, the vertex that adds least to those still there.
+    """EHGP (Algorithm 1): repeatedly removes the vertex whose weights to the remaining vertices have the least sum.
 
-    Its cost is O(C^2) for the sums and O(C) for each removal. Ties go to the lowest index, exactly: weights are rounded
-    to a grid on which float64 sums have no error, as fine as float64 resolves the greatest sum.
+    Takes O(C^2) for the sums and O(C) for each removal. Of equal sums the lowest index is removed, on every machine:
+    weights are rounded to a grid on which float64 sums are exact, as fine as float64 resolves the greatest sum.
 
     Args:
-        edge_weights: `(C, C)`, symmetric and finite. The diagonal is not read.
+        edge_weights: `(C, C)`, symmetric and finite. The diagonal is ignored.
         remove: how many vertices to remove, in [0, C]; all by default, which gives every vertex a score.
         vertex_weights: `(C,)`, added to the sums.
 
     Returns:
         order: `(remove,)` int64, the vertices in the order of removal.
-        score: `(remove,)` float64, `s_i = v_i + sum_j a_ij` over the j left, when vertex `order[t]` is removed. Of a
-            run to the end, the last is its vertex weight alone.
+        score: `(remove,)` float64, `s_i = v_i + sum_j a_ij` over the remaining j, when vertex i = `order[t]` is
+            removed. If all vertices are removed, the last score is the vertex weight alone.
 
     Raises:
         ValueError: the weights are not square, symmetric and finite, or `remove` is out of range.
@@ -72,15 +73,15 @@ def greedy(
 
 
 def value(edge_weights: torch.Tensor, kept: torch.Tensor, vertex_weights: torch.Tensor | None = None) -> float:
-    """The objective of a set: the sum over its pairs, each once, and over its vertices.
+    """Returns the value of a set: the sum of the weights of its pairs, each once, and of its vertices.
 
     Args:
-        edge_weights: `(C, C)`, symmetric and finite. The diagonal is not read.
+        edge_weights: `(C, C)`, symmetric and finite. The diagonal is ignored.
         kept: `(k,)` integers, distinct, in any order.
         vertex_weights: `(C,)`.
 
     Raises:
-        ValueError: as `greedy`, or `kept` has an index twice or out of range.
+        ValueError: see `greedy`; or `kept` has an index twice or out of range.
     """
     a = _matrix(edge_weights)
     return _value(a, _vertices(vertex_weights, len(a)), _kept(kept, len(a)))
@@ -92,22 +93,22 @@ def local_search(
     vertex_weights: torch.Tensor | None = None,
     max_swaps: int | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Improves a set by exchanging one vertex in it for one outside, the best pair each time, until none improves.
+    """Improves a set by swapping one vertex in it for one outside, the best swap each time, until no swap improves it.
 
-    Each swap costs O(k (C - k)). The result is never worse than the start. Ties go to the lowest vertex to leave,
-    then to the lowest to enter.
+    Each swap takes O(k (C - k)). The result is never worse than the start. Of equal swaps the one with the lowest
+    leaving vertex is made, then the one with the lowest entering vertex.
 
     Args:
-        edge_weights: `(C, C)`, symmetric and finite. The diagonal is not read.
+        edge_weights: `(C, C)`, symmetric and finite. The diagonal is ignored.
         kept: `(k,)` integers, the start, for example what `greedy` leaves.
         vertex_weights: `(C,)`.
-        max_swaps: stop after as many swaps; no limit by default.
+        max_swaps: the most swaps; no limit by default.
 
     Returns:
         The vertices kept, `(k,)` int64 and ascending, and their value.
 
     Raises:
-        ValueError: as `value`.
+        ValueError: see `value`.
     """
     a = _matrix(edge_weights)
     v = _vertices(vertex_weights, len(a))
@@ -118,12 +119,13 @@ def local_search(
 def exact(
     edge_weights: torch.Tensor, keep: int, vertex_weights: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, float]:
-    """The set of `keep` vertices with the greatest value, by branch and bound, for small C.
+    """Finds the set of `keep` vertices with the greatest value, by branch and bound, for small C.
 
-    A node's bound is that of `bound`, its shares chosen at the root. The same input always gives the same set.
+    Nodes are bounded as by `bound`, with the split of the weights computed once, at the root. The same input always
+    gives the same set.
 
     Args:
-        edge_weights: `(C, C)`, symmetric and finite, C at most `EXACT_LIMIT`. The diagonal is not read.
+        edge_weights: `(C, C)`, symmetric and finite, C at most `EXACT_LIMIT`. The diagonal is ignored.
         keep: the size of the set, in [1, C].
         vertex_weights: `(C,)`.
 
@@ -131,7 +133,7 @@ def exact(
         The vertices kept, `(keep,)` int64 and ascending, and their value.
 
     Raises:
-        ValueError: as `greedy`; C is above the limit, or `keep` out of range.
+        ValueError: see `greedy`; or C is above the limit, or `keep` is out of range.
     """
     a = _matrix(edge_weights).astype(np.float64)
     size = len(a)
@@ -142,7 +144,7 @@ def exact(
     v = _vertices(vertex_weights, size)
     order = greedy(torch.from_numpy(a), None, torch.from_numpy(v))[0].numpy()
     start = _local_search(a, v, np.sort(order[size - keep :]), None)
-    # The vertices that greedy is surest to keep come first.
+    # Branch first on the vertices that greedy removes last: they are most likely in the best set.
     branching = order[::-1].copy()
     found = branch(a[branching[:, None], branching], v[branching], keep, _value(a, v, start))
     best = start if found is None else np.sort(branching[found])
@@ -150,18 +152,19 @@ def exact(
 
 
 def bound(edge_weights: torch.Tensor, keep: int, vertex_weights: torch.Tensor | None = None, steps: int = 400) -> float:
-    """A value that no set of `keep` vertices is above, for any C: what `greedy` may have missed at most.
+    """Returns an upper bound on the value of every set of `keep` vertices, for any C.
 
-    It is the Lagrangian dual of Gilmore and Lawler's bound (see `sirfp.clique.relaxation`), at O(C^2 log C) a step.
+    The difference to the value of `greedy`'s set is the most that `greedy` can have missed. The bound is the Lagrangian
+    dual of Gilmore and Lawler's bound (see `sirfp.clique.relaxation`); each step takes O(C^2 log C).
 
     Args:
-        edge_weights: `(C, C)`, symmetric and finite. The diagonal is not read.
+        edge_weights: `(C, C)`, symmetric and finite. The diagonal is ignored.
         keep: the size of the set, in [1, C].
         vertex_weights: `(C,)`.
-        steps: of the subgradient method; more of them, a lower bound.
+        steps: steps of the subgradient method; more steps give a lower, tighter bound.
 
     Raises:
-        ValueError: as `greedy`; or `keep` is out of range.
+        ValueError: see `greedy`; or `keep` is out of range.
     """
     a = _matrix(edge_weights).astype(np.float64)
     _check_keep(keep, len(a))
@@ -183,7 +186,7 @@ def _local_search(a: np.ndarray, v: np.ndarray, inside: np.ndarray, max_swaps: i
         return inside
     gain = v + a[:, inside].sum(1, dtype=np.float64)
     gain[inside] -= a.diagonal()[inside]
-    # What a swap must win, lest rounding makes it go in circles.
+    # The least gain of a swap: without it, rounding errors could swap the same vertices back and forth forever.
     least = 1e-12 * (np.abs(gain).max() + np.abs(a).max() * len(a))
     between = a[inside[:, None], outside].astype(np.float64)
     delta = np.empty_like(between)
@@ -211,20 +214,20 @@ def _value(a: np.ndarray, v: np.ndarray, inside: np.ndarray) -> float:
 
 
 def _rounder(a: np.ndarray, v: np.ndarray) -> np.float64:
-    """The number that, added and subtracted again, rounds to a grid on which the sums of rows are exact."""
+    """Returns the number that, added to a weight and subtracted again, rounds it to a grid with exact row sums."""
     most = len(a) * np.abs(a).max(initial=0) + np.abs(v).max(initial=0)
     return np.float64(1.5 * 2.0 ** (52 + np.frexp(np.float64(most))[1] - 50))
 
 
 def _sums(a: np.ndarray, rounder: np.float64) -> np.ndarray:
-    """The sum of each row without the diagonal, of rounded weights."""
+    """Returns the sum of each row of the rounded weights, without the diagonal."""
     rows = max(1, _BLOCK // max(1, len(a)))
     sums = [(a[i : i + rows] + rounder - rounder).sum(1) for i in range(0, len(a), rows)]
     return np.concatenate([np.zeros(0), *sums]) - (a.diagonal() + rounder - rounder)
 
 
 def _matrix(edge_weights: torch.Tensor) -> np.ndarray:
-    """The weights as a float32 or float64 array in rows, checked."""
+    """Checks the weights and returns them as a contiguous float32 or float64 array."""
     if edge_weights.ndim != 2 or edge_weights.shape[0] != edge_weights.shape[1]:
         raise ValueError(f"edge_weights must be square, (C, C), got shape {tuple(edge_weights.shape)}")
     dtype = torch.float64 if edge_weights.dtype == torch.float64 else torch.float32
@@ -234,8 +237,8 @@ def _matrix(edge_weights: torch.Tensor) -> np.ndarray:
     low, high = float(a.min()), float(a.max())
     if not np.isfinite(low) or not np.isfinite(high):
         raise ValueError(f"edge_weights must be finite, got values from {low} to {high}")
-    # A random vector times the matrix from either side: where these agree the matrix is symmetric, at a fraction of
-    # the cost of comparing it with its transpose.
+    # Multiply the matrix by a random vector from either side: equal products mean that it is symmetric, at a fraction
+    # of the cost of comparing it with its transpose.
     most = max(abs(low), abs(high))
     probe = torch.randn(len(a), dtype=dtype, generator=torch.Generator().manual_seed(0))
     tensor = torch.from_numpy(a)
