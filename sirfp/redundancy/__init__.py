@@ -1,4 +1,4 @@
-"""How much channels repeat each other in space (docs/method.md, section 2)."""
+"""Spatial redundancy: how much channels repeat each other's feature maps (Wu et al., AAAI 2025; see `average`)."""
 
 from .average import RedundancyAverage, edge_weights, similarity
 

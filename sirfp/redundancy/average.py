@@ -1,9 +1,10 @@
-"""How much of the same space two channels' feature maps fill: the edge weights of the clique, and their average.
+"""The spatial redundancy of each pair of channels, averaged over training: the edge weights of the clique.
 
 Section "Spatial-aware redundancy" of Wu et al., Structural Pruning via Spatial-aware Information Redundancy for
-Semantic Segmentation, AAAI 2025. Each map, taken after the normalisation layer and before the activation, is divided by
-its norm over the positions; the redundancy of two channels is the inner product of their maps, averaged over images and
-over training iterations. The edge term is that of DCFP (Wang et al., 2024), which the reference code adds to the score.
+Semantic Segmentation, AAAI 2025. Each feature map is read after the normalisation layer and before the activation, and
+divided by its norm over the positions. The redundancy of two channels is the inner product of their maps, averaged over
+images and over training iterations. The edge term is that of DCFP (Wang et al., 2024), which the reference code adds to
+the score.
 """
 
 from __future__ import annotations
@@ -13,30 +14,31 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .sobel import CHUNK_BYTES, as_maps, edge_strength, map_edges, precision
+from .sobel import CHUNK_BYTES, accumulation_dtype, as_maps, edge_strength, map_edges
 
 __all__ = ["RedundancyAverage", "edge_strength", "edge_weights", "similarity"]
 
 _EPS = 1e-5  # added to each norm, as the paper does
-_GAIN_LIMIT = 1e4  # the average's scale is put back to 1 above this
+_GAIN_LIMIT = 1e4  # above this the sums are scaled back to 1: far from float32's limits, and rarely reached
 
 
 @torch.no_grad()
 def similarity(features: torch.Tensor, normalize: str = "l1", pooled: bool = False, stride: int = 1) -> torch.Tensor:
-    """The spatial similarity of each pair of channels, averaged over the images.
+    """Computes the spatial similarity of each pair of channels, averaged over the images.
 
-    It is one matrix product for each chunk of positions, of which only the blocks on and above the diagonal are
-    computed; features in either memory format are read where they lie. Autocast is off inside.
+    Computes one matrix product for each chunk of positions, only the blocks on and above the diagonal. Features may be
+    contiguous or channels-last; neither is copied as a whole. Autocast is disabled inside.
 
     Args:
         features: `(N, C, H, W)`, `(N, C, L)` or `(N, C)`, in any floating-point type.
         normalize: "l1" (the paper) or "l2" (cosine): the norm over positions that each map is divided by, plus 1e-5.
-        pooled: an ablation: the mean over positions in place of the map, the images of the batch being the positions.
-        stride: takes the products at each stride-th row and column only (but at 4 of each at least) and the norms over
+        pooled: an ablation: each map is replaced by its mean, and the images of the batch serve as positions.
+        stride: computes the products at each stride-th row and column only (but at least 4 of each), and the norms over
             the whole map: an unbiased estimate, for little more than 1/stride^2 of the cost.
 
     Returns:
-        `(C, C)` float32 (float64 of float64 features) on the features' device; not finite where a feature is not.
+        `(C, C)` float32 (float64 for float64 features) on the features' device; NaN or infinite in the rows and
+        columns of channels with a NaN or infinite feature.
 
     Raises:
         ValueError: features of another shape or type, without images or positions, or an unknown `normalize`.
@@ -48,11 +50,12 @@ def similarity(features: torch.Tensor, normalize: str = "l1", pooled: bool = Fal
 
 
 def edge_weights(matrix: torch.Tensor, self_similarity: bool = False) -> torch.Tensor:
-    """Edge weights of the clique, `-|S|`: the less redundant a pair, the greater.
+    """Returns the edge weights of the clique, `-|S|`: the less redundant a pair, the greater its weight.
 
     Args:
-        matrix: `(C, C)` similarities.
-        self_similarity: keep the diagonal (the reference's code counts it in its sums, the paper does not); else 0.
+        matrix: similarities, `(C, C)`.
+        self_similarity: keeps the diagonal, which the reference code counts in its sums and the paper does not;
+            otherwise it is set to 0.
     """
     weights = matrix.abs().neg_()
     return weights if self_similarity else weights.fill_diagonal_(0)
@@ -61,18 +64,18 @@ def edge_weights(matrix: torch.Tensor, self_similarity: bool = False) -> torch.T
 class RedundancyAverage:
     """The similarity matrix of one layer, averaged over the images of an iteration and exponentially over iterations.
 
-    Each image weighs `ema ** (iterations since)`, and the sum is divided by that of the weights: the paper's moving
-    average, its bias corrected, where all batches are of one size, and a mean over images where they are not. Products
-    are added to the sum where it lies, whose scale grows instead of its content shrinking: an iteration costs one pass
-    over it. Images with a feature that is not finite count for nothing, without a device having to wait for it.
+    An image has the weight `ema ** (iterations since then)`, and the weighted sum is divided by the sum of the weights.
+    With batches of one size this is the paper's moving average with its bias corrected. Instead of multiplying the sums
+    by `ema` in each iteration, new products are added with a growing factor, so an iteration passes over the sums once.
+    Images with a NaN or infinite feature are left out, without making the device wait for the host.
 
     Args:
         ema: the decay from one iteration to the next, alpha in the paper, in [0, 1).
         edges: also average `edge_strength`.
-        normalize, pooled, stride: as in `similarity`; the rows and columns looked at change with each iteration.
+        normalize, pooled, stride: see `similarity`; the rows and columns that `stride` selects change each iteration.
 
     Attributes:
-        steps: iterations closed so far that had images.
+        steps: closed iterations that had images.
 
     Example:
         >>> average = RedundancyAverage(ema=0.99)
@@ -97,15 +100,20 @@ class RedundancyAverage:
         self.ema, self.edges, self.normalize, self.pooled, self.stride = ema, edges, normalize, pooled, stride
         self.steps = 0
         self._sums: dict[str, torch.Tensor] = {}
-        self._gain = 1.0  # the weight of an image seen now
-        self._open = False  # whether this iteration has images
+        self._gain = 1.0  # the weight of an image of this iteration
+        self._open = False  # True once this iteration has images
 
     @torch.no_grad()
     def update(self, features: torch.Tensor) -> None:
-        """Adds features, as of `similarity`, to the iteration; a shared layer may do so at each of its sizes.
+        """Adds the features of one call to the iteration.
+
+        A layer that runs on several maps, such as a detector's head, adds each of them; their sizes may differ.
+
+        Args:
+            features: see `similarity`.
 
         Raises:
-            ValueError: as `similarity`, or features with another number of channels than before.
+            ValueError: see `similarity`; or the number of channels differs from before.
         """
         x = as_maps(features, self.pooled)
         self._prepare(x)
@@ -120,12 +128,12 @@ class RedundancyAverage:
         self._sums["skipped"].add_(len(x) - count)
 
     def step(self) -> None:
-        """Closes the iteration. One without images changes nothing."""
+        """Closes the iteration. An iteration without images changes nothing."""
         self.steps += self._open
         self._open = False
 
     def matrix(self) -> torch.Tensor:
-        """The average so far, `(C, C)`, with the open iteration if there is one.
+        """Returns the average so far, `(C, C)`, including the open iteration if there is one.
 
         Raises:
             ValueError: there were no images yet, or none whose features were finite.
@@ -133,29 +141,29 @@ class RedundancyAverage:
         return _mirror(self._average("matrix"))
 
     def edge(self) -> torch.Tensor:
-        """The average edge strength so far, `(C,)`; zeros without `edges`.
+        """Returns the average edge strength so far, `(C,)`; zeros if `edges` is False.
 
         Raises:
-            ValueError: as `matrix`.
+            ValueError: see `matrix`.
         """
         return self._average("edge")
 
     @property
     def images(self) -> bool:
-        """Whether there is an average: whether any image had finite features only."""
+        """True if there is an average, that is, if any image had only finite features."""
         return bool(self._sums) and bool(self._sums["weight"])
 
     @property
     def skipped(self) -> int:
-        """How many images of this process had a feature that was not finite."""
+        """The number of images of this process that were left out, since a feature was NaN or infinite."""
         return int(self._sums["skipped"]) if self._sums else 0
 
     @torch.no_grad()
     def reduce(self) -> None:
-        """Makes the average the same in all processes of `torch.distributed`: that of the images of them all.
+        """Sets the average of every process of `torch.distributed` to that over the images of all processes.
 
-        To be called by all of them between iterations; more iterations and another call may follow. Without a process
-        group it does nothing.
+        All processes must call it, between iterations; more iterations and calls may follow. Without a process group it
+        does nothing.
         """
         if not dist.is_available() or not dist.is_initialized():
             return
@@ -169,16 +177,16 @@ class RedundancyAverage:
             self._sums = _empty_sums(torch.empty(0, channels, device=device))
         self._rescale()
         for name in ("matrix", "edge", "weight"):
-            # The mean, not the sum: so the processes' shares stay in proportion in what comes later.
+            # The mean, not the sum: the sum would weigh these iterations more than the later ones, by the world size.
             dist.all_reduce(self._sums[name])
             self._sums[name].div_(dist.get_world_size())
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain numbers only, to be taken between iterations; the options are not in it."""
+        """Returns the sums as tensors and plain numbers, without the options. Call it between iterations."""
         return {"steps": self.steps, "gain": self._gain, **self._sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a state; the tensors are copied, and follow the next features to their device.
+        """Continues from a state. The tensors are copied, and moved to the device of the next features.
 
         Raises:
             ValueError: the state is not one of this class.
@@ -189,7 +197,7 @@ class RedundancyAverage:
         self.steps, self._gain, self._sums, self._open = state["steps"], state["gain"], sums, False
 
     def _prepare(self, x: torch.Tensor) -> None:
-        """Makes the sums, or moves them to x's device, and lets what was seen before this iteration decay."""
+        """Creates the sums or moves them to x's device, and opens the iteration, which decays earlier weights."""
         if not self._sums:
             self._sums = _empty_sums(x)
         seen = self._sums["edge"]
@@ -217,12 +225,12 @@ class RedundancyAverage:
 
 
 def _empty_sums(x: torch.Tensor) -> dict[str, torch.Tensor]:
-    channels, kind = x.shape[1], {"device": x.device, "dtype": precision(x)}
+    channels, dtype, device = x.shape[1], accumulation_dtype(x), x.device
     return {
-        "matrix": torch.zeros(channels, channels, **kind),  # above the diagonal and on it
-        "edge": torch.zeros(channels, **kind),
-        "weight": torch.zeros((), **kind),  # of all images
-        "skipped": torch.zeros((), dtype=torch.int64, device=x.device),
+        "matrix": torch.zeros(channels, channels, dtype=dtype, device=device),  # on and above the diagonal
+        "edge": torch.zeros(channels, dtype=dtype, device=device),
+        "weight": torch.zeros((), dtype=dtype, device=device),  # sum over all images
+        "skipped": torch.zeros((), dtype=torch.int64, device=device),
     }
 
 
@@ -234,7 +242,7 @@ def _check_options(normalize: str, stride: int) -> None:
 
 
 def _lattice(x: torch.Tensor, stride: int, turn: int) -> torch.Tensor:
-    """Each stride-th row and column, at least 4 of each where there are, from another corner each turn: a view."""
+    """Returns a view of each stride-th row and column, at least 4 of each if there are; each turn starts elsewhere."""
     down, across = (max(1, min(stride, size // 4)) for size in x.shape[2:])
     return x[:, :, turn % down :: down, turn // down % across :: across]
 
@@ -250,21 +258,29 @@ def _accumulate(
 ) -> None:
     """Adds `gain` times the similarity of each image to the blocks of `out` on and above the diagonal.
 
-    With `finite`, `(N,)`, images that are not finite are left out and set to False there.
+    Args:
+        out: the sum, (C, C), changed in place.
+        x: features, (N, C, H, W).
+        normalize: see `similarity`.
+        gain: the factor.
+        stride: see `similarity`.
+        turn: the number of the iteration, which chooses the rows and columns that `stride` selects.
+        finite: (N,) of bool, filled in: False for images with a NaN or infinite feature, which are left out. None
+            counts all images.
     """
     _check_options(normalize, stride)
-    # Positions before channels, as they lie in channels_last memory, or channels before images and positions.
+    # The order of dimensions in memory: positions before channels for channels-last, else channels first.
     order, per_image = ((0, 2, 3, 1), (1, 2)) if x.stride(1) == 1 else ((1, 0, 2, 3), (2, 3))
     seen = _lattice(x, stride, turn)
     positions, share = x.shape[2] * x.shape[3], seen[0, 0].numel() / x[0, 0].numel()
     cells = max(1, CHUNK_BYTES // (out.element_size() * x.shape[1]))
     at_once = max(1, cells // positions)
-    # The one buffer of this call: allocated anew for each chunk, it would be several in a fragmented heap.
+    # One buffer for all chunks: allocating one for each would fragment the heap and hold several at once.
     buffer = torch.empty(min(cells, len(x) * positions) * x.shape[1], dtype=out.dtype, device=x.device)
     start = 0
     for part, seen_part in zip(x.split(at_once), seen.split(at_once), strict=True):
         # Magnitudes in place, then a plain sum: many times as fast as `vector_norm` over these dimensions on a CPU.
-        norm = 0
+        norm = torch.zeros((), dtype=out.dtype, device=x.device)
         for tile in _tiles(part, order, cells):
             chunk = buffer[: tile.numel()].view(tile.shape).copy_(tile)
             norm = norm + (chunk.abs_() if normalize == "l1" else chunk.square_()).sum(per_image, keepdim=True)
@@ -286,7 +302,7 @@ def _accumulate(
 
 
 def _tiles(x: torch.Tensor, order: tuple[int, ...], cells: int) -> list[torch.Tensor]:
-    """Parts of the positions of each image, at most `cells` of an image in each, with dimensions in that order."""
+    """Splits the positions into tiles of at most `cells` positions of an image; the dimensions of each are permuted."""
     images, channels, height, width = x.shape
     if x.stride(2) == width * x.stride(3):
         x = x.view(images, channels, 1, height * width)
@@ -295,7 +311,7 @@ def _tiles(x: torch.Tensor, order: tuple[int, ...], cells: int) -> list[torch.Te
 
 
 def _add_products(out: torch.Tensor, rows: torch.Tensor, gain: float) -> None:
-    """Adds `gain * rows @ rows.T` to strips of `out` from the diagonal to the right: about half of the work."""
+    """Adds `gain * rows @ rows.T` to `out`, in strips from the diagonal to the right: about half of the work."""
     strip = max(128, -(-len(out) // 8))
     with torch.autocast(out.device.type, enabled=False):
         for i in range(0, len(out), strip):
@@ -303,6 +319,6 @@ def _add_products(out: torch.Tensor, rows: torch.Tensor, gain: float) -> None:
 
 
 def _mirror(matrix: torch.Tensor) -> torch.Tensor:
-    """The symmetric matrix of which one has the part above the diagonal."""
+    """Returns the symmetric matrix with the given part on and above the diagonal."""
     upper = matrix.triu()
     return upper + upper.triu(1).t()

@@ -1,7 +1,7 @@
-"""How edged a channel's feature maps are: the term of DCFP that SIRFP's reference code adds to a channel's score.
+"""The edge strength of a channel's feature maps: the term of DCFP that SIRFP's reference code adds to a score.
 
-DCFP is Wang et al., 2024; the code is that of Wu et al., AAAI 2025. Beside it stands what features this floor takes,
-and in what precision it sums.
+DCFP is Wang et al., 2024; the reference code is that of Wu et al., AAAI 2025. Also here: the check of the features'
+shape and the accumulation dtype, which `average` shares.
 """
 
 from __future__ import annotations
@@ -9,22 +9,26 @@ from __future__ import annotations
 import torch
 
 CHUNK_BYTES = 32 << 20
-"""The most that one call holds besides its features and its result, in bytes; at least one position of one image
-(`similarity`) or one map (`edge_strength`)."""
+"""The most memory, in bytes, that one call uses besides its features and its result; at least one position of one image
+(`similarity`) or one map (`edge_strength`).
+
+Chosen, not tuned: small beside a layer's features in training, so that accumulation hardly raises the peak of memory,
+and large enough for a few large matrix products instead of many small ones. `benchmarks/accumulation_kernel.py`
+measures the time and the memory that an update takes."""
 
 
 @torch.no_grad()
 def edge_strength(features: torch.Tensor) -> torch.Tensor:
-    """How edged each channel's maps are: the standard deviation over positions of the Sobel gradient's magnitude.
+    """Computes each channel's edge strength: the standard deviation over positions of the Sobel gradient's magnitude.
 
-    The gradient is taken where the 3 x 3 filters fit, so a border adds no edge; the deviation is the population's.
-    Maps of less than 3 x 3 have no edges: 0.
+    The gradient is computed only where the 3 x 3 filters fit, so that the border adds no edge. The deviation is that of
+    the population (divided by n). Maps smaller than 3 x 3 give 0.
 
     Args:
         features: `(N, C, H, W)`.
 
     Returns:
-        `(C,)` float32 (float64 of float64 features), the mean over the images.
+        `(C,)` float32 (float64 for float64 features), the mean over the images.
 
     Raises:
         ValueError: features of another shape or type, or without images or positions.
@@ -33,11 +37,12 @@ def edge_strength(features: torch.Tensor) -> torch.Tensor:
 
 
 def map_edges(x: torch.Tensor) -> torch.Tensor:
-    """The deviation of the Sobel gradient's magnitude over the positions of each map, `(N, C)`."""
+    """Returns the standard deviation of the Sobel gradient's magnitude over the positions of each map, `(N, C)`."""
     images, channels, height, width = x.shape
     if height < 3 or width < 3:
-        return torch.zeros(images, channels, dtype=precision(x), device=x.device)
-    maps = max(1, CHUNK_BYTES // (6 * precision(x).itemsize * height * width))  # 6: what _sobel holds at once
+        return torch.zeros(images, channels, dtype=accumulation_dtype(x), device=x.device)
+    per_map = 6 * accumulation_dtype(x).itemsize * height * width  # _sobel holds up to 6 copies of a map at once
+    maps = max(1, CHUNK_BYTES // per_map)
     rows = []
     for part in x.split(max(1, maps // channels)):
         rows.append(torch.cat([_sobel(some).std((2, 3), correction=0) for some in part.split(maps, 1)], 1))
@@ -45,8 +50,8 @@ def map_edges(x: torch.Tensor) -> torch.Tensor:
 
 
 def _sobel(x: torch.Tensor) -> torch.Tensor:
-    """The magnitude of the Sobel gradient where the filters fit, `(N, C, H - 2, W - 2)`."""
-    x = x.to(precision(x))
+    """Returns the magnitude of the Sobel gradient where the filters fit, `(N, C, H - 2, W - 2)`."""
+    x = x.to(accumulation_dtype(x))
     down = x[:, :, :-2].add(x[:, :, 1:-1], alpha=2).add_(x[:, :, 2:])
     horizontal = down[..., 2:] - down[..., :-2]
     across = x[..., :-2].add(x[..., 1:-1], alpha=2).add_(x[..., 2:])
@@ -55,7 +60,7 @@ def _sobel(x: torch.Tensor) -> torch.Tensor:
 
 
 def as_maps(features: torch.Tensor, pooled: bool = False) -> torch.Tensor:
-    """Features as `(N, C, H, W)`, checked; pooled ones as `(1, C, 1, N)`."""
+    """Checks features and returns them as `(N, C, H, W)`; pooled, their means as `(1, C, 1, N)`."""
     if features.ndim not in (2, 3, 4) or not features.is_floating_point():
         raise ValueError(
             f"features must be floating-point (N, C, H, W), (N, C, L) or (N, C), "
@@ -66,9 +71,10 @@ def as_maps(features: torch.Tensor, pooled: bool = False) -> torch.Tensor:
     x = features.detach()
     x = x[:, :, None] if x.ndim == 3 else x.reshape(*x.shape, *[1] * (4 - x.ndim))
     if pooled:
-        x = x.mean((2, 3), dtype=precision(x)).t()[None, :, None]
+        x = x.mean((2, 3), dtype=accumulation_dtype(x)).t()[None, :, None]
     return x
 
 
-def precision(x: torch.Tensor) -> torch.dtype:
+def accumulation_dtype(x: torch.Tensor) -> torch.dtype:
+    """Returns the type to sum in: float64 for float64 features, float32 for all others."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
