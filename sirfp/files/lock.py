@@ -1,4 +1,4 @@
-"""One at a time: the lock of a folder that a program writes to."""
+"""The lock of an output folder: only one program at a time writes to it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _held: set[IO[str]] = set()
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike[str], who: str) -> Iterator[int | None]:
-    """Holds the lock of a folder; yields the process number of a holder that was killed there, or None.
+    """Holds the lock of a folder; yields the process id of an earlier holder that was killed, or None.
 
-    The kernel lets go of the lock when its holder ends, however it ends; the file says who holds it. On a disk that has
-    no locks it is not held, and the log says so.
+    The kernel releases the lock when the holding process ends, even if it is killed; the lock file names the process.
+    If the file system has no locks, logs a warning and continues without one.
 
     Args:
-        folder: made where it is not there.
-        who: what holds it, in words: "study".
+        folder: created if missing.
+        who: the kind of program that holds the lock, for messages: "study".
 
     Raises:
-        InputError: another one is at work there, or the folder cannot be written to.
+        InputError: another program holds the lock, or the folder cannot be written to.
     """
     folder = Path(folder)
     try:
@@ -70,7 +70,7 @@ def locked(folder: str | os.PathLike[str], who: str) -> Iterator[int | None]:
 
 
 def _let_go() -> None:
-    """Has a forked process, such as one that reads data, not keep the lock when its parent is gone."""
+    """Closes inherited lock files in a forked process, such as a data loader's, which would keep the lock otherwise."""
     while _held:
         _held.pop().close()
 

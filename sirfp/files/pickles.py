@@ -1,8 +1,8 @@
-"""NumPy arrays out of pickles, as Detectron2's model zoo has them, read without running anything.
+"""Reads NumPy arrays from pickles, the format of Detectron2's model zoo, without running any code from the file.
 
-Not even NumPy's own unpickling is let near a file: it believes what a dtype says of itself, so that bytes can pass for
-pointers to objects. Here a pickle makes stand-ins that only note what they are told; an array is made of what they
-noted once type, shape and number of bytes are known to agree.
+NumPy's own unpickling is not safe either: it trusts the dtype in the file, so that bytes can be read as pointers to
+objects. Here the pickle only creates stand-ins that record their arguments. An array is built from a stand-in once its
+type, shape and number of bytes are known to match.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import InputError
 
 KINDS = "biufc"
-"""Kinds of dtypes that are read: numbers."""
+"""The kinds of dtypes that are read: booleans, integers, real and complex numbers."""
 DEEPEST = 8
-"""Containers in containers."""
+"""The deepest nesting of containers that is read. Files of the model zoo nest a few; deep nesting could exhaust the
+recursion limit."""
 BROKEN = (
     RuntimeError, EOFError, OSError, LookupError, TypeError, AttributeError, ValueError, ImportError, MemoryError,
     OverflowError, AssertionError, struct.error, zipfile.BadZipFile, pickle.UnpicklingError,
 )  # fmt: skip
-"""What unpickling raises for a file that is cut short, altered, or not what it should be; PyTorch's and Python's."""
+"""The errors that unpickling by Python or PyTorch raises for a file that is truncated, altered or of another format."""
 
 
 class _Type:
-    """A dtype, from its name and byte order."""
+    """The stand-in of a dtype, from its name and byte order."""
 
     def __init__(self, name: Any, *_: Any):
         self.plain = np.dtype(_text(name))
@@ -40,11 +41,12 @@ class _Type:
             raise pickle.UnpicklingError(f"it holds an array of {self.plain}")
 
     def __setstate__(self, state: tuple) -> None:
-        self.plain = self.plain.newbyteorder(_text(state[1]))  # the rest is of structured types
+        order: Any = _text(state[1])  # NumPy checks it; the rest of the state is for structured types
+        self.plain = self.plain.newbyteorder(order)
 
 
 class _Array:
-    """An array whose state comes later, as `numpy.ndarray` is pickled."""
+    """The stand-in of an array that is created empty and filled by `__setstate__`, as `numpy.ndarray` is pickled."""
 
     content: np.ndarray | None = None
 
@@ -54,19 +56,20 @@ class _Array:
 
 
 class _Whole(_Array):
-    """An array that is told all at once."""
+    """The stand-in of an array that is created with its content, as scalars and buffers are pickled."""
 
     def __init__(self, content: np.ndarray):
         self.content = content
 
 
-def _array(raw: Any, kind: Any, shape: Any, order: str) -> np.ndarray:
+def _array(raw: Any, kind: Any, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
+    """Builds an array from its bytes, after checking that their number matches type and shape."""
     if not isinstance(kind, _Type) or not all(type(n) is int and n >= 0 for n in shape):
         raise pickle.UnpicklingError("it holds an array without a plain type and shape")
     raw = raw.encode("latin1") if isinstance(raw, str) else bytes(memoryview(raw))
     if math.prod(shape) * kind.plain.itemsize != len(raw):
         raise pickle.UnpicklingError(f"it holds {len(raw)} bytes for an array of shape {tuple(shape)}")
-    return np.frombuffer(raw, kind.plain).reshape(shape, order=order).copy()  # that can be written to
+    return np.frombuffer(raw, kind.plain).reshape(shape, order=order).copy()  # a copy is writable
 
 
 def _text(value: Any) -> str:
@@ -109,21 +112,24 @@ class _Reader(pickle.Unpickler):
                 return known[name]
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        if (module, name) == ("_codecs", "encode"):  # bytes of protocol 2
+        if (module, name) == ("_codecs", "encode"):  # how protocol 2 pickles bytes
             return _encoded
-        if (module, name) in (("__builtin__", "bytes"), ("builtins", "bytes")):  # none at all, of protocol 2
+        if (module, name) in (("__builtin__", "bytes"), ("builtins", "bytes")):  # how protocol 2 pickles empty bytes
             return _no_bytes
         raise pickle.UnpicklingError(f"it holds a {module}.{name}")
 
 
 def read_arrays(path: Path) -> Any:
-    """Reads a pickle of NumPy arrays in plain containers; runs nothing.
+    """Reads a pickle of NumPy arrays in plain containers, without running any code from it.
 
     Args:
         path: the file.
 
+    Returns:
+        Dicts, lists, texts, numbers and arrays; tuples become lists.
+
     Raises:
-        InputError: it is broken or holds other objects.
+        InputError: the file is broken or holds other objects.
     """
     try:
         with path.open("rb") as file:
@@ -133,13 +139,22 @@ def read_arrays(path: Path) -> Any:
 
 
 def broken(path: str | os.PathLike[str], error: BaseException) -> InputError:
-    """What to say of a file of weights that cannot be read."""
+    """Returns the error for a file of weights that cannot be read, with the reason in one line."""
     reason = " ".join(str(error).partition("\n")[0].split())[:160] or type(error).__name__
     return InputError(f"{path} cannot be read as weights ({reason}); copy or make it again")
 
 
 def _plain(value: Any, deep: int, done: dict[int, Any]) -> Any:
-    """The same with arrays in place of what stands for them; `done` is what was made of objects, by their id."""
+    """Replaces stand-ins by their arrays.
+
+    Args:
+        value: an unpickled object.
+        deep: how many more containers may be nested.
+        done: {id of a container: its replacement}, so that a container used twice is replaced once.
+
+    Raises:
+        pickle.UnpicklingError: an array has no content, an object is of another type, or nesting is too deep.
+    """
     if isinstance(value, _Array):
         if value.content is None:
             raise pickle.UnpicklingError("it holds an array without content")

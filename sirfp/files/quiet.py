@@ -1,4 +1,4 @@
-"""Libraries that print, warn and log what a user did not ask for, kept off both streams."""
+"""Silences libraries that print, warn or log, so that only our own lines reach the user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside it nothing is printed to standard output, warned of, or logged below CRITICAL."""
+    """While active, suppresses standard output, warnings, and log records below CRITICAL."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Writes a file whole or not at all: beside its place, then renamed."""
+"""Writes a file completely or not at all: to a temporary file in the same folder, which is then renamed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..errors import InputError
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a name beside `path` to write to, and renames it to `path` once all is written.
+    """Yields a temporary path in the folder of `path` to write to, and renames it to `path` at the end.
 
     Raises:
-        InputError: if the folder cannot be written to or the disk is full; nothing half-written is left.
+        InputError: the folder cannot be written to or the disk is full; no partial file is left.
     """
     path = Path(path)
     try:
@@ -41,13 +41,13 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_parts(folder: str | os.PathLike) -> None:
-    """Removes what writers that were killed left half-written in a folder, in which none may be at work now."""
+    """Removes the partial files that killed writers left in a folder. No writer may be running there now."""
     for part in Path(folder).glob(".*.part"):
         part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Has the disk keep a renaming even if the machine fails now; disks that know no such thing are let be."""
+    """Syncs a folder to disk, so that a renaming survives a crash; ignores file systems that cannot sync folders."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

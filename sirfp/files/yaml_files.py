@@ -1,4 +1,4 @@
-"""YAML from strangers: plain values only, of a size and a depth that can be gone through."""
+"""Reads YAML files of unknown origin: plain values only, of limited size and depth."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import yaml
 
 from ..errors import InputError, one_line
 
+# The limits were chosen: far above what configs hold, and small enough that a hostile file is refused in a moment.
 LARGEST = 128 << 10
-"""Bytes of a file."""
+"""The largest file that is read, in bytes."""
 ALIASES = 20
-"""Aliases in a file: each may stand for several more, so that their number doubles what a few lines say many times."""
+"""The most aliases in a file. Nested aliases grow exponentially ("billion laughs"), so more are refused."""
 VALUES = 20_000
-"""Values in a file, those that aliases repeat counted each time."""
+"""The most values in a file; a value that aliases repeat is counted each time."""
 DEEPEST = 40
-"""Blocks in blocks."""
+"""The deepest nesting of lists and mappings that is read."""
 FILES = 40
-"""A config with those it builds on, each as often as it is named."""
+"""The most files that a config may build on (`_BASE_`), itself included; a file named twice is counted twice."""
 _WRONG = (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which makes plain values only, and stops early where there is too much."""
+    """PyYAML's safe loader, which makes plain values only; stops reading as soon as a limit is exceeded."""
 
     aliases = values = deep = 0
 
@@ -51,17 +52,17 @@ def read_yaml(path: str | os.PathLike[str], what: str = "config file") -> tuple[
 
     Args:
         path: the file.
-        what: what to call it.
+        what: the kind of file, for messages.
 
     Returns:
-        Its content and its text.
+        The file's content and its text.
 
     Raises:
-        InputError: it is missing, too large, no YAML, or would be more than plain values.
+        InputError: the file is missing, too large, not valid YAML, or holds more than plain values.
     """
     path = Path(path)
     try:
-        if not path.is_file():  # a device has no end
+        if not path.is_file():  # reading a device might never end
             raise InputError(f"{what} {path}: no such file")
         if path.stat().st_size > LARGEST:
             raise InputError(f"{what} {path} has {path.stat().st_size} bytes; at most {LARGEST} are read")
@@ -80,10 +81,10 @@ def read_yaml(path: str | os.PathLike[str], what: str = "config file") -> tuple[
 
 
 def check_config_files(path: str | os.PathLike[str]) -> None:
-    """Reads a config and the files it builds on (`_BASE_`), so that Detectron2 then reads nothing that could harm.
+    """Checks a config and the files it builds on (`_BASE_`) before Detectron2, which could run code in it, reads it.
 
     Raises:
-        InputError: as `read_yaml`; or a file is not of KEY: VALUE lines, or names no local file as its base.
+        InputError: see `read_yaml`; or a file does not hold KEY: VALUE lines, or its base is not a local file.
     """
     left, read = [Path(path)], 0
     while left:
@@ -106,7 +107,7 @@ def _bases(content: dict[Any, Any], path: Path) -> Iterator[Path]:
 
 
 def _check_extent(content: Any, name: str) -> None:
-    """Raises InputError where a content has too many values or is too deep."""
+    """Raises InputError if a content has too many values or is nested too deep."""
     left, count = [(content, 0)], 0
     while left:
         value, deep = left.pop()
