@@ -1,1 +1,1 @@
-"""Running any network: on whatever inputs it takes, in which mode, how fast, and what its own code repeats."""
+"""Running any network: calling it, setting its mode, timing it, and knowing the sizes that its own code repeats."""

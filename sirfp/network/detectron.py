@@ -1,4 +1,4 @@
-"""What is special to Detectron2's models: inputs for their training branches, widths they announce."""
+"""Detectron2's models: inputs for their training branches, the widths they announce, averages kept in attributes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .timm_attributes import TimmWidths
 
 
 class feature_widths:  # noqa: N801  (a context manager, used like a function)
-    """While active, notes the channels of each feature that a Detectron2 backbone or a timm network announces.
+    """Records, while active, the channels of each feature that a Detectron2 backbone or a timm network announces.
 
-    Such a backbone says in `_out_feature_channels` how wide its outputs are, and others read it.
+    A Detectron2 backbone announces the widths of its outputs in `_out_feature_channels`, from which heads are built.
 
     Attributes:
         found: {module name: {feature name: channel labels}}.
@@ -53,7 +53,15 @@ class feature_widths:  # noqa: N801  (a context manager, used like a function)
 
 
 def training_inputs(model: nn.Module, inputs: list[dict]) -> list[dict]:
-    """Adds one made-up annotation to each input that lacks what Detectron2's losses need."""
+    """Adds a made-up annotation to each input that has none, since Detectron2's losses need one.
+
+    Args:
+        model: the model, which tells the number of keypoints.
+        inputs: Detectron2's `list[dict]`; left as they are.
+
+    Returns:
+        Copies of the inputs with `instances` of one box, mask and set of keypoints, and `sem_seg` of class 0.
+    """
     if "detectron2" not in sys.modules:
         return inputs
     from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
@@ -78,11 +86,11 @@ def training_inputs(model: nn.Module, inputs: list[dict]) -> list[dict]:
 
 
 AVERAGES = ("loss_normalizer",)
-"""What `DenseDetector` averages over iterations in plain attributes, which no state dict holds."""
+"""Attributes in which `DenseDetector` keeps a running average; being plain numbers, they are in no state dict."""
 
 
 def averages(model: nn.Module) -> dict[str, float]:
-    """Running averages of the training state of RetinaNet and its kin, by attribute."""
+    """Returns the running averages of RetinaNet and other dense detectors, {attribute's path: value}."""
     found = {}
     for prefix, module in model.named_modules():
         for name in AVERAGES:
@@ -93,7 +101,7 @@ def averages(model: nn.Module) -> dict[str, float]:
 
 
 def set_averages(model: nn.Module, values: Mapping[str, float]) -> None:
-    """Puts back what `averages` gave."""
+    """Sets the running averages to values that `averages` returned."""
     for path, value in values.items():
         prefix, _, name = path.rpartition(".")
         if name in AVERAGES:

@@ -1,15 +1,16 @@
-"""Where a module's output is seen before its activation, for modules that do both in one forward."""
+"""Reads a module's output before its activation, also from modules that apply the activation in their own forward."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 
 class _Watched:
-    """An activation that first shows what it is given."""
+    """An activation that first passes its input to `see`."""
 
     def __init__(self, activation: Callable, see: Callable[[torch.Tensor], None]):
         self.activation, self.see = activation, see
@@ -28,16 +29,21 @@ class _Restore:
 
 
 def watch(module: nn.Module, see: Callable[[torch.Tensor], None]):
-    """Calls `see` with what a module computes, before its activation.
+    """Calls `see` with each output of a module before its activation.
 
-    timm's norms with an activation (`BatchNormAct2d` and its kin) and Detectron2's `Conv2d` apply it in their
-    own forward, so a hook on the module would see too much.
+    timm's norms with an activation (such as `BatchNormAct2d`) and Detectron2's `Conv2d` apply the activation in their
+    own forward, so a forward hook on the module would get the activated output.
+
+    Args:
+        module: the module.
+        see: called with the output, or with its first tensor if the module returns several.
 
     Returns:
         A handle with `remove()`.
     """
-    if isinstance(getattr(module, "drop", None), nn.Module) and isinstance(getattr(module, "act", None), nn.Module):
-        return module.drop.register_forward_pre_hook(lambda _, inputs: see(inputs[0]))
+    drop = getattr(module, "drop", None)
+    if isinstance(drop, nn.Module) and isinstance(getattr(module, "act", None), nn.Module):
+        return drop.register_forward_pre_hook(lambda _, inputs: see(inputs[0]))
     activation = getattr(module, "activation", None)
     if isinstance(module, nn.modules.conv._ConvNd) and callable(activation) and getattr(module, "norm", None) is None:
         _set_activation(module, _Watched(activation, see))
@@ -49,7 +55,7 @@ def watch(module: nn.Module, see: Callable[[torch.Tensor], None]):
     return module.register_forward_hook(hook)
 
 
-def _set_activation(module: nn.Module, activation: Callable) -> None:
+def _set_activation(module: Any, activation: Callable) -> None:
     module._modules.pop("activation", None)
     module.__dict__.pop("activation", None)
     module.activation = activation

@@ -1,4 +1,4 @@
-"""Calling any model with what its user calls it with, and reading tensors out of what it returns."""
+"""Calls any model with the inputs it takes, in evaluation or training mode, and finds the tensors in its output."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import nn
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Calls a model: a tensor as `model(x)`, a tuple as `model(*xs)`, a mapping as `model(**xs)`.
+    """Calls a model: with a tensor as `model(x)`, a tuple as `model(*xs)`, a mapping as `model(**xs)`.
 
-    A list of dictionaries (Detectron2's `list[dict]`) is passed whole, as is any other object.
+    A list of dictionaries (Detectron2's `list[dict]`) and any other object is passed as one argument.
     """
     if isinstance(inputs, tuple):
         return model(*inputs)
@@ -24,12 +24,12 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def is_detectron_input(inputs: Any) -> bool:
-    """Whether inputs are Detectron2's `list[dict]`."""
+    """True if the inputs are Detectron2's `list[dict]`."""
     return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], Mapping)
 
 
 def tensors(output: Any, path: str = "output", _seen: set[int] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields (path, tensor) for every tensor in a nest of containers and objects such as Instances."""
+    """Yields (path, tensor) for every tensor in nested containers and objects, such as Detectron2's `Instances`."""
     seen = set() if _seen is None else _seen
     if isinstance(output, torch.Tensor):
         yield path, output
@@ -54,7 +54,7 @@ def _names(slots: Any) -> tuple[str, ...]:
 
 
 def random_images(size: tuple[int, int], count: int, generator: torch.Generator) -> list[dict[str, Any]]:
-    """What Detectron2's models are called with: `count` images of noise of one size (height, width)."""
+    """Returns inputs for Detectron2's models: `count` images of random noise of one size (height, width)."""
     height, width = size
     images = [torch.randint(0, 256, (3, height, width), generator=generator).float() for _ in range(count)]
     return [{"image": image, "height": height, "width": width} for image in images]
@@ -62,7 +62,7 @@ def random_images(size: tuple[int, int], count: int, generator: torch.Generator)
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module has its own mode again."""
+    """Sets evaluation mode and disables gradients; afterwards restores every module's mode."""
     with _modes(model), torch.no_grad():
         model.eval()
         yield
@@ -70,7 +70,10 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training_branches(model: nn.Module) -> Iterator[None]:
-    """Training mode without gradients, with norms and dropout as in evaluation so that nothing changes."""
+    """Sets training mode and disables gradients; norms and dropout stay in evaluation mode, so no statistic changes.
+
+    Afterwards restores every module's mode.
+    """
     with _modes(model), torch.no_grad(), _event_storage():
         _train_steadily(model)
         yield
@@ -78,18 +81,18 @@ def training_branches(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def gradients(model: nn.Module, losses_in_training: bool, seed: int = 0) -> Iterator[None]:
-    """For losses and their gradients on a model that must stay as it is.
+    """Prepares a model for losses and their gradients, and restores it afterwards.
 
-    Norms use their statistics and do not update them, dropout is off, every parameter gets a gradient (also those of
-    layers that training freezes). Afterwards modes, numbers kept on modules (the averaged normaliser of Detectron2's
-    dense detectors), what requires a gradient and the state of random numbers are as they were, and there are no
-    gradients.
+    Inside, norms use their running statistics without updating them, dropout is off, and every parameter gets a
+    gradient, also those of frozen layers. Afterwards, these are as before: the modes, the floats in modules' attributes
+    (such as the averaged normaliser of Detectron2's dense detectors), `requires_grad` of each parameter and the state
+    of the random number generators. Gradients are deleted.
 
     Args:
         model: the model.
-        losses_in_training: whether the model returns losses in training mode only (Detectron2's); else evaluation
-            mode.
-        seed: of what the model draws, for example the proposals of a detector.
+        losses_in_training: True if the model returns losses in training mode only, as Detectron2's do; False runs it in
+            evaluation mode.
+        seed: the seed of random choices inside the model, for example of a detector's proposals.
     """
     required = [(p, p.requires_grad) for p in model.parameters() if p.is_floating_point()]
     devices = {p.device for p, _ in required if p.is_cuda}
@@ -103,8 +106,8 @@ def gradients(model: nn.Module, losses_in_training: bool, seed: int = 0) -> Iter
             yield
         finally:
             model.zero_grad(set_to_none=True)
-            for parameter, before in required:
-                parameter.requires_grad_(before)
+            for parameter, needed in required:
+                parameter.requires_grad_(needed)
             for attributes, before in numbers:
                 for name in [n for n, value in attributes.items() if type(value) is float and n not in before]:
                     del attributes[name]
@@ -128,7 +131,7 @@ def _floats(module: nn.Module) -> dict[str, float]:
 
 
 def _train_steadily(model: nn.Module) -> None:
-    """Training mode, but norms and dropout as in evaluation; dropout may be an attribute (Detectron2's ASPP)."""
+    """Sets training mode, but evaluation mode for norms and dropout, also for modules with a `dropout` attribute."""
     model.train()
     for module in model.modules():
         kind, norm = type(module).__name__, isinstance(module, nn.modules.batchnorm._NormBase)
@@ -147,7 +150,7 @@ def _modes(model: nn.Module) -> Iterator[None]:
 
 
 def _event_storage():
-    """Detectron2's heads write to an event storage in training mode."""
+    """Returns a context with an event storage, to which Detectron2's heads write in training mode."""
     if "detectron2" not in sys.modules:
         return nullcontext()
     from detectron2.utils.events import EventStorage

@@ -1,4 +1,4 @@
-"""How long one call of each of several models takes, measured side by side."""
+"""Measures how long one call of each of several models takes, in turns."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Latency:
     """The time of one call in seconds.
 
     Attributes:
-        median: the middle of all repeats.
-        low: the quarter of repeats below which the fastest lie.
-        high: the quarter above which the slowest lie.
+        median: the median of all repeats.
+        low: the lower quartile.
+        high: the upper quartile.
         repeats: how many calls were timed.
     """
 
@@ -38,16 +38,21 @@ def measure(
     repeats: int = 11,
     threads: int | None = None,
 ) -> dict[str, Latency]:
-    """Times models in turns, a call of each in every round, so that whatever else runs hits all alike.
+    """Times models in turns, one call of each per round, so that other load on the machine affects all alike.
+
+    Models run in evaluation mode and without gradients.
 
     Args:
-        models: {name: (model, what it is called with)}.
-        warmup: rounds that do not count.
-        repeats: rounds that do.
-        threads: processor threads of PyTorch meanwhile; as they are by default.
+        models: {name: (model, its inputs)}.
+        warmup: rounds that are not counted.
+        repeats: rounds that are counted.
+        threads: PyTorch's number of CPU threads during the measurement; unchanged by default.
 
     Returns:
-        {name: its latency}, each model in evaluation mode and without gradients.
+        {name: latency}.
+
+    Raises:
+        ValueError: `repeats` is below 1 or `warmup` negative.
     """
     calls = {name: lambda model=model, inputs=inputs: _time(model, inputs) for name, (model, inputs) in models.items()}
     return in_turns(calls, warmup=warmup, repeats=repeats, threads=threads)
@@ -60,7 +65,7 @@ def in_turns(
     repeats: int = 11,
     threads: int | None = None,
 ) -> dict[str, Latency]:
-    """The same of anything that returns the seconds it took; see `measure`."""
+    """Does the same for functions that return the seconds they took; see `measure`."""
     if repeats < 1 or warmup < 0:
         raise ValueError(f"at least one repeat and no negative warm-up are needed, got {repeats} and {warmup}")
     before = torch.get_num_threads()
@@ -88,7 +93,7 @@ def _time(model: nn.Module, inputs: Any) -> float:
 
 
 def synchronizer(model: nn.Module) -> Callable[[], None]:
-    """What waits until the model's device has done all that it was given."""
+    """Returns a function that waits until the model's device has finished all queued work."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
 

@@ -1,4 +1,4 @@
-"""Attention of the Mix Transformers of segmentation-models-pytorch with sizes from its weights, not from its input."""
+"""Attention of segmentation-models-pytorch's Mix Transformers that takes its sizes from its weights, not its input."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .timm_elastic import attend, heads
 
 
 class MixAttention(mix_transformer.Attention):
-    """SegFormer's: keys and values see a map that is reduced by a convolution (sr)."""
+    """SegFormer's attention: keys and values are computed from a feature map reduced by a convolution (`sr`)."""
 
     def forward(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """(N, L, C) tokens of a map (height, width) to the same."""
+        """Maps (N, L, C) tokens of a feature map of (height, width) to (N, L, C) tokens."""
         q = heads(self.q(x), self.num_heads)
         if self.sr_ratio > 1:
             maps = x.transpose(1, 2).unflatten(2, (height, width))

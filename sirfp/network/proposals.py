@@ -1,10 +1,10 @@
-"""Two-stage detectors counted without chance: as many proposals and detections as the config allows, always.
+"""Fixes the number of boxes in two-stage detectors, so that their FLOPs do not depend on the image.
 
-How many boxes survive NMS hangs on the image and the weights, and with it what the box, mask and keypoint
-heads cost. Under `fixed_proposals` every region proposal network returns exactly its POST_NMS_TOPK_TEST boxes an
-image, and the heads that look at detections see exactly TEST.DETECTIONS_PER_IMAGE, repeating those there are.
-Pasting masks into the image, whose cost hangs on the boxes too and which is no part of the network, is left out, as
-it is by Detectron2's own analysis.
+How many boxes survive NMS depends on the image and the weights, and so do the FLOPs of the box, mask and keypoint
+heads. Under `fixed_proposals` every region proposal network returns exactly POST_NMS_TOPK_TEST boxes per image, and the
+heads that read detections get exactly TEST.DETECTIONS_PER_IMAGE, repeating boxes if there are fewer. Masks are not
+pasted into the image: that depends on the boxes too and is not part of the network. Detectron2's own analysis leaves it
+out as well.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from torch import nn
 
 @contextmanager
 def fixed_proposals(model: nn.Module, most: int = sys.maxsize) -> Iterator[None]:
-    """While active, a two-stage detector in evaluation mode looks at a fixed number of boxes in each image.
+    """Fixes, while active, the number of boxes per image of a two-stage detector in evaluation mode.
 
-    Any other model is left alone. The model must not be copied meanwhile.
+    Other models are not changed. The model must not be copied while this is active.
 
     Args:
         model: the detector.
-        most: boxes at most, for a quick try.
+        most: the most boxes per image, to make a trial run fast.
     """
     patched: list[tuple[nn.Module, str]] = []
 
@@ -45,18 +45,19 @@ def fixed_proposals(model: nn.Module, most: int = sys.maxsize) -> Iterator[None]
         yield
     finally:
         for module, name in patched:
-            delattr(module, name)  # the class's own method is there again
+            delattr(module, name)  # uncovers the method of the class
 
 
 def detections_per_image(heads: nn.Module) -> int:
-    """How many detections the box head of `ROIHeads` returns at most, 0 where it has none."""
-    predictor = getattr(heads, "box_predictor", None)
+    """Returns the most detections per image of the box head of `ROIHeads`, 0 if it has none."""
+    predictor: Any = getattr(heads, "box_predictor", None)
     if isinstance(predictor, nn.ModuleList):  # a cascade
         predictor = predictor[-1]
     return int(getattr(predictor, "test_topk_per_image", 0))
 
 
-def _proposing(module: nn.Module, predict: Callable, most: int) -> Callable:
+def _proposing(module: Any, predict: Callable, most: int) -> Callable:
+    """Returns a `predict_proposals` of a region proposal network that gives a fixed number of boxes per image."""
     count = min(module.post_nms_topk[False], most)
 
     def predict_proposals(anchors, logits, deltas, image_sizes):
@@ -67,6 +68,7 @@ def _proposing(module: nn.Module, predict: Callable, most: int) -> Callable:
 
 
 def _detecting(module: nn.Module, forward: Callable, most: int) -> Callable:
+    """Returns a `forward_with_given_boxes` of ROI heads that reads a fixed number of boxes and pastes no masks."""
     count = min(detections_per_image(module), most)
 
     def forward_with_given_boxes(features, instances):
@@ -80,7 +82,7 @@ def _detecting(module: nn.Module, forward: Callable, most: int) -> Callable:
 
 
 def _unpasted(masks: torch.Tensor) -> Any:
-    """Masks of boxes, (N, M, M), that become empty masks of images."""
+    """Wraps masks of boxes, (N, M, M), so that pasting them into an image gives empty masks at no cost."""
     from detectron2.structures import BitMasks, ROIMasks
 
     class Unpasted(ROIMasks):
@@ -94,7 +96,7 @@ def _unpasted(masks: torch.Tensor) -> Any:
 
 
 def exactly(instances: Any, count: int) -> Any:
-    """`Instances` of `count` members: the given ones over and over, or whole-image boxes where there is none."""
+    """Returns `Instances` of `count` members: the given ones repeated, or whole-image boxes if there are none."""
     found = len(instances)
     if found == count:
         return instances
@@ -114,7 +116,14 @@ def exactly(instances: Any, count: int) -> Any:
 
 
 def random_proposals(height: int, width: int, count: int, generator: torch.Generator) -> Any:
-    """Boxes that stand for those which a Fast R-CNN is given with each image (`PrecomputedProposals`)."""
+    """Returns random boxes in place of the proposals that a Fast R-CNN takes as input (`PrecomputedProposals`).
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        count: how many boxes.
+        generator: draws corners and scores.
+    """
     from detectron2.structures import Boxes, Instances
 
     corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values * torch.tensor([width, height])

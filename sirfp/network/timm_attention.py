@@ -1,8 +1,9 @@
-"""Attention of timm's transformers, and of SegFormer's, loses whole heads; the last one of a block, some of its width.
+"""Pruning attention of timm's transformers and of SegFormer: whole heads are removed.
 
-A head's query, key and value are one atom, so the heads of a block compete. Either heads or their width can be
-offered, as channels of both lie in one dimension. Heads it is: a head less shortens every part of attention, the scale
-and the fused kernels stay, and the position biases of Swin, one column a head, go along.
+A head's query, key and value form one atom, so the heads of a block compete with each other. Heads and the channels
+inside a head lie in one dimension of the weights, so only one of them can be pruned. Heads are: removing a head
+shortens every part of attention, keeps the scale and the fused kernels, and removes its column of Swin's position bias.
+Only in a block with a single head are channels inside the head removed.
 """
 
 from __future__ import annotations
@@ -19,17 +20,25 @@ LAYERS = {
     "timm.models.crossvit.CrossAttention": {"wq": 1, "wk": 1, "wv": 1},
     "segmentation_models_pytorch.encoders.mix_transformer.Attention": {"q": 1, "kv": 2},
 }
-"""Kinds of attention: their linear layers, and how many of query, key and value each makes, (parts, heads, width)."""
+"""{kind of attention: {linear layer: how many of query, key and value, its parts, it computes}}.
+
+The outputs of a layer are ordered (parts, heads, width)."""
 
 
 def attention_kind(module: nn.Module) -> str:
-    """The kind of attention that a module is, or ""."""
+    """Returns the kind of attention that a module is (a key of `LAYERS`), or ""."""
     names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__)
     return next((name for name in names if name in LAYERS), "")
 
 
-def follow_heads(trace: Any, name: str, attention: nn.Module) -> None:
-    """Labels each head as one channel, in a trace that has not begun; a single head's width is left as it is."""
+def follow_heads(trace: Any, name: str, attention: Any) -> None:
+    """Labels each head as one channel; leaves the labels of a single head's channels as they are.
+
+    Args:
+        trace: a trace that has not run yet.
+        name: the name of the attention module.
+        attention: the module.
+    """
     count = attention.num_heads
     if count == 1:
         return
@@ -42,7 +51,7 @@ def follow_heads(trace: Any, name: str, attention: nn.Module) -> None:
 
 
 def elastic(attention: nn.Module) -> None:
-    """Gives attention whose own forward takes its width from its input one that takes it from its weights."""
+    """Replaces, in place, a forward that takes its sizes from its input by one that takes them from its weights."""
     kind = attention_kind(attention)
     if kind.startswith(("timm.models.pvt_v2", "timm.models.crossvit")):
         from .timm_elastic import ELASTIC
@@ -54,12 +63,12 @@ def elastic(attention: nn.Module) -> None:
         attention.__class__ = MixAttention
 
 
-def refit_heads(attention: nn.Module) -> None:
-    """Sets the number of heads, or the width of the only one, from the weights as they are now."""
+def refit_heads(attention: Any) -> None:
+    """Sets the number of heads, or the width of the only head, from the weights after a cut."""
     elastic(attention)
     layer, parts = next(iter(LAYERS[attention_kind(attention)].items()))
     rows = getattr(attention, layer).out_features // parts
-    width = round(attention.scale**-2)  # the scale remains that of the dense heads
+    width = round(attention.scale**-2)  # of a dense head: a cut does not change the scale, width ** -0.5
     attention.num_heads = max(1, rows // width)
     if hasattr(attention, "head_dim"):
         attention.head_dim = min(rows, width)

@@ -1,8 +1,9 @@
-"""Sizes that timm's networks repeat in attributes, so that a pruned one stays one that timm can use.
+"""Updates the sizes that timm's networks keep in attributes, so that timm can use a pruned network.
 
-Two kinds. What others read (`num_features`, `feature_info`, what `reset_classifier` builds on) is only known from a
-forward pass: `TimmWidths` notes the channels while they are followed, the plan carries how many stay, and `announce`
-sets them. Sizes that a block's own forward splits by are told by its weights: `refit` sets them after a cut.
+There are two kinds. Widths that other code reads (`num_features`, `feature_info`, `in_features` of heads that
+`reset_classifier` rebuilds) are only known from a forward pass: `TimmWidths` records the channels behind them during
+the trace, the plan stores how many are kept, and `announce` sets them. Sizes by which a block's own forward splits its
+channels follow from its weights: `refit` sets them after a cut.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ FEATURE = "feature_info."
 
 
 def kind(module: nn.Module) -> str:
-    """The full name of a module's class."""
+    """Returns the full name of a module's class."""
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def is_network(module: nn.Module) -> bool:
-    """Whether a module is a whole network of timm."""
+    """True if a module is a whole network of timm."""
     return type(module).__module__.startswith("timm.") and hasattr(module, "forward_features")
 
 
 def is_head(module: nn.Module) -> bool:
-    """Whether a module is one of timm's heads, which `reset_classifier` builds anew from their own attributes."""
+    """True if a module is one of timm's heads, which `reset_classifier` rebuilds from the head's attributes."""
     return type(module).__module__ == "timm.layers.classifier" and isinstance(getattr(module, "in_features", None), int)
 
 
 class TimmWidths:
-    """While active, notes the channel labels behind the widths that timm's networks announce.
+    """Records, while active, the channel labels behind the widths that timm's networks announce.
 
     Args:
-        model: a model with networks of timm in it, or one itself.
-        trace: follows the channels.
-        found: is filled with {module name: {attribute: channel labels}}.
+        model: a network of timm, or a model that contains some.
+        trace: the trace that labels the channels.
+        found: filled in: {module name: {attribute: channel labels}}.
     """
 
     def __init__(self, model: nn.Module, trace: Any, found: dict[str, dict[str, Any]]):
@@ -64,8 +65,8 @@ class TimmWidths:
         while self._undo:
             self._undo.pop()()
 
-    def _watch_attention(self, name: str, attention: nn.Module) -> None:
-        """Fused attention takes its scale from the width of a head; the other way it is a constant."""
+    def _watch_attention(self, name: str, attention: Any) -> None:
+        """Labels heads, and turns fused attention off: it takes its scale from the head's width, unfused keeps it."""
         before, fused = type(attention), getattr(attention, "fused_attn", False)
         follow_heads(self.trace, name, attention)
         elastic(attention)
@@ -74,7 +75,8 @@ class TimmWidths:
             attention.fused_attn = False
             self._undo.append(lambda: setattr(attention, "fused_attn", True))
 
-    def _watch_network(self, name: str, network: nn.Module) -> None:
+    def _watch_network(self, name: str, network: Any) -> None:
+        """Hooks all that tells a network's announced widths: `forward_features`, the classifier, `feature_info`."""
         width, forward = getattr(network, "num_features", None), network.forward_features
         same = [key for key in WIDTHS if isinstance(width, int) and getattr(network, key, None) == width]
         hidden = getattr(network, "head_hidden_size", None)
@@ -111,7 +113,8 @@ class TimmWidths:
                 self.found.setdefault(name, {}).update(dict.fromkeys(keys, labels))
 
 
-def _classifiers(network: nn.Module) -> list[nn.Module]:
+def _classifiers(network: Any) -> list[nn.Module]:
+    """Returns the network's classifier in a list, the first of several; an empty list if it has none."""
     try:
         found = network.get_classifier()
     except (AttributeError, NotImplementedError):
@@ -121,6 +124,7 @@ def _classifiers(network: nn.Module) -> list[nn.Module]:
 
 
 def _features(network: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module | None]]:
+    """Yields each entry of `feature_info` with the module it names, None if the network has no such module."""
     info = getattr(network, "feature_info", None)
     for entry in info if isinstance(info, list) else ():
         try:
@@ -129,8 +133,13 @@ def _features(network: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module | 
             yield entry, None
 
 
-def announce(module: nn.Module, widths: Mapping[str, int]) -> None:
-    """Sets the widths that a network or head of timm announces."""
+def announce(module: Any, widths: Mapping[str, int]) -> None:
+    """Sets the widths that a network or head of timm announces; ignores other modules.
+
+    Args:
+        module: the module.
+        widths: {attribute, or "feature_info." and the entry's number: width}.
+    """
     if not (is_network(module) or is_head(module)):
         return
     info = getattr(module, "feature_info", None)
@@ -144,24 +153,24 @@ def announce(module: nn.Module, widths: Mapping[str, int]) -> None:
             info[int(index)]["num_chs"] = width
 
 
-def _refit_res2net(block: nn.Module) -> None:
+def _refit_res2net(block: Any) -> None:
     block.width = block.convs[0].in_channels
 
 
-def _refit_selective_kernel(block: nn.Module) -> None:
+def _refit_selective_kernel(block: Any) -> None:
     width = block.paths[0].conv.in_channels
     block.in_channels = width * block.num_paths if block.split_input else width
 
 
-REFITS: dict[str, Callable[[nn.Module], None]] = {
+REFITS: dict[str, Callable[[Any], None]] = {
     "timm.models.res2net.Bottle2neck": _refit_res2net,
     "timm.layers.selective_kernel.SelectiveKernel": _refit_selective_kernel,
 }
-"""Blocks with a size of their own, and what sets it from their weights."""
+"""{kind of block: the function that sets the sizes in its attributes from its weights}."""
 
 
 def refit(model: nn.Module) -> None:
-    """Sets the sizes that blocks of timm have of their own, from their weights as they are now."""
+    """Sets the sizes in attributes of timm's blocks from their weights after a cut."""
     for module in model.modules():
         fix = refit_heads if attention_kind(module) else REFITS.get(kind(module))
         if fix is not None:

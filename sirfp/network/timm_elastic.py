@@ -1,6 +1,6 @@
-"""Attention of PVT v2 and CrossViT with sizes from its weights, where timm's takes them from its input.
+"""Attention of PVT v2 and CrossViT that takes its sizes from its weights; timm's takes them from its input.
 
-Subclasses with a forward of their own, which computes the same; parameters and files are timm's.
+These are subclasses of timm's classes with a forward that computes the same. Parameters and their names are unchanged.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 
 def heads(x: torch.Tensor, count: int) -> torch.Tensor:
-    """(N, L, heads x width) -> (N, heads, L, width)."""
+    """Splits (N, L, heads x width) into (N, heads, L, width)."""
     return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
 def attend(attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Softmax attention by heads and its projection, (N, L, C)."""
+    """Computes softmax attention for each head and projects the result, (N, heads, L, width) to (N, L, C)."""
     drop = attention.attn_drop.p if attention.training else 0.0
     if getattr(attention, "fused_attn", False):
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
@@ -26,10 +26,10 @@ def attend(attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torc
 
 
 class PyramidAttention(pvt_v2.Attention):
-    """PVT v2's: keys and values see a map that is reduced by a convolution (sr) or pooled."""
+    """PVT v2's attention: keys and values come from a feature map that a convolution (`sr`) or pooling reduces."""
 
     def forward(self, x: torch.Tensor, feat_size: list[int]) -> torch.Tensor:
-        """(N, L, C) tokens of a map of feat_size to the same."""
+        """Maps (N, L, C) tokens of a feature map of size `feat_size` to (N, L, C) tokens."""
         q = heads(self.q(x), self.num_heads)
         if self.sr is not None:
             maps = x.transpose(1, 2).unflatten(2, tuple(feat_size))
@@ -41,10 +41,10 @@ class PyramidAttention(pvt_v2.Attention):
 
 
 class ClassAttention(crossvit.CrossAttention):
-    """CrossViT's: the class token alone asks."""
+    """CrossViT's attention: only the class token makes a query."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, L, C) tokens to (N, 1, C)."""
+        """Maps (N, L, C) tokens to the class token, (N, 1, C)."""
         q, k, v = (heads(part, self.num_heads) for part in (self.wq(x[:, :1]), self.wk(x), self.wv(x)))
         return attend(self, q, k, v)
 
@@ -53,4 +53,4 @@ ELASTIC = {
     "timm.models.pvt_v2.Attention": PyramidAttention,
     "timm.models.crossvit.CrossAttention": ClassAttention,
 }
-"""By the kind that each replaces."""
+"""{kind of timm's attention: the class that replaces it}."""
