@@ -19,7 +19,7 @@ from .channels.find import find_again, find_groups
 from .criteria import build_criterion
 from .criteria.calibration import default_criterion
 from .criteria.observer import PERIOD, Observer
-from .processes import decide_once, average_norms
+from .processes import average_norms, decide_once
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
 from .surgery.operation import cut, cut_to

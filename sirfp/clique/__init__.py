@@ -1,4 +1,4 @@
-"""Maximum edge weight cliques of given size: greedy, local search and exact (Wu et al., AAAI 2025; see `search`)."""
+"""Maximum edge weight cliques of given size: greedy, local search and exact (docs/method.md, section 1)."""
 
 from .search import EXACT_LIMIT, bound, exact, greedy, local_search, value
 

@@ -1,4 +1,4 @@
-"""Spatial redundancy: how much channels repeat each other's feature maps (Wu et al., AAAI 2025; see `average`)."""
+"""Spatial redundancy: how much channels repeat each other's feature maps (docs/method.md, section 2)."""
 
 from .average import RedundancyAverage, edge_weights, similarity
 

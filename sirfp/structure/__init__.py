@@ -1,1 +1,1 @@
-"""What was found out about a network, as plain data: its channel groups, what they cost, and the plan of a cut."""
+"""The structure of a network as plain data: channel groups, their cost in FLOPs and parameters, the pruning plan."""

@@ -1,8 +1,8 @@
-"""Atoms and groups from the labels of a pass: the slices of tensors that vanish together, and which of them compete.
+"""Builds atoms and groups from the labels of a trace.
 
-Channels whose labels were tied form a *component*. A component lies at one or more *places*, dimensions of parameters
-and buffers, with some indices in each. It is an atom if nothing froze it; atoms that lie at the same places form a
-group.
+Channels with tied labels form a *component*, which must be kept or removed as a whole. A component has indices in one
+or more *places*, dimensions of parameters and buffers. A component that nothing froze is an *atom*, the unit of
+pruning. Atoms with indices in the same places form a *group* and compete with each other.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Stat
 
 
 def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's parameters and floating-point buffers by name, shared ones once."""
-    state = dict(model.named_parameters())
+    """Returns the model's parameters and floating-point buffers by name, shared ones once."""
+    state: dict[str, torch.Tensor] = dict(model.named_parameters())
     state.update((n, b) for n, b in model.named_buffers() if b.is_floating_point())
     return state
 
@@ -33,8 +33,8 @@ class _Components:
 
     Attributes:
         of: the component of each label, (labels,).
-        frozen: why a component stays, for those that must.
-        inexact: why a cut of a component changes a statistic, where it does.
+        frozen: {component that must be kept: why}.
+        inexact: {component whose removal changes a statistic: why}.
     """
 
     of: np.ndarray
@@ -48,13 +48,13 @@ class _Components:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where components lie.
+    """The places of all components.
 
     Attributes:
         names: the (tensor, dimension) of each place.
-        makes: whether a place is the output of its layer.
-        blocks: for each signature, the sequence of a component's places, the components that have it. A block is the
-            rows (component, place, index in the place) of one component, (R, 3), sorted.
+        makes: True for a place that is the output dimension of its layer.
+        blocks: {signature: blocks of the components that have it}. A block holds the rows (component, place, index in
+            the place) of one component, (R, 3), sorted; its signature is the sequence of its places, as bytes.
     """
 
     names: list[tuple[str, int]]
@@ -63,14 +63,14 @@ class _Places:
 
 
 def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict, outputs: dict) -> ChannelGroups:
-    """Turns the labels of a pass into atoms and groups.
+    """Builds atoms and groups from the labels of a trace.
 
     Args:
-        model: the model that was followed.
-        trace: the pass.
+        model: the model that was traced.
+        trace: the trace.
         state: the model's tensors by name (`state_tensors`).
         widths: the labels of the widths that modules announce, {module: {feature: labels}}.
-        outputs: what each dimension of a module's output holds, {module: labels by dimension}.
+        outputs: {module: labels of each dimension of its output}.
     """
     components = _components(trace)
     places = _places(model, trace, state, components)
@@ -95,7 +95,7 @@ def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dic
 
 
 def _components(trace: ChannelTrace) -> _Components:
-    """Joins tied labels to components, with what was noted of their labels; the first reason of several counts."""
+    """Joins tied labels to components. Of several reasons to freeze a component the first noted is kept."""
     of = trace.labels.components()
     frozen: dict[int, str] = {}
     for labels, reason in reversed(trace.labels.frozen):
@@ -107,7 +107,7 @@ def _components(trace: ChannelTrace) -> _Components:
 
 
 def _places(model: nn.Module, trace: ChannelTrace, state: dict, components: _Components) -> _Places:
-    """Finds where each component lies, and gathers the components that lie at the same places."""
+    """Finds the places of each component, and collects the components that have the same places."""
     names: list[tuple[str, int]] = []
     making: list[bool] = []
     rows = [np.zeros((0, 3), dtype=np.int64)]
@@ -130,10 +130,10 @@ def _places(model: nn.Module, trace: ChannelTrace, state: dict, components: _Com
 def _groups(
     places: _Places, components: _Components, features: list
 ) -> tuple[tuple[Group, ...], tuple[Frozen, ...], np.ndarray]:
-    """Makes a group of the components of each signature, in the order of the model.
+    """Makes one group of the components of each signature, in the order of the model.
 
     Returns:
-        The groups, what is frozen, and the atom of each component, -1 where it is none, (components,).
+        The groups, the frozen channels, and the atom of each component, (components,), -1 if it is frozen.
     """
     groups: list[Group] = []
     frozen: dict[tuple[str, str], int] = {}
@@ -145,7 +145,7 @@ def _groups(
     for key, lead in sorted(leads.items(), key=lambda item: item[1]):
         signature, blocks = signatures[key], places.blocks[key]
         name = places.names[lead][0].rpartition(".")[0] or places.names[lead][0]
-        for block in blocks if places.makes[lead] else []:  # not kernel areas and the like
+        for block in blocks if places.makes[lead] else []:  # report channels only, not e.g. kernel areas
             reason = components.frozen.get(int(block[0, 0]))
             if reason is not None:
                 made = int((block[:, 1] == lead).sum())
@@ -165,7 +165,7 @@ def _groups(
                 name=name if numbered[name] == 1 else f"{name}#{numbered[name]}",
                 place=places.names[lead],
                 slices=tuple(
-                    Slice(*places.names[place], index[:, signature == place])
+                    Slice(places.names[place][0], places.names[place][1], index[:, signature == place])
                     for place in dict.fromkeys(signature.tolist())
                 ),
                 features=_features_of(ids, features),
@@ -177,7 +177,7 @@ def _groups(
 
 
 def _emissions(trace: ChannelTrace, state: dict, atom_of_label: np.ndarray) -> tuple[Emission, ...]:
-    """What emptied channels would still add to each call of a layer that reads channels."""
+    """Returns the constants that emptied channels emit into each call of a layer that reads channels."""
     by_tensor = {id(tensor): name for name, tensor in state.items()}
     norms = _own_norms(trace)
     return tuple(
@@ -193,7 +193,11 @@ def _emissions(trace: ChannelTrace, state: dict, atom_of_label: np.ndarray) -> t
 
 
 def _own_norms(trace: ChannelTrace) -> dict[int, torch.Tensor]:
-    """The running mean of the norm that alone reads a layer's output and reads no other's, by the layer's call."""
+    """Finds the batch norms that are the only consumer of a layer and normalise no other layer.
+
+    Returns:
+        {id of the layer's call (a `Consumer`): the norm's running mean}.
+    """
     weights: dict[int, set] = {}
     for mean, consumer in trace.normed:
         weights.setdefault(id(mean), set()).add(None if consumer is None else id(consumer.weight))
@@ -205,27 +209,31 @@ def _own_norms(trace: ChannelTrace) -> dict[int, torch.Tensor]:
 
 
 def _lead(signature: np.ndarray, making: list[bool]) -> int:
-    """The place that names a group: the first that makes channels rather than reads or scales them."""
+    """Returns the place that names a group: the first output dimension of a layer, else the first place."""
     unique = dict.fromkeys(signature.tolist())
     return next((place for place in unique if making[place]), next(iter(unique)))
 
 
 def makes(model: nn.Module, name: str, dim: int, tensor: torch.Tensor) -> bool:
-    """Whether a dimension of a tensor is the output of its layer; a scale, as of shape (C, 1, 1), makes nothing."""
+    """True if a dimension is the output dimension of a layer's weight; False for scales, such as of shape (C, 1, 1)."""
     module = model.get_submodule(name.rpartition(".")[0])
     weight = isinstance(tensor, nn.Parameter) and sides(tensor) > 1
     return weight and dim == (1 if getattr(module, "transposed", False) else 0)
 
 
 def sides(tensor: torch.Tensor) -> int:
-    """The number of dimensions of a tensor that are longer than one."""
+    """Returns the number of dimensions of a tensor that are longer than one."""
     return sum(n > 1 for n in tensor.shape)
 
 
 def _features(
     model: nn.Module, trace: ChannelTrace, component: np.ndarray, outputs: dict
 ) -> list[tuple[Feature, np.ndarray, np.ndarray]]:
-    """Every module output that shows channels, once, with its channels by component, and these components."""
+    """Lists every module whose output holds channels, once.
+
+    Returns:
+        For each the feature (its index still empty), the channels sorted by component, and the components so sorted.
+    """
     owner = {id(t): name.rpartition(".")[0] for name, t in state_tensors(model).items()}
     found = {}
     for tap in trace.taps:
@@ -240,7 +248,12 @@ def _features(
 
 
 def _features_of(ids: np.ndarray, features: list) -> tuple[Feature, ...]:
-    """The features that show all atoms of a group; norm layers where there are any."""
+    """Returns the features that hold all atoms of a group: those of norm layers if there are any, else all.
+
+    Args:
+        ids: the component of each atom.
+        features: as `_features` returns them.
+    """
     found = []
     for feature, order, components in features:
         first = np.searchsorted(components, ids[0])

@@ -1,10 +1,10 @@
-"""FLOPs and parameters of any choice of channels, analytically, from one pass.
+"""Computes FLOPs and parameters of any choice of channels from one trace, without running the model again.
 
-Every operation that counts is a constant times the sizes of the dimensions that shrink with channels
-(`factor * kept in * kept out`), and so is every parameter's number of elements. The cost of any plan is
-therefore a sum of products, exact and fast enough to search a budget with. What counts is what
-`fvcore.nn.FlopCountAnalysis` counts, one multiply-add as one; attention that PyTorch fuses, which
-fvcore does not see, counts as its two matrix products.
+The FLOPs of an operation are a constant times the sizes of its dimensions that shrink with channels
+(`factor * kept in * kept out`), and so is a parameter's number of elements. The cost of any plan is therefore a sum of
+products: exact, and fast enough to search for a budget. The operations counted are those that
+`fvcore.nn.FlopCountAnalysis` counts, with one FLOP per multiply-add; attention that PyTorch fuses, which fvcore does
+not count, is counted as its two matrix products.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SumOfProducts:
-    """sum_k factor_k * prod_j size(side_kj), with size(side) = fixed + (members of kept atoms).
+    """The sum over terms k of `factor_k * prod_j size(side_kj)`, where `size(side)` is its number of kept channels.
 
     Attributes:
-        factors: (K,).
-        sides: (K, J) rows of `fixed` and `members`; row 0 is the constant one.
-        fixed: (S,) channels of each side that never go.
-        members: (S, atoms) how many channels of each side belong to each atom.
-        ops: name of the operation of each term.
+        factors: the factor of each term, (K,).
+        sides: the sides of each term as rows of `fixed` and `members`, (K, J); row 0 is the constant 1.
+        fixed: how many channels of each side cannot be removed, (S,).
+        members: how many channels of each side belong to each atom, (S, atoms).
+        ops: the operation of each term.
     """
 
     factors: np.ndarray
@@ -42,7 +42,7 @@ class SumOfProducts:
 
     @staticmethod
     def build(terms: Iterable[tuple[str, float, list[np.ndarray]]], atoms: int) -> SumOfProducts:
-        """Builds it from (op, factor, sides), a side giving each channel's atom, -1 where it never goes."""
+        """Builds the sum from terms (op, factor, sides); a side lists each channel's atom, -1 if it is frozen."""
         known: dict[bytes, int] = {}
         fixed, rows, columns = [1.0], [], []
         ops, factors, sides = [], [], []
@@ -71,7 +71,7 @@ class SumOfProducts:
         return SumOfProducts(np.array(factors, dtype=float), table, np.array(fixed), members, tuple(ops))
 
     def fix_others(self, keep: np.ndarray) -> SumOfProducts:
-        """The same sum with the atoms that are not in `keep`, (atoms,) of bool, made permanent."""
+        """Returns the sum in which only the atoms in `keep`, (atoms,) of bool, can still be removed."""
         gone = np.asarray(self.members[:, ~keep].sum(axis=1)).reshape(-1)
         members = self.members[:, keep]
         if not keep.any():
@@ -81,11 +81,11 @@ class SumOfProducts:
         return SumOfProducts(self.factors, self.sides, self.fixed + gone, members, self.ops)
 
     def value(self, keep: np.ndarray) -> float:
-        """The sum for atoms kept, (atoms,) of bool."""
+        """Returns the sum if the atoms in `keep`, (atoms,) of bool, are kept."""
         return float(self.terms(keep).sum())
 
     def terms(self, keep: np.ndarray) -> np.ndarray:
-        """Each term for atoms kept, (K,)."""
+        """Returns each term, (K,), if the atoms in `keep`, (atoms,) of bool, are kept."""
         keep = np.asarray(keep, dtype=float)
         sizes = self.fixed + self.members @ (keep if len(keep) else np.zeros(1))
         return self.factors * sizes[self.sides].prod(axis=1)
@@ -107,13 +107,13 @@ class Cost:
         component: np.ndarray,
         atoms: int,
     ) -> Cost:
-        """Builds it from what the pass logged.
+        """Builds the cost from the operations and parameters of a trace.
 
         Args:
             products: operations with label arrays.
             parameters: (parameter, label arrays of its dimensions).
-            atom_of: atom of each component, -1 where frozen.
-            component: component of each label.
+            atom_of: the atom of each component, -1 if it is frozen.
+            component: the component of each label.
             atoms: the number of atoms.
         """
 
@@ -130,15 +130,15 @@ class Cost:
         return Cost(SumOfProducts.build(terms(), atoms), SumOfProducts.build(sizes(), atoms), atoms)
 
     def restricted_to(self, keep: np.ndarray) -> Cost:
-        """The cost with the atoms that are not in `keep`, (atoms,) of bool, made permanent."""
+        """Returns the cost in which only the atoms in `keep`, (atoms,) of bool, can still be removed."""
         return Cost(self.operations.fix_others(keep), self.parameters.fix_others(keep), int(keep.sum()))
 
     def flops(self, keep: np.ndarray | None = None) -> int:
-        """Multiply-adds of one call with the example inputs, for atoms kept (all when None)."""
+        """Returns the multiply-adds of one call with the example inputs if the atoms in `keep` are kept (None: all)."""
         return round(self.operations.value(self._all(keep)))
 
     def params(self, keep: np.ndarray | None = None) -> int:
-        """Parameters (not buffers) for atoms kept (all when None)."""
+        """Returns the number of parameters (not buffers) if the atoms in `keep` are kept (None: all)."""
         return round(self.parameters.value(self._all(keep)))
 
     def _all(self, keep: np.ndarray | None) -> np.ndarray:

@@ -13,12 +13,12 @@ from .cost import Cost
 
 @dataclass(frozen=True)
 class Slice:
-    """Where a group's atoms lie in one dimension of one tensor.
+    """The indices of a group's atoms in one dimension of one tensor.
 
     Attributes:
         tensor: name of the parameter or buffer.
-        dim: dimension of it.
-        index: indices of each atom, (size of the group, multiplicity).
+        dim: its dimension.
+        index: the indices of each atom, (size of the group, indices per atom).
     """
 
     tensor: str
@@ -28,15 +28,15 @@ class Slice:
 
 @dataclass(frozen=True)
 class Feature:
-    """A module whose output shows a group's channels.
+    """A module whose output holds a group's channels, so that a criterion can read them there.
 
     Attributes:
         module: name of the module.
-        norm: whether it is a normalisation layer; else a convolution or linear layer.
+        norm: True for a normalisation layer, False for a convolution or linear layer.
         dim: the channel dimension of its output.
-        index: the channels of the output that belong to each atom, (size, multiplicity).
-        positions: positions of one map in the pass.
-        channels: channels of the output.
+        index: the channels of the output that belong to each atom, (size of the group, channels per atom).
+        positions: the number of positions of one feature map, with the example inputs.
+        channels: the number of channels of the output.
     """
 
     module: str
@@ -49,15 +49,15 @@ class Feature:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that compete: each atom is one set of slices, and all sets lie in the same tensors.
+    """Channels that compete: atoms with indices in the same dimensions of the same tensors.
 
     Attributes:
         name: the module that makes the channels.
-        place: the (tensor, dimension) of it in which `channels` are indices.
-        slices: where the atoms lie.
-        features: where a criterion can look at them, norm layers if there are any.
-        channels: the atoms' channel indices in the module that names the group, (size,).
-        inexact: why the pruned network differs from the masked one by nature, or None.
+        place: the (tensor, dimension) of that module in which `channels` are indices.
+        slices: the indices of the atoms in each tensor.
+        features: the modules at whose output a criterion can read the atoms; norm layers if there are any.
+        channels: the channel of each atom in the module that names the group, its first if it has several, (size,).
+        inexact: why the pruned network cannot equal the masked one (a statistic over the channels changes), or None.
     """
 
     name: str
@@ -73,13 +73,13 @@ class Group:
 
     @property
     def width(self) -> int:
-        """How many channels of the module that names the group an atom is: more than one for heads and norm groups."""
+        """The number of the naming module's channels per atom: above 1 for attention heads and groups of a norm."""
         return sum(piece.index.shape[1] for piece in self.slices if (piece.tensor, piece.dim) == self.place) or 1
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """Channels that stay: a module's name, how many of its channels, and why."""
+    """Channels that cannot be removed: the module's name, how many of its channels, and why."""
 
     name: str
     channels: int
@@ -88,16 +88,17 @@ class Frozen:
 
 @dataclass
 class Emission:
-    """What emptied channels would still add to one call of a layer that reads them.
+    """The constants that emptied channels emit into one call of a layer that reads them.
 
-    For bias compensation: docs/method.md, section 3.
+    They serve bias compensation: docs/method.md, section 3.
 
     Attributes:
         weight: name of the layer's weight.
-        atoms: index of the atom of each input channel among all groups' atoms, -1 where frozen, (I,).
-        emitted: what each input channel emits once its norm's scale is zero, NaN where that is not known, (I,).
-        groups: the layer's groups.
-        norm_mean: name of the running mean of the norm that alone reads the layer and reads it alone, or None.
+        atoms: the atom of each input channel, counted over all groups, -1 if the channel is frozen, (I,).
+        emitted: the constant that each input channel emits once its norm's scale is zero, NaN if unknown, (I,).
+        groups: the layer's number of groups.
+        norm_mean: name of the running mean of the batch norm that is this layer's only consumer and normalises no
+            other layer, or None.
     """
 
     weight: str
@@ -109,12 +110,12 @@ class Emission:
 
 @dataclass(frozen=True)
 class Statistic:
-    """An operation that looks at whole dimensions at once: a mean, a softmax, a layer norm.
+    """An operation that computes a statistic over whole dimensions: a mean, a softmax, a layer norm.
 
     Attributes:
-        name: of the operation.
-        shape: of what it looks at.
-        atoms: for each dimension, the atom of each index, -1 where frozen, or None where no channels index it.
+        name: the operation.
+        shape: the shape of its input.
+        atoms: for each dimension the atom of each index, -1 if frozen, or None if the dimension holds no channels.
     """
 
     name: str
@@ -122,7 +123,7 @@ class Statistic:
     atoms: tuple[np.ndarray | None, ...]
 
     def shape_of(self, keep: np.ndarray) -> tuple[int, ...]:
-        """The shape for atoms kept, (atoms,) of bool."""
+        """Returns the input's shape if the atoms in `keep`, (atoms,) of bool, are kept."""
         padded = np.append(keep, True)
         sizes = zip(self.shape, self.atoms, strict=True)
         return tuple(n if atoms is None else int(padded[atoms].sum()) for n, atoms in sizes)
@@ -130,9 +131,17 @@ class Statistic:
 
 @dataclass
 class ChannelGroups:
-    """All groups of a model, what is frozen, and the cost of any choice of channels.
+    """All groups of a model, its frozen channels, and the cost of any choice of channels.
 
-    `branches` are the modules that run only in training; the cost does not count them.
+    Attributes:
+        groups: the groups, in the order of the model.
+        frozen: the channels that cannot be removed.
+        cost: FLOPs and parameters as a function of the atoms kept.
+        sizes: {name of a parameter or buffer: its shape}.
+        emissions: the constants that emptied channels emit into the layers that read them.
+        statistics: the operations that compute statistics, in the order of the forward pass.
+        widths: {module: {feature: the atom of each channel}} of the widths that modules announce.
+        branches: the modules that run only in training; the cost does not count them.
     """
 
     groups: tuple[Group, ...]
@@ -155,19 +164,19 @@ class ChannelGroups:
 
     @property
     def atoms(self) -> int:
-        """How many atoms all groups have together."""
+        """The number of atoms of all groups together."""
         return sum(group.size for group in self.groups)
 
     @cached_property
     def spans(self) -> dict[str, slice]:
-        """Where each group's atoms lie among all atoms, in order of the groups."""
+        """{group name: the range of its atoms}, with atoms counted over all groups in order."""
         ends = np.cumsum([group.size for group in self.groups]).tolist()
         return {g.name: slice(end - g.size, end) for g, end in zip(self.groups, ends, strict=True)}
 
     def flops(self, keep: np.ndarray | None = None) -> int:
-        """Multiply-adds of one call with the example inputs for atoms kept, (atoms,) of bool."""
+        """Returns the multiply-adds of one call with the example inputs if the atoms in `keep` are kept (None: all)."""
         return self.cost.flops(keep)
 
     def params(self, keep: np.ndarray | None = None) -> int:
-        """Parameters for atoms kept, (atoms,) of bool."""
+        """Returns the number of parameters if the atoms in `keep` are kept (None: all)."""
         return self.cost.params(keep)

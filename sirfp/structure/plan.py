@@ -1,4 +1,4 @@
-"""The plan as data: which channels stay, and all that is needed to cut a fresh dense model without running it."""
+"""The pruning plan as data: the kept channels, and all that is needed to cut a dense model without running it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from ..network.branches import within
 
 FORMAT = 1
 LONGEST = 32 << 20
-"""Characters of a plan; ResNet-152's has less than a hundredth of it. Read, it takes about ten times as many bytes."""
+"""The longest plan that is read, in characters; that of ResNet-152 has less than a hundredth of it. Reading it takes
+about ten times as many bytes of memory."""
 LONGEST_NAME = 10_000
+"""The longest name or text in a plan, in characters: far longer than module names, short enough for a message."""
 _UNSHOWN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-"""What would change how a terminal or a page shows a name: controls, halves of characters, turns of direction."""
+"""Control characters, lone surrogates and bidirectional overrides, which change how a terminal or page shows a name."""
 QUANTITIES = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
-"""Quantities that a budget can limit: {last part of KEEP_... and keep_...: name in messages}. For each of them
-`sirfp.budget.target` has a class."""
+"""Quantities that a budget can limit: {suffix of the key KEEP_* and the argument keep_*: its name in messages}. For each
+of them `sirfp.budget.target` has a class."""
 MEASURED = frozenset({"latency"})
-"""Those that were measured when a plan was made, in place of being counted."""
+"""The quantities that were measured when a plan was made; the others are counted."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Indices kept along one dimension, the same for several tensors.
+    """The indices kept along one dimension, the same for several tensors.
 
     Attributes:
         tensors: (name of a parameter or buffer, dimension) of each.
@@ -41,23 +43,23 @@ class Cut:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What pruning did to a model, in terms of the dense one.
+    """What pruning removes from a model, in terms of the dense model.
 
     Attributes:
         kept: {group name: kept channel indices of the dense model}.
-        channels: {group name: how many channels the dense model has there}.
+        channels: {group name: the dense model's number of channels}.
         places: {group name: (tensor, dimension) whose indices `kept` holds}.
-        flops: (dense, pruned) multiply-adds of one call with the example inputs, as fvcore counts.
-        params: (dense, pruned) parameters.
+        flops: (dense, pruned) multiply-adds of one call with the example inputs, as fvcore counts them.
+        params: (dense, pruned) number of parameters.
         cuts: the tensors to cut.
-        new_biases: modules that were given a bias, which the dense model lacks.
-        widths: {module: {feature: channels}} that Detectron2 backbones announce.
+        new_biases: modules that were given a bias, which they lack in the dense model.
+        widths: {module: {feature: channels}} of the widths that Detectron2's backbones and timm's networks announce.
         criterion: the name of the criterion.
-        frozen: {name: reason} of what could not be cut.
+        frozen: {module name: why its channels could not be removed}.
         branches: modules that run only in training, which a model may lack; see `sirfp.network.branches`.
-        budget: of the last pruning: (a key of `QUANTITIES`, the share of the dense model's that may stay).
-        latency: (dense, pruned) seconds of one call with the example inputs, where that was the budget; they are
-            comparable with one another alone.
+        budget: the last requested budget: (a key of `QUANTITIES`, its share of the dense model's).
+        latency: (dense, pruned) seconds of one call with the example inputs, if that was the budget. The two were
+            measured together; do not compare them with other measurements.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -75,7 +77,7 @@ class PruningPlan:
     latency: tuple[float, float] | None = None
 
     def fitting(self, names: Collection[str]) -> PruningPlan:
-        """The plan for a model of these tensors, without the branches for training that it lacks."""
+        """Returns the plan for a model with tensors of these names, without the training branches that it lacks."""
         if not self.branches:
             return self
         cuts = []
@@ -87,7 +89,7 @@ class PruningPlan:
         return replace(self, cuts=tuple(cuts), new_biases=biases)
 
     def to_json(self) -> str:
-        """The plan as one line of JSON."""
+        """Returns the plan as one line of JSON."""
         data = {
             "format": FORMAT,
             "criterion": self.criterion,
@@ -108,10 +110,10 @@ class PruningPlan:
 
     @staticmethod
     def from_json(text: str) -> PruningPlan:
-        """Reads a plan, checking every type, range and size.
+        """Reads a plan and checks every type, range and size.
 
         Raises:
-            InputError: if the text is not a plan; the message says where.
+            InputError: the text is not a plan; the message names the entry.
         """
         if not isinstance(text, str) or len(text) > LONGEST:
             raise InputError(f"the plan must be a text of at most {LONGEST} characters")
@@ -130,7 +132,7 @@ class PruningPlan:
                 raise InputError(f"plan.channels lacks the group {name!r}")
             if not 1 <= len(indices) <= channels[name]:
                 raise InputError(f"plan.kept of {name!r} must hold 1 to {channels[name]} indices, got {len(indices)}")
-            size = sizes.get(places.get(name), indices[-1] + 1)
+            size = sizes.get(places[name], indices[-1] + 1) if name in places else indices[-1] + 1
             if indices[-1] >= size:
                 raise InputError(f"plan.kept of {name!r} must hold indices below {size}, got {indices[-1]}")
         return PruningPlan(
@@ -152,10 +154,10 @@ class PruningPlan:
         )
 
     def then(self, later: PruningPlan) -> PruningPlan:
-        """Joins this plan with one made on the model that it left: one plan for the dense model.
+        """Joins this plan with a later one, made on the model pruned by this plan, into one plan for the dense model.
 
         Raises:
-            InputError: if the later plan was made on another model.
+            InputError: the later plan was made on another model.
         """
         own = {place: cut for cut in self.cuts for place in cut.tensors}
         new = {place: cut for cut in later.cuts for place in cut.tensors}
@@ -279,7 +281,10 @@ def _positive(value: Any, at: str) -> float:
 
 
 def _joined(first: tuple[float, float] | None, later: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Seconds of the dense model and after both prunings; a time is comparable with those beside it alone."""
+    """Joins the latencies of two prunings: (dense, after both).
+
+    Only times of one pair were measured together, so the relative speed-ups are multiplied.
+    """
     if first is None or later is None:
         return None
     return first[0], first[1] * later[1] / later[0]
