@@ -1,9 +1,9 @@
-"""Comparing two detectors, whose final outputs hang on choices that rounding can turn.
+"""Compares two detectors without the discrete choices in them, which rounding errors can change.
 
-Which proposals are taken, which boxes survive thresholds and NMS: a difference of 1e-7 can flip one, and then
-all that follows is another list. So the second model is made to look at the boxes of the first (at its
-region proposals and in every pooler), and what both compute continuously is compared: the outputs of
-all layers whose width the plan leaves whole, i.e. every score, box shift, mask and map that leaves a head.
+A difference of 1e-7 can decide which proposals are selected and which boxes pass thresholds and NMS; after one changed
+decision the two lists of detections cannot be compared. Therefore the second model reads the boxes of the first, as
+region proposals and in every pooler, and the continuous results are compared: the outputs of all layers whose width the
+plan leaves unchanged, that is, every score, box delta, mask and feature map that leaves a head.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ PROPOSALS = "ROIHeads"
 
 
 def is_detector(output: Any) -> bool:
-    """Whether what a model returned is Detectron2's lists of detections."""
+    """True if an output is Detectron2's list of detections or proposals."""
     items = output if isinstance(output, list) else []
     return any(isinstance(item, dict) and ("instances" in item or "proposals" in item) for item in items)
 
 
 def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan) -> Difference:
-    """Runs two detectors on the same inputs and the same boxes, and compares what both compute.
+    """Runs two detectors on the same inputs and the same boxes, and compares their layers' outputs.
 
     Args:
-        a: the dense model, or one that stands for it.
+        a: the dense model, or the masked one.
         b: the pruned model.
         inputs: `list[dict]`.
-        plan: says which layers have the same width in both.
+        plan: the plan; the layers whose output it does not cut are compared.
     """
     names = whole_layers(a, {place for c in plan.cuts for place in c.tensors})
     boxes: list[Any] = []
@@ -50,7 +50,7 @@ def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPla
 
 
 def whole_layers(model: nn.Module, cut: Collection[tuple[str, int]]) -> list[str]:
-    """Names of the layers with a weight whose outputs stay as wide as they are when (tensor, dimension) are cut."""
+    """Returns the names of the layers with a weight whose output dimension is not among the cut (tensor, dimension)."""
     return [
         name
         for name, module in model.named_modules()
@@ -62,14 +62,17 @@ def whole_layers(model: nn.Module, cut: Collection[tuple[str, int]]) -> list[str
 def continuous(
     model: nn.Module, inputs: Any, names: Iterable[str], boxes: list[Any], *, record: bool
 ) -> tuple[dict[str, torch.Tensor], Any]:
-    """What layers of a detector compute, by name and number of the call, and what it returns.
+    """Runs a detector and collects the outputs of layers.
 
     Args:
         model: the detector.
         inputs: `list[dict]`.
-        names: of the layers.
-        boxes: those that the detector looks at: filled with `record`, else looked at in place of its own.
-        record: whether this detector's boxes count.
+        names: the layers.
+        boxes: filled with the detector's boxes if `record`; otherwise they replace the detector's own boxes.
+        record: True to record the boxes, False to replay them.
+
+    Returns:
+        {layer, with the number of the call if it runs several times: its output}, and the detector's output.
     """
     with inference(model), _replaying(model, boxes, record=record), _recording(model, names) as found:
         output = call(model, inputs)
@@ -78,7 +81,7 @@ def continuous(
 
 @contextmanager
 def _recording(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """Collects what modules return, by name and number of the call."""
+    """Collects the outputs of modules by name and number of the call."""
     found: dict[str, torch.Tensor] = {}
     calls: dict[str, int] = {}
 
@@ -102,7 +105,7 @@ def _recording(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, tor
 
 @contextmanager
 def _replaying(model: nn.Module, boxes: list[Any], *, record: bool) -> Iterator[None]:
-    """Records the boxes that a detector looks at, or puts recorded ones in their places, in order of the calls."""
+    """Records the boxes that a detector's heads and poolers read, or replaces them by recorded ones, call by call."""
     queue = iter(boxes)
 
     def hook_for(position: int):

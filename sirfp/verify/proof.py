@@ -1,4 +1,4 @@
-"""The proof that a pruned model is what it says: equal to the dense one with the removed channels' weights zero."""
+"""Verifies a pruned model: it must compute the same as the dense model with the removed channels set to zero."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class Difference:
     """How far two outputs differ.
 
     Attributes:
-        relative: largest absolute difference over the largest absolute value, over all output tensors.
-        where: the output tensor it is in.
-        problem: what cannot be compared, e.g. shapes that differ, or an empty string.
+        relative: the largest absolute difference, relative to the output's largest absolute value; the largest of all
+            output tensors.
+        where: the output tensor with that difference.
+        problem: why the outputs cannot be compared, e.g. different shapes; an empty string if they can.
     """
 
     relative: float
@@ -30,9 +31,9 @@ class Difference:
 
 
 def mask(model: nn.Module, plan: PruningPlan) -> None:
-    """Zeroes, in place, the removed channels of a dense model: weights, biases, scales, shifts and means.
+    """Zeroes, in place, the removed channels of a dense model: weights, biases, scales, shifts and running means.
 
-    Variances stay, since zero is not a variance.
+    Running variances are kept, since zero is not a valid variance.
     """
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with torch.no_grad():
@@ -46,12 +47,18 @@ def mask(model: nn.Module, plan: PruningPlan) -> None:
 
 
 def writable(tensor: torch.Tensor) -> bool:
-    """Whether each element has a place of its own, unlike in one value that was expanded."""
+    """True if each element has its own memory, False for an expanded tensor, whose elements share one value."""
     return all(step or size == 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tensor]) -> None:
-    """Fills a dense model, in place, with pruned weights in their dense places and zeros in the others."""
+    """Fills a dense model, in place, with the pruned weights at the kept indices and zeros elsewhere.
+
+    Args:
+        model: the dense model.
+        plan: the plan, which tells the kept indices.
+        pruned: the pruned model's parameters and buffers by name.
+    """
     modules = dict(model.named_modules())
     for name in plan.new_biases:
         if modules[name].bias is None:
@@ -61,9 +68,9 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
         for name, dim in cut.tensors:
             kept.setdefault(name, []).append((dim, cut.keep))
     with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:  # shared ones once
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:  # shared tensors once
             if name not in pruned or not writable(tensor):
-                continue  # a buffer that is not saved, or the same everywhere
+                continue  # a buffer that is not saved, or an expanded one, which is constant
             if name not in kept:
                 tensor.copy_(pruned[name])
                 continue
@@ -91,7 +98,7 @@ def compare(a: nn.Module, b: nn.Module, inputs: Any) -> Difference:
 
 
 def furthest(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> Difference:
-    """The tensor of `first` from which its namesake of the same shape in `second` is furthest."""
+    """Returns the largest relative difference between tensors of the same name and shape in `first` and `second`."""
     worst = Difference(0.0, "")
     for path, tensor in first.items():
         if not tensor.numel():
