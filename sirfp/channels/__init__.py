@@ -1,4 +1,4 @@
-"""Which channels of a network belong together and can be cut: found by following one pass, and tried on copies."""
+"""Finds the channels of a network that must be cut together, by tracing one pass and by cutting copies on trial."""
 
 from .find import find_again, find_groups
 

@@ -1,9 +1,9 @@
-"""Channel groups of any model: what must be cut together, found by one real forward pass.
+"""Finds the channel groups of any model by one forward pass.
 
-The pass (`sirfp.tracing`) labels every channel and ties those that must stay or go together. Here the
-tied labels become *atoms*, the slices of parameters and buffers that vanish together; atoms that touch
-the same tensors form a *group* and compete with one another. What the outside sees, what meets an
-operation without a rule, and what fails when a copy is cut and run, is frozen, with the reason.
+The trace (`sirfp.tracing`) labels every channel and ties those that must be kept or removed together. Tied labels form
+*atoms*, the slices of parameters and buffers that are cut as one; atoms in the same tensors form a *group* and compete
+with each other (`sirfp.structure.atoms`). Channels are frozen, with the reason, if they are part of the model's output,
+if an operation without a rule reads them, or if a copy with them cut fails or computes something else.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def find_groups(
     """Finds the channel groups of a model by following its channels through a forward pass.
 
     Args:
-        model: any module; it is left as it was.
-        example_inputs: what it is called with (a tensor, a tuple, a mapping, or Detectron2's list[dict]).
-        ignore: names or patterns (`backbone.stem*`) of modules or tensors whose channels all stay.
-        trial: whether to cut a copy and run it, and freeze the groups that the copy cannot run without.
+        model: any module; it is not changed.
+        example_inputs: its inputs (a tensor, a tuple, a mapping, or Detectron2's list[dict]).
+        ignore: names or patterns (`backbone.stem*`) of modules or tensors whose channels are frozen.
+        trial: True to cut copies and run them, and to freeze the groups whose cut breaks the copy.
 
     Returns:
-        The groups, with what is frozen and why.
+        The groups, and the frozen channels with their reasons.
 
     Raises:
-        InputError: if a name in `ignore` matches nothing in the model, or the model returns no tensor.
+        InputError: a name in `ignore` matches nothing in the model, or the model returns no tensor.
     """
     state = state_tensors(model)
     trace = ChannelTrace(state, [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)])
@@ -70,7 +70,18 @@ def find_groups(
 
 
 def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], found: ChannelGroups) -> ChannelGroups:
-    """The same groups on the model as it is now: training has changed what channels emit, not their structure."""
+    """Finds the same groups again after training, which changes the constants that emptied channels emit.
+
+    Args:
+        model: the model that `found` was found on, with other weights.
+        example_inputs: its inputs.
+        ignore: as before.
+        found: the groups, whose frozen ones stay frozen without another trial.
+
+    Returns:
+        The groups with the present constants; `found` itself if the model, where its path through the code depends on
+        values, now gives other groups.
+    """
     from .trial import freeze_groups
 
     now = find_groups(model, example_inputs, ignore, trial=False)
@@ -78,11 +89,11 @@ def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], fou
     reasons = {f.name: f.reason for f in found.frozen}
     again = freeze_groups(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
     parts = [[(s.tensor, s.dim, s.index.tolist()) for g in groups for s in g.slices] for groups in (again, found)]
-    return again if parts[0] == parts[1] else found  # where values decide, the model may take another way
+    return again if parts[0] == parts[1] else found
 
 
 def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict) -> None:
-    """Follows branches that run only in training; where they cannot run, what could feed them stays."""
+    """Follows branches that run only in training; if they cannot run, freezes the layers that may feed them."""
     if any(name not in trace.touched for name, _ in model.named_parameters()):
         trace.counting = False
         try:
@@ -90,7 +101,7 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
             with training_branches(model), trace:
                 output = call(model, given)
             trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output in training")
-        except Exception as error:  # any failure of the user's own code is a reason, not an end
+        except Exception as error:  # the model's own code may raise anything; its layers are frozen below
             logger.info("the training branches of the model could not be followed: %s", error)
     reading: dict[int, str] = {}
     for name in (name for name in state if name not in trace.touched):
@@ -116,7 +127,10 @@ def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable
 
 
 def _keep(model: nn.Module, trace: ChannelTrace, state: dict, patterns: Iterable[str], reason: str) -> bool:
-    """Freezes what the modules or tensors of some patterns make; says whether there are any."""
+    """Freezes the channels that matching modules or tensors make; returns whether any name matches.
+
+    A pattern is a name, the name of a module that contains the tensor, or a shell pattern.
+    """
     first = {id(tensor): name for name, tensor in state.items()}
     every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     matched = {

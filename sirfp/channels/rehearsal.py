@@ -1,4 +1,4 @@
-"""One try at cutting a copy of a model: does it run, and does it compute what the masked copy computes?"""
+"""Cuts a copy of a model on trial: does it run, and does it compute the same as the masked copy?"""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ from ..verify.proof import furthest, mask, writable
 
 logger = logging.getLogger(__name__)
 
-ROUNDING = 1000  # how many of its type's rounding errors an output may be off by, relative to its largest value
-BOXES = 16  # how many a two-stage detector looks at: its heads do the same with each
+ROUNDING = 1000
+"""The most machine epsilons of its type by which an output of the cut copy may differ, relative to its largest value.
+
+Chosen, not measured: rounding errors add up over the layers of a network, while a wrong cut changes an output by a
+visible share. For 16-bit types, where 1000 epsilons would be several times the output, `eps ** 0.5` is the limit."""
+BOXES = 16
+"""Boxes per image in a trial of a two-stage detector: its heads treat all boxes alike, so a few suffice."""
 
 
 class CutCopy:
@@ -35,17 +40,30 @@ class CutCopy:
     def __init__(self, model: nn.Module, inputs: Any, output: Any, found: ChannelGroups):
         self.model, self.inputs, self.found = model, inputs, found
         self.shapes = _shapes(output)
-        self.whole: list[str] | None = None  # of a detector, the layers that no group makes
+        self.whole: list[str] | None = None  # of a detector, the layers whose output no group cuts
         if is_detector(output):
             self.whole = whole_layers(model, {(s.tensor, s.dim) for group in found for s in group.slices})
         self._steady: bool | None = None
 
     def failure(self, groups: list[Group], turn: int = 0) -> str | None:
-        """Why a copy cut in these groups does not run as the model does, or None; each turn cuts other numbers."""
+        """Cuts some channels of each group in a copy, runs it, and compares it with the model.
+
+        Args:
+            groups: the groups to cut.
+            turn: each turn cuts other numbers of channels; values are compared in turn 0, if no group is inexact.
+
+        Returns:
+            Why the copy fails or computes something else, or None.
+
+        Raises:
+            InputError: the model cannot be copied.
+        """
         keep = self._choice(groups, turn)
         plan = PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(self.found, keep))
-        copied, boxes = self._copied(), []
-        expected, exact = None, turn == 0 and not any(group.inexact for group in groups)
+        copied = self._copied()
+        boxes: list[Any] = []
+        expected: dict[str, torch.Tensor] | None = None
+        exact = turn == 0 and not any(group.inexact for group in groups)
         if exact:
             expected = self._masked(copied, plan, boxes)
         log = StatisticsLog()
@@ -53,7 +71,7 @@ class CutCopy:
             apply(copied, plan)
             with nullcontext() if exact or self.whole is not None else log:
                 values, output = self._run(copied, boxes, record=expected is None)
-        except Exception as error:  # whatever the user's own code raises
+        except Exception as error:  # the model's own code may raise anything
             return f"cut, the model fails: {_one_line(error)}"
         got = _shapes(output)
         for path, shape in self.shapes.items():
@@ -61,25 +79,26 @@ class CutCopy:
                 return f"cut, the model no longer returns {path}"
             if shape != got[path] and not _varies(path, shape, got[path]):
                 return f"cut, the model returns {path} of {got[path]}, not {shape}"
-        where = _differs(expected or {}, values)
-        if where and self._is_steady(plan, expected):
-            return f"cut, the model computes another {where} than with these channels zero"
+        if expected is not None:
+            where = _differs(expected, values)
+            if where and self._is_steady(plan, expected):
+                return f"cut, the model computes another {where} than with these channels zero"
         return self._regroups(keep, log.seen)
 
     def _copied(self) -> nn.Module:
         try:
             return copy.deepcopy(self.model)
-        except Exception as error:  # a lock, a file, a tensor that was computed
+        except Exception as error:  # e.g. a lock, an open file, a tensor with a gradient graph
             raise InputError(
                 f"the model cannot be copied (copy.deepcopy: {_one_line(error)}); cuts are tried on copies"
             ) from error
 
     def _choice(self, groups: list[Group], turn: int) -> np.ndarray:
-        """Atoms that stay, (atoms,) of bool, some of each group gone."""
+        """Chooses the atoms to keep, (atoms,) of bool: removes some of each group."""
         keep = np.ones(self.found.atoms, dtype=bool)
         alike: dict[int, int] = {}
         for order, group in enumerate(groups):
-            # groups of one size that the code takes for equally wide must show it: neighbours lose unlike numbers
+            # Groups of one size lose different numbers of atoms, so that code which takes them for equally wide fails.
             count = alike[group.size] = alike.get(group.size, group.size // (3 + 2 * turn)) + 1
             gone = 1 + count % max(1, group.size // 2)
             part = keep[self.found.spans[group.name]]
@@ -89,12 +108,12 @@ class CutCopy:
         return keep
 
     def _masked(self, copied: nn.Module, plan: PruningPlan, boxes: list[Any]) -> dict[str, torch.Tensor] | None:
-        """What a copy gives once its removed channels are zero; None where it cannot run so."""
+        """Returns the outputs of a copy with its removed channels zeroed, or None if it cannot run like that."""
         randomise_constants(copied)
         mask(copied, plan)
         try:
             return self._run(copied, boxes, record=True)[0]
-        except Exception as error:  # e.g. a check of the model's own for values that are not finite
+        except Exception as error:  # e.g. the model checks its values for NaN
             logger.debug("the masked model fails: %s", error)
             return None
 
@@ -106,10 +125,13 @@ class CutCopy:
             return dict(tensors(output)), output
 
     def _regroups(self, keep: np.ndarray, seen: list[tuple[str, tuple[int, ...]]]) -> str | None:
-        """Why statistics of the cut copy run over other sets than the channels that are left of the dense one's."""
+        """Returns why a statistic of the cut copy runs over another shape than that of the kept channels, or None.
+
+        Such a copy computes, say, a mean over other sets of channels than the dense model.
+        """
         wanted = [(s.name, s.shape_of(keep)) for s in self.found.statistics]
         if [name for name, _ in wanted] != [name for name, _ in seen]:
-            return None  # another way through the code, which tells nothing
+            return None  # the copy took another path through the code, so the statistics cannot be compared
         odd = next(((a, b) for a, b in zip(wanted, seen, strict=True) if a != b), None)
         if odd is None or self._is_elastic():
             return None
@@ -117,7 +139,7 @@ class CutCopy:
         return f"cut, the model takes {name} over {got}, not {shape}"
 
     def _is_elastic(self) -> bool:
-        """Whether shapes inside the model hang on values, as of what a threshold lets pass."""
+        """True if intermediate shapes depend on the data, e.g. on the number of boxes above a threshold."""
         copied, log = self._copied(), StatisticsLog()
         randomise_constants(copied)
         with torch.no_grad():
@@ -126,14 +148,22 @@ class CutCopy:
         try:
             with log:
                 self._run(copied, [], record=True)
-        except Exception as error:  # whatever the user's own code raises
+        except Exception as error:  # the model's own code may raise anything
             logger.debug("with other weights the model fails: %s", error)
         return log.seen != [(s.name, s.shape) for s in self.found.statistics]
 
     def _is_steady(self, plan: PruningPlan, expected: Mapping[str, torch.Tensor]) -> bool:
-        """Whether rounding errors leave the outputs as they are; else, as where chance is used, values tell nothing."""
+        """True if perturbing the weights by a few ulp leaves the masked copy's outputs unchanged.
+
+        If not, as in a model that draws random numbers, comparing outputs proves nothing. Computed once per model.
+
+        Args:
+            plan: the plan whose removed channels are zeroed.
+            expected: the masked copy's outputs without the perturbation.
+        """
         if self._steady is None:
-            copied, boxes = self._copied(), []
+            copied = self._copied()
+            boxes: list[Any] = []
             randomise_constants(copied)
             mask(copied, plan)
             generator = torch.Generator().manual_seed(0)
@@ -148,7 +178,7 @@ class CutCopy:
 
 
 class StatisticsLog(TorchDispatchMode):
-    """Notes over what shapes a model takes statistics, in `seen`."""
+    """Records each statistic that a model computes, as (operation, shape of its input), in `seen`."""
 
     def __init__(self):
         super().__init__()
@@ -156,7 +186,7 @@ class StatisticsLog(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # see ChannelTrace
+        return False  # see `ChannelTrace`
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func._schema.name in STATISTICS:
@@ -166,8 +196,10 @@ class StatisticsLog(TorchDispatchMode):
 
 @torch.no_grad()
 def randomise_constants(model: nn.Module) -> None:
-    """Makes the constant tensors of a model vary, in place: what a zero or a millionth hides, as the scales that start
-    a residual branch do, shows after it."""
+    """Fills the constant parameters and buffers of a model with random values, in place.
+
+    Otherwise scales initialised with zero or a tiny value, as at the end of a residual branch, would hide a wrong cut.
+    """
     generator = torch.Generator().manual_seed(0)
     for tensor in (*model.parameters(), *model.buffers()):
         if not tensor.is_floating_point() or tensor.numel() < 2 or not writable(tensor):
@@ -182,7 +214,10 @@ def randomise_constants(model: nn.Module) -> None:
 
 
 def _differs(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> str:
-    """Which of the finite outputs in `first` is not the same in `second` but for rounding; an empty string if none."""
+    """Returns the first output in `first` from which `second` differs by more than rounding, or an empty string.
+
+    Outputs in `first` with NaN or infinite values are not compared.
+    """
     for path, tensor in first.items():
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             continue
@@ -199,7 +234,7 @@ def _shapes(output: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _varies(path: str, a: tuple, b: tuple) -> bool:
-    """Detections and proposals: their number, the first dimension, may differ."""
+    """True for detections and proposals that differ only in the first dimension, their number, which may change."""
     return ("instances" in path or "proposals" in path) and a[1:] == b[1:]
 
 

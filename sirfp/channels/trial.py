@@ -1,8 +1,8 @@
-"""Sizes that stand in a model's own code, found by trying: cut a copy, run it, freeze what it cannot miss.
+"""Finds widths hard-coded in a model's forward: cuts a copy, runs it, and freezes the groups whose cut breaks it.
 
-A copy may fail, and it may run and compute something else: a part of fixed size that took the wrong channels, a scale
-that follows the width. So the copy is run twice, with the removed channels zero and with them cut, and must say the
-same.
+A cut copy may fail, or run and compute something else: a slice of fixed size takes the wrong channels, a scale depends
+on the width. Therefore a copy is run twice, with the removed channels zeroed and with them cut, and both must compute
+the same.
 """
 
 from __future__ import annotations
@@ -20,27 +20,33 @@ from .rehearsal import CutCopy
 
 logger = logging.getLogger(__name__)
 
-TURNS = 2  # with how many choices of widths it is tried, as one may suit a size in the code by chance
-HALVINGS = 1  # how often groups of one role are halved once one of them has failed
+TURNS = 2
+"""How many choices of widths are tried. One alone may fit a size in the code by chance; each more costs a run."""
+HALVINGS = 1
+"""How often the groups of one role are halved after one of them has failed. Blocks of one kind mostly fail alike, so
+more halvings would cost runs and hardly save a group; those that still fail are frozen together."""
 
 
 def freeze_failing(model: nn.Module, inputs: Any, output: Any, found: ChannelGroups) -> ChannelGroups:
-    """Freezes the groups that the model's own code does not let go.
+    """Freezes the groups whose cut breaks the model.
 
-    A copy is cut in all groups and run. Where that fails the groups are tried by halves, each half on top
-    of what is known to go, so a group is frozen only if the copy fails with it and runs without it. Once a group
-    is, those of the same role in other blocks are tried last and together, since they mostly fail alike.
-    Groups over which a statistic runs come after the others, whose outputs can be held to the masked copy's.
-    What is left is tried with another choice of widths.
+    Cuts a copy in all groups and runs it. If that fails, the groups are tried by halves, each half together with the
+    groups known to work, so that a group is frozen only if the copy fails with it and runs without it. Once a group has
+    failed, groups of the same role in other blocks are tried last and together, since they mostly fail alike. Groups
+    with a statistic over their channels are tried after the others, because their outputs cannot be compared with the
+    masked copy's. The remaining groups are then tried with another choice of widths.
 
     Args:
         model: the dense model.
-        inputs: what it is called with.
-        output: what it returned.
+        inputs: its inputs.
+        output: its output for them.
         found: its groups.
 
     Returns:
-        The groups that can be cut, the others among the frozen ones with the error as the reason.
+        The groups that can be cut; the others are frozen with the error as the reason.
+
+    Raises:
+        InputError: the model cannot be copied.
     """
     copies = CutCopy(model, inputs, output, found)
     bad: dict[str, str] = {}
@@ -53,12 +59,12 @@ def freeze_failing(model: nn.Module, inputs: Any, output: Any, found: ChannelGro
 
 
 def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
-    """The groups that copies cannot run without, each with the error."""
+    """Returns the groups whose cut breaks a copy, {group name: the error}."""
     good: list[Group] = []
     bad: dict[str, str] = {}
     doubtful: dict[tuple, list[Group]] = {}
 
-    def grow(candidates: list[Group]) -> None:
+    def try_halves(candidates: list[Group]) -> None:
         for group in candidates:
             if _role(group) in doubtful:
                 doubtful[_role(group)].append(group)
@@ -74,8 +80,8 @@ def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
             doubtful[_role(candidates[0])] = []
         else:
             middle = len(candidates) // 2
-            grow(candidates[:middle])
-            grow(candidates[middle:])
+            try_halves(candidates[:middle])
+            try_halves(candidates[middle:])
 
     def try_alike(alike: list[Group], halvings: int) -> None:
         error = copies.failure([*good, *alike], turn)
@@ -89,7 +95,7 @@ def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
             try_alike(alike[middle:], halvings - 1)
 
     for inexact in (False, True):
-        grow([group for group in groups if bool(group.inexact) == inexact])
+        try_halves([group for group in groups if bool(group.inexact) == inexact])
         for alike in doubtful.values():
             if alike:
                 try_alike(alike, HALVINGS)
@@ -98,12 +104,12 @@ def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
 
 
 def _role(group: Group) -> tuple:
-    """What a group is in its block: the names of its tensors without their numbers."""
+    """Returns what a group is in its block: the names of its tensors with their numbers replaced."""
     return tuple(dict.fromkeys((re.sub(r"\d+", "#", piece.tensor), piece.dim) for piece in group.slices))
 
 
 def freeze_groups(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
-    """The groups less some, which become frozen for a reason each."""
+    """Freezes groups, {group name: reason}, and returns the remaining ones, whose atoms are numbered anew."""
     spans, keep = found.spans, np.ones(found.atoms, dtype=bool)
     for name in bad:
         keep[spans[name]] = False
