@@ -29,7 +29,7 @@ ROUNDING = 1000
 """The most machine epsilons of its type by which an output of the cut copy may differ, relative to its largest value.
 
 Chosen, not measured: rounding errors add up over the layers of a network, while a wrong cut changes an output by a
-visible share. For 16-bit types, where 1000 epsilons would be several times the output, `eps ** 0.5` is the limit."""
+visible share. For 16-bit types, where 1000 epsilons are about the output itself or more, `eps ** 0.5` is the limit."""
 BOXES = 16
 """Boxes per image in a trial of a two-stage detector: its heads treat all boxes alike, so a few suffice."""
 
