@@ -1,4 +1,4 @@
-"""Training checkpoints: whole writes only, no pickled code, and no silent load of another model."""
+"""Training checkpoints: written completely or not at all, read without pickled code, and only into their own model."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 
 
 class BrokenFile(InputError):
-    """A checkpoint that is not there or not whole, so that an earlier one has to do."""
+    """A checkpoint is missing or broken; an earlier one can be used instead."""
 
 
 class Checkpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, made strict and safe.
 
-    A file is written beside its place and renamed. The best network does not become the one that `--resume` goes
-    on from; a last checkpoint that is broken gives way to the one before it. Files of PyTorch are read as tensors and
-    plain data only, `.pkl` of Detectron2's model zoo as arrays.
+    A file is written under a temporary name and renamed. `--resume` continues from the last checkpoint, not from the
+    best network; if the last one is broken, from the one before it. PyTorch's files are read as tensors and plain data
+    only, `.pkl` files of Detectron2's model zoo as arrays.
 
-    A pruned network's file carries its plan as text; the dense model that it is loaded into is cut first.
+    The file of a pruned network holds its plan as text; the dense model that it is loaded into is cut first.
 
     Attributes:
-        strict: the next load must fill the model exactly. Off, as when weights are a start for fine-tuning, what
-            does not fit is skipped with a warning.
+        strict: if True, the next load must fill the model exactly. If False, as for weights to fine-tune from, entries
+            that do not fit are skipped with a warning.
     """
 
     strict = False
 
     def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
-        self.plan: PruningPlan | None = None  # what the model was pruned by
+        self.plan: PruningPlan | None = None  # the plan by which the model was pruned
         self.optimizer: torch.optim.Optimizer | None = None  # cut along when a plan is loaded
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes `<name>.pth`: the model, what is registered, and `kwargs`."""
+        """Writes `<name>.pth`: the model, the state of the registered checkpointables, and `kwargs`."""
         if not self.save_dir or not self.save_to_disk:
             return
         content = {"model": self.model.state_dict(), "plan": self.plan.to_json() if self.plan else ""}
@@ -68,18 +68,26 @@ class Checkpointer(DetectionCheckpointer):
         with whole_file(file) as beside:
             try:
                 torch.save(content, beside)
-            except RuntimeError as error:  # what PyTorch's writer makes of the system's reason
+            except RuntimeError as error:  # PyTorch's writer wraps the system's error
                 reason = str(error).rpartition(" . ")[2]
-                raise OSError(f"not all of it could be written ({reason}); is the disk full?") from error
+                raise OSError(f"the file could not be written completely ({reason}); is the disk full?") from error
         if name != BEST:
             with whole_file(Path(self.save_dir) / "last_checkpoint") as beside:
                 beside.write_text(file.name)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Goes on from the last checkpoint that is whole, or starts from the weights in `path` (none where it is "").
+        """Continues from the last intact checkpoint, or starts from the weights in `path` ("" for none).
+
+        Args:
+            path: the file of weights to start from, if the run does not continue.
+            resume: True to continue from a checkpoint, if there is one.
+
+        Returns:
+            What else the file holds beside the model.
 
         Raises:
-            InputError: the file is missing or broken, or for another model where that matters; on every process.
+            InputError: on every process: the file is missing or broken, or a checkpoint to continue from is for
+                another model.
         """
         files = decide_once(self.resumable) if resume else []
         if not files:
@@ -95,7 +103,7 @@ class Checkpointer(DetectionCheckpointer):
         return read
 
     def _load_first(self, files: list[Path], read: dict[str, Any]) -> Path:
-        """Loads the first of some files that is whole, says so if it is not the very first, and returns its path."""
+        """Loads the first intact file into `read`, logs a warning if it is not the first one, and returns its path."""
         broken = []
         for file in files:
             try:
@@ -106,21 +114,21 @@ class Checkpointer(DetectionCheckpointer):
                 broken.append(error)
                 continue
             if broken:
-                self.logger.warning(f"Going on from {file}, as what came after it is broken")
+                self.logger.warning(f"Going on from {file}, as the later checkpoints are broken")
             return file
-        before = ", nor is any before it" if len(files) > 1 else ""
+        before = ", and no earlier one is whole" if len(files) > 1 else ""
         raise InputError(f"{broken[0]}{before}; to begin anew, empty {self.save_dir} or give OUTPUT_DIR another folder")
 
     def resumable(self) -> list[Path]:
-        """The run's checkpoints, newest first: the one that `last_checkpoint` names, then those before it.
+        """Lists the run's checkpoints, newest first: the one that `last_checkpoint` names, then earlier ones.
 
         Raises:
-            InputError: it names a file that does not lie beside it.
+            InputError: `last_checkpoint` names a file in another folder.
         """
         folder = Path(self.save_dir)
         numbered = sorted((f for f in folder.glob("model_*.pth") if _NUMBERED.fullmatch(f.name)), reverse=True)
         last = self.get_checkpoint_file()
-        if not last:  # killed before it could be written, or lost
+        if not last:  # the run was killed before it wrote `last_checkpoint`, or the file was lost
             ended = [file for file in (folder / f"{FINAL}.pth",) if file.is_file()]
             return sorted([*ended, *numbered], key=lambda file: file.stat().st_mtime, reverse=True)
         named = Path(last)
@@ -128,12 +136,12 @@ class Checkpointer(DetectionCheckpointer):
         return [named, *earlier]
 
     def has_checkpoint(self) -> bool:
-        """Whether there is one to go on from."""
+        """True if there is a checkpoint to continue from."""
         return bool(self.resumable())
 
     @contextmanager
     def strictly(self) -> Iterator[None]:
-        """What is loaded inside must fill the model exactly."""
+        """While active, a file must fill the model exactly; a file that does not raises InputError."""
         before, self.strict = self.strict, True
         try:
             yield
@@ -141,7 +149,15 @@ class Checkpointer(DetectionCheckpointer):
             self.strict = before
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """See `resume_or_load`."""
+        """Loads one file; see `resume_or_load`.
+
+        Args:
+            path: the file, or "" for none.
+            checkpointables: names of the registered objects to load too; all by default.
+
+        Raises:
+            InputError: the file cannot be read, or does not hold what the run needs; `BrokenFile` if it is missing.
+        """
         if path and "://" not in path and not os.path.isfile(path):
             raise BrokenFile(f"there is no checkpoint {path}; correct MODEL.WEIGHTS or OUTPUT_DIR")
         try:
@@ -151,15 +167,16 @@ class Checkpointer(DetectionCheckpointer):
         except (LookupError, TypeError, AttributeError, ValueError, AssertionError, RuntimeError) as error:
             reason = one_line(error, 160)
             raise InputError(f"{path} does not hold what this run needs ({type(error).__name__}: {reason})") from error
-        except OSError as error:  # whatever a download raises
+        except OSError as error:  # a download failed
             raise InputError(
-                f"{path} cannot be had ({type(error).__name__}); give MODEL.WEIGHTS a local file, or '' for none"
+                f"{path} cannot be downloaded or read ({type(error).__name__}); "
+                "give MODEL.WEIGHTS a local file, or '' for none"
             ) from error
         finally:
             self._parsed_url_during_load = None
 
     def get_checkpoint_file(self) -> str:
-        """The file that `last_checkpoint` names, which must lie beside it; "" where it names none."""
+        """Returns the file in the run's folder that `last_checkpoint` names, "" if it names none."""
         try:
             name = (Path(self.save_dir) / "last_checkpoint").read_text().strip("\0 \n")
         except (OSError, UnicodeDecodeError):
@@ -200,7 +217,7 @@ class Checkpointer(DetectionCheckpointer):
                 self.plan = plan
         incompatible = super()._load_model(checkpoint)
         if self.strict:
-            branches = training_only(self.model)  # exported files are without them
+            branches = training_only(self.model)  # exported files do not hold them
             for problem, names in (
                 ("lacks", [name for name in incompatible.missing_keys if not within(name, branches)]),
                 ("has other than this model", incompatible.unexpected_keys),
@@ -215,7 +232,7 @@ class Checkpointer(DetectionCheckpointer):
 
 
 def _check_whole(file: Path) -> None:
-    """Raises BrokenFile where a checkpoint's content is not what was written; PyTorch itself checks no sums."""
+    """Raises BrokenFile if a checkpoint's checksums do not match its content; PyTorch does not check them."""
     if not file.is_file():
         return
     try:
@@ -228,7 +245,7 @@ def _check_whole(file: Path) -> None:
 
 
 def _from_zoo(content: Any, filename: str) -> dict[str, Any]:
-    """What a `.pkl` holds, in the format of Detectron2's model zoo; one of Caffe2 has names that must be matched."""
+    """Brings the content of a `.pkl` into the format of Detectron2's model zoo; marks Caffe2's names to be matched."""
     if not isinstance(content, dict):
         raise InputError(f"{filename} holds no weights by name")
     if "model" in content and "__author__" in content:

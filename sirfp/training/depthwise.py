@@ -1,7 +1,7 @@
-"""Depthwise convolutions in bfloat16 on a processor: their gradients in float32, several times as fast.
+"""Computes the gradients of bfloat16 depthwise convolutions on a CPU in float32, which is several times as fast.
 
-oneDNN has fast kernels for the forward pass in bfloat16, and for the backward pass in float32; in bfloat16 that one
-falls back to slow code for kernels of 5 x 5, strides and dilations. `benchmarks/depthwise.py` has the figures.
+oneDNN has fast kernels for the forward pass in bfloat16 and for the backward pass in float32. In bfloat16 its backward
+pass falls back to slow code for 5 x 5 kernels, strides and dilations. `benchmarks/depthwise.py` measures both.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Pair = tuple[int, int]
 
 
 class DepthwiseGradients(TorchFunctionMode):
-    """Inside it, under autocast to bfloat16 on a processor, depthwise `conv2d` takes its gradients in float32.
+    """While active, depthwise `conv2d` under autocast to bfloat16 on a CPU computes its gradients in float32.
 
-    A depthwise convolution here is one with a group for each input channel and as many outputs. All others are
-    PyTorch's, as are 3 x 3 kernels of stride and dilation 1, which oneDNN has code for, and other devices and types.
+    Depthwise means one group per input channel and as many output channels. PyTorch's own code is used for all other
+    convolutions, for 3 x 3 kernels of stride and dilation 1, which oneDNN is fast for, and on other devices and types.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

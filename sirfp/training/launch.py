@@ -1,7 +1,7 @@
-"""Starting the processes of a run and ending them with a clear word.
+"""Starts the processes of a run and ends them with a clear error message.
 
-On GPUs (NCCL) or on processors (gloo), on one machine or several, started here or by torchrun. Detectron2's `launch`
-has one process a GPU and nothing else, and where one of them dies it shows what its parent saw of it.
+Processes run on GPUs (NCCL) or CPUs (gloo), on one machine or several, started here or by torchrun. Detectron2's
+`launch` supports one process per GPU only, and if one of them dies, prints the parent's trace instead of the reason.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from ..errors import InputError, one_line
 from ..files.config_files import AddConfigFile
 
 WRONG, FAULT, ALONE = 2, 1, 75
-"""Exit codes: the input is wrong; anything else; this process ended since others had (never that of a whole run)."""
+"""Exit codes: wrong input; any other error; this process ended because others had (never the code of a whole run)."""
 GRACE = 5
-"""Seconds that processes have to end by themselves where one of them has."""
+"""Seconds that the other processes have to end by themselves after one has ended. Chosen: enough to notice the lost
+connection and print a message, short enough not to hold the machine; then they are killed."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Errors of a disk that cannot take the file: full, over quota, read-only, or the file too large."""
 _PEER = re.compile(r"closed by peer|reset by peer|broken pipe|timed? ?out|socket|nccl|gloo", re.IGNORECASE)
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments of a training script, and those of processes without GPUs."""
+    """Returns Detectron2's parser for a training script, with arguments for processes without GPUs added."""
     detectron2 = default_argument_parser()
     parser = argparse.ArgumentParser(
         parents=[detectron2], add_help=False, conflict_handler="resolve", epilog=detectron2.epilog,
@@ -49,7 +51,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.set_defaults(num_gpus=None, dist_url="auto")
     parser.add_argument(
-        "--num-processes", type=int, default=0, metavar="N", help="use processors, in so many processes *per machine*"
+        "--num-processes", type=int, default=0, metavar="N", help="train on CPUs, in N processes *per machine*"
     )
     parser.add_argument(
         "--timeout", type=float, default=30, metavar="MINUTES", help="how long processes wait for each other (30)"
@@ -58,15 +60,19 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether torchrun, or what sets the same variables, has started this process as one of a run."""
+    """True if torchrun, or another launcher that sets the same variables, has started this process."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(environment)
 
 
 def resolve_devices(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> None:
-    """Settles what each machine runs: `num_gpus`, 0 for its processors, and `num_processes` are filled in.
+    """Fills in `num_gpus` (0 for CPUs) and `num_processes` per machine, and checks the arguments.
+
+    Args:
+        args: the arguments of `argument_parser`, changed in place.
+        environment: the environment variables, by which torchrun is recognised.
 
     Raises:
-        InputError: a number is out of range, or two of them do not go together.
+        InputError: a number is out of range, or two arguments contradict each other.
     """
     gpus = torch.cuda.device_count()
     if args.num_processes < 0 or (args.num_gpus or 0) < 0 or args.num_machines < 1:
@@ -103,15 +109,15 @@ def resolve_devices(args: argparse.Namespace, environment: Mapping[str, str] = o
 
 
 def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> None:
-    """Calls `main(args, *more)` in every process of a run and waits for their end.
+    """Calls `main(args, *more)` in every process of a run and waits until all have ended.
 
     Args:
-        main: what a process does; a function of a module.
-        args: as `resolve_devices` leaves them.
-        *more: passed on.
+        main: the function to run; it must be importable from a module.
+        args: the arguments after `resolve_devices`.
+        *more: further arguments of `main`.
 
     Raises:
-        SystemExit: the run has failed; what is to be said was said.
+        SystemExit: the run has failed; the reason was printed.
     """
     if by_torchrun():
         env = {name: int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("LOCAL_RANK", 0))}
@@ -121,7 +127,7 @@ def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> Non
             main(args, *more)
     else:
         url = args.dist_url if args.dist_url != "auto" else f"tcp://127.0.0.1:{_free_port()}"
-        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it would tell of each it ends
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # no warning for each process it ends
         context = mp.start_processes(
             _spawned, (main, args, more, url), nprocs=args.num_processes, join=False, start_method="spawn"
         )
@@ -130,7 +136,7 @@ def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> Non
                 pass
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
             raise SystemExit(_explain(error, [process.exitcode for process in context.processes], args)) from None
-        except KeyboardInterrupt:  # which the others have had too
+        except KeyboardInterrupt:  # the other processes have received it too
             for process in context.processes:
                 process.join(GRACE)
                 process.kill()
@@ -145,7 +151,7 @@ def _spawned(local_rank: int, main: Callable[..., Any], args: argparse.Namespace
 def _take_part(
     main: Callable[..., Any], args: argparse.Namespace, more: tuple, rank: int, world: int, local_rank: int, url: str
 ) -> None:
-    """Joins the processes of a run and does this one's part."""
+    """Joins the process group of a run and calls `main` in this process."""
     with one_line_errors():
         if args.num_gpus:
             torch.cuda.set_device(local_rank)
@@ -175,21 +181,21 @@ def _free_port() -> int:
 
 
 def _explain(error: Exception, codes: list[int | None], args: argparse.Namespace) -> int:
-    """Says in one line, unless a process has said it, why processes of this machine ended; returns the exit code."""
+    """Prints in one line why processes of this machine ended, unless a process has; returns the exit code."""
     if WRONG in codes:
         return WRONG
     by_signal = [(rank, -code) for rank, code in enumerate(codes) if code and code < 0 and -code != signal.SIGTERM]
-    if not by_signal and getattr(error, "signal_name", None):
+    if not by_signal and isinstance(error, mp.ProcessExitedException) and error.signal_name:
         by_signal = [(error.error_index, signal.SIGTERM)]
     if by_signal:
         rank, number = by_signal[0]
-        why = ", often for want of memory" if number == signal.SIGKILL else ""
+        why = ", often because memory ran out" if number == signal.SIGKILL else ""
         line = f"process {rank} of this machine's {len(codes)} was ended by {signal.Signals(number).name}{why}"
     elif isinstance(error, mp.ProcessRaisedException):
         print(error, file=sys.stderr)
         return FAULT
     elif ALONE in codes:
-        line = f"a process of the run has gone, or said nothing for {args.timeout:g} minutes"
+        line = f"a process of the run has ended, or said nothing for {args.timeout:g} minutes"
     else:
         return next(code for code in codes if code)
     print(f"error: {line}; the others were stopped, and --resume goes on from the last checkpoint", file=sys.stderr)
@@ -197,7 +203,10 @@ def _explain(error: Exception, codes: list[int | None], args: argparse.Namespace
 
 
 def in_one_line(error: BaseException) -> str:
-    """What a user is told of an error that is no fault of the program; "" for all others."""
+    """Returns the message for an error that is not a fault of the program: wrong input, a full disk, a lost process.
+
+    Returns "" for all other errors.
+    """
     if isinstance(error, InputError):
         return one_line(error)
     if isinstance(error, OSError) and error.errno in FULL:
@@ -210,16 +219,16 @@ def in_one_line(error: BaseException) -> str:
 
 
 def _is_alone(error: BaseException) -> bool:
-    """Whether an error is what a process sees when another one of the run has ended or is silent."""
+    """True if an error means that another process of the run has ended or does not respond."""
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return several and isinstance(error, RuntimeError) and bool(_PEER.search(str(error)))
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with one line on standard error and exit code 2 where the user's input is wrong.
+    """While active, turns wrong user input into one line on standard error and exit code 2.
 
-    Of the processes of a run the first to have something to say says it, whichever it is.
+    In a run of several processes, only the first one that fails prints its line.
     """
     try:
         yield
@@ -229,7 +238,7 @@ def one_line_errors() -> Iterator[None]:
             raise
         alone = _is_alone(error)
         if alone and not by_torchrun():
-            raise SystemExit(ALONE) from None  # the process that started this one knows more
+            raise SystemExit(ALONE) from None  # the parent process prints the reason
         if _speaks_first():
             print(f"error: {line}", file=sys.stderr)
         raise SystemExit(FAULT if alone else WRONG) from None
@@ -240,12 +249,12 @@ def _speaks_first() -> bool:
         return os.environ.get("RANK", "0") == "0"
     try:
         return dist.distributed_c10d._get_default_store().add("sirfp/said", 1) == 1
-    except RuntimeError:  # its keeper, the first process, has ended
+    except RuntimeError:  # the first process, which keeps the store, has ended
         return False
 
 
 class OneLine(logging.Filter):
-    """Leaves the trace of calls out of log records of errors that are told in one line."""
+    """Removes the traceback from log records of errors that `in_one_line` has a message for."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         line = in_one_line(record.exc_info[1]) if record.exc_info and record.exc_info[1] else ""

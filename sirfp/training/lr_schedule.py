@@ -1,4 +1,4 @@
-"""The learning rate and weight decay of a run with prunings, phase by phase (docs/method.md, section 4)."""
+"""The learning rate and weight decay in each phase of a run with prunings (docs/method.md, section 4)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .schedule import Schedule
 class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
     """Warm-up and polynomial decay to zero in each phase: dense training, every recovery, fine-tuning.
 
-    The paper's recipes train, recover and fine-tune in runs of their own, each with a whole schedule; this is
-    the same in one run, weight decay included, which the recipes raise after the first pruning. It depends on nothing
-    but the iteration, so a resumed run goes on as it was.
+    The paper's recipes train, recover and fine-tune in separate runs, each with its own schedule; this does the same in
+    one run. Weight decay has a factor for each phase too, since the recipes raise it after the first pruning. Both
+    depend on the iteration only, so that a resumed run continues unchanged.
 
     Args:
-        optimizer: its groups' rates and weight decays are multiplied.
-        lengths: iterations of each phase.
-        factors: what the base rate is multiplied with in each phase.
-        decays: what weight decay is multiplied with in each phase; by nothing by default.
-        power: of the decay; 0.9 in the paper.
-        warmup: iterations of linear warm-up in each phase, at most a quarter of it.
-        warmup_factor: where the warm-up starts.
+        optimizer: the optimizer; the learning rates and weight decays of its groups are multiplied.
+        lengths: the number of iterations of each phase.
+        factors: the factor of the base learning rate in each phase.
+        decays: the factor of weight decay in each phase; 1 by default.
+        power: the exponent of the polynomial decay; 0.9 in the paper.
+        warmup: iterations of linear warm-up in each phase, at most a quarter of the phase.
+        warmup_factor: the factor of the learning rate at which warm-up starts.
     """
 
     def __init__(
@@ -43,8 +43,13 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
 
     @classmethod
     def from_config(cls, cfg, optimizer: torch.optim.Optimizer) -> PhasedPolyLR:
-        """One phase without pruning, else those of the schedule, SIRFP's factors after the first pruning."""
-        lengths, factors, decays = (cfg.SOLVER.MAX_ITER,), (1.0,), (1.0,)
+        """Builds the schedule from a config: one phase without pruning, else the phases of `Schedule`.
+
+        After the first pruning the factors are those of SIRFP.LR_FACTOR and SIRFP.WEIGHT_DECAY_FACTOR.
+        """
+        lengths: tuple[int, ...] = (cfg.SOLVER.MAX_ITER,)
+        factors: tuple[float, ...] = (1.0,)
+        decays: tuple[float, ...] = (1.0,)
         if Target.from_config(cfg).share < 1 and cfg.SIRFP.HOOKS:
             schedule = Schedule.from_config(cfg)
             lengths = schedule.lengths
@@ -62,7 +67,7 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
         )
 
     def multiplier(self, iteration: int) -> float:
-        """What the base rates are multiplied with in an iteration (from 0)."""
+        """Returns the factor of the base learning rates in an iteration (counted from 0)."""
         length, factor, _, iteration = self._phase(iteration)
         if iteration >= length:
             return 0.0
@@ -73,7 +78,7 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
         return factor * ramp * (1 - iteration / length) ** self.power
 
     def _phase(self, iteration: int) -> tuple[int, float, float, int]:
-        """The phase of an iteration, and how many of its own lie before it: in the last phase also after its end."""
+        """Returns the phase of an iteration and the iteration's number in it; iterations after the end count on."""
         for phase in self.phases[:-1]:
             if iteration < phase[0]:
                 return *phase, iteration
@@ -87,9 +92,9 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
         for group, base in zip(self.optimizer.param_groups, self.base_decays, strict=True):
             group["weight_decay"] = base * decay
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | torch.Tensor]:
         return [base * self.multiplier(self.last_epoch) for base in self.base_lrs]
 
     def state_dict(self) -> dict:
-        """The iteration alone: the phases come from the config."""
+        """Returns the iteration and the base rates; the phases come from the config."""
         return {"last_epoch": self.last_epoch, "base_lrs": self.base_lrs}

@@ -1,6 +1,6 @@
-"""Iterations whose loss or gradients are no numbers: they change nothing, are counted, and end a run when many.
+"""Skips iterations with a NaN or infinite loss or gradients; stops after MAX_NONFINITE in a row.
 
-All of it stays on the device that trains: no step waits for an answer. The host looks at the counts now and then.
+Checks and counts stay on the training device, so that no step waits for the host, which reads the counts now and then.
 """
 
 from __future__ import annotations
@@ -18,39 +18,42 @@ from ..network.forward import backward_seed
 logger = logging.getLogger(__name__)
 
 READ_EVERY = 20
-"""Iterations between two looks at the counts of a GPU; a processor's are looked at each time."""
+"""Iterations between two reads of the counts from a GPU; on a CPU they are read in each iteration.
+
+Chosen: reading makes the host wait for the GPU, which in one of 20 iterations hardly costs time, and a run that should
+stop wastes at most 20 iterations."""
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _NORMS = nn.modules.batchnorm._NormBase
 
 
 class FiniteSteps:
-    """Keeps losses, gradients and features that are not finite out of a model.
+    """Keeps NaN and infinite losses, gradients and features out of a model.
 
-    In a step: `remember` before the forward pass, `seed` for the backward pass, `judge` once gradients are there, and
-    `undo` before the update. In an iteration that is not finite gradients count as zero, so that weights go on by the
-    momentum that they have, and the norms' running statistics stay what they were; those also where they alone are not
-    finite, as of values too large to be squared. Processes that average their gradients all judge alike.
+    Call, in a step, `remember` before the forward pass, `seed` for the backward pass, `judge` after it, and `undo`
+    before the update. In a non-finite iteration the gradients are set to zero, so that the weights still move by their
+    momentum, and the norms' running statistics are restored. Running statistics are also restored if only they are not
+    finite, for example because a feature's square overflows. Processes that average their gradients all decide alike.
 
     Args:
-        limit: iterations in a row that are not finite, after which `read_counts` ends the run; 0: none does.
+        limit: the number of non-finite iterations in a row after which `read_counts` ends the run; 0 for no limit.
 
     Attributes:
-        seen: iterations that were not finite, when last looked at.
-        before_end: is called before `read_counts` ends the run.
+        seen: the number of non-finite iterations at the last read.
+        before_end: called before `read_counts` ends the run.
     """
 
     def __init__(self, limit: int = 0):
         self.limit = limit
         self.seen = self._said = 0
         self.before_end: Callable[[], None] = lambda: None
-        self._counts: torch.Tensor | None = None  # not finite: in all, in a row just now, most in a row
+        self._counts: torch.Tensor | None = None  # non-finite iterations: in all, in a row now, most in a row
         self._model: nn.Module | None = None
         self._norms: list[nn.Module] = []
         self._kept: list[torch.Tensor] = []
 
     @torch.no_grad()
     def remember(self, model: nn.Module) -> None:
-        """Notes the running statistics of a model's norms."""
+        """Copies the running statistics of a model's norms."""
         if model is not self._model:
             self._model = model
             self._norms = [module for module in model.modules() if isinstance(module, _NORMS)]
@@ -67,7 +70,7 @@ class FiniteSteps:
 
     @torch.no_grad()
     def judge(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        """Counts the iteration; returns whether all gradients are finite, () of bool on their device."""
+        """Counts the iteration; returns True if all gradients are finite, as () of bool on their device."""
         gradients = list(_gradients(optimizer))
         if not gradients:
             return torch.tensor(True)
@@ -82,21 +85,31 @@ class FiniteSteps:
 
     @torch.no_grad()
     def undo(self, optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
-        """Clears gradients and puts running statistics back, unless the iteration was finite."""
-        ask = finite.device.type == "cpu"
-        if not (ask and finite):
+        """Zeroes the gradients and restores the running statistics, unless the iteration was finite.
+
+        On a CPU `finite` is read to skip the work; on a GPU reading it would make the host wait, so all is computed.
+        """
+        readable = finite.device.type == "cpu"
+        if not (readable and finite):
             clear(list(_gradients(optimizer)), finite)
         now = self._statistics()
         if now:
             finite = finite & torch.stack(torch._foreach_norm(now, 1)).sum().isfinite()
-            if not (ask and finite):
+            if not (readable and finite):
                 restore(now, self._kept, finite)
 
     def read_counts(self, iteration: int, every: int = READ_EVERY) -> bool:
-        """Reads and logs what was counted, where it is time to; called before each iteration. Returns whether it did.
+        """Reads and logs the counts, if it is time to; to be called before each iteration.
+
+        Args:
+            iteration: the number of the iteration.
+            every: reads a GPU's counts in every so many iterations.
+
+        Returns:
+            True if the counts were read.
 
         Raises:
-            InputError: so many iterations in a row were not finite that nothing is learned.
+            InputError: `limit` iterations in a row were not finite.
         """
         if self._counts is None or (self._counts.device.type != "cpu" and iteration % every):
             return False
@@ -119,13 +132,13 @@ class FiniteSteps:
         return True
 
     def _statistics(self) -> list[torch.Tensor]:
-        found = (part for norm in self._norms for part in (norm.running_mean, norm.running_var))
+        found = (getattr(norm, name) for norm in self._norms for name in ("running_mean", "running_var"))
         return [part for part in found if part is not None]
 
 
 @contextmanager
 def finite_norms(model: nn.Module) -> Iterator[None]:
-    """In a forward pass inside, running statistics that would become something not finite stay as they were."""
+    """While active, restores running statistics after a forward pass that makes them NaN or infinite."""
     norms = [module for module in model.modules() if isinstance(module, _NORMS) and module.running_mean is not None]
     handles = [norm.register_forward_hook(_keeper(norm)) for norm in norms]
     try:
@@ -151,13 +164,13 @@ def _keeper(norm: nn.Module) -> Callable[..., None]:
 
 
 def clear(tensors: list[torch.Tensor], keep: torch.Tensor) -> None:
-    """Makes tensors zero unless `keep`, () of bool, in place: their bits, as not a number times 0 is none either."""
+    """Zeroes tensors in place unless `keep`, () of bool. Multiplies their bits, since NaN times 0 is NaN."""
     for bits in _by_type(tensors):
         torch._foreach_mul_(bits, keep.to(bits[0].dtype))
 
 
 def restore(tensors: list[torch.Tensor], before: list[torch.Tensor], keep: torch.Tensor) -> None:
-    """Makes tensors what they were unless `keep`, in place; `before` is of no use afterwards."""
+    """Sets tensors to their values in `before` unless `keep`, in place; overwrites `before`."""
     clear(tensors, keep)
     clear(before, ~keep)
     for now, then in zip(_by_type(tensors), _by_type(before), strict=True):
@@ -165,7 +178,7 @@ def restore(tensors: list[torch.Tensor], before: list[torch.Tensor], keep: torch
 
 
 def _by_type(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """The tensors' bits as integers, those of a size together."""
+    """Views the tensors' bits as integers, grouped by element size."""
     found: dict[torch.dtype, list[torch.Tensor]] = {}
     for tensor in tensors:
         kind = _BITS[tensor.element_size()]

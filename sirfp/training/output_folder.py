@@ -1,4 +1,4 @@
-"""The output folder of a training run: one run at a time, and no earlier one's checkpoints written over."""
+"""The output folder of a training run: one run at a time uses it, and none overwrites checkpoints."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .checkpointer import Checkpointer
 
 @contextmanager
 def hold_output_folder(folder: str, *, resume: bool) -> Iterator[None]:
-    """Holds the output folder of a training run, for all its processes.
+    """Locks the output folder of a training run, for all its processes.
 
     Args:
-        folder: made where it is not there.
-        resume: whether the run goes on from checkpoints in it.
+        folder: created if missing.
+        resume: True if the run continues from checkpoints in the folder.
 
     Raises:
-        InputError: another run is at work there, it cannot be written to, or it holds checkpoints that a run which does
-            not go on from them would write over.
+        InputError: another run holds the folder, it cannot be written to, or it holds checkpoints and `resume` is
+            False, so that they would be overwritten.
     """
     with ExitStack() as held:
 

@@ -1,4 +1,4 @@
-"""When a training run accumulates, prunes, recovers and fine-tunes (docs/method.md, section 4)."""
+"""The schedule of a run: when it accumulates, prunes, recovers and fine-tunes (docs/method.md, section 4)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..errors import InputError
 class Schedule:
     """The phases of a run, in iterations.
 
-    The first pruning happens when `start` iterations are done, later ones `recover` iterations apart; statistics
-    accumulate over the `accumulate` iterations before the first and over the whole of each recovery.
+    The first pruning happens after `start` iterations, later ones every `recover` iterations. Statistics are
+    accumulated in the last `accumulate` iterations before the first pruning, and in all iterations between prunings.
 
     Attributes:
         start: iterations before the first pruning.
-        steps: how many prunings.
-        accumulate: iterations of statistics before the first.
+        steps: the number of prunings.
+        accumulate: iterations of statistics before the first pruning.
         recover: iterations between prunings.
-        keep: the budget, which the last pruning meets.
+        keep: the budget that the last pruning meets.
         end: iterations of the run.
     """
 
@@ -33,10 +33,10 @@ class Schedule:
 
     @staticmethod
     def from_config(cfg) -> Schedule:
-        """Reads cfg.SIRFP; START_ITER 0 stands for ACCUMULATE_ITERS.
+        """Reads the schedule from cfg.SIRFP; a START_ITER of 0 means ACCUMULATE_ITERS.
 
         Raises:
-            InputError: if the phases do not fit into SOLVER.MAX_ITER.
+            InputError: the phases do not fit into SOLVER.MAX_ITER, or a value contradicts another.
         """
         node = cfg.SIRFP
         start = node.START_ITER or node.ACCUMULATE_ITERS
@@ -63,25 +63,25 @@ class Schedule:
 
     @property
     def iterations(self) -> tuple[int, ...]:
-        """How many iterations are done at each pruning."""
+        """The number of iterations completed at each pruning."""
         return tuple(self.start + k * self.recover for k in range(self.steps))
 
     def target(self, step: int) -> Target:
-        """The budget of pruning `step` (from 0): equal shares of the dense network go at each."""
+        """Returns the budget of pruning `step` (counted from 0): each removes an equal share of the dense network."""
         return replace(self.keep, share=1 - (1 - self.keep.share) * (step + 1) / self.steps)
 
     def accumulates(self, iteration: int) -> bool:
-        """Whether statistics are gathered in an iteration (from 0)."""
+        """True if statistics are accumulated in an iteration (counted from 0)."""
         return self.start - self.accumulate <= iteration < self.iterations[-1]
 
     def phase(self, iteration: int) -> str:
-        """The name of the phase that an iteration (from 0) belongs to."""
+        """Returns the name of the phase of an iteration (counted from 0)."""
         if iteration < self.start:
             return "accumulate" if self.accumulates(iteration) else "train"
         return "recover" if iteration < self.iterations[-1] else "fine-tune"
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Lengths of the stretches between prunings, the first and the last included."""
+        """The numbers of iterations before the first pruning, between prunings, and after the last."""
         marks = (0, *self.iterations, self.end)
         return tuple(b - a for a, b in zip(marks, marks[1:], strict=False))

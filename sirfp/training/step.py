@@ -1,4 +1,4 @@
-"""Mixed precision where the processor or the GPU has it, for one training step of any task."""
+"""One training step of any task, in mixed precision if the CPU or GPU supports it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .nonfinite import FiniteSteps
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The 16-bit type that makes training faster on a device, or None where none does.
+    """Returns the 16-bit type that makes training faster on a device, or None if there is none.
 
-    bfloat16 needs no loss scaling and comes first; a GPU without it gets float16; a processor without bfloat16
-    units would only emulate it.
+    bfloat16 is preferred, since it needs no loss scaling; a GPU without it uses float16. A CPU without bfloat16 units
+    would only emulate it, so it uses none.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -34,25 +34,25 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def use_channels_last(model: nn.Module) -> nn.Module:
-    """Stores a model's convolution weights channels-last, so that all its feature maps are; in place."""
+    """Stores a model's convolution weights channels-last, in place, so that its feature maps are channels-last too."""
     return model.to(memory_format=torch.channels_last)
 
 
 class MixedPrecisionTrainer(SimpleTrainer):
     """Detectron2's `SimpleTrainer` with autocast on any device.
 
-    Detectron2's own `AMPTrainer` insists on CUDA. Three things differ from both: gradients are unscaled before
-    `after_backward`; `after_backward` is the outer trainer's, so that hooks are called; and an iteration whose loss or
-    gradients are not finite changes nothing in place of ending the run at once, see `sirfp.training.nonfinite`.
+    Detectron2's own `AMPTrainer` requires CUDA. This one differs from both in three points: gradients are unscaled
+    before `after_backward`; `after_backward` is the outer trainer's, so that hooks are called; and an iteration with a
+    NaN or infinite loss or gradients is skipped instead of ending the run (see `sirfp.training.nonfinite`).
 
     Args:
-        model: takes a batch and returns a dict of losses. Like `optimizer` it may be replaced between two steps.
-        data_loader: of batches.
-        optimizer: of the model's parameters.
+        model: takes a batch and returns a dict of losses. Like `optimizer`, it may be replaced between two steps.
+        data_loader: yields batches.
+        optimizer: the optimizer of the model's parameters.
         precision: the type of autocast; None for float32.
-        after_backward: called when gradients are ready.
-        losses: of the model on a batch; by default the model returns them.
-        max_nonfinite: iterations in a row whose loss or gradients are not finite, after which the run ends; 0: never.
+        after_backward: called when the gradients are ready.
+        losses: computes the losses of a model on a batch; by default the model returns them.
+        max_nonfinite: the number of non-finite iterations in a row after which the run ends; 0 for no limit.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """The context in which the model runs in a step."""
+        """The context in which the model runs in a step: autocast, and float32 gradients of depthwise convolutions."""
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None), DepthwiseGradients():
             yield
 
@@ -87,7 +87,8 @@ class MixedPrecisionTrainer(SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        # TorchScript (losses of detectors) rewrites what ran twice, which would give a resumed run other last digits
+        # TorchScript (in detectors' losses) optimises a function after its second call, which changes the last digits:
+        # a resumed run would differ from one that was not interrupted
         with self.autocast(), torch.jit.optimized_execution(self.device.type != "cpu"):
             losses = self.losses(self.model, data)
             if isinstance(losses, torch.Tensor):
@@ -106,7 +107,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
     def _write_metrics(self, loss_dict, data_time: float, prefix: str = "", iter: int | None = None) -> None:
         step = self.iter if iter is None else iter
         if (step + 1) % self.gather_metric_period == 0:
-            with suppress(FloatingPointError):  # a loss that is not finite: none is written, `finite` counts it
+            with suppress(FloatingPointError):  # a NaN loss is not written; `finite` counts it
                 self.write_metrics(loss_dict, data_time, step, prefix)
 
     def state_dict(self) -> dict:

@@ -1,4 +1,4 @@
-"""Synchronised batch norm on processors: PyTorch's `SyncBatchNorm` knows GPUs only."""
+"""Synchronised batch norm on CPUs: PyTorch's `SyncBatchNorm` supports GPUs only."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 from ..processes import world_size
 
 
-class SyncNorm(nn.BatchNorm2d):  # which optimizers and others know as a norm
-    """Batch norm over the batches of all processes, which may differ in size; as PyTorch's, but for any device."""
+class SyncNorm(nn.BatchNorm2d):  # a subclass of PyTorch's norm, so that other code recognises it as a norm
+    """PyTorch's `SyncBatchNorm` for any device: batch norm over all processes' batches, which may differ in size."""
 
     def _check_input_dim(self, x: torch.Tensor) -> None:
         pass
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalises (N, C, ...), in training by the mean and the variance of all processes' batches."""
+        """Normalises (N, C, ...); in training, by mean and variance over all processes' batches."""
         if not self.training or world_size() == 1:
             return super().forward(x)
         dims = [d for d in range(x.dim()) if d != 1]
@@ -29,14 +29,16 @@ class SyncNorm(nn.BatchNorm2d):  # which optimizers and others know as a norm
         centred = wide - mean.view(shape)
         variance = differentiable_all_reduce(centred.square().sum(dims)) / count
         if self.track_running_stats and self.running_mean is not None:
-            self._follow(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+            self._update_statistics(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         scale = torch.rsqrt(variance + self.eps)
         if not self.affine:
             return (centred * scale.view(shape)).to(x.dtype)
         return (centred * (scale * self.weight).view(shape) + self.bias.view(shape)).to(x.dtype)
 
     @torch.no_grad()
-    def _follow(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+    def _update_statistics(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        """Moves the running statistics, each (C,), towards those of a batch."""
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean), share)
@@ -44,10 +46,10 @@ class SyncNorm(nn.BatchNorm2d):  # which optimizers and others know as a norm
 
 
 class SyncNormAct(SyncNorm):
-    """timm's, with dropout and activation."""
+    """timm's `SyncBatchNormAct` for any device: with dropout and activation."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalises, drops, activates."""
+        """Normalises (N, C, ...), then applies dropout and activation."""
         x = super().forward(x)
         for name in ("drop", "act"):
             if hasattr(self, name):
@@ -55,11 +57,11 @@ class SyncNormAct(SyncNorm):
         return x
 
 
-_STAND_INS = {nn.SyncBatchNorm: SyncNorm, SyncBatchNormAct: SyncNormAct}
+_REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {nn.SyncBatchNorm: SyncNorm, SyncBatchNormAct: SyncNormAct}
 
 
 def replace_sync_norms(model: nn.Module) -> nn.Module:
-    """Has a model's synchronised norms work without GPUs, in place; weights, buffers and their names stay."""
+    """Replaces a model's synchronised norms by those for any device, in place; parameters and names do not change."""
     for module in model.modules():
-        module.__class__ = _STAND_INS.get(type(module), type(module))
+        module.__class__ = _REPLACEMENTS.get(type(module), type(module))
     return model
