@@ -20,8 +20,8 @@ LONGEST_NAME = 10_000
 _UNSHOWN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 """Control characters, lone surrogates and bidirectional overrides, which change how a terminal or page shows a name."""
 QUANTITIES = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
-"""Quantities that a budget can limit: {suffix of the key KEEP_* and the argument keep_*: its name in messages}; each has
-a class in `sirfp.budget.target`."""
+"""Quantities that a budget can limit: {suffix of the key KEEP_* and the argument keep_*: its name in messages}. Each
+has a class in `sirfp.budget.target`."""
 MEASURED = frozenset({"latency"})
 """The quantities that were measured when a plan was made; the others are counted."""
 

@@ -1,4 +1,4 @@
-"""Cuts a network by a plan, and makes up for what removed channels still gave to the layers that read them."""
+"""Cuts a network by a plan, and compensates the layers that read removed channels for what these emitted."""
 
 from .cut import apply, cuts_for, give_bias, refresh
 

@@ -1,13 +1,15 @@
-"""Compensation: what a removed channel gave is made up for where it was read.
+"""Compensation: corrects the layers that read removed channels.
 
-By reconstruction from the channels that stay, where moments of what layers read are at hand
-(`sirfp.surgery.reconstruction`); else by the constants it still emitted. A channel whose norm is emptied emits
-`act(beta)` with beta the norm's shift (docs/method.md, section 3; the paper's reference code). The pass carries these
-constants along (through activations, sums, pooling and concatenation), so for each layer that reads removed channels
-the lost amount is `sum_i sum_k W[:, i, k] c_i`.
+If the moments of a layer's input are known, it is reconstructed from the channels that are kept
+(`sirfp.surgery.reconstruction`); otherwise it is corrected for the constants that the removed channels emitted. A
+channel whose norm has scale zero emits `act(beta)`, with beta the norm's shift (docs/method.md, section 3; the paper's
+reference code). The trace follows these constants c through activations, sums, pooling and concatenation, so a layer
+that reads removed channels i at kernel positions k loses `sum_i sum_k W[:, i, k] c_i`.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,23 +27,23 @@ def compensate(
     optimizer: torch.optim.Optimizer | None = None,
     moments: Moments | None = None,
 ) -> tuple[str, ...]:
-    """Corrects the dense model, in place and before the cut, for what removed channels gave.
+    """Corrects the layers of the dense model that read removed channels, in place and before the cut.
 
-    The running mean of the norm that follows takes what is constant; where none does, or where the norm or another
-    operation reads something else too, the layer's bias. A layer that is called more than once reads the same constants
-    each time or has a norm for each call; else it is left as it is.
+    A layer's constant is subtracted from the running mean of the batch norm behind it, if that is the layer's only
+    consumer and normalises no other layer; otherwise it is added to the layer's bias. A layer that is called several
+    times is corrected only if the constants of all calls are equal, or each call has its own norm.
 
     Args:
         model: the dense model.
         found: its groups.
-        keep: which atoms stay, (atoms,) of bool.
-        optimizer: learns of biases that are added.
-        moments: of what layers read; those it has none of are corrected for constants alone.
+        keep: the atoms to keep, (atoms,) of bool.
+        optimizer: new biases are added to its parameter groups.
+        moments: the moments of layers' inputs; layers without are corrected for constants only.
 
     Returns:
-        Modules that were given a bias since they had none.
+        The modules that were given a bias since they had none.
     """
-    given = []
+    given: list[str] = []
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     calls: dict[str, list[Emission]] = {}
     for emission in found.emissions:
@@ -58,8 +60,8 @@ def compensate(
         shifts = [_shift(state[name], c, e.groups) for c, e in zip(constants, emissions, strict=True)]
         if not any(bool(shift.any()) for shift in shifts) or not all(bool(s.isfinite().all()) for s in shifts):
             continue
-        agreed = all(torch.allclose(c, constants[0], equal_nan=True) for c in constants)
-        _place(model, state, emissions, shifts, agreed, given, optimizer)
+        equal = all(torch.allclose(c, constants[0], equal_nan=True) for c in constants)
+        _place(model, state, emissions, shifts, equal, given, optimizer)
     return tuple(given)
 
 
@@ -68,18 +70,29 @@ def _place(
     state: dict[str, torch.Tensor],
     emissions: list[Emission],
     shifts: list[torch.Tensor],
-    agreed: bool,
+    equal: bool,
     given: list[str],
     optimizer: torch.optim.Optimizer | None,
 ) -> bool:
-    """Adds a layer's constants, of each call, where they have a place; says whether they have one."""
-    norms = {e.norm_mean: shift for e, shift in zip(emissions, shifts, strict=True)}
-    if None not in norms and (agreed or len(norms) == len(shifts)):
+    """Adds the constants of a layer's calls to running means or to its bias; returns False if neither is possible.
+
+    Args:
+        model: the model.
+        state: its parameters and buffers by name.
+        emissions: one for each call of the layer.
+        shifts: the constant of each call, (O,).
+        equal: True if the calls read equal constants.
+        given: the name of the module is appended if it is given a bias.
+        optimizer: a new bias is added to its parameter groups.
+    """
+    norms = {e.norm_mean: shift for e, shift in zip(emissions, shifts, strict=True) if e.norm_mean is not None}
+    has_norms = all(e.norm_mean is not None for e in emissions)
+    if has_norms and (equal or len(norms) == len(shifts)):
         with torch.no_grad():
             for norm, shift in norms.items():
                 state[norm].sub_(shift)
         return True
-    if not agreed:
+    if not equal:
         return False
     added = _add_to_bias(model, emissions[0].weight, shifts[0], optimizer)
     if added == "given":
@@ -88,18 +101,18 @@ def _place(
 
 
 def _gone(emission: Emission, keep: np.ndarray) -> np.ndarray:
-    """Which of a layer's input channels are removed, (I,) of bool."""
+    """Returns which of a layer's input channels are removed, (I,) of bool."""
     return (emission.atoms >= 0) & ~np.append(keep, True)[emission.atoms]
 
 
 def _constants(emission: Emission, keep: np.ndarray) -> torch.Tensor:
-    """What the removed ones of a layer's input channels emit, NaN where that is not known, (I,)."""
+    """Returns the constants that a layer's removed input channels emit, NaN if unknown, 0 for kept channels, (I,)."""
     gone = _gone(emission, keep)
     return torch.where(torch.as_tensor(gone, device=emission.emitted.device), emission.emitted, 0)
 
 
 def _shift(weight: torch.Tensor, constants: torch.Tensor, groups: int) -> torch.Tensor:
-    """What a layer makes of those constants that are known, (O,)."""
+    """Returns the layer's output for the known constants, (O,); unknown ones count as 0."""
     kernel = weight.detach().reshape(groups, -1, weight.shape[1], *weight.shape[2:])
     kernel = kernel.flatten(3).sum(3) if kernel.dim() > 3 else kernel
     known = constants.to(weight).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
@@ -107,12 +120,12 @@ def _shift(weight: torch.Tensor, constants: torch.Tensor, groups: int) -> torch.
 
 
 def _add_to_bias(model: nn.Module, weight: str, shift: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> str:
-    """Adds to a layer's bias, if it is one that has or can be given one.
+    """Adds to the bias of a layer, which is given one if it has none.
 
     Returns:
-        "given" where it had none, "added" where it had one, "" where it can have none.
+        "given" if the layer had no bias, "added" if it had one, "" if it cannot have one.
     """
-    module = model.get_submodule(weight.rpartition(".")[0])
+    module: Any = model.get_submodule(weight.rpartition(".")[0])
     layer = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and weight.endswith("weight")
     bias = getattr(module, "bias", None)
     missing = layer and bias is None

@@ -1,11 +1,12 @@
-"""Cutting a model by a plan: parameters, buffers, the attributes that repeat a size, optimizer state.
+"""Cuts a model by a plan: its parameters, buffers, the attributes that repeat a size, and the optimizer's state.
 
-Nothing runs here, so a plan read from a file turns a fresh dense model into the pruned one at once.
+The model is not run, so a plan read from a file cuts a new dense model without example inputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +19,14 @@ from ..structure.plan import Cut, PruningPlan
 
 
 def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:
-    """What a choice of atoms means for each tensor.
+    """Returns the cuts of each tensor for a choice of atoms.
 
     Args:
         found: the model's groups.
-        keep: which atoms stay, (atoms,) of bool, in order of the groups.
+        keep: the atoms to keep, (atoms,) of bool, in the order of the groups.
 
     Returns:
-        The cuts, tensors with the same indices together; only dimensions that lose something.
+        One cut for all tensors that keep the same indices; dimensions that lose nothing are left out.
     """
     removed: dict[tuple[str, int], list[np.ndarray]] = {}
     for group in found:
@@ -43,15 +44,15 @@ def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:
 
 
 def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Cuts a dense model, in place, to what a plan leaves of it.
+    """Cuts a dense model by a plan, in place.
 
     Args:
-        model: the model that the plan was made for, dense.
+        model: the dense model that the plan was made for.
         plan: the plan.
-        optimizer: its state (momentum and the like) is cut along with the parameters.
+        optimizer: its state (such as momentum) is cut along with the parameters.
 
     Raises:
-        InputError: if the model is not the one the plan was made for; it is left untouched then.
+        InputError: the plan was made for another model, which is then left unchanged.
     """
     pieces, given = _fitting(model, plan)
     modules = dict(model.named_modules())
@@ -69,12 +70,15 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
 def _fitting(
     model: nn.Module, plan: PruningPlan
 ) -> tuple[dict[str, list[tuple[int, tuple[int, ...]]]], tuple[str, ...]]:
-    """What a plan keeps of each tensor, {name: [(dimension, indices)]}, and the modules that it gives a bias.
+    """Checks that a plan fits a model.
+
+    Returns:
+        What the plan keeps of each tensor, {name: [(dimension, indices)]}, and the modules that it gives a bias.
 
     Raises:
-        InputError: as `apply`.
+        InputError: see `apply`.
     """
-    state = dict(model.named_parameters(remove_duplicate=False))
+    state: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     state |= dict(model.named_buffers(remove_duplicate=False))
     plan = plan.fitting(state)
     first = {id(tensor): name for name, tensor in reversed(state.items())}  # a shared tensor is cut once
@@ -117,11 +121,11 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
             new = _select(tensor.detach(), pieces)
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-            if optimizer is not None:  # else the dense tensors go one by one
+            if optimizer is not None:  # without one, each dense tensor is freed as soon as it is cut
                 replaced[tensor] = (new, pieces)
-        new.__dict__.update(tensor.__dict__)  # what others hung on it, as timm's `group_name`
+        new.__dict__.update(tensor.__dict__)  # attributes that other code set, such as timm's `group_name`
         for module, leaf in owners[id(tensor)]:
-            table = module._parameters if leaf in module._parameters else module._buffers
+            table: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers
             table[leaf] = new
             touched.setdefault(id(module), (module, {}))[1][leaf] = pieces
     for key, (module, gone) in touched.items():
@@ -146,8 +150,8 @@ def _is_channels_last(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def give_bias(module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Gives a convolution or linear layer a bias of zeros, as wide as its output."""
+def give_bias(module: Any, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Gives a convolution or linear layer a bias of zeros, (O,), and adds it to the optimizer group of its weight."""
     weight = module.weight
     module.bias = nn.Parameter(torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device))
     if optimizer is not None:
@@ -157,7 +161,7 @@ def give_bias(module: nn.Module, optimizer: torch.optim.Optimizer | None = None)
 
 
 def _cut_optimizer(optimizer: torch.optim.Optimizer, replaced: Mapping) -> None:
-    for inner in vars(optimizer).values():  # as of Lookahead, which steps with another
+    for inner in vars(optimizer).values():  # a wrapper, such as Lookahead, holds another optimizer
         if isinstance(inner, torch.optim.Optimizer):
             _cut_optimizer(inner, replaced)
     for group in optimizer.param_groups:
@@ -170,21 +174,21 @@ def _cut_optimizer(optimizer: torch.optim.Optimizer, replaced: Mapping) -> None:
             if isinstance(value, torch.Tensor) and value.shape == old.shape and value.dim() > 0:
                 state[key] = _select(value, pieces)
         if all(not isinstance(v, torch.Tensor) or v.dim() == 0 or v.shape == new.shape for v in state.values()):
-            optimizer.state[new] = state  # factored statistics cannot be cut and start anew
+            optimizer.state[new] = state  # factored statistics cannot be cut: they start from nothing
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
-    """The sizes that a module's attributes repeat, before the cut."""
+    """Returns the sizes in a module's attributes, {attribute: size}."""
     names = ("in_channels", "out_channels", "groups", "num_channels", "num_groups")
     return {n: getattr(module, n) for n in names if isinstance(getattr(module, n, None), int)}
 
 
-def refresh(module: nn.Module, old: Mapping[str, int], cuts: Mapping[str, list]) -> None:
-    """Sets the attributes of a module that repeat a size, from its tensors as they are now.
+def refresh(module: Any, old: Mapping[str, int], cuts: Mapping[str, list]) -> None:
+    """Sets the attributes of a module that repeat a size, from its tensors after the cut.
 
     Args:
-        module: the one whose tensors were cut.
-        old: its sizes before, as `_sizes` gives them.
+        module: the module whose tensors were cut.
+        old: its sizes before the cut, as `_sizes` returns them.
         cuts: {tensor's name: [(dimension, kept indices)]}.
     """
     weight = getattr(module, "weight", None)

@@ -1,11 +1,11 @@
-"""Reconstruction: layers that read removed channels learn to read from those that stay what they lost.
+"""Reconstruction: refits the layers that read removed channels, so that they read the kept channels instead.
 
-A redundant channel is one that others can stand in for. Here they do: each removed channel `x_r` of a layer's input is
-fitted by those that stay, `x_r ~ b_r + sum_k B_rk x_k` (ridge regression on training images), and the layer's weights
-take the fit up: `W_k += sum_r W_r B_rk`, with `sum_r W_r b_r` for its bias. As sums over channels and convolutions over
-space can change places, this holds for kernels of any size. It is the feature reconstruction of He et al., Channel
-Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, section 3.1, solved for all layers at once on the dense
-network's features, and takes the place of the bias compensation (docs/method.md, section 3) where it is used.
+Each removed channel `x_r` of a layer's input is predicted from the kept ones, `x_r ~ b_r + sum_k B_rk x_k` (ridge
+regression on training images). The prediction is then folded into the layer's weights, `W_k += sum_r W_r B_rk`, and
+`sum_r W_r b_r` is added to its bias. Since the sum over channels and the convolution over space commute, this is valid
+for kernels of any size. It is the feature reconstruction of He et al., Channel Pruning for Accelerating Very Deep
+Neural Networks, ICCV 2017, section 3.1, solved for all layers at once on the dense network's features. A layer that is
+reconstructed needs no bias compensation (docs/method.md, section 3).
 """
 
 from __future__ import annotations
@@ -36,29 +36,30 @@ are nearly linear combinations of one another would get large weights that fit n
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 Moments = dict[str, torch.Tensor]
+"""{weight's name: second moments of its input}; see `take_moments`."""
 
 
 @torch.no_grad()
 def take_moments(
     model: nn.Module, found: ChannelGroups, batches: Iterable[Any], run: Callable[[nn.Module, Any], Any] = call
 ) -> Moments:
-    """Runs batches through a model and sums up the second moments of what layers with prunable inputs read.
+    """Runs batches through a model and sums up the second moments of the inputs of layers that read prunable channels.
 
     Args:
-        model: the model, in the mode in which it shall run.
+        model: the model, in the mode in which it is to run.
         found: its groups.
-        batches: what it is called with.
-        run: calls it.
+        batches: the inputs of each call.
+        run: calls the model with a batch.
 
     Returns:
-        {weight's name: moments of the inputs' channels with a constant 1 as the last}, of plain convolutions and linear
-        layers of at most `WIDEST` input channels I: the lower half of a symmetric matrix row by row,
-        ((I + 1) * (I + 2) / 2,) in float32. Summed over the processes of a run.
+        {weight's name: moments} for ungrouped convolutions and linear layers of at most `WIDEST` input channels I. The
+        moments are those of the input's channels with a constant 1 appended: the lower half of a symmetric matrix, row
+        by row, ((I + 1) * (I + 2) / 2,) in float32, summed over the processes of a run.
     """
     sums: Moments = {}
     with ExitStack() as handles:
         for name in dict.fromkeys(emission.weight for emission in found.emissions):
-            module = model.get_submodule(name.rpartition(".")[0])
+            module: Any = model.get_submodule(name.rpartition(".")[0])
             if name.endswith("weight") and _is_plain(module) and module.weight.shape[1] <= WIDEST:
                 width = module.weight.shape[1] + 1
                 sums[name] = torch.zeros(width * (width + 1) // 2, device=module.weight.device)
@@ -74,13 +75,22 @@ def take_moments(
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether what the module is called with is what its weight is multiplied with, all channels with all."""
+    """True for an ungrouped convolution or linear layer applied directly to its input.
+
+    Subclasses outside PyTorch, timm and Detectron2 count only if they do not override `forward`.
+    """
     base = next((kind for kind in _PLAIN if isinstance(module, kind)), None)
     known = type(module).__module__.partition(".")[0] in ("torch", "timm", "detectron2")
     return base is not None and (known or type(module).forward is base.forward) and getattr(module, "groups", 1) == 1
 
 
 def _adder(total: torch.Tensor, dim: int) -> Callable:
+    """Returns a pre-hook that adds the second moments of a layer's input to `total`.
+
+    Args:
+        total: the sum, packed, changed in place.
+        dim: the channel dimension of the input.
+    """
     calls = 0
 
     def add(module: nn.Module, inputs: tuple) -> None:
@@ -98,12 +108,12 @@ def _adder(total: torch.Tensor, dim: int) -> Callable:
 
 
 def packed(matrix: torch.Tensor) -> torch.Tensor:
-    """The lower half of a symmetric matrix (n, n), row by row: (n * (n + 1) / 2,)."""
+    """Returns the lower half of a symmetric matrix (n, n), row by row: (n * (n + 1) / 2,)."""
     return matrix[torch.ones_like(matrix, dtype=torch.bool).tril()]
 
 
 def unpacked(half: torch.Tensor) -> torch.Tensor:
-    """The symmetric matrix (n, n), in float64, of what `packed` gives."""
+    """Returns the symmetric matrix (n, n), in float64, from its packed lower half."""
     size = int((2 * len(half)) ** 0.5)
     matrix = torch.zeros(size, size, dtype=torch.float64, device=half.device)
     matrix[torch.ones_like(matrix, dtype=torch.bool).tril()] = half.double()
@@ -111,12 +121,12 @@ def unpacked(half: torch.Tensor) -> torch.Tensor:
 
 
 def fit(moments: torch.Tensor, gone: np.ndarray, ridge: float = RIDGE) -> tuple[torch.Tensor, torch.Tensor]:
-    """How each removed channel follows from those that stay.
+    """Fits the removed channels as linear functions of the kept ones.
 
     Args:
-        moments: as `take_moments` gives them.
-        gone: which of the channels go, (I,) of bool.
-        ridge: added to each variance, as a share of it.
+        moments: the packed moments of the input, see `take_moments`.
+        gone: the removed channels, (I,) of bool.
+        ridge: the share of its variance that is added to each variance.
 
     Returns:
         Factors (kept, removed) and constants (removed,), in float64.
@@ -135,15 +145,15 @@ def fit(moments: torch.Tensor, gone: np.ndarray, ridge: float = RIDGE) -> tuple[
 
 @torch.no_grad()
 def take_up(weight: torch.Tensor, moments: torch.Tensor, gone: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a layer's weight becomes, and what its output would lack without it as a constant.
+    """Folds the fit of the removed channels into a layer's weight.
 
     Args:
-        weight: (O, I, ...).
-        moments: of its input, as `take_moments` gives them.
-        gone: which input channels go, (I,) of bool.
+        weight: the layer's weight, (O, I, ...).
+        moments: the packed moments of its input, see `take_moments`.
+        gone: the removed input channels, (I,) of bool.
 
     Returns:
-        The new weight, its removed inputs as they were, and the constant of each output, (O,).
+        The new weight, with the weights of removed inputs unchanged, and the constant to add to each output, (O,).
     """
     factors, constants = fit(moments, gone)
     out = torch.as_tensor(gone, device=weight.device)
