@@ -191,7 +191,7 @@ def refresh(module: Any, old: Mapping[str, int], cuts: Mapping[str, list]) -> No
         old: its sizes before the cut, as `_sizes` returns them.
         cuts: {tensor's name: [(dimension, kept indices)]}.
     """
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     if isinstance(weight, torch.Tensor) and weight.dim() >= 3 and "in_channels" in old and "out_channels" in old:
         transposed = bool(getattr(module, "transposed", False))
         groups = old.get("groups", 1)
