@@ -24,7 +24,7 @@ def deformable(trace, func, args, kwargs, out) -> None:
         labels.freeze(trace.dim(tensor, 1), "it gives the sampling positions of a deformable convolution")
     for dim in (*x_dims[2:], *w_dims[2:]):
         labels.freeze(dim, "it is a spatial dimension of a convolution")
-    reason = "a deformable convolution reads it beside a fixed input"
+    reason = "a deformable convolution ties it to an input of fixed size"
     labels.tie_rows(x_dims[1], offset_groups)
     labels.tie(labels.tie_rows(x_dims[1], groups), w_dims[1], reason)
     labels.tie_rows(w_dims[0], groups)

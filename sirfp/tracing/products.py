@@ -23,7 +23,7 @@ def convolution(trace, func, args, kwargs, out) -> None:
     for dim in (*x_dims[2:], *w_dims[2:]):
         labels.freeze(dim, "it is a spatial dimension of a convolution")
     x_in = x_dims[1]
-    reason = "a convolution reads it beside a fixed input"
+    reason = "a convolution ties it to an input of fixed size"
     depthwise = groups > 1 and x.shape[1] == groups
     if depthwise:
         multiplier = out.shape[1] // groups
@@ -81,7 +81,7 @@ def linear(trace, func, args, kwargs, out) -> None:
     """Follows (..., k) x (m, k)^T + (m,), if PyTorch does not decompose it into `addmm`."""
     x, weight = args[0], args[1]
     dims, (w_out, w_in) = trace.dims(x), trace.dims(weight)
-    inner = trace.labels.tie(dims[-1], w_in, "a linear layer reads it beside a fixed input")
+    inner = trace.labels.tie(dims[-1], w_in, "a linear layer ties it to an input of fixed size")
     trace.set(out, [*dims[:-1], w_out])
     _count_product(
         trace, "linear", [*zip(dims[:-1], x.shape[:-1], strict=True), (inner, x.shape[-1]), (w_out, out.shape[-1])]
@@ -106,7 +106,7 @@ def baddbmm(trace, func, args, kwargs, out) -> None:
 @rule("mv", "dot")
 def matrix_vector(trace, func, args, kwargs, out) -> None:
     a, b = args
-    inner = trace.labels.tie(trace.dim(a, -1), trace.dim(b, 0), "a product reads it beside a fixed input")
+    inner = trace.labels.tie(trace.dim(a, -1), trace.dim(b, 0), "a product ties it to an input of fixed size")
     outer = trace.dims(a)[:-1]
     trace.set(out, outer)
     _count_product(trace, "matmul", [*zip(outer, a.shape[:-1], strict=True), (inner, a.shape[-1])])
@@ -142,7 +142,7 @@ def attention(trace, func, args, kwargs, out) -> None:
 
 def _matrix_product(trace, a, b, out, op: str) -> None:
     a_dims, b_dims = trace.dims(a), trace.dims(b)
-    inner = trace.labels.tie(a_dims[1], b_dims[0], "a product reads it beside a fixed input")
+    inner = trace.labels.tie(a_dims[1], b_dims[0], "a product ties it to an input of fixed size")
     trace.set(out, [a_dims[0], b_dims[1]])
     _count_product(trace, op, [(a_dims[0], a.shape[0]), (inner, a.shape[1]), (b_dims[1], b.shape[1])])
     weight = b._base if b._is_view() else b
@@ -168,7 +168,7 @@ def _batched(trace, a, b, out) -> None:
         batch = labels.tie(batch_a, batch_b, "a batched product joins it with a fixed size")
     inner = None
     if inner_a is not None or inner_b is not None:
-        inner = labels.tie(inner_a, inner_b, "a product reads it beside a fixed input")
+        inner = labels.tie(inner_a, inner_b, "a product ties it to an input of fixed size")
     trace.set(out, [batch, n, m])
     sizes = [(batch, a.shape[0]), (n, a.shape[1]), (inner, a.shape[2]), (m, b.shape[2])]
     _count_product(trace, "bmm", sizes)

@@ -24,7 +24,7 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
     for vector in vectors:
         known = trace.dim(vector, 0)
         if channels is not None or known is not None:
-            channels = trace.labels.tie(channels, known, "batch norm of a fixed input")
+            channels = trace.labels.tie(channels, known, "batch norm ties it to an input of fixed size")
     for dim in (*dims[:1], *dims[2:]):
         trace.labels.mark_inexact(dim, "batch norm's statistics run over these channels")
     result = out[0]
@@ -54,7 +54,7 @@ def layer_norm(trace, func, args, kwargs, out) -> None:
         for vector in vectors:
             known = trace.dim(vector, axis)
             if dims[axis] is not None or known is not None:
-                dims[axis] = trace.labels.tie(dims[axis], known, "layer norm of a fixed input")
+                dims[axis] = trace.labels.tie(dims[axis], known, "layer norm ties it to an input of fixed size")
         trace.labels.mark_inexact(dims[axis], "layer norm's statistics run over these channels")
         if not vectors:
             trace.labels.freeze(dims[axis], "layer norm without scale has its width in the code")
@@ -90,7 +90,7 @@ def group_norm(trace, func, args, kwargs, out) -> None:
     for vector in vectors:
         known = trace.dim(vector, 0)
         if channels is not None or known is not None:
-            channels = trace.labels.tie(channels, known, "group norm of a fixed input")
+            channels = trace.labels.tie(channels, known, "group norm ties it to an input of fixed size")
     if ENOUGH_GROUPS <= groups < x.shape[1] and trace.name(weight) in trace.regrouped:
         trace.labels.tie_columns(channels, groups)
     elif groups < x.shape[1]:
@@ -212,7 +212,7 @@ def resampling(trace, func, args, kwargs, out) -> None:
     name = func._schema.name
     spatial = next((n for n in (1, 2, 3) if f"{n}d" in name), 2)
     for dim in dims[x.dim() - spatial :]:
-        trace.labels.freeze(dim, f"{name} moves over it as positions")
+        trace.labels.freeze(dim, f"{name} moves over it as a spatial dimension")
     result = [*dims[: x.dim() - spatial], *[None] * spatial]
     first = out[0] if isinstance(out, (tuple, list)) else out
     for tensor in out if isinstance(out, (tuple, list)) else [out]:

@@ -40,7 +40,7 @@ def cat(trace, func, args, kwargs, out) -> None:
 def _or_fixed(trace, labels, size: int):
     if labels is None:
         labels = trace.labels.fresh(size)
-        trace.labels.freeze(labels, "cat joins a fixed part")
+        trace.labels.freeze(labels, "cat joins it with a part of fixed size")
     return labels
 
 
@@ -87,7 +87,7 @@ def unbind(trace, func, args, kwargs, out) -> None:
     x = args[0]
     axis = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % x.dim()
     dims = trace.dims(x)
-    trace.labels.freeze(dims[axis], "it is taken apart")
+    trace.labels.freeze(dims[axis], "unbind splits it into single indices")
     for part in out:
         trace.set(part, [d for i, d in enumerate(dims) if i != axis])
 
@@ -114,7 +114,7 @@ def slice_(trace, func, args, kwargs, out) -> None:
 def select(trace, func, args, kwargs, out) -> None:
     x, axis = args[0], args[1] % args[0].dim()
     dims = trace.dims(x)
-    trace.labels.freeze(dims[axis], "one index of it is taken")
+    trace.labels.freeze(dims[axis], "select picks one index of it")
     trace.set(out, [d for i, d in enumerate(dims) if i != axis])
 
 
@@ -164,7 +164,7 @@ def index_put(trace, func, args, kwargs, out) -> None:
         elif labels is not None or dims[axis] is not None:
             dims[axis] = trace.labels.tie(dims[axis], labels, "a fixed size is written into it")
     for axis in range(written.dim() - (x.dim() - 1 - used[-1] if used else 0)):
-        trace.labels.freeze(values[axis], "it is written by index")
+        trace.labels.freeze(values[axis], "index_put writes it to given indices")
     trace.set(out, dims)
     if out is not x and func._schema.is_mutable:
         trace.set(x, dims)
@@ -213,5 +213,5 @@ def roll(trace, func, args, kwargs, out) -> None:
     dims = list(trace.dims(x))
     axes = args[1] if func._schema.name == "aten::flip" else (args[2] if len(args) > 2 else range(x.dim()))
     for axis in [axes] if isinstance(axes, int) else axes:
-        trace.labels.freeze(dims[axis], "its order is moved")
+        trace.labels.freeze(dims[axis], "roll or flip changes its order")
     trace.set(out, dims)

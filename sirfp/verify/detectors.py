@@ -45,7 +45,7 @@ def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPla
     for path, tensor in first.items():
         other = second.get(path)
         if other is None or tensor.shape != other.shape:
-            return Difference(float("inf"), path, f"{path} is not computed alike in both")
+            return Difference(float("inf"), path, f"{path} has another shape in the second, or is missing there")
     return furthest(first, second)
 
 
