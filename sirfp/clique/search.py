@@ -20,8 +20,8 @@ import torch
 from .relaxation import branch, shares
 
 EXACT_LIMIT = 32
-"""The most vertices that `exact` accepts. The search takes exponential time in the worst case; this size was chosen so
-that it stays usable in tests and in measurements of how far `greedy` is from the optimum (docs/greedy_gap.md)."""
+"""The most vertices that `exact` accepts. The search takes exponential time in the worst case, so a limit was chosen;
+docs/greedy_gap.md compares `greedy` with the optimum up to this size and with local searches above it."""
 
 _BLOCK = 1 << 17  # weights rounded at once: the copies stay at 1 MiB of float64 and do not double the matrix
 
