@@ -54,6 +54,27 @@ class Residual(nn.Module):
         return self.head(F.relu(x + self.d(F.relu(self.c(x)))))
 
 
+class Strided(nn.Module):
+    """A block whose shortcut is a strided 1 x 1 convolution, as in a ResNet.
+
+    Args:
+        kind: the class of the shortcut.
+        widths: channels before and after the block.
+    """
+
+    def __init__(self, kind: type[nn.Module] = nn.Conv2d, widths: tuple[int, int] = (12, 16)):
+        super().__init__()
+        before, after = widths
+        self.stem = _conv(3, before)
+        self.a, self.b = _conv(before, 10, stride=2), _conv(10, after)
+        self.short, self.norm = kind(before, after, 1, 2, bias=False), nn.BatchNorm2d(after)
+        self.head = nn.Conv2d(after, 5, 1)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        return self.head(F.relu(self.b(F.relu(self.a(x))) + self.norm(self.short(x))))
+
+
 class Dense(nn.Module):
     """Each layer reads the concatenation of all before it (DenseNet)."""
 

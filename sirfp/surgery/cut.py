@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..network.strided_pointwise import guard
 from ..network.timm_attributes import announce, refit
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
@@ -65,6 +66,7 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
         elif name in modules:
             announce(modules[name], features)
     refit(model)
+    guard(model)
 
 
 def _fitting(

@@ -13,6 +13,7 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from ..network.strided_pointwise import guard
 from .depthwise import DepthwiseGradients
 from .nonfinite import FiniteSteps
 
@@ -34,8 +35,11 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 
 def use_channels_last(model: nn.Module) -> nn.Module:
-    """Stores a model's convolution weights channels-last, in place, so that its feature maps are channels-last too."""
-    return model.to(memory_format=torch.channels_last)
+    """Stores a model's convolution weights channels-last, in place, so that its feature maps are channels-last too.
+
+    Layers that oneDNN would then train wrongly are guarded (`sirfp.network.strided_pointwise`).
+    """
+    return guard(model.to(memory_format=torch.channels_last))
 
 
 class MixedPrecisionTrainer(SimpleTrainer):
