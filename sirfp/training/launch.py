@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import faulthandler
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -108,6 +109,13 @@ def resolve_devices(args: argparse.Namespace, environment: Mapping[str, str] = o
         raise InputError("--dist-url: several machines meet at tcp://HOST:PORT, HOST being the machine of rank 0")
 
 
+def show_crashes() -> None:
+    """Has this process print where it was, thread by thread, when a signal such as a segmentation fault ends it."""
+    with suppress(AttributeError, OSError, RuntimeError, ValueError):  # standard error is closed, or is no file
+        if not faulthandler.is_enabled():
+            faulthandler.enable()
+
+
 def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> None:
     """Calls `main(args, *more)` in every process of a run and waits until all have ended.
 
@@ -119,6 +127,7 @@ def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> Non
     Raises:
         SystemExit: the run has failed; the reason was printed.
     """
+    show_crashes()
     if by_torchrun():
         env = {name: int(os.environ.get(name, value)) for name, value in (("RANK", 0), ("LOCAL_RANK", 0))}
         _take_part(main, args, more, env["RANK"], int(os.environ["WORLD_SIZE"]), env["LOCAL_RANK"], "env://")
@@ -144,6 +153,7 @@ def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> Non
 
 
 def _spawned(local_rank: int, main: Callable[..., Any], args: argparse.Namespace, more: tuple, url: str) -> None:
+    show_crashes()
     rank = args.machine_rank * args.num_processes + local_rank
     _take_part(main, args, more, rank, args.num_machines * args.num_processes, local_rank, url)
 

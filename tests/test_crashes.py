@@ -1,0 +1,37 @@
+"""A run that crashes in compiled code says where it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import faulthandler, os, signal
+from sirfp import launch
+
+def crash(args):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+if __name__ == "__main__":
+    assert not faulthandler.is_enabled()
+    args = launch.argument_parser().parse_args(["--num-processes", "{}"])
+    launch.settle(args)
+    launch.start(crash, args)
+"""
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_crash_names_its_place(tmp_path, processes):
+    script = tmp_path / "crashing.py"
+    script.write_text(CODE.replace("{}", str(processes)))
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    environment.pop("PYTHONFAULTHANDLER", None)
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240, env=environment)
+    assert ended.returncode == (-signal.SIGSEGV if processes == 1 else 1), ended.stderr
+    assert "Fatal Python error: Segmentation fault" in ended.stderr and "in crash" in ended.stderr
