@@ -4,7 +4,8 @@
 
 Every case is one layer, run forward and backward in a process of its own whose memory glibc checks (Linux only).
 Where nothing crashes its gradients are compared with float64's. `--isa` lists values of ONEDNN_MAX_CPU_ISA: oneDNN
-then takes the kernels of an older processor. `--guarded` runs the layers as `sirfp.network.strided_pointwise` makes them run.
+then takes the kernels of an older processor. `--guarded` runs the layers as `sirfp.network.strided_pointwise` makes
+them run.
 """
 
 from __future__ import annotations

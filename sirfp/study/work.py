@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from .runner import Run, Runner
 
 PAUSE = 0.2
 """Seconds between two looks at the runs."""
+CRASHES = {getattr(signal, name, None) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")}
+"""Signals that a fault in a program's own compiled code leads to."""
 
 
 @dataclass
@@ -123,7 +126,7 @@ def work(
 def _end(job: Job, status: int, seconds: float, before: int, cells: Cells, progress: Progress) -> str:
     """Keeps how a run ended; says it in a line."""
     if status < 0:
-        cause = f"ended by signal {-status}" + (", perhaps for want of memory" if status == -9 else "")
+        cause = ended_by(-status, cells.iteration(job))
     elif status:
         cause = ""
     else:
@@ -135,6 +138,24 @@ def _end(job: Job, status: int, seconds: float, before: int, cells: Cells, progr
             return f"{job.name}: done in {duration(seconds)}, {job.metric} {metrics[job.metric]:.2f}"
     progress.failed[job.name] = cells.fail(job, cause)["cause"]
     return f"{job.name}: failed, {progress.failed[job.name]}"
+
+
+def ended_by(number: int, iterations: int) -> str:
+    """What a signal did to a run, in words.
+
+    Args:
+        number: of the signal.
+        iterations: how many the run had done, as far as it had said; 0 where it had said nothing.
+
+    Returns:
+        E.g. "crashed (segmentation fault, signal 11) after iteration 799"; iterations are counted from 0, as in the
+        run's log.
+    """
+    name = (signal.strsignal(number) or "unknown").lower()
+    text = f"{'crashed' if number in CRASHES else 'ended'} ({name}, signal {number})"
+    if number == signal.SIGKILL:
+        text += ", perhaps for want of memory,"
+    return f"{text} after iteration {iterations - 1}" if iterations else f"{text} before its first report"
 
 
 def _block(progress: Progress) -> None:

@@ -1,10 +1,13 @@
 """Stands for a project's train_net.py: writes what a run leaves, at once, and fails or waits where a file says so.
 
 Beside it: `calls.txt` gets a line for each call; a run whose OUTPUT_DIR has a word of the file `fail` in it fails, of
-`hang` stops after its first half and waits, of `leave` ends well without its results.
+`hang` stops after its first half and waits, of `crash` ends there by a segmentation fault, of `leave` ends well without
+its results.
 """
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -37,6 +40,8 @@ if not (out / "checkpoint").is_file():
     (out / "checkpoint").write_text("half")
 if told_to("hang"):
     time.sleep(60)
+if told_to("crash"):
+    os.kill(os.getpid(), signal.SIGSEGV)
 if told_to("leave"):
     sys.exit()
 keep = float(options["SIRFP.KEEP_FLOPS"])

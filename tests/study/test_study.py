@@ -16,6 +16,7 @@ from sirfp.files.lock import locked
 from sirfp.study import grid
 from sirfp.study.cells import Cells
 from sirfp.study.grid import config_texts
+from sirfp.study.work import ended_by
 
 
 def test_dense_training_is_shared_and_done_once(bench, capsys):
@@ -76,6 +77,16 @@ def test_a_failure_is_kept_and_shown_and_stops_nothing(bench, capsys):
     (bench.root / "fail").unlink()
     assert bench.run("--retry") == 0
     assert [call["out"][:28] for call in bench.calls()] == ["task-net-magnitude-0.5-seed1"]
+
+
+def test_a_crash_is_told_with_its_signal_and_iteration(bench, capsys):
+    bench.content |= {"criteria": ["sirfp"], "budgets": [0.5], "seeds": [1]}
+    (bench.root / "crash").write_text("sirfp")
+    assert bench.run() == 1
+    cause = bench.results()["runs"][1]["cause"]
+    assert cause == "crashed (segmentation fault, signal 11) after iteration 6"  # half of 12, as its metrics say
+    assert ended_by(9, 0) == "ended (killed, signal 9), perhaps for want of memory, before its first report"
+    assert ended_by(15, 3) == "ended (terminated, signal 15) after iteration 2"
 
 
 def test_a_dense_failure_leaves_out_only_what_needs_it(bench):
