@@ -1,4 +1,4 @@
-"""What `sirfp.network.strided_pointwise` costs: a training step of a pruned ResNet-18, guarded and bare, on a processor.
+"""What `sirfp.network.strided_pointwise` costs: training steps of a pruned ResNet-18, guarded and bare, on a CPU.
 
     python benchmarks/strided_pointwise_cost.py [--threads N] [--repeats N]
 
