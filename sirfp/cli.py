@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .commands.outcome import Outcome
-from .commands.own_code import import_own
 from .errors import InputError, near
+from .files.own_code import import_own
 from .files.quiet import quiet
 
 COMMANDS = {

@@ -33,6 +33,7 @@ from .data.descriptions import advice
 from .data.stream import TrainingStream, detection_stream
 from .errors import InputError, near, one_line
 from .files.config_files import config_files
+from .files.own_code import import_own
 from .hooks import HOOKS, BestCheckpoint, PeriodicCheckpoint
 from .models.deformable import provide_deformable
 from .network.detectron import averages, set_averages
@@ -263,11 +264,13 @@ def reading_data(names: Sequence[str]) -> Iterator[None]:
 
 
 def setup(args: argparse.Namespace, add_config: Configure | None = None) -> CfgNode:
-    """From the command line to a checked, frozen config with its data sets registered.
+    """From the command line to a checked, frozen config, with the user's own code imported and data sets registered.
 
     Raises:
         InputError: something in the config is wrong.
     """
+    for code in getattr(args, "imports", ()):
+        import_own(code)
     cfg = load_config(config_files(args), args.opts or (), add_config)
     if not args.num_gpus:
         cfg.MODEL.DEVICE = "cpu"

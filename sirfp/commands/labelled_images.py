@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..sources.source import DetectronSource, Source, find_images
+from ..sources.images import find_images
+from ..sources.source import DetectronSource, Source
 
 Loss = Callable[[Any, Any], Any]
 

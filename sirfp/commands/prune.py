@@ -24,7 +24,7 @@ from .arguments import (
     need_model,
     split_words,
 )
-from .labels import Loss, labelled_batches
+from .labelled_images import Loss, labelled_batches
 from .outcome import Outcome, followed
 
 USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"

@@ -3,6 +3,7 @@
 from .checks import validate
 from .data import register_data
 from .keys import add_sirfp_config
+from .projects import register_config
 from .reading import config_file, input_size, load_config, pairs
 from .values import leaves
 
@@ -13,6 +14,7 @@ __all__ = [
     "leaves",
     "load_config",
     "pairs",
+    "register_config",
     "register_data",
     "validate",
 ]

@@ -16,7 +16,8 @@ CN = CfgNode
 
 
 def add_sirfp_config(cfg: CfgNode) -> None:
-    """Adds `SIRFP`, `MODEL.{TIMM,MIT,FCOS}`, `DATASETS.{FOLDER,IMAGES,COCO}`, a few keys of the solver and the test."""
+    """Adds `PROJECT`, `SIRFP`, `MODEL.{TIMM,MIT,FCOS}`, `DATASETS.{FOLDER,IMAGES,COCO}`, a few of SOLVER, TEST."""
+    cfg.PROJECT = ""  # whose keys the config has beside these: a name in `sirfp.config.projects.PROJECTS`
     _add_pruning(cfg)
     add_fcos_config(cfg)
 

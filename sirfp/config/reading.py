@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -14,6 +15,7 @@ from ..errors import InputError, near
 from ..files.yaml_files import check_config_files
 from .keys import add_sirfp_config
 from .layers import Pruning, output_folder
+from .projects import AddConfig, added_keys, name_of, project_in
 from .values import leaves
 
 _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: ([\w.]+)"
@@ -54,7 +56,7 @@ _WRONG = (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSErr
 def load_config(
     path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     opts: Sequence[str] = (),
-    add_config: Callable[[CfgNode], None] | None = None,
+    add_config: AddConfig | None = None,
 ) -> CfgNode:
     """Reads a config file over Detectron2's and sirfp's defaults.
 
@@ -62,28 +64,33 @@ def load_config(
         path: a YAML file, which may name a `_BASE_`; "" for the defaults; or several files, each laid over those before
             it, e.g. a dense network, a recipe that prunes it and a criterion.
         opts: KEY VALUE pairs that win over the files.
-        add_config: adds a project's own keys.
+        add_config: adds keys beside those of the config's PROJECT (`sirfp.config.projects`).
 
     Returns:
         The config. Where there is a file and nothing gives OUTPUT_DIR, it is named after the file and what was changed
         in its pruning (`sirfp.config.layers.output_folder`).
 
     Raises:
-        InputError: a file is missing or no YAML, or a key or a value's type is not known.
+        InputError: a file is missing or no YAML, its project is not known, or a key or a value's type is not.
     """
     cfg = get_cfg()
     usual = cfg.OUTPUT_DIR
-    if add_config is not None:
-        add_config(cfg)
-    add_sirfp_config(cfg)
-    defaults = dict(leaves(cfg))
     pairs(opts)
     files = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-    stages = []
-    if files[0] and usual == cfg.OUTPUT_DIR:
-        cfg.OUTPUT_DIR = ""
+    stages: list[Pruning] = []
     file = files[0]
     try:
+        contents = []
+        for file in filter(None, files):
+            contents.append(_content(file))
+        project = project_in(contents, opts)
+        for add in added_keys(project, add_config):
+            add(cfg)
+        add_sirfp_config(cfg)
+        cfg.PROJECT = project or name_of(add_config)
+        if files[0] and usual == cfg.OUTPUT_DIR:
+            cfg.OUTPUT_DIR = ""
+        defaults = dict(leaves(cfg))
         for file in files:
             if file:
                 _merge(cfg, file, first=not stages)
@@ -101,11 +108,17 @@ def load_config(
     return cfg
 
 
-def _merge(cfg: CfgNode, file: str | os.PathLike[str], *, first: bool) -> None:
-    """Lays a file over a config; one that is laid over others needs no VERSION."""
+def _content(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file says, with its bases; all of them are checked."""
     known = _of_the_zoo(config_file(file))
     if not known:
         check_config_files(file)
+    return CfgNode.load_yaml_with_base(str(file), allow_unsafe=known) or {}
+
+
+def _merge(cfg: CfgNode, file: str | os.PathLike[str], *, first: bool) -> None:
+    """Lays a checked file over a config; one that is laid over others needs no VERSION."""
+    known = _of_the_zoo(file)
     if first:
         cfg.merge_from_file(str(file), allow_unsafe=known)
     else:
@@ -133,7 +146,8 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
     if unknown:
         key = unknown[1]
         known = [key for key, _ in leaves(cfg)]
-        return f"there is no config key {key}{near(key, known) or _same_tail(key, known)}"
+        hint = near(key, known) or _same_tail(key, known) or "; a project's own needs its PROJECT in the config"
+        return f"there is no config key {key}{hint}"
     mismatch = re.search(_MISMATCH, text)
     if mismatch:
         wanted, got, value, key = mismatch.groups()

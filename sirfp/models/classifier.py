@@ -7,15 +7,9 @@ from typing import Any
 from detectron2.config import CfgNode
 
 
-def allow_classifier(cfg: CfgNode) -> None:
-    """Has a config take the classification project's own keys below MODEL, without checking them."""
-    for key in ("CLASSIFIER", "TEACHER"):
-        cfg.MODEL[key] = CfgNode(new_allowed=True)
-
-
 def is_classifier(cfg: CfgNode) -> bool:
-    """Whether a config, read with `allow_classifier`, describes a classification network."""
-    return bool(cfg.MODEL.CLASSIFIER)
+    """Whether a config has the classification project's keys, and so describes a plain timm network."""
+    return "CLASSIFIER" in cfg.MODEL
 
 
 def preprocessing(cfg: CfgNode) -> dict[str, Any]:

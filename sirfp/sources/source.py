@@ -1,4 +1,4 @@
-"""The dense model that a command is about, and what it is called with: random inputs, or a folder of images.
+"""The dense model of a command, and its inputs: random ones, or images of a folder.
 
 A timm network is called with a batch of tensors, preprocessed as its own configuration says; a model of
 Detectron2 with `list[dict]`, images in INPUT.FORMAT with their shorter side at INPUT.MIN_SIZE_TEST.
@@ -17,14 +17,11 @@ import torch
 from torch import nn
 
 from ..checkpoint.dense import fill, read_weights
-from ..data.folders import IMAGE_SUFFIXES
 from ..errors import InputError, near, one_line
 from ..network.forward import call, inference, random_images
 from ..network.proposals import random_proposals
+from .images import find_images, read_image
 
-FAMILIES = ("timm", "config_file", "zoo")
-LENIENT = ("INPUT", "DATASETS", "DATALOADER", "SOLVER", "TEST")
-"""Parts of a config that do not make the model: a project's own keys there are passed over."""
 NAMED_WEIGHTS = ("timm", "pypi://")
 
 
@@ -213,8 +210,8 @@ def from_config(
     """A model of Detectron2, or a classification network of timm, from a config file.
 
     Args:
-        path: the config file, of Detectron2 or of a project that adds keys outside MODEL at most, or several, each laid
-            over those before it; a lazy config, one that ends in .py, is run as the program that it is.
+        path: the config file, of Detectron2 or of a project (`sirfp.config.projects`), or several, each laid over those
+            before it; a lazy config, one that ends in .py, is run as the program that it is.
         opts: KEY VALUE pairs that win over the file; MODEL.WEIGHTS among them is taken as `weights`.
         weights: a file, or "" for random ones.
         size: (height, width); by default SIRFP.INPUT_SIZE, or as the config's INPUT says.
@@ -223,19 +220,11 @@ def from_config(
     Raises:
         InputError: something in the config is wrong, or the weights are not the model's.
     """
-    from detectron2.modeling import build_model
     from detectron2.projects.deeplab import add_deeplab_config
 
     from ..config.reading import input_size, load_config
     from ..models import classifier
     from ..models.deformable import provide_deformable
-    from .lazy import build_lazy
-
-    def add_config(cfg) -> None:
-        add_deeplab_config(cfg)
-        classifier.allow_classifier(cfg)
-        for key in LENIENT:
-            cfg[key].set_new_allowed(True)
 
     provide_deformable()
     files = [path] if isinstance(path, str) else list(path)
@@ -243,35 +232,57 @@ def from_config(
     if path.endswith(".py"):
         if len(files) > 1:
             raise InputError(f"{path} is a program: no other config is laid over it; give KEY VALUE pairs")
-        model, inputs = build_lazy(path, opts)
-        cfg = load_config("", [word for key, value in inputs.items() for word in (f"INPUT.{key}", str(value))])
-        if weights:
-            fill(model, read_weights(weights), weights)
-        return DetectronSource(name or path, model, size or input_size(cfg), weights or None, cfg)
-    cfg = load_config(files, opts, add_config)
-    cfg.MODEL.DEVICE = "cpu"
-    keys = list(opts[::2])
-    if not weights and "MODEL.WEIGHTS" in keys:
-        weights = cfg.MODEL.WEIGHTS
-    if classifier.is_classifier(cfg):
-        source = from_timm(
-            cfg.MODEL.TIMM.NAME,
-            weights=weights or cfg.MODEL.TIMM.WEIGHTS,
-            size=size or classifier.image_size(cfg),
-            num_classes=cfg.MODEL.CLASSIFIER.get("NUM_CLASSES", 1000),
-            preprocessing=classifier.preprocessing(cfg),
-        )
-        return replace(source, name=name or path)
+        model, cfg = _lazy(path, opts)
+    else:
+        cfg = load_config(files, opts, add_deeplab_config)
+        cfg.MODEL.DEVICE = "cpu"
+        if not weights and "MODEL.WEIGHTS" in opts[::2]:
+            weights = cfg.MODEL.WEIGHTS
+        if classifier.is_classifier(cfg):
+            return replace(_classifier(cfg, weights, size), name=name or path)
+        model = _built(cfg, path)
+    if weights:
+        fill(model, read_weights(weights), weights)
+    return DetectronSource(name or path, model.eval(), size or input_size(cfg), weights or None, cfg)
+
+
+def _lazy(path: str, opts: Sequence[str]) -> tuple[nn.Module, Any]:
+    """The model of a lazy config, and a config with what it says of its inputs."""
+    from ..config.reading import load_config
+    from .lazy import build_lazy
+
+    model, inputs = build_lazy(path, opts)
+    return model, load_config("", [word for key, value in inputs.items() for word in (f"INPUT.{key}", str(value))])
+
+
+def _classifier(cfg: Any, weights: str, size: tuple[int, int] | None) -> Source:
+    """The network of a classification config."""
+    from ..models import classifier
+
+    return from_timm(
+        cfg.MODEL.TIMM.NAME,
+        weights=weights or cfg.MODEL.TIMM.WEIGHTS,
+        size=size or classifier.image_size(cfg),
+        num_classes=cfg.MODEL.CLASSIFIER.NUM_CLASSES,
+        preprocessing=classifier.preprocessing(cfg),
+    )
+
+
+def _built(cfg: Any, path: str) -> nn.Module:
+    """The model that Detectron2 builds of a config.
+
+    Raises:
+        InputError: it cannot.
+    """
+    from detectron2.modeling import build_model
+
     try:
-        model = build_model(cfg)
+        return build_model(cfg)
     except InputError:
         raise
     except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
         raise InputError(f"the model cannot be built from {path}: {reason}") from None
-    if weights:
-        fill(model, read_weights(weights), weights)
-    return DetectronSource(name or path, model.eval(), size or input_size(cfg), weights or None, cfg)
 
 
 def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
@@ -291,39 +302,3 @@ def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
         hint = hint or "; e.g. COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
         raise InputError(f"Detectron2's model zoo has no config {config!r}{hint}")
     return from_config(str(folder / wanted), opts, name=f"zoo {wanted}", **kwargs)
-
-
-def find_images(folder: str) -> list[Path]:
-    """The image files in a folder and below it, sorted.
-
-    Raises:
-        InputError: there is no such folder, or no image.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"there is no folder of images {folder}{near(root.name, _names(root.parent))}")
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    if not found:
-        raise InputError(f"{folder} holds no image, of {' '.join(IMAGE_SUFFIXES)}, nor do folders in it")
-    return found
-
-
-def read_image(path: Path):
-    """Decodes an image file with PIL.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = " ".join(str(error).replace(str(path), "the file").split())
-        raise InputError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None
-
-
-def _names(folder: Path) -> list[str]:
-    return [p.name for p in folder.iterdir()] if folder.is_dir() else []

@@ -52,6 +52,14 @@ def argument_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.set_defaults(num_gpus=None, dist_url="auto")
     parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="CODE",
+        help="your own code to run first in every process, a .py file, a package's folder or a module; repeatable",
+    )
+    parser.add_argument(
         "--num-processes", type=int, default=0, metavar="N", help="train on CPUs, in N processes *per machine*"
     )
     parser.add_argument(

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from sirfp.config.checks import between
+from sirfp.config.projects import register_config
 from sirfp.data.images import check_images, number_of_classes
 from sirfp.errors import InputError
 
@@ -13,6 +14,7 @@ CN = CfgNode
 LOSSES = ("cross_entropy", "bce")
 
 
+@register_config("classification")
 def add_classification_config(cfg: CfgNode) -> None:
     """Adds keys of the classifier, its input, augmentation, optimizer and distillation."""
     cfg.MODEL.CLASSIFIER = CN()

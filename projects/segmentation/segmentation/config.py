@@ -8,9 +8,11 @@ from detectron2.projects.deeplab import add_deeplab_config
 from torch import nn
 
 from sirfp.config.checks import between
+from sirfp.config.projects import register_config
 from sirfp.errors import InputError
 
 
+@register_config("segmentation")
 def add_segmentation_config(cfg: CfgNode) -> None:
     """Adds DeepLab's keys and those of the augmentation."""
     add_deeplab_config(cfg)

@@ -1,4 +1,4 @@
-"""The user's own code, imported before a command: models, heads, data sets and criteria that it registers."""
+"""Imports the user's own code before a command or a run: what it registers is then known by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from ..errors import InputError, near
 
 
 def import_own(name: str) -> None:
-    """Imports a file, as Python runs it from its folder, or a module, also one below the working directory; once.
+    """Imports a file, a package or a module, once.
+
+    Args:
+        name: a .py file, which can import what lies beside it; the folder of a package; or the name of a module, also
+            of one in the current folder.
 
     Raises:
         InputError: there is none, or running it raises an error.
@@ -24,6 +28,8 @@ def import_own(name: str) -> None:
     try:
         if file.is_file():
             _run(file)
+        elif (file / "__init__.py").is_file():
+            _import_package(file.resolve())
         else:
             sys.path.insert(0, str(Path.cwd()))
             importlib.import_module(name)
@@ -53,8 +59,15 @@ def _run(file: Path) -> None:
         raise
 
 
+def _import_package(folder: Path) -> None:
+    sys.path.insert(0, str(folder.parent))
+    module = importlib.import_module(folder.name)
+    if Path(module.__file__ or "").parent.resolve() != folder:
+        raise InputError(f"--import {folder}: a module {folder.name} was imported before, from {module.__file__}")
+
+
 def _said(error: BaseException, file: Path) -> str:
-    """An error with the line of the user's file in which it arose."""
+    """An error, with the line of the user's file that raised it."""
     if isinstance(error, SyntaxError):
         lines = [error.lineno]
     else:

@@ -1,0 +1,48 @@
+"""Image files of a folder, found and decoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..data.folders import IMAGE_SUFFIXES
+from ..errors import InputError, near
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def find_images(folder: str) -> list[Path]:
+    """The image files in a folder and below it, sorted.
+
+    Raises:
+        InputError: there is no such folder, or no image.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"there is no folder of images {folder}{near(root.name, _names(root.parent))}")
+    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    if not found:
+        raise InputError(f"{folder} holds no image, of {' '.join(IMAGE_SUFFIXES)}, nor do folders in it")
+    return found
+
+
+def read_image(path: Path) -> Image:
+    """Decodes an image file with PIL.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = " ".join(str(error).replace(str(path), "the file").split())
+        raise InputError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None
+
+
+def _names(folder: Path) -> list[str]:
+    return [p.name for p in folder.iterdir()] if folder.is_dir() else []
