@@ -1,10 +1,10 @@
-"""Data: the embedded scenes, checks of a user's own folders and files, and names in Detectron2's catalogs.
+"""Data: the embedded scenes, public data sets, checks of a user's own folders, names in Detectron2's catalogs.
 
 Importing this reads nothing and loads neither Detectron2 nor scikit-learn.
 """
 
-from sirfp.data.classes import CAMVID_CLASSES
 from sirfp.data.coco import check_coco
+from sirfp.data.data_set import DataSet, Raw, Split, register_data_set
 from sirfp.data.folders import check_sem_seg_folder, read_label
 from sirfp.data.location import datasets_root
 from sirfp.data.registration import (
@@ -15,12 +15,16 @@ from sirfp.data.registration import (
     register_sem_seg_folder,
 )
 from sirfp.data.scenes import CLASSES, STUFF_CLASSES, SceneSet, load_scenes, make_scenes
+from sirfp.data.sets.camvid import CLASSES as CAMVID_CLASSES
 
 __all__ = [
     "CAMVID_CLASSES",
     "CLASSES",
+    "DataSet",
+    "Raw",
     "STUFF_CLASSES",
     "SceneSet",
+    "Split",
     "check_coco",
     "check_sem_seg_folder",
     "datasets_root",
@@ -30,6 +34,7 @@ __all__ = [
     "register_all",
     "register_camvid",
     "register_coco",
+    "register_data_set",
     "register_scenes",
     "register_sem_seg_folder",
 ]

@@ -1,7 +1,7 @@
 """Makes what a data set needs before training: label maps of class indices, lists of splits, folders of classes.
 
-A file is written beside its place under a fixed name and then renamed, so what is in place is whole. Whatever is
-killed can be run again: it does what is left, and ends as if it had not been killed.
+A file is written beside its place under a fixed name and then renamed, so what is in place is whole. A preparation
+that was killed can be run again: it does what is left, with the same result as one that was not killed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -20,13 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sirfp.data.conversion import READERS
-from sirfp.data.descriptions import DataSet
+from sirfp.data.data_set import DataSet, Follow
 from sirfp.data.folders import image_size
 from sirfp.data.splits import files_of, folder_of, written
 from sirfp.errors import InputError
 
-Follow = Callable[[Iterable, str, int], Iterable]
 PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -41,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a preparation did: how many files it made, and how many were whole before."""
+    """How many files a preparation made, and how many were there before, and whole."""
 
     made: int
     kept: int
@@ -59,31 +57,23 @@ def prepare(
 
     Args:
         known: the set.
-        folder: its folder; where the set belongs by default.
+        folder: its folder; by default its place below the root of all data sets.
         workers: processes; as many as processors by default.
-        force: whether to make again what is whole.
+        force: whether to make files again that are whole.
         follow: passes items on and shows progress.
 
     Raises:
-        InputError: there is nothing to prepare from, or files cannot be read or written: all others are
-            prepared, and the first is named.
+        InputError: there is nothing to prepare from, or files cannot be read or written; the message names the
+            first of them, and all others are prepared.
     """
     folder = folder_of(known) if folder is None else folder
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; {known.title} comes from {known.origin}")
     try:
-        if known.name == "imagenet":
-            from sirfp.data.imagenet import sort_validation
-
-            return _some(Prepared(*sort_validation(folder, follow)), known, folder)
-        merged: dict[Path, Callable[[], np.ndarray]] = {}
-        if known.name == "pascal_context":
-            from sirfp.data.pascal_context import list_splits, merged_labels, read_merged
-
-            content = read_merged(folder)
-            list_splits(folder, known.splits, content)
-            merged = merged_labels(folder, content) if content else {}
-        jobs, lacking = _jobs(known, folder, merged)
+        if known.arrange is not None:
+            return _some(Prepared(*known.arrange(folder, follow)), known, folder)
+        gathered = known.gather(folder, known.splits) if known.gather is not None else {}
+        jobs, lacking = _jobs(known, folder, gathered)
         done = _run(jobs, workers, force, follow)
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from error
@@ -96,21 +86,26 @@ def prepare(
 
 
 def _some(done: Prepared, known: DataSet, folder: Path) -> Prepared:
-    if not done.made + done.kept and any(split.raw or known.name == "imagenet" for split in known.splits):
+    if not done.made + done.kept and known.prepared:
         raise InputError(f"{folder}: has no images to prepare labels of; run: sirfp data check {known.name}")
     return done
 
 
-def _jobs(known: DataSet, folder: Path, merged: dict[Path, Callable[[], np.ndarray]]) -> tuple[list[Job], list[Path]]:
-    """What is to be made, and what is missing for the rest."""
-    jobs, lacking = [], []
+def _jobs(
+    known: DataSet, folder: Path, gathered: Mapping[Path, Callable[[], np.ndarray]]
+) -> tuple[list[Job], list[Path]]:
+    """The label maps to make, and files that are missing for others."""
+    jobs: list[Job] = []
+    lacking: list[Path] = []
     for split in known.splits:
         for found in files_of(folder, split, known.task) if split.raw else ():
-            if found.image in merged:
-                jobs.append(Job(found.image, found.label, merged[found.image]))
-            elif found.source is not None and found.source[1] in READERS:
-                path, reader = found.source
-                jobs.append(Job(found.image, found.label, partial(READERS[reader], path)))
+            if found.label is None:
+                continue
+            path, read = found.source or (None, None)
+            if found.image in gathered:
+                jobs.append(Job(found.image, found.label, gathered[found.image]))
+            elif path is not None and read is not None:
+                jobs.append(Job(found.image, found.label, partial(read, path)))
             elif split.needed and not found.label.is_file():
                 lacking.append(found.raw[0][0])
     return jobs, lacking
@@ -142,7 +137,7 @@ def _run(jobs: list[Job], workers: int | None, force: bool, follow: Follow) -> P
 
 
 def _end_with_parent() -> None:
-    """Leaves Ctrl-C to the parent of this worker, and ends it where the parent was killed: it would wait for ever."""
+    """Has a worker ignore Ctrl-C, which its parent handles, and end when its parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def attend() -> None:
@@ -153,7 +148,7 @@ def _end_with_parent() -> None:
 
 
 def _convert(job: Job, force: bool) -> bool | str:
-    """Whether a label map was made, or why it could not be."""
+    """Makes a label map: True where it did, False where there was a whole one, or the reason why it could not."""
     from PIL import Image
 
     try:
@@ -161,7 +156,7 @@ def _convert(job: Job, force: bool) -> bool | str:
         if not force and _whole(job.target, size):
             return False
         labels = job.make()
-        if sorted(labels.shape) != sorted(size):  # a turned photograph is for the check to judge
+        if sorted(labels.shape) != sorted(size):  # width and height exchanged by EXIF orientation: the check decides
             height, width = labels.shape
             raise InputError(
                 f"{job.image}: is {size[0]} x {size[1]} pixels, its labels are {width} x {height}; get both again"

@@ -6,18 +6,21 @@ Registering the same thing again does nothing; a name that already stands for so
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from sirfp.data.classes import CAMVID_CLASSES, CAMVID_VOID, IGNORE
+from sirfp.data.classes import IGNORE
 from sirfp.data.coco import CocoSet, check_coco
 from sirfp.data.composition import CLASSES, SPLITS
-from sirfp.data.descriptions import DATA_SETS, DataSet
+from sirfp.data.data_set import DataSet, Split
+from sirfp.data.descriptions import DATA_SETS
 from sirfp.data.folders import Pair, check_classes, check_sem_seg_folder
 from sirfp.data.images import open_images
 from sirfp.data.location import datasets_root
 from sirfp.data.scenes import STUFF_CLASSES, load_scenes
+from sirfp.data.sets.camvid import CAMVID
 from sirfp.errors import InputError, one_line
 
 _registered: dict[str, tuple[Any, ...]] = {}
@@ -30,45 +33,59 @@ COCO_TYPES = ("coco", "coco_panoptic_seg")
 def register_all(root: str | os.PathLike[str] | None = None) -> None:
     """Registers every set that has a default place under `root`, whether it is there or not.
 
-    camvid_sem_seg_{train,val,test}, scenes_sem_seg_{train,val}, scenes_det_{train,val}, scenes_digits_{train,val},
-    bccd_det_{train,val}, cifar10_{train,val}, imagenet_{train,val}, coco_stuff_10k_sem_seg_{train,test},
-    pascal_context_59_sem_seg_{train,val}.
+    Those of `descriptions.DATA_SETS` that Detectron2 does not register itself, scenes_sem_seg_{train,val},
+    scenes_det_{train,val}, scenes_digits_{train,val}, bccd_det_{train,val} and cifar10_{train,val}.
 
     Args:
         root: folder of all data sets; `datasets_root()` by default.
     """
     folder = datasets_root() if root is None else Path(root)
-    register_camvid(folder / "camvid")
     register_scenes(folder / "scenes")
     for split in SPLITS:
         place = folder / "bccd"
         register_coco(f"bccd_det_{split}", place / "annotations" / f"{split}.json", place / split)
-        for name in ("cifar10", "imagenet"):
-            register_images(f"{name}_{split}", folder / name / split)
-    for name in ("coco_stuff_10k", "pascal_context"):
-        register_listed(DATA_SETS[name], folder / DATA_SETS[name].folder)
+        register_images(f"cifar10_{split}", folder / "cifar10" / split)
+    for known in DATA_SETS.values():
+        if not known.detectron2:
+            register_described(known, folder / known.folder)
 
 
-def register_listed(known: DataSet, folder: str | os.PathLike[str]) -> None:
-    """Registers the splits of a described segmentation set whose images share a folder, by their lists."""
+def register_described(known: DataSet, folder: str | os.PathLike[str]) -> None:
+    """Registers the splits of a described data set that lies in `folder`.
+
+    Raises:
+        InputError: the name of a split stands for something else.
+    """
     for split in known.splits:
-        images, labels = (Path(folder) / os.path.dirname(place) for place in (split.images, split.labels))
-        listed = Path(folder) / split.listed
-        ready = partial(_need, (images, labels, listed), known.name)
+        _register_split(known, split, Path(folder))
+
+
+def _register_split(known: DataSet, split: Split, folder: Path) -> None:
+    images = folder / split.image_folder
+    if known.task == "classification":
+        _register_images(split.registered, images, ready=partial(_need, (images,), known.name))
+        return
+    labels = folder / (split.labels if known.task == "detection" else os.path.dirname(split.labels))
+    listed = folder / split.listed if split.listed else ""
+    ready = partial(_need, (images, labels, *([listed] if listed else [])), known.name)
+    if known.task == "detection":
+        _register_coco(split.registered, labels, images, known.names or None, ready)
+    else:
         _register_sem_seg(split.registered, images, labels, known.names, known.ignore, ready, listed)
 
 
 def _need(places: tuple[Path, ...], name: str) -> None:
+    """Raises InputError where a file or folder of a described data set is missing."""
     missing = next((place for place in places if not place.exists()), None)
     if missing is not None:
-        raise InputError(f"{missing}: is not there; run: sirfp data check {name}")
+        kind = "file" if missing.suffix else "folder"
+        raise InputError(f"{missing}: no such {kind}; run: sirfp data check {name}")
 
 
 def register_camvid(root: str | os.PathLike[str], prefix: str = "camvid_sem_seg") -> None:
     """Registers `<prefix>_{train,val,test}`: folders `train`, `trainannot` and so on."""
-    for split in (*SPLITS, "test"):
-        images, labels = Path(root) / split, Path(root) / f"{split}annot"
-        register_sem_seg_folder(f"{prefix}_{split}", images, labels, CAMVID_CLASSES, CAMVID_VOID)
+    splits = tuple(replace(split, registered=f"{prefix}_{split.name}") for split in CAMVID.splits)
+    register_described(replace(CAMVID, splits=splits), root)
 
 
 def register_scenes(root: str | os.PathLike[str], prefix: str = "scenes") -> None:
@@ -122,7 +139,7 @@ def register_images(
 
 
 def detections(name: str) -> CocoSet | None:
-    """What a registered set in COCO's format holds; looked at and checked once. None of a set in another format.
+    """What a registered set in COCO's format holds, read and checked once; None for a set in another format.
 
     Raises:
         FileNotFoundError: a set that others have registered is not there.
@@ -223,10 +240,10 @@ def _register_coco(
 
 
 def coco_records(annotations: Path, images: Path, name: str) -> Records:
-    """What Detectron2 makes of a checked file of annotations.
+    """The records that Detectron2 reads from a checked file of annotations.
 
     Raises:
-        InputError: it cannot, as of keypoints that are no list.
+        InputError: it cannot read them, as where keypoints are no list.
     """
     from detectron2.data.datasets import load_coco_json
 
@@ -238,7 +255,7 @@ def coco_records(annotations: Path, images: Path, name: str) -> Records:
 
 
 def _register(name: str, load: Callable[[], Records], metadata: dict[str, Any]) -> bool:
-    """Whether the set is new."""
+    """Registers a set in Detectron2's catalogs; returns whether it was not there before."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     content = tuple(metadata.items())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from sirfp.data.descriptions import DataSet, Split
+from sirfp.data.data_set import DataSet, Reader, Split
 from sirfp.data.folders import IMAGE_SUFFIXES, read_stems
 from sirfp.data.location import datasets_root, detectron2_root
 from sirfp.errors import InputError
@@ -26,13 +26,13 @@ class Labelled:
 
     image: Path
     label: Path | None
-    raw: tuple[tuple[Path, str], ...] = ()
+    raw: tuple[tuple[Path, Reader | None], ...] = ()
     beside: tuple[Path, ...] = ()
 
     @property
-    def source(self) -> tuple[Path, str] | None:
+    def source(self) -> tuple[Path, Reader | None] | None:
         """What the label map can be prepared from: the first of `raw` that is there."""
-        return next(((path, reader) for path, reader in self.raw if path.is_file()), None)
+        return next(((path, read) for path, read in self.raw if path.is_file()), None)
 
 
 def folder_of(known: DataSet) -> Path:
@@ -58,7 +58,7 @@ def files_of(folder: Path, split: Split, task: str) -> list[Labelled]:
         Labelled(
             image,
             named(image, split.labels),
-            tuple((named(image, raw), reader) for raw, reader in split.raw),
+            tuple((named(image, raw.path), raw.read) for raw in split.raw),
             tuple(named(image, further) for further in split.beside),
         )
         for image in images

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sirfp.data.coco import check_coco
-from sirfp.data.descriptions import DataSet, Split
+from sirfp.data.data_set import DataSet, Follow, Split
 from sirfp.data.folders import check_image, has_end, image_size, read_label
-from sirfp.data.imagenet import flat_validation, synsets
 from sirfp.data.splits import Labelled, files_of, folder_of, matching, misplaced
 from sirfp.errors import InputError
 
 DECODED = 300
 OPENED = 50_000
-Follow = Callable[[Iterable, str, int], Iterable]
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def _look(found: Survey, state: SplitState, decoded: int | None, partial: bool, 
     state.images = len(present)
     if known.task == "classification":
         state.labels = len(files)  # a folder is the label
-        faults = [*_classes(folder, split, {one.image.parent.name for one in files}, partial)]
+        faults = [*_classes(found, split, {one.image.parent.name for one in files}, partial)]
         yield from faults
         if not present and faults:
             return
@@ -128,7 +126,7 @@ def _absent(found: Survey, split: Split) -> Iterator[Fault]:
     elsewhere = misplaced(folder, found.known, split)
     if split.listed and not (folder / split.listed).is_file():
         if next(matching(folder, split.images), None) is not None:
-            how = f"run: sirfp data prepare {found.known.name}" if found.known.name == "pascal_context" else "unpack it"
+            how = "unpack it" if found.known.gather is None else f"run: sirfp data prepare {found.known.name}"
             yield Fault(split.name, "list missing", 1, f"{folder / split.listed}: no such list of images; {how}")
             return
         place = folder / split.images
@@ -144,20 +142,21 @@ def _moved(place: Path, elsewhere: Path | None, right: Path) -> str:
     return f"{place}: nothing there; {elsewhere} has such files: move what is in it to {right}"
 
 
-def _classes(folder: Path, split: Split, named: set[str], partial: bool) -> Iterator[Fault]:
-    flat = flat_validation(folder) if split.name == "val" else []
-    if flat:
-        what = f"{flat[0]}: is in no folder of a class; run: sirfp data prepare imagenet"
-        yield Fault(split.name, "unprepared", len(flat), what)
-    if not named:
+def _classes(found: Survey, split: Split, named: set[str], partial: bool) -> Iterator[Fault]:
+    """Faults of the folders of classes, of which those called `named` hold images."""
+    known, root = found.known, found.folder / split.image_folder
+    unsorted = sorted(matching(found.folder, split.unsorted)) if split.unsorted else []
+    if unsorted:
+        what = f"{unsorted[0]}: is in no folder of a class; run: sirfp data prepare {known.name}"
+        yield Fault(split.name, "unprepared", len(unsorted), what)
+    if not named or known.class_folders is None:
         return
-    wrong, lacking = sorted(named - set(synsets())), sorted(set(synsets()) - named)
+    expected = set(known.class_folders())
+    wrong, lacking = sorted(named - expected), sorted(expected - named)
     if wrong:
-        yield Fault(
-            split.name, "unknown class", len(wrong), f"{folder / split.name / wrong[0]}: is no class of ILSVRC 2012"
-        )
-    if lacking and not partial and not flat:
-        what = f"{folder / split.name / lacking[0]}: no images of this class; unpack its archive"
+        yield Fault(split.name, "unknown class", len(wrong), f"{root / wrong[0]}: is no class of {known.title}")
+    if lacking and not partial and not unsorted:
+        what = f"{root / lacking[0]}: no images of this class; unpack its archive"
         yield Fault(split.name, "class missing", len(lacking), what)
 
 
@@ -192,7 +191,7 @@ def _boxes(found: Survey, state: SplitState, split: Split, decoded: int | None) 
     if decoded == 0:
         return
     state.decoded = state.images if decoded is None else min(decoded, state.images)
-    images = found.folder / split.images.partition("/")[0]
+    images = found.folder / split.image_folder
     try:
         check_coco(annotations, images, found.known.classes, decoded=state.decoded, flat_boxes=True)
     except InputError as error:

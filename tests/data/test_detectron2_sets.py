@@ -6,7 +6,7 @@ import pytest
 from miniature_sets import MAKERS
 
 from sirfp.data.descriptions import DATA_SETS
-from sirfp.data.registration import register_listed
+from sirfp.data.registration import register_described
 from sirfp.data.splits import files_of
 from sirfp.errors import InputError
 
@@ -29,7 +29,7 @@ def test_detectron2_reads_what_is_prepared(name, trees, request):
         records = datasets.load_sem_seg(*places, gt_ext="png", image_ext="jpg")
     else:
         splits = tuple(replace(split, registered=f"test_{split.registered}") for split in known.splits)
-        register_listed(replace(known, splits=splits), folder)
+        register_described(replace(known, splits=splits), folder)
         for split in splits:
             request.addfinalizer(lambda name=split.registered: DatasetCatalog.remove(name))
         records = DatasetCatalog.get(splits[0].registered)
@@ -68,7 +68,7 @@ def test_training_on_unprepared_labels_names_the_check(name, tmp_path, request):
             raise FileNotFoundError("labelTrainIds.png")
         return
     split = replace(known.splits[0], registered=f"test_unprepared_{name}")
-    register_listed(replace(known, splits=(split,)), MAKERS[name](tmp_path))
+    register_described(replace(known, splits=(split,)), MAKERS[name](tmp_path))
     request.addfinalizer(lambda: DatasetCatalog.remove(split.registered))
     with pytest.raises(InputError, match=message):
         DatasetCatalog.get(split.registered)

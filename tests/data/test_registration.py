@@ -6,8 +6,9 @@ from itertools import count
 
 import pytest
 
+from sirfp.data import CAMVID_CLASSES
 from sirfp.data.folders import read_label
-from sirfp.data.registration import CAMVID_CLASSES, register_all, register_coco, register_sem_seg_folder
+from sirfp.data.registration import register_all, register_coco, register_sem_seg_folder
 from sirfp.data.scenes import CLASSES, STUFF_CLASSES, make_scenes
 from sirfp.errors import InputError
 

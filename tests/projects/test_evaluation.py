@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sirfp.data import conversion
+from sirfp.data.folders import read_label
+from sirfp.data.sets import ade20k, cityscapes
 
 PROJECT = str(Path(__file__).resolve().parents[2] / "projects" / "segmentation")
 sys.path.insert(0, PROJECT)
@@ -94,10 +95,10 @@ def test_it_is_the_paper_s_band_of_each_class(seed, height, width, classes, dist
 @pytest.mark.parametrize(
     ("split", "classes", "reader"),
     [
-        ("cityscapes_fine_sem_seg_test", 19, conversion.cityscapes_ids),
-        ("ade20k_sem_seg_val", 150, conversion.ade20k),
-        ("camvid_sem_seg_test", 11, conversion.read_label),
-        ("folder_test", 300, conversion.read_label),
+        ("cityscapes_fine_sem_seg_test", 19, cityscapes.IDS),
+        ("ade20k_sem_seg_val", 150, ade20k.IDS),
+        ("camvid_sem_seg_test", 11, read_label),
+        ("folder_test", 300, read_label),
     ],
 )
 def test_files_of_predictions_hold_the_published_ids(split, classes, reader, tmp_path):

@@ -1,25 +1,24 @@
-"""ImageNet's validation images, which come in one folder: each to the folder of its class, as the training images."""
+"""ImageNet's 1000 classes (ILSVRC 2012; Russakovsky et al., 2015).
+
+Validation images come in one folder; preparation moves each to the folder of its class, as training images are.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
+from sirfp.data.data_set import DataSet, Follow, Split, register_data_set
 from sirfp.data.splits import matching
 from sirfp.errors import InputError
 
 GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 DEVKIT = "ILSVRC2012_devkit_t12"
 KAGGLE = "LOC_val_solution.csv"
+UNSORTED = "val/*.JPEG"
 SYNSETS = "imagenet_2012_validation_synset_labels.txt"
-
-
-def flat_validation(folder: Path) -> list[Path]:
-    """Validation images that lie in no folder of a class yet, sorted."""
-    return sorted(matching(folder, "val/*.JPEG"))
 
 
 @cache
@@ -30,13 +29,13 @@ def synsets() -> tuple[str, ...]:
     return tuple(ImageNetInfo().label_names())
 
 
-def sort_validation(folder: Path, follow: Callable[[Iterable, str, int], Iterable]) -> tuple[int, int]:
+def sort_validation(folder: Path, follow: Follow) -> tuple[int, int]:
     """Moves the images; returns how many, and how many were in place.
 
     Raises:
         InputError: the labels are missing or do not fit; nothing is moved then.
     """
-    flat = flat_validation(folder)
+    flat = sorted(matching(folder, UNSORTED))
     placed = sum(1 for _ in matching(folder, "val/*/*.JPEG"))
     if not flat:
         return 0, placed
@@ -93,3 +92,24 @@ def _from_devkit(truth: Path) -> list[str]:
 
 def _numbered(wnids: list[str]) -> dict[str, str]:
     return {f"ILSVRC2012_val_{number:08d}": wnid for number, wnid in enumerate(wnids, 1)}
+
+
+IMAGENET = register_data_set(
+    DataSet(
+        name="imagenet",
+        title="ImageNet (ILSVRC 2012)",
+        task="classification",
+        folder="imagenet",
+        splits=(
+            Split(name="train", registered="imagenet_train", count=1281167, images="train/*/*.JPEG"),
+            Split(name="val", registered="imagenet_val", count=50000, images="val/*/*.JPEG", unsorted=UNSORTED),
+        ),
+        classes=1000,
+        url="https://www.image-net.org/download.php",
+        licence="non-commercial research only; registration needed",
+        archives="ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz",
+        aliases=("ILSVRC2012", "ILSVRC", "ImageNet", "imagenet-1k"),
+        class_folders=synsets,
+        arrange=sort_validation,
+    )
+)
