@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,27 @@ class DetectronSource(Source):
         return self.cfg.INPUT.FORMAT
 
 
+BuildSource = Callable[[Any, str, "tuple[int, int] | None"], Source]
+SOURCES: dict[str, BuildSource] = {}
+"""What builds the dense model of a project whose models Detectron2 does not build, or calls with `list[dict]`."""
+
+
+def register_source(project: str) -> Callable[[BuildSource], BuildSource]:
+    """Registers what builds the dense model of a project's configs.
+
+    It is called with the config, a file of weights or "", and (height, width) of the inputs or None.
+
+    Args:
+        project: the PROJECT of the configs.
+    """
+
+    def add(function: BuildSource) -> BuildSource:
+        SOURCES[project] = function
+        return function
+
+    return add
+
+
 def from_timm(
     name: str,
     *,
@@ -207,7 +228,7 @@ def from_config(
     size: tuple[int, int] | None = None,
     name: str = "",
 ) -> Source:
-    """A model of Detectron2, or a classification network of timm, from a config file.
+    """The model of a config file, Detectron2's or a project's.
 
     Args:
         path: the config file, of Detectron2 or of a project (`sirfp.config.projects`), or several, each laid over those
@@ -223,7 +244,6 @@ def from_config(
     from detectron2.projects.deeplab import add_deeplab_config
 
     from ..config.reading import input_size, load_config
-    from ..models import classifier
     from ..models.deformable import provide_deformable
 
     provide_deformable()
@@ -238,8 +258,8 @@ def from_config(
         cfg.MODEL.DEVICE = "cpu"
         if not weights and "MODEL.WEIGHTS" in opts[::2]:
             weights = cfg.MODEL.WEIGHTS
-        if classifier.is_classifier(cfg):
-            return replace(_classifier(cfg, weights, size), name=name or path)
+        if cfg.PROJECT in SOURCES:
+            return replace(SOURCES[cfg.PROJECT](cfg, weights, size), name=name or path)
         model = _built(cfg, path)
     if weights:
         fill(model, read_weights(weights), weights)
@@ -253,19 +273,6 @@ def _lazy(path: str, opts: Sequence[str]) -> tuple[nn.Module, Any]:
 
     model, inputs = build_lazy(path, opts)
     return model, load_config("", [word for key, value in inputs.items() for word in (f"INPUT.{key}", str(value))])
-
-
-def _classifier(cfg: Any, weights: str, size: tuple[int, int] | None) -> Source:
-    """The network of a classification config."""
-    from ..models import classifier
-
-    return from_timm(
-        cfg.MODEL.TIMM.NAME,
-        weights=weights or cfg.MODEL.TIMM.WEIGHTS,
-        size=size or classifier.image_size(cfg),
-        num_classes=cfg.MODEL.CLASSIFIER.NUM_CLASSES,
-        preprocessing=classifier.preprocessing(cfg),
-    )
 
 
 def _built(cfg: Any, path: str) -> nn.Module:

@@ -1,14 +1,14 @@
 """What classification with timm needs beside sirfp: data, losses, evaluation, averaged weights, config keys."""
 
-from sirfp.models.classifier import image_size
-
 from .averaging import AverageWeights
 from .config import add_classification_config, check_config
 from .evaluation import AccuracyEvaluator, OnImages
+from .inputs import image_size
 from .loaders import test_loader, train_loader
 from .losses import Objective
 from .network import build_network, build_optimizer
 from .pictures import draw_answers
+from .source import build_source
 
 __all__ = [
     "AccuracyEvaluator",
@@ -18,6 +18,7 @@ __all__ = [
     "add_classification_config",
     "build_network",
     "build_optimizer",
+    "build_source",
     "check_config",
     "draw_answers",
     "image_size",

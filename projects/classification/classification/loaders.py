@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from sirfp.data.images import check_images, open_images
 from sirfp.data.stream import BATCH, ITEM, Shuffled, TrainingStream, seed_all
 from sirfp.errors import InputError
-from sirfp.models.classifier import preprocessing
 
+from .inputs import preprocessing
 from .policies import mend_policies
 
 Batch = tuple[torch.Tensor, torch.Tensor]

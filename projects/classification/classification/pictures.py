@@ -9,11 +9,11 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from sirfp.models.classifier import preprocessing
 from sirfp.network.forward import inference
 from sirfp.reporting import figures
 from sirfp.reporting.figures import Picture
 
+from .inputs import preprocessing
 from .loaders import test_loader
 
 COLUMNS = 6

@@ -1,15 +1,10 @@
-"""What a classification config says of its network and images, for the project that trains it and the command line."""
+"""Size and preprocessing of test images, by a classification config."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from detectron2.config import CfgNode
-
-
-def is_classifier(cfg: CfgNode) -> bool:
-    """Whether a config has the classification project's keys, and so describes a plain timm network."""
-    return "CLASSIFIER" in cfg.MODEL
 
 
 def preprocessing(cfg: CfgNode) -> dict[str, Any]:
@@ -19,11 +14,11 @@ def preprocessing(cfg: CfgNode) -> dict[str, Any]:
 
     node = cfg.INPUT
     given = {
-        "img_size": node.get("TEST_SIZE") or node.get("SIZE") or None,
-        "crop_pct": node.get("CROP_PCT") or None,
-        "interpolation": node.get("INTERPOLATION") or None,
-        "mean": list(node.get("MEAN", ())) or None,
-        "std": list(node.get("STD", ())) or None,
+        "img_size": node.TEST_SIZE or node.SIZE or None,
+        "crop_pct": node.CROP_PCT or None,
+        "interpolation": node.INTERPOLATION or None,
+        "mean": list(node.MEAN) or None,
+        "std": list(node.STD) or None,
     }
     own = timm.get_pretrained_cfg(cfg.MODEL.TIMM.NAME)
     return resolve_data_config(given, pretrained_cfg=own.to_dict() if own else {})
