@@ -60,19 +60,25 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="pixels of the image on which FLOPs are counted; by default the model's own",
     )
     group.add_argument("--num-classes", type=at_least(0), metavar="N", help="classes of a timm network")
-    group.add_argument(
+    add_import(group)
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of what is random (default %(default)s)")
+
+
+def add_import(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds the user's own code."""
+    parser.add_argument(
         "--import",
         dest="imports",
         action="append",
         default=[],
         metavar="CODE",
-        help="your own code to run first, a .py file or a module, which registers a model or a criterion; repeatable",
+        help="your own code to run first, a .py file, a folder of a package or a module, which registers a project, "
+        "a model, a criterion or a data set; repeatable",
     )
-    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of what is random (default %(default)s)")
 
 
-def add_images(parser: argparse.ArgumentParser, why: str, count: int, batch: int) -> None:
+def add_images(parser: argparse.ArgumentParser | argparse._ArgumentGroup, why: str, count: int, batch: int) -> None:
     """Adds a folder of images and how many of them to take."""
     parser.add_argument("--images", metavar="FOLDER", help=why)
     parser.add_argument(

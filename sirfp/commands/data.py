@@ -6,7 +6,7 @@ import argparse
 
 from ..errors import InputError
 from . import data_sets
-from .arguments import at_least
+from .arguments import add_import, at_least
 from .outcome import Outcome
 
 USAGE = "sirfp data {scenes,check,prepare} ..."
@@ -84,6 +84,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         allow_abbrev=False,
     )
     data_sets.add_prepare(prepare)
+    for part in (check, prepare):
+        add_import(part)
     for part in (scenes, check, prepare):
         part.add_argument("--json", action="store_true", help="print one JSON object")
 

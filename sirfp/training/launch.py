@@ -57,7 +57,7 @@ def argument_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="CODE",
-        help="your own code to run first in every process, a .py file, a package's folder or a module; repeatable",
+        help="your own code to run first, in every process, a .py file, a folder of a package or a module; repeatable",
     )
     parser.add_argument(
         "--num-processes", type=int, default=0, metavar="N", help="train on CPUs, in N processes *per machine*"
