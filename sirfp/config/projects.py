@@ -58,21 +58,27 @@ def register_config(project: str = "") -> Callable[[AddConfig], AddConfig]:
     return add
 
 
-def added_keys(project: str, given: AddConfig | None = None) -> list[AddConfig]:
-    """All that adds keys to a config, each function once.
+def add_keys(cfg: CfgNode, project: str, given: AddConfig | None = None) -> None:
+    """Adds a project's keys to a config that has sirfp's, and those of every config; calls each function once.
 
     Args:
-        project: the config's PROJECT; "" where it is of none.
-        given: what the caller adds.
+        cfg: the config.
+        project: its PROJECT; "" where it is of none.
+        given: a further function that adds keys.
 
     Raises:
-        InputError: the project is not known.
+        InputError: the project is not known, or a function raises an error.
     """
     found = [given] if given is not None else []
     if project and project not in PROJECTS:
         _import_project(project)
     found += [PROJECTS[project]] if project else []
-    return list(dict.fromkeys([*found, *ALWAYS]))
+    for add in dict.fromkeys([*found, *ALWAYS]):
+        try:
+            add(cfg)
+        except Exception as error:  # a user's code may raise anything
+            name = getattr(add, "__qualname__", repr(add))
+            raise InputError(f"{name}, which adds config keys, raised {type(error).__name__}: {error}") from error
 
 
 def name_of(function: AddConfig | None) -> str:

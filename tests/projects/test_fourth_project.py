@@ -1,0 +1,73 @@
+"""A task project outside this repository trains, prunes and is known to the commands, with nothing changed in sirfp."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from fourth_project import make_project
+from tiny_tasks import make_data
+
+from sirfp.checkpoint import read
+from sirfp.cli import main
+from sirfp.config import projects
+
+CONFIG = ["--config-file", "share/configs/squares.yaml"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The project and its data, trained and pruned."""
+    root = make_project(make_data(tmp_path_factory.mktemp("user")))
+    ended = python(root, "share/train_net.py", *CONFIG, "--num-gpus", "0")
+    assert ended.returncode == 0, ended.stderr
+    return root
+
+
+def python(root, *words):
+    return subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=300)
+
+
+def test_it_trains_and_prunes(folder):
+    plan, _ = read(folder / "out/pruned.safetensors")
+    assert plan.flops[1] <= 0.5 * plan.flops[0]
+    assert "PROJECT: share" in (folder / "out/config.yaml").read_text()
+
+
+def test_commands_know_its_keys_once_its_code_is_imported(folder, monkeypatch, capsys):
+    def told(command, *words):
+        assert main([command, "--import", "share/train_net.py", *words, "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    narrow = told("report", *CONFIG)
+    wide = told("report", "--config-file", "out/config.yaml", "MODEL.SHARE.WIDTH", "16")
+    assert narrow["size"] == [64, 64] and wide["networks"][0]["params"] > 2 * narrow["networks"][0]["params"]
+    pruned = told("prune", *CONFIG, "--criterion", "magnitude", "--keep-flops", "0.5", "-o", "shot.safetensors")
+    assert pruned["flops"]["kept"] <= 0.5
+    assert told("verify", *CONFIG, "shot.safetensors")["equal"]
+
+
+def test_without_its_code_a_line_says_what_to_give(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(projects, "PROJECTS", {})
+    assert main(["report", *CONFIG]) == 2
+    said = capsys.readouterr().err
+    assert "the code of project 'share' is not imported: give --import FILE" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_training_imports_a_criterion_and_a_hook_in_every_process(folder, processes):
+    """The hook comes with a config key of its own."""
+    out = f"out_{processes}"
+    hooks = ["SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Note']", "SIRFP.NOTE", "seen"]
+    own = ["SIRFP.CRITERION", "first", *hooks]
+    start = ["share/train_net.py", "--import", "parts.py", *CONFIG, "--num-processes", str(processes)]
+    ended = python(folder, *start, *own, "OUTPUT_DIR", out)
+    assert ended.returncode == 0, ended.stderr
+    plan, _ = read(folder / out / "pruned.safetensors")
+    assert plan.cuts and all(cut.keep == tuple(range(len(cut.keep))) for cut in plan.cuts)
+    assert [(folder / out / f"note_{rank}.txt").read_text() for rank in range(processes)] == ["seen"] * processes
