@@ -145,8 +145,8 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
     if unknown:
         key = unknown[1]
         known = [key for key, _ in leaves(cfg)]
-        hint = near(key, known) or _same_tail(key, known) or "; a project's own needs its PROJECT in the config"
-        return f"there is no config key {key}{hint}"
+        own = "" if cfg.PROJECT or key.count(".") > 1 else "; a project's own needs its PROJECT in the config"
+        return f"there is no config key {key}{near(key, known) or _same_tail(key, known)}{own}"
     mismatch = re.search(_MISMATCH, text)
     if mismatch:
         wanted, got, value, key = mismatch.groups()

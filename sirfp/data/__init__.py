@@ -4,6 +4,7 @@ Importing this reads nothing and loads neither Detectron2 nor scikit-learn.
 """
 
 from sirfp.data.coco import check_coco
+from sirfp.data.conversion import PublishedIds
 from sirfp.data.data_set import DataSet, Raw, Split, register_data_set
 from sirfp.data.folders import check_sem_seg_folder, read_label
 from sirfp.data.location import datasets_root
@@ -21,6 +22,7 @@ __all__ = [
     "CAMVID_CLASSES",
     "CLASSES",
     "DataSet",
+    "PublishedIds",
     "Raw",
     "STUFF_CLASSES",
     "SceneSet",

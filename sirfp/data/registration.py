@@ -69,7 +69,7 @@ def _register_split(known: DataSet, split: Split, folder: Path) -> None:
     listed = folder / split.listed if split.listed else ""
     ready = partial(_need, (images, labels, *([listed] if listed else [])), known.name)
     if known.task == "detection":
-        _register_coco(split.registered, labels, images, known.names or None, ready)
+        _register_coco(split.registered, labels, images, known.names or None, ready, flat_boxes=True)
     else:
         _register_sem_seg(split.registered, images, labels, known.names, known.ignore, ready, listed)
 
@@ -222,11 +222,13 @@ def _register_coco(
     images: Path,
     classes: tuple[str, ...] | None = None,
     ready: Callable[[], object] = lambda: None,
+    flat_boxes: bool = False,
 ) -> None:
     @cache
     def checked() -> CocoSet:
         ready()
-        return check_coco(annotations, images, None if classes is None else len(classes))
+        count = None if classes is None else len(classes)
+        return check_coco(annotations, images, count, flat_boxes=flat_boxes)
 
     def load() -> Records:
         checked()

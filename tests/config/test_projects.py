@@ -66,7 +66,7 @@ def test_projects_of_this_checkout_are_found_by_name(task, monkeypatch):
         ("PROJECT: segmentatoin", "'segmentatoin' is not imported.*did you mean segmentation"),
         ("PROJECT: ../../elsewhere", "PROJECT must be a name"),
         ("PROJECT: [segmentation]", "PROJECT must be a name"),
-        ("MODEL:\n  MONOCULAR_DISPARITY:\n    BINS: 8", "no config key MODEL.MONOCULAR_DISPARITY; a project's own needs its PROJECT"),
+        ("MODEL:\n  MONOCULAR:\n    BINS: 8", "no config key MODEL.MONOCULAR.*; a project's own needs its PROJECT"),
     ],
 )
 def test_what_is_not_known_is_named(text, what, tmp_path):

@@ -1,12 +1,15 @@
 """Public data sets in miniature: the layout, file names and label ids of the official archives, with tiny images."""
 
 import json
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
+
+from sirfp.data.descriptions import DATA_SETS
 
 SIZE = (8, 6)
 """Width and height of the images."""
@@ -180,9 +183,48 @@ def imagenet(root, labels="devkit"):
     return folder
 
 
-MAKERS = {
+def miniature(known, root):
+    """A set in the layout of its description, three images in its first split and two in each other; published ids.
+
+    For sets without lists of images; the files that label maps are prepared from are PNGs of ids.
+    """
+    folder = root / known.folder
+    for position, split in enumerate(known.splits):
+        stems = [f"{split.name}_{number:06d}" for number in range(3 if position == 0 else 2)]
+        classes = known.names or (*map(str, range(known.classes)),)
+        for number, stem in enumerate(stems):
+            name = split.images.replace(".*", ".png").replace("*/", f"{classes[number % len(classes)]}/")
+            image(folder / name.replace("*", stem))
+            if known.task == "segmentation":
+                ids = known.ids or range(known.classes)
+                template, values = (split.raw[0].path, (*ids, 0)) if split.raw else (split.labels, (*ids, known.ignore))
+                label(folder / template.format(stem=stem, parent=""), values)
+        if known.task == "detection":
+            write_boxes(folder / split.labels, folder / split.image_folder, classes)
+    return folder
+
+
+def write_boxes(path, images, classes):
+    """A file of annotations in COCO's format: a box in each image, the second without height."""
+    ids = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)][: len(classes)]
+    records = [
+        {"id": i, "file_name": file.name, "width": SIZE[0], "height": SIZE[1]}
+        for i, file in enumerate(sorted(images.glob("*.jpg")), 1)
+    ]
+    boxes = [
+        {"id": i, "image_id": record["id"], "category_id": ids[-1], "bbox": [1, 1, 3, 0 if i else 2], "iscrowd": 0}
+        for i, record in enumerate(records)
+    ]
+    categories = [{"id": i, "name": name} for i, name in zip(ids, classes, strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"images": records, "annotations": boxes, "categories": categories}))
+
+
+OFFICIAL = {
     maker.__name__: maker for maker in (cityscapes, ade20k, coco_stuff_10k, pascal_context, camvid, coco, imagenet)
 }
+"""Makers with the file names, and the kinds of original files, of the official archives."""
+MAKERS = {name: OFFICIAL.get(name, partial(miniature, known)) for name, known in DATA_SETS.items()}
 
 
 def content(folder: Path):
