@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _listed(cfg: CfgNode, keys: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, Any]]:
+def _listed(cfg: CfgNode, keys: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, Any]]:
     for place, names in keys.items():
         node = cfg
         for part in place.split("."):

@@ -162,10 +162,10 @@ def _stamp(scan: int, extent: float, rng: np.random.Generator) -> np.ndarray:
     ink = cv2.GaussianBlur(np.pad(ink, CANVAS // 4), (0, 0), CANVAS / 32)
     centre = len(ink) / 2
     turn = cv2.getRotationMatrix2D((centre, centre), float(rng.uniform(-MAX_TURN, MAX_TURN)), 1.0)
-    turn[0, :2] *= rng.uniform(0.8, 1.1)
+    turn[0, :2] = turn[0, :2] * rng.uniform(0.8, 1.1)
     turn[0, 2] += centre - turn[0] @ (centre, centre, 1)
     ink = cv2.warpAffine(ink, turn, ink.shape[::-1], flags=cv2.INTER_LINEAR)
-    ink /= ink.max()
+    ink = ink / ink.max()
     rows, columns = np.flatnonzero((ink >= 0.5).any(1)), np.flatnonzero((ink >= 0.5).any(0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = extent / max(ink.shape)

@@ -87,7 +87,7 @@ def check_classes(classes: Sequence[str], ignore: int) -> None:
         )
 
 
-def read_label(path: str | os.PathLike[str], dtype: DTypeLike = None) -> np.ndarray:
+def read_label(path: str | os.PathLike[str], dtype: DTypeLike | None = None) -> np.ndarray:
     """Reads a label map as (H, W) integers; of a palette file the indices, not the colours.
 
     Fits Detectron2's `SemSegEvaluator(sem_seg_loading_fn=...)`, whose own reader fails with NumPy 2. Its

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sirfp.data.folders import DECODED, check_image, in_threads
 from sirfp.errors import InputError
@@ -57,7 +57,8 @@ def open_images(
     if class_map and Path(class_map).suffix.lower() != ".txt":
         raise InputError(f"{class_map}: a class map is a .txt file of class names, one a line")
     tars = not reader and (root.suffix == ".tar" or any(root.glob("*.tar")))
-    options = {"class_map": class_map or None, "is_training": training, "batch_size": batch_size, "seed": seed}
+    options: dict[str, Any] = {"is_training": training, "batch_size": batch_size, "seed": seed}
+    options["class_map"] = class_map or None
     try:
         if tars:
             from timm.data import ImageDataset

@@ -141,8 +141,10 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def attend() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=attend, daemon=True).start()
 

@@ -66,12 +66,12 @@ def _register_split(known: DataSet, split: Split, folder: Path) -> None:
         _register_images(split.registered, images, ready=partial(_need, (images,), known.name))
         return
     labels = folder / (split.labels if known.task == "detection" else os.path.dirname(split.labels))
-    listed = folder / split.listed if split.listed else ""
-    ready = partial(_need, (images, labels, *([listed] if listed else [])), known.name)
+    lists = [folder / split.listed] if split.listed else []
+    ready = partial(_need, (images, labels, *lists), known.name)
     if known.task == "detection":
         _register_coco(split.registered, labels, images, known.names or None, ready, flat_boxes=True)
     else:
-        _register_sem_seg(split.registered, images, labels, known.names, known.ignore, ready, listed)
+        _register_sem_seg(split.registered, images, labels, known.names, known.ignore, ready, *lists)
 
 
 def _need(places: tuple[Path, ...], name: str) -> None:
@@ -170,9 +170,9 @@ def _register_images(
 ) -> None:
     source = {"root": str(root), "reader": reader, "split": split, "class_map": class_map}
 
-    def load():
+    def load() -> Any:
         ready()
-        return open_images(**source)
+        return open_images(root, reader, split=split, class_map=class_map)
 
     _register(name, load, {"evaluator_type": "classification", "images": source})
 
@@ -234,7 +234,7 @@ def _register_coco(
         checked()
         return coco_records(annotations, images, name)
 
-    metadata = {"evaluator_type": "coco", "image_root": str(images), "json_file": str(annotations)}
+    metadata: dict[str, Any] = {"evaluator_type": "coco", "image_root": str(images), "json_file": str(annotations)}
     if classes is not None:
         metadata["thing_classes"] = list(classes)
     if _register(name, load, metadata):
@@ -256,7 +256,7 @@ def coco_records(annotations: Path, images: Path, name: str) -> Records:
         raise InputError(f"{annotations}: is not COCO's format throughout ({type(error).__name__}: {reason})") from None
 
 
-def _register(name: str, load: Callable[[], Records], metadata: dict[str, Any]) -> bool:
+def _register(name: str, load: Callable[[], Any], metadata: dict[str, Any]) -> bool:
     """Registers a set in Detectron2's catalogs; returns whether it was not there before."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 

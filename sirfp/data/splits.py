@@ -1,4 +1,4 @@
-"""The files of a split of a described data set, and how to find them where an archive was unpacked elsewhere."""
+"""The files of a split of a data set, also where an archive was unpacked into another folder than it should be."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sirfp.data.location import datasets_root, detectron2_root
 from sirfp.errors import InputError
 
 DEPTH = 4
-"""Folders below a set's own in which misplaced files are looked for."""
+"""Levels of folders below a set's own that are searched for misplaced files."""
 WIDTH = 100
-"""Subfolders of one folder that are looked into for them."""
+"""Subfolders of one folder that are searched for them."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Labelled:
     label: Path | None
     raw: tuple[tuple[Path, Reader | None], ...] = ()
     beside: tuple[Path, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its label map is there."""
+        return self.label is not None and self.label.is_file()
 
     @property
     def source(self) -> tuple[Path, Reader | None] | None:
@@ -41,7 +46,7 @@ def folder_of(known: DataSet) -> Path:
 
 
 def files_of(folder: Path, split: Split, task: str) -> list[Labelled]:
-    """Images of a split, sorted, with where their label maps are to be; images that a list names may be missing."""
+    """The images of a split, sorted, with the paths of their label maps; images that a list names may be missing."""
     before, after = _affixes(split.images)
     if split.listed:
         images = [folder / os.path.dirname(split.images) / f"{before}{stem}{after}" for stem in stems(folder, split)]
@@ -66,14 +71,14 @@ def files_of(folder: Path, split: Split, task: str) -> list[Labelled]:
 
 
 def stems(folder: Path, split: Split) -> list[str]:
-    """What a split's list names, in its order; nothing where there is no list."""
+    """The stems in a split's list of images, in its order; none where there is no list."""
     with suppress(InputError):
         return read_stems(folder / split.listed)
     return []
 
 
 def matching(folder: Path, pattern: str) -> Iterator[Path]:
-    """Files of a pattern, in no order; hidden ones are passed over."""
+    """Files that fit a pattern, in no order; hidden ones do not."""
     where, _, name = pattern.rpartition("/")
     for place in folder.glob(where):
         if not place.is_dir():
@@ -85,7 +90,7 @@ def matching(folder: Path, pattern: str) -> Iterator[Path]:
 
 
 def written(path: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` make a file beside `path`, and renames it."""
+    """Has `write` make a file beside `path`, then renames it to `path`, so that `path` is never half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.partial")
     write(beside)

@@ -1,7 +1,7 @@
-"""What of a described data set is there, and everything that keeps it from being used: faults are gathered, not raised.
+"""Counts the files of a data set and collects all faults that keep it from being used; raises none of them.
 
-File names are looked at for all images, and the ends of the files of at most `OPENED` images of a split, where a
-truncated file lacks its end mark. Pixels are decoded where that casts doubt, and of `DECODED` more, spread evenly.
+File names are compared for all images. Of at most `OPENED` images of a split the last bytes of the files are read,
+since a truncated file lacks its end mark. Pixels are decoded of files without it, and of `DECODED` others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPENED = 50_000
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong in a split ("" for the whole set): what kind, in how many files, said of the first one."""
+    """A fault of a split ("" for the whole set): its kind, how many files have it, and a text on the first."""
 
     split: str
     kind: str
@@ -36,7 +36,7 @@ class Fault:
 
 @dataclass
 class SplitState:
-    """What is there of a split, of how many images in the official release, and of how many pixels were decoded."""
+    """How many images and label maps of a split are there, and of how many images the pixels were decoded."""
 
     split: Split
     images: int = 0
@@ -67,13 +67,13 @@ def survey(
     partial: bool = False,
     follow: Follow = lambda items, what, total: items,
 ) -> Survey:
-    """Looks at a data set.
+    """Checks a data set.
 
     Args:
         known: the set.
-        folder: its folder; where the set belongs by default.
-        decoded: images of a split whose pixels are read, None for all, 0 for none (names are compared only).
-        partial: whether fewer images than in the official release are fine.
+        folder: its folder; by default its place below the root of all data sets.
+        decoded: images of a split whose pixels are read: None for all, 0 for none (only names are compared).
+        partial: whether fewer images than in the official release are no fault.
         follow: passes items on and shows progress.
     """
     result = Survey(known, folder_of(known) if folder is None else folder)
@@ -85,17 +85,17 @@ def survey(
     for split in known.splits:
         state = SplitState(split)
         result.states.append(state)
-        result.faults += _look(result, state, decoded, partial, follow)
+        result.faults += _check(result, state, decoded, partial, follow)
     return result
 
 
-def _look(found: Survey, state: SplitState, decoded: int | None, partial: bool, follow: Follow) -> Iterator[Fault]:
+def _check(found: Survey, state: SplitState, decoded: int | None, partial: bool, follow: Follow) -> Iterator[Fault]:
     known, split, folder = found.known, state.split, found.folder
     files = files_of(folder, split, known.task)
     present = [one for one in files if one.image.is_file()] if split.listed else files
     state.images = len(present)
     if known.task == "classification":
-        state.labels = len(files)  # a folder is the label
+        state.labels = len(files)  # each image's folder is its label
         faults = [*_classes(found, split, {one.image.parent.name for one in files}, partial)]
         yield from faults
         if not present and faults:
@@ -112,7 +112,7 @@ def _look(found: Survey, state: SplitState, decoded: int | None, partial: bool, 
         yield Fault(split.name, "count", abs(split.count - len(present)), f"{more}; {how}")
     if known.task == "segmentation":
         yield from _labels(found, state, present)
-        present = [one for one in present if one.label.is_file()]
+        present = [one for one in present if one.labelled]
     if known.task == "detection":
         yield from _boxes(found, state, split, decoded)
         return
@@ -122,16 +122,14 @@ def _look(found: Survey, state: SplitState, decoded: int | None, partial: bool, 
 
 
 def _absent(found: Survey, split: Split) -> Iterator[Fault]:
-    folder, place = found.folder, found.folder / split.images
-    elsewhere = misplaced(folder, found.known, split)
-    if split.listed and not (folder / split.listed).is_file():
-        if next(matching(folder, split.images), None) is not None:
-            how = "unpack it" if found.known.gather is None else f"run: sirfp data prepare {found.known.name}"
-            yield Fault(split.name, "list missing", 1, f"{folder / split.listed}: no such list of images; {how}")
-            return
-        place = folder / split.images
-    if split.needed:
-        yield Fault(split.name, "missing", split.count, _moved(place, elsewhere, folder))
+    folder = found.folder
+    lacks_list = bool(split.listed) and not (folder / split.listed).is_file()
+    if lacks_list and next(matching(folder, split.images), None) is not None:
+        how = "unpack it" if found.known.gather is None else f"run: sirfp data prepare {found.known.name}"
+        yield Fault(split.name, "list missing", 1, f"{folder / split.listed}: no such list of images; {how}")
+    elif split.needed:
+        elsewhere = misplaced(folder, found.known, split)
+        yield Fault(split.name, "missing", split.count, _moved(folder / split.images, elsewhere, folder))
 
 
 def _moved(place: Path, elsewhere: Path | None, right: Path) -> str:
@@ -162,7 +160,7 @@ def _classes(found: Survey, split: Split, named: set[str], partial: bool) -> Ite
 
 def _labels(found: Survey, state: SplitState, present: list[Labelled]) -> Iterator[Fault]:
     known, split = found.known, state.split
-    lacking = [one for one in present if not one.label.is_file()]
+    lacking = [one for one in present if not one.labelled]
     state.labels = len(present) - len(lacking)
     raw = [one for one in lacking if one.source is not None]
     if raw:
@@ -219,15 +217,15 @@ def _ended(one: Labelled) -> bool:
 def _read(known: DataSet, split: Split, files: list[Labelled], follow: Follow) -> list[tuple[str, str]]:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
-            looks = pool.map(lambda one: _read_one(known, one), files)
-            return [fault for faults in follow(looks, f"{known.name} {split.name}", len(files)) for fault in faults]
+            read = pool.map(lambda one: _read_one(known, one), files)
+            return [fault for faults in follow(read, f"{known.name} {split.name}", len(files)) for fault in faults]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
 def _read_one(known: DataSet, one: Labelled) -> list[tuple[str, str]]:
-    """What is wrong with an image and its label map: kinds, and words."""
+    """Faults of an image and its label map as (kind, text)."""
     faults = []
     try:
         check_image(one.image)
@@ -253,7 +251,7 @@ def _read_one(known: DataSet, one: Labelled) -> list[tuple[str, str]]:
 
 
 def _gathered(split: Split, found: list[tuple[str, str]]) -> list[Fault]:
-    counts, first = Counter(kind for kind, _ in found), {}
+    counts, first = Counter(kind for kind, _ in found), dict[str, str]()
     for kind, what in found:
         first.setdefault(kind, what)
     return [Fault(split.name, kind, counts[kind], first[kind]) for kind in counts]

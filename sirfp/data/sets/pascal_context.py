@@ -111,7 +111,7 @@ def list_splits(folder: Path, splits: Iterable[Split], merged: dict[str, list[di
                 f"{folder / MERGED}: no such file, nor {source}; one of them says which images are for {split.name}"
             )
         text = "".join(f"{name}\n" for name in names)
-        written(folder / split.listed, lambda path, text=text: path.write_text(text))
+        written(folder / split.listed, partial(Path.write_text, data=text))
 
 
 def merged_labels(folder: Path, merged: dict[str, list[dict[str, Any]]]) -> dict[Path, Callable[[], np.ndarray]]:
