@@ -91,7 +91,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """Makes or checks."""
+    """Makes scenes, or checks or prepares a data set."""
     if args.action == "scenes":
         return _scenes(args)
     if args.action == "prepare":

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..data.survey import Fault, Survey
 
 WHOLE = ("missing", "count")
-"""Kinds of faults of a whole split, of which no file is the first."""
+"""Kinds of faults that concern a whole split, so that their text is not about its first file."""
 PREPARE_EXAMPLE = """examples:
   sirfp data prepare cityscapes
   sirfp data prepare coco_stuff_10k --workers 8"""
@@ -43,7 +43,7 @@ def prepare_set(args: argparse.Namespace) -> Outcome:
 
 
 def check_set(args: argparse.Namespace) -> Outcome:
-    """Says what of a data set is there, what is wrong and where it comes from."""
+    """Checks a data set: its files, its faults, and where to download it."""
     from sirfp.data.descriptions import describe
     from sirfp.data.survey import DECODED, survey
 
@@ -62,7 +62,7 @@ def check_set(args: argparse.Namespace) -> Outcome:
 
 
 def list_sets() -> Outcome:
-    """What of every data set is there, by the names of files only."""
+    """Lists all data sets with the files that are there, by names only."""
     from sirfp.data.descriptions import DATA_SETS
     from sirfp.data.survey import survey
 

@@ -42,7 +42,7 @@ def _cross_entropy(model, batch):
 
 
 def _from_folders(args: argparse.Namespace, source: Source) -> Iterator[Any]:
-    """Batches (images, labels); a class is the place of its folder's name among all, sorted."""
+    """Batches (images, labels); a class is the index of its folder among the sorted names of folders."""
     import torch
 
     root, found = Path(args.images), find_images(args.images)
@@ -67,7 +67,7 @@ def _count(root: Path, found: list[Path]) -> str:
 
 
 def _from_data_set(args: argparse.Namespace, source: DetectronSource) -> Iterator[list[dict]]:
-    """Batches of DATASETS.TRAIN with its annotations, images as in a test: resized, neither cropped nor flipped."""
+    """Batches of DATASETS.TRAIN with annotations; images are resized as for a test, neither cropped nor flipped."""
     from detectron2.data import DatasetMapper, get_detection_dataset_dicts
     from detectron2.data.detection_utils import build_augmentation
 

@@ -22,7 +22,7 @@ class CocoSet:
 
     Attributes:
         classes: names of the categories in the order of their ids, which is the order of Detectron2's classes.
-        masks: in which forms objects that are no crowd have masks: "polygon", "bitmask" (run-length encoded), "none".
+        masks: the forms of masks among objects that are no crowd: "polygon", "bitmask" (run-length encoded), "none".
     """
 
     classes: tuple[str, ...]

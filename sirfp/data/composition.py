@@ -5,8 +5,9 @@ photographs are those which scikit-image and scikit-learn carry in their wheels,
 downloaded. The two splits share neither: `train` draws from the first 80% of each digit's scans and from one
 list of photographs, `val` from the other 20% and from another list.
 
-The photographs are darkened, so that digits are the brighter, and colour hints at the class without settling
-it: a small network learns the scenes from scratch in a few minutes on a CPU, and still has to look at shapes.
+The photographs are darkened, so that digits are brighter than they. A digit's colour makes some classes likelier than
+others but does not determine its class: a small network learns the scenes from scratch in a few minutes on a CPU, and
+must still learn shapes.
 """
 
 import importlib.util
@@ -49,7 +50,7 @@ DIGIT_EXTENT = (36 / 128, 72 / 128)
 """Longer side of a digit, as a share of the scene's side."""
 MAX_TURN = 20.0
 MIN_VISIBLE = 0.75
-"""No digit is placed where it would leave less than this share of an earlier one visible."""
+"""Share of an earlier digit that stays visible at least when a digit is placed in front of it."""
 HUE_SPREAD = 24.0
 """Standard deviation in degrees of a digit's hue about its class's, which stand 36 degrees apart."""
 BACKGROUND_BRIGHTNESS = (0.3, 0.6)
@@ -92,8 +93,8 @@ class Scene:
 
     Attributes:
         image: (size, size, 3) uint8, RGB.
-        digits: what stands in it, from back to front.
-        photograph: the entry of `PHOTOGRAPHS` behind it.
+        digits: its digits, from back to front.
+        photograph: the entry of `PHOTOGRAPHS` in the background.
     """
 
     image: np.ndarray
@@ -135,7 +136,7 @@ def scans(split: str) -> tuple[np.ndarray, ...]:
 def _add_digit(
     image: np.ndarray, digits: list[Digit], split: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[Digit]]:
-    """Draws one more digit in front, where it hides no earlier one too far; gives up after some tries."""
+    """Draws one more digit in front, where it leaves earlier ones visible enough; none after `PLACE_TRIES` tries."""
     size = len(image)
     label = int(rng.integers(len(CLASSES)))
     scan = int(rng.choice(scans(split)[label]))

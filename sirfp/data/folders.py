@@ -121,7 +121,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            plain = image.format == "PNG" and not image.info.keys() & _PNG_EXIF  # else Pillow decodes it to look behind
+            plain = image.format == "PNG" and not image.info.keys() & _PNG_EXIF  # for others Pillow decodes the image
             turned = not plain and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except (OSError, SyntaxError, TypeError) as error:
         raise unreadable(path, error) from error
@@ -141,7 +141,7 @@ def check_image(path: str | os.PathLike[str]) -> None:
 
 
 def has_end(path: Path) -> bool:
-    """Whether a file ends in the mark of its format, which one that was cut short lacks; True where it has no mark."""
+    """Whether a file ends in its format's end mark, which a truncated file lacks; True for formats without one."""
     mark = _ENDS.get(path.suffix.lower())
     if mark is None:
         return True
@@ -155,9 +155,9 @@ def list_images(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, P
     """Files of a folder by stem, sorted; hidden ones are passed over.
 
     Args:
-        folder: looked at without its subfolders.
-        suffixes: lower-case endings that count.
-        what: what is expected there, for the message.
+        folder: the folder; files in its subfolders do not count.
+        suffixes: endings of the files that count, in lower case.
+        what: what the folder should hold, for the message.
 
     Raises:
         InputError: the folder is missing or empty, or two files share a stem.
@@ -177,7 +177,7 @@ def list_images(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, P
 
 
 def read_stems(listed: Path) -> list[str]:
-    """What a list of images names, one at the start of each line.
+    """The stems in a list of images: the first word of each line.
 
     Raises:
         InputError: it cannot be read, or is empty.
@@ -250,6 +250,6 @@ def _check_pixels(pair: Pair, classes: int, ignore: int) -> None:
 
 
 def unreadable(path: str | os.PathLike[str], error: Exception) -> InputError:
-    """What to raise where Pillow cannot read a file."""
+    """The error for a file that Pillow cannot read."""
     reason = " ".join(str(error).replace(str(path), "the file").split())
     return InputError(f"{path}: cannot be read as an image ({reason}); replace or remove it")

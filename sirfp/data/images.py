@@ -1,4 +1,4 @@
-"""Images of classes for classification, through timm's readers: a folder, tar files, WebDataset and others."""
+"""Labelled images for classification, read by timm: from a folder, tar files, WebDataset and others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 READERS = ("", "wds", "hfds", "hfids", "tfds")
-"""What a reader's name begins with."""
+"""The beginnings of names of readers that are allowed."""
 
 
 def open_images(
@@ -76,7 +76,7 @@ def open_images(
 
 
 def number_of_classes(images: Dataset) -> int | None:
-    """How many classes a set has, where its reader knows."""
+    """The number of classes of a set; None where its reader does not know it."""
     known = getattr(getattr(images, "reader", None), "class_to_idx", None)
     known = known or getattr(getattr(images, "reader", None), "class_name_to_idx", None)
     return len(known) if known else None
@@ -85,7 +85,7 @@ def number_of_classes(images: Dataset) -> int | None:
 def check_images(images: Dataset) -> None:
     """Decodes images of a set that lies in a folder, at most `DECODED` of them, spread evenly.
 
-    timm passes over an image that it cannot read and takes another.
+    timm itself skips an image that it cannot read and takes another one.
 
     Raises:
         InputError: one cannot be read.

@@ -29,7 +29,7 @@ STUFF_CLASSES = ("background", *CLASSES)
 """Names of the values of a label map."""
 
 VERSION = 1
-"""Raised whenever the same seed gives other files than before."""
+"""Number of the format; it grows when the same seed gives other files than before."""
 MANIFEST = "manifest.json"
 SIZES = ("train", "val", "size", "seed")
 CROP_SIDE = 32
@@ -47,7 +47,7 @@ class SceneSet:
         train: number of training scenes.
         val: number of validation scenes.
         size: side of a scene in pixels.
-        seed: which set.
+        seed: of all random choices.
     """
 
     root: Path
@@ -82,9 +82,9 @@ def make_scenes(
     seed: int = 0,
     force: bool = False,
 ) -> SceneSet:
-    """Makes the set, or finds it made.
+    """Makes the set; returns the one that is there where it was made with the same arguments.
 
-    It is written beside `root` and renamed at the end, so what was interrupted never counts as made.
+    It is written beside `root` and renamed at the end, so that an interrupted set is never taken for a finished one.
     The same arguments give the same bytes (with the same versions of OpenCV, scikit-image and scikit-learn).
 
     Args:
@@ -183,7 +183,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _publish(made: Path, folder: Path, replaced: Path, force: bool) -> None:
-    """Renames the made set to its place; one that another process has put there meanwhile is as good."""
+    """Renames the made set to its place, unless another process has put one there in the meantime."""
     if force and folder.exists():
         folder.rename(replaced)
     try:

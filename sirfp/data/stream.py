@@ -1,8 +1,8 @@
-"""Training data that hang on a seed and the place in the run alone, so that a resumed run sees what it would have.
+"""Training data that depend only on a seed and the iteration, so that a resumed run trains on the same batches.
 
-Detectron2's loaders begin anew when a run is resumed, with other crops and another order. Here the order comes from a
-sampler with a seed of its own, every item is augmented under a seed made of that and its place in the order, and a
-checkpoint says how many batches were drawn; what was seen is passed over without being read.
+Detectron2's loaders start again when a run is resumed, with other crops in another order. Here the order comes from a
+sampler with a seed of its own, and each item is augmented under a seed made of that and its position in the order. A
+checkpoint holds the number of batches drawn; a resumed run skips these without reading their images.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def seed_all(*key: int) -> None:
 
 
 class TrainingStream:
-    """Batches without end, for a trainer; its state is how many were drawn.
+    """Endless batches for a trainer; its state is the number of batches drawn.
 
     Args:
-        batches: from (seed, batches to pass over) to an iterable of batches.
+        batches: makes an iterable of batches from (seed, number of batches to skip).
         seed: of order and augmentation; negative: a random one, the same in all processes.
 
     Attributes:
-        drawn: batches that were taken so far.
+        drawn: number of batches drawn so far.
     """
 
     def __init__(self, batches: Callable[[int, int], Iterable[Any]], seed: int):
@@ -53,7 +53,7 @@ class TrainingStream:
             yield batch
 
     def seed_step(self, iteration: int) -> None:
-        """Seeds what a training step itself draws (dropout, sampled proposals), in each process differently."""
+        """Seeds the random numbers of a training step (dropout, sampled proposals), differently in each process."""
         seed_all(self.seed, STEP, iteration, comm.get_rank())
 
     def state_dict(self) -> dict[str, int]:
@@ -71,8 +71,8 @@ class Shuffled(Sampler):
         seed: of the order.
 
     Attributes:
-        epoch: which one comes next.
-        skip: images of this process to pass over in it.
+        epoch: number of the next epoch.
+        skip: images of this process to skip in it.
     """
 
     def __init__(self, size: int, seed: int):
@@ -89,13 +89,13 @@ class Shuffled(Sampler):
 
 
 class GroupedBatches(Sampler):
-    """Batches of (place in the order, index), of images that are all wide or all tall where shapes are known.
+    """Batches of (position in the order, index); all images of a batch are wide, or all tall, where shapes are known.
 
     Args:
         sampler: an endless one of Detectron2's.
         size: images in a batch.
-        tall: whether each image is, or None to take them as they come.
-        skip: batches to pass over.
+        tall: whether each image is taller than wide; None where batches mix both.
+        skip: batches to skip.
     """
 
     def __init__(self, sampler: Iterable[int], size: int, tall: Sequence[bool] | None = None, skip: int = 0):
@@ -117,11 +117,11 @@ class GroupedBatches(Sampler):
 
 
 class Augmented(Dataset):
-    """Records as a mapper turns them into what a model takes, each under a seed of its own.
+    """Inputs of a model, made from records by a mapper, each under a seed of its own.
 
     Args:
         records: Detectron2's dicts.
-        mapper: from a record to a model's input, or None where it cannot be used; another one is taken then.
+        mapper: makes a model's input from a record; None where it cannot, and a random other record is taken.
         seed: of the run.
     """
 
@@ -132,7 +132,7 @@ class Augmented(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int]) -> dict | InputError:
-        """An input, or what is wrong with its files: what a worker raises would come out with its whole traceback."""
+        """An input, or the InputError about its files: raised in a worker, it would be shown with its traceback."""
         place, index = key
         seed_all(self.seed, ITEM, place)
         others = np.random.default_rng((self.seed, place))
@@ -147,7 +147,7 @@ class Augmented(Dataset):
 
 
 def readable(batches: Iterable[list]) -> Iterator[list]:
-    """Batches of `Augmented` items; raises the InputError that stands in the place of an item."""
+    """Passes on batches of `Augmented` items; raises the first InputError among the items."""
     for batch in batches:
         wrong = next((item for item in batch if isinstance(item, InputError)), None)
         if wrong is not None:
@@ -186,7 +186,7 @@ def records_stream(
         cfg: the whole config; SEED, SOLVER.IMS_PER_BATCH and DATALOADER are read.
         records: Detectron2's dicts.
         mapper: the augmentation.
-        sampler: from a seed to an endless sampler of indices, this process's share of them.
+        sampler: makes an endless sampler of this process's indices from a seed.
     """
     from detectron2.data import DatasetFromList
 

@@ -30,7 +30,7 @@ class Source:
     """A dense model on the processor, and how to call it.
 
     Attributes:
-        name: what the user called it.
+        name: the name that the user gave, for messages.
         model: the dense model.
         size: (height, width) of the example inputs in pixels.
         weights: where its weights came from, None for random ones.
@@ -59,7 +59,7 @@ class Source:
         raise NotImplementedError
 
     def fresh(self) -> nn.Module:
-        """Another dense model like it."""
+        """A copy of the dense model."""
         return copy.deepcopy(self.model)
 
     def batches(self, folder: str, count: int, batch: int, seed: int = 0) -> Iterator[Any]:
@@ -267,7 +267,7 @@ def from_config(
 
 
 def _lazy(path: str, opts: Sequence[str]) -> tuple[nn.Module, Any]:
-    """The model of a lazy config, and a config with what it says of its inputs."""
+    """The model of a lazy config, and a config that holds the format and size of its inputs."""
     from ..config.reading import load_config
     from .lazy import build_lazy
 

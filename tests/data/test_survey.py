@@ -272,3 +272,5 @@ def test_the_page_on_data_agrees_with_the_table():
         names = ",".join(split.name for split in known.splits)
         counts = ", ".join(f"{split.name} {split.count}" for split in known.splits)
         assert f"| `{name}` | {known.task} | {known.classes} | {counts} | `{stem}{{{names}}}` |" in page
+    table = [line for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(table) == sorted(known.row for known in DATA_SETS.values()), "copy the rows into the page's table"

@@ -17,6 +17,7 @@ from scripts import ROOT, loaded
 from sirfp import cli
 from sirfp.config import load_config
 from sirfp.criteria import CRITERIA
+from sirfp.data.data_set import DATA_SETS
 from sirfp.hooks import HOOKS
 
 HERE = r"/(scenes|folder|own)/\w+\.yaml"
@@ -67,7 +68,10 @@ def folder(tmp_path, monkeypatch, clean_catalogs):
         monkeypatch.setenv(name, str(tmp_path / "datasets"))
     monkeypatch.syspath_prepend(str(tmp_path))
     criteria, hooks, modules = dict(CRITERIA), dict(HOOKS._obj_map), set(sys.modules)
+    data_sets = dict(DATA_SETS)
     yield tmp_path
+    DATA_SETS.clear()
+    DATA_SETS.update(data_sets)
     for registry, before in ((CRITERIA, criteria), (HOOKS._obj_map, hooks)):
         for name in set(registry) - set(before):
             if not of_the_checkout(registry[name]):
