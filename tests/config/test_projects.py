@@ -15,8 +15,9 @@ from sirfp.files.own_code import import_own
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     """Has a test's registrations end with it."""
-    monkeypatch.setattr(projects, "PROJECTS", dict(projects.PROJECTS))
     monkeypatch.setattr(projects, "ALWAYS", [])
+    yield
+    projects.PROJECTS.pop("depth", None)
 
 
 def add_depth(cfg):
@@ -58,6 +59,16 @@ def test_projects_of_this_checkout_are_found_by_name(task, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     cfg = load_config("", ["PROJECT", task])
     assert ("CLASSIFIER" in cfg.MODEL, "GSRL" in cfg.SOLVER) == (task == "classification", task == "segmentation")
+
+
+def test_every_config_of_a_project_with_keys_of_its_own_names_it():
+    found = 0
+    for task in ("segmentation", "classification"):
+        for file in projects.CHECKOUT.glob(f"{task}/configs/*/*.yaml"):
+            if file.parent.name != "base":
+                assert CfgNode.load_yaml_with_base(str(file)).get("PROJECT") == task, file
+                found += 1
+    assert found
 
 
 @pytest.mark.parametrize(
