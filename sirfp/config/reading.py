@@ -81,8 +81,9 @@ def load_config(
     file = files[0]
     try:
         contents = []
-        for file in filter(None, files):
-            contents.append(_content(file))
+        for file in files:
+            if file:
+                contents.append(_content(file))
         project = project_in(contents, opts)
         add_sirfp_config(cfg)
         add_keys(cfg, project, add_config)
