@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from miniature_sets import miniature, spread
+from miniature_sets import miniature, repeat_to_image
 
 from sirfp.cli import main
 from sirfp.config import load_config, register_data
@@ -91,7 +91,7 @@ def test_one_entry_is_all(root, capsys):
     done = json.loads(told(capsys, 0, "prepare", "roads", "--json", *own))
     assert (done["made"], done["kept"]) == (5, 0)
     labels = sorted((root / "roads-v1/classes/train").iterdir())
-    assert np.array_equal(read_label(labels[0]), spread((0, 1, 2, 255)))
+    assert np.array_equal(read_label(labels[0]), repeat_to_image((0, 1, 2, 255)))
     checked = json.loads(told(capsys, 0, "check", "roads_sem_seg_val", "--json", *own))
     assert checked["usable"] and checked["splits"]["train"]["labelled"] == 3
     listed = {one["name"]: one for one in json.loads(told(capsys, 0, "check", "--json", *own))["data_sets"]}
