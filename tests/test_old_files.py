@@ -48,6 +48,17 @@ def test_the_checkpoints_are_from_before_and_between_the_prunings():
     assert all("momentum_buffer" in s for s in between["trainer"]["_trainer"]["optimizer"]["state"].values())
 
 
+@pytest.mark.parametrize(
+    ("project", "layer"), [("segmentation", "sem_seg_head.predictor"), ("classification", "classifier")]
+)
+def test_the_config_of_a_run_is_known_by_its_keys(project, layer, capsys):
+    """Runs wrote no PROJECT into their config.yaml then."""
+    file = FILES / "runs" / project / "config.yaml"
+    assert "PROJECT" not in file.read_text()
+    assert main(["report", "--config-file", str(file)]) == 0
+    assert layer in capsys.readouterr().out
+
+
 def tensors(average):
     return [value for value in average.values() if isinstance(value, torch.Tensor)]
 

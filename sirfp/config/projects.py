@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from fvcore.common.config import BASE_KEY
 
 from ..errors import InputError, near
 from ..files.own_code import import_own
@@ -102,6 +104,39 @@ def project_in(contents: Iterable[Mapping[str, Any]], opts: Sequence[str]) -> st
     if project and not (isinstance(project, str) and re.fullmatch(r"\w+", project)):
         raise InputError(f"PROJECT must be a name of letters, digits and _, got {project!r:.80}")
     return project
+
+
+def project_by_keys(contents: Iterable[Mapping[str, Any]], cfg: CfgNode, given: AddConfig | None = None) -> str:
+    """The project of this checkout that configs without PROJECT are of, by their keys.
+
+    Runs wrote such configs before PROJECT existed.
+
+    Args:
+        contents: what files say with their bases.
+        cfg: a config with sirfp's own keys.
+        given: a further function that adds keys.
+
+    Returns:
+        The name of the first project that knows every key; "" where none is needed or none knows them.
+    """
+    contents = list(contents)
+    for project in ("", *sorted(file.parent.name for file in CHECKOUT.glob("*/train_net.py"))):
+        full = cfg.clone()
+        with suppress(InputError):  # a project that adds no keys
+            add_keys(full, project, given)
+            if all(_has_keys(full, content) for content in contents):
+                return project
+    return ""
+
+
+def _has_keys(node: Any, content: Mapping[str, Any]) -> bool:
+    """Whether every key of some content has its place in a config."""
+    if not isinstance(node, CfgNode) or node.is_new_allowed():
+        return True
+    return all(
+        key == BASE_KEY or key in node and (not isinstance(value, Mapping) or _has_keys(node[key], value))
+        for key, value in content.items()
+    )
 
 
 def _import_project(project: str) -> None:

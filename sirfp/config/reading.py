@@ -15,7 +15,7 @@ from ..errors import InputError, near
 from ..files.yaml_files import check_config_files
 from .keys import add_sirfp_config
 from .layers import Pruning, output_folder
-from .projects import AddConfig, add_keys, name_of, project_in
+from .projects import AddConfig, add_keys, name_of, project_by_keys, project_in
 from .values import leaves
 
 _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: ([\w.]+)"
@@ -84,8 +84,10 @@ def load_config(
         for file in files:
             if file:
                 contents.append(_content(file))
-        project = project_in(contents, opts)
         add_sirfp_config(cfg)
+        project = project_in(contents, opts)
+        if not project and not name_of(add_config):
+            project = project_by_keys(contents, cfg, add_config)
         add_keys(cfg, project, add_config)
         cfg.PROJECT = project or name_of(add_config)
         if files[0] and usual == cfg.OUTPUT_DIR:
