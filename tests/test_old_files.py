@@ -54,7 +54,7 @@ def test_the_checkpoints_are_from_before_and_between_the_prunings():
 def test_the_config_of_a_run_is_known_by_its_keys(project, layer, capsys):
     """Runs wrote no PROJECT into their config.yaml then."""
     file = FILES / "runs" / project / "config.yaml"
-    assert "PROJECT" not in file.read_text()
+    assert "PROJECT: " not in file.read_text()
     assert main(["report", "--config-file", str(file)]) == 0
     assert layer in capsys.readouterr().out
 
