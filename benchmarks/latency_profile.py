@@ -35,7 +35,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from sirfp.exporting import Session, check_packages, write_fixed
-from sirfp.exporting.runtimes import ready
+from sirfp.exporting.runtimes import prepare_call
 from sirfp.network.forward import inference
 
 RUNTIMES = ("onnxruntime", "compiled", "channels-last", "eager")
@@ -168,7 +168,7 @@ def in_pytorch(
     runtime: str, networks: Mapping[str, nn.Module], x: torch.Tensor, folder: Path, args: argparse.Namespace
 ) -> dict[str, Profile]:
     """Profiles by `torch.profiler`; what the compiler generates is in the rest."""
-    works: dict[str, Callable] = {key: ready(runtime, network, x, folder) for key, network in networks.items()}
+    works: dict[str, Callable] = {key: prepare_call(runtime, network, x, folder) for key, network in networks.items()}
     for _ in range(WARMUP):
         for work in works.values():
             work()

@@ -19,7 +19,7 @@ from tiny_tasks import command, make_data
 from sirfp import engine
 from sirfp.cli import main
 from sirfp.data import registration
-from sirfp.exporting import lacking
+from sirfp.exporting import missing_packages
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_command(case, files, data, tmp_path, capsys):
     is_refused(*COMMANDS[case], files, data, tmp_path, capsys)
 
 
-@pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(lacking())}")
+@pytest.mark.skipif(bool(missing_packages()), reason=f"needs {', '.join(missing_packages())}")
 @pytest.mark.parametrize("case", EXPORTS)
 def test_an_export(case, files, data, tmp_path, capsys):
     is_refused(*EXPORTS[case], files, data, tmp_path, capsys)

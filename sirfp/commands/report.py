@@ -152,13 +152,13 @@ def _timed(rows: list, models: dict, source, args: argparse.Namespace) -> tuple[
     import torch
 
     from sirfp.exporting import build_graph
-    from sirfp.exporting.runtimes import GRAPHS, compare
+    from sirfp.exporting.runtimes import GRAPH_RUNTIMES, compare
 
     inputs = source.example(args.batch)
     calls: dict[str, dict] = {}
     lacking: dict[str, str] = {}
     for runtime in dict.fromkeys(args.runtimes):
-        if runtime not in GRAPHS:
+        if runtime not in GRAPH_RUNTIMES:
             calls[runtime] = {name: (model, inputs) for name, model in models.items()}
             continue
         images = torch.stack(source.raw(inputs))

@@ -1,4 +1,4 @@
-"""Models as ONNX files: images in, final outputs out, batch and size left open where the model allows.
+"""Exports models as ONNX files: raw images in, final outputs out, batch and size open where the model allows.
 
 graph = build_graph(source, pruned)
 file = export(graph, "small.onnx", (480, 640))
@@ -8,7 +8,7 @@ agreement(graph, "small.onnx", [images]).relative
 from .agreement import Agreement, Session, agreement
 from .families import build_graph
 from .graphs import Graph
-from .writing import Exported, check_opset, check_packages, export, lacking, other_size, write_fixed
+from .writing import Exported, check_opset, check_packages, export, missing_packages, other_size, write_fixed
 
 __all__ = [
     "Agreement",
@@ -20,7 +20,7 @@ __all__ = [
     "check_opset",
     "check_packages",
     "export",
-    "lacking",
+    "missing_packages",
     "other_size",
     "write_fixed",
 ]

@@ -1,4 +1,4 @@
-"""Whether an ONNX file in onnxruntime gives what the model gives in PyTorch."""
+"""Compares the outputs of an ONNX file in onnxruntime with those of the model in PyTorch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from torchvision.ops import box_iou
 from ..errors import InputError, one_line
 from .graphs import Graph
 
-SAME_BOX = 0.95  # intersection over union from which on two boxes of a class are one
+SAME_BOX = 0.95
+"""Least intersection over union of a pair of detections: they may differ by rounding only, so it is close to 1."""
 
 
 @dataclass
 class Agreement:
-    """How far the outputs of two runtimes differ.
+    """How much the outputs of two runtimes differ.
 
     Attributes:
-        largest: {output: largest absolute difference}; for detections, of those that both found.
+        largest: {output: largest absolute difference}; for detections, over the pairs that both runtimes found.
         scale: {output: largest absolute value}.
-        images: how many were compared.
-        detections: how many PyTorch gave; None for other models.
-        unmatched: detections that only one of them gave.
-        pixels: how many pixels' classes were compared; None for other models.
-        other_pixels: of those, how many differ.
+        images: number of images compared.
+        detections: number of detections in PyTorch; None if the model is no detector.
+        unmatched: number of detections that only one of the runtimes found.
+        pixels: number of pixels whose class was compared; None if the model is no segmentor.
+        other_pixels: number of these pixels whose classes differ.
     """
 
     largest: dict[str, float] = field(default_factory=dict)
@@ -40,34 +41,34 @@ class Agreement:
 
     @property
     def relative(self) -> float:
-        """The largest difference of an output over its largest value."""
+        """The largest of (difference / largest absolute value) over all outputs."""
         shares = (value / max(self.scale[name], 1e-12) for name, value in self.largest.items())
         return max(shares, default=0.0)
 
     def add(self, output: str, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Takes a pair of outputs of the same shape into account."""
+        """Updates the largest difference by a pair of outputs of the same shape."""
         if not a.numel():
             return
         gap = float((a.double() - b.double()).abs().max())
         before = self.largest.get(output, 0.0)
-        self.largest[output] = gap if not gap <= before else before  # also where it is no number
+        self.largest[output] = gap if not gap <= before else before  # `not <=` also keeps NaN
         self.scale[output] = max(self.scale.get(output, 0.0), float(a.abs().max()))
 
 
 class Session:
-    """An ONNX file in onnxruntime on the processor.
+    """An ONNX file, run by onnxruntime on the CPU.
 
     Args:
         path: the file.
-        threads: of the processor; onnxruntime's choice by default.
-        profile: how the file begins that `session.end_profiling()` writes the times of operators to; none by default.
+        threads: number of CPU threads; None leaves the choice to onnxruntime.
+        profile: prefix of the file that `session.end_profiling()` writes operator times to; None for no profile.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None, profile: str | None = None):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors only
         if threads:
             options.intra_op_num_threads = threads
         if profile:
@@ -81,23 +82,23 @@ class Session:
 
 
 def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -> Agreement:
-    """Compares a file with the model that it was made from, called as its users call it.
+    """Compares an ONNX file with its model, which is called through its own interface (`Graph.original`).
 
     Args:
-        graph: the model.
+        graph: the model that the file was exported from.
         path: the ONNX file.
-        batches: of images, each (N, C, H, W).
+        batches: batches of images, each (N, C, H, W).
 
     Raises:
-        InputError: onnxruntime cannot read the file, or not run it on one of them.
+        InputError: onnxruntime cannot read the file or cannot run it on a batch.
     """
     found = Agreement()
     try:
         session = Session(path)
-    except Exception as error:  # onnxruntime's own kinds, which have no common base
+    except Exception as error:  # onnxruntime's error classes share no base class
         raise InputError(
             f"{path} was written, but onnxruntime cannot read it ({one_line(error, 200)}); "
-            "an older --opset may help: it lacks some operators of the newest"
+            "an older --opset may help: onnxruntime lacks some operators of the newest"
         ) from None
     for images in batches:
         with torch.no_grad():
@@ -126,7 +127,12 @@ def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -
 
 
 def compare_detections(found: Agreement, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Pairs the detections of one image, each with the nearest of its class that is free."""
+    """Compares the detections of one image: pairs each with the unpaired one of its class that overlaps it most.
+
+    Args:
+        found: updated in place.
+        ours, theirs: {"boxes": (D, 4), "scores": (D), "classes": (D), "count": (), "masks": (D, h, w) if any}.
+    """
     n, m = int(ours["count"]), int(theirs["count"])
     found.detections = (found.detections or 0) + n
     overlaps = box_iou(ours["boxes"][:n], theirs["boxes"][:m])

@@ -1,4 +1,4 @@
-"""Which models can be exported, and as what."""
+"""Chooses the `Graph` class by which a model is exported."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ..errors import InputError
 from ..sources.source import Source
 from .graphs import ClassifierGraph, Graph, SegmentorGraph
 
-CAN = (
+SUPPORTED = (
     "timm's classifiers, Detectron2's semantic segmentors and its detectors (RetinaNet, FCOS; Faster, Mask and Cascade "
     "R-CNN) can be"
 )
 
 
 def build_graph(source: Source, model: nn.Module | None = None) -> Graph:
-    """A model as a function of images.
+    """Wraps a model as a function from a tensor of images to its outputs.
 
     Args:
-        source: the dense model.
-        model: the pruned one, if that is meant.
+        source: where the dense model comes from.
+        model: the model to wrap, e.g. a pruned one; the dense one by default.
 
     Raises:
-        InputError: it is of a kind that cannot be exported.
+        InputError: models of this class cannot be exported; the message lists those that can.
     """
     model = (model or source.model).eval()
     preprocessing = getattr(source, "preprocessing", None)
@@ -43,9 +43,10 @@ def build_graph(source: Source, model: nn.Module | None = None) -> Graph:
         if isinstance(model, DenseDetector) and isinstance(model.anchor_generator, DefaultAnchorGenerator):
             return DenseDetectorGraph(model).eval()
         if type(model) is GeneralizedRCNN:
-            from .two_stages import TwoStageGraph, obstacle
+            from .two_stages import TwoStageGraph, unsupported_part
 
-            if obstacle(model):
-                raise InputError(f"{source.name}: {kind} cannot be exported: {obstacle(model)}; {CAN}")
+            problem = unsupported_part(model)
+            if problem:
+                raise InputError(f"{source.name}: {kind} cannot be exported: {problem}; {SUPPORTED}")
             return TwoStageGraph(model).eval()
-    raise InputError(f"{source.name}: {kind} cannot be exported; {CAN}")
+    raise InputError(f"{source.name}: {kind} cannot be exported; {SUPPORTED}")

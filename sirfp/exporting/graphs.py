@@ -1,13 +1,17 @@
-"""Models as functions of one tensor, which is what an exported file is: raw images in, final outputs out.
+"""Models as functions of one tensor, the form in which they are exported: raw images in, final outputs out.
 
-`images` is (N, C, H, W), float32, values 0 to 255, colours in the order of the model's config (timm: RGB).
-Normalisation and the padding that the network needs are inside. A graph has three parts, `prepare`, `network` and
-`finish`, which are exported apart and joined: the middle one is large, and easy to follow with sizes in multiples.
+`images` is (N, C, H, W), float32, values 0 to 255, colours in the order of the model's config (timm: RGB). The function
+includes normalisation and the padding that the network needs. It has three parts, `prepare`, `network` and `finish`.
+With open sizes each is exported alone and they are joined: `network` is large, and the exporter follows it more easily
+if its input sizes are declared as multiples of the network's stride.
+
+Models of Detectron2 are typed `Any` in this package: the library has no type annotations for its modules' attributes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,24 +21,25 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 class Graph(nn.Module):
-    """A model from images to final outputs.
+    """Maps images to the final outputs of a model.
 
     Args:
-        mean: of each colour, on the scale of the images.
-        std: likewise.
-        multiple: image sides are padded to a multiple of it, with zeros after normalisation as Detectron2 pads.
-        square: side of the square that images are padded to instead, 0 for none.
-        coarsest: see below; `multiple` by default.
+        mean: mean of each colour, for values 0 to 255.
+        std: standard deviation of each colour, likewise.
+        multiple: image sides are padded to a multiple of it, with zeros after normalisation, as Detectron2 does.
+        square: side of the square to which images are padded instead; 0 for none.
+        coarsest: the largest stride of the backbone's feature maps, whether they are used or not; at least `multiple`.
 
     Attributes:
         outputs: names of what `forward` returns, in order.
-        between: names of what `network` returns, in order.
-        padded_outputs: whether these are maps of the padded size.
-        coarsest: pixels of the padded images, a side, to a position of the smallest feature map, used or not.
+        intermediate: names of what `network` returns, in order.
+        padded_outputs: True if `network` returns maps of the padded size.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
     outputs: tuple[str, ...] = ()
-    between: tuple[str, ...] = ()
+    intermediate: tuple[str, ...] = ()
     padded_outputs = False
 
     def __init__(
@@ -60,55 +65,55 @@ class Graph(nn.Module):
         return x
 
     def network(self, x: torch.Tensor, images: torch.Tensor) -> Tensors:
-        """Maps what `prepare` returned, and the images, of which only the size is read, to `between`."""
+        """Maps what `prepare` returned to the tensors that `intermediate` names; of `images` only the size is read."""
         raise NotImplementedError
 
-    def finish(self, images: torch.Tensor, *between: torch.Tensor) -> Tensors:
-        """Maps the images, of which only the size is read, and `between` to `outputs`."""
+    def finish(self, images: torch.Tensor, *intermediate: torch.Tensor) -> Tensors:
+        """Maps what `network` returned to the tensors that `outputs` names; of `images` only the size is read."""
         raise NotImplementedError
 
     def original(self, images: torch.Tensor) -> Tensors:
-        """`outputs` as the model gives them when it is called as its users call it."""
+        """The same outputs, computed by the model's own interface; an exported file is compared with them."""
         raise NotImplementedError
 
 
 class ClassifierGraph(Graph):
-    """A timm network: images to `logits` (N, K).
+    """A timm network: maps images to `logits` (N, K).
 
     Args:
-        model: called with normalised images.
-        mean: as timm has it, for values in [0, 1].
-        std: likewise.
+        model: the network, called with normalised images.
+        mean: mean of each colour in timm's convention, for values in [0, 1].
+        std: standard deviation of each colour, likewise.
     """
 
-    outputs = between = ("logits",)
+    outputs = intermediate = ("logits",)
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__([255 * value for value in mean], [255 * value for value in std])
         self.model = model
 
     def network(self, x: torch.Tensor, images: torch.Tensor) -> Tensors:
-        """The network itself."""
+        """Calls the network; returns its logits."""
         return (self.model(x),)
 
-    def finish(self, images: torch.Tensor, *between: torch.Tensor) -> Tensors:
-        """Nothing."""
-        return between
+    def finish(self, images: torch.Tensor, *intermediate: torch.Tensor) -> Tensors:
+        """Returns the logits unchanged."""
+        return intermediate
 
     def original(self, images: torch.Tensor) -> Tensors:
-        """Logits of images normalised as timm does it."""
+        """Logits of images normalised in timm's order: first to [0, 1], then by mean and std."""
         return (self.model((images / 255 - self.mean / 255) / (self.std / 255)),)
 
 
 class SegmentorGraph(Graph):
-    """Detectron2's semantic segmentor: images to `logits` (N, K, H, W) and `classes` (N, H, W), at the images' size."""
+    """A Detectron2 `SemanticSegmentor`: maps images to `logits` (N, K, H, W) and `classes` (N, H, W) at their size."""
 
     outputs = ("logits", "classes")
-    between = ("padded_logits",)
+    intermediate = ("padded_logits",)
     padded_outputs = True
 
-    def __init__(self, model: nn.Module):
-        super().__init__(model.pixel_mean, model.pixel_std, *sides(model.backbone))
+    def __init__(self, model: Any):
+        super().__init__(model.pixel_mean, model.pixel_std, *padding_sizes(model.backbone))
         self.backbone, self.head = model.backbone, model.sem_seg_head
         self.call = model.forward
 
@@ -116,24 +121,28 @@ class SegmentorGraph(Graph):
         """Logits of the padded images."""
         return (self.head(self.backbone(x))[0],)
 
-    def finish(self, images: torch.Tensor, *between: torch.Tensor) -> Tensors:
-        """Cuts the padding off and takes the class of each pixel."""
-        logits = between[0][:, :, : images.shape[2], : images.shape[3]]
+    def finish(self, images: torch.Tensor, *intermediate: torch.Tensor) -> Tensors:
+        """Crops the padding and takes the class of highest logit at each pixel."""
+        logits = intermediate[0][:, :, : images.shape[2], : images.shape[3]]
         return logits, logits.argmax(1)
 
     def original(self, images: torch.Tensor) -> Tensors:
-        """Logits as Detectron2 returns them."""
-        logits = torch.stack([found["sem_seg"] for found in self.call(as_dicts(images))])
+        """Logits of Detectron2's own inference, and their classes."""
+        logits = torch.stack([found["sem_seg"] for found in self.call(detectron_inputs(images))])
         return logits, logits.argmax(1)
 
 
-def as_dicts(images: torch.Tensor) -> list[dict]:
-    """A batch of images as Detectron2 takes it."""
+def detectron_inputs(images: torch.Tensor) -> list[dict]:
+    """Converts images (N, C, H, W) to the list of dicts that Detectron2's models take."""
     return [{"image": image, "height": image.shape[1], "width": image.shape[2]} for image in images]
 
 
-def sides(backbone: nn.Module) -> tuple[int, int, int]:
-    """The multiple and the square that a Detectron2 backbone wants images padded to, and its largest stride."""
+def padding_sizes(backbone: Any) -> tuple[int, int, int]:
+    """How a Detectron2 backbone needs its images padded.
+
+    Returns:
+        `multiple`, `square` and `coarsest` of `Graph`.
+    """
     constraints = getattr(backbone, "padding_constraints", None) or {}
     multiple = constraints.get("size_divisibility") or backbone.size_divisibility
     strides = [shape.stride or 1 for shape in backbone.output_shape().values()]

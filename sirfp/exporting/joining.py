@@ -1,4 +1,4 @@
-"""Joining ONNX models whose inputs and outputs have the same names into one."""
+"""Joins ONNX models into one; an output feeds every later input of the same name."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from typing import Any
 
 
 def join(*parts: Any) -> Any:
-    """One model of several: what one gives by a name, those after it take by that name.
+    """Joins models in sequence.
+
+    Inputs and outputs of the parts keep their names, which connects them; all other values and nodes get a prefix for
+    each part, so that equal names in two parts do not collide.
 
     Args:
-        parts: protobufs of models, in order; all that they call by the name of an input or output is the same thing.
+        parts: protobufs of models, in the order in which they run; modified in place.
 
     Returns:
-        A protobuf with the first's inputs and the last's outputs; the parts are changed.
+        A protobuf with the inputs of the first part and the outputs of the last.
 
     Raises:
-        ValueError: they are of different opsets, or hold different functions of the same name.
+        ValueError: the parts have different opsets, or different functions of the same name.
     """
     import onnx
 
@@ -47,7 +50,7 @@ def join(*parts: Any) -> Any:
 
 
 def _rename(graph: Any, prefix: str, outer: set[str]) -> None:
-    """Puts a prefix before the names of all values and nodes but the outer ones, also in branches and loops."""
+    """Prefixes the names of all nodes, and of all values but `outer`, also in the bodies of branches and loops."""
 
     def named(name: str) -> str:
         return name if not name or name in outer else prefix + name

@@ -1,4 +1,4 @@
-"""Pooling of regions from a feature pyramid as one operator, `sirfp::pool_regions`: ONNX's RoiAlign on each level."""
+"""RoIAlign over a feature pyramid as one operator, `sirfp::pool_regions`, exported as ONNX's RoiAlign on each level."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def pool_regions(
     ratio: int,
     aligned: bool,
 ) -> torch.Tensor:
-    """RoIAlign of each region on its level of a pyramid.
+    """Pools each region from its level of a pyramid by RoIAlign.
 
     Args:
-        features: L maps (N, C, H, W), of falling size.
-        regions: (R, 5), the number of the image and the corners x0, y0, x1, y1 in pixels of it.
-        levels: (R), whole numbers, which of the maps.
-        scales: positions of each map to a pixel.
-        height: of the result.
-        width: likewise.
-        ratio: samples to a bin and side, 0 for as many as it has positions.
-        aligned: whether pixels are at their centres (Detectron2's `ROIAlignV2`).
+        features: L maps (N, C, H, W), from fine to coarse.
+        regions: (R, 5), index of the image and corners x0, y0, x1, y1 in its pixels.
+        levels: (R), int64, index of the map for each region.
+        scales: 1 / stride of each map.
+        height: number of bins along y.
+        width: number of bins along x.
+        ratio: samples per bin along each axis; 0 for an adaptive number.
+        aligned: True for pixel coordinates shifted by half a pixel (Detectron2's `ROIAlignV2`).
 
     Returns:
         (R, C, height, width).
@@ -48,8 +48,10 @@ def _(features, regions, levels, scales, height, width, ratio, aligned):
 
 
 def translations() -> dict:
-    """How the exporter writes the operator: for `custom_translation_table` of `torch.onnx.export`."""
-    from onnxscript import opset18 as op
+    """Maps the operator to its ONNX form, for `custom_translation_table` of `torch.onnx.export`."""
+    from onnxscript import opset18
+
+    op: Any = opset18  # its annotations know constants only, not the symbolic values of a translation
 
     def numbers(*values: int) -> Any:
         return op.Constant(value_ints=list(values))

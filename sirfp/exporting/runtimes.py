@@ -1,12 +1,12 @@
-"""The runtimes that a model's latency is measured in.
+"""Runtimes in which a model's latency can be measured.
 
 | name | what is timed |
 | --- | --- |
-| eager | the model in PyTorch as its users call it |
-| channels-last | the same with weights and images in channels-last memory |
-| bfloat16 | the same under autocast to bfloat16, in channels-last memory |
-| compiled | the graph that `sirfp export` writes, by `torch.compile`, in channels-last memory |
-| onnxruntime | the ONNX file of it, size and batch fixed |
+| eager | the model in PyTorch, called through its own interface |
+| channels-last | the same, with weights and images in channels-last memory format |
+| bfloat16 | the same, under autocast to bfloat16, in channels-last memory format |
+| compiled | the graph that `sirfp export` writes, under `torch.compile`, in channels-last memory format |
+| onnxruntime | the ONNX file of this graph, with fixed size and batch |
 """
 
 from __future__ import annotations
@@ -26,50 +26,54 @@ from ..network.forward import call, inference
 from ..network.latency import Latency, in_turns, synchronizer
 
 RUNTIMES = ("eager", "channels-last", "bfloat16", "compiled", "onnxruntime")
-GRAPHS = ("compiled", "onnxruntime")
-"""Those that take a model as a function of one tensor."""
+GRAPH_RUNTIMES = ("compiled", "onnxruntime")
+"""Runtimes that need the model as a function of one tensor (`sirfp.exporting.Graph`)."""
 
 
-def ready(runtime: str, model: nn.Module, inputs: Any, folder: Path, threads: int | None = None) -> Callable[[], Any]:
-    """A model in a runtime, as a call without arguments; called once here, so that what is compiled is.
+def prepare_call(
+    runtime: str, model: nn.Module, inputs: Any, folder: Path, threads: int | None = None
+) -> Callable[[], Any]:
+    """Prepares a model in a runtime as a function without arguments; calls it once, which triggers compilation.
 
     Args:
-        runtime: of `RUNTIMES`; of `GRAPHS`, `model` is called with one tensor of images (N, C, H, W).
-        model: in evaluation mode.
-        inputs: what it is called with.
-        folder: for files.
-        threads: of onnxruntime, which has its own.
+        runtime: one of `RUNTIMES`; for those in `GRAPH_RUNTIMES`, `model` takes one tensor of images (N, C, H, W).
+        model: the model, in evaluation mode.
+        inputs: the argument of each call.
+        folder: where files are written.
+        threads: CPU threads of onnxruntime, which ignores PyTorch's setting.
 
     Raises:
-        InputError: the model cannot be brought into the runtime.
+        InputError: the model cannot be run in this runtime.
     """
     if runtime == "onnxruntime":
-        return exported(model, inputs, folder, threads)
+        return onnxruntime_call(model, inputs, folder, threads)
     if runtime != "eager":
         model = copy.deepcopy(model).to(memory_format=torch.channels_last)
         if isinstance(inputs, torch.Tensor) and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
     kind = next((p.device.type for p in model.parameters()), "cpu")
     autocast = (lambda: torch.autocast(kind, torch.bfloat16)) if runtime == "bfloat16" else nullcontext
-    work = torch.compile(model) if runtime == "compiled" else model
+    network: Any = torch.compile(model) if runtime == "compiled" else model
 
     def once() -> Any:
         with inference(model), autocast():
-            return call(work, inputs)
+            return call(network, inputs)
 
     try:
         once()
-    except Exception as error:  # the compiler's, and what layers raise for a precision that they lack
+    except Exception as error:  # of any class: the compiler's own, and those of layers without bfloat16
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{runtime}: {lines[0][:200]}") from error
     return once
 
 
-def exported(model: nn.Module, images: torch.Tensor, folder: Path, threads: int | None = None) -> Callable[[], Any]:
-    """A model as an ONNX file of fixed batch and size in onnxruntime.
+def onnxruntime_call(
+    model: nn.Module, images: torch.Tensor, folder: Path, threads: int | None = None
+) -> Callable[[], Any]:
+    """Writes a model to an ONNX file of fixed batch and size; returns a function that runs it in onnxruntime.
 
     Raises:
-        InputError: it cannot be exported, or a package is not installed.
+        InputError: the model cannot be exported, or a package is not installed.
     """
     from . import Session, check_packages, write_fixed
 
@@ -88,43 +92,44 @@ def compare(
     repeats: int = 11,
     threads: int | None = None,
 ) -> tuple[dict[str, dict[str, Latency]], dict[str, str]]:
-    """Times networks in runtimes, all in turns.
+    """Measures the latency of networks in several runtimes, all calls interleaved.
 
     Args:
-        networks: {runtime: {network: (model, inputs)}}, see `ready`.
-        folder: for files.
+        networks: {runtime: {network: (model, inputs)}}, see `prepare_call`.
+        folder: where files are written.
         warmup, repeats, threads: see `latency.measure`.
 
     Returns:
-        {runtime: {network: latency}} of those that can be, and {runtime: why not} of the others.
+        {runtime: {network: latency}} of runtimes that ran all their networks, and {runtime: reason} of the others.
     """
     calls: dict[str, Callable[[], float]] = {}
-    lacking: dict[str, str] = {}
+    failed: dict[str, str] = {}
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(threads or before)  # also what is compiled and prepared is for so many
+        torch.set_num_threads(threads or before)  # before compiling, which uses the current number
         for runtime, models in networks.items():
             try:
                 made = {
-                    f"{runtime}/{name}": _timed(ready(runtime, model, inputs, folder, threads or before), model)
+                    f"{runtime}/{name}": _timed(prepare_call(runtime, model, inputs, folder, threads or before), model)
                     for name, (model, inputs) in models.items()
                 }
             except InputError as error:
-                lacking[runtime] = str(error)
+                failed[runtime] = str(error)
             else:
                 calls |= made
-        taken = in_turns(calls, warmup=warmup, repeats=repeats, threads=threads)
+        latencies = in_turns(calls, warmup=warmup, repeats=repeats, threads=threads)
     finally:
         torch.set_num_threads(before)
         torch.compiler.reset()
     found: dict[str, dict[str, Latency]] = {}
-    for key, latency in taken.items():
+    for key, latency in latencies.items():
         runtime, _, name = key.partition("/")
         found.setdefault(runtime, {})[name] = latency
-    return found, lacking
+    return found, failed
 
 
 def _timed(work: Callable[[], Any], model: nn.Module) -> Callable[[], float]:
+    """Wraps a call so that it returns its seconds, including the work queued on the model's device."""
     wait = synchronizer(model)
 
     def timed() -> float:

@@ -1,14 +1,15 @@
-"""Detectron2's single-stage detectors (RetinaNet, FCOS) as functions of one tensor, with their decoding and NMS."""
+"""Detectron2's single-stage detectors (RetinaNet, FCOS) as functions of one tensor, including decoding and NMS."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from .detectors import DetectorGraph, best, candidates, rows_at
-from .graphs import Tensors, sides
-from .suppression import surviving
+from .detectors import DetectorGraph, candidates, rows_at, top_scores
+from .graphs import Tensors, padding_sizes
+from .suppression import scores_after_nms
 
 
 class DenseDetectorGraph(DetectorGraph):
@@ -18,8 +19,8 @@ class DenseDetectorGraph(DetectorGraph):
         model: a RetinaNet or an FCOS.
     """
 
-    def __init__(self, model: nn.Module):
-        super().__init__(model.pixel_mean, model.pixel_std, *sides(model.backbone))
+    def __init__(self, model: Any):
+        super().__init__(model.pixel_mean, model.pixel_std, *padding_sizes(model.backbone))
         self.backbone, self.head, self.anchors = model.backbone, model.head, model.anchor_generator
         self.in_features, self.num_classes = list(model.head_in_features), model.num_classes
         self.transform = model.box2box_transform
@@ -28,18 +29,18 @@ class DenseDetectorGraph(DetectorGraph):
         self.limit, self.call = model.max_detections_per_image, model.forward
 
     def network(self, x: torch.Tensor, images: torch.Tensor) -> Tensors:
-        """The best detections of padded images: boxes (N, D, 4), scores (N, D), 0 where there are fewer, classes."""
+        """Boxes (N, D, 4), scores (N, D) and classes (N, D) of padded images; score 0 where there are fewer."""
         features = self.backbone(x)
         maps = zip(*self.head([features[name] for name in self.in_features]), strict=True)
         found = [self._level(level, *each) for level, each in enumerate(maps)]
         boxes, scores, classes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-        spread = F.one_hot(classes, self.num_classes).transpose(1, 2) * scores.unsqueeze(1)
-        scores = surviving(boxes, spread, scores, self.overlap, self.threshold, self.limit)
-        scores, places = best(scores, self.limit)
-        return rows_at(boxes, places), scores, classes.gather(1, places)
+        class_scores = F.one_hot(classes, self.num_classes).transpose(1, 2) * scores.unsqueeze(1)
+        scores = scores_after_nms(boxes, class_scores, scores, self.overlap, self.threshold, self.limit)
+        scores, indices = top_scores(scores, self.limit)
+        return rows_at(boxes, indices), scores, classes.gather(1, indices)
 
     def _level(self, level, logits, deltas, centerness=None) -> Tensors:
-        """The best candidates of one feature level."""
+        """The candidates of highest score on one feature level, as `candidates` returns them."""
         scores = logits.sigmoid()
         if centerness is not None:
             scores = (scores * centerness.sigmoid()).sqrt()

@@ -1,6 +1,8 @@
-"""Non-maximum suppression for batches as one operator, `sirfp::suppress`, which is ONNX's NonMaxSuppression."""
+"""Batched non-maximum suppression as one operator, `sirfp::suppress`, exported as ONNX's NonMaxSuppression."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -9,17 +11,17 @@ from torchvision.ops import batched_nms
 
 @torch.library.custom_op("sirfp::suppress", mutates_args=())
 def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float, threshold: float, most: int) -> torch.Tensor:
-    """Suppresses, in each image and class, boxes that overlap one with a higher score.
+    """Removes, per image and class, boxes that overlap one of higher score.
 
     Args:
         boxes: (N, M, 4) corners.
-        scores: (N, K, M), of every box for every class.
-        overlap: intersection over union above which the lower box goes.
-        threshold: only scores above it count.
-        most: boxes that stay in an image and class, those of the highest scores.
+        scores: (N, K, M), of each class and box.
+        overlap: intersection over union above which the box of lower score is removed.
+        threshold: boxes whose score does not exceed it are removed.
+        most: limit of remaining boxes per image and class; those of highest score remain.
 
     Returns:
-        (R, 3) whole numbers: image, class and box of each that stays.
+        (R, 3) int64: indices of image, class and box of each that remains.
     """
     kept = []
     for i in range(len(boxes)):
@@ -36,17 +38,29 @@ def _(boxes, scores, overlap, threshold, most):
     return boxes.new_empty((torch.library.get_ctx().new_dynamic_size(), 3), dtype=torch.int64)
 
 
-def surviving(
-    boxes: torch.Tensor, spread: torch.Tensor, scores: torch.Tensor, overlap: float, threshold: float, most: int
+def scores_after_nms(
+    boxes: torch.Tensor, class_scores: torch.Tensor, scores: torch.Tensor, overlap: float, threshold: float, most: int
 ) -> torch.Tensor:
-    """Scores (N, M) of boxes, zero where `suppress` drops them; `spread` has them by class, (N, K, M)."""
-    chosen = suppress(boxes, spread, overlap, threshold, most)
-    return scores * torch.zeros_like(scores).index_put((chosen[:, 0], chosen[:, 2]), scores.new_ones(()))
+    """Sets the scores of boxes that `suppress` removes to zero.
+
+    Args:
+        boxes: (N, M, 4) corners.
+        class_scores: (N, K, M), for NMS within each class.
+        scores: (N, M), the score of each box.
+        overlap, threshold, most: see `suppress`.
+
+    Returns:
+        (N, M).
+    """
+    kept = suppress(boxes, class_scores, overlap, threshold, most)
+    return scores * torch.zeros_like(scores).index_put((kept[:, 0], kept[:, 2]), scores.new_ones(()))
 
 
 def translations() -> dict:
-    """How the exporter writes the operator: for `custom_translation_table` of `torch.onnx.export`."""
-    from onnxscript import opset18 as op
+    """Maps the operator to its ONNX form, for `custom_translation_table` of `torch.onnx.export`."""
+    from onnxscript import opset18
+
+    op: Any = opset18  # its annotations know constants only, not the symbolic values of a translation
 
     def write(boxes, scores, overlap: float, threshold: float, most: int):
         count = op.Constant(value_ints=[most])

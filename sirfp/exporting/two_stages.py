@@ -1,7 +1,8 @@
-"""Detectron2's detectors in two stages (Faster, Mask, Cascade R-CNN) as functions of one tensor.
+"""Detectron2's two-stage detectors (Faster, Mask, Cascade R-CNN) as functions of one tensor.
 
-Detectron2's own inference takes each image's proposals apart in lists whose lengths depend on values; here they are
-rows of tensors beside the number of their image, of as many as there are, so that heads compute no more than there.
+Detectron2's own inference keeps the proposals of each image in a list whose length depends on the data, which the
+exporter cannot follow. Here the proposals of all images are rows of one tensor, with the index of their image; rows of
+padding are dropped, so that the heads compute as much as in Detectron2.
 """
 
 from __future__ import annotations
@@ -21,26 +22,27 @@ from detectron2.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from torch import nn
 from torch.nn import functional as F
 
-from .detectors import DetectorGraph, best, candidates, clipped, filled, rows_at
-from .graphs import Tensors, as_dicts, sides
+from .detectors import DetectorGraph, candidates, clip_boxes, rows_at, sides_longer, top_scores
+from .graphs import Tensors, detectron_inputs, padding_sizes
 from .region_pooling import pool_regions
-from .suppression import surviving
+from .suppression import scores_after_nms
 
-MOST = 80.0  # of a logit's size before its exponential is taken
+MAX_LOGIT = 80.0
+"""Logits are clamped to +-80 before exp(), since float32 overflows at 88.7."""
 
 
 class TwoStageGraph(DetectorGraph):
-    """A detector with proposals: as `DetectorGraph`, and `masks` (N, D, h, w) where the model has them.
+    """A detector with proposals: outputs of `DetectorGraph`, and `masks` (N, D, h, w) if the model predicts them.
 
-    Masks are the probabilities that the model gives for positions of a grid on each detection's box, as Detectron2's
-    `inference(..., do_postprocess=False)` has them, zeros beyond an image's count.
+    Masks are probabilities on an h x w grid over each detection's box, as Detectron2's
+    `inference(..., do_postprocess=False)` returns them; zeros after an image's `count`.
 
     Args:
-        model: a GeneralizedRCNN that `obstacle` says nothing about.
+        model: a GeneralizedRCNN for which `unsupported_part` returns "".
     """
 
-    def __init__(self, model: nn.Module):
-        super().__init__(model.pixel_mean, model.pixel_std, *sides(model.backbone))
+    def __init__(self, model: Any):
+        super().__init__(model.pixel_mean, model.pixel_std, *padding_sizes(model.backbone))
         rpn, heads = model.proposal_generator, model.roi_heads
         self.backbone, self.rpn_head, self.anchors = model.backbone, rpn.rpn_head, rpn.anchor_generator
         self.rpn_features, self.rpn_transform = list(rpn.in_features), rpn.box2box_transform
@@ -52,10 +54,10 @@ class TwoStageGraph(DetectorGraph):
         self.threshold, self.overlap = last.test_score_thresh, last.test_nms_thresh
         self.limit = last.test_topk_per_image
         if heads.mask_on:
-            self.outputs, self.between = (*self.outputs, "masks"), (*self.between, "all_masks")
+            self.outputs, self.intermediate = (*self.outputs, "masks"), (*self.intermediate, "all_masks")
 
     def network(self, x: torch.Tensor, images: torch.Tensor) -> Tensors:
-        """The best detections of padded images, and their masks."""
+        """Detections of padded images, and their masks if the model predicts them."""
         features = self.backbone(x)
         maps = [features[name] for name in self.in_features]
         proposals, real = self._propose([features[name] for name in self.rpn_features], images)
@@ -65,64 +67,65 @@ class TwoStageGraph(DetectorGraph):
         return boxes, scores, classes, self._mask(maps, boxes, scores > self.threshold, classes)
 
     def original(self, images: torch.Tensor) -> Tensors:
-        """Detections as Detectron2 returns them, filled up to D; masks before they are drawn on the image."""
+        """Detections of Detectron2's own inference, padded to D rows; masks on their grid."""
         if not self.heads.mask_on:
             return super().original(images)
-        found = self.model_inference(as_dicts(images), do_postprocess=False)
+        found = self.model_inference(detectron_inputs(images), do_postprocess=False)
         found = [one[one.pred_boxes.nonempty()] for one in found]
         for one in found:
             one.pred_masks = one.pred_masks[:, 0]
-        boxes, scores, classes, masks, count = self._filled_up(
+        boxes, scores, classes, masks, count = self._pad_to_limit(
             found, [("pred_boxes", 0), ("scores", 0), ("pred_classes", -1), ("pred_masks", 0)]
         )
         return boxes, scores, classes, count, masks
 
     def _propose(self, features: Sequence[torch.Tensor], images: torch.Tensor) -> Tensors:
-        """The RPN's proposals (N, P, 4), and which are some and not filling, (N, P)."""
+        """Proposals of the RPN (N, P, 4), and a mask (N, P) that is False for rows of padding."""
         found = [
-            candidates(self.anchors, level, positive(logits), deltas, self.rpn_transform, self.rpn_candidates)
+            candidates(self.anchors, level, positive_scores(logits), deltas, self.rpn_transform, self.rpn_candidates)
             for level, (logits, deltas) in enumerate(zip(*self.rpn_head(features), strict=True))
         ]
         boxes, scores, _ = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-        boxes = clipped(boxes, images)
-        scores = scores * filled(boxes, self.least_side)
-        levels = torch.arange(len(found)).repeat_interleave(self.rpn_candidates)  # NMS looks at each level apart
-        spread = F.one_hot(levels, len(found)).T * scores.unsqueeze(1)
-        scores = surviving(boxes, spread, scores, self.rpn_overlap, 0.0, self.proposals)
-        scores, places = best(scores, self.proposals)
-        return rows_at(boxes, places), scores > 0
+        boxes = clip_boxes(boxes, images)
+        scores = scores * sides_longer(boxes, self.least_side)
+        levels = torch.arange(len(found)).repeat_interleave(self.rpn_candidates)  # NMS within each level
+        level_scores = F.one_hot(levels, len(found)).T * scores.unsqueeze(1)
+        scores = scores_after_nms(boxes, level_scores, scores, self.rpn_overlap, 0.0, self.proposals)
+        scores, indices = top_scores(scores, self.proposals)
+        return rows_at(boxes, indices), scores > 0
 
     def _detect(self, maps: Sequence[torch.Tensor], proposals: torch.Tensor, real: torch.Tensor, images: torch.Tensor):
-        """The best detections of the proposals: boxes (N, D, 4), scores (N, D), 0 where there are fewer, classes."""
+        """Detections from proposals: boxes (N, D, 4), scores (N, D), classes (N, D); score 0 where there are fewer."""
         n, count = proposals.shape[:2]
-        rows = and_one(real)
+        rows = rows_and_first(real)
         boxes = proposals.flatten(0, 1)[rows]
-        each = []
+        stage_scores = []
         for number, (pooler, head, predictor) in enumerate(self._stages()):
             if number:
-                boxes = clipped(boxes, images)
-            logits, deltas = predictor(head(pooled(pooler, maps, rows // count, boxes)))
-            each.append(logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(1))
+                boxes = clip_boxes(boxes, images)
+            logits, deltas = predictor(head(roi_features(pooler, maps, rows // count, boxes)))
+            stage_scores.append(logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(1))
             boxes = predictor.box2box_transform.apply_deltas(deltas, boxes)
-        num_classes = each[0].shape[1] - 1
-        boxes = clipped(boxes.reshape(-1, boxes.shape[1] // 4, 4), images).expand(-1, num_classes, 4)
-        chances = (sum(each) / len(each))[:, :num_classes]
-        rows, boxes, chances = rows[:-1], boxes[:-1], chances[:-1]
-        # a class of an image is to NMS an image of its own, as each class may have other boxes
-        scores = chances.new_zeros(n * count, num_classes).index_put((rows,), chances)
+        num_classes = stage_scores[0].shape[1] - 1
+        boxes = clip_boxes(boxes.reshape(-1, boxes.shape[1] // 4, 4), images).expand(-1, num_classes, 4)
+        # a cascade averages the scores of its stages, without the background class
+        probabilities = (sum(stage_scores) / len(stage_scores))[:, :num_classes]
+        rows, boxes, probabilities = rows[:-1], boxes[:-1], probabilities[:-1]
+        # each pair of image and class is passed to NMS as an image, since boxes may differ between classes
+        scores = probabilities.new_zeros(n * count, num_classes).index_put((rows,), probabilities)
         scores = scores.reshape(n, count, num_classes).transpose(1, 2).reshape(n * num_classes, count)
         boxes = boxes.new_zeros(n * count, num_classes, 4).index_put((rows,), boxes)
         boxes = boxes.reshape(n, count, num_classes, 4).transpose(1, 2).reshape(n * num_classes, count, 4)
-        scores = surviving(boxes, scores.unsqueeze(1), scores, self.overlap, self.threshold, self.limit)
-        scores, places = best(scores.reshape(n, num_classes * count), self.limit)
-        return rows_at(boxes.reshape(n, num_classes * count, 4), places), scores, places // count
+        scores = scores_after_nms(boxes, scores.unsqueeze(1), scores, self.overlap, self.threshold, self.limit)
+        scores, indices = top_scores(scores.reshape(n, num_classes * count), self.limit)
+        return rows_at(boxes.reshape(n, num_classes * count, 4), indices), scores, indices // count
 
     def _mask(self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, real: torch.Tensor, classes: torch.Tensor):
-        """Masks (N, D, h, w) of detections, zeros where `real` says that there is none."""
+        """Masks (N, D, h, w) of detections; zeros where `real` (N, D) is False."""
         n, count = real.shape
-        rows = and_one(real)
+        rows = rows_and_first(real)
         of_res5 = isinstance(self.heads, Res5ROIHeads)
-        regions = pooled(
+        regions = roi_features(
             self.heads.pooler if of_res5 else self.heads.mask_pooler, maps, rows // count, boxes.flatten(0, 1)[rows]
         )
         logits = self.heads.mask_head.layers(self.heads.res5(regions) if of_res5 else regions)
@@ -132,8 +135,8 @@ class TwoStageGraph(DetectorGraph):
         masks = logits.new_zeros(n * count, *logits.shape[2:]).index_put((rows[:-1],), logits[:-1, 0].sigmoid())
         return masks.reshape(n, count, *logits.shape[2:])
 
-    def _stages(self) -> list[tuple[ROIPooler, Callable, nn.Module]]:
-        """Pooler, head and predictor of each stage after the proposals."""
+    def _stages(self) -> list[tuple[ROIPooler, Callable[[torch.Tensor], torch.Tensor], Any]]:
+        """Pooler, head and predictor of each stage after the RPN."""
         heads = self.heads
         if isinstance(heads, Res5ROIHeads):
             return [(heads.pooler, lambda regions: heads.res5(regions).mean([2, 3]), heads.box_predictor)]
@@ -142,21 +145,20 @@ class TwoStageGraph(DetectorGraph):
         return [(heads.box_pooler, heads.box_head, heads.box_predictor)]
 
 
-def obstacle(model: nn.Module) -> str:
-    """Why a GeneralizedRCNN cannot be exported; nothing if it can."""
+def unsupported_part(model: Any) -> str:
+    """Why a GeneralizedRCNN cannot be exported; "" if it can."""
     rpn, heads = model.proposal_generator, model.roi_heads
     if type(rpn) is not RPN or not isinstance(rpn.anchor_generator, DefaultAnchorGenerator):
         return f"its proposals come from {type(rpn).__name__}, not from an RPN on plain anchors"
     if type(heads) not in (StandardROIHeads, CascadeROIHeads, Res5ROIHeads):
-        return f"its regions go through {type(heads).__name__}, which is not known"
+        return f"its ROI heads are of the class {type(heads).__name__}, which is not supported"
     if getattr(heads, "keypoint_on", False):
-        return "it finds keypoints, region by region in a loop"
+        return "it finds keypoints, which Detectron2 decodes in a loop over the regions"
     if any(type(predictor) is not FastRCNNOutputLayers for predictor in predictors(model)):
-        return f"its boxes come from {type(predictors(model)[-1]).__name__}, which is not known"
-    if heads.mask_on and not isinstance(heads.mask_head, BaseMaskRCNNHead):
-        return f"its masks come from {type(heads.mask_head).__name__}, which is not known"
-    if heads.mask_on and getattr(heads, "mask_pooler", None) is None and not isinstance(heads, Res5ROIHeads):
-        return "its masks are not pooled from regions"
+        return f"its boxes come from {type(predictors(model)[-1]).__name__}, which is not supported"
+    problem = _unsupported_masks(heads) if heads.mask_on else ""
+    if problem:
+        return problem
     poolers = [module for module in model.modules() if isinstance(module, ROIPooler)]
     others = {type(one).__name__ for pooler in poolers for one in pooler.level_poolers} - {ROIAlign.__name__}
     if others:
@@ -166,28 +168,47 @@ def obstacle(model: nn.Module) -> str:
     return ""
 
 
-def predictors(model: nn.Module) -> list[Any]:
-    """The layers of a GeneralizedRCNN that score its regions, one or one a stage."""
+def _unsupported_masks(heads: Any) -> str:
+    """Why heads that predict masks cannot be exported; "" if they can."""
+    if not isinstance(heads.mask_head, BaseMaskRCNNHead):
+        return f"its masks come from {type(heads.mask_head).__name__}, which is not supported"
+    if getattr(heads, "mask_pooler", None) is None and not isinstance(heads, Res5ROIHeads):
+        return "its mask head does not read pooled regions"
+    return ""
+
+
+def predictors(model: Any) -> list[Any]:
+    """The layers of a GeneralizedRCNN that score its regions: one, or one per stage of a cascade."""
     found = model.roi_heads.box_predictor
     return list(found) if isinstance(found, (nn.ModuleList, list)) else [found]
 
 
-def and_one(real: torch.Tensor) -> torch.Tensor:
-    """Numbers of the rows where `real` (N, D) holds, and the first once more.
+def rows_and_first(real: torch.Tensor) -> torch.Tensor:
+    """Indices of the rows where `real` (N, D), flattened, is True, and row 0 appended.
 
-    So that there is always one: the exporter stops at layers that differ for none, such as BatchNorm.
+    Thus the result is never empty: the exporter stops at layers that treat an empty batch differently, e.g. BatchNorm.
+    The caller drops the last row again.
     """
     rows = real.flatten().nonzero()[:, 0]
     return torch.cat([rows, rows.new_zeros(1)])
 
 
-def positive(logits: torch.Tensor) -> torch.Tensor:
-    """Positive numbers in the order of logits, as finely graded as these."""
-    return logits.clamp(-MOST, MOST).exp()
+def positive_scores(logits: torch.Tensor) -> torch.Tensor:
+    """exp of logits: positive scores of the same order, which do not saturate as those of a sigmoid do."""
+    return logits.clamp(-MAX_LOGIT, MAX_LOGIT).exp()
 
 
-def pooled(pooler: ROIPooler, maps: Sequence[torch.Tensor], images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """What Detectron2's pooler gives, (R, C, h, w), for boxes (R, 4) in pixels of the images of numbers (R)."""
+def roi_features(
+    pooler: ROIPooler, maps: Sequence[torch.Tensor], images: torch.Tensor, boxes: torch.Tensor
+) -> torch.Tensor:
+    """Features of regions (R, C, h, w), equal to the output of Detectron2's pooler.
+
+    Args:
+        pooler: its settings.
+        maps: the levels of the pyramid, each (N, C, H, W).
+        images: (R), index of the image of each box.
+        boxes: (R, 4) corners in pixels.
+    """
     levels = torch.zeros_like(images)
     if len(pooler.level_poolers) > 1:  # FPN (CVPR 2017), equation 1
         sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()

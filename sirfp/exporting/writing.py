@@ -1,4 +1,4 @@
-"""Writing ONNX files by PyTorch's exporter, with batch and size of the images left open where the model allows."""
+"""Writes ONNX files by PyTorch's exporter, with the batch and the images' size left open where the model allows."""
 
 from __future__ import annotations
 
@@ -18,24 +18,28 @@ from ..files.quiet import quiet
 from ..files.whole import whole_file
 from . import region_pooling, suppression
 from .graphs import Graph
+from .integer_sizes import integer_sizes
 from .joining import join
-from .whole_sizes import whole_sizes
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-OLDEST = "2.8"  # PyTorch; the exporter of 2.6 stops at batch norms
+MIN_TORCH = "2.8"
+"""Oldest PyTorch known to work: the exporter of 2.6 stops at batch norms, 2.7 was not tried."""
 FREE = ("batch", "size")
-OPSETS = range(18, 24)  # that PyTorch's exporter writes
-LARGEST = 2**31 - 2**20  # bytes; a protobuf file ends at 2 GiB
+"""Dimensions of the images that a file can leave open (symbolic)."""
+OPSETS = range(18, 24)
+"""Versions of ONNX's operators that PyTorch's exporter writes."""
+MAX_FILE_BYTES = 2**31 - 2**20
+"""A protobuf message is limited to 2 GiB; 1 MiB below it leaves room."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written.
+    """A written ONNX file.
 
     Attributes:
-        path: its name.
-        free: which of `FREE` were left open.
-        notes: why others were not.
+        path: the file.
+        free: the dimensions of `FREE` that are open in it.
+        notes: for each that is not, why.
     """
 
     path: Path
@@ -44,19 +48,20 @@ class Exported:
 
 
 def check_packages() -> None:
-    """Raises InputError where a package that exporting needs is not installed, or PyTorch is too old for it."""
-    if lacking():
-        raise InputError(f"exporting needs {', '.join(lacking())}: pip install {shlex.join(lacking())}")
+    """Raises InputError if a package that exporting needs is not installed, or PyTorch is older than `MIN_TORCH`."""
+    missing = missing_packages()
+    if missing:
+        raise InputError(f"exporting needs {', '.join(missing)}: pip install {shlex.join(missing)}")
 
 
-def lacking() -> list[str]:
-    """Those of `PACKAGES` that are not installed, and PyTorch where it is older than `OLDEST`."""
+def missing_packages() -> list[str]:
+    """What to install for exporting: packages of `PACKAGES`, and PyTorch if it is older than `MIN_TORCH`."""
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    return absent + [f"torch>={OLDEST}"] * (torch.__version__ < OLDEST)
+    return absent + [f"torch>={MIN_TORCH}"] * (torch.__version__ < MIN_TORCH)
 
 
 def check_opset(opset: int | None) -> None:
-    """Raises InputError where PyTorch's exporter does not write ONNX's operators of a version."""
+    """Raises InputError if PyTorch's exporter does not write this version of ONNX's operators."""
     if opset is not None and opset not in OPSETS:
         raise InputError(f"--opset must lie in [{OPSETS[0]}, {OPSETS[-1]}], which PyTorch writes, got {opset}")
 
@@ -73,117 +78,122 @@ def export(
     """Writes a model to an ONNX file.
 
     Args:
-        graph: the model, on the processor, in evaluation mode.
-        path: the file, written beside and renamed.
-        size: (height, width) of the images that are sent through it, and of all where the size is not free.
-        free: what to leave open if the model allows, of `FREE`.
-        metadata: texts to keep in the file.
-        opset: of `OPSETS`; what PyTorch has as its default by default.
+        graph: the model, on the CPU, in evaluation mode.
+        path: the file; written under a temporary name and renamed when it is complete.
+        size: (height, width) of the images that the model is traced with; the file's only size if it is not left open.
+        free: dimensions of `FREE` to leave open if the model allows.
+        metadata: {key: text} stored in the file.
+        opset: one of `OPSETS`; PyTorch's default if None.
 
     Raises:
-        InputError: the exporter cannot do it, a package is not installed, or the file cannot be written.
+        InputError: the exporter fails on this model, a package is missing, or the file cannot be written.
     """
     check_packages()
     check_opset(opset)
     notes: list[str] = []
-    refused = refusal(graph, other_size(size)) if "size" in free else ""
-    if refused:
-        notes.append(f"size cannot be left open: {refused}")
+    problem = size_error(graph, other_size(size)) if "size" in free else ""
+    if problem:
+        notes.append(f"size cannot be left open: {problem}")
         free = [f for f in free if f != "size"]
-    for some in dict.fromkeys([tuple(free), tuple(f for f in free if f != "size"), ()]):
+    for attempt in dict.fromkeys([tuple(free), tuple(f for f in free if f != "size"), ()]):
         try:
-            model = _exported(graph, size, some, opset)
+            model = _export_graph(graph, size, attempt, opset)
             break
-        except Exception as error:  # whatever the model's code or the exporter raises
-            notes.append(f"{' and '.join(some) or 'nothing'} cannot be left open: {reason(error)}")
+        except Exception as error:  # of any class: the model's code and the exporter raise their own
+            notes.append(f"{' and '.join(attempt) or 'nothing'} cannot be left open: {reason(error)}")
     else:
-        raise InputError(f"the exporter cannot do this model: {reason_of(notes)}")
+        raise InputError(f"PyTorch's exporter cannot export this model: {last_reason(notes)}")
     _name_sides(model.graph)
     for key, value in (metadata or {}).items():
         model.metadata_props.add(key=key, value=value)
-    if model.ByteSize() > LARGEST:
+    if model.ByteSize() > MAX_FILE_BYTES:
         raise InputError(
-            f"the file would have {model.ByteSize() / 2**30:.1f} GiB; an ONNX file of one part ends at 2 GiB"
+            f"the file would have {model.ByteSize() / 2**30:.1f} GiB; a single ONNX file is limited to 2 GiB"
         )
     with whole_file(path) as beside:
         beside.write_bytes(model.SerializeToString())
-    return Exported(Path(path), some, tuple(notes))
+    return Exported(Path(path), attempt, tuple(notes))
 
 
 def other_size(size: Sequence[int]) -> tuple[int, int]:
-    """A (height, width) that differs from one, for trying what is left open."""
+    """A second, larger (height, width), to check that a model and its file accept more than one size."""
     height, width = size
     return height + max(8, height // 8), width + max(8, width // 4)
 
 
-def refusal(graph: Graph, size: Sequence[int]) -> str:
-    """What a model says to images (height, width), in one line; nothing where it takes them.
+def size_error(graph: Graph, size: Sequence[int]) -> str:
+    """The error that a model raises for images of this (height, width), in one line; "" if it accepts them.
 
-    The exporter cannot tell: a network's own check of its sizes, such as that of timm's vision transformers, is left
-    out of the file, which then says that it takes any size.
+    The model must be called to find out: the exporter drops a network's own check of its input size, such as that of
+    timm's vision transformers, so that the file would claim to accept any size.
     """
     try:
         with quiet(), torch.no_grad():
             graph.original(torch.zeros(1, len(graph.mean), *size))
-    except Exception as error:  # whatever the model's code raises
+    except Exception as error:  # of any class: it is the model's code that raises
         return f"at {size[0]} x {size[1]} pixels, {reason(error)}"
     return ""
 
 
 def write_fixed(module: nn.Module, images: torch.Tensor, path: Path) -> None:
-    """Writes any module that is called with one tensor for just such a tensor; the input is called `images`.
+    """Writes a module of one tensor to an ONNX file of fixed input shape; the input is named `images`.
+
+    Args:
+        module: any module that is called with one tensor.
+        images: the tensor, (N, C, H, W), whose shape the file takes.
+        path: the file.
 
     Raises:
-        InputError: the exporter cannot do it.
+        InputError: the exporter fails on this module.
     """
     try:
-        with quiet(), torch.no_grad(), whole_sizes():
+        with quiet(), torch.no_grad(), integer_sizes():
             model = _program(module.eval(), (images,), ({},), ["images"], None)
-    except Exception as error:  # whatever the model's code or the exporter raises
-        raise InputError(f"the exporter cannot do this model: {reason(error)}") from error
+    except Exception as error:  # of any class: the model's code and the exporter raise their own
+        raise InputError(f"PyTorch's exporter cannot export this model: {reason(error)}") from error
     path.write_bytes(model.SerializeToString())
 
 
 def reason(error: Exception) -> str:
-    """The first line that says something, shortened."""
+    """The line of an error's message that names its cause, at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if "Error" in line and "Failed to" not in line]
     return (causes or lines or [type(error).__name__])[0][:200]
 
 
-def reason_of(notes: Sequence[str]) -> str:
-    """What the last attempt said."""
+def last_reason(notes: Sequence[str]) -> str:
+    """The reason in the last note."""
     return notes[-1].partition(": ")[2]
 
 
-def _exported(graph: Graph, size: Sequence[int], free: Sequence[str], opset: int | None) -> Any:
+def _export_graph(graph: Graph, size: Sequence[int], free: Sequence[str], opset: int | None) -> Any:
     images = torch.rand(2 if "batch" in free else 1, len(graph.mean), *size) * 255
     batch = {0: Dim.DYNAMIC} if "batch" in free else {}
     sides = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if "size" in free else {}
     image_dims = batch | sides
-    with quiet(), torch.no_grad(), whole_sizes():
+    with quiet(), torch.no_grad(), integer_sizes():
         if graph.multiple == 1 or graph.square or not sides:
             return _program(graph, (images,), (image_dims,), ["images"], graph.outputs, opset)
         images = torch.rand(len(images), len(graph.mean), *traced_size(graph, size)) * 255
         x = graph.prepare(images)
-        between = graph.network(x, images)
+        intermediate = graph.network(x, images)
         multiples = {i: graph.multiple * Dim(name, min=1, max=4096) for i, name in ((2, "rows"), (3, "columns"))}
-        padded = [batch | multiples if graph.padded_outputs else batch for _ in between]
+        padded = [batch | multiples if graph.padded_outputs else batch for _ in intermediate]
         return join(
-            _program(_Part(graph.prepare), (images,), (image_dims,), ["images"], ["x"], opset),
+            _program(_Method(graph.prepare), (images,), (image_dims,), ["images"], ["x"], opset),
             _program(
-                _Part(graph.network),
+                _Method(graph.network),
                 (x, images),
                 (batch | multiples, image_dims),
                 ["x", "images"],
-                graph.between,
+                graph.intermediate,
                 opset,
             ),
             _program(
-                _Part(graph.finish),
-                (images, *between),
+                _Method(graph.finish),
+                (images, *intermediate),
                 (image_dims, *padded),
-                ["images", *graph.between],
+                ["images", *graph.intermediate],
                 graph.outputs,
                 opset,
             ),
@@ -191,18 +201,18 @@ def _exported(graph: Graph, size: Sequence[int], free: Sequence[str], opset: int
 
 
 def traced_size(graph: Graph, size: Sequence[int]) -> tuple[int, int]:
-    """The (height, width) to send through a graph whose images may then have any.
+    """The (height, width) of the images that a graph with open sizes is traced with.
 
-    One pixel short of a multiple, so that padding is not left out; and no feature map has a side of one, since the
-    exporter takes that for a side that is always one, without a word.
+    Each is one pixel less than a multiple, so that the traced code contains the padding. Each is large enough that no
+    feature map has a side of one position: the exporter would silently fix such a side to one.
     """
-    least = (least * graph.coarsest for least in (2, 3))
-    height, width = (-(-max(pair) // graph.multiple) * graph.multiple - 1 for pair in zip(size, least, strict=True))
+    smallest = (positions * graph.coarsest for positions in (2, 3))  # of height and width
+    height, width = (-(-max(pair) // graph.multiple) * graph.multiple - 1 for pair in zip(size, smallest, strict=True))
     return height, width
 
 
 def _name_sides(graph: Any) -> None:
-    """Calls the open sides of the images batch, height and width, also in the outputs."""
+    """Names the open dimensions of the images "batch", "height" and "width", also where they occur in outputs."""
     dims = graph.input[0].type.tensor_type.shape.dim
     names = {dims[i].dim_param: name for i, name in ((0, "batch"), (2, "height"), (3, "width")) if dims[i].dim_param}
     for value in (*graph.input, *graph.output):
@@ -212,14 +222,14 @@ def _name_sides(graph: Any) -> None:
     del graph.value_info[:]
 
 
-class _Part(nn.Module):
-    """One method of a graph as a module."""
+class _Method(nn.Module):
+    """Wraps one method of a graph as a module, with the graph's parameters."""
 
-    def __init__(self, work):
+    def __init__(self, method: Any):
         super().__init__()
-        self.model, self.name = work.__self__, work.__name__
+        self.model, self.name = method.__self__, method.__name__
 
-    def forward(self, *inputs: torch.Tensor):
+    def forward(self, *inputs: torch.Tensor) -> Any:
         return getattr(self.model, self.name)(*inputs)
 
 
@@ -231,16 +241,26 @@ def _program(
     outputs: Sequence[str] | None,
     opset: int | None = None,
 ) -> Any:
-    """One exported module as a protobuf."""
-    shapes = (dims,) if isinstance(module, _Part) else dims  # *inputs are one argument
+    """Exports one module as a protobuf.
+
+    Args:
+        module: the module.
+        inputs: tensors that it is traced with.
+        dims: {dimension: its symbolic size} of each input; empty for a fixed shape.
+        names: of the inputs.
+        outputs: names of the outputs; the exporter's choice if None.
+        opset: see `export`.
+    """
+    shapes = (dims,) if isinstance(module, _Method) else dims  # its `*inputs` count as one argument
     program = torch.export.export(module, inputs, dynamic_shapes=shapes if any(dims) else None, strict=False)
-    written = torch.onnx.export(
+    exported = torch.onnx.export(
         program,
         dynamo=True,
         custom_translation_table=suppression.translations() | region_pooling.translations(),
         input_names=list(names),
         output_names=list(outputs) if outputs else None,
         verbose=False,
-        **({"opset_version": opset} if opset else {}),
+        opset_version=opset,
     )
-    return written.model_proto
+    assert exported is not None, "with dynamo=True the exporter returns a program"
+    return exported.model_proto

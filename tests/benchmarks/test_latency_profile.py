@@ -7,7 +7,7 @@ import torch
 from scripts import loaded
 from torch import nn
 
-from sirfp.exporting import lacking
+from sirfp.exporting import missing_packages
 
 X = torch.zeros(1, 3, 8, 8)
 
@@ -68,8 +68,8 @@ def test_what_parts_take_over_their_share_adds_up(script):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "eager"])
 def test_both_profilers_see_the_parts(script, runtime, tmp_path, monkeypatch):
-    if runtime == "onnxruntime" and lacking():
-        pytest.skip(f"needs {', '.join(lacking())}")
+    if runtime == "onnxruntime" and missing_packages():
+        pytest.skip(f"needs {', '.join(missing_packages())}")
     args = type("Args", (), {"repeats": 2, "threads": 1})
     find = script.in_onnxruntime if runtime == "onnxruntime" else script.in_pytorch
     found = find(runtime, {"dense": network(16), "round to 8": network(8)}, X, tmp_path, args)

@@ -12,10 +12,10 @@ import torch
 
 import sirfp
 from sirfp.cli import main
-from sirfp.exporting import Agreement, Exported, Session, lacking
+from sirfp.exporting import Agreement, Exported, Session, missing_packages
 from sirfp.exporting.agreement import compare_detections
 
-needs_onnx = pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(lacking())}")
+needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=f"needs {', '.join(missing_packages())}")
 NETWORK = ["--timm", "test_resnet", "--size", "64", "64"]
 
 

@@ -16,10 +16,10 @@ from torchvision.ops import batched_nms
 from sirfp.errors import InputError
 from sirfp.exporting import Agreement, build_graph
 from sirfp.exporting.agreement import compare_detections
-from sirfp.exporting.detectors import best
+from sirfp.exporting.detectors import top_scores
+from sirfp.exporting.integer_sizes import grid_means, integer_sizes, same_padding
 from sirfp.exporting.suppression import suppress
-from sirfp.exporting.two_stages import pooled
-from sirfp.exporting.whole_sizes import grid_means, same_padding, whole_sizes
+from sirfp.exporting.two_stages import roi_features
 from sirfp.exporting.writing import traced_size
 from sirfp.sources.source import from_timm, from_zoo
 
@@ -158,7 +158,7 @@ def test_pooling_is_detectron2s():
     boxes = torch.cat([torch.cat([corner, corner + side], dim=1), torch.zeros(1, 4)])
     images = torch.arange(len(boxes)) // 21
     wanted = pooler(maps, [Boxes(boxes[:21]), Boxes(boxes[21:])])
-    assert torch.equal(pooled(pooler, maps, images, boxes), wanted)
+    assert torch.equal(roi_features(pooler, maps, images, boxes), wanted)
 
 
 @settings(deadline=None)
@@ -194,11 +194,11 @@ def test_same_padding_is_timms(side, kernel, stride, dilation):
 def test_whole_factors_resize_alike(mode):
     x = torch.rand(1, 2, 5, 7)
     wanted = F.interpolate(x, scale_factor=2.0, mode=mode), F.interpolate(x, scale_factor=1.5, mode=mode)
-    with whole_sizes():
+    with integer_sizes():
         found = F.interpolate(x, scale_factor=2.0, mode=mode), F.interpolate(x, scale_factor=1.5, mode=mode)
     assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
 
 
 def test_best_fills_up_with_zeros():
-    scores, places = best(torch.tensor([[0.2, 0.9]]), 3)
+    scores, places = top_scores(torch.tensor([[0.2, 0.9]]), 3)
     assert scores.tolist() == [[pytest.approx(0.9), pytest.approx(0.2), 0.0]] and places.max() <= 1

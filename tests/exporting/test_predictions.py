@@ -7,10 +7,10 @@ import torch
 from small_models import CONFIGS, deeplab, faster_rcnn, give_passing_scores, pictures, pruned, retinanet
 
 from sirfp.data.scenes import make_scenes
-from sirfp.exporting import agreement, build_graph, export, lacking
+from sirfp.exporting import agreement, build_graph, export, missing_packages
 from sirfp.sources.source import from_config
 
-pytestmark = pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(lacking())}")
+pytestmark = pytest.mark.skipif(bool(missing_packages()), reason=f"needs {', '.join(missing_packages())}")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from torch.overrides import _get_current_function_mode
 
 import sirfp
 from sirfp.cli import main
-from sirfp.exporting import lacking
+from sirfp.exporting import missing_packages
 from sirfp.network import strided_pointwise
 from sirfp.network.strided_pointwise import guard, is_guarded
 from sirfp.verify import mask
@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parents[1]
 TOLERANCE = 0.01
 """Relative error of a gradient in float32, next to float64; those that the fault makes wrong are off by 0.1 to 3."""
 EXAMPLE = torch.zeros(1, 3, 16, 16)
-needs_onnx = pytest.mark.skipif(bool(lacking()), reason=f"needs {', '.join(lacking())}")
+needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=f"needs {', '.join(missing_packages())}")
 
 
 @pytest.fixture(autouse=True)

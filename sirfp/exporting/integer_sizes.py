@@ -1,8 +1,9 @@
-"""Sizes in whole numbers while a model is exported, and pooling to a grid from maps of any size.
+"""Integer arithmetic for sizes while a model is exported, and adaptive pooling for maps of symbolic size.
 
-With sizes as symbols, `ceil(h / 2)` and `int(h * 2.0)` on floating-point numbers take the exporter minutes and leave
-conditions that it cannot decide; of `(h + 1) // 2` and `h * 2`, the same numbers, it can tell that they are equal.
-Pooling to a grid it cannot do at all for a size that is a symbol; as products of matrices it can.
+When sizes are symbolic, the floating-point expressions `ceil(h / 2)` and `int(h * 2.0)` take the exporter minutes and
+leave conditions that it cannot decide. The integer expressions `(h + 1) // 2` and `h * 2` have the same values, and the
+exporter can decide whether two of them are equal. It cannot export adaptive pooling of a symbolic size at all, but the
+same means as matrix products.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch.nn import functional as F
 
 
 @contextmanager
-def whole_sizes() -> Iterator[None]:
-    """Replaces resizing by whole factors, pooling to a grid and timm's padding "same" by equals of theirs."""
+def integer_sizes() -> Iterator[None]:
+    """Replaces resizing by integer factors, adaptive pooling and timm's "same" padding by equivalent integer code."""
     resize, pool = F.interpolate, F.adaptive_avg_pool2d
 
     def interpolate(input: Any, size: Any = None, scale_factor: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -47,10 +48,10 @@ def whole_sizes() -> Iterator[None]:
 
 
 def grid_means(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Means of maps (..., H, W) over the cells of PyTorch's adaptive pooling, (..., rows, columns)."""
+    """Adaptive average pooling of maps (..., H, W) to (..., rows, columns), as two matrix products."""
 
-    def shares(length: Any, cells: int) -> torch.Tensor:
-        """(cells, length), a cell's positions alike and the others zero."""
+    def averaging(length: Any, cells: int) -> torch.Tensor:
+        """(cells, length): each row averages the positions of one cell."""
         edges = torch.arange(cells + 1) * length
         first, last = edges[:-1] // cells, -(-edges[1:] // cells)
         places = torch.arange(length)
@@ -58,10 +59,10 @@ def grid_means(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         return (inside / (last - first).unsqueeze(1)).to(x)
 
     height, width = x.shape[-2:]
-    return shares(height, rows) @ x @ shares(width, columns).T
+    return averaging(height, rows) @ x @ averaging(width, columns).T
 
 
 def same_padding(x: Any, kernel_size: int, stride: int, dilation: int) -> Any:
-    """Padding of a side of length x with which a convolution's output is x / stride long, rounded up."""
+    """Total padding of a side of length x for which a convolution's output has ceil(x / stride) positions."""
     beyond = (stride - x % stride) % stride  # from x to the next multiple
     return max(beyond + (kernel_size - 1) * dilation + 1 - stride, 0)
