@@ -299,7 +299,7 @@ tasks:
 
     def use(self, data: bytes) -> None:
         self.file.write_bytes(data)
-        schema.read(self.file)
+        schema.read_study(self.file)
 
 
 class Boxes(Target):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sirfp.reporting.figures import INK, KEPT, Picture, gallery, shorten
-from sirfp.study.pictures import draw
+from sirfp.study.pictures import draw_matrix
 
 GONE = "#c0262d"
 LARGEST = 190_000
@@ -56,7 +56,7 @@ def matrices(redundancy: torch.Tensor, order: np.ndarray, kept: np.ndarray, path
         ("as the channels come", values, stays),
         ("in the order in which they are removed", values[order][:, order], stays[order]),
     ]
-    pixels = [(title, np.asarray(draw(matrix, marks))) for title, matrix, marks in shown]
+    pixels = [(title, np.asarray(draw_matrix(matrix, marks))) for title, matrix, marks in shown]
     words = f"dark: 0, yellow: {top:.2g} and more"
     gallery([[Picture(p, title, lines=[(words, INK)]) for title, p in pixels]], path, cell=3.6)
 

@@ -10,42 +10,46 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .arguments import at_least
 from .outcome import Outcome
 
+if TYPE_CHECKING:  # `sirfp --help` loads no study
+    from ..study.grid import Job, Study
+    from ..study.run_folders import RunFolders
+
 USAGE = "sirfp study STUDY.yaml [options]"
 EXAMPLE = """examples:
-  sirfp study studies/scenes.yaml --list            the grid, and what is done of it
-  sirfp study studies/scenes.yaml                   runs what is not done; stop it and start it again at will
+  sirfp study studies/scenes.yaml --list            lists the runs and their states
+  sirfp study studies/scenes.yaml                   runs all that is not done; may be stopped and started again
   sirfp study studies/scenes.yaml --only '*/sirfp/*'
   sirfp study studies/scenes.yaml --cluster slurm --jobs 20 --cluster-option slurm_partition=gpu gpus_per_node=1"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Describes the arguments."""
-    parser.add_argument("study", metavar="STUDY.yaml", help="what to compare; docs/study.md has its keys")
-    parser.add_argument("--folder", metavar="FOLDER", help="where to, in place of the study's own")
+    """Adds the arguments of this subcommand."""
+    parser.add_argument("study", metavar="STUDY.yaml", help="the study's file; docs/study.md describes its keys")
+    parser.add_argument("--folder", metavar="FOLDER", help="where to write, instead of the folder that the study names")
     parser.add_argument(
         "--only",
         action="append",
         metavar="PATTERN",
-        help="runs whose name fits, with * and ?, or holds the text; may be given several times",
+        help="only runs whose name matches a pattern with * and ?, or contains the text; may be repeated",
     )
-    parser.add_argument("--retry", action="store_true", help="also run again what failed")
+    parser.add_argument("--retry", action="store_true", help="also repeat runs that failed")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--list", action="store_true", help="run nothing: show the grid and what is done")
-    what.add_argument("--report", action="store_true", help="run nothing: write the report of what is done")
+    what.add_argument("--list", action="store_true", help="run nothing: list the runs and their states")
+    what.add_argument("--report", action="store_true", help="run nothing: write the report of the finished runs")
     group = parser.add_argument_group("where it runs")
     group.add_argument(
-        "--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time, which share the cores (default 1)"
+        "--jobs", type=at_least(1), default=1, metavar="N", help="runs at a time; they share the CPU cores (default 1)"
     )
     group.add_argument(
         "--cluster",
         choices=("slurm", "local"),
-        help="hand runs to Slurm through submitit, or to its stand-in on this machine",
+        help="submit runs to Slurm through submitit, or to an imitation of it on this machine",
     )
     group.add_argument(
         "--cluster-option", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="parameters of submitit"
@@ -53,79 +57,97 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """Runs, or only shows or reports."""
+    """Runs the study, or only lists its runs or writes the report."""
     from sirfp.files.lock import locked
     from sirfp.study import grid, page, results
-    from sirfp.study.cells import Cells
+    from sirfp.study.run_folders import RunFolders
 
     if args.cluster_option and not args.cluster:
         raise InputError("--cluster-option goes with --cluster")
     study = grid.load(args.study, args.folder)
-    cells = Cells(study.folder)
+    folders = RunFolders(study.folder)
     jobs = chosen(study.jobs, args.only)
     if args.list:
-        return _listed(study, cells, jobs)
+        return _listed(study, folders, jobs)
     if args.report:
-        if not cells.root.is_dir():
-            raise InputError(f"there is nothing to report: {cells.root} is not there; run the study first")
-        page.write(study, cells)
+        if not folders.root.is_dir():
+            raise InputError(
+                f"there is nothing to report: the folder {folders.root} does not exist; run the study first"
+            )
+        page.write(study, folders)
     else:
-        with locked(cells.root, "study") as killed, _stoppable():
-            _work(study, cells, jobs, args, killed)
-    found = results.rows(study, cells)
-    failures = {job.name: cells.failure(job)["cause"] for job in jobs if cells.state(job) == "failed"}
-    states = [cells.state(job) for job in jobs]
-    shown: list[Any] = [results.table(found)] if found else []
-    shown += [f"{name} failed: {cause}" for name, cause in failures.items()]
-    shown.append(f"Report: {cells.root / page.NAME}")
-    strays = cells.strays(study.jobs)
-    if strays:
-        shown.append(f"{strays} results of other settings lie in {cells.root} and are not in it.")
-    data = {"folder": str(cells.root), "report": str(cells.root / page.NAME), **results.to_data(study, cells, found)}
-    said = ""
+        with locked(folders.root, "study") as killed, _stoppable():
+            _run(study, folders, jobs, args, killed)
+    found = results.rows(study, folders)
+    data = {"folder": str(folders.root), "report": str(folders.root / page.NAME)}
+    data |= results.to_data(study, folders, found)
+    states = [folders.state(job) for job in jobs]
+    failures = {job.name: folders.failure(job) for job, state in zip(jobs, states, strict=True) if state == "failed"}
+    output: list[Any] = [results.table(found)] if found else []
+    output += [f"{name} failed: {failure['cause']}" for name, failure in failures.items() if failure is not None]
+    output.append(f"Report: {folders.root / page.NAME}")
+    unused = folders.unused_results(study.jobs)
+    if unused:
+        output.append(f"{folders.root} also holds {unused} results of other settings, which the report leaves out.")
+    message = ""
     if failures and not args.report:
-        said = f"{len(failures)} of {len(states)} runs failed, {states.count('done')} are done; --retry runs them again"
-    return Outcome(data, shown, said)
+        message = f"{len(failures)} of {len(jobs)} runs failed, {states.count('done')} are done; --retry repeats them"
+    return Outcome(data, output, message)
 
 
-def chosen(jobs: tuple, patterns: list[str] | None) -> list:
-    """The runs whose names fit a pattern, with the dense ones that they need.
+def chosen(jobs: tuple[Job, ...], patterns: list[str] | None) -> list[Job]:
+    """The runs whose names match any of the patterns, with the dense runs that they need.
 
     Raises:
-        InputError: there is none that fits one of them.
+        InputError: a pattern matches no run.
     """
     if not patterns:
         return list(jobs)
-    named = set()
+    names: set[str] = set()
     for pattern in patterns:
-        fits = fnmatch.fnmatchcase if re.search(r"[*?\[]", pattern) else (lambda name, text: text in name)
-        fitting = [job for job in jobs if fits(job.name, pattern)]
-        if not fitting:
+        matches = fnmatch.fnmatchcase if re.search(r"[*?\[]", pattern) else (lambda name, text: text in name)
+        matching = [job for job in jobs if matches(job.name, pattern)]
+        if not matching:
             raise InputError(f"--only {pattern}: no run of that name; --list shows them, for example {jobs[-1].name}")
-        named.update(one.name for job in fitting for one in (job, job.needs) if one)
-    return [job for job in jobs if job.name in named]
+        names.update(run.name for job in matching for run in (job, job.needs) if run)
+    return [job for job in jobs if job.name in names]
 
 
-def _work(study, cells, jobs: list, args: argparse.Namespace, killed: int | None) -> None:
+def _run(study: Study, folders: RunFolders, jobs: list[Job], args: argparse.Namespace, killed: int | None) -> None:
+    """Runs jobs and updates the report after each.
+
+    Args:
+        study: the study.
+        folders: its runs' folders.
+        jobs: the runs to do.
+        args: the command line.
+        killed: process id of an earlier start that was killed; None if there is none.
+    """
     import sys
 
     from sirfp.study import page
     from sirfp.study.progress import display
-    from sirfp.study.runner import Cluster, Processes
-    from sirfp.study.work import work
+    from sirfp.study.runner import Cluster, Processes, Runner
+    from sirfp.study.scheduler import run_jobs
 
+    runner: Runner
     if args.cluster:
-        runner = Cluster(args.cluster, cells.root / "submitit", _options(args.cluster_option))
+        runner = Cluster(args.cluster, folders.root / "submitit", _options(args.cluster_option))
     else:
         runner = Processes(args.jobs)
     if killed:
-        print(f"An earlier start (process {killed}) was killed; going on.", file=sys.stderr)
-    page.write(study, cells)
+        print(f"An earlier start of this study (process {killed}) was killed; resuming.", file=sys.stderr)
+
+    def report() -> None:
+        page.write(study, folders)
+
+    report()
     with display() as show:
-        work(jobs, cells, runner, args.jobs, retry=args.retry, show=show, changed=lambda: page.write(study, cells))
+        run_jobs(jobs, folders, runner, args.jobs, retry=args.retry, show=show, on_run_end=report)
 
 
 def _options(given: list[str]) -> dict[str, Any]:
+    """Parses KEY=VALUE pairs; a value of digits is an integer."""
     options: dict[str, Any] = {}
     for text in given:
         key, equals, value = text.partition("=")
@@ -135,20 +157,21 @@ def _options(given: list[str]) -> dict[str, Any]:
     return options
 
 
-def _listed(study, cells, jobs: list) -> Outcome:
+def _listed(study: Study, folders: RunFolders, jobs: list[Job]) -> Outcome:
+    """The runs and their states."""
     from ..reporting.tables import Table
 
-    states = {job.name: cells.state(job) for job in jobs}
+    states = {job.name: folders.state(job) for job in jobs}
     rows = tuple((name, state) for name, state in states.items())
-    runs = [{"name": job.name, "state": states[job.name], "folder": str(cells.folder(job))} for job in jobs]
+    runs = [{"name": job.name, "state": states[job.name], "folder": str(folders.folder(job))} for job in jobs]
     counted = ", ".join(f"{list(states.values()).count(s)} {s}" for s in dict.fromkeys(states.values()))
-    shown = [Table(("run", "state"), rows), f"{len(jobs)} runs in {cells.root}: {counted}."]
-    return Outcome({"study": study.name, "folder": str(Path(cells.root)), "runs": runs}, shown)
+    output = [Table(("run", "state"), rows), f"{len(jobs)} runs in {folders.root}: {counted}."]
+    return Outcome({"study": study.name, "folder": str(Path(folders.root)), "runs": runs}, output)
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """A request to end the program ends the runs as Ctrl-C does."""
+    """Raises KeyboardInterrupt on SIGTERM too, so that it stops the runs as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from ..reporting.figures import shorten
@@ -15,79 +16,142 @@ from .results import Row, mean_and_std, number
 
 WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 150, 64, 18, 60
-MARKS = ("circle", "square", "diamond", "triangle")
-SERIES = 8
-"""How many colours there are."""
+"""Margins of the plot in pixels: criteria are named on the left, the metric's ticks are on the right."""
+MARKERS = ("circle", "square", "diamond", "triangle")
+COLOURS = 8
+"""Number of colours for criteria in `page.css`, classes s0 to s7; later criteria reuse them with another marker."""
+LABEL_GAP = 20
+"""Least distance of two labels in pixels, a line of text."""
+INTERVALS = 5
+"""Intended number of intervals between the ticks of the metric's axis."""
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Maps values to pixels of the chart.
+
+    Attributes:
+        least: smallest share of FLOPs on the horizontal axis; the largest is 1.02, so that markers at 1 fit.
+        low, high: range of the metric on the vertical axis.
+        step: distance of its ticks.
+    """
+
+    least: float
+    low: float
+    high: float
+    step: float
+
+    def x(self, share: float) -> float:
+        """Horizontal position of a share of FLOPs."""
+        return LEFT + (share - self.least) / (1.02 - self.least) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        """Vertical position of a value of the metric."""
+        return TOP + (self.high - value) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM)
 
 
 def trade_off(found: Sequence[Row]) -> str:
-    """The metric over the share of FLOPs kept, a line for each criterion from the dense network on; SVG.
+    """Draws the metric over the share of FLOPs kept, with a line per criterion that ends at the dense network.
 
     Args:
         found: the rows of one task and model.
+
+    Returns:
+        SVG.
     """
+    scale, metric = _scale(found), found[0].metric
     dense = next((row for row in found if row.dense), None)
-    names = list(dict.fromkeys(row.criterion for row in found if row.pruned))
-    whole = [row for row in found if not row.pruned]
-    points = {name: sorted((r for r in found if r.criterion == name), key=lambda r: r.flops_kept) for name in names}
-    spans = [(row.mean - (row.std or 0), row.mean + (row.std or 0)) for row in found]
-    low, high = min(s[0] for s in spans), max(s[1] for s in spans)
-    low, high, step = _round((low, high))
-    shares = [row.flops_kept for row in found if row.flops_kept is not None]
-    least = max(0.0, (min(shares) if shares else 0.0) - 0.05)
-
-    def x(value: float) -> float:
-        return LEFT + (value - least) / (1.02 - least) * (WIDTH - LEFT - RIGHT)
-
-    def y(value: float) -> float:
-        return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
-
-    metric = found[0].metric
+    unpruned = [row for row in found if not row.pruned]
+    series = _by_criterion(found)
+    heights = {name: scale.y(points[0][1].mean) for name, points in series.items()}
+    heights |= {row.criterion: scale.y(row.mean) for row in unpruned}
+    labels = _spread_labels(heights, LABEL_GAP, TOP + 6, HEIGHT - BOTTOM)
     parts = [
         f'<div class="scroll"><svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="'
         f'{escape(metric)} over the share of FLOPs kept, by criterion">'
     ]
-    value = low
-    while value <= high + 1e-9:
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 10}" y="{y(value) + 5:.1f}">{value:g}</text>')
-        value = round(value + step, 9)
-    for share in (i / 10 for i in range(1, 11)):
-        if share >= least:
-            parts.append(f'<text class="tick middle" x="{x(share):.1f}" y="{HEIGHT - 36}">{share:.0%}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="tick middle" x="{middle:.0f}" y="{HEIGHT - 6}">FLOPs kept</text>')
-    for row in whole:
-        height = f"{y(row.mean):.1f}"
+    parts += _axes(scale)
+    for row in unpruned:
+        height = f"{scale.y(row.mean):.1f}"
         parts.append(f'<line class="dense" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>')
-    labels = {name: y(rows[0].mean) for name, rows in points.items()} | {row.criterion: y(row.mean) for row in whole}
-    places = _apart(labels, 20, TOP + 6, HEIGHT - BOTTOM)
-    for i, (name, rows) in enumerate(points.items()):
-        parts.append(f'<g class="s{i % SERIES}">')
-        line = [(x(row.flops_kept), y(row.mean)) for row in rows]
-        joined = [*line, (x(1.0), y(dense.mean))] if dense else line
-        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in joined)
-        parts.append(f'<polyline class="line" points="{path}"/>')
-        for row, (a, b) in zip(rows, line, strict=True):
-            said = f"{name}: {metric} {mean_and_std(row.mean, row.std)} at {row.flops_kept:.1%} of the FLOPs"
-            bar = ""
-            if row.std:
-                bar = f'<line class="bar" x1="{a:.1f}" x2="{a:.1f}" y1="{y(row.mean + row.std):.1f}" '
-                bar += f'y2="{y(row.mean - row.std):.1f}"/>'
-            parts.append(f"<g><title>{escape(said)}</title>{bar}{_mark(i, a, b)}</g>")
-        parts.append(_label(name, places[name], line[0]))
-        parts.append("</g>")
-    for row in whole:
-        said = escape(f"{row.criterion}: {metric} {mean_and_std(row.mean, row.std)}")
-        place = f'cx="{x(1):.1f}" cy="{y(row.mean):.1f}" r="5"'
-        parts.append(f'<circle class="full" {place}><title>{said}</title></circle>')
-        at = places[row.criterion] + 4
-        parts.append(f'<text class="tick end" x="{LEFT - 14}" y="{at:.1f}">{escape(row.criterion)}</text>')
+    for i, (name, points) in enumerate(series.items()):
+        parts.append(_series(i, name, points, dense, scale, labels[name]))
+    for row in unpruned:
+        parts.append(_unpruned(row, scale, labels[row.criterion]))
     return "".join([*parts, "</svg></div>"])
 
 
+def _scale(found: Sequence[Row]) -> _Scale:
+    """Axes that hold all rows with their standard deviations."""
+    low = min(row.mean - (row.std or 0) for row in found)
+    high = max(row.mean + (row.std or 0) for row in found)
+    shares = [row.flops_kept for row in found if row.flops_kept is not None]
+    return _Scale(max(0.0, min(shares, default=0.0) - 0.05), *_round_range(low, high))
+
+
+def _by_criterion(found: Sequence[Row]) -> dict[str, list[tuple[float, Row]]]:
+    """{criterion: (share of FLOPs kept, row) of its prunings, sorted by the share}."""
+    series: dict[str, list[tuple[float, Row]]] = {}
+    for row in found:
+        if row.pruned and row.flops_kept is not None:
+            series.setdefault(row.criterion, []).append((row.flops_kept, row))
+    return {name: sorted(points, key=lambda point: point[0]) for name, points in series.items()}
+
+
+def _axes(scale: _Scale) -> Iterator[str]:
+    """Grid lines, ticks and the title of the horizontal axis."""
+    value = scale.low
+    while value <= scale.high + 1e-9:
+        height = scale.y(value)
+        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
+        yield f'<text class="tick" x="{WIDTH - RIGHT + 10}" y="{height + 5:.1f}">{value:g}</text>'
+        value = round(value + scale.step, 9)
+    for share in (i / 10 for i in range(1, 11)):
+        if share >= scale.least:
+            yield f'<text class="tick middle" x="{scale.x(share):.1f}" y="{HEIGHT - 36}">{share:.0%}</text>'
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    yield f'<text class="tick middle" x="{middle:.0f}" y="{HEIGHT - 6}">FLOPs kept</text>'
+
+
+def _series(
+    index: int, name: str, points: Sequence[tuple[float, Row]], dense: Row | None, scale: _Scale, label: float
+) -> str:
+    """The line of one criterion with its markers, error bars and label.
+
+    Args:
+        index: number of the criterion, which decides on colour and marker.
+        name: of the criterion.
+        points: see `_by_criterion`.
+        dense: the row that the line ends at, if there is one.
+        scale: of the chart.
+        label: height of the label in pixels.
+    """
+    places = [(scale.x(share), scale.y(row.mean)) for share, row in points]
+    line = [*places, (scale.x(1.0), scale.y(dense.mean))] if dense else places
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
+    parts = [f'<g class="s{index % COLOURS}">', f'<polyline class="line" points="{path}"/>']
+    for (share, row), (x, y) in zip(points, places, strict=True):
+        tooltip = f"{name}: {row.metric} {mean_and_std(row.mean, row.std)} at {share:.1%} of the FLOPs"
+        bar = ""
+        if row.std:
+            bar = f'<line class="bar" x1="{x:.1f}" x2="{x:.1f}" y1="{scale.y(row.mean + row.std):.1f}" '
+            bar += f'y2="{scale.y(row.mean - row.std):.1f}"/>'
+        parts.append(f"<g><title>{escape(tooltip)}</title>{bar}{_marker(index, x, y)}</g>")
+    return "".join([*parts, _label(name, label, places[0]), "</g>"])
+
+
+def _unpruned(row: Row, scale: _Scale, label: float) -> str:
+    """The marker and label of the dense network, or of one that was trained on without pruning."""
+    tooltip = escape(f"{row.criterion}: {row.metric} {mean_and_std(row.mean, row.std)}")
+    place = f'cx="{scale.x(1):.1f}" cy="{scale.y(row.mean):.1f}" r="5"'
+    return (
+        f'<circle class="full" {place}><title>{tooltip}</title></circle>'
+        f'<text class="tick end" x="{LEFT - 14}" y="{label + 4:.1f}">{escape(row.criterion)}</text>'
+    )
+
+
 def kept_channels(widths: Mapping[str, Sequence[Mapping[str, Sequence[int]]]]) -> str:
-    """A table of layers and prunings: the channels that stay, shaded by their share; mean over seeds.
+    """An HTML table of the channels that each layer keeps, averaged over seeds; cells are shaded by the share kept.
 
     Args:
         widths: {name of the pruning: [{group: (kept, dense)} of each seed]}.
@@ -98,36 +162,36 @@ def kept_channels(widths: Mapping[str, Sequence[Mapping[str, Sequence[int]]]]) -
     lines = []
     for group in groups:
         dense = max(run[group][1] for runs in widths.values() for run in runs if group in run)
-        cells = []
-        for runs in widths.values():
-            kept = [run[group][0] for run in runs if group in run]
-            if not kept:
-                cells.append("<td>-</td>")
-                continue
-            mean = statistics.fmean(kept)
-            cells.append(_share(mean, dense))
+        kept = ([run[group][0] for run in runs if group in run] for runs in widths.values())
+        cells = "".join(_kept_cell(counts, dense) for counts in kept)
         name = f'<th scope="row" title="{escape(group)}">{escape(short[group])}</th>'
-        lines.append(f"<tr>{name}<td>{dense}</td>{''.join(cells)}</tr>")
+        lines.append(f"<tr>{name}<td>{dense}</td>{cells}</tr>")
     return (
         f'<div class="scroll"><table class="channels"><thead><tr><th scope="col">layer</th><th scope="col">dense</th>'
         f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
-def _share(mean: float, dense: int) -> str:
+def _kept_cell(counts: Sequence[int], dense: int) -> str:
+    """A cell with the mean of channel counts, "-" if there are none."""
+    if not counts:
+        return "<td>-</td>"
+    mean = statistics.fmean(counts)
     text = number(mean, 0 if mean == round(mean) else 1)
     return f'<td class="share" style="--share:{100 * mean / dense:.0f}%">{text}</td>'
 
 
-def _label(name: str, at: float, point: tuple[float, float]) -> str:
-    shown = escape(name if len(name) < 18 else f"{name[:16]}…")
-    a, b = point
-    leader = f'<line class="leader" x1="{LEFT - 10}" y1="{at:.1f}" x2="{a - 7:.1f}" y2="{b:.1f}"/>'
-    return f'{leader}<text class="name end" x="{LEFT - 14}" y="{at + 4:.1f}">{shown}</text>'
+def _label(name: str, height: float, point: tuple[float, float]) -> str:
+    """The name of a criterion at the left, with a line to its first point."""
+    text = escape(name if len(name) < 18 else f"{name[:16]}…")  # shortened to fit into the left margin
+    x, y = point
+    leader = f'<line class="leader" x1="{LEFT - 10}" y1="{height:.1f}" x2="{x - 7:.1f}" y2="{y:.1f}"/>'
+    return f'{leader}<text class="name end" x="{LEFT - 14}" y="{height + 4:.1f}">{text}</text>'
 
 
-def _mark(series: int, x: float, y: float) -> str:
-    kind = MARKS[series % len(MARKS)]
+def _marker(series: int, x: float, y: float) -> str:
+    """A point's symbol, which tells criteria apart without colours too."""
+    kind = MARKERS[series % len(MARKERS)]
     if kind == "circle":
         return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
     shapes = {
@@ -139,25 +203,37 @@ def _mark(series: int, x: float, y: float) -> str:
     return f'<polygon class="mark" points="{points}"/>'
 
 
-def _round(span: tuple[float, float]) -> tuple[float, float, float]:
-    """A span that begins and ends at steps of 1, 2 or 5 times a power of ten, with about five of them."""
-    low, high = span
-    room = max(high - low, 1e-3 * abs(high)) or 1.0
-    rough = room / 5
+def _round_range(low: float, high: float) -> tuple[float, float, float]:
+    """Extends a range to multiples of a round step: 1, 2 or 5 times a power of ten, about `INTERVALS` of them.
+
+    Returns:
+        The lower end, the upper end and the step.
+    """
+    extent = max(high - low, 1e-3 * abs(high)) or 1.0
+    rough = extent / INTERVALS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step) * step, math.ceil(high / step) * step
     return round(first, 9), round(last if last > first else first + step, 9), round(step, 9)
 
 
-def _apart(labels: Mapping[str, float], gap: float, top: float, bottom: float) -> dict[str, float]:
-    """Heights near those asked for, at least a gap apart."""
-    names = sorted(labels, key=labels.__getitem__)
+def _spread_labels(heights: Mapping[str, float], gap: float, top: float, bottom: float) -> dict[str, float]:
+    """Moves labels apart so that they do not overlap.
+
+    Args:
+        heights: {label: its desired height in pixels}.
+        gap: least distance of two labels.
+        top, bottom: limits of the heights.
+
+    Returns:
+        {label: its height}.
+    """
+    names = sorted(heights, key=heights.__getitem__)
     places: list[float] = []
     for name in names:
-        places.append(max(labels[name], places[-1] + gap if places else top))
+        places.append(max(heights[name], places[-1] + gap if places else top))
     over = max(0.0, (places[-1] if places else 0.0) - bottom)
-    for i in range(len(places) - 1, -1, -1):  # what hangs over the edge pushes back
+    for i in range(len(places) - 1, -1, -1):  # labels below the bottom push the ones above them up
         limit = bottom if i == len(places) - 1 else places[i + 1] - gap
         places[i] = min(places[i], limit) if over else places[i]
     return dict(zip(names, places, strict=True))

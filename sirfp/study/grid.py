@@ -1,4 +1,4 @@
-"""The grid of a study: its YAML file as a list of runs, dense ones shared by the prunings that start from them."""
+"""The grid of a study: turns its YAML file into a list of runs. Prunings of one model and seed share a dense run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .schema import CONTROL, Spec, Variant, read
+from .schema import CONTROL, CriterionSpec, TaskSpec, read_study
 
 HOOKS = ("Accumulate", "Report", "PruneSteps", "Recover", "Redundancies")
-"""The hooks of a pruning; a criterion's own come after the first."""
+"""The hooks of a pruning run; those that a criterion adds are inserted after the first."""
+CHECKPOINTS = 6
+"""Checkpoints in a run: an interrupted one loses at most a sixth of its iterations."""
+MIN_CHECKPOINT_PERIOD = 20
+"""Least number of iterations between checkpoints, so that a short run does not write one every few iterations."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +27,16 @@ class Job:
     Attributes:
         name: "task/model/dense/seed1" or "task/model/criterion/0.4/seed1".
         task, model: their names in the study.
-        criterion: its name in the study; "" of a dense run, "unpruned" of one that only trains on.
-        budget: the share of FLOPs to keep; None of a dense run, 1 where it only trains on.
-        seed: of all that is random.
-        metric: what counts, e.g. "sem_seg/mIoU"; more is better.
+        criterion: its name in the study; "" for a dense run, "unpruned" for a control, which trains on unpruned.
+        budget: the share of FLOPs to keep; None for a dense run, 1 for a control.
+        seed: the random seed.
+        metric: the metric to compare, e.g. "sem_seg/mIoU"; higher is better.
         script: the `train_net.py`.
-        config: the dense config.
-        options: KEY VALUE pairs, but for OUTPUT_DIR and MODEL.WEIGHTS.
-        iterations: how many the run has.
-        needs: the dense run whose weights it starts from.
-        fingerprint: of all that decides on the result; other settings, another fingerprint.
+        config: the config file of the dense model.
+        options: config overrides as KEY VALUE pairs, except OUTPUT_DIR and MODEL.WEIGHTS.
+        iterations: number of training iterations.
+        needs: the dense run whose weights this run starts from; None for a dense run.
+        fingerprint: hash of all settings that influence the result.
     """
 
     name: str
@@ -51,24 +55,24 @@ class Job:
 
     @property
     def dense(self) -> bool:
-        """Whether it trains a network for others to prune."""
+        """True for a run that trains a dense network, which others start from."""
         return self.needs is None
 
     @property
     def prunes(self) -> bool:
-        """Whether it prunes a network."""
+        """True for a run that prunes."""
         return self.budget is not None and self.budget < 1
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its file describes it.
+    """A study with all its runs.
 
     Attributes:
-        name: of the file, without its ending.
-        folder: where everything goes.
-        text: the file.
-        jobs: every run, each dense one before those that need it.
+        name: the file's name without its extension.
+        folder: where runs and the report are written.
+        text: the content of the file.
+        jobs: all runs; each dense one precedes those that need it.
     """
 
     name: str
@@ -78,27 +82,27 @@ class Study:
 
     @property
     def cells(self) -> tuple[Job, ...]:
-        """The runs that start from dense weights."""
+        """The runs that start from dense weights: prunings and controls."""
         return tuple(job for job in self.jobs if not job.dense)
 
 
 def load(path: str | Path, folder: str | Path | None = None) -> Study:
-    """Reads a study and makes its grid.
+    """Reads a study's file and lists its runs.
 
     Args:
         path: the YAML file.
-        folder: in place of the one that the file names.
+        folder: where to write, instead of the folder that the file names.
 
     Raises:
-        InputError: the file is missing or something in it is wrong; the message says where.
+        InputError: the file is missing or has a mistake; the message names the key.
     """
     path = Path(path)
-    described, text = read(path)
-    jobs = [job for spec in described.tasks for job in _task(spec)]
-    return Study(path.stem, Path(folder or described.folder).absolute(), text, tuple(jobs))
+    content, text = read_study(path)
+    jobs = [job for spec in content.tasks for job in _task_jobs(spec)]
+    return Study(path.stem, Path(folder or content.folder).absolute(), text, tuple(jobs))
 
 
-def _task(spec: Spec) -> list[Job]:
+def _task_jobs(spec: TaskSpec) -> list[Job]:
     jobs: list[Job] = []
     for model, config in spec.models.items():
         texts = config_texts(config)
@@ -106,19 +110,19 @@ def _task(spec: Spec) -> list[Job]:
         for variant in spec.criteria:
             for seed in variant.seeds or spec.seeds:
                 if seed not in trained:
-                    trained[seed] = _dense(spec, model, config, texts, seed)
+                    trained[seed] = _dense_job(spec, model, config, texts, seed)
                     jobs.append(trained[seed])
                     if spec.control:
-                        jobs.append(_control(spec, model, config, texts, trained[seed]))
+                        jobs.append(_control_job(spec, model, config, texts, trained[seed]))
                 for budget in spec.budgets:
-                    jobs.append(_cell(spec, model, config, texts, variant, budget, trained[seed]))
+                    jobs.append(_pruning_job(spec, model, config, texts, variant, budget, trained[seed]))
     return jobs
 
 
-def _dense(spec: Spec, model: str, config: Path, texts: list[str], seed: int) -> Job:
+def _dense_job(spec: TaskSpec, model: str, config: Path, texts: list[str], seed: int) -> Job:
     length = spec.iterations["dense"]
     options = {
-        **_common(length, seed),
+        **_shared_options(length, seed),
         "SIRFP.KEEP_FLOPS": 1.0,
         "SIRFP.HOOKS": [],
         **spec.overrides,
@@ -128,11 +132,14 @@ def _dense(spec: Spec, model: str, config: Path, texts: list[str], seed: int) ->
     return _job(spec, name, model, "", None, seed, config, texts, options, length, None)
 
 
-def _control(spec: Spec, model: str, config: Path, texts: list[str], needs: Job) -> Job:
-    """Trains on without pruning, so that what pruning costs is told from what more training gives."""
-    length = _length(spec)
+def _control_job(spec: TaskSpec, model: str, config: Path, texts: list[str], needs: Job) -> Job:
+    """A run that trains a dense network on for as many iterations as a pruning run.
+
+    Without it the loss by pruning cannot be told apart from the gain by longer training.
+    """
+    length = _pruning_iterations(spec)
     options = {
-        **_common(length, needs.seed),
+        **_shared_options(length, needs.seed),
         "SIRFP.KEEP_FLOPS": 1.0,
         **spec.overrides,
         **{key: value for key, value in spec.pruning_overrides.items() if not key.startswith("SIRFP.")},
@@ -142,15 +149,17 @@ def _control(spec: Spec, model: str, config: Path, texts: list[str], needs: Job)
     return _job(spec, name, model, CONTROL, 1.0, needs.seed, config, texts, options, length, needs)
 
 
-def _length(spec: Spec) -> int:
-    """Iterations of a pruning."""
+def _pruning_iterations(spec: TaskSpec) -> int:
+    """Number of iterations of a pruning run."""
     return spec.iterations["accumulate"] + (spec.steps - 1) * spec.iterations["recover"] + spec.iterations["finetune"]
 
 
-def _cell(spec: Spec, model: str, config: Path, texts: list[str], variant: Variant, budget: float, needs: Job) -> Job:
-    times, length = spec.iterations, _length(spec)
+def _pruning_job(
+    spec: TaskSpec, model: str, config: Path, texts: list[str], variant: CriterionSpec, budget: float, needs: Job
+) -> Job:
+    times, length = spec.iterations, _pruning_iterations(spec)
     options = {
-        **_common(length, needs.seed),
+        **_shared_options(length, needs.seed),
         "SIRFP.CRITERION": variant.criterion,
         "SIRFP.KEEP_FLOPS": budget,
         "SIRFP.STEPS": variant.steps or spec.steps,
@@ -167,17 +176,31 @@ def _cell(spec: Spec, model: str, config: Path, texts: list[str], variant: Varia
     return _job(spec, name, model, variant.name, budget, needs.seed, config, texts, options, length, needs)
 
 
-def _common(length: int, seed: int) -> dict[str, Any]:
+def _shared_options(length: int, seed: int) -> dict[str, Any]:
+    """Options of every run: only the final network is evaluated."""
     return {
         "SEED": seed,
         "SOLVER.MAX_ITER": length,
-        "SOLVER.CHECKPOINT_PERIOD": max(20, -(-length // 6)),
+        "SOLVER.CHECKPOINT_PERIOD": max(MIN_CHECKPOINT_PERIOD, -(-length // CHECKPOINTS)),
         "TEST.EVAL_PERIOD": 0,
         "TEST.BEST_METRIC": "",
     }
 
 
-def _job(spec: Spec, name, model, criterion, budget, seed, config, texts, options, length, needs) -> Job:
+def _job(
+    spec: TaskSpec,
+    name: str,
+    model: str,
+    criterion: str,
+    budget: float | None,
+    seed: int,
+    config: Path,
+    texts: list[str],
+    options: Mapping[str, Any],
+    length: int,
+    needs: Job | None,
+) -> Job:
+    """Makes a run and its fingerprint: of its name, its options, its config's text and the run that it needs."""
     pairs = tuple((key, literal(value)) for key, value in options.items())
     decides = {"config": texts, "options": sorted(pairs), "needs": needs.fingerprint if needs else "", "run": name}
     fingerprint = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
@@ -188,28 +211,29 @@ def _job(spec: Spec, name, model, criterion, budget, seed, config, texts, option
 
 
 def literal(value: Any) -> str:
-    """A value as the config reads it on a command line."""
+    """Formats a value so that the config parses it from the command line."""
     return value if isinstance(value, str) else repr(value)
 
 
 def config_texts(path: Path) -> list[str]:
-    """The text of a config, and of the bases it names, which decide on the result as well."""
-    texts, seen = [], set()
-    left = [path]
-    while left:
-        file = left.pop(0)
+    """The content of a config file and, recursively, of the files that it names as _BASE_."""
+    texts: list[str] = []
+    seen: set[Path] = set()
+    queue = [path]
+    while queue:
+        file = queue.pop(0)
         if file in seen or not file.is_file():
             continue
         seen.add(file)
         texts.append(file.read_text(encoding="utf-8"))
-        for bases in re.findall(r"^_BASE_:(.*(?:\n[ -].*)*)", texts[-1], re.MULTILINE):  # one, or a list
+        for bases in re.findall(r"^_BASE_:(.*(?:\n[ -].*)*)", texts[-1], re.MULTILINE):  # a name or a list of them
             names = re.findall(r"[^\s\[\],\"']+", re.sub("#.*", "", bases))
-            left += [(file.parent / name).resolve() for name in names]
+            queue += [(file.parent / name).resolve() for name in names]
     return texts
 
 
-def as_settings(job: Job) -> Mapping[str, Any]:
-    """What a run was asked to do, for its marker."""
+def settings(job: Job) -> Mapping[str, Any]:
+    """The settings of a run in readable form, for its `done.json` or `failed.json`."""
     return {
         "task": job.task,
         "model": job.model,

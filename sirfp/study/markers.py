@@ -1,4 +1,7 @@
-"""The files by which a study knows what is done of it, read as those of a stranger: what is not whole is not there."""
+"""Reads the files that mark runs of a study as done or failed; an incomplete or damaged file counts as missing.
+
+The files are validated like any untrusted input, since later code relies on their structure.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 
 def read_done(path: Path) -> dict[str, Any] | None:
-    """What a finished run found; None where the file is missing, damaged or something else."""
+    """Reads a finished run's `done.json`; None if the file is missing, damaged or of another structure."""
     found = _read(path)
     if not isinstance(found.get("fingerprint"), str) or not _is_rows(found.get("rows")):
         return None
@@ -23,7 +26,7 @@ def read_done(path: Path) -> dict[str, Any] | None:
 
 
 def read_failed(path: Path) -> dict[str, Any] | None:
-    """Why a run failed; None as `read_done`."""
+    """Reads a failed run's `failed.json`; None if the file is missing, damaged or of another structure."""
     found = _read(path)
     tail = found.get("tail")
     texts = isinstance(tail, list) and all(isinstance(line, str) for line in [*tail, found.get("cause")])
@@ -31,6 +34,7 @@ def read_failed(path: Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; an empty one if the file holds none."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
@@ -39,7 +43,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_rows(rows: Any) -> bool:
-    """Whether it is {row: {"metrics": {metric: number}, cost: number, ...}, ...} of at least one row."""
+    """True for {row: {"metrics": {metric: number}, cost: number, ...}, ...} with at least one row."""
     if not isinstance(rows, dict) or not rows:
         return False
     for row in rows.values():
@@ -52,8 +56,10 @@ def _is_rows(rows: Any) -> bool:
 
 
 def _is_pair(value: Any) -> bool:
+    """True for a list of two numbers, (dense, pruned) or (kept, dense), whose first is not 0."""
     return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] != 0
 
 
 def _is_number(value: Any) -> bool:
+    """True for a float or an integer of at most 64 bits: larger ones cannot be averaged as floats."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)

@@ -1,4 +1,4 @@
-"""Pictures of the report as data in the page: what runs have drawn, and redundancy matrices."""
+"""Pictures of the report, embedded in the page as data: predictions drawn by runs, and redundancy matrices."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from PIL import Image
 MATRICES = "redundancies.npz"
 PREDICTIONS = "predictions.png"
 WIDEST = 1100
-"""Pixels of a picture in the page at most."""
+"""Greatest width of a picture in pixels, about the width of the page; wider ones are scaled down."""
+QUALITY = 82
+"""WebP quality of pictures: the page holds all of them, so size counts."""
 SIDE = 224
-"""Pixels of a matrix at most."""
+"""Side of a drawn matrix in pixels; larger matrices are averaged in blocks."""
 KEPT, GONE = (47, 109, 181), (217, 222, 229)
 
 
 def predictions(folder: Path, alt: str) -> str:
-    """What the networks of a run predict, as an HTML image; "" where the run has drawn nothing."""
+    """A run's picture of predictions as an HTML image; "" if the run has drawn none."""
     file = folder / PREDICTIONS
     if not file.is_file():
         return ""
@@ -31,7 +33,7 @@ def predictions(folder: Path, alt: str) -> str:
 
 
 def matrices(folder: Path, criterion: str) -> str:
-    """Redundancy matrices of a run's layers before and after, as HTML figures; "" where the run has kept none."""
+    """Redundancy matrices of a run's layers before and after pruning, as HTML figures; "" if there are none."""
     file = folder / MATRICES
     if not file.is_file():
         return ""
@@ -53,26 +55,43 @@ def _matrices(path: str, _changed: int, criterion: str) -> str:
 
 
 def _figure(name: str, before: np.ndarray, after: np.ndarray, order: np.ndarray, kept: np.ndarray, by: str) -> str:
+    """A layer's two matrices as an HTML figure.
+
+    Args:
+        name: of the layer.
+        before, after: (n, n) and (k, k) matrices of the dense and the pruned layer.
+        order: (n,), channels in the order in which the greedy clique search would remove them.
+        kept: (k,), channels that the criterion kept.
+        by: name of the criterion.
+    """
     stays = np.zeros(len(before), bool)
     stays[kept] = True
-    rank = np.argsort(order)  # the channels that stay, in the same order
+    rank = np.argsort(order)  # position of each channel in the removal order
     inner = np.argsort(rank[kept])
-    agreed = stays[order[len(before) - len(kept) :]].mean() if len(kept) else 0.0
-    pair = [
-        (f"before: {len(before)} channels, mean {_mean(before):.3f}", draw(before[order][:, order], stays[order])),
-        (f"after: {len(after)} channels, mean {_mean(after):.3f}", draw(after[inner][:, inner], None)),
+    agreement = stays[order[len(before) - len(kept) :]].mean() if len(kept) else 0.0
+    captioned = [
+        (
+            f"before: {len(before)} channels, mean {_mean(before):.3f}",
+            draw_matrix(before[order][:, order], stays[order]),
+        ),
+        (f"after: {len(after)} channels, mean {_mean(after):.3f}", draw_matrix(after[inner][:, inner], None)),
     ]
     images = "".join(
-        f'<div><img class="matrix" width="{SIDE}" height="{SIDE}" src="{_data(image, "PNG")}" alt="{escape(said)}">'
-        f"<span>{escape(said)}</span></div>"
-        for said, image in pair
+        f'<div><img class="matrix" width="{SIDE}" height="{SIDE}" src="{_data(image, "PNG")}" alt="{escape(caption)}">'
+        f"<span>{escape(caption)}</span></div>"
+        for caption, image in captioned
     )
-    said = f"Of the {len(kept)} channels that the greedy clique would keep, {escape(by)} keeps {agreed:.0%}."
-    return f'<figure class="pair"><figcaption>{escape(name)}</figcaption>{images}<p>{said}</p></figure>'
+    note = f"Of the {len(kept)} channels that the greedy clique would keep, {escape(by)} keeps {agreement:.0%}."
+    return f'<figure class="pair"><figcaption>{escape(name)}</figcaption>{images}<p>{note}</p></figure>'
 
 
-def draw(matrix: np.ndarray, stays: np.ndarray | None) -> Image.Image:
-    """A matrix of values in [0, 1] as a picture, with a strip at the left and the top that marks what stays."""
+def draw_matrix(matrix: np.ndarray, stays: np.ndarray | None) -> Image.Image:
+    """Draws a matrix of values in [0, 1].
+
+    Args:
+        matrix: (n, n).
+        stays: (n,), True for channels that are kept, marked by a strip at the left and the top; None for no strip.
+    """
     from matplotlib import colormaps
 
     matrix, marks = _shrink(np.clip(np.nan_to_num(matrix), 0, 1)), stays
@@ -91,7 +110,7 @@ def draw(matrix: np.ndarray, stays: np.ndarray | None) -> Image.Image:
 
 
 def _shrink(matrix: np.ndarray) -> np.ndarray:
-    """Means of blocks, so that a side has at most SIDE of them."""
+    """Averages a matrix in blocks, so that its side is at most SIDE."""
     size = len(matrix)
     block = -(-size // SIDE)
     if block <= 1:
@@ -103,7 +122,7 @@ def _shrink(matrix: np.ndarray) -> np.ndarray:
 
 
 def _mean(matrix: np.ndarray) -> float:
-    """Mean off the diagonal."""
+    """The mean of the elements off the diagonal."""
     size = len(matrix)
     return float((matrix.sum() - np.trace(matrix)) / max(1, size * (size - 1)))
 
@@ -115,12 +134,13 @@ def _picture(path: str, _changed: int) -> str:
             image = image.convert("RGB")
             if image.width > WIDEST:
                 image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
-            return _data(image, "WEBP", quality=82)
+            return _data(image, "WEBP", quality=QUALITY)
     except OSError:
         return ""
 
 
-def _data(image: Image.Image, kind: str, **how: int) -> str:
+def _data(image: Image.Image, kind: str, **options: int) -> str:
+    """Encodes an image as a data URL."""
     file = io.BytesIO()
-    image.save(file, kind, **how)
+    image.save(file, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

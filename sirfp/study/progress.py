@@ -1,4 +1,4 @@
-"""How far a study is, on standard error: bars on a terminal, else a line for each run that starts or ends."""
+"""Shows the progress of a study on standard error: bars on a terminal, else a line whenever a run starts or ends."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .work import Progress, duration
+from .scheduler import Progress, duration
 
 
 @contextmanager
 def display() -> Iterator[Callable[[Progress, str], None]]:
-    """Yields what `sirfp.study.work.work` tells of its progress."""
+    """Yields the function to pass as `show` to `sirfp.study.scheduler.run_jobs`."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
@@ -31,16 +31,16 @@ def display() -> Iterator[Callable[[Progress, str], None]]:
         yield draw
 
 
-def standing(progress: Progress) -> str:
-    """How many runs are done, failed and left, and for how long there is work."""
-    parts = [f"{len(progress.done)} done", f"{len(progress.failed)} failed", f"{len(progress.left)} left"]
-    seconds = progress.time_left() if progress.left else None
+def status_line(progress: Progress) -> str:
+    """The number of runs that are done, failed and left, and the estimated time for the latter."""
+    parts = [f"{len(progress.done)} done", f"{len(progress.failed)} failed", f"{len(progress.remaining)} left"]
+    seconds = progress.time_left() if progress.remaining else None
     return ", ".join(parts) + (f", about {duration(seconds)} to go" if seconds is not None else "")
 
 
 def _line(progress: Progress, news: str) -> None:
     if news:
-        print(f"{time.strftime('%H:%M:%S')} {news} ({standing(progress)})", file=sys.stderr, flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {news} ({status_line(progress)})", file=sys.stderr, flush=True)
 
 
 def _bars(progress: Progress):
@@ -56,4 +56,4 @@ def _bars(progress: Progress):
     )
     for job, done in progress.running.items():
         table.add_row(Text(job.name), ProgressBar(job.iterations, done, width=30), f"{done}/{job.iterations}")
-    return Group(table, Text(standing(progress), "red" if progress.failed else ""))
+    return Group(table, Text(status_line(progress), "red" if progress.failed else ""))

@@ -1,4 +1,4 @@
-"""What a study found: runs joined over their seeds, as numbers, CSV, JSON and Markdown."""
+"""The results of a study, averaged over seeds, as numbers, CSV, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..reporting.tables import Table, giga, mega
-from .cells import Cells
 from .grid import Job, Study
+from .run_folders import RunFolders
 
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in their seed alone.
+    """The average over runs that differ only in their seed.
 
     Attributes:
-        task, model, metric: of the study.
-        criterion: "dense" for the networks that pruning starts from, "unpruned" for those only trained on.
-        budget: the share of FLOPs asked for; None of dense ones, 1 of those only trained on.
-        seeds: of the runs that are done.
-        mean, std: of the metric over seeds; the standard deviation is the sample's, None of one run.
-        change, change_std: of the metric against the dense network of the same seed.
-        cut: mean of the metric right after the last pruning, before fine-tuning.
-        flops, params: means of one call's multiply-adds, and of the parameters.
-        flops_kept, params_kept: as shares of the dense network's.
+        task, model, metric: as in the study.
+        criterion: its name; "dense" for networks that pruning starts from, "unpruned" for controls, which train on.
+        budget: the share of FLOPs to keep; None for dense networks, 1 for controls.
+        seeds: seeds of the runs that are done.
+        mean, std: mean and sample standard deviation of the metric over seeds; std is None for one run.
+        change, change_std: the same for the difference to the dense network of the same seed.
+        cut: mean of the metric right after the last cut, before fine-tuning.
+        flops, params: mean number of multiply-adds of one call, and of parameters.
+        flops_kept, params_kept: their shares of the dense network's.
         latency: mean seconds of one call, measured at the end of each run.
-        speedup: mean of dense latency / pruned latency, the two measured in turns.
+        speedup: mean of dense latency / pruned latency, measured in turns.
     """
 
     task: str
@@ -53,78 +53,98 @@ class Row:
 
     @property
     def dense(self) -> bool:
-        """Whether it is of dense networks."""
+        """True for dense networks."""
         return self.budget is None
 
     @property
     def pruned(self) -> bool:
-        """Whether it is of pruned networks."""
+        """True for pruned networks."""
         return self.budget is not None and self.budget < 1
 
 
-def rows(study: Study, cells: Cells) -> list[Row]:
-    """Every row of which a run is done: in each task and model the dense one, then the study's order."""
+def rows(study: Study, folders: RunFolders) -> list[Row]:
+    """The rows of which at least one run is done; for each task and model the dense one first, then in study order."""
     found: dict[tuple, list[tuple[Job, dict[str, Any]]]] = {}
-    order = sorted(enumerate(study.jobs), key=lambda item: (_place(study, item[1]), not item[1].dense, item[0]))
+    order = sorted(enumerate(study.jobs), key=lambda item: (_model_index(study, item[1]), not item[1].dense, item[0]))
     for _, job in order:
-        result = cells.result(job)
+        result = folders.result(job)
         if result is not None:
             found.setdefault((job.task, job.model, job.criterion, job.budget), []).append((job, result))
-    result = []
+    averaged = []
     for (task, model, _, _), runs in found.items():
-        siblings = [r for key, group in found.items() if key[:2] == (task, model) for j, r in group if j.prunes]
-        row = _dense(runs, siblings) if runs[0][0].dense else _pruned(runs, cells)
-        result.append(row if row.budget != 1 else replace(row, **_whole(siblings)))
-    return result
+        prunings = [r for key, group in found.items() if key[:2] == (task, model) for j, r in group if j.prunes]
+        row = _dense_row(runs, prunings) if runs[0][0].dense else _pruned_row(runs, folders)
+        averaged.append(row if row.budget != 1 else replace(row, **_dense_costs(prunings)))
+    return averaged
 
 
-def _place(study: Study, job: Job) -> int:
+def _model_index(study: Study, job: Job) -> int:
+    """The position in the study of the first run of the same task and model."""
     return next(i for i, other in enumerate(study.jobs) if (other.task, other.model) == (job.task, job.model))
 
 
-def _dense(runs: Sequence[tuple[Job, Mapping[str, Any]]], siblings: Sequence[Mapping[str, Any]]) -> Row:
-    """The dense row; what its own runs do not measure comes from the first row of those that pruned it."""
+def _dense_row(runs: Sequence[tuple[Job, Mapping[str, Any]]], prunings: Sequence[Mapping[str, Any]]) -> Row:
+    """The row of dense networks; their costs come from the results of pruning runs, which measure them."""
     job = runs[0][0]
     scores = [result["rows"]["dense"]["metrics"][job.metric] for _, result in runs]
-    name = *(job.task, job.model, job.metric, "dense", None), tuple(j.seed for j, _ in runs)
-    return Row(*name, statistics.fmean(scores), _std(scores), **_whole(siblings))
+    seeds = tuple(j.seed for j, _ in runs)
+    mean, std = statistics.fmean(scores), _std(scores)
+    return Row(job.task, job.model, job.metric, "dense", None, seeds, mean, std, **_dense_costs(prunings))
 
 
-def _whole(siblings: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """What a network that is not pruned costs, as the runs that prune it have measured."""
-    starts = [next(iter(result["rows"].values())) for result in siblings]
+def _dense_costs(prunings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Costs of the dense network, as measured at the start of pruning runs; `Row`'s arguments."""
+    starts = [next(iter(result["rows"].values())) for result in prunings]
     costs = {key: _mean([row.get(key) for row in starts]) for key in ("flops", "params", "latency")}
     return costs | {key: 1.0 if starts else None for key in ("flops_kept", "params_kept", "speedup")}
 
 
-def _pruned(runs: Sequence[tuple[Job, Mapping[str, Any]]], cells: Cells) -> Row:
+def _pruned_row(runs: Sequence[tuple[Job, Mapping[str, Any]]], folders: RunFolders) -> Row:
+    """The row of runs that start from dense weights: of a criterion and budget, or of controls."""
     job = runs[0][0]
-    ends = [list(result["rows"].values())[-1] for _, result in runs]
+    results = [result for _, result in runs]
+    starts = [next(iter(result["rows"].values())) for result in results]
+    ends = [list(result["rows"].values())[-1] for result in results]
     scores = [end["metrics"][job.metric] for end in ends]
-    dense = [cells.result(j.needs) for j, _ in runs]
-    pairs = [(s, d["rows"]["dense"]["metrics"][job.metric]) for s, d in zip(scores, dense, strict=True) if d]
-    changes = [score - before for score, before in pairs]
-    before = [next(iter(result["rows"].values())) for _, result in runs]
+    changes = [score - dense for (j, _), score in zip(runs, scores, strict=True) for dense in _dense_score(j, folders)]
+    after_cut = [result["rows"].get("pruned", {}).get("metrics", {}).get(job.metric) for result in results]
+    (flops, flops_kept), (params, params_kept) = (_mean_cost(results, key) for key in ("flops", "params"))
     return Row(
-        *(job.task, job.model, job.metric, job.criterion, job.budget, tuple(j.seed for j, _ in runs)),
+        job.task,
+        job.model,
+        job.metric,
+        job.criterion,
+        job.budget,
+        tuple(j.seed for j, _ in runs),
         statistics.fmean(scores),
         _std(scores),
         change=_mean(changes),
         change_std=_std(changes),
-        cut=_mean([result["rows"].get("pruned", {}).get("metrics", {}).get(job.metric) for _, result in runs]),
-        **{key: _mean([result[key][1] for _, result in runs if key in result]) for key in ("flops", "params")},
-        **{
-            f"{key}_kept": _mean([_ratio(*result[key][::-1]) for _, result in runs if key in result])
-            for key in ("flops", "params")
-        },
+        cut=_mean(after_cut),
+        flops=flops,
+        flops_kept=flops_kept,
+        params=params,
+        params_kept=params_kept,
         latency=_mean([end.get("latency") for end in ends]),
-        speedup=_mean([_ratio(b.get("latency"), e.get("latency")) for b, e in zip(before, ends, strict=True)]),
+        speedup=_mean([_ratio(s.get("latency"), e.get("latency")) for s, e in zip(starts, ends, strict=True)]),
     )
 
 
+def _dense_score(job: Job, folders: RunFolders) -> list[float]:
+    """The metric of the dense network that a run started from; empty if its result is gone."""
+    result = folders.result(job.needs) if job.needs else None
+    return [result["rows"]["dense"]["metrics"][job.metric]] if result else []
+
+
+def _mean_cost(results: Sequence[Mapping[str, Any]], key: str) -> tuple[float | None, float | None]:
+    """The mean "flops" or "params" of pruned networks, and their mean share of the dense network's."""
+    pairs = [result[key] for result in results if key in result]
+    return _mean([pruned for _, pruned in pairs]), _mean([_ratio(pruned, dense) for dense, pruned in pairs])
+
+
 def table(found: Sequence[Row]) -> Table:
-    """The rows for a terminal."""
-    columns = ("task", "criterion", "asked", "result", "change", "GFLOPs", "M params", "ms")
+    """The rows as a table for a terminal."""
+    columns = ("task", "criterion", "budget", "result", "change", "GFLOPs", "M params", "ms")
     body = tuple(
         (
             f"{row.task}, {row.model}: {row.metric.rpartition('/')[2]}",
@@ -142,7 +162,7 @@ def table(found: Sequence[Row]) -> Table:
 
 
 def to_csv(found: Sequence[Row]) -> str:
-    """The rows as CSV, latency in seconds, empty where nothing is known."""
+    """The rows as CSV; latency in seconds, an empty field where a value is not known."""
     file = io.StringIO()
     names = list(Row.__dataclass_fields__)
     writer = csv.DictWriter(file, names, lineterminator="\n")
@@ -153,12 +173,12 @@ def to_csv(found: Sequence[Row]) -> str:
 
 
 def to_markdown(found: Sequence[Row]) -> str:
-    """The rows as Markdown, a table for each task and model."""
+    """The rows as Markdown, one table per task and model."""
     parts = []
     for task, model in dict.fromkeys((row.task, row.model) for row in found):
         mine = [row for row in found if (row.task, row.model) == (task, model)]
         quality = "after the cut", mine[0].metric, "change"
-        columns = "criterion", "asked", *quality, "FLOPs", "params", "speed-up", "seeds"
+        columns = "criterion", "budget", *quality, "FLOPs", "params", "speed-up", "seeds"
         body = tuple(
             (
                 row.criterion,
@@ -177,51 +197,54 @@ def to_markdown(found: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def to_data(study: Study, cells: Cells, found: Sequence[Row]) -> dict[str, Any]:
-    """The rows, and what every run left, as plain data for JSON."""
+def to_data(study: Study, folders: RunFolders, found: Sequence[Row]) -> dict[str, Any]:
+    """The rows, and the state and result of every run, as plain data for JSON."""
     runs = []
     for job in study.jobs:
-        state = cells.state(job)
-        run = {"name": job.name, "state": state, "folder": str(cells.folder(job).relative_to(cells.root))}
-        if state == "done":
-            result = cells.result(job)
+        result, failure = folders.result(job), folders.failure(job)
+        folder = str(folders.folder(job).relative_to(folders.root))
+        run: dict[str, Any] = {"name": job.name, "state": folders.state(job), "folder": folder}
+        if result is not None:
             run |= {key: result[key] for key in ("seconds", "rows", "flops", "params", "widths") if key in result}
-        elif state == "failed":
-            run["cause"] = cells.failure(job)["cause"]
+        elif failure is not None:
+            run["cause"] = failure["cause"]
         runs.append(run)
     return _finite({"study": study.name, "rows": [asdict(row) for row in found], "runs": runs})
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number as text, "-" where there is none."""
+    """Formats a number; "-" if it is None or not finite."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def signed(value: float | None) -> str:
-    """A difference as text, "+1.20"."""
+    """Formats a difference, "+1.20"; "-" if it is None."""
     return "-" if value is None else f"{value:+.2f}"
 
 
 def mean_and_std(mean: float | None, std: float | None) -> str:
-    """A mean with its standard deviation, "39.30 ± 0.41"."""
+    """Formats a mean with its standard deviation, "39.30 ± 0.41"."""
     return number(mean) if std is None else f"{number(mean)} ± {number(std)}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
 
 
 def _std(values: Sequence[float]) -> float | None:
+    """The sample standard deviation; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def _ratio(over: float | None, under: float | None) -> float | None:
-    return over / under if over and under else None
+def _ratio(numerator: float | None, denominator: float | None) -> float | None:
+    """The quotient; None if either is None or 0."""
+    return numerator / denominator if numerator and denominator else None
 
 
 def _finite(value: Any) -> Any:
-    """Plain data in which what is not finite is None, as JSON has no NaN."""
+    """Replaces numbers that are not finite by None in plain data, since JSON has no NaN."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

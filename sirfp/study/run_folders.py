@@ -1,7 +1,8 @@
-"""What is done of a study: each run's folder with its markers, and the lock of the whole.
+"""The folders of a study's runs: which runs are done, what they found, and how to start or resume one.
 
-A folder's name holds the fingerprint of its run's settings, so other settings never find an old result, and going back
-to the old ones finds it again. `done.json` and `failed.json` are written whole; what has neither goes on.
+A folder's name contains the fingerprint of its run's settings: changed settings get another folder, and going back to
+the old settings finds the old result. A finished run has `done.json`, a failed one `failed.json`, both written
+atomically; a folder with neither belongs to a run that was interrupted and is resumed from its checkpoint.
 """
 
 from __future__ import annotations
@@ -20,27 +21,33 @@ from typing import Any
 from ..errors import InputError, near
 from ..files.whole import whole_file
 from ..structure.plan import PruningPlan
-from .grid import Job, as_settings
+from .grid import Job, settings
 from .markers import read_done, read_failed
 
 DONE, FAILED, CONSOLE, WEIGHTS = "done.json", "failed.json", "console.txt", "model_final.pth"
-TAIL = 40
-"""Lines of a failed run's output that are kept with its cause."""
+TAIL_LINES = 40
+"""Number of last lines of a failed run's output that are kept with its cause: enough for a traceback."""
+LOG_BYTES = 65536
+"""Bytes read from the end of `metrics.json` to find the last iteration; its lines are far shorter."""
 
 
 @dataclass(frozen=True)
-class Cells:
-    """The folders of a study's runs, below its own."""
+class RunFolders:
+    """The folders of a study's runs.
+
+    Args:
+        root: the study's folder.
+    """
 
     root: Path
 
     def folder(self, job: Job) -> Path:
-        """Where a run writes."""
+        """The folder that a run writes to."""
         kind = "dense" if job.dense else "cells"
         return self.root / kind / f"{job.name.replace('/', '-')}-{job.fingerprint[:8]}"
 
     def state(self, job: Job) -> str:
-        """One of "done", "failed", "started" and "new"."""
+        """The state of a run: "done", "failed", "started" (interrupted or running) or "new"."""
         if self.result(job) is not None:
             return "done"
         if self.failure(job) is not None:
@@ -48,35 +55,35 @@ class Cells:
         return "started" if self.folder(job).is_dir() else "new"
 
     def result(self, job: Job) -> dict[str, Any] | None:
-        """What a finished run found, or None.
+        """The content of a finished run's `done.json`; None if the run is not finished.
 
         Raises:
-            InputError: it has no such metric as the study now asks for.
+            InputError: the run has not measured the metric that the study now names.
         """
         found = read_done(self.folder(job) / DONE)
         if found is None or found.get("fingerprint") != job.fingerprint:
             return None
-        problem = _lacks(found["rows"], job.metric)
+        problem = _metric_problem(found["rows"], job.metric)
         if problem:
             raise InputError(f"{job.name}: {problem}")
         return found if not job.dense or (self.folder(job) / WEIGHTS).is_file() else None
 
     def failure(self, job: Job) -> dict[str, Any] | None:
-        """Why a run failed, or None."""
+        """The content of a failed run's `failed.json`, with its cause; None if the run has not failed."""
         return read_failed(self.folder(job) / FAILED)
 
     def iteration(self, job: Job) -> int:
-        """How many iterations a run has done, as far as it has said."""
+        """Number of iterations a run has done, according to its `metrics.json`; 0 if there is none."""
         try:
             with open(self.folder(job) / "metrics.json", "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
-                said = re.findall(rb'"iteration": (\d+)', file.read())
+                file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
+                found = re.findall(rb'"iteration": (\d+)', file.read())
         except OSError:
             return 0
-        return min(int(said[-1]) + 1, job.iterations) if said else 0
+        return min(int(found[-1]) + 1, job.iterations) if found else 0
 
     def arguments(self, job: Job) -> list[str]:
-        """The command line of a run, without the Python; it goes on where there is a checkpoint."""
+        """The command line of a run, after `python`; with `--resume` it continues from a checkpoint if there is one."""
         options = {**dict(job.options), "OUTPUT_DIR": str(self.folder(job))}
         if job.needs:
             options["MODEL.WEIGHTS"] = str(self.folder(job.needs) / WEIGHTS)
@@ -84,53 +91,65 @@ class Cells:
         return [str(job.script), "--config-file", str(job.config), "--resume", *pairs]
 
     def begin(self, job: Job) -> None:
-        """Makes the folder; an earlier failure is forgotten."""
+        """Creates the folder and deletes the marker of an earlier failure."""
         self.folder(job).mkdir(parents=True, exist_ok=True)
         (self.folder(job) / FAILED).unlink(missing_ok=True)
 
     def finish(self, job: Job, seconds: float | None) -> str:
-        """Reads what a run has left and writes its marker, with how long it took where that is known.
+        """Reads the files of a run that exited with 0, writes its `done.json` and deletes its checkpoints.
+
+        Args:
+            job: the run.
+            seconds: how long it took; None if it was resumed, so that the total is unknown.
 
         Returns:
-            Why it is no result; "" where it is one.
+            Why the files are no valid result; "" if they are.
         """
         folder = self.folder(job)
         try:
-            found = _pruned(folder) if job.prunes else _trained(folder)
+            found = _pruning_result(folder) if job.prunes else _dense_result(folder)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            return f"the run ended well but left no result: {' '.join(str(error).split())}"
-        problem = _lacks(found["rows"], job.metric)
+            return f"the run exited without an error but left no result: {' '.join(str(error).split())}"
+        problem = _metric_problem(found["rows"], job.metric)
         if problem:
             return problem
-        content = {"fingerprint": job.fingerprint, "settings": as_settings(job), "seconds": seconds, **found}
+        content = {"fingerprint": job.fingerprint, "settings": settings(job), "seconds": seconds, **found}
         with whole_file(folder / DONE) as beside:
             beside.write_text(json.dumps(content, indent=1) + "\n")
         self._tidy(job)
         return ""
 
     def fail(self, job: Job, cause: str) -> dict[str, Any]:
-        """Keeps why a run failed and the end of what it said."""
+        """Writes the `failed.json` of a run: its cause and the last lines of its output.
+
+        Args:
+            job: the run.
+            cause: why it failed; "" to take it from the output.
+
+        Returns:
+            The content of the file.
+        """
         tail = self.tail(job)
-        failure = {"cause": cause or _cause(tail), "tail": tail, "settings": as_settings(job)}
+        failure = {"cause": cause or _cause(tail), "tail": tail, "settings": settings(job)}
         with whole_file(self.folder(job) / FAILED) as beside:
             beside.write_text(json.dumps(failure, indent=1) + "\n")
         return failure
 
     def tail(self, job: Job) -> list[str]:
-        """The last lines that a run has said."""
+        """The last `TAIL_LINES` lines of a run's output, without terminal colours."""
         try:
             text = (self.folder(job) / CONSOLE).read_text(errors="replace")
         except OSError:
             return []
-        return re.sub(r"\x1b\[[0-9;]*m", "", text[-40000:]).rstrip().splitlines()[-TAIL:]
+        return re.sub(r"\x1b\[[0-9;]*m", "", text[-40000:]).rstrip().splitlines()[-TAIL_LINES:]
 
-    def strays(self, jobs: tuple[Job, ...]) -> int:
-        """How many results of other settings lie beside those of the study."""
+    def unused_results(self, jobs: tuple[Job, ...]) -> int:
+        """Number of finished runs in the study's folder that none of its current settings refers to."""
         own = {self.folder(job) for job in jobs}
         return sum(file.parent not in own for file in self.root.glob(f"*/*/{DONE}"))
 
     def _tidy(self, job: Job) -> None:
-        """Removes checkpoints that nothing needs any more."""
+        """Deletes the files of a finished run that no other run reads; a dense run keeps its final weights."""
         for file in self.folder(job).glob("*.pth"):
             if not (job.dense and file.name == WEIGHTS):
                 file.unlink()
@@ -139,25 +158,35 @@ class Cells:
         shutil.rmtree(self.folder(job) / "inference", ignore_errors=True)
 
 
-def _trained(folder: Path) -> dict[str, Any]:
+def _dense_result(folder: Path) -> dict[str, Any]:
+    """The result of a run without pruning: its last metrics.
+
+    Raises:
+        OSError, ValueError: a file is missing or damaged.
+    """
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"there is no {WEIGHTS}")
     metrics: dict[str, float] = {}
     for line in (folder / "metrics.json").read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a line that was cut off
+        with contextlib.suppress(json.JSONDecodeError):  # the last line of an interrupted run may be incomplete
             metrics |= {k: v for k, v in json.loads(line).items() if "/" in k and isinstance(v, (int, float))}
     return {"rows": {"dense": {"metrics": metrics}}}
 
 
-def _pruned(folder: Path) -> dict[str, Any]:
+def _pruning_result(folder: Path) -> dict[str, Any]:
+    """The result of a pruning run: metrics of each stage, (dense, pruned) costs, {group: [kept, dense]} widths.
+
+    Raises:
+        OSError, ValueError: a file is missing or damaged.
+    """
     rows = json.loads((folder / "pruning.json").read_text())
     plan = PruningPlan.from_json((folder / "plan.json").read_text())
     widths = {name: [len(kept), plan.channels[name]] for name, kept in plan.kept.items()}
     return {"rows": rows, "flops": plan.flops, "params": plan.params, "widths": widths}
 
 
-def _lacks(rows: Mapping[str, Any], metric: str) -> str:
-    """What is wrong with the metric of the network at the end of a run; "" where it is there."""
+def _metric_problem(rows: Mapping[str, Any], metric: str) -> str:
+    """Why the final metric of a run cannot be used: it is missing or not finite; "" if it can."""
     metrics = list(rows.values())[-1]["metrics"]
     if metric not in metrics:
         return f"the run has no metric {metric}{near(metric, metrics) or '; it has ' + ', '.join(metrics)}"
@@ -165,8 +194,8 @@ def _lacks(rows: Mapping[str, Any], metric: str) -> str:
 
 
 def _cause(tail: list[str]) -> str:
-    """The line that says what went wrong: sirfp's own, or the last of a traceback."""
+    """The line of a failed run's output that names the error: sirfp's own message or the last line of a traceback."""
     for line in reversed(tail):
         if re.match(r"error: |[\w.]+(Error|Exception|Interrupt|Exit)\b", line):
             return line.removeprefix("error: ")
-    return tail[-1] if tail else "it said nothing"
+    return tail[-1] if tail else "the run printed nothing"

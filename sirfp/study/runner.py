@@ -1,4 +1,4 @@
-"""Where runs run: as processes of this machine, or as jobs of a cluster through submitit."""
+"""Starts runs: as processes of this machine, or as jobs of a cluster through submitit."""
 
 from __future__ import annotations
 
@@ -14,32 +14,38 @@ from typing import Any, Protocol
 
 from ..errors import InputError
 
-PATIENCE = 10.0
-"""Seconds that a process has for ending when it is told to."""
+STOP_SECONDS = 10.0
+"""Seconds between SIGTERM and SIGKILL, in which a run can end by itself."""
 
 
 class Run(Protocol):
-    """A run that was started."""
+    """A started run."""
 
     def ended(self) -> int | None:
-        """Its exit status, negative for a signal; None while it runs."""
+        """The exit status, negative for a signal; None while the run goes on."""
 
     def stop(self) -> None:
-        """Ends it, with all that it has started."""
+        """Ends the run and all processes that it has started."""
 
 
 class Runner(Protocol):
-    """What starts runs."""
+    """Starts runs."""
 
     def start(self, arguments: list[str], console: Path, slot: int) -> Run:
-        """Starts Python with arguments; what it says is added to a file."""
+        """Starts Python with arguments.
+
+        Args:
+            arguments: the command line after `python`.
+            console: the file that its output is appended to.
+            slot: number of a free place among those that run at a time, from 0; decides on the GPU.
+        """
 
 
 class Processes:
-    """Runs as child processes, which share the cores and the GPUs of this machine.
+    """Runs as child processes, which share the CPU cores and the GPUs of this machine.
 
     Args:
-        jobs: how many at a time.
+        jobs: number of runs at a time.
     """
 
     def __init__(self, jobs: int):
@@ -50,8 +56,8 @@ class Processes:
     def start(self, arguments: list[str], console: Path, slot: int) -> Run:
         """See `Runner`."""
         environment = dict(os.environ)
-        most = environment.get("OMP_NUM_THREADS", "")
-        environment["OMP_NUM_THREADS"] = str(min(self.threads, int(most)) if most.isdigit() else self.threads)
+        limit = environment.get("OMP_NUM_THREADS", "")
+        environment["OMP_NUM_THREADS"] = str(min(self.threads, int(limit)) if limit.isdigit() else self.threads)
         environment.setdefault("OMP_WAIT_POLICY", "passive")
         if len(self.gpus) > 1:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
@@ -59,17 +65,17 @@ class Processes:
 
 
 class Process:
-    """A child process in a session of its own, which ends with this one."""
+    """A child process in a session of its own, which ends when this process ends."""
 
     def __init__(self, arguments: list[str], console: Path, environment: Mapping[str, str] | None = None):
-        with open(console, "ab") as said:
+        with open(console, "ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # so that Ctrl-C comes to the study alone, which then ends its runs
+                start_new_session=True,  # Ctrl-C reaches only the study, which ends its runs
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
 
@@ -79,7 +85,7 @@ class Process:
 
     def stop(self) -> None:
         """See `Run`."""
-        for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
+        for number, patience in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, None)):
             try:
                 os.killpg(self.process.pid, number)
                 self.process.wait(patience)
@@ -91,15 +97,15 @@ class Process:
 
 
 class Cluster:
-    """Runs as jobs that submitit hands to a cluster.
+    """Runs as jobs that submitit submits to a cluster.
 
     Args:
-        kind: "slurm", or "local" for this machine as a stand-in.
+        kind: "slurm", or "local" to imitate a cluster on this machine.
         folder: where submitit keeps its files, on a disk that all machines share.
         options: submitit's parameters of a job, e.g. {"timeout_min": 600, "slurm_partition": "gpu"}.
 
     Raises:
-        InputError: submitit is not installed, there is no such cluster, or it takes no such option.
+        InputError: submitit is not installed, the cluster is not available, or an option is not valid.
     """
 
     def __init__(self, kind: str, folder: Path, options: Mapping[str, Any]):
@@ -115,11 +121,11 @@ class Cluster:
 
     def start(self, arguments: list[str], console: Path, slot: int) -> Run:
         """See `Runner`."""
-        return ClusterJob(self.executor.submit(_attend, arguments, str(console)))
+        return ClusterJob(self.executor.submit(_run_and_wait, arguments, str(console)))
 
 
 class ClusterJob:
-    """A job of submitit."""
+    """A job submitted through submitit."""
 
     def __init__(self, job: Any):
         self.job = job
@@ -135,19 +141,20 @@ class ClusterJob:
         self.job.cancel(check=False)
 
 
-def _attend(arguments: list[str], console: str) -> int:
-    """Runs Python on a machine of the cluster and waits for it."""
+def _run_and_wait(arguments: list[str], console: str) -> int:
+    """Runs Python on a machine of the cluster; waits for its exit status and returns it."""
     run = Process(arguments, Path(console))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        while run.ended() is None:
+        while (status := run.ended()) is None:
             time.sleep(0.2)
-        return run.ended()
+        return status
     finally:
         run.stop()
 
 
 def _gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -156,5 +163,5 @@ def _gpus() -> list[str]:
 
 
 def _end_with_parent() -> None:
-    """Has the kernel end this process when the study is killed hard, so that no run is left behind."""
+    """Has the kernel send SIGTERM to this process when the study is killed, so that no run outlives it."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

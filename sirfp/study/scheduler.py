@@ -1,4 +1,4 @@
-"""Goes through a study: starts what can be started, keeps what comes, and never lets one failure stop the rest."""
+"""Runs a study: starts runs as soon as what they need is done, records results; one failure does not stop the rest."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .cells import CONSOLE, Cells
 from .grid import Job
+from .run_folders import CONSOLE, RunFolders
 from .runner import Run, Runner
 
-PAUSE = 0.2
-"""Seconds between two looks at the runs."""
+POLL_SECONDS = 0.2
+"""Seconds between two checks of the runs: short for a display, long compared with the work of a check."""
+
 CRASHES = {getattr(signal, name, None) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")}
-"""Signals that a fault in a program's own compiled code leads to."""
+"""Signals that a fault in compiled code raises in its own process."""
 
 
 @dataclass
 class Progress:
-    """How far a study is; what a display draws.
+    """The progress of a study.
 
     Attributes:
-        total: every run.
-        done, failed: those that ended so, now or in an earlier start.
+        total: all runs.
+        jobs: number of runs at a time.
+        done: names of runs that are done, now or by an earlier start of the study.
+        failed: {name: cause} of runs that failed, likewise.
         running: {run: iterations done}.
-        seconds: {(task, model): (seconds, iterations)} of runs that ended well in one go.
-        jobs: how many runs go on at a time.
+        seconds: {(task, model): (seconds, iterations)}, summed over runs that were done without an interruption.
     """
 
     total: list[Job]
@@ -37,115 +39,145 @@ class Progress:
     seconds: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
 
     @property
-    def left(self) -> list[Job]:
-        """Runs that have not ended."""
+    def remaining(self) -> list[Job]:
+        """Runs that are neither done nor failed."""
         return [job for job in self.total if job.name not in self.done and job.name not in self.failed]
 
-    def note(self, job: Job, seconds: float | None) -> None:
-        """Remembers how long a run's iterations took; None where it went on from a checkpoint."""
+    def add_time(self, job: Job, seconds: float | None) -> None:
+        """Adds a run's duration, by which `time_left` estimates; None, for a resumed run, is ignored."""
         if seconds is None:
             return
         spent, count = self.seconds.get((job.task, job.model), (0.0, 0))
         self.seconds[job.task, job.model] = spent + seconds, count + job.iterations
 
     def time_left(self) -> float | None:
-        """Seconds until the end as the pace of what is done says; None before anything is."""
+        """Estimated seconds until all runs are done, by the pace of those that are; None if none is."""
         if not self.seconds:
             return None
         paces = {key: spent / count for key, (spent, count) in self.seconds.items()}
         usual = sum(paces.values()) / len(paces)
         rest = [
-            (job.iterations - self.running.get(job, 0)) * paces.get((job.task, job.model), usual) for job in self.left
+            (job.iterations - self.running.get(job, 0)) * paces.get((job.task, job.model), usual)
+            for job in self.remaining
         ]
         return max(sum(rest) / self.jobs, max(rest, default=0.0))
 
 
-def work(
+def run_jobs(
     jobs: Sequence[Job],
-    cells: Cells,
+    folders: RunFolders,
     runner: Runner,
     limit: int,
     *,
     retry: bool = False,
     show: Callable[[Progress, str], None] = lambda progress, news: None,
-    changed: Callable[[], None] = lambda: None,
+    on_run_end: Callable[[], None] = lambda: None,
 ) -> Progress:
-    """Runs all that is not done, `limit` at a time, and ends what runs if it is interrupted.
+    """Runs all jobs that are not done, at most `limit` at a time; stops the running ones if it is interrupted.
 
     Args:
-        jobs: the runs, each dense one before those that need it.
-        cells: their folders.
-        runner: where they run.
-        limit: how many at a time.
-        retry: also those that failed before.
-        show: is told of the progress several times a second, with a line of news or "".
-        changed: is called when a run has ended.
+        jobs: the runs; each dense one precedes those that need it.
+        folders: their folders.
+        runner: starts them.
+        limit: number of runs at a time.
+        retry: True to repeat runs that failed before.
+        show: called several times a second with the progress and a line of news, or "" if there is none.
+        on_run_end: called after each run that ends.
 
     Returns:
-        How far it came.
+        The progress at the end.
     """
-    progress = Progress(list(jobs), limit)
-    for job in jobs:
-        state = cells.state(job)
-        if state == "done":
-            progress.done.add(job.name)
-            progress.note(job, cells.result(job)["seconds"])
-        elif state == "failed" and not retry:
-            progress.failed[job.name] = cells.failure(job)["cause"]
-    running: dict[Job, tuple[Run, float, int, int]] = {}
-    _block(progress)
+    progress = _recorded(jobs, folders, limit, retry)
+    running: dict[Job, _Running] = {}
     try:
-        while progress.left:
-            for job in progress.left:
-                ready = job.dense or job.needs.name in progress.done
+        while progress.remaining:
+            for job in progress.remaining:
+                ready = job.needs is None or job.needs.name in progress.done
                 if len(running) < limit and ready and job not in running:
-                    slot = min(set(range(limit)) - {slot for _, _, slot, _ in running.values()})
-                    cells.begin(job)
-                    before = cells.iteration(job)
-                    run = runner.start(cells.arguments(job), cells.folder(job) / CONSOLE, slot)
-                    running[job] = run, time.monotonic(), slot, before
-                    show(progress, f"{job.name}: {'goes on' if before else 'starts'}")
-            time.sleep(PAUSE)
-            for job, (run, start, _, before) in list(running.items()):
-                status = run.ended()
-                progress.running[job] = cells.iteration(job)
+                    slot = min(set(range(limit)) - {other.slot for other in running.values()})
+                    running[job] = _start(job, folders, runner, slot)
+                    show(progress, f"{job.name}: {'resumes' if running[job].resumed else 'starts'}")
+            time.sleep(POLL_SECONDS)
+            for job, started in list(running.items()):
+                status = started.run.ended()
+                progress.running[job] = folders.iteration(job)
                 if status is None:
                     continue
-                seconds = time.monotonic() - start
                 del running[job], progress.running[job]
-                show(progress, _end(job, status, seconds, before, cells, progress))
-                _block(progress)
-                changed()
+                show(progress, _finish_run(job, status, started, folders, progress))
+                _fail_dependents(progress)
+                on_run_end()
             show(progress, "")
     finally:
-        for run, *_ in running.values():
-            run.stop()
+        for started in running.values():
+            started.run.stop()
     return progress
 
 
-def _end(job: Job, status: int, seconds: float, before: int, cells: Cells, progress: Progress) -> str:
-    """Keeps how a run ended; says it in a line."""
+@dataclass(frozen=True)
+class _Running:
+    """A run that goes on.
+
+    Attributes:
+        run: the process or cluster job.
+        start: `time.monotonic()` when it was started.
+        slot: its place among the runs at a time.
+        resumed: True if it continues from a checkpoint.
+    """
+
+    run: Run
+    start: float
+    slot: int
+    resumed: bool
+
+
+def _recorded(jobs: Sequence[Job], folders: RunFolders, limit: int, retry: bool) -> Progress:
+    """The progress that the runs' folders record; failures are left out with `retry`."""
+    progress = Progress(list(jobs), limit)
+    for job in jobs:
+        result, failure = folders.result(job), folders.failure(job)
+        if result is not None:
+            progress.done.add(job.name)
+            progress.add_time(job, result["seconds"])
+        elif failure is not None and not retry:
+            progress.failed[job.name] = failure["cause"]
+    _fail_dependents(progress)
+    return progress
+
+
+def _start(job: Job, folders: RunFolders, runner: Runner, slot: int) -> _Running:
+    """Starts or resumes a run."""
+    folders.begin(job)
+    resumed = folders.iteration(job) > 0
+    run = runner.start(folders.arguments(job), folders.folder(job) / CONSOLE, slot)
+    return _Running(run, time.monotonic(), slot, resumed)
+
+
+def _finish_run(job: Job, status: int, started: _Running, folders: RunFolders, progress: Progress) -> str:
+    """Records a run that ended with an exit status; returns a line that says how it ended."""
+    seconds = time.monotonic() - started.start
     if status < 0:
-        cause = ended_by(-status, cells.iteration(job))
+        cause = ended_by(-status, folders.iteration(job))
     elif status:
         cause = ""
     else:
-        cause = cells.finish(job, None if before else seconds)
-        if not cause:
+        cause = folders.finish(job, None if started.resumed else seconds)
+        result = folders.result(job) if not cause else None
+        if result is not None:
             progress.done.add(job.name)
-            progress.note(job, None if before else seconds)
-            metrics = list(cells.result(job)["rows"].values())[-1]["metrics"]
+            progress.add_time(job, None if started.resumed else seconds)
+            metrics = list(result["rows"].values())[-1]["metrics"]
             return f"{job.name}: done in {duration(seconds)}, {job.metric} {metrics[job.metric]:.2f}"
-    progress.failed[job.name] = cells.fail(job, cause)["cause"]
+    progress.failed[job.name] = folders.fail(job, cause)["cause"]
     return f"{job.name}: failed, {progress.failed[job.name]}"
 
 
 def ended_by(number: int, iterations: int) -> str:
-    """What a signal did to a run, in words.
+    """Describes how a signal ended a run.
 
     Args:
-        number: of the signal.
-        iterations: how many the run had done, as far as it had said; 0 where it had said nothing.
+        number: number of the signal.
+        iterations: iterations that the run had reported; 0 if it had reported none.
 
     Returns:
         E.g. "crashed (segmentation fault, signal 11) after iteration 799"; iterations are counted from 0, as in the
@@ -158,15 +190,15 @@ def ended_by(number: int, iterations: int) -> str:
     return f"{text} after iteration {iterations - 1}" if iterations else f"{text} before its first report"
 
 
-def _block(progress: Progress) -> None:
-    """What needs a run that failed fails as well, for now; only the run itself keeps a marker."""
-    for job in progress.left:
+def _fail_dependents(progress: Progress) -> None:
+    """Counts runs that need a failed one as failed too; nothing is written, so that a later start tries them."""
+    for job in progress.remaining:
         if job.needs and job.needs.name in progress.failed:
             progress.failed[job.name] = f"its dense run {job.needs.name} failed"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as text, "1:05" or "2:03:04"."""
+    """Formats seconds as "1:05" or "2:03:04"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,51 +1,62 @@
-"""What a study's YAML file may say, checked key by key; every mistake is one line that names its place."""
+"""Reads a study's YAML file and checks it key by key; each error is one line that names the key."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, near
 from ..files.yaml_files import read_yaml
 
-SHARED = (
+SHARED_KEYS = (
     "iterations", "steps", "criteria", "budgets", "seeds", "control", "overrides", "dense_overrides",
     "pruning_overrides",
 )  # fmt: skip
-"""Keys that stand for every task at the top, and may stand again in a task."""
+"""Keys that apply to all tasks at the top level of the file; a task may repeat them with its own values."""
 CONTROL = "unpruned"
-"""The name of the runs that train a dense network on for as long as a pruning does, where `control` asks for them."""
-OF_TASK = ("project", "script", "metric", "models", *SHARED)
-OF_CRITERION = ("name", "criterion", "hooks", "overrides", "seeds", "steps")
-ITERATIONS = ("dense", "accumulate", "recover", "finetune")
-DECIDED = {
+"""The criterion's name of control runs (key `control`): they train a dense network on for as long as a pruning run."""
+TASK_KEYS = ("project", "script", "metric", "models", *SHARED_KEYS)
+CRITERION_KEYS = ("name", "criterion", "hooks", "overrides", "seeds", "steps")
+ITERATION_KEYS = ("dense", "accumulate", "recover", "finetune")
+PARENTS = 4
+"""Number of folders above a study's file in which files are searched."""
+SET_BY_STUDY = {
     "SEED": "seeds", "SIRFP.SEED": "seeds", "SIRFP.CRITERION": "criteria", "SIRFP.KEEP_FLOPS": "budgets",
     "SIRFP.STEPS": "steps", "SIRFP.START_ITER": "iterations", "SIRFP.ACCUMULATE_ITERS": "iterations",
     "SIRFP.RECOVER_ITERS": "iterations", "SOLVER.MAX_ITER": "iterations", "OUTPUT_DIR": "folder",
     "MODEL.WEIGHTS": "models",
 }  # fmt: skip
-"""Config keys that the study sets itself, and by which of its own."""
+"""{config key that a study sets itself: the key of the study that decides on it}."""
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A criterion with what belongs to it: hooks (after Accumulate), overrides, seeds and steps (none: the task's)."""
+class CriterionSpec:
+    """An entry of `criteria`.
+
+    Attributes:
+        name: its name in the study.
+        criterion: the registered criterion.
+        hooks: training hooks to insert after Accumulate.
+        overrides: {config key: value} for its runs.
+        seeds: its seeds; those of the task if empty.
+        steps: number of cuts; that of the task if None.
+    """
 
     name: str
     criterion: str
     hooks: tuple[str, ...] = ()
-    overrides: tuple[tuple[str, Any], ...] | Mapping[str, Any] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     steps: int | None = None
 
 
 @dataclass(frozen=True)
-class Spec:
-    """A task of a study, every key filled in."""
+class TaskSpec:
+    """A task of a study, with defaults and top-level values filled in; docs/study.md describes the keys."""
 
     name: str
     script: Path
@@ -53,7 +64,7 @@ class Spec:
     models: Mapping[str, Path]
     iterations: Mapping[str, int]
     steps: int
-    criteria: tuple[Variant, ...]
+    criteria: tuple[CriterionSpec, ...]
     budgets: tuple[float, ...]
     seeds: tuple[int, ...]
     control: bool
@@ -63,21 +74,21 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Described:
-    """A whole file."""
+class StudyFile:
+    """The content of a study's file."""
 
     folder: Path
-    tasks: tuple[Spec, ...]
+    tasks: tuple[TaskSpec, ...]
 
 
-def read(path: Path) -> tuple[Described, str]:
+def read_study(path: Path) -> tuple[StudyFile, str]:
     """Reads and checks a study's file.
 
     Returns:
-        What it says, and its text.
+        Its checked content, and its text.
 
     Raises:
-        InputError: it is missing, no YAML, or says something that cannot be.
+        InputError: the file is missing, is no YAML, or a key or value is not valid.
     """
     if not path.is_file():
         known = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
@@ -85,129 +96,150 @@ def read(path: Path) -> tuple[Described, str]:
     content, text = read_yaml(path, "study")
     try:
         top = _mapping(content, "the study")
-        _known(top, ("folder", "tasks", *SHARED), "the study")
-        tasks = _mapping(_needed(top, "tasks", "the study"), "tasks")
+        _check_keys(top, ("folder", "tasks", *SHARED_KEYS), "the study")
+        tasks = _mapping(_required(top, "tasks", "the study"), "tasks")
         if not tasks:
             raise InputError("tasks names no task")
         folder = _text(top.get("folder", f"output/studies/{path.stem}"), "folder")
-        specs = tuple(_task(_name(name, "tasks"), node, top, path) for name, node in tasks.items())
-        return Described(Path(folder), specs), text
+        specs = tuple(_task_spec(_name(name, "tasks"), node, top, path) for name, node in tasks.items())
+        return StudyFile(Path(folder), specs), text
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _task(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Spec:
+def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> TaskSpec:
+    """Checks one task.
+
+    Args:
+        name: of the task.
+        node: its block in the file.
+        top: the whole file, whose values hold for keys that the task lacks.
+        path: the file.
+    """
     at = f"tasks.{name}"
     own = _mapping(node, at)
-    _known(own, OF_TASK, at)
-    given = {key: own.get(key, top.get(key)) for key in SHARED}
-    for key in ("iterations", "overrides", "dense_overrides", "pruning_overrides"):  # a task's own win one by one
-        given[key] = {**_mapping(top.get(key) or {}, key), **_mapping(own.get(key) or {}, f"{at}.{key}")}
+    _check_keys(own, TASK_KEYS, at)
+    values = {key: own.get(key, top.get(key)) for key in SHARED_KEYS}
+    for key in ("iterations", "overrides", "dense_overrides", "pruning_overrides"):  # merged entry by entry
+        values[key] = {**_mapping(top.get(key) or {}, key), **_mapping(own.get(key) or {}, f"{at}.{key}")}
     for key in ("criteria", "budgets"):
-        if not given[key]:
+        if not values[key]:
             raise InputError(f"{at} lacks {key}, and so does the study")
     script = _script(own, name, path, at)
-    models = {
-        _name(model, f"{at}.models"): _file(_text(file, f"{at}.models.{model}"), path, script, f"{at}.models.{model}")
-        for model, file in _mapping(_needed(own, "models", at), f"{at}.models").items()
-    }
-    if not models:
-        raise InputError(f"{at}.models names no model")
-    times = given["iterations"]
-    _known(times, ITERATIONS, f"{at}.iterations")
-    times = {"recover": 0, **times}
-    iterations = {
-        key: _count(_needed(times, key, f"{at}.iterations"), f"{at}.iterations.{key}", int(key != "recover"))
-        for key in ITERATIONS
-    }
-    overrides = {
-        key: _overrides(given[key], f"{at}.{key}") for key in ("overrides", "dense_overrides", "pruning_overrides")
-    }
-    return Spec(
+    return TaskSpec(
         name,
         script,
-        _text(_needed(own, "metric", at), f"{at}.metric"),
-        models,
-        iterations,
-        _count(given["steps"] if given["steps"] is not None else 1, f"{at}.steps", 1),
-        _criteria(given["criteria"], f"{at}.criteria"),
-        tuple(_budget(value, f"{at}.budgets") for value in _several(given["budgets"], f"{at}.budgets")),
-        _seeds([0] if given["seeds"] is None else given["seeds"], f"{at}.seeds"),
-        _flag(given["control"] or False, f"{at}.control"),
-        **overrides,
+        models=_models(own, path, script, at),
+        iterations=_iterations(values["iterations"], f"{at}.iterations"),
+        metric=_text(_required(own, "metric", at), f"{at}.metric"),
+        steps=_count(values["steps"] if values["steps"] is not None else 1, f"{at}.steps", 1),
+        criteria=_criteria(values["criteria"], f"{at}.criteria"),
+        budgets=tuple(_budget(value, f"{at}.budgets") for value in _nonempty_list(values["budgets"], f"{at}.budgets")),
+        seeds=_seeds([0] if values["seeds"] is None else values["seeds"], f"{at}.seeds"),
+        control=_flag(values["control"] or False, f"{at}.control"),
+        overrides=_overrides(values["overrides"], f"{at}.overrides"),
+        dense_overrides=_overrides(values["dense_overrides"], f"{at}.dense_overrides"),
+        pruning_overrides=_overrides(values["pruning_overrides"], f"{at}.pruning_overrides"),
     )
 
 
+def _models(own: Mapping[str, Any], path: Path, script: Path, at: str) -> dict[str, Path]:
+    """{model: its config file} of a task."""
+    models = {}
+    for model, file in _mapping(_required(own, "models", at), f"{at}.models").items():
+        place = f"{at}.models.{model}"
+        models[_name(model, f"{at}.models")] = _existing_file(_text(file, place), path, script, place)
+    if not models:
+        raise InputError(f"{at}.models names no model")
+    return models
+
+
+def _iterations(given: Mapping[str, Any], at: str) -> dict[str, int]:
+    """{phase: number of iterations}; only `recover` may be 0 or missing, as a single cut has no recovery."""
+    _check_keys(given, ITERATION_KEYS, at)
+    given = {"recover": 0, **given}
+    return {key: _count(_required(given, key, at), f"{at}.{key}", int(key != "recover")) for key in ITERATION_KEYS}
+
+
 def _script(own: Mapping[str, Any], name: str, path: Path, at: str) -> Path:
+    """The `train_net.py` of a task: that of `script`, else that of `project`, else that of the project of its name."""
     if "script" in own and "project" in own:
         raise InputError(f"{at} has both script and project; one is enough")
     if "script" in own:
-        return _file(_text(own["script"], f"{at}.script"), path, None, f"{at}.script")
+        return _existing_file(_text(own["script"], f"{at}.script"), path, None, f"{at}.script")
     project = _name(own.get("project", name), f"{at}.project")
-    found = _first(f"projects/{project}/train_net.py", path, None)
+    found = _find_file(f"projects/{project}/train_net.py", path, None)
     if found is None:
-        known = {folder.parent.name for root in _roots(path, None) for folder in root.glob("projects/*/train_net.py")}
+        known = {
+            folder.parent.name
+            for root in _search_folders(path, None)
+            for folder in root.glob("projects/*/train_net.py")
+        }
         hint = near(project, known) or (f"; known are {', '.join(sorted(known))}" if known else "")
         raise InputError(f"{at}: there is no project {project!r}, that is, no projects/{project}/train_net.py{hint}")
     return found
 
 
-def _file(text: str, path: Path, script: Path | None, at: str) -> Path:
-    found = _first(text, path, script)
+def _existing_file(text: str, path: Path, script: Path | None, at: str) -> Path:
+    """The file that a study names; raises InputError with the nearest name if there is none."""
+    found = _find_file(text, path, script)
     if found is None:
-        folders = [(root / text).parent for root in _roots(path, script)]
+        folders = [(root / text).parent for root in _search_folders(path, script)]
         names = {file.name for folder in folders if os.path.isdir(folder) for file in folder.iterdir()}
         raise InputError(f"{at}: there is no file {text}{near(Path(text).name, names)}")
     return found
 
 
-def _first(text: str, path: Path, script: Path | None) -> Path | None:
-    found = (root / text for root in _roots(path, script))
+def _find_file(text: str, path: Path, script: Path | None) -> Path | None:
+    """The first file of this name in the folders that are searched; None if there is none."""
+    found = (root / text for root in _search_folders(path, script))
     return next((file.resolve() for file in found if os.path.isfile(file)), None)
 
 
-def _roots(path: Path, script: Path | None) -> list[Path]:
-    """Where a file named in the study may lie: beside it or above it, beside the script, here, in the checkout."""
+def _search_folders(path: Path, script: Path | None) -> list[Path]:
+    """Folders in which a file is searched: the study's and those above, the script's, the current one, the checkout."""
     above = path.resolve().parents
-    return [*above[:4], *([script.parent] if script else []), Path.cwd(), Path(__file__).resolve().parents[2]]
+    return [*above[:PARENTS], *([script.parent] if script else []), Path.cwd(), Path(__file__).resolve().parents[2]]
 
 
-def _criteria(value: Any, at: str) -> tuple[Variant, ...]:
+def _criteria(value: Any, at: str) -> tuple[CriterionSpec, ...]:
+    """The entries of `criteria`; a name alone stands for the criterion of this name."""
     from ..criteria import CRITERIA
 
     found = []
-    for i, item in enumerate(_several(value, at)):
+    for i, item in enumerate(_nonempty_list(value, at)):
         here = f"{at}[{i}]"
         node = {"name": item} if isinstance(item, str) else _mapping(item, here)
-        _known(node, OF_CRITERION, here)
-        name = _name(_needed(node, "name", here), f"{here}.name")
+        _check_keys(node, CRITERION_KEYS, here)
+        name = _name(_required(node, "name", here), f"{here}.name")
         criterion = _text(node.get("criterion", name), f"{here}.criterion")
         if criterion not in CRITERIA:
             listed = f"known are {', '.join(sorted(CRITERIA))}{near(criterion, CRITERIA)}"
             raise InputError(f"{here}: there is no criterion {criterion!r}; {listed}")
         if name in ("dense", CONTROL):
-            raise InputError(f"{here}: the name {name} is that of runs which do not prune")
+            raise InputError(f"{here}: the name {name} is reserved for runs that do not prune; choose another")
         seeds = _seeds(node["seeds"], f"{here}.seeds") if "seeds" in node else ()
         hooks = tuple(_text(hook, f"{here}.hooks") for hook in _list(node.get("hooks", []), f"{here}.hooks"))
         overrides = _overrides(node.get("overrides", {}), f"{here}.overrides")
         steps = _count(node["steps"], f"{here}.steps", 1) if "steps" in node else None
-        found.append(Variant(name, criterion, hooks, overrides, seeds, steps))
-    _distinct([variant.name for variant in found], at)
+        found.append(CriterionSpec(name, criterion, hooks, overrides, seeds, steps))
+    _check_distinct([variant.name for variant in found], at)
     return tuple(found)
 
 
 def _overrides(value: Any, at: str) -> dict[str, Any]:
+    """{config key: value}; keys below SIRFP are checked here, others by the run itself."""
     from ..config.reading import load_config
 
     found = {}
     for key, setting in _mapping(value, at).items():
         if not re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", str(key)):
-            raise InputError(f"{at}: {key!r} is no config key such as SOLVER.BASE_LR")
-        if key in DECIDED:
-            raise InputError(f"{at}: {key} is set by the study's {DECIDED[key]}")
+            raise InputError(f"{at}: {key!r} is no config key; write it like SOLVER.BASE_LR")
+        if key in SET_BY_STUDY:
+            raise InputError(f"{at}: {key} is set by the study's {SET_BY_STUDY[key]}")
         if isinstance(setting, Mapping):
             raise InputError(f"{at}: write {key}.{next(iter(setting), 'KEY')} in full, not a block below {key}")
-        if key.startswith("SIRFP."):  # sirfp's own keys are known here; a project's only to its script
+        if key.startswith("SIRFP."):  # a project's keys are known to its script only
             try:
                 load_config("", [key, setting if isinstance(setting, str) else repr(setting)])
             except InputError as error:
@@ -216,13 +248,14 @@ def _overrides(value: Any, at: str) -> dict[str, Any]:
     return found
 
 
-def _known(node: Mapping[str, Any], known: Iterable[str], at: str) -> None:
+def _check_keys(node: Mapping[str, Any], known: Iterable[str], at: str) -> None:
+    """Raises InputError for a key that is not known, with the nearest that is."""
     for key in node:
         if key not in known:
             raise InputError(f"{at} has no key {key!r}{near(key, known) or '; known are ' + ', '.join(known)}")
 
 
-def _needed(node: Mapping[str, Any], key: str, at: str) -> Any:
+def _required(node: Mapping[str, Any], key: str, at: str) -> Any:
     if node.get(key) is None:
         raise InputError(f"{at} lacks {key}")
     return node[key]
@@ -240,7 +273,7 @@ def _list(value: Any, at: str) -> list[Any]:
     return value
 
 
-def _several(value: Any, at: str) -> list[Any]:
+def _nonempty_list(value: Any, at: str) -> list[Any]:
     if not _list(value, at):
         raise InputError(f"{at} is empty")
     return value
@@ -254,7 +287,7 @@ def _text(value: Any, at: str) -> str:
 
 def _name(value: Any, at: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
-        raise InputError(f"{at}: a name is of letters, digits, dots and dashes, got {value!r}")
+        raise InputError(f"{at}: a name is of letters, digits and . _ + -, a letter or digit first, got {value!r}")
     return value
 
 
@@ -277,12 +310,12 @@ def _budget(value: Any, at: str) -> float:
 
 
 def _seeds(value: Any, at: str) -> tuple[int, ...]:
-    seeds = tuple(_count(seed, at, 0) for seed in _several(value, at))
-    _distinct(seeds, at)
+    seeds = tuple(_count(seed, at, 0) for seed in _nonempty_list(value, at))
+    _check_distinct(seeds, at)
     return seeds
 
 
-def _distinct(values: Iterable[Any], at: str) -> None:
+def _check_distinct(values: Iterable[Any], at: str) -> None:
     values = list(values)
     for value in values:
         if values.count(value) > 1:

@@ -81,7 +81,7 @@ class Reader:
         path = Path(block.file or "block.yaml")
         path.write_text(block.text)
         if "tasks" in content:
-            schema.read(path)
+            schema.read_study(path)
         else:
             validate(load_config(path))
 

@@ -3,10 +3,10 @@
 import pytest
 from study_bench import Bench
 
-from sirfp.study import work
+from sirfp.study import scheduler
 
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "PAUSE", 0.02)
+    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.02)
     return Bench(tmp_path)

@@ -12,8 +12,8 @@ from PIL import Image
 from study_bench import Bench
 
 from sirfp.study import charts, grid, page, pictures
-from sirfp.study.cells import Cells
 from sirfp.study.results import Row
+from sirfp.study.run_folders import RunFolders
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def report(tmp_path_factory):
     bench.content["overrides"] = {"TEST.NOTE": "<script>alert(1)</script>"}
     assert bench.run("--jobs", "4") == 0
     study = grid.load(bench.file, bench.root / "out")
-    folder = Cells(study.folder).folder(study.cells[0])
+    folder = RunFolders(study.folder).folder(study.cells[0])
     random = np.random.default_rng(0)
     near = random.random((6, 6)) ** 2
     np.savez(
@@ -31,7 +31,7 @@ def report(tmp_path_factory):
         after0=np.eye(3, dtype=np.float16), order0=np.array([5, 3, 1, 0, 2, 4]), kept0=np.array([0, 2, 3]),
     )  # fmt: skip
     Image.fromarray(random.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / pictures.PREDICTIONS)
-    page.write(study, Cells(study.folder))
+    page.write(study, RunFolders(study.folder))
     return study.folder / page.NAME
 
 
@@ -116,7 +116,7 @@ def test_a_trade_off_of_any_rows_is_drawn():
 def test_matrices_shrink_to_means_and_mark_what_stays():
     matrix = np.zeros((448, 448), np.float32)
     matrix[:224, :224] = 1
-    pixels = np.asarray(pictures.draw(matrix, np.arange(448) < 112))
+    pixels = np.asarray(pictures.draw_matrix(matrix, np.arange(448) < 112))
     wide = pixels.shape[0] - 224
     assert tuple(pixels[wide, 0]) == pictures.KEPT and tuple(pixels[-1, 0]) == pictures.GONE
     assert (pixels[wide:, wide:][:112, :112] == pixels[wide, wide]).all()

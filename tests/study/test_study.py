@@ -14,9 +14,10 @@ import pytest
 
 from sirfp.files.lock import locked
 from sirfp.study import grid
-from sirfp.study.cells import Cells
 from sirfp.study.grid import config_texts
-from sirfp.study.work import ended_by
+from sirfp.study.grid import config_texts
+from sirfp.study.run_folders import RunFolders
+from sirfp.study.scheduler import ended_by
 
 
 def test_dense_training_is_shared_and_done_once(bench, capsys):
@@ -262,4 +263,4 @@ def test_the_studies_of_the_tree_are_whole(bench):
         text = file.read_text()
         if all(name in CRITERIA for name in ("taylor", "dcfp")) or "taylor" not in text:
             study = grid.load(file)
-            assert {job.task for job in study.cells} and Cells(study.folder).state(study.jobs[0])
+            assert {job.task for job in study.cells} and RunFolders(study.folder).state(study.jobs[0])
