@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> Outcome:
     sirfp.save(args.output, source.model, plan)
     found = tables.summary(plan)
     data = {"file": args.output, "model": source.name, "size": list(source.size), "weights": source.weights}
-    shown: list[Any] = [*tables.budget_line(found), tables.comparison(found.rows()), tables.widths(found.widths)]
+    shown: list[Any] = [*tables.budget_lines(found), tables.comparison(found.rows()), tables.widths(found.widths)]
     if args.verbose and found.frozen:
         shown.append(tables.frozen(found.frozen))
     if source.weights is None:

@@ -83,7 +83,7 @@ def _file(file: str, plan, verbose: bool) -> Outcome:
     found = tables.summary(plan)
     bytes_ = os.path.getsize(file)
     shown: list[Any] = [f"{file}, {tables.size(bytes_)}, pruned by {found.criterion or 'an unnamed criterion'}"]
-    shown += [*tables.budget_line(found), tables.comparison(found.rows()), tables.widths(found.widths)]
+    shown += [*tables.budget_lines(found), tables.comparison(found.rows()), tables.widths(found.widths)]
     if verbose and found.frozen:
         shown.append(tables.frozen(found.frozen))
     return Outcome({"file": file, "file_bytes": bytes_, **found.to_dict()}, shown)
@@ -106,7 +106,7 @@ def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
     bytes_ = os.path.getsize(file)
     height, width = source.size
     shown: list[Any] = [f"{file}, {tables.size(bytes_)}; {source.name} on {height} x {width} pixels"]
-    shown += [*tables.budget_line(said), tables.comparison(rows), *latencies, tables.widths(said.widths)]
+    shown += [*tables.budget_lines(said), tables.comparison(rows), *latencies, tables.widths(said.widths)]
     if args.verbose and said.frozen:
         shown.append(tables.frozen(said.frozen))
     data = {
@@ -173,7 +173,7 @@ def _timed(rows: list, models: dict, source, args: argparse.Namespace) -> tuple[
     if not found:
         raise InputError("; ".join(lacking.values()))
     first = next(iter(found.values()))
-    rows[:] = [replace(row, latency=first[row.name].median, spread=_quartiles(first[row.name])) for row in rows]
+    rows[:] = [replace(row, latency=first[row.name].median, quartiles=_quartiles(first[row.name])) for row in rows]
     networks = {
         runtime: {n: {"latency_seconds": t.median, "latency_quartiles": _quartiles(t)} for n, t in times.items()}
         for runtime, times in found.items()

@@ -1,1 +1,1 @@
-"""Tables and figures of what a cut did."""
+"""Tables and figures that compare a pruned network with the dense one."""

@@ -1,4 +1,4 @@
-"""Figures: how many channels each group keeps, and what networks predict. Written whole or not at all."""
+"""Figures: how many channels each group keeps, and what networks predict. PNG files are written atomically."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ from ..errors import InputError
 from ..files.whole import whole_file
 from ..structure.plan import PruningPlan
 
-if TYPE_CHECKING:  # it is imported where something is drawn: a run starts without
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn, so that a run starts without it
     from matplotlib.figure import Figure
 
 DENSE, KEPT, INK, FAINT = "#d9dee5", "#2f6db5", "#22272e", "#8a929c"
 RIGHT, WRONG = "#15803d", "#c0262d"
 LUMA = (0.299, 0.587, 0.114)
-"""How bright red, green and blue look."""
+"""Weights of red, green and blue in perceived brightness (luma of ITU-R BT.601)."""
+DARK = 0.55
+"""Text on a colour of less brightness is white, else dark."""
 LABEL = 44
-"""Most letters of a group's name."""
+"""Greatest number of letters of a group's name on an axis."""
 DPI = 130
+LEGEND_COLUMNS = 8
+"""Classes in a row of the legend."""
+GOLDEN = 0.6180339887
+"""Golden ratio: steps of it around the wheel of hues keep neighbouring classes apart, however many there are."""
 
 
 def kept_channels(plan: PruningPlan, path: str | os.PathLike[str]) -> None:
-    """Draws the channels that each group keeps beside those it had, in the order of the model.
+    """Draws a bar per group with its dense and its kept channels, in the order of the model.
 
     Args:
         plan: the plan.
         path: the PNG file.
+
+    Raises:
+        InputError: the plan has no group.
     """
     names = list(plan.kept)
     if not names:
@@ -70,19 +79,23 @@ def predictions(
     ignore: int = 255,
     palette: np.ndarray | None = None,
 ) -> None:
-    """Draws a grid: each scene a row, with its image, the truth, and what each network predicts.
+    """Draws a row per image: the image, its ground truth, and the prediction of each network.
 
     Args:
         images: (H, W, 3) RGB in 0..255.
-        truths: (H, W) class indices, or `ignore`.
+        truths: (H, W) class indices of each image, or `ignore`.
         predicted: {name of the network: (H, W) class indices of each image}.
-        classes: their names.
+        classes: names of the classes.
         path: the PNG file.
-        ignore: the label of pixels that do not count; they are drawn white.
-        palette: (classes, 3) colours in 0..1.
+        ignore: label of pixels without a class; they are drawn white.
+        palette: (classes, 3) colours in 0..1; `colours` by default.
+
+    Raises:
+        InputError: there is no image.
+        ValueError: a column has another number of images.
     """
     if not len(images):
-        raise InputError("there is no scene to draw")
+        raise InputError("there is no image to draw")
     columns = {"image": images, "truth": truths, **predicted}
     uneven = [name for name, column in columns.items() if len(column) != len(images)]
     if uneven:
@@ -90,7 +103,7 @@ def predictions(
     palette = colours(len(classes)) if palette is None else np.asarray(palette, dtype=float)
     height, width = np.asarray(images[0]).shape[:2]
     cell = 2.4
-    legend_rows = -(-len(classes) // 8)
+    legend_rows = -(-len(classes) // LEGEND_COLUMNS)
     figure, grid = _figure(
         cell * len(columns),
         cell * height / width * len(images) + 0.2 + 0.22 * legend_rows,
@@ -100,8 +113,8 @@ def predictions(
         for i, content in enumerate(column):
             axes = grid[i, j]
             pixels = np.asarray(content)
-            shown = np.clip(pixels, 0, 255).astype(np.uint8) if name == "image" else paint(pixels, palette, ignore)
-            axes.imshow(shown, interpolation="nearest" if min(pixels.shape[:2]) < 200 else "antialiased")
+            drawn = np.clip(pixels, 0, 255).astype(np.uint8) if name == "image" else paint(pixels, palette, ignore)
+            axes.imshow(drawn, interpolation="nearest" if min(pixels.shape[:2]) < 200 else "antialiased")
             axes.set_axis_off()
             if i == 0:
                 axes.set_title(name, fontsize=9, color=INK, pad=4)
@@ -109,23 +122,23 @@ def predictions(
 
     handles = [Patch(color=colour, label=name) for colour, name in zip(palette, classes, strict=True)]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(8, len(classes)), fontsize=7.5, frameon=False,
-        handlelength=1, handleheight=1, columnspacing=1.2,
+        handles=handles, loc="outside lower center", ncols=min(LEGEND_COLUMNS, len(classes)), fontsize=7.5,
+        frameon=False, handlelength=1, handleheight=1, columnspacing=1.2,
     )  # fmt: skip
     _write(figure, path)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image with what is said of it.
+    """An image with boxes and captions.
 
     Attributes:
         pixels: (H, W, 3) RGB in 0..255.
-        title: a line above it.
+        title: a line above the image.
         boxes: (left, top, right, bottom) in pixels.
-        names: of what is in each box.
-        colours: of each box.
-        lines: (text, its colour) below the image.
+        names: label of each box.
+        colours: colour of each box, RGB in 0..1.
+        lines: (text, colour) of each line below the image.
     """
 
     pixels: np.ndarray
@@ -137,12 +150,15 @@ class Picture:
 
 
 def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cell: float = 2.4) -> None:
-    """Draws pictures in rows of one length, with their boxes and lines.
+    """Draws pictures in a grid, with their boxes and captions.
 
     Args:
-        rows: the pictures.
+        rows: the pictures; rows have equal lengths.
         path: the PNG file.
         cell: width of a picture in inches.
+
+    Raises:
+        InputError: there is no picture.
     """
     from matplotlib.patches import Rectangle
 
@@ -160,42 +176,44 @@ def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cel
             axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=1.2))
             axes.text(
                 left, top, name, fontsize=5.5, va="bottom", clip_on=True,
-                color="white" if np.dot(colour, LUMA) < 0.55 else INK,
+                color="white" if np.dot(colour, LUMA) < DARK else INK,
                 bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip
-        for i, (text, colour) in enumerate(picture.lines):
-            place = {"xy": (0.5, 0), "xycoords": "axes fraction", "textcoords": "offset points"}
-            axes.annotate(text, xytext=(0, -3 - 11 * i), ha="center", va="top", fontsize=8, color=colour, **place)
+        for i, (text, text_colour) in enumerate(picture.lines):
+            axes.annotate(
+                text, xy=(0.5, 0), xycoords="axes fraction", xytext=(0, -3 - 11 * i), textcoords="offset points",
+                ha="center", va="top", fontsize=8, color=text_colour,
+            )  # fmt: skip
     _write(figure, path)
 
 
 def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
-    """At most so many items, evenly over all of them."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[i] for i in places]
+    """At most `count` items, at equal distances from the first to the last."""
+    indices = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[i] for i in indices]
 
 
 def paint(labels: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarray:
-    """Colours a label map, (H, W) to (H, W, 3) in 0..1; white where it is `ignore` or no class."""
+    """Colours a label map, (H, W) to (H, W, 3) in 0..1; white where the label is `ignore` or not a class."""
     table = np.vstack([palette, np.ones((1, 3))])
     outside = (labels < 0) | (labels >= len(palette)) | (labels == ignore)
     return table[np.where(outside, np.intp(len(palette)), labels)]
 
 
 def colours(count: int) -> np.ndarray:
-    """Colours that are told apart easily, (count, 3) in 0..1: a grey, matplotlib's tab20, then a wheel of hues."""
+    """Distinct colours, (count, 3) in 0..1: a grey, those of matplotlib's tab20, then hues around the colour wheel."""
     from matplotlib import colormaps
     from matplotlib.colors import hsv_to_rgb
 
-    table = np.array(colormaps["tab20"].colors)
-    listed = np.delete(np.concatenate([table[::2], table[1::2]]), [7, 17], axis=0)  # its own greys
+    table = np.array(colormaps["tab20"](range(20)))[:, :3]
+    listed = np.delete(np.concatenate([table[::2], table[1::2]]), [7, 17], axis=0)  # without tab20's greys
     index = np.arange(max(0, count - 1 - len(listed)))
-    hues = np.stack([(index * 0.6180339887) % 1, 0.4 + 0.25 * (index % 3), 0.6 + 0.3 * (index % 2)], axis=1)
+    hues = np.stack([(index * GOLDEN) % 1, 0.4 + 0.25 * (index % 3), 0.6 + 0.3 * (index % 2)], axis=1)
     return np.concatenate([[[0.6, 0.6, 0.6]], listed, hsv_to_rgb(hues)])[:count]
 
 
 def shorten(names: Sequence[str], longest: int = LABEL) -> list[str]:
-    """Shortens dotted names for an axis: without what all begin with, and then in the middle; all stay distinct."""
+    """Shortens dotted names for an axis: drops their common prefix, then parts in the middle; they stay distinct."""
     parts = [name.split(".") for name in names]
     common = 0
     while len(names) > 1 and all(len(p) > common + 1 and p[common] == parts[0][common] for p in parts):
@@ -206,7 +224,7 @@ def shorten(names: Sequence[str], longest: int = LABEL) -> list[str]:
 
 
 def _elide(name: str, longest: int) -> str:
-    """Leaves out parts after the first, or letters where the last part alone is too long."""
+    """Shortens a dotted name to `longest` letters: drops parts after the first, or letters if that is not enough."""
     if len(name) <= longest:
         return name
     first, *rest = name.split(".")
@@ -217,16 +235,18 @@ def _elide(name: str, longest: int) -> str:
     return f"{name[: longest // 3]}…{name[len(name) - (longest - longest // 3 - 1) :]}"
 
 
-def _figure(width: float, height: float, shape: tuple[int, int] | None = None):
+def _figure(width: float, height: float, shape: tuple[int, int] | None = None) -> tuple[Figure, Any]:
+    """A figure of this size in inches with one axes, or with an array (rows, columns) of axes close together."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine()
+    if shape is not None:
+        layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    if shape is None:
-        return figure, figure.subplots()
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-    return figure, figure.subplots(*shape, squeeze=False)
+    return figure, figure.subplots() if shape is None else figure.subplots(*shape, squeeze=False)
 
 
 def _write(figure: Figure, path: str | os.PathLike[str]) -> None:

@@ -1,6 +1,6 @@
-"""What pruning did, as numbers and as tables for terminals and Markdown.
+"""Results of pruning as numbers, and as tables for terminals and Markdown.
 
-FLOPs are multiply-adds; tables show GFLOPs (1e9 of them), millions of parameters and milliseconds.
+FLOPs are multiply-adds; tables show GFLOPs (1e9 multiply-adds), millions of parameters and milliseconds.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Row:
         flops: multiply-adds of one call.
         params: parameters.
         metrics: {metric: value}, e.g. {"sem_seg/mIoU": 71.2}.
-        latency: seconds of one call.
-        spread: the quartiles of it.
+        latency: median seconds of one call.
+        quartiles: lower and upper quartile of these seconds.
     """
 
     name: str
@@ -30,23 +30,23 @@ class Row:
     params: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     latency: float | None = None
-    spread: tuple[float, float] | None = None
+    quartiles: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for JSON; what was not measured is left out."""
+        """Plain data for JSON; values that were not measured are left out."""
         data: dict[str, Any] = {"name": self.name, "flops": self.flops, "params": self.params}
         if self.metrics:
             data["metrics"] = dict(self.metrics)
         if self.latency is not None:
             data["latency_seconds"] = self.latency
-        if self.spread:
-            data["latency_quartiles"] = list(self.spread)
+        if self.quartiles:
+            data["latency_quartiles"] = list(self.quartiles)
         return data
 
 
 @dataclass(frozen=True)
 class Width:
-    """How many of a group's channels stay."""
+    """How many of a group's `channels` are kept."""
 
     group: str
     kept: int
@@ -55,16 +55,16 @@ class Width:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a plan says.
+    """A plan in numbers.
 
     Attributes:
-        criterion: its name.
-        flops: (dense, pruned).
-        params: (dense, pruned).
+        criterion: name of the criterion.
+        flops: multiply-adds of the dense and the pruned network.
+        params: parameters of the dense and the pruned network.
         widths: of each group, in the order of the model.
-        frozen: {name: reason}.
-        budget: (quantity, share) that was asked for, as a plan holds it.
-        latency: (dense, pruned) seconds when it was made, where that was the budget.
+        frozen: {name: reason} of layers that cannot be pruned.
+        budget: (quantity, share to keep) that was requested; None if the plan does not record it.
+        latency: seconds of the dense and the pruned network at the time of pruning, if the budget limited latency.
     """
 
     criterion: str
@@ -77,16 +77,16 @@ class Summary:
 
     @property
     def kept_flops(self) -> float:
-        """The share of the FLOPs that stay."""
+        """The share of FLOPs kept."""
         return share(self.flops[1], self.flops[0])
 
     @property
     def kept_params(self) -> float:
-        """The share of the parameters that stay."""
+        """The share of parameters kept."""
         return share(self.params[1], self.params[0])
 
     def rows(self) -> list[Row]:
-        """The dense and the pruned network."""
+        """Rows of the dense and of the pruned network."""
         return [Row(n, f, p) for n, f, p in zip(("dense", "pruned"), self.flops, self.params, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,25 +103,25 @@ class Summary:
     def _budget(self) -> dict[str, Any] | None:
         if self.budget is None:
             return None
-        quantity, asked = self.budget
-        return {"quantity": quantity, "asked": asked, "kept": self.kept(quantity)}
+        quantity, requested = self.budget
+        return {"quantity": quantity, "asked": requested, "kept": self.kept(quantity)}
 
     def kept(self, quantity: str) -> float | None:
-        """The share of a quantity (a key of `QUANTITIES`) that stays; None for a latency that was not measured."""
+        """The share kept of a quantity, a key of `QUANTITIES`; None for a latency that was not measured."""
         pair = getattr(self, quantity)
         return None if pair is None else share(pair[1], pair[0])
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: the first column is of names, the others of numbers."""
+    """A table of text cells: names in the first column, numbers in the others."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     title: str = ""
 
     def markdown(self) -> str:
-        """The table in Markdown, columns lined up."""
+        """The table in Markdown, with aligned columns."""
         lines = [self.columns, *self.rows]
         width = [max(3, *(len(line[i]) for line in lines)) for i in range(len(self.columns))]
         rule = ["-" * width[0], *("-" * (n - 1) + ":" for n in width[1:])]
@@ -131,7 +131,11 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in (first, rule, *rest))
 
     def rich(self, *, numbers: bool = True):
-        """The table for `rich.console.Console.print`; without `numbers` every column is text."""
+        """The table for `rich.console.Console.print`.
+
+        Args:
+            numbers: True to align all columns but the first to the right; False if all hold text.
+        """
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -146,28 +150,28 @@ class Table:
 
 
 def summary(plan: PruningPlan) -> Summary:
-    """What a plan says, in numbers."""
+    """Summarises a plan in numbers."""
     widths = tuple(Width(name, len(kept), plan.channels[name]) for name, kept in plan.kept.items())
     return Summary(plan.criterion, plan.flops, plan.params, widths, plan.frozen, plan.budget, plan.latency)
 
 
-def budget_line(found: Summary) -> list[str]:
-    """Returns a line with the requested budget and the share reached; no line if the plan has no budget."""
+def budget_lines(found: Summary) -> list[str]:
+    """A line with the requested budget and the share kept; no line if the plan does not record the budget."""
     if found.budget is None:
         return []
-    quantity, part = found.budget
+    quantity, requested = found.budget
     kept = found.kept(quantity)
     measured = ", measured when it was pruned" if quantity in MEASURED else ""
-    came = "not known" if kept is None else f"{kept:.4f} kept{measured}"
-    return [f"Budget: {part:g} of the {QUANTITIES[quantity]}; {came}."]
+    result = "share kept not known" if kept is None else f"{kept:.4f} kept{measured}"
+    return [f"Budget: {requested:g} of the {QUANTITIES[quantity]}; {result}."]
 
 
 def comparison(rows: Iterable[Row], metrics: Sequence[str] = ()) -> Table:
-    """A table of networks.
+    """A table that compares networks.
 
     Args:
-        rows: the networks; shares are of the first.
-        metrics: which metrics become columns, in this order; all by default.
+        rows: the networks; the shares kept are relative to the first.
+        metrics: metrics to show, in this order; all by default.
     """
     rows = list(rows)
     names = list(metrics) or list(dict.fromkeys(key for row in rows for key in row.metrics))
@@ -187,17 +191,17 @@ def stages(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] = ()) -
 
     Args:
         rows: {"dense" | "pruned" | "fine-tuned": {"metrics": {...}, "flops": ..., "params": ..., "latency": ...}},
-            the latency in seconds and not needed.
-        metrics: which metrics become columns; all by default.
+            the latency in seconds, optional.
+        metrics: metrics to show; all by default.
     """
-    made = [
+    networks = [
         Row(name, row["flops"], row["params"], row.get("metrics", {}), row.get("latency")) for name, row in rows.items()
     ]
-    return comparison(made, metrics).markdown()
+    return comparison(networks, metrics).markdown()
 
 
 def runtimes(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Latencies of networks in runtimes, {runtime: {network: `latency.Latency`}}, and pruned ones' share of dense."""
+    """A table of latencies, {runtime: {network: `latency.Latency`}}, with ratios to the first, dense network."""
     names = list(next(iter(found.values())))
     body = []
     for runtime, times in found.items():
@@ -209,46 +213,46 @@ def runtimes(found: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def metrics(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Every metric of a training run, one a row, with a column for each of the networks of `stages`."""
+    """A table of all metrics of a training run, a row per metric, a column per network of `stages`."""
     names = dict.fromkeys(key for row in rows.values() for key in row.get("metrics", {}))
     body = tuple((name, *(_number(row.get("metrics", {}).get(name)) for row in rows.values())) for name in names)
     return Table(("metric", *rows), body)
 
 
 def widths(entries: Iterable[Width]) -> Table:
-    """A table of the channels that stay in each group."""
+    """A table of the channels that each group keeps."""
     body = tuple((w.group, str(w.kept), str(w.channels), percent(w.kept, w.channels)) for w in entries)
     return Table(("group", "kept", "of", "share"), body)
 
 
 def frozen(entries: Mapping[str, str] | Iterable[tuple[str, str]]) -> Table:
-    """A table of what cannot be cut, and why."""
+    """A table of layers that cannot be pruned, and why."""
     items = entries.items() if isinstance(entries, Mapping) else entries
     return Table(("frozen", "why"), tuple(items))
 
 
 def share(part: float, whole: float) -> float:
-    """part / whole, 1 where there is no whole."""
+    """part / whole; 1 if `whole` is 0."""
     return part / whole if whole else 1.0
 
 
 def percent(part: float, whole: float) -> str:
-    """A share as text, "40.0%"."""
+    """Formats a share, "40.0%"."""
     return f"{100 * share(part, whole):.1f}%"
 
 
 def giga(flops: float) -> str:
-    """Multiply-adds in GFLOPs to three digits at least, "4.13"."""
+    """Formats multiply-adds in GFLOPs, "4.13": two decimals, or three significant digits below 1."""
     return _scaled(flops / 1e9)
 
 
 def mega(params: float) -> str:
-    """Parameters in millions, "25.56"."""
+    """Formats a number of parameters in millions, "25.56"."""
     return _scaled(params / 1e6)
 
 
 def size(count: int) -> str:
-    """Bytes as text, "44.7 MB"."""
+    """Formats a number of bytes, "44.7 MB"."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
@@ -262,8 +266,8 @@ def _scaled(value: float) -> str:
 def _latency(row: Row) -> str:
     if row.latency is None:
         return "-"
-    spread = f" ({row.spread[0] * 1e3:.1f} to {row.spread[1] * 1e3:.1f})" if row.spread else ""
-    return f"{row.latency * 1e3:.1f}{spread}"
+    quartiles = f" ({row.quartiles[0] * 1e3:.1f} to {row.quartiles[1] * 1e3:.1f})" if row.quartiles else ""
+    return f"{row.latency * 1e3:.1f}{quartiles}"
 
 
 def _number(value: float | None) -> str:
@@ -271,6 +275,7 @@ def _number(value: float | None) -> str:
 
 
 def _headers(names: Sequence[str]) -> list[str]:
+    """The last parts of metrics' names, or whole names where last parts are equal."""
     tails = [name.rpartition("/")[2] for name in names]
     return [t if tails.count(t) == 1 else n for n, t in zip(names, tails, strict=True)]
 
