@@ -1,4 +1,4 @@
-"""Files of networks: pruned ones with their plan, without pickles, and dense ones as others write them."""
+"""Files of networks: pruned ones with their plan, without pickle, and dense ones in the usual formats."""
 
 from .pruned import load, read, read_safetensors, restore, save
 

@@ -1,4 +1,4 @@
-"""Weights of dense models from files of any usual format, read without running code from them."""
+"""Reads weights of dense models from files of the usual formats, without running code from them."""
 
 from __future__ import annotations
 
@@ -20,97 +20,129 @@ from ..network.branches import within
 from .pruned import read_safetensors
 
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "model_state_dict", "model_state")
-"""Keys under which training checkpoints keep a model's weights; averaged ones first, as timm takes them."""
+"""Keys under which training checkpoints store a model's weights; averaged weights first, which timm prefers too."""
 PREFIXES = ("module.", "_orig_mod.")
-"""What distributed and compiled models put before each name."""
+"""Prefixes of names in distributed and compiled models."""
 OPTIONAL = ("num_batches_tracked", "pixel_mean", "pixel_std", "relative_position_index")
-"""Last parts of names that one side may lack: counters, and buffers that some versions save and others do not."""
+"""Last parts of names that file or model may lack: counters, and buffers that some versions save and others do not."""
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Reads the weights of a dense model.
 
     Args:
-        path: `.safetensors`; Detectron2's `.pkl` of arrays; or a file of `torch.save`, of weights alone or of a
-            training checkpoint ({"model": ...}) that holds tensors and plain data only.
+        path: a `.safetensors` file; Detectron2's `.pkl` of arrays; or a file of `torch.save` with a state_dict or a
+            training checkpoint ({"model": ...}), which may hold tensors and plain data only.
+
+    Returns:
+        {name: tensor}, without prefixes of wrappers and without branches that run only in training.
 
     Raises:
-        InputError: it is missing, broken, holds other objects or no weights, or is of a pruned model.
+        InputError: the file is missing or damaged, holds other objects or no weights, or is of a pruned model.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file of weights {path}")
-    if path.suffix == ".safetensors":
-        plan, content = read_safetensors(path)
-    else:
-        content = read_arrays(path) if path.suffix == ".pkl" else read_torch(path)
-        plan = content.get("plan") if isinstance(content, Mapping) else None
-    if plan:
-        raise InputError(
-            f"{path} is of a pruned model; the weights of the dense one are wanted here, pruned ones as FILE"
-        )
-    branches = content.get("training_only", ()) if isinstance(content, Mapping) else ()
-    for key in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+    content, pruned = _read_content(path)
+    if pruned:
+        raise InputError(f"{path} is of a pruned model; give the dense model's weights here and a pruned file as FILE")
+    branches = content.get("training_only")
+    branches = branches if isinstance(branches, (list, tuple)) else ()
+    wrapped = (content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping))
     state = {}
-    for name, value in content.items() if isinstance(content, Mapping) else ():
+    for name, value in next(wrapped, content).items():
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(np.array(value))
         if isinstance(name, str) and isinstance(value, torch.Tensor) and not within(name, branches):
-            while name.startswith(PREFIXES):
-                name = name.partition(".")[2]
-            state[name] = value
+            state[_without_prefixes(name)] = value
     if not state:
-        raise InputError(f"{path} holds no weights by name; a state_dict or a checkpoint {{'model': ...}} is wanted")
+        raise InputError(f"{path} holds no weights by name; give a state_dict or a checkpoint {{'model': ...}}")
     return state
 
 
-def fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Fills a model with weights that must be all its own.
+def _read_content(path: Path) -> tuple[Mapping[Any, Any], bool]:
+    """Reads a file of any supported format.
+
+    Returns:
+        The mapping in it, an empty one if it holds something else; and True if it is of a pruned model.
 
     Raises:
-        InputError: a tensor is missing, too many, or of another shape; the model is left as it was.
+        InputError: the file is damaged or holds other objects.
+    """
+    if path.suffix == ".safetensors":
+        plan, tensors = read_safetensors(path)
+        return tensors, plan is not None
+    content = read_arrays(path) if path.suffix == ".pkl" else read_torch(path)
+    if not isinstance(content, Mapping):
+        return {}, False
+    text = content.get("plan")  # sirfp's training checkpoints store the plan as JSON, "" before the first cut
+    return content, isinstance(text, str) and text != ""
+
+
+def _without_prefixes(name: str) -> str:
+    """A tensor's name without the prefixes of distributed and compiled models."""
+    while name.startswith(PREFIXES):
+        name = name.partition(".")[2]
+    return name
+
+
+def fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Loads weights whose names and shapes must be exactly those of the model, except `OPTIONAL` ones.
+
+    Args:
+        model: changed in place.
+        state: {name: tensor}.
+        source: name of the file, for messages.
+
+    Raises:
+        InputError: a tensor is missing, unknown or of another shape; the model is left as it was.
     """
     own = model.state_dict()
     missing = [n for n in own if n not in state and not n.endswith(OPTIONAL)]
-    extra = [n for n in state if n not in own and not n.endswith(OPTIONAL)]
-    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
-    if shapes and not missing and not extra:
-        name = shapes[0]
+    unknown = [n for n in state if n not in own and not n.endswith(OPTIONAL)]
+    if missing:
+        raise InputError(f"{source} is for another model: it lacks {missing[0]!r} ({len(missing)} missing in all)")
+    if unknown:
         raise InputError(
-            f"{source} does not fit the model: {name!r} is {tuple(state[name].shape)} there and "
-            f"{tuple(own[name].shape)} here ({len(shapes)} such); is the number of classes the same?"
+            f"{source} is for another model: this one has no {unknown[0]!r} ({len(unknown)} unknown in all)"
         )
-    for problem, names in (("lacks", missing), ("has beside the model's", extra)):
-        if names:
-            raise InputError(f"{source} is for another model: it {problem} {names[0]!r} ({len(names)} such)")
-    model.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
+    reshaped = [n for n in own if n in state and own[n].shape != state[n].shape]
+    if reshaped:
+        name, count = reshaped[0], len(reshaped)
+        raise InputError(
+            f"{source} does not fit the model: {name!r} is {tuple(state[name].shape)} in the file and "
+            f"{tuple(own[name].shape)} in the model ({count} differ in all); is the number of classes the same?"
+        )
+    model.load_state_dict({n: tensor for n, tensor in state.items() if n in own}, strict=False)
 
 
 def read_torch(path: str | os.PathLike[str]) -> Any:
-    """Reads a file of `torch.save` that holds tensors and plain data only; runs nothing.
+    """Reads a file of `torch.save` that holds tensors and plain data only; runs no code from it.
 
     Raises:
-        InputError: it is broken, holds other objects, or would take more memory than it has bytes.
+        InputError: the file is damaged, holds other objects, or its tensors would need more memory than it has bytes.
     """
     try:
         _check_archive(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the options in timm's training checkpoints
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # timm's training checkpoints hold their options as one
             content = torch.load(path, map_location="cpu", weights_only=True)
         _check_sizes(content)
     except BROKEN as error:
         if re.search(r"Unsupported (global|class)", str(error)):
             raise InputError(
-                f"{path} holds Python objects beside tensors, which would run code; save the model's state_dict() alone"
+                f"{path} holds Python objects beside tensors, which would run code; save only the model's state_dict()"
             ) from None
         raise broken(path, error) from None
     return content
 
 
 def _check_archive(path: str | os.PathLike[str]) -> None:
-    """PyTorch stores what it packs as it is; a packed part may be a thousand times as large as the file."""
+    """Raises ValueError for a zip archive with compressed parts.
+
+    `torch.save` does not compress; a compressed part may expand to a thousand times the size of the file.
+    """
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -120,10 +152,14 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
 
 
 def _check_sizes(content: Any) -> None:
-    """Few stored numbers can pose as a tensor of any size, and would be as many once they are copied."""
-    left, seen = [content], set()
-    while left:
-        value = left.pop()
+    """Raises ValueError for a tensor with more elements than stored numbers.
+
+    Strides of 0 let a few stored numbers form a tensor of any size, which a copy would then need in memory.
+    """
+    queue: list[Any] = [content]
+    seen: set[int] = set()
+    while queue:
+        value = queue.pop()
         if isinstance(value, torch.Tensor):
             if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
                 raise ValueError(f"it holds a tensor of layout {value.layout} on {value.device}")
@@ -131,4 +167,4 @@ def _check_sizes(content: Any) -> None:
                 raise ValueError(f"it holds a tensor of shape {tuple(value.shape)} with fewer numbers than that")
         elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
             seen.add(id(value))
-            left.extend(value.values() if isinstance(value, dict) else value)
+            queue.extend(value.values() if isinstance(value, dict) else value)

@@ -1,9 +1,9 @@
-"""Pruned models as files: weights and plan in one safetensors file, no pickle."""
+"""Files of pruned models: weights and plan in one safetensors file, without pickle."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,21 +18,27 @@ from ..structure.plan import PruningPlan
 from ..surgery.cut import apply
 
 PLAN_KEY = "sirfp_plan"
+"""Key of the plan in a file's metadata."""
 
 
 def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) -> None:
     """Writes a pruned model's weights and its plan to one file, without branches that run only in training.
 
     Args:
-        path: the file, by custom `*.safetensors`; written beside and renamed.
+        path: the file, usually `*.safetensors`; written under a temporary name and renamed when it is complete.
         model: the pruned model.
-        plan: the plan that made it from the dense model; None for a dense model.
+        plan: the plan by which it was cut from the dense model; None for a dense model.
+
+    Raises:
+        InputError: the file cannot be written.
     """
-    state, seen, branches = {}, set(), training_only(model)
+    branches = training_only(model)
+    state: dict[str, torch.Tensor] = {}
+    seen: set[tuple] = set()
     for name, tensor in model.state_dict().items():
-        # a shared tensor is stored under its first name
-        if id_of(tensor) not in seen and not within(name, branches):
-            seen.add(id_of(tensor))
+        # a tensor that several names share is stored under its first name
+        if storage_key(tensor) not in seen and not within(name, branches):
+            seen.add(storage_key(tensor))
             state[name] = tensor.detach().cpu().contiguous()
     with whole_file(path) as beside:
         try:
@@ -41,19 +47,19 @@ def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) ->
             raise InputError(f"cannot write {path}: {error}") from None
 
 
-def id_of(tensor: torch.Tensor) -> tuple:
-    """What tells one stored tensor from another: its memory and its place in it."""
+def storage_key(tensor: torch.Tensor) -> tuple:
+    """Identifies the memory of a tensor: equal for tensors that are shared, as tied weights are."""
     return tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape), id(tensor) if not tensor.numel() else 0
 
 
 def read(path: str | os.PathLike) -> tuple[PruningPlan, dict[str, torch.Tensor]]:
-    """Reads a pruned file.
+    """Reads the file of a pruned model.
 
     Returns:
-        The plan and the weights by name.
+        The plan and {name: tensor}.
 
     Raises:
-        InputError: if it is missing, cut short, altered, or not a file of `save`.
+        InputError: the file is missing, truncated or altered, or was not written by `save`.
     """
     plan, state = read_safetensors(path)
     if plan is None:
@@ -62,10 +68,13 @@ def read(path: str | os.PathLike) -> tuple[PruningPlan, dict[str, torch.Tensor]]
 
 
 def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[str, torch.Tensor]]:
-    """Reads any safetensors file: its plan, if it has one, and its weights by name.
+    """Reads any safetensors file.
+
+    Returns:
+        Its plan, None if it has none, and {name: tensor}.
 
     Raises:
-        InputError: if it is missing, cut short or altered.
+        InputError: the file is missing, truncated or altered.
     """
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}")
@@ -74,7 +83,7 @@ def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[
             text = (file.metadata() or {}).get(PLAN_KEY)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}); copy or make it again") from None
+        raise InputError(f"{path} is not a whole safetensors file ({error}); copy it or write it again") from None
     try:
         return (PruningPlan.from_json(text) if text else None), state
     except InputError as error:
@@ -82,7 +91,7 @@ def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[
 
 
 def load(path: str | os.PathLike, model: nn.Module) -> PruningPlan:
-    """Turns a freshly built, dense model into the pruned one of a file; runs nothing.
+    """Turns a newly built, dense model into the pruned one of a file; runs no code from the file.
 
     Args:
         path: a file of `save`.
@@ -92,7 +101,7 @@ def load(path: str | os.PathLike, model: nn.Module) -> PruningPlan:
         The plan.
 
     Raises:
-        InputError: if the file is broken or for another model; the model is left as it was.
+        InputError: the file is damaged or for another model; the model is left as it was.
     """
     plan, state = read(path)
     restore(model, plan, state, f"{path}")
@@ -100,46 +109,90 @@ def load(path: str | os.PathLike, model: nn.Module) -> PruningPlan:
 
 
 def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Cuts a dense model by a plan, if there is one, and fills it with weights, after checking that all fit.
+    """Cuts a dense model by a plan, if there is one, and loads weights into it, after checking that all fit.
 
-    A branch that runs only in training is cut to fit; the file does not hold its weights, so it keeps its own.
+    A branch that runs only in training is cut too, but keeps its own weights, which files do not contain.
+
+    Args:
+        model: the dense model; changed in place.
+        plan: the plan; None to load weights only.
+        state: {name: tensor} of the cut model.
+        source: name of the file, for messages.
+
+    Raises:
+        InputError: plan or weights are for another model; the model is left as it was.
     """
-    full, branches = model.state_dict(), training_only(model)
-    plan = plan.fitting(full) if plan else None
-    names: dict[tuple, str] = {}
-    for name, tensor in full.items():
-        names.setdefault(id_of(tensor), name)
-    shapes = {name: list(tensor.shape) for name, tensor in full.items()}
-    for name in plan.new_biases if plan else ():
-        if f"{name}.weight" not in shapes:
-            raise InputError(f"{source} is for another model: this one has no {name!r}")
-        shapes.setdefault(f"{name}.bias", [shapes[f"{name}.weight"][0]])
-    unsaved = {name: list(b.shape) for name, b in model.named_buffers() if name not in full}
-    for cut in plan.cuts if plan else ():
-        for name, dim in cut.tensors:
-            shape = shapes.get(name) or unsaved.get(name)
-            if shape is None or dim >= len(shape) or shape[dim] != cut.size:
-                have = "is not there" if shape is None else f"is {tuple(shape)}"
-                raise InputError(
-                    f"{source} is for another model: {name!r} {have}, wanted {cut.size} in dimension {dim}"
-                )
-            shape[dim] = len(cut.keep)
-    stored = {n for n in shapes if n not in full or names[id_of(full[n])] == n}
-    stored -= {n for n in stored if within(n, branches)}
-    for problem, odd in (("lacks", stored - set(state)), ("has no", set(state) - set(shapes))):
-        if odd:
-            of = (
-                f"{source} is for another model or not whole: it"
-                if problem == "lacks"
-                else f"{source} is for another model: this one"
-            )
-            raise InputError(f"{of} {problem} {min(odd)!r} ({len(odd)} such)")
-    for name, tensor in state.items():
-        if list(tensor.shape) != shapes[name]:
-            raise InputError(f"{source}: {name!r} is {tuple(tensor.shape)}, the plan leaves {tuple(shapes[name])}")
+    dense = model.state_dict()
+    plan = plan.fitting(dense) if plan else None
+    shapes = {name: list(tensor.shape) for name, tensor in dense.items()}
+    if plan:
+        _cut_shapes(shapes, plan, model, source)
+    _check_state(state, shapes, _stored_names(model, shapes), source)
     if plan:
         apply(model, plan)
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in state.items():
             own[name].copy_(tensor)
+
+
+def _cut_shapes(shapes: dict[str, list[int]], plan: PruningPlan, model: nn.Module, source: str) -> None:
+    """Changes the shapes of a dense model's tensors to those after a plan's cuts.
+
+    Args:
+        shapes: {name: shape} of the model's state; changed in place.
+        plan: the plan, which may also cut buffers that are not part of the state.
+        model: the dense model.
+        source: see `restore`.
+
+    Raises:
+        InputError: the plan names a tensor that the model lacks, or that has another size.
+    """
+    for name in plan.new_biases:
+        if f"{name}.weight" not in shapes:
+            raise InputError(f"{source} is for another model: this one has no {name!r}")
+        shapes.setdefault(f"{name}.bias", [shapes[f"{name}.weight"][0]])
+    unsaved = {name: list(buffer.shape) for name, buffer in model.named_buffers() if name not in shapes}
+    for cut in plan.cuts:
+        for name, dim in cut.tensors:
+            shape = shapes.get(name) or unsaved.get(name)
+            if shape is None or dim >= len(shape) or shape[dim] != cut.size:
+                found = "is not there" if shape is None else f"is {tuple(shape)}"
+                raise InputError(
+                    f"{source} is for another model: {name!r} {found}, expected {cut.size} in dimension {dim}"
+                )
+            shape[dim] = len(cut.keep)
+
+
+def _stored_names(model: nn.Module, shapes: Iterable[str]) -> set[str]:
+    """Names that a file must contain: each shared tensor under its first name, no branch that runs only in training.
+
+    Args:
+        model: the dense model.
+        shapes: names of all tensors of the cut model, new biases included.
+    """
+    dense, branches = model.state_dict(), training_only(model)
+    first_names: dict[tuple, str] = {}
+    for name, tensor in dense.items():
+        first_names.setdefault(storage_key(tensor), name)
+    return {
+        name
+        for name in shapes
+        if (name not in dense or first_names[storage_key(dense[name])] == name) and not within(name, branches)
+    }
+
+
+def _check_state(
+    state: Mapping[str, torch.Tensor], shapes: Mapping[str, list[int]], stored: set[str], source: str
+) -> None:
+    """Raises InputError if weights lack a name of `stored`, have one that `shapes` lacks, or one of another shape."""
+    missing, unknown = stored - set(state), set(state) - set(shapes)
+    if missing:
+        name, count = min(missing), len(missing)
+        raise InputError(f"{source} is for another model or incomplete: it lacks {name!r} ({count} missing in all)")
+    if unknown:
+        name, count = min(unknown), len(unknown)
+        raise InputError(f"{source} is for another model: this one has no {name!r} ({count} unknown in all)")
+    for name, tensor in state.items():
+        if list(tensor.shape) != shapes[name]:
+            raise InputError(f"{source}: {name!r} is {tuple(tensor.shape)}, the plan leaves {tuple(shapes[name])}")

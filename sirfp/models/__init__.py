@@ -1,1 +1,1 @@
-"""Builders of networks: backbones, heads and classifiers that a config names, and the weights they start from."""
+"""Builders of networks: backbones, heads and detectors that a config selects by name, and their initial weights."""

@@ -1,7 +1,7 @@
-"""Deformable convolutions for a Detectron2 without its compiled operators, on torchvision's operator.
+"""Deformable convolutions by torchvision's operator, for a Detectron2 without its compiled operators.
 
-Detectron2's own layers raise on construction where `detectron2._C` cannot be imported, though torchvision has the
-operator for processors and GPUs. The layer here has their constructor, weights and calls.
+Detectron2's own layers raise an error on construction if `detectron2._C` cannot be imported. The layers here take the
+same arguments and have the same weights, and run on CPUs too.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torchvision.ops import deform_conv2d
 
 
 class DeformableConv(nn.Module):
-    """Deformable convolution, modulated if a mask is given (Dai et al., ICCV 2017; Zhu et al., CVPR 2019).
+    """A deformable convolution, modulated if a mask is given (Dai et al., ICCV 2017; Zhu et al., CVPR 2019).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as of `nn.Conv2d`.
-        deformable_groups: groups of input channels that have offsets of their own.
-        norm: a module for the result, or None.
-        activation: a callable for what the norm returns, or None.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: see `nn.Conv2d`.
+        deformable_groups: number of groups of input channels with separate offsets.
+        norm: module applied to the result, or None.
+        activation: function applied after the norm, or None.
     """
 
     def __init__(
@@ -37,12 +37,15 @@ class DeformableConv(nn.Module):
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
 
     def forward(self, x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Convolves (N, C, H, W) at positions moved by `offset`, (N, 2 * groups * k * k, H', W'), in pixels.
+        """Convolves at shifted positions.
 
         Args:
-            x: features.
-            offset: vertical and horizontal shift of each tap of the kernel.
-            mask: a factor for each tap, (N, groups * k * k, H', W'), or None.
+            x: features, (N, C, H, W).
+            offset: vertical and horizontal shift of each kernel tap in pixels, (N, 2 * groups * k * k, H', W').
+            mask: factor of each kernel tap, (N, groups * k * k, H', W'), or None.
+
+        Returns:
+            (N, C', H', W').
         """
         sizes = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         x = deform_conv2d(x, offset, self.weight, self.bias, mask=mask, **sizes)
@@ -52,14 +55,20 @@ class DeformableConv(nn.Module):
 
 
 class ModulatedDeformableConv(DeformableConv):
-    """With a bias unless told otherwise, as in Detectron2."""
+    """A deformable convolution that has a bias by default, as Detectron2's modulated layer has."""
 
-    def __init__(self, *args, bias=True, **kwargs):
-        super().__init__(*args, bias=bias, **kwargs)
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, deformable_groups=1,
+        bias=True, norm=None, activation=None,
+    ):  # fmt: skip
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, deformable_groups, bias, norm,
+            activation,
+        )  # fmt: skip
 
 
 def provide_deformable() -> None:
-    """Gives Detectron2 these layers where it lacks its own; does nothing where it has them."""
+    """Replaces Detectron2's deformable layers by these if its compiled operators are missing; else does nothing."""
     try:
         from detectron2 import _C  # noqa: F401
     except ImportError:

@@ -1,4 +1,4 @@
-"""FCOS by a yaml config; Detectron2 has the detector (Tian et al., 2019) but configures it in Python only.
+"""FCOS (Tian et al., 2019) by a YAML config; Detectron2 has the detector, but only configures it in Python.
 
 MODEL:
   META_ARCHITECTURE: FCOS
@@ -15,7 +15,7 @@ from detectron2.modeling.meta_arch import fcos
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
-    """Adds `MODEL.FCOS`, with the values of Detectron2's own FCOS."""
+    """Adds `MODEL.FCOS`, with the defaults of Detectron2's own FCOS."""
     cfg.MODEL.FCOS = node = CfgNode()
     node.NUM_CLASSES = 80
     node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
@@ -23,7 +23,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
     node.NORM = "GN"
     node.PRIOR_PROB = 0.01
     node.CENTER_SAMPLING_RADIUS = 1.5
-    node.SCORE_THRESH_TEST = 0.2  # of the root of class score times centre-ness
+    node.SCORE_THRESH_TEST = 0.2  # compared with sqrt(class score * centre-ness)
     node.TOPK_CANDIDATES_TEST = 1000
     node.NMS_THRESH_TEST = 0.6
 
@@ -37,7 +37,7 @@ class FCOS(fcos.FCOS):
         super().__init__(**kwargs)
 
     def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes, pred_centerness):
-        """Detectron2's, of predictions in 32 bits: its box loss mixes them with anchors, which are."""
+        """Detectron2's losses of predictions in float32: its box loss combines them with anchors, which are float32."""
         logits, deltas, centerness = (
             [level.float() for level in levels] for levels in (pred_logits, pred_anchor_deltas, pred_centerness)
         )
@@ -45,7 +45,7 @@ class FCOS(fcos.FCOS):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The constructor's arguments as the config has them."""
+        """The constructor's arguments, from a config."""
         node, backbone = cfg.MODEL.FCOS, build_backbone(cfg)
         shapes = backbone.output_shape()
         inputs = [shapes[name] for name in node.IN_FEATURES]

@@ -1,4 +1,4 @@
-"""SegFormer's Mix Transformers (Xie et al., NeurIPS 2021) as Detectron2 backbones, by segmentation-models-pytorch.
+"""SegFormer's Mix Transformers (Xie et al., NeurIPS 2021) of segmentation-models-pytorch as Detectron2 backbones.
 
 MODEL:
   BACKBONE: {NAME: build_mit_backbone}
@@ -7,11 +7,12 @@ MODEL:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from torch import nn
 
 from ..checkpoint.dense import fill, read_weights
 from ..errors import InputError, near
@@ -19,10 +20,10 @@ from ..errors import InputError, near
 PACKAGE = "segmentation-models-pytorch"
 NAMES = tuple(f"mit_b{size}" for size in range(6))
 IMAGENET = "imagenet"
-"""What stands for the library's own weights."""
+"""Value of MODEL.MIT.WEIGHTS for the library's own weights."""
 STRIDES = (4, 8, 16, 32)
 CLASSIFIER = ("head.weight", "head.bias")
-"""What files of ImageNet's weights hold beside a backbone's."""
+"""Tensors of the ImageNet classifier in files of weights, which a backbone does not have."""
 
 
 class MiTBackbone(Backbone):
@@ -30,10 +31,10 @@ class MiTBackbone(Backbone):
 
     Args:
         name: one of `NAMES`.
-        weights: "" for none, "imagenet" for the library's (a download), or a local file.
+        weights: "" for random ones, "imagenet" for the library's (a download), or a local file.
 
     Raises:
-        InputError: there is no such network, the library is not installed, or the weights cannot be had.
+        InputError: the network does not exist, the library is not installed, or the weights cannot be loaded.
     """
 
     def __init__(self, name: str, weights: str = ""):
@@ -48,15 +49,18 @@ class MiTBackbone(Backbone):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Maps images (N, 3, H, W) to feature maps, {"stride4": (N, C, H / 4, W / 4), ...}."""
-        return dict(zip(self._out_features, self.network(x)[2:], strict=True))  # before them: the image, and nothing
+        return dict(
+            zip(self._out_features, self.network(x)[2:], strict=True)
+        )  # the first two are the image and an empty map
 
     @property
     def size_divisibility(self) -> int:
-        """Image sides are padded to a multiple of the largest stride."""
+        """The largest stride, to whose multiples Detectron2 pads the sides of images."""
         return STRIDES[-1]
 
 
-def _encoder(name: str, weights: str | None) -> nn.Module:
+def _encoder(name: str, weights: str | None) -> Any:
+    """The library's encoder, a module with `out_channels`; weights "imagenet" or None."""
     if name not in NAMES:
         raise InputError(f"MODEL.MIT.NAME must be one of {', '.join(NAMES)}, got {name!r}{near(name, NAMES)}")
     try:
@@ -65,12 +69,12 @@ def _encoder(name: str, weights: str | None) -> nn.Module:
         raise InputError(f"the backbone build_mit_backbone needs a package; run: pip install {PACKAGE}") from error
     try:
         return get_encoder(name, weights=weights)
-    except OSError as error:  # whatever a download raises
+    except OSError as error:  # the base class of a download's errors
         reason = f"the weights of {name!r} cannot be downloaded ({type(error).__name__})"
-        raise InputError(f"{reason}; give MODEL.MIT.WEIGHTS a local file") from error
+        raise InputError(f"{reason}; set MODEL.MIT.WEIGHTS to a local file") from error
 
 
 @BACKBONE_REGISTRY.register()
 def build_mit_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """The network that `MODEL.MIT` describes."""
+    """Builds the backbone that `MODEL.MIT` describes."""
     return MiTBackbone(cfg.MODEL.MIT.NAME, cfg.MODEL.MIT.WEIGHTS)

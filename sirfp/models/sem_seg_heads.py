@@ -1,7 +1,7 @@
-"""Heads of semantic segmentation that Detectron2 lacks, under its interface: PSPNet's, HRNet's, SegFormer's.
+"""Semantic segmentation heads of PSPNet, HRNet and SegFormer, with Detectron2's interface.
 
 All read `MODEL.SEM_SEG_HEAD`: IN_FEATURES, CONVS_DIM, NORM, NUM_CLASSES, IGNORE_VALUE, LOSS_WEIGHT, LOSS_TYPE, and
-COMMON_STRIDE, the stride of the finest feature.
+COMMON_STRIDE, which must be the stride of the finest feature.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-DROPOUT = 0.1  # of the channels that the classifier reads
+DROPOUT = 0.1
+"""Share of channels that are dropped before the classifier, as in PSPNet's and SegFormer's published code."""
+HARD_PIXELS = 0.2
+"""Share of pixels of highest loss that LOSS_TYPE hard_pixel_mining averages, the value of Detectron2's DeepLab."""
 
 
 def convolution(in_channels: int, channels: int, norm: str, kernel: int = 1, activation=F.relu) -> Conv2d:
-    """A convolution with norm and activation, as Detectron2's heads have them."""
+    """A convolution with norm and activation, initialised as in Detectron2's heads."""
     layer = Conv2d(
         in_channels,
         channels,
@@ -33,16 +36,19 @@ def convolution(in_channels: int, channels: int, norm: str, kernel: int = 1, act
 
 
 def resize(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Resizes a map bilinearly to another's height and width."""
+    """Resizes a map bilinearly to the height and width of `like`."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class DenseHead(nn.Module):
-    """What these heads share: the classifier, the loss, and Detectron2's interface.
+    """Base class of the heads: the classifier, the loss and Detectron2's interface.
 
     Args:
         cfg: the whole config.
-        input_shape: of all features of the backbone.
+        input_shape: {feature: shape} of all features of the backbone.
+
+    Raises:
+        ValueError: COMMON_STRIDE is not the stride of the finest feature, or LOSS_TYPE is not known.
     """
 
     def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]):
@@ -54,14 +60,17 @@ class DenseHead(nn.Module):
         self.loss_weight = node.LOSS_WEIGHT
         finest = input_shape[self.in_features[0]].stride
         if self.common_stride != finest:
-            raise ValueError(f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE must be {finest}, that of the finest of IN_FEATURES")
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE must be {finest}, the stride of the finest of IN_FEATURES, "
+                f"got {self.common_stride}"
+            )
         kind = node.get("LOSS_TYPE", "cross_entropy")
         if kind == "cross_entropy":
             self.loss = nn.CrossEntropyLoss(ignore_index=self.ignore_value)
         elif kind == "hard_pixel_mining":
             from detectron2.projects.deeplab.loss import DeepLabCE
 
-            self.loss = DeepLabCE(ignore_label=self.ignore_value, top_k_percent_pixels=0.2)
+            self.loss = DeepLabCE(ignore_label=self.ignore_value, top_k_percent_pixels=HARD_PIXELS)
         else:
             raise ValueError(f"MODEL.SEM_SEG_HEAD.LOSS_TYPE must be cross_entropy or hard_pixel_mining, got {kind}")
         self.dropout = nn.Dropout2d(DROPOUT)
@@ -71,15 +80,24 @@ class DenseHead(nn.Module):
         nn.init.zeros_(self.predictor.bias)
 
     def build(self, in_channels: list[int], channels: int, norm: str) -> int:
-        """Makes the layers, for features from fine to coarse; returns how many channels the classifier reads."""
+        """Creates the layers of the head.
+
+        Args:
+            in_channels: channels of each feature, from fine to coarse.
+            channels: CONVS_DIM.
+            norm: name of the norm, "" for none.
+
+        Returns:
+            Number of channels that the classifier reads.
+        """
         raise NotImplementedError
 
     def layers(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """From features, fine to coarse, to what the classifier reads, at the stride of the finest."""
+        """Maps features, from fine to coarse, to the classifier's input, at the stride of the finest."""
         raise NotImplementedError
 
     def forward(self, features: dict[str, torch.Tensor], targets: torch.Tensor | None = None):
-        """Returns (None, losses) in training, (logits (N, K, H, W) at the images' size, {}) else."""
+        """Returns (None, losses) in training, else (logits (N, K, H, W) at the images' size, {})."""
         x = self.predictor(self.dropout(self.layers([features[name] for name in self.in_features])))
         x = F.interpolate(x, scale_factor=self.common_stride, mode="bilinear", align_corners=False)
         if self.training:
@@ -89,13 +107,13 @@ class DenseHead(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class PyramidPoolingHead(DenseHead):
-    """Pyramid pooling on the coarsest feature (Zhao et al., Pyramid Scene Parsing Network, 2017)."""
+    """Pyramid pooling of a single feature (Zhao et al., Pyramid Scene Parsing Network, CVPR 2017)."""
 
     BINS = (1, 2, 3, 6)
 
     def build(self, in_channels: list[int], channels: int, norm: str) -> int:
         if len(in_channels) != 1:
-            raise ValueError(f"PyramidPoolingHead reads one of IN_FEATURES, got {len(in_channels)}")
+            raise ValueError(f"PyramidPoolingHead reads a single feature; IN_FEATURES names {len(in_channels)}")
         self.pools = nn.ModuleList(convolution(in_channels[0], channels, norm) for _ in self.BINS)
         self.fuse = convolution(in_channels[0] + len(self.BINS) * channels, channels, norm, kernel=3)
         return channels
@@ -108,9 +126,9 @@ class PyramidPoolingHead(DenseHead):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class ConcatenationHead(DenseHead):
-    """All features, resized to the finest and concatenated, through one 1 x 1 convolution (HRNetV2; Wang et al., 2019).
+    """Resizes all features to the finest and concatenates them, then a 1 x 1 convolution (HRNetV2; Wang et al., 2019).
 
-    The convolution is as wide as the features together; CONVS_DIM is not read.
+    The convolution has as many output channels as the features together; CONVS_DIM is not read.
     """
 
     def build(self, in_channels: list[int], channels: int, norm: str) -> int:
@@ -123,7 +141,7 @@ class ConcatenationHead(DenseHead):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class AllMLPHead(DenseHead):
-    """Each feature projected to CONVS_DIM, resized, concatenated and fused, all 1 x 1 (Xie et al., SegFormer, 2021)."""
+    """Projects, resizes, concatenates and fuses all features by 1 x 1 convolutions (SegFormer; Xie et al., 2021)."""
 
     def build(self, in_channels: list[int], channels: int, norm: str) -> int:
         self.projections = nn.ModuleList(convolution(n, channels, "", activation=None) for n in in_channels)

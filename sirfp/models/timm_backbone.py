@@ -1,11 +1,11 @@
-"""Any timm network as a Detectron2 backbone, by the config alone.
+"""Any timm network as a Detectron2 backbone, selected by the config.
 
     MODEL:
       BACKBONE: {NAME: build_timm_backbone}
       TIMM: {NAME: tf_efficientnet_lite0, OUT_FEATURES: ["stride4", "stride16"], OUTPUT_STRIDE: 16}
 
-Features are named by their stride; of several of one stride, the deepest counts. Where dilation makes strides alike,
-"stage3" names the network's feature map of index 3 (of a ResNet, what its `layer3` gives).
+Features are named by their stride; if several have the same stride, the name means the deepest. If dilation makes
+strides equal, "stage3" selects the network's feature map of index 3 (in a ResNet, the output of `layer3`).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class TimmBackbone(Backbone):
     Args:
         name: one of `timm.list_models()`.
         out_features: strides as "stride8", or stages as "stage3"; the network ends after the last of them.
-        output_stride: the largest stride; 8 and 16 trade strides for dilation, where the network can.
-        weights: see `weights.create_timm`.
-        norm: "" for the network's own, "FrozenBN" or "SyncBN" to convert its batch norms.
-        in_channels: of the images.
-        options: arguments of the network's own.
+        output_stride: the largest stride; 8 and 16 replace strides by dilation, in networks that can.
+        weights: see `timm_weights.create_timm`.
+        norm: "" to keep the network's norms, "FrozenBN" or "SyncBN" to convert its batch norms.
+        in_channels: channels of the images.
+        options: further arguments of the network.
 
     Raises:
-        InputError: there is no such network, feature, stride or norm, or no such weights.
+        InputError: the network, a feature, the stride, the norm or the weights do not exist.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class TimmBackbone(Backbone):
         options = {**(options or {}), "features_only": True, "in_chans": in_channels}
         if output_stride != 32:
             options["output_stride"] = output_stride
-        whole = create_timm(name, **options)
+        whole: Any = create_timm(name, **options)
         largest = max(whole.feature_info.reduction())
-        if largest > output_stride != 32:  # not every network of timm knows the option, or says that it does not
-            raise InputError(f"timm network {name!r} has no output_stride={output_stride}: its strides go to {largest}")
+        if largest > output_stride != 32:  # some timm networks ignore the option silently
+            raise InputError(f"timm network {name!r} has no output_stride={output_stride}: its largest is {largest}")
         indices, stages = _features(whole)
         for feature in out_features:
             if feature not in indices and feature not in stages:
@@ -71,9 +71,9 @@ class TimmBackbone(Backbone):
                 )
         indices |= stages
         self._out_features = sorted(set(out_features), key=lambda feature: (indices[feature], feature))
-        wanted = tuple(dict.fromkeys(indices[feature] for feature in self._out_features))
-        self._places = [wanted.index(indices[feature]) for feature in self._out_features]
-        self.network = _with_norm(create_timm(name, weights, out_indices=wanted, **options), norm)
+        selected = tuple(dict.fromkeys(indices[feature] for feature in self._out_features))
+        self._places = [selected.index(indices[feature]) for feature in self._out_features]
+        self.network = _with_norm(create_timm(name, weights, out_indices=selected, **options), norm)
         info = self.network.feature_info
         self._out_feature_strides = self._named(info.reduction())
         self._out_feature_channels = self._named(info.channels())
@@ -85,27 +85,29 @@ class TimmBackbone(Backbone):
         if self._channels_last:
             maps = [one.permute(0, 3, 1, 2) for one in maps]
         named: dict[str, torch.Tensor] = {}
-        for i, feature in enumerate(self._out_features):  # in words that TorchScript knows
+        for i, feature in enumerate(self._out_features):  # a plain loop, which TorchScript can compile
             named[feature] = maps[self._places[i]]
         return named
 
     def _named(self, values: Sequence[T]) -> dict[str, T]:
+        """{feature: its value}, from values of the network's feature maps."""
         return {feature: values[place] for feature, place in zip(self._out_features, self._places, strict=True)}
 
     @property
     def size_divisibility(self) -> int:
-        """Image sides are padded to a multiple of the largest stride."""
+        """The largest stride, to whose multiples Detectron2 pads the sides of images."""
         return max(self._out_feature_strides.values())
 
 
-def _features(network: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
-    """Index of the deepest feature of each stride, and of each stage."""
+def _features(network: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """{"stride8": index of the deepest feature map of this stride, ...} and {"stage3": 3, ...}."""
     info = network.feature_info
     strides = {f"stride{stride}": i for i, stride in zip(info.out_indices, info.reduction(), strict=True)}
     return strides, {f"stage{i}": i for i in info.out_indices}
 
 
-def _with_norm(network: nn.Module, norm: str) -> nn.Module:
+def _with_norm(network: Any, norm: str) -> Any:
+    """Converts the batch norms of a timm network; see `TimmBackbone`."""
     if norm == "FrozenBN":
         return timm.layers.freeze_batch_norm_2d(network)
     if norm == "SyncBN":
@@ -117,7 +119,7 @@ def _with_norm(network: nn.Module, norm: str) -> nn.Module:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """The network that `MODEL.TIMM` describes."""
+    """Builds the backbone that `MODEL.TIMM` describes."""
     node = cfg.MODEL.TIMM
     return TimmBackbone(
         node.NAME,
@@ -132,13 +134,13 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """The same with a feature pyramid on `MODEL.FPN.IN_FEATURES`: p2..p6, for Faster R-CNN and its kin."""
+    """Builds it with a feature pyramid on `MODEL.FPN.IN_FEATURES`: p2 to p6, for Faster, Mask and Cascade R-CNN."""
     return _pyramid(cfg, build_timm_backbone(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """The same with a feature pyramid and two levels on top: p3..p7, for RetinaNet and FCOS."""
+    """Builds it with a feature pyramid and two levels on top: p3 to p7, for RetinaNet and FCOS."""
     bottom_up = build_timm_backbone(cfg, input_shape)
     last = cfg.MODEL.FPN.IN_FEATURES[-1]
     channels = bottom_up.output_shape()[last].channels

