@@ -1,7 +1,7 @@
 """The command line, `sirfp`.
 
-Exit codes: 0 done; 2 the user's input is wrong, said in one line on standard error; 1 our fault, or a check
-that did not hold.
+Exit codes: 0 success; 1 a check failed, or sirfp has a defect; 2 the user's input is wrong (one line on standard
+error); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ COMMANDS = {
     "study": "run and report a grid of tasks, models, criteria, budgets and seeds",
     "data": "make the embedded data set, or check your own",
 }
-"""What there is, each in `sirfp.commands` in the file of its name."""
+"""{subcommand: what it does}; each is a module of this name in `sirfp.commands`."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, with the nearest of what it knows."""
+    """A parser whose errors are one line that suggests the nearest valid word."""
 
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
     def check_rest(self, words: Sequence[str]) -> list[str]:
-        """Returns words that are no flags; raises InputError at one that is."""
+        """Returns words that argparse left over; raises InputError for one that looks like an option."""
         flags = [option for action in self._actions for option in action.option_strings]
         for word in words:
             if word.startswith("-") and not re.match(r"-[\d.]", word):
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The parser of the whole line, and those of the subcommands."""
+    """The parser of the command line, and {subcommand: its parser}."""
     form = argparse.RawDescriptionHelpFormatter
     parser = Parser(
         prog="sirfp",
@@ -62,34 +62,34 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         allow_abbrev=False,
     )
     choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    parts = {}
-    for name, what in COMMANDS.items():
+    subparsers = {}
+    for name, purpose in COMMANDS.items():
         module = importlib.import_module(f".commands.{name}", __package__)
-        part = choices.add_parser(
+        subparser = choices.add_parser(
             name,
-            help=what,
+            help=purpose,
             usage=module.USAGE,
-            description=f"{what[0].upper()}{what[1:]}.",
+            description=f"{purpose[0].upper()}{purpose[1:]}.",
             epilog=module.EXAMPLE,
             formatter_class=form,
             allow_abbrev=False,
         )
-        module.add(part)
-        if name != "data":  # its own subcommands have it
-            part.add_argument("--json", action="store_true", help="print one JSON object")
-        parts[name] = part
-    return parser, parts
+        module.add(subparser)
+        if name != "data":  # whose own subcommands have it
+            subparser.add_argument("--json", action="store_true", help="print one JSON object")
+        subparsers[name] = subparser
+    return parser, subparsers
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line.
 
     Raises:
-        InputError: it makes no sense.
+        InputError: it has an unknown word or lacks a required one.
     """
-    parser, parts = build_parser()
+    parser, subparsers = build_parser()
     args, rest = parser.parse_known_args(argv)
-    rest = parts[args.command].check_rest(rest)
+    rest = subparsers[args.command].check_rest(rest)
     if rest and not hasattr(args, "words"):
         raise InputError(f"{rest[0]!r} is not understood; see sirfp {args.command} --help")
     if rest:
@@ -98,7 +98,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
+    """Runs one subcommand; returns the exit code."""
     try:
         args = parse(argv)
         with quiet():
@@ -112,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     try:
-        _show(outcome, args.json)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        _print(outcome, args.json)
+    except BrokenPipeError:  # the reader, e.g. `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if outcome.failure:
         print(f"error: {outcome.failure}", file=sys.stderr)
@@ -121,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _show(outcome: Outcome, as_json: bool) -> None:
+def _print(outcome: Outcome, as_json: bool) -> None:
+    """Prints the data as one JSON object, or text and tables; 140 columns wide if the output is no terminal."""
     if as_json:
         print(json.dumps(outcome.data), flush=True)
         return
@@ -130,7 +131,7 @@ def _show(outcome: Outcome, as_json: bool) -> None:
     from .reporting.tables import Table
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    for part in outcome.shown:
+    for part in outcome.output:
         if isinstance(part, str):
             console.print(part, markup=False, soft_wrap=True)
         else:

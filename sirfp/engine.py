@@ -1,6 +1,6 @@
-"""The training run of all tasks: Detectron2's trainer on any device, with hooks by name, and a script's main.
+"""The training run of all tasks: Detectron2's trainer on any device, hooks named by the config, and the main function.
 
-A project's `train_net.py` subclasses `Trainer` (its data, its evaluator) and ends in
+A project's `train_net.py` defines a subclass of `Trainer` (its data, its evaluator) and ends in
 
     if __name__ == "__main__":
         run(MyTrainer, add_my_config)
@@ -51,23 +51,20 @@ Configure = Callable[[CfgNode], None]
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's `DefaultTrainer` for any task, on a processor or on GPUs.
+    """Detectron2's `DefaultTrainer` for any task, on CPUs or GPUs.
 
-    `model`, `optimizer`, `scheduler` and `checkpointer` are looked up at each step, so a hook may change or
-    replace them inside a run.
+    Every step reads `model`, `optimizer`, `scheduler` and `checkpointer` anew, so that a hook may replace them.
 
     Args:
-        cfg: the whole config; with `SOLVER.AMP.ENABLED` a step runs in 16 bits where the device gains by it.
+        cfg: the whole config; with `SOLVER.AMP.ENABLED` steps run in 16 bits on devices that are faster with them.
     """
 
     def __init__(self, cfg: CfgNode):
-        super(DefaultTrainer, self).__init__()  # as DefaultTrainer's own, but for the step and the checkpointer
+        super(DefaultTrainer, self).__init__()  # as in DefaultTrainer, except for the step and the checkpointer
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        if cfg.SOLVER.IMS_PER_BATCH % comm.get_world_size():
-            raise InputError(
-                f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared evenly by "
-                f"{comm.get_world_size()} processes; set it to a multiple of them"
-            )
+        batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+        if batch % processes:
+            raise InputError(f"SOLVER.IMS_PER_BATCH must be a multiple of the {processes} processes, got {batch}")
         model = use_channels_last(self.build_model(cfg))
         if comm.get_world_size() > 1 and not next(model.parameters()).is_cuda:
             replace_sync_norms(model)
@@ -91,14 +88,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def check_data(cls, cfg: CfgNode, names: Sequence[str]) -> None:
-        """Checks the data sets of a run against the config, once, before processes are started; here nothing."""
+        """Checks the data sets of a run against the config, before processes are started; a task may override it."""
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model that the config describes.
+        """Builds the model that the config describes.
 
         Raises:
-            InputError: it describes none.
+            InputError: the config names something that does not exist, or values that do not fit together.
         """
         provide_deformable()
         try:
@@ -112,44 +109,44 @@ class Trainer(DefaultTrainer):
 
     @staticmethod
     def distribute(model: nn.Module) -> nn.Module:
-        """Wraps a model for the processes of this run; one alone needs no wrapper."""
+        """Wraps a model in DistributedDataParallel; returns it unchanged if the run has a single process."""
         on_gpu = next(model.parameters()).is_cuda
         warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return create_ddp_model(
             model,
             broadcast_buffers=False,
-            find_unused_parameters=True,  # as levels of a pyramid that a detector's head does not look at
+            find_unused_parameters=True,  # e.g. pyramid levels that a detector's head does not read
             device_ids=[comm.get_local_rank()] if on_gpu else None,
         )
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainingStream:
-        """Augmented training batches as Detectron2 makes them."""
+        """Detectron2's training batches, augmented."""
         return detection_stream(cfg)
 
     def run_step(self) -> None:
-        """One iteration; what it draws at random hangs on the seed and the iteration alone."""
+        """Runs one iteration; its random numbers depend only on the seed and the number of the iteration."""
         if isinstance(self._trainer.data_loader, TrainingStream):
             self._trainer.data_loader.seed_step(self.iter)
         super().run_step()
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
-        """Detectron2's schedules, DeepLab's `WarmupPolyLR`, and `PhasedPolyLR`, which begins anew at each pruning."""
+        """Builds Detectron2's schedules, DeepLab's `WarmupPolyLR` or `PhasedPolyLR`, which restarts at each pruning."""
         if cfg.SOLVER.LR_SCHEDULER_NAME == "PhasedPolyLR":
             return PhasedPolyLR.from_config(cfg, optimizer)
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
-        """What writes and reads training checkpoints, in OUTPUT_DIR."""
+        """Builds the object that writes and reads training checkpoints, in OUTPUT_DIR."""
         return Checkpointer(model, cfg.OUTPUT_DIR, **checkpointables)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, with those that `SIRFP.HOOKS` names.
+        """Builds Detectron2's hooks and those that `SIRFP.HOOKS` names.
 
-        Ours come after the schedule and before checkpoints and evaluation, which thus see what ours did.
+        The latter run after the schedule and before checkpoints and evaluation, which thus see the pruned model.
         """
         ret = super().build_hooks()
         after = 1 + max(i for i, hook in enumerate(ret) if isinstance(hook, hooks.LRScheduler))
@@ -165,15 +162,15 @@ class Trainer(DefaultTrainer):
         return ret
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Goes on from the last checkpoint in OUTPUT_DIR, or starts from MODEL.WEIGHTS."""
+        """Resumes from the last checkpoint in OUTPUT_DIR, or starts from MODEL.WEIGHTS."""
         super().resume_or_load(resume)
-        if hasattr(self.scheduler, "max_iters"):  # a checkpoint holds its own run's; a run may be made longer
+        if hasattr(self.scheduler, "max_iters"):  # the checkpoint's value is that of its run, which this one may extend
             self.scheduler.max_iters = self.max_iter
         if self.checkpointer.plan:
             self.rewrap()
 
     def state_dict(self) -> dict[str, Any]:
-        """The run's state, with what models keep beside their weights."""
+        """The state of the run, including running averages that a model keeps outside its `state_dict`."""
         return super().state_dict() | {"averages": averages(self.checkpointer.model)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -181,18 +178,18 @@ class Trainer(DefaultTrainer):
         set_averages(self.checkpointer.model, state_dict.get("averages", {}))
 
     def _keep(self) -> None:
-        """Writes a checkpoint of the iterations that are done, where any are."""
+        """Writes a checkpoint of the last finished iteration, if there is one."""
         if self.iter > self.start_iter:
             self.checkpointer.save(f"model_{self.iter - 1:07d}", iteration=self.iter - 1)
 
     def rewrap(self) -> None:
-        """Wraps the model for the processes of this run anew, after its parameters were replaced."""
+        """Wraps the model in DistributedDataParallel again, after its parameters were replaced."""
         model = self.model
         if isinstance(model, nn.parallel.DistributedDataParallel):
             self._trainer.model = self.distribute(model.module)
 
     def agree(self) -> None:
-        """Gives every process what all have seen of the data: norms' statistics, and those for the next pruning."""
+        """Averages over processes what each has gathered from its data: norms' and the criterion's statistics."""
         pruning = getattr(self, "pruning", None)
         if pruning is not None:
             pruning.agree()
@@ -201,26 +198,26 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict[str, Any]:
-        """Detectron2's evaluation, of one network on all processes."""
+        """Runs Detectron2's evaluation, with norms' statistics averaged so that all processes test the same network."""
         average_norms(model)
         return super().test(cfg, model, evaluators)
 
     def evaluate(self) -> dict[str, Any]:
-        """Tests the model as it is; once it is trained, only the first time."""
+        """Tests the current model; after the last iteration a second call returns the first one's results."""
         if self.iter < self.max_iter or self._last_tested != self.iter:
             self._last_eval_results = self.test(self.cfg, self.model)
             self._last_tested = self.iter
         return self._last_eval_results
 
     def draw(self, models: Mapping[str, nn.Module], path: str) -> None:
-        """Draws what several models predict for a few images, where a task has a way to; here nothing."""
+        """Draws predictions of models, {name: model}, for a few images to a PNG file; a task may override it."""
 
     def losses(self, model: nn.Module, data: Any) -> dict[str, torch.Tensor]:
-        """Losses of a model on a training batch; Detectron2's models return them."""
+        """The losses of a model on a training batch, {name: scalar}; Detectron2's models return them when called."""
         return model(data)
 
     def batches(self) -> Iterator[Any]:
-        """What the model is called with in the training steps that come next."""
+        """The batches of the next training steps."""
         return iter(self._trainer._data_loader_iter)
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -228,20 +225,20 @@ class Trainer(DefaultTrainer):
         return self._trainer.autocast()
 
     def example_inputs(self) -> Any:
-        """What the model is called with, as FLOPs are counted and latency is measured on: one random image."""
+        """The input for counting FLOPs and measuring latency: one random image."""
         return random_images(input_size(self.cfg), 1, torch.Generator().manual_seed(0))
 
     def train(self) -> dict[str, Any] | None:
-        """Runs training; returns the results of the last evaluation, if there was one."""
+        """Runs training; returns the results of the last evaluation, None if there was none."""
         super().train()
         return getattr(self, "_last_eval_results", None)
 
 
 def build_hook(name: str, cfg: CfgNode) -> HookBase:
-    """Builds a trainer hook from the registry `sirfp.hooks.HOOKS`.
+    """Builds a trainer hook by its name in the registry `sirfp.hooks.HOOKS`.
 
     Raises:
-        InputError: there is none of that name; lists the known.
+        InputError: no hook has this name; the message lists those that exist.
     """
     known = [key for key, _ in HOOKS]
     if name not in known:
@@ -252,22 +249,22 @@ def build_hook(name: str, cfg: CfgNode) -> HookBase:
 
 @contextmanager
 def reading_data(names: Sequence[str]) -> Iterator[None]:
-    """Turns what Detectron2's loaders say where a data set is not there into an InputError."""
+    """Turns the errors of Detectron2's loaders about missing data sets of these names into an InputError."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, AssertionError) as error:
         reason = one_line(error)
         raise InputError(
-            f"data set {' or '.join(map(repr, names))} cannot be read: {reason}; its place is below the folder "
+            f"data set {' or '.join(map(repr, names))} cannot be read: {reason}; it must lie below the folder "
             f"that the environment variable DETECTRON2_DATASETS names{advice(names)}"
         ) from error
 
 
 def setup(args: argparse.Namespace, add_config: Configure | None = None) -> CfgNode:
-    """From the command line to a checked, frozen config, with the user's own code imported and data sets registered.
+    """Builds a checked, frozen config from the command line; imports the user's own code and registers data sets.
 
     Raises:
-        InputError: something in the config is wrong.
+        InputError: the config has a mistake.
     """
     for code in getattr(args, "imports", ()):
         import_own(code)
@@ -283,14 +280,14 @@ def setup(args: argparse.Namespace, add_config: Configure | None = None) -> CfgN
 
 
 def main(args: argparse.Namespace, trainer_class: type[Trainer], add_config: Configure | None = None) -> Any:
-    """Trains, or evaluates with `--eval-only`; one process of a run.
+    """Trains, or evaluates with `--eval-only`; runs in each process.
 
     Returns:
         The results of the last evaluation, {task: {metric: value}}.
     """
     logging.getLogger("detectron2.engine.train_loop").addFilter(launch.OneLine())
     cfg = setup(args, add_config)
-    for name in cfg.DATASETS.TEST:  # a mistake there should not wait for the first evaluation
+    for name in cfg.DATASETS.TEST:  # now, since a missing one would else stop the run at its first evaluation
         with reading_data([name]):
             DatasetCatalog.get(name)
     with nullcontext() if args.eval_only else hold_output_folder(cfg.OUTPUT_DIR, resume=args.resume):
@@ -304,7 +301,7 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer], add_config: Con
 
 
 def evaluate(trainer_class: type[Trainer], cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
-    """Evaluates the weights in MODEL.WEIGHTS, or with `resume` the last checkpoint, on DATASETS.TEST."""
+    """Evaluates MODEL.WEIGHTS, or with `resume` the last checkpoint, on DATASETS.TEST."""
     model = trainer_class.build_model(cfg)
     checkpointer = trainer_class.build_checkpointer(cfg, model)
     with checkpointer.strictly():
@@ -316,7 +313,7 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, *, resume: bool = False
 
 
 def run(trainer_class: type[Trainer], add_config: Configure | None = None, argv: Sequence[str] | None = None) -> None:
-    """The whole of a `train_net.py`: reads the command line and trains or evaluates, in as many processes as asked.
+    """The main function of a `train_net.py`: reads the command line, starts processes, trains or evaluates.
 
     Args:
         trainer_class: the task's trainer.
@@ -326,6 +323,6 @@ def run(trainer_class: type[Trainer], add_config: Configure | None = None, argv:
     args = launch.argument_parser().parse_args(argv)
     with one_line_errors():
         launch.resolve_devices(args)
-        cfg = setup(args, add_config)  # once before processes are started
+        cfg = setup(args, add_config)  # here, so that mistakes are reported once, before processes are started
         trainer_class.check_data(cfg, (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST))
     launch.start(main, args, trainer_class, add_config)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .arguments import at_least
-from .outcome import Outcome, followed
+from .outcome import Outcome, with_progress
 
 if TYPE_CHECKING:
     from ..data.survey import Fault, Survey
@@ -33,7 +33,7 @@ def prepare_set(args: argparse.Namespace) -> Outcome:
     from sirfp.data.splits import folder_of
 
     known = describe(args.name)
-    done = prepare(known, workers=args.workers, force=args.force, follow=followed)
+    done = prepare(known, workers=args.workers, force=args.force, follow=with_progress)
     folder = folder_of(known)
     data = {"name": known.name, "folder": str(folder), "made": done.made, "kept": done.kept}
     if not done.made + done.kept:
@@ -49,7 +49,7 @@ def check_set(args: argparse.Namespace) -> Outcome:
 
     decoded = None if args.all else DECODED
     try:
-        found = survey(describe(args.name), decoded=decoded, partial=args.partial, follow=followed)
+        found = survey(describe(args.name), decoded=decoded, partial=args.partial, follow=with_progress)
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
     shown: list[Any] = [f"{found.known.title}, {found.known.classes} classes, in {found.folder}", _splits(found)]

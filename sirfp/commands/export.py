@@ -1,11 +1,11 @@
-"""`sirfp export`: a model, dense or pruned, as an ONNX file, checked in onnxruntime."""
+"""`sirfp export`: writes a dense or pruned model as an ONNX file and checks it in onnxruntime."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .arguments import (
@@ -23,36 +23,45 @@ from .arguments import (
 )
 from .outcome import Outcome
 
+if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
+    import torch
+    from torch import nn
+
+    from ..exporting import Agreement, Exported, Graph
+    from ..sources.source import Source
+
 USAGE = f"sirfp export [FILE] {MODEL_USAGE} -o MODEL.onnx [options] {OPTS_USAGE}"
 EXAMPLE = """examples:
   sirfp export small.safetensors --timm resnet18 -o small.onnx
   sirfp export small.safetensors --config-file deeplab.yaml -o small.onnx --images photos/
   sirfp export --zoo COCO-Detection/retinanet_R_50_FPN_1x --weights model.pkl -o dense.onnx    without FILE: dense
 
-The file takes `images`, (N, C, H, W), float32 from 0 to 255, and gives logits; of a segmentor also the classes of
-pixels, of a detector boxes, scores, classes, count and masks if it has them: docs/export.md."""
+The file's input is `images`, (N, C, H, W), float32 from 0 to 255. Its outputs are logits; for a segmentor also the
+class of each pixel; for a detector boxes, scores, classes, count and, if it predicts them, masks: docs/export.md."""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Describes the arguments."""
+    """Adds the arguments of this subcommand."""
     add_model(parser)
     add_images(parser, "check the file on these images; by default on random ones", count=1, batch=2)
     parser.add_argument("-o", "--output", metavar="MODEL.onnx", required=True, help="the file to write")
     parser.add_argument(
         "--fixed",
         choices=("size", "all"),
-        help="fix the images' size at --size, or also the batch at one image; by default both are left open where the "
-        "model allows",
+        help="size: fix the images' size to --size; all: also fix the batch to one image; by default both are left "
+        "open if the model allows",
     )
     parser.add_argument(
-        "--opset", type=at_least(1), metavar="N", help="ONNX's version of operators; by default as PyTorch has it"
+        "--opset", type=at_least(1), metavar="N", help="version of ONNX's operators; by default PyTorch's"
     )
-    parser.add_argument("--score-threshold", type=float, metavar="T", help="of detections; by default the config's")
+    parser.add_argument(
+        "--score-threshold", type=float, metavar="T", help="least score of a detection; by default the config's"
+    )
     add_tolerance(parser, 1e-3, "from PyTorch")
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """Builds the model, writes the file and compares it with PyTorch."""
+    """Builds the model, writes the file and compares its outputs with PyTorch's."""
     from sirfp.checkpoint.pruned import read, restore
     from sirfp.exporting import agreement, build_graph, check_opset, check_packages, export
 
@@ -65,18 +74,14 @@ def run(args: argparse.Namespace) -> Outcome:
     check_opset(args.opset)
     check_writable(args.output)
     check_packages()
-    plan_and_state = read(file) if file else None  # before a model is built for it
+    plan_and_state = read(file) if file else None  # first, so that a damaged file is reported before a model is built
     source = need_model(build_source(args, opts))
     model = source.model
     if plan_and_state:
         model = source.fresh()
         restore(model, *plan_and_state, file)
     if args.score_threshold is not None:
-        scorers = [module for module in model.modules() if hasattr(module, "test_score_thresh")]
-        if not scorers:
-            raise InputError(f"--score-threshold is for detectors, not for {source.name}")
-        for module in scorers:
-            module.test_score_thresh = args.score_threshold
+        _set_threshold(model, args.score_threshold, source.name)
     graph = build_graph(source, model)
     source.check()
     images = _images(source, args)
@@ -88,23 +93,32 @@ def run(args: argparse.Namespace) -> Outcome:
     return _outcome(args, source, file, written, found)
 
 
-def _images(source, args: argparse.Namespace) -> list:
-    """The user's images, each a batch of one."""
+def _set_threshold(model: nn.Module, threshold: float, name: str) -> None:
+    """Sets the score threshold of a detector; raises InputError if the model is none."""
+    scorers: list[Any] = [module for module in model.modules() if hasattr(module, "test_score_thresh")]
+    if not scorers:
+        raise InputError(f"--score-threshold is for detectors, not for {name}")
+    for module in scorers:
+        module.test_score_thresh = threshold
+
+
+def _images(source: Source, args: argparse.Namespace) -> list[torch.Tensor]:
+    """The user's images, each as a batch of one."""
     if not args.images:
         return []
     batches = source.batches(args.images, args.batches, args.batch, args.seed)
     return [image[None] for batch in batches for image in source.raw(batch)]
 
 
-def resized(images: Any, size: tuple[int, int]) -> Any:
-    """Images (N, C, H, W) at another (height, width)."""
+def resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resizes images (N, C, H, W) to (height, width)."""
     from torch.nn import functional as F
 
     return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
-def _noise(source, graph, written, seed: int) -> list:
-    """Random images, one tensor a batch, also of another size where that is free."""
+def _noise(source: Source, graph: Graph, written: Exported, seed: int) -> list[torch.Tensor]:
+    """Batches of random images: one of the model's size, and one of another size if the file's size is open."""
     import torch
 
     from sirfp.exporting import other_size
@@ -116,24 +130,23 @@ def _noise(source, graph, written, seed: int) -> list:
     return [torch.rand(n, len(graph.mean), h, w) * 255 for n, h, w in sizes]
 
 
-def _outcome(args: argparse.Namespace, source, file: str, written, found) -> Outcome:
+def _outcome(args: argparse.Namespace, source: Source, file: str, written: Exported, found: Agreement) -> Outcome:
+    """Reports the file, and how far its outputs agree with those of the model in PyTorch."""
     from sirfp.reporting import tables
 
-    bytes_ = os.path.getsize(args.output)
-    opened = " and ".join(written.free) or "nothing"
+    file_bytes = os.path.getsize(args.output)
     height, width = source.size
-    at = "any size" if "size" in written.free else f"{height} x {width} pixels"
+    size = "any size" if "size" in written.free else f"{height} x {width} pixels"
     batch = "any batch" if "batch" in written.free else "one image"
-    shown: list[Any] = [
-        f"{args.output}, {tables.size(bytes_)}: {file or 'the dense model'} of {source.name}, {batch}, {at}"
+    output: list[Any] = [
+        f"{args.output}, {tables.size(file_bytes)}: {file or 'the dense model'} of {source.name}, {batch}, {size}",
+        *written.notes,
+        f"onnxruntime compared with PyTorch on {found.images} {'' if args.images else 'random '}images: "
+        f"{describe(found)}",
     ]
-    shown += list(written.notes)
-    shown.append(
-        f"onnxruntime against PyTorch on {found.images} images{'' if args.images else ' of noise'}: {said(found)}"
-    )
     data = {
         "file": args.output,
-        "file_bytes": bytes_,
+        "file_bytes": file_bytes,
         "model": source.name,
         "free": list(written.free),
         "size": None if "size" in written.free else [height, width],
@@ -148,21 +161,28 @@ def _outcome(args: argparse.Namespace, source, file: str, written, found) -> Out
         "tolerance": args.tolerance,
     }
     same = found.relative <= args.tolerance and found.unmatched <= args.tolerance * max(found.detections or 0, 1)
-    failure = "" if same else f"{args.output} (left {opened} open) differs from the model in PyTorch: {said(found)}"
-    if failure and found.detections is not None and not (file or source.weights):
-        failure += "; its weights are random, and rounding decides between detections of equal chances: give --weights"
-    return Outcome(data, shown, failure)
+    return Outcome(data, output, "" if same else _failure(args, found, written, trained=bool(file or source.weights)))
 
 
-def said(found) -> str:
-    """An agreement in words."""
+def _failure(args: argparse.Namespace, found: Agreement, written: Exported, *, trained: bool) -> str:
+    """Says how a file differs from its model, and why a detector without trained weights may."""
+    opened = " and ".join(written.free) or "nothing"
+    text = f"{args.output} (with {opened} left open) differs from the model in PyTorch: {describe(found)}"
+    if found.detections is not None and not trained:
+        text += "; its weights are random, so that rounding decides between detections of equal scores: give --weights"
+    return text
+
+
+def describe(found: Agreement) -> str:
+    """An agreement as text."""
     parts = [
-        f"largest difference of {name} {gap:.2g} (of {found.scale[name]:.3g})" for name, gap in found.largest.items()
+        f"largest difference of {name} {gap:.2g} (largest value {found.scale[name]:.3g})"
+        for name, gap in found.largest.items()
     ]
     if found.pixels is not None:
-        parts.append(f"{found.other_pixels} of {found.pixels} pixels of another class")
+        parts.append(f"{found.other_pixels} of {found.pixels} pixels differ in class")
     if found.detections is not None:
-        parts.append(f"{found.detections} detections, {found.unmatched} that only one of them has")
+        parts.append(f"{found.detections} detections, {found.unmatched} found by only one of the two")
         if not found.detections:
-            parts.append("so that nothing was compared: give --images, or a lower --score-threshold")
+            parts.append("so nothing was compared: give --images, or a lower --score-threshold")
     return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""What a subcommand found: data for machines, tables and lines for people, and the exit code."""
+"""The result of a subcommand: data for programs, text and tables for people, and success or failure."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ class Outcome:
     """The result of a subcommand.
 
     Attributes:
-        data: one JSON object.
-        shown: lines of text and tables (`sirfp.reporting.tables.Table` or of rich), in order.
-        failure: one line for standard error where what was to be shown is not so; the exit code is 1 then.
+        data: what `--json` prints.
+        output: what is printed otherwise, in order: text, and tables (`sirfp.reporting.tables.Table` or rich's).
+        failure: why a check failed, in one line for standard error; the exit code is then 1. "" if none did.
     """
 
     data: dict[str, Any]
-    shown: list[Any] = field(default_factory=list)
+    output: list[Any] = field(default_factory=list)
     failure: str = ""
 
 
-def followed(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Passes items on and draws a bar of progress on standard error where that is a terminal."""
+def with_progress(items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    """Yields items and shows a progress bar on standard error if that is a terminal."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    return iter(track(items, what, total=total, console=console, transient=True, disable=not console.is_terminal))
+    return iter(track(items, label, total=total, console=console, transient=True, disable=not console.is_terminal))

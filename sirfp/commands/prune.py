@@ -25,7 +25,7 @@ from .arguments import (
     split_words,
 )
 from .labelled_images import Loss, labelled_batches
-from .outcome import Outcome, followed
+from .outcome import Outcome, with_progress
 
 USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
 EXAMPLE = """example:
@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> Outcome:
     sirfp.save(args.output, source.model, plan)
     found = tables.summary(plan)
     data = {"file": args.output, "model": source.name, "size": list(source.size), "weights": source.weights}
-    shown: list[Any] = [*tables.budget_lines(found), tables.comparison(found.rows()), tables.widths(found.widths)]
+    shown: list[Any] = [*tables.budget_line(found), tables.comparison(found.rows()), tables.widths(found.widths)]
     if args.verbose and found.frozen:
         shown.append(tables.frozen(found.frozen))
     if source.weights is None:
@@ -200,4 +200,4 @@ def _calibration(args: argparse.Namespace, source, needs: str) -> tuple[Iterable
         batches, loss = labelled_batches(args, source)
     else:
         batches, loss = source.batches(args.images, args.batches, args.batch, args.seed), None
-    return followed(batches, "looking at images", args.batches), loss
+    return with_progress(batches, "looking at images", args.batches), loss

@@ -1,27 +1,37 @@
-"""`sirfp report`: FLOPs, parameters, latency and widths, of a dense model and of its pruned file."""
+"""`sirfp report`: FLOPs, parameters, latency and widths of a dense model and of a pruned file."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .arguments import MODEL_USAGE, OPTS_USAGE, add_model, at_least, build_source, in_flags, split_words
 from .outcome import Outcome
 
+if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
+    import torch
+    from torch import nn
+
+    from ..network.latency import Latency
+    from ..reporting.tables import Row
+    from ..sources.source import Source
+    from ..structure.plan import PruningPlan
+
 USAGE = f"sirfp report [FILE] [{MODEL_USAGE[1:-1]}] [options] {OPTS_USAGE}"
 EXAMPLE = """examples:
-  sirfp report small.safetensors                              what the file says of itself
-  sirfp report small.safetensors --timm resnet18 --latency    pruned beside dense
-  sirfp report --zoo COCO-Detection/retinanet_R_50_FPN_1x     what can be pruned in a model, and what cannot"""
+  sirfp report small.safetensors                              what the file records
+  sirfp report small.safetensors --timm resnet18 --latency    pruned compared with dense
+  sirfp report --zoo COCO-Detection/retinanet_R_50_FPN_1x     which layers can be pruned, and which cannot"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Describes the arguments."""
+    """Adds the arguments of this subcommand."""
     add_model(parser)
     group = parser.add_argument_group("latency")
-    group.add_argument("--latency", action="store_true", help="time dense and pruned calls in turns")
+    group.add_argument("--latency", action="store_true", help="time calls of the dense and the pruned model in turns")
     group.add_argument(
         "--batch",
         type=at_least(1),
@@ -34,14 +44,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=at_least(1),
         default=11,
         metavar="N",
-        help="timed calls of each (default %(default)s)",
+        help="timed calls of each model (default %(default)s)",
     )
     group.add_argument(
-        "--warmup", type=at_least(0), default=2, metavar="N", help="calls before them (default %(default)s)"
+        "--warmup", type=at_least(0), default=2, metavar="N", help="calls before the timed ones (default %(default)s)"
     )
-    group.add_argument(
-        "--threads", type=at_least(1), metavar="N", help="processor threads; by default PyTorch's choice"
-    )
+    group.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads; by default PyTorch's choice")
     group.add_argument(
         "--runtimes",
         nargs="+",
@@ -55,41 +63,45 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="without FILE: modules that would stay whole; repeatable",
+        help="without FILE: modules that would not be pruned; repeatable",
     )
-    parser.add_argument("--verbose", action="store_true", help="also list what cannot be cut, and why")
+    parser.add_argument("--verbose", action="store_true", help="also list layers that cannot be pruned, and why")
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """Counts, and times if asked to."""
+    """Counts FLOPs and parameters, and measures latency with --latency."""
     from sirfp.checkpoint.pruned import read
 
     file, opts = split_words(args.words, file=True)
-    read_file = read(file) if file else None  # before a model is built for it
+    pruned = read(file) if file else None  # first, so that a damaged file is reported before a model is built
     source = build_source(args, opts)
     if source is None:
-        if not file:
+        if pruned is None:
             raise InputError("name a pruned FILE, a dense model (--timm, --config-file or --zoo), or both")
         if args.latency:
             raise InputError("--latency needs the dense model: --timm NAME, --config-file PATH or --zoo CONFIG")
-        return _file(file, read_file[0], args.verbose)
+        return _file(file, pruned[0], args.verbose)
     source.check()
-    return _both(file, *read_file, source, args) if file else _dense(source, args)
+    return _dense(source, args) if pruned is None else _both(file, *pruned, source, args)
 
 
-def _file(file: str, plan, verbose: bool) -> Outcome:
+def _file(file: str, plan: PruningPlan, verbose: bool) -> Outcome:
+    """The report of a pruned file without its dense model."""
     from sirfp.reporting import tables
 
     found = tables.summary(plan)
-    bytes_ = os.path.getsize(file)
-    shown: list[Any] = [f"{file}, {tables.size(bytes_)}, pruned by {found.criterion or 'an unnamed criterion'}"]
-    shown += [*tables.budget_lines(found), tables.comparison(found.rows()), tables.widths(found.widths)]
+    file_bytes = os.path.getsize(file)
+    output: list[Any] = [f"{file}, {tables.size(file_bytes)}, pruned by {found.criterion or 'an unnamed criterion'}"]
+    output += [*tables.budget_line(found), tables.comparison(found.rows()), tables.widths(found.widths)]
     if verbose and found.frozen:
-        shown.append(tables.frozen(found.frozen))
-    return Outcome({"file": file, "file_bytes": bytes_, **found.to_dict()}, shown)
+        output.append(tables.frozen(found.frozen))
+    return Outcome({"file": file, "file_bytes": file_bytes, **found.to_dict()}, output)
 
 
-def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
+def _both(
+    file: str, plan: PruningPlan, state: Mapping[str, torch.Tensor], source: Source, args: argparse.Namespace
+) -> Outcome:
+    """The report of a pruned file compared with its dense model."""
     from sirfp.channels.find import find_groups
     from sirfp.checkpoint.pruned import restore
     from sirfp.reporting import tables
@@ -102,24 +114,25 @@ def _both(file: str, plan, state, source, args: argparse.Namespace) -> Outcome:
         found = find_groups(model, source.example(), trial=False)
         rows.append(tables.Row(name, found.flops(), found.params()))
     latencies, timed = _timed(rows, models, source, args) if args.latency else ([], {})
-    said = tables.summary(plan)
-    bytes_ = os.path.getsize(file)
+    summary = tables.summary(plan)
+    file_bytes = os.path.getsize(file)
     height, width = source.size
-    shown: list[Any] = [f"{file}, {tables.size(bytes_)}; {source.name} on {height} x {width} pixels"]
-    shown += [*tables.budget_lines(said), tables.comparison(rows), *latencies, tables.widths(said.widths)]
-    if args.verbose and said.frozen:
-        shown.append(tables.frozen(said.frozen))
+    output: list[Any] = [f"{file}, {tables.size(file_bytes)}; {source.name} on {height} x {width} pixels"]
+    output += [*tables.budget_line(summary), tables.comparison(rows), *latencies, tables.widths(summary.widths)]
+    if args.verbose and summary.frozen:
+        output.append(tables.frozen(summary.frozen))
     data = {
         "file": file,
-        "file_bytes": bytes_,
+        "file_bytes": file_bytes,
         **_about(source, args, timed),
         "networks": [row.to_dict() for row in rows],
     }
-    words = said.to_dict()
-    return Outcome({**data, **{key: words[key] for key in ("criterion", "budget", "groups", "frozen")}}, shown)
+    planned = summary.to_dict()
+    return Outcome({**data, **{key: planned[key] for key in ("criterion", "budget", "groups", "frozen")}}, output)
 
 
-def _dense(source, args: argparse.Namespace) -> Outcome:
+def _dense(source: Source, args: argparse.Namespace) -> Outcome:
+    """The report of a dense model: its costs, and the groups that can be pruned."""
     from sirfp.channels.find import find_groups
     from sirfp.reporting import tables
 
@@ -133,18 +146,30 @@ def _dense(source, args: argparse.Namespace) -> Outcome:
     table = tables.Table(("group", "channels"), tuple((g.name, str(g.size)) for g in found))
     why = tables.Table(("frozen", "channels", "why"), tuple((f.name, str(f.channels), f.reason) for f in found.frozen))
     channels = sum(g.size for g in found)
-    shown: list[Any] = [f"{source.name} on {height} x {width} pixels", tables.comparison(rows), *latencies]
-    shown += [f"{channels} channels in {len(found)} groups can be pruned.", table]
+    output: list[Any] = [f"{source.name} on {height} x {width} pixels", tables.comparison(rows), *latencies]
+    output += [f"{channels} channels in {len(found)} groups can be pruned.", table]
     if frozen:
-        shown += [f"What cannot be cut, and why ({len(frozen)}):", why]
+        output += [f"{len(frozen)} layers cannot be pruned:", why]
     return Outcome(
         {**_about(source, args, timed), "networks": [r.to_dict() for r in rows], "groups": groups, "frozen": frozen},
-        shown,
+        output,
     )
 
 
-def _timed(rows: list, models: dict, source, args: argparse.Namespace) -> tuple[list, dict[str, Any]]:
-    """Puts the first runtime's latencies into rows; returns what to show of all, and {runtime: {network: ...}}."""
+def _timed(
+    rows: list[Row], models: Mapping[str, nn.Module], source: Source, args: argparse.Namespace
+) -> tuple[list[Any], dict[str, Any]]:
+    """Measures latency in the requested runtimes.
+
+    Args:
+        rows: a row per model; changed in place, to hold the latency in the first runtime.
+        models: {name: model}.
+        source: where the dense model comes from.
+        args: the command line.
+
+    Returns:
+        What to print, and data for JSON: latencies by runtime and network, and runtimes that could not be measured.
+    """
     import tempfile
     from dataclasses import replace
     from pathlib import Path
@@ -156,7 +181,7 @@ def _timed(rows: list, models: dict, source, args: argparse.Namespace) -> tuple[
 
     inputs = source.example(args.batch)
     calls: dict[str, dict] = {}
-    lacking: dict[str, str] = {}
+    not_timed: dict[str, str] = {}
     for runtime in dict.fromkeys(args.runtimes):
         if runtime not in GRAPH_RUNTIMES:
             calls[runtime] = {name: (model, inputs) for name, model in models.items()}
@@ -165,42 +190,41 @@ def _timed(rows: list, models: dict, source, args: argparse.Namespace) -> tuple[
         try:
             calls[runtime] = {name: (build_graph(source, model), images) for name, model in models.items()}
         except InputError as error:
-            lacking[runtime] = str(error)
+            not_timed[runtime] = str(error)
     with tempfile.TemporaryDirectory() as folder:
-        options = {"warmup": args.warmup, "repeats": args.repeats, "threads": args.threads}
-        found, failed = compare(calls, Path(folder), **options)
-    lacking |= failed
+        found, failed = compare(calls, Path(folder), warmup=args.warmup, repeats=args.repeats, threads=args.threads)
+    not_timed |= failed
     if not found:
-        raise InputError("; ".join(lacking.values()))
+        raise InputError("; ".join(not_timed.values()))
     first = next(iter(found.values()))
     rows[:] = [replace(row, latency=first[row.name].median, quartiles=_quartiles(first[row.name])) for row in rows]
     networks = {
         runtime: {n: {"latency_seconds": t.median, "latency_quartiles": _quartiles(t)} for n, t in times.items()}
         for runtime, times in found.items()
     }
-    return [*_how(args, found), *(f"{r} was not timed: {why}" for r, why in lacking.items())], {
-        "runtimes": networks,
-        "not_timed": lacking,
-    }
+    output = [*_latency_output(args, found), *(f"{r} was not timed: {reason}" for r, reason in not_timed.items())]
+    return output, {"runtimes": networks, "not_timed": not_timed}
 
 
-def _quartiles(latency) -> tuple[float, float]:
+def _quartiles(latency: Latency) -> tuple[float, float]:
     return latency.low, latency.high
 
 
-def _about(source, args: argparse.Namespace, timed: dict[str, Any]) -> dict[str, Any]:
+def _about(source: Source, args: argparse.Namespace, timed: dict[str, Any]) -> dict[str, Any]:
+    """Data for JSON on the model and the measurement."""
     about: dict[str, Any] = {"model": source.name, "size": list(source.size)}
     if args.latency:
         about["latency"] = {key: getattr(args, key) for key in ("batch", "repeats", "warmup", "threads")} | timed
     return about
 
 
-def _how(args: argparse.Namespace, found: dict) -> list:
+def _latency_output(args: argparse.Namespace, found: Mapping[str, Mapping[str, Latency]]) -> list[Any]:
+    """How latency was measured, and a table if there are several runtimes."""
     from sirfp.reporting import tables
 
     threads = f", {args.threads} thread{'s' * (args.threads > 1)}" if args.threads else ""
     images = "1 image" if args.batch == 1 else f"{args.batch} images"
     first = next(iter(found))
-    said = f"Latency in {first}" if len(found) > 1 or first != "eager" else "Latency"
-    said += f": median and quartiles of {args.repeats} calls in turns, {images} each{threads}."
-    return [said, tables.runtimes(found)] if len(found) > 1 else [said]
+    method = f"Latency in {first}" if len(found) > 1 or first != "eager" else "Latency"
+    method += f": median and quartiles of {args.repeats} calls in turns, {images} each{threads}."
+    return [method, tables.runtimes(found)] if len(found) > 1 else [method]

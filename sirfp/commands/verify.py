@@ -1,9 +1,10 @@
-"""`sirfp verify`: the pruned model equals the dense one that holds its weights and zeros elsewhere."""
+"""`sirfp verify`: checks that a pruned model equals the dense one with its removed channels set to zero."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .arguments import (
@@ -17,7 +18,13 @@ from .arguments import (
     need_model,
     split_words,
 )
-from .outcome import Outcome, followed
+from .outcome import Outcome, with_progress
+
+if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
+    from torch import nn
+
+    from ..structure.plan import PruningPlan
+    from ..verify import Difference
 
 USAGE = f"sirfp verify FILE {MODEL_USAGE} [--images FOLDER] [options] {OPTS_USAGE}"
 EXAMPLE = """example:
@@ -25,14 +32,14 @@ EXAMPLE = """example:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Describes the arguments."""
+    """Adds the arguments of this subcommand."""
     add_model(parser)
-    add_images(parser, "run on these images; by default on random ones", count=2, batch=1)
+    add_images(parser, "compare outputs for these images; by default random ones", count=2, batch=1)
     add_tolerance(parser, 1e-4, "from the masked dense model")
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """Builds both models, runs them and compares."""
+    """Builds both models and compares their outputs."""
     from sirfp.channels.find import find_groups
     from sirfp.checkpoint.pruned import read, restore
     from sirfp.verify import expand
@@ -54,7 +61,7 @@ def run(args: argparse.Namespace) -> Outcome:
         batches = source.batches(args.images, args.batches, args.batch, args.seed)
     else:
         batches = (source.example(args.batch, args.seed + i) for i in range(args.batches))
-    worst, compared, count = _worst(source.model, pruned, plan, followed(batches, "comparing", args.batches))
+    worst, compared, count = _worst(source.model, pruned, plan, with_progress(batches, "comparing", args.batches))
     data: dict[str, Any] = {
         "file": file,
         "model": source.name,
@@ -66,19 +73,21 @@ def run(args: argparse.Namespace) -> Outcome:
         "tolerance": args.tolerance,
         "inexact": inexact,
     }
-    said = worst.problem or f"largest relative difference {worst.relative:.2g}, in {worst.where}"
+    difference = worst.problem or f"largest relative difference {worst.relative:.2g}, in {worst.where}"
     if inexact:
         names = ", ".join(inexact)
-        shown = [
-            f"Not comparable: {len(inexact)} of {len(cut)} pruned groups go through norms that take statistics over "
-            f"channels, so removing a channel is not the same as zeroing it: {names}",
-            f"For information: {said}.",
+        output = [
+            f"Not comparable: {len(inexact)} of {len(cut)} pruned groups pass norms that compute statistics over "
+            f"channels, so that removing a channel changes more than setting it to zero: {names}",
+            f"For information: {difference}.",
         ]
-        return Outcome({**data, "equal": None}, shown)
+        return Outcome({**data, "equal": None}, output)
     equal = not worst.problem and worst.relative <= args.tolerance
     data["equal"] = equal
     if not equal:
-        return Outcome(data, [], f"{file} differs from the masked dense model: {said} (tolerance {args.tolerance:g})")
+        return Outcome(
+            data, [], f"{file} differs from the masked dense model: {difference} (tolerance {args.tolerance:g})"
+        )
     where = worst.where or "any output"
     largest = f"largest relative difference {worst.relative:.2g}, in {where}; tolerance {args.tolerance:g}"
     return Outcome(
@@ -87,19 +96,26 @@ def run(args: argparse.Namespace) -> Outcome:
     )
 
 
-def _worst(dense, pruned, plan, batches) -> tuple[Any, str, int]:
-    """The largest difference over all batches, what was compared, and how many batches there were."""
+def _worst(
+    dense: nn.Module, pruned: nn.Module, plan: PruningPlan, batches: Iterable[Any]
+) -> tuple[Difference, str, int]:
+    """Compares two models batch by batch; stops at a problem, such as an output that is missing.
+
+    Returns:
+        The largest difference, what was compared, and the number of batches.
+    """
     from sirfp.network.forward import call, inference
     from sirfp.verify import Difference, compare
     from sirfp.verify.detectors import compare_continuous, is_detector
 
-    worst, compared, detector, count = Difference(0.0, ""), "every output", None, 0
+    worst, compared, count = Difference(0.0, ""), "every output", 0
+    detector: bool | None = None
     for count, inputs in enumerate(batches, 1):  # noqa: B007
         if detector is None:
             with inference(dense):
                 detector = is_detector(call(dense, inputs))
         if detector:
-            compared = "scores, box shifts, masks and maps of every head, on the same boxes"
+            compared = "scores, box deltas, masks and maps of every head, on the same boxes"
             found = compare_continuous(dense, pruned, inputs, plan)
         else:
             found = compare(dense, pruned, inputs)

@@ -81,7 +81,7 @@ class Report(HookBase):
         texts = {
             "plan.json": plan.to_json(),
             "pruning.json": json.dumps(self.rows, indent=1),
-            "pruning.md": "\n\n".join([table, *tables.budget_lines(tables.summary(plan))]),
+            "pruning.md": "\n\n".join([table, *tables.budget_line(tables.summary(plan))]),
             "metrics.md": every,
         }
         for name, text in texts.items():

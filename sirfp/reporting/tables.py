@@ -155,7 +155,7 @@ def summary(plan: PruningPlan) -> Summary:
     return Summary(plan.criterion, plan.flops, plan.params, widths, plan.frozen, plan.budget, plan.latency)
 
 
-def budget_lines(found: Summary) -> list[str]:
+def budget_line(found: Summary) -> list[str]:
     """A line with the requested budget and the share kept; no line if the plan does not record the budget."""
     if found.budget is None:
         return []

@@ -58,7 +58,7 @@ def test_a_budget_is_met(clock, quantity, criterion):
         dense, kept = getattr(plan, quantity)
         assert 0.995 * 0.4 <= kept / dense <= 0.4
     assert plan.budget == (quantity, 0.4) and PruningPlan.from_json(plan.to_json()) == plan
-    assert f"Budget: 0.4 of the {tables.QUANTITIES[quantity]}" in tables.budget_lines(tables.summary(plan))[0]
+    assert f"Budget: 0.4 of the {tables.QUANTITIES[quantity]}" in tables.budget_line(tables.summary(plan))[0]
 
 
 @pytest.mark.parametrize("kind", TARGETS.values(), ids=TARGETS)

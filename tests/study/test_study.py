@@ -15,7 +15,6 @@ import pytest
 from sirfp.files.lock import locked
 from sirfp.study import grid
 from sirfp.study.grid import config_texts
-from sirfp.study.grid import config_texts
 from sirfp.study.run_folders import RunFolders
 from sirfp.study.scheduler import ended_by
 
