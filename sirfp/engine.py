@@ -31,7 +31,7 @@ from .config.data import register_data
 from .config.reading import input_size, load_config
 from .data.descriptions import advice
 from .data.stream import TrainingStream, detection_stream
-from .errors import InputError, near, one_line
+from .errors import InputError, one_line
 from .files.config_files import config_files
 from .files.own_code import import_own
 from .hooks import HOOKS, BestCheckpoint, PeriodicCheckpoint
@@ -240,11 +240,7 @@ def build_hook(name: str, cfg: CfgNode) -> HookBase:
     Raises:
         InputError: no hook has this name; the message lists those that exist.
     """
-    known = [key for key, _ in HOOKS]
-    if name not in known:
-        listed = ", ".join(sorted(known))
-        raise InputError(f"SIRFP.HOOKS: there is no hook {name!r}; known are {listed}{near(name, known)}")
-    return HOOKS.get(name)(cfg)
+    return HOOKS.find(name, "SIRFP.HOOKS")(cfg)
 
 
 @contextmanager

@@ -117,10 +117,7 @@ def run(args: argparse.Namespace) -> Outcome:
     check_writable(args.output)
     if args.criterion is None:  # Detectron2's data sets have labels, a folder of images is taken to have none
         args.criterion = default_criterion(not args.images and bool(args.config_file or args.zoo))
-    if args.criterion not in CRITERIA:
-        known = ", ".join(sorted(CRITERIA))
-        raise InputError(f"there is no criterion {args.criterion!r}; known are {known}{near(args.criterion, CRITERIA)}")
-    criterion = CRITERIA[args.criterion]
+    criterion = CRITERIA.find(args.criterion)
     options = read_options(criterion, args.option)
     if criterion.needs == "features" and not args.images:
         raise InputError(

@@ -59,9 +59,7 @@ def validate(cfg: CfgNode) -> None:
 def _check_criterion(name: str) -> None:
     from ..criteria import CRITERIA
 
-    if name not in CRITERIA:
-        listed = f"known are {', '.join(sorted(CRITERIA))}{near(name, CRITERIA)}"
-        raise InputError(f"SIRFP.CRITERION: there is no criterion {name!r}; {listed}")
+    CRITERIA.find(name, "SIRFP.CRITERION")
 
 
 def between(value: float, name: str, low: float, high: float, ends: str) -> None:

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import InputError, near
+from ..errors import InputError
 from ..structure.groups import Feature, Group
+from ..tracing.registry import Registry
 
-CRITERIA: dict[str, type[Criterion]] = {}
+
+class Criteria(Registry[type["Criterion"]]):
+    """The registry of criteria. Iterating gives names, as scripts have `sorted(CRITERIA)`."""
+
+    def __init__(self) -> None:
+        super().__init__("criterion")
+
+    def _do_register(self, name: str, obj: type[Criterion]) -> None:
+        super()._do_register(name, obj)
+        obj.name = name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+
+CRITERIA = Criteria()
 
 
 def register(name: str) -> Callable[[type], type]:
-    """Registers a subclass of `Criterion` under a name."""
-
-    def add(cls: type) -> type:
-        if name in CRITERIA:
-            raise ValueError(f"criterion {name!r} is registered already, by {CRITERIA[name].__name__}")
-        CRITERIA[name] = cls
-        cls.name = name
-        return cls
-
-    return add
+    """Registers a subclass of `Criterion` under a name, as `CRITERIA.register` does."""
+    return CRITERIA.register(name)
 
 
 class Criterion:
@@ -121,11 +129,7 @@ def build_criterion(
     Raises:
         InputError: if there is none of that name (the known are listed) or it takes no such option.
     """
-    if name not in CRITERIA:
-        raise InputError(
-            f"there is no criterion {name!r}; known are {', '.join(sorted(CRITERIA))}{near(name, CRITERIA)}"
-        )
-    cls = CRITERIA[name]
+    cls = CRITERIA.find(name)
     unknown = sorted(set(options) - set(cls.options()))
     if unknown:
         takes = ", ".join(cls.options()) or "none"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from fvcore.common.registry import Registry
+from detectron2.engine import HookBase
 from torch import nn
 
 from ..budget.limits import Limits
 from ..checkpoint.pruned import read_safetensors, restore
 from ..criteria import CRITERIA
 from ..session import PruningSession
+from ..tracing.registry import Registry
 
-HOOKS = Registry("SIRFP_HOOKS")
+HOOKS: Registry[type[HookBase]] = Registry("hook")
 
 
 def session(trainer) -> PruningSession:

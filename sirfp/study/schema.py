@@ -213,9 +213,7 @@ def _criteria(value: Any, at: str) -> tuple[CriterionSpec, ...]:
         _check_keys(node, CRITERION_KEYS, here)
         name = _name(_required(node, "name", here), f"{here}.name")
         criterion = _text(node.get("criterion", name), f"{here}.criterion")
-        if criterion not in CRITERIA:
-            listed = f"known are {', '.join(sorted(CRITERIA))}{near(criterion, CRITERIA)}"
-            raise InputError(f"{here}: there is no criterion {criterion!r}; {listed}")
+        CRITERIA.find(criterion, here)
         if name in ("dense", CONTROL):
             raise InputError(f"{here}: the name {name} is reserved for runs that do not prune; choose another")
         seeds = _seeds(node["seeds"], f"{here}.seeds") if "seeds" in node else ()

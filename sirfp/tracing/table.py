@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-RULES: dict[str, Callable] = {}
+from .registry import Registry
+
+RULES: Registry[Callable] = Registry("rule")
 STATISTICS: set[str] = set()
 """Operations that compute a statistic over a whole dimension."""
 COUNTED: set[str] = set()
@@ -31,9 +33,7 @@ def rule(*names: str, statistic: bool = False, counted: bool | Iterable[str] = F
 
     def register(function: Callable) -> Callable:
         for name in full:
-            if name in RULES:
-                raise ValueError(f"{name} has a rule already: {RULES[name].__name__}")
-            RULES[name] = function
+            RULES.add(name, function)
         if statistic:
             STATISTICS.update(full)
         if counted:
