@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import InputError
 from ..structure.groups import Group, Slice
 from .gradients import GradientCriterion
-from .parts import filters, rows, trained_norm_layers
+from .parameters import filters, rows, trained_norm_layers
 from .registry import register
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..structure.groups import Group, Slice
-from .parts import sums
+from .parameters import sums
 from .registry import Criterion, register
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from .parts import mean_over_filters
+from .parameters import mean_over_filters
 from .registry import Criterion, register
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from .parts import mean_over_filters, norm_layers
+from .parameters import mean_over_filters, norm_layers
 from .registry import Criterion, register
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..structure.groups import Group, Slice
 from .gradients import GradientCriterion
-from .parts import biases, filters, sums, trained_norm_layers
+from .parameters import biases, filters, sums, trained_norm_layers
 from .registry import register
 
 

@@ -13,7 +13,7 @@ from detectron2.engine.hooks import HookBase
 from torch import nn
 
 from ..criteria.depgraph import coupled_weights, group_norms
-from ..criteria.parts import trained_norm_layers
+from ..criteria.parameters import trained_norm_layers
 from ..structure.groups import Group
 from ..training.schedule import Schedule
 from .registry import HOOKS, session, unwrapped
