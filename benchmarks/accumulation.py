@@ -6,7 +6,7 @@
 Steps that are looked at alternate with plain ones. What a look adds is a step with it less the mean of the plain ones
 on both sides, so that what else slows a machine down falls on both; in a run it comes once in a period. On the other
 iterations hooks are called and do nothing, which is timed by itself. Bound: at most 3% of a step, with the defaults of
-the config (SIRFP.ACCUMULATE_PERIOD and ACCUMULATE_STRIDE). Ends with 1 where it is not met.
+the config (SIRFP.ACCUMULATE_PERIOD and the option `stride`). Ends with 1 where it is not met.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from subjects import machine, trained
 
 from sirfp.channels import find_groups
 from sirfp.config import load_config
-from sirfp.criteria import Criterion, build_criterion
+from sirfp.criteria import CRITERIA, Criterion, build_criterion
 from sirfp.criteria.observer import Observer
 from sirfp.training.step import use_channels_last
 
@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--period", type=int, default=defaults.ACCUMULATE_PERIOD)
-    parser.add_argument("--stride", type=int, default=defaults.ACCUMULATE_STRIDE)
+    parser.add_argument("--stride", type=int, default=CRITERIA["sirfp"].defaults()["stride"])
     parser.add_argument("--rounds", type=int, default=16, help="steps that are looked at (default 16)")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

@@ -31,10 +31,10 @@ from sirfp.channels import find_groups
 from sirfp.checkpoint import load, read_safetensors, restore
 from sirfp.clique import greedy
 from sirfp.config import input_size, load_config, register_data
+from sirfp.config.options import criterion_options
 from sirfp.criteria import build_criterion
 from sirfp.criteria.sirfp import SIRFP
 from sirfp.errors import InputError
-from sirfp.hooks.registry import criterion_options
 from sirfp.network.features import watch
 from sirfp.network.forward import call, inference, training_branches
 from sirfp.prune import cut

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from .commands.outcome import Outcome
@@ -32,7 +32,19 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line that suggests the nearest valid word."""
+    """A parser whose errors are one line that suggests the nearest valid word.
+
+    Attributes:
+        details: makes more of the help, where that takes imports that only the help needs.
+    """
+
+    details: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        if self.details is None:
+            return super().format_help()
+        text, _, example = super().format_help().rpartition(f"\n{self.epilog}")
+        return f"{text}\n{self.details()}\n\n{self.epilog}{example}"
 
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
@@ -75,6 +87,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
             allow_abbrev=False,
         )
         module.add(subparser)
+        subparser.details = getattr(module, "details", None)
         if name != "data":  # whose own subcommands have it
             subparser.add_argument("--json", action="store_true", help="print one JSON object")
         subparsers[name] = subparser

@@ -204,6 +204,18 @@ STUDIES = {
     "what the study sets": (STUDY + "    overrides: {SOLVER.MAX_ITER: 3}", "is set by the study's iterations"),
     "an override": (STUDY + "    overrides: {SIRFP.EMMA: 0.9}", "did you mean SIRFP.EMA"),
     "an override's type": (STUDY + "    overrides: {SIRFP.EMA: much}", "SIRFP.EMA"),
+    "an option of a criterion": (
+        STUDY + "    pruning_overrides: {SIRFP.OPTIONS.EMMA: 0.9}",
+        "criteria[0]: SIRFP.OPTIONS.EMMA: criterion 'random'",
+    ),
+    "an option's value": (
+        STUDY.replace("[random]", "[{name: a, criterion: sirfp, overrides: {SIRFP.OPTIONS.SEARCH: bogus}}]"),
+        "criteria[0]: SIRFP.OPTIONS.SEARCH must be greedy or local",
+    ),
+    "an option's old key": (STUDY + "    overrides: {SIRFP.NORMALIZE: bogus}", "SIRFP.NORMALIZE must be l1 or l2"),
+    "an option by two keys": (
+        STUDY + "    overrides: {SIRFP.EMA: 0.9}\n    pruning_overrides: {SIRFP.OPTIONS.EMA: 0.5}", "remove SIRFP.EMA"
+    ),
     "a block of overrides": (STUDY + "    overrides: {SIRFP: {EMA: 0.9}}", "write SIRFP.EMA in full"),
 }
 
@@ -267,6 +279,12 @@ TRAINING = {
     "a hook": Row(C, ["SIRFP.HOOKS", "['Acumulate']"], "did you mean Accumulate"),
     "a hook of numbers": Row(C, ["SIRFP.HOOKS", "[3]"], "SIRFP.HOOKS must be a list of texts"),
     "hooks in one word": Row(C, ["SIRFP.HOOKS", "'Report'"], "SIRFP.HOOKS"),
+    "a search": Row(S, ["SIRFP.SEARCH", "bogus"], "SIRFP.SEARCH must be greedy or local, got 'bogus'"),
+    "coupled layers": Row(D, [*PRUNED, "SIRFP.COUPLED", "bogus"], "SIRFP.COUPLED must be graph or union, got 'bogus'"),
+    "a norm of maps": Row(C, [*PRUNED, "SIRFP.NORMALIZE", "bogus"], "SIRFP.NORMALIZE must be l1 or l2, got 'bogus'"),
+    "an option's value": Row(S, [*PRUNED, "SIRFP.OPTIONS.SEARCH", "bogus"], "SIRFP.OPTIONS.SEARCH must be greedy or"),
+    "an option": Row(D, [*PRUNED, "SIRFP.OPTIONS.EMMA", "0.9"], "did you mean ema"),
+    "an option twice": Row(C, ["SIRFP.EMA", "0.9", "SIRFP.OPTIONS.EMA", "0.5"], "remove SIRFP.EMA, its old key"),
     "a criterion": Row(D, [*PRUNED, "SIRFP.CRITERION", "magnitud"], "did you mean magnitude"),
     "no time to prune": Row(S, [*PRUNED, "SIRFP.START_ITER", "9"], "after SOLVER.MAX_ITER 2"),
     "no time to recover": Row(S, [*PRUNED, "SIRFP.STEPS", "2"], "needs SIRFP.RECOVER_ITERS"),

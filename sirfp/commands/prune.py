@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..budget.limits import Limits, check_share
 from ..budget.target import KEEP_FLOPS, Target
 from ..criteria.calibration import default_criterion
-from ..errors import InputError, near
+from ..errors import InputError
 from ..surgery.reconstruction import BATCHES
 from .arguments import (
     MODEL_USAGE,
@@ -27,6 +28,9 @@ from .arguments import (
 from .labelled_images import Loss, labelled_batches
 from .outcome import Outcome, with_progress
 
+if TYPE_CHECKING:
+    from ..criteria import Criterion
+
 USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
 EXAMPLE = """example:
   sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors"""
@@ -36,10 +40,6 @@ CRITERIA_HELP = (
     "(redundancy and importance) need labels too: images in one folder a class for timm, the data set of "
     "DATASETS.TRAIN for Detectron2. By default sirfp with --images, whose labels are not read, and sirfp_joint with a "
     "model of Detectron2 and no --images"
-)
-OPTIONS_HELP = (
-    "ema, edge_weight, edge_prefixes, coupled, self_similarity, normalize, per_position, stride, pooled, search of "
-    "sirfp and sirfp_joint; importance, importance_weight, cost_exponent of sirfp_joint; ema of dcfp"
 )
 
 
@@ -67,7 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help=f"of the criterion, repeatable: {OPTIONS_HELP}",
+        help="an option of the criterion, listed below; repeatable",
     )
     group.add_argument(
         "--round-to",
@@ -102,6 +102,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_images(group, "images that criteria such as sirfp look at", count=16, batch=8)
     parser.add_argument("--verbose", action="store_true", help="also list what cannot be cut, and why")
+
+
+def details() -> str:
+    """The part of the help that lists the options of criteria."""
+    from sirfp.criteria.registry import described
+
+    lines = ["options of criteria:"]
+    for name, criteria, default, values, meaning in described():
+        lines.append(f"  {name}={default or '(none)'}  {values}; {criteria}")
+        lines += textwrap.wrap(meaning, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -157,36 +168,19 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome({**data, "file_bytes": bytes_, **found.to_dict()}, shown)
 
 
-def read_options(criterion: type, given: Iterable[str]) -> dict[str, Any]:
-    """Reads KEY=VALUE options as the types that a criterion's constructor has for them.
+def read_options(criterion: type[Criterion], given: Iterable[str]) -> dict[str, Any]:
+    """Reads KEY=VALUE options as a criterion's constructor takes them.
 
     Raises:
-        InputError: an option is not known, or not of its type.
+        InputError: the criterion has no such option, or not with this value.
     """
-    defaults, options = criterion.defaults(), {}
+    known, options = criterion.options(), {}
     for text in given:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--option takes KEY=VALUE, got {text!r}")
-        if key not in defaults:
-            takes, hint = ", ".join(defaults) or "none", near(key, defaults)
-            raise InputError(f"criterion {criterion.name!r} takes no option {key!r}; it takes {takes}{hint}")
-        options[key] = _convert(key, value, type(defaults[key]))
-    return options
-
-
-def _convert(key: str, value: str, kind: type) -> Any:
-    truths = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if kind is bool:
-        if value.lower() not in truths:
-            raise InputError(f"option {key} is true or false, got {value!r}")
-        return truths[value.lower()]
-    if kind in (tuple, list):
-        return kind(part for part in value.split(",") if part)
-    try:
-        return kind(value) if kind in (int, float) else value
-    except ValueError:
-        raise InputError(f"option {key} is a number, got {value!r}") from None
+        options[key] = known[key].from_text(value, f"option {key}") if key in known else value
+    return criterion.check_options(options)
 
 
 def _calibration(args: argparse.Namespace, source, needs: str) -> tuple[Iterable[Any] | None, Loss | None]:

@@ -38,6 +38,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="only runs whose name matches a pattern with * and ?, or contains the text; may be repeated",
     )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="CODE",
+        help="your own code to run first, a .py file or a module, which registers a criterion; the study's script must "
+        "import it as well; repeatable",
+    )
     parser.add_argument("--retry", action="store_true", help="also repeat runs that failed")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="run nothing: list the runs and their states")

@@ -1,11 +1,13 @@
-"""What a config must be before anything is built: ranges, names, and the order of hooks."""
+"""Checks of a config before anything is built: ranges, names, options of the criterion, the order of hooks."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from ..budget.target import Target
-from ..errors import InputError, near
+from ..budget.target import Target, check_share
+from ..criteria.options import Within
+from ..errors import InputError
+from .options import check_options
 from .values import check_proposals, check_values
 
 
@@ -19,13 +21,11 @@ def validate(cfg: CfgNode) -> None:
     check_proposals(cfg)
     ours = cfg.SIRFP
     target = Target.from_config(cfg)
-    between(ours.EMA, "SIRFP.EMA", 0, 1, "[)")
-    between(ours.MIN_KEEP, "SIRFP.MIN_KEEP", 0, 1, "[]")
+    check_share("SIRFP.MIN_KEEP", ours.MIN_KEEP, zero=True)
     for least, keys in (
-        (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD", "ACCUMULATE_STRIDE")),
+        (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD")),
         (0, ("MAX_NONFINITE",)),
-        (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "RECONSTRUCTION_ITERS", "EDGE_WEIGHT")),
-        (0, ("IMPORTANCE_WEIGHT", "COST_EXPONENT")),
+        (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "RECONSTRUCTION_ITERS")),
         (0, ("LR_FACTOR", "WEIGHT_DECAY_FACTOR")),
     ):
         for key in keys:
@@ -36,19 +36,15 @@ def validate(cfg: CfgNode) -> None:
             raise InputError(f"SIRFP.SPARSITY.{key} must be at least 0, got {value}")
     for name in {"SlimmingPenalty", "GroupRegularization"} & set(ours.HOOKS):
         if "Accumulate" in ours.HOOKS and ours.HOOKS.index("Accumulate") > ours.HOOKS.index(name):
-            raise InputError(f"SIRFP.HOOKS: Accumulate must stand before {name}, whose penalty is not of the loss")
-    _check_criterion(ours.CRITERION)
-    kinds = ("taylor", "dcfp")
-    if ours.IMPORTANCE not in kinds:
-        hint = near(ours.IMPORTANCE, kinds)
-        raise InputError(f"SIRFP.IMPORTANCE must be taylor or dcfp, got {ours.IMPORTANCE!r}{hint}")
+            raise InputError(f"SIRFP.HOOKS: Accumulate must stand before {name}, whose penalty is no part of the loss")
+    check_options(cfg)
     if target.share < 1 and "PruneSteps" not in ours.HOOKS:
         raise InputError(
             f"SIRFP.KEEP_{target.name.upper()} {target.share} asks for pruning, but SIRFP.HOOKS lacks PruneSteps; "
             "the usual hooks are ['Accumulate', 'Report', 'PruneSteps', 'Recover']"
         )
     if {"Report", "PruneSteps"} <= set(ours.HOOKS) and ours.HOOKS.index("Report") > ours.HOOKS.index("PruneSteps"):
-        raise InputError("SIRFP.HOOKS: Report must stand before PruneSteps, since it looks at the dense network")
+        raise InputError("SIRFP.HOOKS: Report must stand before PruneSteps, since it evaluates the dense network")
     for key in ("MAX_ITER", "IMS_PER_BATCH"):
         if cfg.SOLVER[key] < 1:
             raise InputError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
@@ -56,15 +52,6 @@ def validate(cfg: CfgNode) -> None:
         raise InputError(f"SOLVER.BASE_LR must be positive, got {cfg.SOLVER.BASE_LR}")
 
 
-def _check_criterion(name: str) -> None:
-    from ..criteria import CRITERIA
-
-    CRITERIA.find(name, "SIRFP.CRITERION")
-
-
 def between(value: float, name: str, low: float, high: float, ends: str) -> None:
     """Raises InputError unless a value lies in an interval; `ends` is "[]", "(]", "[)" or "()"."""
-    above = value > low or (value == low and ends[0] == "[")
-    below = value < high or (value == high and ends[1] == "]")
-    if not (above and below):
-        raise InputError(f"{name} must lie in {ends[0]}{low}, {high}{ends[1]}, got {value}")
+    Within(low, high, ends).check(value, name)

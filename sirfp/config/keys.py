@@ -7,10 +7,10 @@ from detectron2.config import CfgNode
 from ..budget.limits import Limits
 from ..criteria.calibration import default_criterion
 from ..criteria.observer import PERIOD
-from ..criteria.sirfp import STRIDE
 from ..models import mit_backbone, sem_seg_heads, timm_backbone  # noqa: F401  (registers heads and backbones)
 from ..models.fcos import add_fcos_config
 from ..surgery.reconstruction import BATCHES
+from .options import OLD_KEYS
 
 CN = CfgNode
 
@@ -72,6 +72,10 @@ def add_sirfp_config(cfg: CfgNode) -> None:
 def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP = CN()
     cfg.SIRFP.CRITERION = default_criterion()  # what a channel is worth; a name in `sirfp.criteria.CRITERIA`
+    # Options of the criterion, e.g. SIRFP.OPTIONS.EMA 0.9; docs/criteria.md lists them, with their defaults
+    cfg.SIRFP.OPTIONS = CN(new_allowed=True)
+    for key in OLD_KEYS:  # what gave options before; None: not given
+        cfg.SIRFP[key] = None
     cfg.SIRFP.KEEP_FLOPS = 1.0  # share of the dense network's multiply-adds that stay; 1.0: none go, a dense run
     cfg.SIRFP.KEEP_PARAMS = 1.0  # or, in place of it, of its parameters
     cfg.SIRFP.KEEP_LATENCY = 1.0  # or of the time that one image of INPUT_SIZE takes on the machine of the run
@@ -79,7 +83,6 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.START_ITER = 0  # iterations before the first pruning; 0: as many as ACCUMULATE_ITERS
     cfg.SIRFP.ACCUMULATE_ITERS = 100  # the last iterations before the first pruning, while statistics accumulate
     cfg.SIRFP.ACCUMULATE_PERIOD = PERIOD  # statistics are taken every so many iterations
-    cfg.SIRFP.ACCUMULATE_STRIDE = STRIDE  # and at every so many rows and columns, others each time
     cfg.SIRFP.RECOVER_ITERS = 0  # iterations between two prunings, while they accumulate anew
     cfg.SIRFP.RECOVER_NORM_ITERS = 0  # batches from which batch norm statistics are taken anew after a pruning
     cfg.SIRFP.LR_FACTOR = 1.0  # with LR_SCHEDULER_NAME "PhasedPolyLR": of BASE_LR, after the first pruning
@@ -87,19 +90,6 @@ def _add_pruning(cfg: CfgNode) -> None:
     # What FLOPs are counted and latency is measured on: height and width in pixels; 0: from INPUT
     cfg.SIRFP.INPUT_SIZE = [0, 0]
     cfg.SIRFP.METRICS = []  # columns of the report's table, e.g. "sem_seg/mIoU"; none: all
-    cfg.SIRFP.EMA = 0.99  # share of the past in the moving average of statistics
-    # lambda: weight of the Sobel edge term in backbone layers; 0.2 to 0.4 in the reference, whose redundancies are raw:
-    # those per position are as many times as large as a map has positions, and leave it no say
-    cfg.SIRFP.EDGE_WEIGHT = 0.0
-    cfg.SIRFP.COUPLED = "graph"  # layers that share channels: one "graph" of all, or "union" of each one's choice
-    cfg.SIRFP.SELF_SIMILARITY = False  # the redundancy sum has the term i = j (the paper's reference code)
-    cfg.SIRFP.PER_POSITION = True  # redundancies times positions, so that resolution does not decide (paper: False)
-    cfg.SIRFP.NORMALIZE = "l1"  # of each feature map: "l1" (the paper) or "l2"
-    cfg.SIRFP.POOLED = False  # globally pooled features in place of maps (an ablation)
-    cfg.SIRFP.SEARCH = "greedy"  # "local" exchanges channels of each layer as long as its clique gets better
-    cfg.SIRFP.IMPORTANCE = "taylor"  # with CRITERION "sirfp_joint", beside redundancy: "taylor" or "dcfp"
-    cfg.SIRFP.IMPORTANCE_WEIGHT = 30.0  # of it; at 1 both have the same mean over the network, at 0 redundancy is alone
-    cfg.SIRFP.COST_EXPONENT = 0.5  # with "sirfp_joint": scores are divided by this power of a channel's FLOPs; 0: not
     cfg.SIRFP.BIAS_CORRECTION = True  # makes up for the constants that removed channels still emitted
     # batches on which layers that read removed channels are fitted to read the others in their place; 0: none (paper)
     cfg.SIRFP.RECONSTRUCTION_ITERS = BATCHES
@@ -114,6 +104,6 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.SPARSITY = CN()
     cfg.SIRFP.SPARSITY.WEIGHT = 1e-4  # of the penalty
     cfg.SIRFP.SPARSITY.GROWTH = 4.0  # a group's smallest channel is penalised 2^GROWTH times as much as its largest
-    cfg.SIRFP.MAX_NONFINITE = 20  # iterations in a row whose loss or gradients are not finite that end a run; 0: none
-    cfg.SIRFP.SEED = 0  # of criteria that draw lots
-    cfg.SIRFP.HOOKS = []  # trainer hooks by name, in this order; from the registry `sirfp.hooks.HOOKS`
+    cfg.SIRFP.MAX_NONFINITE = 20  # a run ends after so many non-finite losses or gradients in a row; 0: never
+    cfg.SIRFP.SEED = 0  # of random numbers in criteria
+    cfg.SIRFP.HOOKS = []  # names of trainer hooks in the registry `sirfp.hooks.HOOKS`, in the order in which they run

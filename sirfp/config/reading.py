@@ -15,6 +15,7 @@ from ..errors import InputError, near
 from ..files.yaml_files import check_config_files
 from .keys import add_sirfp_config
 from .layers import Pruning, output_folder
+from .options import make_room, name_in_capitals, prepare
 from .projects import AddConfig, add_keys, name_of, project_by_keys, project_in
 from .values import leaves
 
@@ -75,7 +76,7 @@ def load_config(
     """
     cfg = get_cfg()
     usual = cfg.OUTPUT_DIR
-    pairs(opts)
+    pairs(opts)  # refuses half a pair
     files = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     stages: list[Pruning] = []
     file = files[0]
@@ -97,7 +98,7 @@ def load_config(
             if file:
                 _merge(cfg, file, first=not stages)
             stages.append(Pruning.of(cfg))
-        cfg.merge_from_list(list(opts))
+        cfg.merge_from_list(prepare(cfg, list(opts)))
     except InputError:
         raise
     except (*_WRONG, yaml.YAMLError) as error:
@@ -123,8 +124,12 @@ def _merge(cfg: CfgNode, file: str | os.PathLike[str], *, first: bool) -> None:
     known = _of_the_zoo(file)
     if first:
         cfg.merge_from_file(str(file), allow_unsafe=known)
+        name_in_capitals(cfg)
     else:
-        cfg.merge_from_other_cfg(CfgNode(CfgNode.load_yaml_with_base(str(file), allow_unsafe=known)))
+        over = CfgNode(CfgNode.load_yaml_with_base(str(file), allow_unsafe=known))
+        name_in_capitals(over)
+        make_room(cfg, [key for key, _ in leaves(over)])
+        cfg.merge_from_other_cfg(over)
 
 
 def input_size(cfg: CfgNode) -> tuple[int, int]:

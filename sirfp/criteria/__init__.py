@@ -1,7 +1,7 @@
 """Criteria: how much each channel of a group is worth keeping. One file each, one registry.
 
-Adding one is one file and one decorator: subclass `Criterion`, register it with `@CRITERIA.register("name")`,
-and import the file here.
+To add one: subclass `Criterion` in a file of its own, register the class with `@CRITERIA.register("name")`, and import
+the file here. Its options are keyword-only parameters of its constructor (`sirfp.criteria.options`).
 """
 
 from . import dcfp, depgraph, fpgm, joint, magnitude, random, sirfp, slimming, taylor  # noqa: F401  (they fill the registry)

@@ -4,13 +4,14 @@ Segmentation, IEEE TCSVT 2024; EIC, as its authors' code computes it)."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from ..errors import InputError
 from ..structure.groups import Group, Slice
 from .gradients import GradientCriterion
+from .options import Within
 from .parameters import filters, rows, trained_norm_layers
 from .registry import register
 
@@ -19,22 +20,28 @@ from .registry import register
 class DCFP(GradientCriterion):
     """The moving average of |dL/dgamma|, which moves only where the gradient has the sign of gamma.
 
-    Such a gradient asks the channel to shrink: the classes with many pixels, which ask it to grow, have no say. The
-    average starts at 0, as in the authors' code, so that a channel that seldom moved stays low. Of several norm layers
-    that a group runs through, the mean. In a group without a trainable gamma (FrozenBN, or no norm) each filter has a
-    gate of 1 in its place, whose gradient is the sum of gradient * weight. A group without gradients goes last.
+    Such a gradient makes |gamma| smaller; those of the opposite sign, mostly of classes with many pixels, are left out.
+    The average starts at 0, as in the authors' code, so that it stays low for a channel that seldom has such gradients.
+    If a group runs through several norm layers, the mean over them counts. In a group without a trainable gamma
+    (FrozenBN, or no norm) each filter has a gate of 1 in its place, whose gradient is the sum of gradient * weight. A
+    group without gradients is pruned last.
 
     Args:
         model: the model.
         groups: its channel groups.
         seed: not used.
-        ema: decay of the average over iterations (0.99).
+        ema: share of the past in the moving average over iterations.
     """
 
-    def __init__(self, model: nn.Module, groups: Iterable[Group], *, seed: int = 0, ema: float = 0.99):
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Iterable[Group],
+        *,
+        seed: int = 0,
+        ema: Annotated[float, Within(0, 1, "[)")] = 0.99,
+    ):
         super().__init__(model, groups, seed=seed)
-        if not 0 <= ema < 1:
-            raise InputError(f"ema must lie in [0, 1), got {ema}")
         self.ema = ema
         tensors = dict(model.named_parameters())
         self._gates: dict[str, tuple[nn.Parameter, int]] = {}

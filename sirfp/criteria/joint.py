@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
 
-from ..errors import InputError
 from ..structure.groups import Group
 from .dcfp import DCFP
+from .options import Within
 from .registry import register
 from .sirfp import SIRFP
 from .taylor import Taylor
@@ -24,8 +24,8 @@ class SIRFPJoint(SIRFP):
     redundancy of two channels, `v_i = weight * scale * importance_i`. The greedy removes the channel that adds least
     to those still there, and what it adds then is its score. `scale` is one number for the whole network: the mean
     over all channels of the redundancy with the others of their group, divided by the mean importance. So at weight
-    1 importance and redundancy have the same mean in the whole, dense network, both keep what they say across layers,
-    and at weight 0 this is `sirfp`. As a set shrinks, redundancy fades, and importance decides on the last channels.
+    1 importance and redundancy have the same mean over the dense network, and differences between layers stay in both;
+    at weight 0 this is `sirfp`. As a set shrinks, redundancy fades, and importance decides on the last channels.
     Groups without gradients get the highest importance, as in `taylor` and `dcfp`.
 
     Across layers channels are ranked by score over cost, as in the greedy solution of a knapsack: a budget in
@@ -35,14 +35,15 @@ class SIRFPJoint(SIRFP):
         model: the model.
         groups: its channel groups.
         seed: not used.
-        importance: "taylor", the root of that criterion's score (the loss that a channel carries, to first order, root
-            mean square over iterations; its square would let a few channels make the mean), or "dcfp".
-        importance_weight: what importance counts against redundancy; 30 is also what a config has.
-        cost_exponent: the power of a channel's cost that its score is divided by; 0 ranks by score alone.
+        importance: taylor, the root of that criterion's score (the loss that a channel carries, to first order, root
+            mean square over iterations; its square would let a few channels make the mean), or dcfp.
+        importance_weight: weight of importance against redundancy: at 1 both have the same mean over the dense
+            network, at 0 redundancy alone decides.
+        cost_exponent: a channel's score is divided by its cost, in FLOPs, to this power; 0 ranks by score alone.
         **options: those of `sirfp`; `dcfp` shares its `ema`.
     """
 
-    needs = "gradients"  # and features, which a pass for gradients shows too
+    needs = "gradients"  # and features, which the forward pass before them gives
 
     def __init__(
         self,
@@ -50,23 +51,17 @@ class SIRFPJoint(SIRFP):
         groups: Iterable[Group],
         *,
         seed: int = 0,
-        importance: str = "taylor",
-        importance_weight: float = 30.0,
-        cost_exponent: float = 0.5,
+        importance: Literal["taylor", "dcfp"] = "taylor",
+        importance_weight: Annotated[float, Within(0)] = 30.0,
+        cost_exponent: Annotated[float, Within(0)] = 0.5,
         **options: Any,
     ):
         super().__init__(model, groups, seed=seed, **options)
-        if importance not in ("taylor", "dcfp"):
-            raise InputError(f"importance must be taylor or dcfp, got {importance!r}")
-        if importance_weight < 0:
-            raise InputError(f"importance_weight must be at least 0, got {importance_weight}")
-        if cost_exponent < 0:
-            raise InputError(f"cost_exponent must be at least 0, got {cost_exponent}")
         self.importance_weight, self.cost_exponent = importance_weight, cost_exponent
         if importance == "taylor":
             self.importance: Taylor | DCFP = Taylor(model, self.groups)
         else:
-            self.importance = DCFP(model, self.groups, ema=options.get("ema", 0.99))
+            self.importance = DCFP(model, self.groups, ema=self.ema)
 
     def step(self) -> None:
         super().step()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, near
 from ..structure.groups import Feature, Group
 from ..tracing.registry import Registry
+from .options import Option, options_of
 
 
 class Criteria(Registry[type["Criterion"]]):
@@ -39,9 +39,11 @@ def register(name: str) -> Callable[[type], type]:
 class Criterion:
     """Scores the channels of a model's groups; the lowest go first.
 
-    One that looks at features names them (`features`) and is shown them (`observe`) while the model runs;
-    one that looks at gradients reads them off the model's parameters in `step`. `sirfp.criteria.observer` does the
-    watching.
+    One that looks at features names them (`features`) and gets each module's output (`observe`) while the model runs;
+    one that looks at gradients reads them off the model's parameters in `step`. `sirfp.criteria.observer` attaches it.
+
+    Options are keyword-only parameters of a subclass's constructor (`sirfp.criteria.options`); their values are checked
+    before the constructor runs.
 
     Args:
         model: the model.
@@ -58,6 +60,10 @@ class Criterion:
     needs: str = "weights"
     cost_exponent: float = 0.0
 
+    def __new__(cls, *args: Any, **options: Any) -> Criterion:
+        cls.check_options({name: value for name, value in options.items() if name in cls.options()})
+        return super().__new__(cls)
+
     def __init__(self, model: nn.Module, groups: Iterable[Group], *, seed: int = 0):
         self.model, self.groups, self.seed = model, tuple(groups), seed
 
@@ -66,7 +72,7 @@ class Criterion:
         return features_of(self.groups) if self.needs == "features" else ()
 
     def observe(self, feature: Feature, x: torch.Tensor) -> None:
-        """Is shown one output of a feature's module, (N, C, ...) before the activation, detached."""
+        """Takes in one output of a feature's module, (N, C, ...) before the activation, detached."""
 
     def step(self) -> None:
         """An iteration ends (after `backward`, where there is one)."""
@@ -103,22 +109,62 @@ class Criterion:
         """Joins the statistics of all processes; a no-op on one."""
 
     @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """The options of its constructor beside those of every criterion, and of its base's where it passes them on."""
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "seed"}
-        passes = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        return own | (cls.__base__.defaults() if passes else {})
+    def options(cls) -> Mapping[str, Option]:
+        """Its options by name, in the order of its constructor; the base's follow where `**options` passes them on."""
+        kind: Any = cls
+        return options_of(kind)
 
     @classmethod
-    def options(cls) -> tuple[str, ...]:
-        """Names of `defaults`."""
-        return tuple(cls.defaults())
+    def defaults(cls) -> dict[str, Any]:
+        """The default of each option."""
+        return {name: option.default for name, option in cls.options().items()}
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any], called: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Checks options, before there is a model; a subclass may add checks that concern several of them.
+
+        Args:
+            options: values by name.
+            called: what the user knows an option by, e.g. {"ema": "SIRFP.OPTIONS.EMA"}; its name by default.
+
+        Returns:
+            The values as the constructor takes them.
+
+        Raises:
+            InputError: it has no such option (the nearest is named), or not with this value.
+        """
+        called = called or {}
+        for name in options:
+            if name not in cls.options():
+                takes, hint = ", ".join(cls.options()) or "none", near(name, cls.options())
+                key = f"{called[name]}: " if name in called else ""
+                raise InputError(f"{key}criterion {cls.name!r} takes no option {name!r}; it takes {takes}{hint}")
+        return {name: cls.options()[name].checked(value, called.get(name, "")) for name, value in options.items()}
 
 
 def features_of(groups: Iterable[Group]) -> tuple[Feature, ...]:
-    """The features that show the groups' channels, each module once."""
+    """The features whose channels the groups hold, each module once."""
     return tuple({f.module: f for group in groups for f in group.features}.values())
+
+
+def described() -> list[tuple[str, str, str, str, str]]:
+    """Every option of every criterion, for tables and help.
+
+    Returns:
+        (name, criteria, default, values, meaning); criteria that share an option share a row.
+    """
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for criterion, cls in CRITERIA.items():
+        for o in cls.options().values():
+            rows.setdefault((o.name, _text(o.default), o.values, o.meaning), []).append(criterion)
+    return [
+        (name, ", ".join(criteria), default, values, meaning)
+        for (name, default, values, meaning), criteria in rows.items()
+    ]
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def build_criterion(
@@ -127,11 +173,7 @@ def build_criterion(
     """Builds a criterion by name.
 
     Raises:
-        InputError: if there is none of that name (the known are listed) or it takes no such option.
+        InputError: there is none of that name (the known are listed), or it takes no such option or value.
     """
     cls = CRITERIA.find(name)
-    unknown = sorted(set(options) - set(cls.options()))
-    if unknown:
-        takes = ", ".join(cls.options()) or "none"
-        raise InputError(f"criterion {name!r} takes no option {unknown[0]!r}; it takes {takes}")
-    return cls(model, groups, seed=seed, **options)
+    return cls(model, groups, seed=seed, **cls.check_options(options))

@@ -7,7 +7,7 @@ AAAI 2025; sections "Spatial-aware redundancy" and "Efficient heuristic greedy p
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -16,11 +16,8 @@ from ..clique.search import greedy, local_search
 from ..errors import InputError
 from ..redundancy.average import RedundancyAverage, edge_weights
 from ..structure.groups import Feature, Group
+from .options import Within
 from .registry import Criterion, features_of, register
-
-STRIDE = 3
-"""Of maps, statistics take every so many rows and columns, others at each iteration: an unbiased estimate for a ninth
-of the cost (`sirfp.redundancy.similarity`). Each axis keeps 4 positions at least."""
 
 
 @register("sirfp")
@@ -28,30 +25,28 @@ class SIRFP(Criterion):
     """Minus the redundancy sum of each channel at the moment the greedy clique removes it.
 
     The features are the outputs of the normalisation layers a group runs through, before the activation;
-    a group without any is seen at the convolutions or linear layers that make it.
+    of a group without any, the outputs of the convolutions or linear layers that make it.
 
     Args:
         model: the model.
         groups: its channel groups.
         seed: not used.
-        ema: decay of the average over iterations, alpha in the paper (0.99).
-        edge_weight: lambda, the weight of the Sobel edge term of DCFP in the score (0.2 to 0.4 on large
-            images in the reference, 0 on ADE20K). Its scale is that of raw redundancies: beside those of
-            `per_position`, as many times as large as a map has positions, such a weight has no say.
+        ema: share of the past in the moving average over iterations.
+        edge_weight: lambda, the weight of the Sobel edge term of DCFP in the score; 0.2 to 0.4 on large images in the
+            reference, 0 on ADE20K. Only useful with per_position false: otherwise redundancies are H x W times larger.
         edge_prefixes: groups whose names begin so get the edge term (the reference: the backbone's).
-        coupled: how layers that share channels share one choice: "graph" makes one matrix of them, the mean of
-            the members'; "union" (the reference) scores each member alone, and a channel's worth is the
-            highest that any member gives it.
-        self_similarity: whether the redundancy sum has the term i = j (the reference's code has, the paper has
-            not).
-        normalize: "l1" (the paper) or "l2" (cosine) normalisation of each map.
-        per_position: multiply a layer's redundancies by the positions of its maps. L1-normalised maps of P positions
-            have inner products of about 1 / P, so that without it (the paper) layers of low resolution lose most of
-            theirs.
-        stride: look at every stride-th row and column of a map, others at each iteration, for 1 / stride^2 of the cost.
-        pooled: look at globally pooled features instead of maps (an ablation).
-        search: "greedy" (the paper), or "local" to exchange channels of each layer, its width once chosen, until no
-            exchange makes a better clique.
+        coupled: how layers that share channels are scored: graph makes one matrix of them, the mean of the members';
+            union (the reference) scores each member alone and gives a channel the highest score of any member.
+        self_similarity: whether the redundancy sum has the term i = j; the reference's code has it, the paper has not.
+        normalize: norm over positions that each map is divided by; l1 in the paper, l2 makes redundancy the cosine.
+        per_position: multiply a layer's redundancies by the number of positions of its maps. L1-normalised maps of P
+            positions have inner products of about 1 / P, so without it (the paper) the layers of low resolution lose
+            most of their channels.
+        stride: use every stride-th row and column of a map (at least 4 of each), others at each iteration: an unbiased
+            estimate for 1 / stride^2 of the cost.
+        pooled: use globally pooled features in place of maps (an ablation).
+        search: greedy (the paper); local exchanges channels of each layer, at the same width, until no exchange makes
+            a better clique.
     """
 
     needs = "features"
@@ -62,29 +57,23 @@ class SIRFP(Criterion):
         groups: Iterable[Group],
         *,
         seed: int = 0,
-        ema: float = 0.99,
-        edge_weight: float = 0.0,
+        ema: Annotated[float, Within(0, 1, "[)")] = 0.99,
+        edge_weight: Annotated[float, Within(0)] = 0.0,
         edge_prefixes: tuple[str, ...] = ("backbone",),
-        coupled: str = "graph",
+        coupled: Literal["graph", "union"] = "graph",
         self_similarity: bool = False,
-        normalize: str = "l1",
+        normalize: Literal["l1", "l2"] = "l1",
         per_position: bool = True,
-        stride: int = STRIDE,
+        stride: Annotated[int, Within(1)] = 3,
         pooled: bool = False,
-        search: str = "greedy",
+        search: Literal["greedy", "local"] = "greedy",
     ):
         super().__init__(model, groups, seed=seed)
-        if coupled not in ("graph", "union"):
-            raise InputError(f"coupled must be graph or union, got {coupled!r}")
-        if search not in ("greedy", "local"):
-            raise InputError(f"search must be greedy or local, got {search!r}")
-        if not 0 <= ema < 1:
-            raise InputError(f"ema must lie in [0, 1), got {ema}")
         if isinstance(edge_prefixes, str):
             edge_prefixes = (edge_prefixes,)
         self.edge_weight, self.edge_prefixes = edge_weight, tuple(edge_prefixes)
         self.coupled, self.self_similarity, self.per_position = coupled, self_similarity, per_position
-        self.search = search
+        self.ema, self.search = ema, search
         self.averages = {
             f.module: RedundancyAverage(
                 ema=ema, edges=edge_weight != 0, normalize=normalize, pooled=pooled, stride=stride
@@ -107,7 +96,7 @@ class SIRFP(Criterion):
         return torch.stack(self._members(group)).mean(0)
 
     def scores(self) -> dict[str, torch.Tensor]:
-        """The worth of each channel; a group that no module shows (none is known to) is kept to the last.
+        """The worth of each channel; a group without features gets the highest score, so that it is pruned last.
 
         Raises:
             InputError: if no features were seen.

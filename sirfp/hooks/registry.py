@@ -1,16 +1,15 @@
-"""The registry of trainer hooks (`SIRFP.HOOKS` names them), and what hooks share: the run's pruning session."""
+"""The registry of trainer hooks, which `SIRFP.HOOKS` names, and the pruning session of a run, which hooks share."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from detectron2.engine import HookBase
 from torch import nn
 
 from ..budget.limits import Limits
 from ..checkpoint.pruned import read_safetensors, restore
-from ..criteria import CRITERIA
+from ..config.options import criterion_options
 from ..session import PruningSession
 from ..tracing.registry import Registry
 
@@ -34,26 +33,6 @@ def session(trainer) -> PruningSession:
         )
         trainer.pruning.plan = trainer.checkpointer.plan  # a run may start from a pruned network
     return trainer.pruning
-
-
-def criterion_options(cfg) -> dict[str, Any]:
-    """What the config says of the criterion, under the names of its constructor; only what it takes."""
-    node = cfg.SIRFP
-    given = {
-        "ema": node.EMA,
-        "edge_weight": node.EDGE_WEIGHT,
-        "coupled": node.COUPLED,
-        "self_similarity": node.SELF_SIMILARITY,
-        "normalize": node.NORMALIZE,
-        "per_position": node.PER_POSITION,
-        "pooled": node.POOLED,
-        "search": node.SEARCH,
-        "stride": node.ACCUMULATE_STRIDE,
-        "importance": node.IMPORTANCE,
-        "importance_weight": node.IMPORTANCE_WEIGHT,
-        "cost_exponent": node.COST_EXPONENT,
-    }
-    return {key: value for key, value in given.items() if key in CRITERIA[node.CRITERION].options()}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

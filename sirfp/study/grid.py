@@ -201,8 +201,11 @@ def _job(
     needs: Job | None,
 ) -> Job:
     """Makes a run and its fingerprint: of its name, its options, its config's text and the run that it needs."""
+    from ..config.options import old_key
+
     pairs = tuple((key, literal(value)) for key, value in options.items())
-    decides = {"config": texts, "options": sorted(pairs), "needs": needs.fingerprint if needs else "", "run": name}
+    named = sorted((old_key(key), value) for key, value in pairs)  # a renamed key keeps the runs that are done
+    decides = {"config": texts, "options": named, "needs": needs.fingerprint if needs else "", "run": name}
     fingerprint = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
     return Job(
         name, spec.name, model, criterion, budget, seed, spec.metric, spec.script, config, pairs, length, needs,

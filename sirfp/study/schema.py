@@ -126,6 +126,12 @@ def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Task
         if not values[key]:
             raise InputError(f"{at} lacks {key}, and so does the study")
     script = _script(own, name, path, at)
+    overrides = _overrides(values["overrides"], f"{at}.overrides")
+    pruning_overrides = _overrides(values["pruning_overrides"], f"{at}.pruning_overrides")
+    criteria = _criteria(values["criteria"], f"{at}.criteria")
+    for i, variant in enumerate(criteria):
+        settings = overrides | pruning_overrides | dict(variant.overrides)
+        _check_options(variant.criterion, settings, f"{at}.criteria[{i}]")
     return TaskSpec(
         name,
         script,
@@ -133,13 +139,13 @@ def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Task
         iterations=_iterations(values["iterations"], f"{at}.iterations"),
         metric=_text(_required(own, "metric", at), f"{at}.metric"),
         steps=_count(values["steps"] if values["steps"] is not None else 1, f"{at}.steps", 1),
-        criteria=_criteria(values["criteria"], f"{at}.criteria"),
+        criteria=criteria,
         budgets=tuple(_budget(value, f"{at}.budgets") for value in _nonempty_list(values["budgets"], f"{at}.budgets")),
         seeds=_seeds([0] if values["seeds"] is None else values["seeds"], f"{at}.seeds"),
         control=_flag(values["control"] or False, f"{at}.control"),
-        overrides=_overrides(values["overrides"], f"{at}.overrides"),
+        overrides=overrides,
         dense_overrides=_overrides(values["dense_overrides"], f"{at}.dense_overrides"),
-        pruning_overrides=_overrides(values["pruning_overrides"], f"{at}.pruning_overrides"),
+        pruning_overrides=pruning_overrides,
     )
 
 
@@ -239,11 +245,27 @@ def _overrides(value: Any, at: str) -> dict[str, Any]:
             raise InputError(f"{at}: write {key}.{next(iter(setting), 'KEY')} in full, not a block below {key}")
         if key.startswith("SIRFP."):  # a project's keys are known to its script only
             try:
-                load_config("", [key, setting if isinstance(setting, str) else repr(setting)])
+                load_config("", [key, _as_word(setting)])
             except InputError as error:
                 raise InputError(f"{at}: {error}") from None
         found[key] = setting
     return found
+
+
+def _check_options(criterion: str, settings: Mapping[str, Any], at: str) -> None:
+    """Checks the options that a study gives a criterion, as its run will."""
+    from ..config.options import check_options
+    from ..config.reading import load_config
+
+    own = {key: value for key, value in settings.items() if key.startswith("SIRFP.")} | {"SIRFP.CRITERION": criterion}
+    try:
+        check_options(load_config("", [word for key, value in own.items() for word in (key, _as_word(value))]))
+    except InputError as error:
+        raise InputError(f"{at}: {error}") from None
+
+
+def _as_word(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
 
 
 def _check_keys(node: Mapping[str, Any], known: Iterable[str], at: str) -> None:

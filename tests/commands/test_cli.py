@@ -81,12 +81,54 @@ def test_criteria_that_need_labels(files, tmp_path, capsys):
     assert pruned["criterion"] == "sirfp_joint" and 0.38 < pruned["flops"]["kept"] <= 0.4, "the defaults"
 
 
-def test_help_names_every_criterion_and_option():
-    from sirfp.commands.prune import CRITERIA_HELP, OPTIONS_HELP
+def test_help_names_every_criterion_and_option(capsys):
+    from sirfp.commands.prune import CRITERIA_HELP
     from sirfp.criteria import CRITERIA
 
+    with pytest.raises(SystemExit):
+        main(["prune", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
     for name, criterion in CRITERIA.items():
-        assert name in CRITERIA_HELP and all(option in OPTIONS_HELP for option in criterion.options())
+        assert name in CRITERIA_HELP
+        for option in criterion.options().values():
+            assert f" {option.name}=" in told and option.values in told and option.meaning in told
+    assert told.index("options of criteria:") < told.index("example:")
+
+
+OWN_OPTION = """
+from typing import Annotated
+from sirfp.criteria import CRITERIA, Criterion
+from sirfp.criteria.options import Within
+import torch
+
+@CRITERIA.register("last")
+class Last(Criterion):
+    def __init__(self, model, groups, *, seed=0, sign: Annotated[int, Within(-1, 1)] = 1):
+        super().__init__(model, groups, seed=seed)
+        self.sign = sign
+
+    def scores(self):
+        return {group.name: self.sign * torch.arange(group.size).float() for group in self.groups}
+"""
+
+
+def test_an_option_of_one_s_own_criterion(files, tmp_path, capsys):
+    from sirfp.criteria import CRITERIA
+
+    (tmp_path / "own_option.py").write_text(OWN_OPTION)
+    given = ["prune", "--import", tmp_path / "own_option.py", *NETWORK, "--criterion", "last", "-o"]
+    try:
+        for sign in (1, -1):
+            out = tmp_path / f"{sign}.safetensors"
+            run(capsys, *given, out, "--option", f"sign={sign}")
+            cuts = [cut for cut in read(out)[0].cuts if len(cut.keep) < cut.size]
+            assert cuts and all((cut.keep[0] == 0) == (sign == -1) for cut in cuts if len(cut.tensors[0]) == 2)
+        assert main([str(word) for word in (*given, tmp_path / "x.safetensors", "--option", "sign=2")]) == 2
+        assert "option sign must lie in [-1, 1], got 2" in capsys.readouterr().err
+        assert main([str(word) for word in (*given, tmp_path / "x.safetensors", "--option", "sgn=1")]) == 2
+        assert "did you mean sign" in capsys.readouterr().err
+    finally:
+        del CRITERIA["last"]
 
 
 def test_verify_fails_where_weights_are_not_the_file_s(files, tmp_path, capsys, monkeypatch):

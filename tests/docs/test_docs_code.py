@@ -17,6 +17,7 @@ from scripts import ROOT, loaded
 from sirfp import cli
 from sirfp.config import load_config
 from sirfp.criteria import CRITERIA
+from sirfp.criteria.registry import described
 from sirfp.data.data_set import DATA_SETS
 from sirfp.hooks import HOOKS
 
@@ -156,7 +157,14 @@ def keys() -> set[str]:
     for task in ("segmentation", "classification"):
         with loaded(f"projects/{task}/train_net.py") as module:
             found |= set(flat_keys(load_config("", (), getattr(module, f"add_{task}_config"))))
-    return found
+    options = {name for criterion in CRITERIA.values() for name in criterion.options()}
+    return found | {f"SIRFP.OPTIONS.{name.upper()}" for name in options}
+
+
+def test_the_table_of_options_is_what_criteria_say():
+    page = (ROOT / "docs/criteria.md").read_text(encoding="utf-8")
+    told = [line for line in page.splitlines() if re.match(r"\| `\w+` \| [\w, ]+ \| .* \| .* \| .* \|$", line)]
+    assert told == [f"| `{name}` | {' | '.join(rest)} |" for name, *rest in described()]
 
 
 def flat_keys(node, prefix: str = "") -> Iterator[str]:

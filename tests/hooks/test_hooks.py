@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
 import torch
+from detectron2.utils import logger
 from tiny_run import HOOKS, IMAGE, Stopped, TaskTrainer, config, run
 from torch import nn
 
@@ -33,6 +35,32 @@ def test_a_run_prunes_in_steps_and_reports(tmp_path):
     fresh = TaskTrainer.build_model(None)
     assert sirfp.load(tmp_path / "pruned.safetensors", fresh) == plan
     assert compare(fresh, trainer.model, IMAGE).relative < 1e-6  # the trainer's weights lie channels-last
+
+
+def test_a_run_takes_options_of_the_criterion(tmp_path, caplog, monkeypatch):
+    from sirfp.criteria import CRITERIA
+    from sirfp.criteria.magnitude import Magnitude
+
+    @CRITERIA.register("signed_magnitude")
+    class Signed(Magnitude):
+        def __init__(self, model, groups, *, seed=0, my_option: int = 1):
+            super().__init__(model, groups, seed=seed)
+            self.sign = my_option
+
+        def scores(self):
+            return {name: score * self.sign for name, score in super().scores().items()}
+
+    given = ("SIRFP.CRITERION", "signed_magnitude", "SIRFP.STEPS", "1", "SIRFP.OPTIONS.MY_OPTION")
+    try:
+        kept = [run(tmp_path / sign, *given, sign).pruning.plan.kept for sign in ("1", "-1")]
+    finally:
+        del CRITERIA["signed_magnitude"]
+    assert kept[0] != kept[1] and kept[0].keys() == kept[1].keys()
+    logger._LOG_COUNTER.clear()  # what other tests have had said
+    monkeypatch.setattr(logging.getLogger("sirfp"), "propagate", True)
+    trainer = run(tmp_path / "old", "SIRFP.EMA", "0.25", "SIRFP.OPTIONS.IMPORTANCE", "dcfp", "SOLVER.MAX_ITER", "18")
+    assert trainer.pruning.options == {"ema": 0.25, "importance": "dcfp"}
+    assert "SIRFP.EMA: the key is now SIRFP.OPTIONS.EMA" in caplog.text
 
 
 def test_metrics_follow_the_pruning(tmp_path):

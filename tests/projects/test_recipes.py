@@ -14,6 +14,8 @@ from scripts import loaded
 
 from sirfp.config import load_config, register_data
 from sirfp.config.checks import validate
+from sirfp.config.options import criterion_options
+from sirfp.criteria import CRITERIA
 from sirfp.files.config_files import config_files
 from sirfp.training.launch import argument_parser
 from sirfp.training.schedule import Schedule
@@ -156,8 +158,9 @@ def test_the_paper_s_settings(data, phases, crop, rate, batch, decays, warmup, g
     assert (solver.AUXILIARY.FEATURE, solver.AUXILIARY.WEIGHT) == ("res4", 0.4)
     assert (resnets.DEPTH, resnets.STEM_TYPE, resnets.RES4_DILATION, resnets.RES5_DILATION) == (50, "deeplab", 2, 4)
     assert grid == resnets.RES5_MULTI_GRID
-    assert ("sirfp", 0.99, edge, 0.02) == (ours.CRITERION, ours.EMA, ours.EDGE_WEIGHT, ours.MIN_KEEP)
-    assert ours.BIAS_CORRECTION and not ours.PER_POSITION and not ours.RECONSTRUCTION_ITERS
+    options = CRITERIA["sirfp"].defaults() | criterion_options(cfg)
+    assert ("sirfp", 0.99, edge, 0.02) == (ours.CRITERION, options["ema"], options["edge_weight"], ours.MIN_KEEP)
+    assert ours.BIAS_CORRECTION and not options["per_position"] and not ours.RECONSTRUCTION_ITERS
     steps, goes = [schedule.target(step).share for step in range(schedule.steps)], 1 - budget / 100
     assert steps == pytest.approx([1 - goes / 2, 1 - goes] if len(phases) == 3 else [1 - goes])  # 30%, then 60%
 

@@ -63,6 +63,55 @@ def test_all_bases_of_a_config_decide_on_a_result(tmp_path, bases):
     assert texts == ["SEED: 97\n", "SEED: 98\n"][: 1 + ("b.yaml" in bases)]
 
 
+def test_an_option_s_new_key_finds_the_result_of_its_old_key(bench):
+    bench.content |= {"criteria": ["sirfp"], "budgets": [0.5], "seeds": [1]}
+    bench.content["pruning_overrides"] = {"SIRFP.EMA": 0.5, "SIRFP.ACCUMULATE_STRIDE": 2}
+    bench.run()
+    bench.calls()
+    bench.content["pruning_overrides"] = {"SIRFP.OPTIONS.EMA": 0.5, "SIRFP.OPTIONS.STRIDE": 2}
+    bench.run()
+    assert bench.calls() == [], "the settings are the same"
+    bench.content["pruning_overrides"]["SIRFP.OPTIONS.EMA"] = 0.6
+    bench.run()
+    (call,) = bench.calls()
+    assert call["options"]["SIRFP.OPTIONS.EMA"] == "0.6" and call["options"]["SIRFP.OPTIONS.STRIDE"] == "2"
+
+
+def test_the_names_of_runs_are_those_of_before_there_were_options(bench):
+    bench.content |= {"criteria": ["sirfp"], "budgets": [0.5], "seeds": [1], "pruning_overrides": {"SIRFP.EMA": 0.5}}
+    (cell,) = grid.load(bench.file).cells
+    assert cell.fingerprint[:8] == "006f1e22"
+
+
+OWN_CRITERION = """
+from sirfp.criteria import CRITERIA, Criterion
+
+@CRITERIA.register("own_of_a_study")
+class Own(Criterion):
+    def __init__(self, model, groups, *, seed=0, my_option: int = 1):
+        super().__init__(model, groups, seed=seed)
+"""
+
+
+def test_a_criterion_of_one_s_own_with_an_option(bench, capsys):
+    from sirfp.criteria import CRITERIA
+
+    (bench.root / "own_of_a_study.py").write_text(OWN_CRITERION)
+    script = bench.root / "train_net.py"
+    script.write_text(script.read_text().replace('"random": 30.0', '"own_of_a_study": 30.0'))
+    own = {"name": "own", "criterion": "own_of_a_study", "overrides": {"SIRFP.OPTIONS.MY_OPTION": 3}}
+    bench.content |= {"criteria": [own], "budgets": [0.5], "seeds": [1]}
+    given = ["--import", str(bench.root / "own_of_a_study.py")]
+    try:
+        assert bench.run(*given) == 0
+        assert bench.calls()[-1]["options"]["SIRFP.OPTIONS.MY_OPTION"] == "3"
+        own["overrides"] = {"SIRFP.OPTIONS.MY_OPTION": 0.5}
+        assert bench.run(*given) == 2
+        assert "SIRFP.OPTIONS.MY_OPTION is a whole number, got 0.5" in capsys.readouterr().err and not bench.calls()
+    finally:
+        del CRITERIA["own_of_a_study"]
+
+
 def test_a_failure_is_kept_and_shown_and_stops_nothing(bench, capsys):
     (bench.root / "fail").write_text("magnitude-0.5-seed1")
     assert bench.run() == 1
