@@ -22,5 +22,5 @@ class FPGM(Criterion):
 
 
 def _distances(filters: torch.Tensor) -> torch.Tensor:
-    wide = filters.double()  # distances come from products, whose rounding near filters would feel
+    wide = filters.double()  # cdist subtracts products: in float32 distances of near filters would be rounding
     return torch.cdist(wide, wide).fill_diagonal_(0).sum(1).float()

@@ -1,4 +1,4 @@
-"""What criteria that look at gradients share: averages over iterations that are saved, resumed and reduced."""
+"""The base of criteria that use gradients: sums over iterations that are saved, resumed and reduced."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .registry import Criterion
 class GradientCriterion(Criterion):
     """A criterion with running sums over iterations, each of them a float32 vector beside a count.
 
-    It is shown gradients of the loss alone: after `backward`, unscaled (float16) and averaged over processes, before
-    they are clipped or a penalty is added (the hook `Accumulate` sees to it). An iteration whose gradient is not finite
-    counts for nothing, without a device having to wait.
+    `step` reads gradients of the loss alone: after `backward`, unscaled (float16) and averaged over processes, before
+    they are clipped or a penalty is added (the hook `Accumulate` calls it then). Iterations with a gradient that is not
+    finite are left out; the check does not synchronise the device.
 
     Attributes:
         sums: name -> (n,) float32.
@@ -35,7 +35,7 @@ class GradientCriterion(Criterion):
         self.counts.setdefault(name, torch.zeros(()))
 
     def _count(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Counts an iteration's values, moves the sums to their device; returns whether the values are finite."""
+        """Counts an iteration if its values are finite; moves the sums to their device. Returns () bool: finite."""
         if self.sums[name].device != values.device:
             self.sums[name], self.counts[name] = self.sums[name].to(values.device), self.counts[name].to(values.device)
         finite = values.isfinite().all()
@@ -43,7 +43,7 @@ class GradientCriterion(Criterion):
         return finite
 
     def _whole(self, scores: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
-        """Scores with those of groups that had no gradient (None) set to the highest of all: they go last.
+        """Sets the scores of groups that had no gradient (None) to the highest of all, so that they are pruned last.
 
         Raises:
             InputError: no group had any.
@@ -65,7 +65,7 @@ class GradientCriterion(Criterion):
             self.sums[name], self.counts[name] = state["sums"][name].clone(), state["counts"][name].clone()
 
     def reduce(self) -> None:
-        """Takes the mean over all processes; where gradients were averaged already, they all had the same."""
+        """Averages the sums over all processes; a no-op where gradients were averaged, as all sums are equal then."""
         if not dist.is_available() or not dist.is_initialized():
             return
         device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

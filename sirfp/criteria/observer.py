@@ -1,4 +1,4 @@
-"""Shows a criterion the features it looks at while a model runs."""
+"""Passes the features that a criterion asks for on to it while a model runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Observer:
 
     Args:
         model: the model.
-        criterion: what is shown features and told when an iteration ends.
-        period: look at every `period`-th iteration only, which costs so much less.
-        training: look in training mode only, so that an evaluation between two steps leaves no trace.
+        criterion: gets the features (`observe`) and the end of each iteration (`step`).
+        period: use every `period`-th iteration only, for 1 / period of the cost.
+        training: use passes in training mode only, so that an evaluation between two steps does not count.
     """
 
     def __init__(self, model: nn.Module, criterion: Criterion, period: int = 1, training: bool = False):
@@ -31,7 +31,7 @@ class Observer:
 
     @property
     def looking(self) -> bool:
-        """Whether this iteration is looked at."""
+        """Whether this iteration is used."""
         return self.iteration % self.period == 0
 
     def attach(self) -> None:

@@ -39,6 +39,14 @@ def trained_norm_layers(model: nn.Module, group: Group) -> list[Feature]:
     return [f for f in layers if isinstance(model.get_submodule(f.module).weight, nn.Parameter)]
 
 
+def scale(model: nn.Module, layer: Feature) -> torch.Tensor:
+    """The scale of one of `norm_layers`, (channels,), a parameter or a buffer."""
+    weight = model.get_submodule(layer.module).weight
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError(f"{layer.module} has no scale")
+    return weight
+
+
 def rows(tensor: torch.Tensor, piece: Slice) -> torch.Tensor:
     """The values of each atom in a tensor, `(size, values)` in float32."""
     index = torch.as_tensor(piece.index, device=tensor.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from .parameters import mean_over_filters, norm_layers
+from .parameters import mean_over_filters, norm_layers, scale
 from .registry import Criterion, register
 
 
@@ -13,8 +13,8 @@ from .registry import Criterion, register
 class Slimming(Criterion):
     """|gamma|, the mean over the norm layers that a group runs through, and over the channels of an atom.
 
-    The method trains with an L1 penalty on gamma first: the hook `SlimmingPenalty`. Gamma is read where it is a buffer
-    too (FrozenBN), though no penalty reaches it there. A group without any norm layer that scales channels is scored
+    The method trains with an L1 penalty on gamma first: the hook `SlimmingPenalty`. A gamma that is a buffer (FrozenBN)
+    is used too, though the penalty does not change it. A group without any norm layer that scales channels is scored
     by the L2 norm of its filters, which is to inputs of unit variance what |gamma| is: the standard deviation of the
     channel (the mean over the layers that make the channels).
     """
@@ -24,7 +24,7 @@ class Slimming(Criterion):
         for group in self.groups:
             scales = []
             for layer in norm_layers(self.model, group):
-                gamma = self.model.get_submodule(layer.module).weight.detach().float().abs()
+                gamma = scale(self.model, layer).detach().float().abs()
                 scales.append(gamma[torch.as_tensor(layer.index, device=gamma.device)].mean(1))
             if scales:
                 result[group.name] = torch.stack(scales).mean(0)

@@ -40,9 +40,9 @@ class Taylor(GradientCriterion):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.groups:
-            parts = [(w, piece) for w, piece in self._parts[group.name] if w.grad is not None]
+            parts = [(w.grad, w, piece) for w, piece in self._parts[group.name] if w.grad is not None]
             if parts:
-                carried = torch.stack([sums(w.grad.float() * w.float(), piece) for w, piece in parts]).sum(0)
+                carried = torch.stack([sums(grad.float() * w.float(), piece) for grad, w, piece in parts]).sum(0)
                 square = carried.square()
                 finite = self._count(group.name, square)
                 self.sums[group.name] += torch.where(finite, square, 0)
