@@ -48,7 +48,7 @@ def name_in_capitals(cfg: CfgNode) -> None:
         InputError: one stands there in both spellings.
     """
     ours = cfg.get("SIRFP")
-    node = ours.get("OPTIONS") if isinstance(ours, CfgNode) else None
+    node: Any = ours.get("OPTIONS") if isinstance(ours, CfgNode) else None
     for key in list(node) if isinstance(node, CfgNode) else ():
         if key != str(key).upper():
             if str(key).upper() in node:

@@ -170,7 +170,7 @@ def _pruning_job(
         "SIRFP.HOOKS": [HOOKS[0], *variant.hooks, *HOOKS[1:]],
         **spec.overrides,
         **spec.pruning_overrides,
-        **variant.overrides,
+        **dict(variant.overrides),
     }
     name = f"{spec.name}/{model}/{variant.name}/{budget:g}/seed{needs.seed}"
     return _job(spec, name, model, variant.name, budget, needs.seed, config, texts, options, length, needs)
