@@ -65,7 +65,7 @@ class GradientCriterion(Criterion):
             self.sums[name], self.counts[name] = state["sums"][name].clone(), state["counts"][name].clone()
 
     def reduce(self) -> None:
-        """Averages the sums over all processes; a no-op where gradients were averaged, as all sums are equal then."""
+        """Averages the sums over all processes; they stay as they are where gradients were averaged already."""
         if not dist.is_available() or not dist.is_initialized():
             return
         device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
