@@ -44,8 +44,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CODE",
-        help="your own code to run first, a .py file or a module, which registers a criterion; the study's script must "
-        "import it as well; repeatable",
+        help="your own code to run first, here and in every run, a .py file or a module, which registers a criterion; "
+        "repeatable",
     )
     parser.add_argument("--retry", action="store_true", help="also repeat runs that failed")
     what = parser.add_mutually_exclusive_group()
@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.cluster_option and not args.cluster:
         raise InputError("--cluster-option goes with --cluster")
     study = grid.load(args.study, args.folder)
-    folders = RunFolders(study.folder)
+    own = tuple(str(Path(code).resolve()) if Path(code).exists() else code for code in args.imports)
+    folders = RunFolders(study.folder, own)
     jobs = chosen(study.jobs, args.only)
     if args.list:
         return _listed(study, folders, jobs)

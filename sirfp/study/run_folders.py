@@ -37,9 +37,11 @@ class RunFolders:
 
     Args:
         root: the study's folder.
+        imports: the user's own code that runs import first, .py files or modules.
     """
 
     root: Path
+    imports: tuple[str, ...] = ()
 
     def folder(self, job: Job) -> Path:
         """The folder that a run writes to."""
@@ -88,7 +90,8 @@ class RunFolders:
         if job.needs:
             options["MODEL.WEIGHTS"] = str(self.folder(job.needs) / WEIGHTS)
         pairs = [word for pair in options.items() for word in pair]
-        return [str(job.script), "--config-file", str(job.config), "--resume", *pairs]
+        own = [word for code in self.imports for word in ("--import", code)]
+        return [str(job.script), "--config-file", str(job.config), "--resume", *own, *pairs]
 
     def begin(self, job: Job) -> None:
         """Creates the folder and deletes the marker of an earlier failure."""

@@ -104,7 +104,8 @@ def test_a_criterion_of_one_s_own_with_an_option(bench, capsys):
     given = ["--import", str(bench.root / "own_of_a_study.py")]
     try:
         assert bench.run(*given) == 0
-        assert bench.calls()[-1]["options"]["SIRFP.OPTIONS.MY_OPTION"] == "3"
+        told = bench.calls()[-1]["options"]
+        assert told["SIRFP.OPTIONS.MY_OPTION"] == "3" and told["--import"] == given[1], "the run imports it too"
         own["overrides"] = {"SIRFP.OPTIONS.MY_OPTION": 0.5}
         assert bench.run(*given) == 2
         assert "SIRFP.OPTIONS.MY_OPTION is a whole number, got 0.5" in capsys.readouterr().err and not bench.calls()
