@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError, near
 from ..files.yaml_files import read_yaml
+from .overrides import check_key, check_options
 
 SHARED_KEYS = (
     "iterations", "steps", "criteria", "budgets", "seeds", "control", "overrides", "dense_overrides",
@@ -131,7 +132,7 @@ def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Task
     criteria = _criteria(values["criteria"], f"{at}.criteria")
     for i, variant in enumerate(criteria):
         settings = overrides | pruning_overrides | dict(variant.overrides)
-        _check_options(variant.criterion, settings, f"{at}.criteria[{i}]")
+        check_options(variant.criterion, settings, f"{at}.criteria[{i}]")
     return TaskSpec(
         name,
         script,
@@ -233,8 +234,6 @@ def _criteria(value: Any, at: str) -> tuple[CriterionSpec, ...]:
 
 def _overrides(value: Any, at: str) -> dict[str, Any]:
     """{config key: value}; keys below SIRFP are checked here, others by the run itself."""
-    from ..config.reading import load_config
-
     found = {}
     for key, setting in _mapping(value, at).items():
         if not re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", str(key)):
@@ -244,28 +243,9 @@ def _overrides(value: Any, at: str) -> dict[str, Any]:
         if isinstance(setting, Mapping):
             raise InputError(f"{at}: write {key}.{next(iter(setting), 'KEY')} in full, not a block below {key}")
         if key.startswith("SIRFP."):  # a project's keys are known to its script only
-            try:
-                load_config("", [key, _as_word(setting)])
-            except InputError as error:
-                raise InputError(f"{at}: {error}") from None
+            check_key(key, setting, at)
         found[key] = setting
     return found
-
-
-def _check_options(criterion: str, settings: Mapping[str, Any], at: str) -> None:
-    """Checks the options that a study gives a criterion, as its run will."""
-    from ..config.options import check_options
-    from ..config.reading import load_config
-
-    own = {key: value for key, value in settings.items() if key.startswith("SIRFP.")} | {"SIRFP.CRITERION": criterion}
-    try:
-        check_options(load_config("", [word for key, value in own.items() for word in (key, _as_word(value))]))
-    except InputError as error:
-        raise InputError(f"{at}: {error}") from None
-
-
-def _as_word(value: Any) -> str:
-    return value if isinstance(value, str) else repr(value)
 
 
 def _check_keys(node: Mapping[str, Any], known: Iterable[str], at: str) -> None:
