@@ -12,15 +12,15 @@ from sirfp.reporting.tables import Table
 
 HEAD = """# Benchmarks
 
-    python benchmarks/run.py                          # all but the last, resumable; make bench
+    python benchmarks/run.py                          # all except budgets-all, resumable; make bench
     python benchmarks/run.py --only latency-resnet50  # one of them
     python benchmarks/run.py --only budgets-all       # every network of the prunability tables
-    python benchmarks/run.py --table                  # this page, of what is kept
+    python benchmarks/run.py --table                  # this page, from the stored results
 
-Every figure that needs no data set, beside its bound. Ratios are of one run, in which both sides take turns; figures
-are medians of repeats. The networks have random weights. Where other work keeps cores busy, seconds are longer than on
-a quiet machine, and ratios less certain. What keeps latency above the share of FLOPs has [a page](latency.md), and so
-have [bounds that are not met](bounds.md).
+This page has every figure that needs no data set, with its bound. Figures are medians of repeats. The two sides of a
+ratio are measured in turns within one run. The networks have random weights. If other work keeps cores busy, seconds
+are longer than on an idle machine, and ratios are less certain. [From FLOPs to time](latency.md) explains why latency
+is above the share of FLOPs, and [bounds.md](bounds.md) why some bounds are not met.
 
 Machine: {machine}.
 """

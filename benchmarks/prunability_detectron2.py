@@ -47,13 +47,13 @@ HEAD = """# Which configs of Detectron2's model zoo can be pruned
 
     python benchmarks/prunability_detectron2.py --table docs/prunability_detectron2.md
 
-Every config of the installed model zoo, with random weights, at {height} x {width} pixels and {proposals} proposals on
-a processor: followed, pruned to half of its FLOPs by a random plan, compared with the masked dense model on the same
-boxes, and trained for a step. *Equal* is the largest relative difference over all scores, box shifts, masks and
-maps. Where a statistic runs over channels, removing one changes it, and the two differ by nature: there the plan is
-also made without such groups, and its difference comes first. *s* is the time to find the groups,
-*all* that of everything. SyncBN, which trains on GPUs only, is held in evaluation mode in the training step.
-Deformable convolutions run on torchvision's operator.
+Every config of the installed model zoo was tried with random weights, at {height} x {width} pixels and {proposals}
+proposals, on a processor. Each model is traced, pruned to half of its FLOPs by a random plan, compared with the masked
+dense model on the same boxes, and trained for one step. *Equal* is the largest relative difference over all scores, box
+shifts, masks and maps. Where a statistic is taken over channels, removing channels changes it, so the two models
+differ even if the cut is right. For these models a second plan leaves such groups whole, and its difference comes
+first. *s* is the time to find the groups, *all* the total time. SyncBN, which trains on GPUs only, stays in evaluation
+mode in the training step. Deformable convolutions use torchvision's operator.
 
 {summary}
 

@@ -12,14 +12,14 @@ HEAD = """# Which architectures of timm can be pruned
 
     {command}
 
-The smallest network of each of timm's architecture modules, with random weights, at its own image size: followed,
-pruned to half of its FLOPs by two random plans (or as far as it goes), compared with the masked dense network, and
-run forward and backward in training mode. *Kept* is the share of FLOPs that was left, *least* what the smallest
-plan leaves. *Equal* is the largest difference from the masked network, relative to the largest output. Where a norm
-runs over channels (layer or group norm), removing one changes its statistics and the two differ by nature: there
-the plan is also made without such groups, and its difference comes first. *s* is the time to find the groups.
-[torch-pruning](https://github.com/VainF/Torch-Pruning)'s high-level pruner takes 30% of the channels, the
-classifier left out, as its guide has it.
+The smallest network of each of timm's architecture modules was tried with random weights, at its own image size. Each
+network is traced, pruned by two random plans to half of its FLOPs (or to the least it can have), compared with the
+masked dense network, and run forward and backward in training mode. *Kept* is the share of FLOPs that is left, *least*
+the share that the smallest plan leaves. *Equal* is the largest difference from the masked network, relative to the
+largest output. Where a norm is taken over channels (layer or group norm), removing channels changes its statistics, so
+the two networks differ even if the cut is right. For these networks a second plan leaves such groups whole, and its
+difference comes first. *s* is the time to find the groups. [torch-pruning](https://github.com/VainF/Torch-Pruning)'s
+high-level pruner removes 30% of the channels and leaves the classifier whole, as in its guide.
 
 {summary}
 
@@ -28,7 +28,7 @@ classifier left out, as its guide has it.
 {rows}
 
 ## What stays whole, and why
-Channels that no plan touches, by network; the classifier's outputs and the like are left out.
+These channels stay whole in every plan. Outputs of the network, such as the classifier's, are not listed.
 
 {frozen}
 """
