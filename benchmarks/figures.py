@@ -108,7 +108,7 @@ def accumulation(result: Mapping[str, Any]) -> list[Figure]:
     subject = f"{result['model']}, {result['precision']}"
     return [
         Figure(f"statistics in a training step, {subject}", f"{share['median']:+.1%}", "3%", share["median"] <= 0.03),
-        Figure("from the lowest to the highest look", f"{share['lowest']:+.1%} to {share['highest']:+.1%}"),
+        Figure("from the lowest to the highest update", f"{share['lowest']:+.1%} to {share['highest']:+.1%}"),
         Figure("a step without statistics", f"{result['step_s']:.3f} s"),
         Figure("held by accumulators", f"{result['accumulators_mib']:.0f} MiB"),
     ]
@@ -131,7 +131,7 @@ def kernel(result: Mapping[str, Any]) -> list[Figure]:
             what = f"from {before[0]} channels on {_by(before[1])} to {after[0]} on {_by(after[1])}, stride {stride}"
             rows.append(Figure(what, f"{ratio:.1f} times the time"))
     extra = max(row["extra_bytes"] for row in result["rows"])
-    rows.append(Figure("most memory beside features and accumulators", f"{extra / 2**20:.0f} MiB"))
+    rows.append(Figure("most memory in addition to features and accumulators", f"{extra / 2**20:.0f} MiB"))
     return [*rows, *(Figure("skipped as too large", f"{r['channels']}, {_by(r['size'])}") for r in result["skipped"])]
 
 
@@ -161,7 +161,7 @@ def _by(size: Any) -> str:
 
 def loop(result: Mapping[str, Any]) -> list[Figure]:
     return [
-        Figure(f"our training loop over a bare one, {name}", f"{values['median']:+.1%}", "3%", values["median"] <= 0.03)
+        Figure(f"sirfp's training loop over a plain one, {name}", f"{values['median']:+.1%}", "3%", values["median"] <= 0.03)
         for name, values in result["added"].items()
     ]
 
@@ -174,7 +174,7 @@ def planning(result: Mapping[str, Any]) -> list[Figure]:
     subject = result["model"]
     return [
         Figure(f"groups, plan and surgery, {subject}", f"{worst:.2f} s", f"{bound} s", worst < bound),
-        Figure(f"off the budget of FLOPs, {subject}", f"{off:+.3%}", "0.5%", -0.005 <= off <= 0),
+        Figure(f"distance from the budget of FLOPs, {subject}", f"{off:+.3%}", "0.5%", -0.005 <= off <= 0),
         Figure(f"FLOPs as fvcore counts, {subject}", "equal" if same else "unequal", "equal", same),
         *(Figure(part, f"{seconds[part]:.2f} s") for part in ("groups", "plan", "cut", "together_first")),
     ]
@@ -185,15 +185,15 @@ def memory(result: Mapping[str, Any]) -> list[Figure]:
     return [
         Figure(f"peak memory of planning and surgery, {result['model']}", ratio, "2 times", result["within_bounds"]),
         Figure("the network", f"{result['model_mib']:.0f} MiB"),
-        Figure("planning and surgery beside it", f"{result['planning_mib']:.0f} MiB"),
-        Figure("a forward pass beside it", f"{result['forward_mib']:.0f} MiB"),
+        Figure("planning and surgery, in addition", f"{result['planning_mib']:.0f} MiB"),
+        Figure("a forward pass, in addition", f"{result['forward_mib']:.0f} MiB"),
     ]
 
 
 def peers(result: Mapping[str, Any]) -> list[Figure]:
     rows = []
     for row in result["rows"]:
-        what, ours = f"groups, plan and surgery beside torch-pruning, {row['model']}", f"{row['ours_s']:.2f} s"
+        what, ours = f"groups, plan and surgery against torch-pruning, {row['model']}", f"{row['ours_s']:.2f} s"
         untried = f"{row['untried_s']:.2f} s"
         rows.append(Figure(f"without trying the cuts on copies, {row['model']}", untried))
         if "ratio" in row:
@@ -208,7 +208,7 @@ def budgets(result: Mapping[str, Any]) -> list[Figure]:
     rows = []
     for key, found in result.items():
         if key.startswith("round_to"):
-            width = "widths as they come" if key.endswith("_1") else f"widths in multiples of {key.rpartition('_')[2]}"
+            width = "any width" if key.endswith("_1") else f"widths in multiples of {key.rpartition('_')[2]}"
             value = (
                 f"{found['within_half_a_percent']} of {result['networks']} networks, worst {found['worst']:.2%} below"
             )
@@ -237,7 +237,7 @@ def profile(result: Mapping[str, Any]) -> list[Figure]:
     for row in result["rows"]:
         worst = ", ".join(f"{part['part']} {100 * part['over']:+.1f}" for part in row["parts"][:3])
         about = f"{row['model']}, batch {row['batch']}, {row['runtime']}, {row['network']}"
-        value = f"{row['pruned_s'] / row['dense_s']:.2f} of dense; over their share, in hundredths: {worst}"
+        value = f"{row['pruned_s'] / row['dense_s']:.2f} of dense; over their share, in per cent of the dense latency: {worst}"
         rows.append(Figure(f"profile, {about}", value))
     return rows
 
@@ -253,14 +253,14 @@ def profile_tables(result: Mapping[str, Any]) -> list[str]:
 
 def startup(result: Mapping[str, Any]) -> list[Figure]:
     spent, shares, runs = result["import_s"], result["imports_of_a_run_s"], result["runs"]
-    rows = [Figure("import sirfp, torch being there", f"{spent:.3f} s", "0.3 s", spent < 0.3)]
+    rows = [Figure("import sirfp once torch is imported", f"{spent:.3f} s", "0.3 s", spent < 0.3)]
     for name, run in runs.items():
-        what, bound = f"start of a run, what is ours, {name}", {"demo": 2.0}.get(name)
+        what, bound = f"start of a run, sirfp's part, {name}", {"demo": 2.0}.get(name)
         value = f"{run['ours_s']:.2f} s"
         rows.append(Figure(what, value, *((f"{bound:g} s", run["ours_s"] < bound) if bound else ())))
         rows.append(Figure(f"from train_net.py to the first iteration, {name}", f"{run['all_s']:.2f} s"))
         rows += [Figure(f"{name}: {phase}", f"{s:.2f} s") for phase, s in run["phases_s"].items() if s >= 0.01]
-    return [*rows, Figure("imports of a run", f"{shares['ours']:.2f} s ours, {shares['others']:.2f} s of others")]
+    return [*rows, Figure("imports of a run", f"{shares['ours']:.2f} s sirfp and project, {shares['others']:.2f} s other modules")]
 
 
 READERS: dict[str, Callable[[Mapping[str, Any]], list[Figure]]] = {

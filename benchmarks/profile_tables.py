@@ -15,7 +15,7 @@ LEAST = 0.003
 def title(row: Mapping[str, Any]) -> str:
     """What a table is of."""
     width = row["network"].rpartition(" ")[2]
-    widths = "widths as they come" if width == "1" else f"widths in multiples of {width}"
+    widths = "any width" if width == "1" else f"widths in multiples of {width}"
     share = row["pruned_s"] / row["dense_s"]
     return f"**{row['model']}, batch {row['batch']}, {row['runtime']}, {widths}**: {share:.2f} of the dense latency"
 
