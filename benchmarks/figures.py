@@ -161,8 +161,8 @@ def _by(size: Any) -> str:
 
 def loop(result: Mapping[str, Any]) -> list[Figure]:
     return [
-        Figure(f"sirfp's training loop over a plain one, {name}", f"{values['median']:+.1%}", "3%", values["median"] <= 0.03)
-        for name, values in result["added"].items()
+        Figure(f"sirfp's training loop over a plain one, {name}", f"{added:+.1%}", "3%", added <= 0.03)
+        for name, added in ((name, values["median"]) for name, values in result["added"].items())
     ]
 
 
@@ -237,7 +237,8 @@ def profile(result: Mapping[str, Any]) -> list[Figure]:
     for row in result["rows"]:
         worst = ", ".join(f"{part['part']} {100 * part['over']:+.1f}" for part in row["parts"][:3])
         about = f"{row['model']}, batch {row['batch']}, {row['runtime']}, {row['network']}"
-        value = f"{row['pruned_s'] / row['dense_s']:.2f} of dense; over their share, in per cent of the dense latency: {worst}"
+        share = row["pruned_s"] / row["dense_s"]
+        value = f"{share:.2f} of dense; over their share, in per cent of the dense latency: {worst}"
         rows.append(Figure(f"profile, {about}", value))
     return rows
 
@@ -260,7 +261,8 @@ def startup(result: Mapping[str, Any]) -> list[Figure]:
         rows.append(Figure(what, value, *((f"{bound:g} s", run["ours_s"] < bound) if bound else ())))
         rows.append(Figure(f"from train_net.py to the first iteration, {name}", f"{run['all_s']:.2f} s"))
         rows += [Figure(f"{name}: {phase}", f"{s:.2f} s") for phase, s in run["phases_s"].items() if s >= 0.01]
-    return [*rows, Figure("imports of a run", f"{shares['ours']:.2f} s sirfp and project, {shares['others']:.2f} s other modules")]
+    imports = f"{shares['ours']:.2f} s sirfp and project, {shares['others']:.2f} s other modules"
+    return [*rows, Figure("imports of a run", imports)]
 
 
 READERS: dict[str, Callable[[Mapping[str, Any]], list[Figure]]] = {
