@@ -20,7 +20,7 @@ from typing import Any
 import prunability_detectron2
 import timm
 import torch
-from prunability import add_row, apart, one_line, read_rows
+from prunability import add_row, in_own_process, one_line, read_rows
 from subjects import machine
 
 from sirfp.budget.allocation import smallest
@@ -54,11 +54,11 @@ def main() -> int:
     facts = machine()
     torch.set_num_threads(1)  # a process that has computed on several cannot be forked
     rows = {row["network"]: row for row in (read_rows(args.results) if args.results else [])}
-    names = args.networks or (everything() if args.all else SLICE)
+    names = args.networks or (all_networks() if args.all else SLICE)
 
     def row_of(name: str) -> dict[str, Any]:
         limits = {"seconds": args.seconds, "threads": 1, "memory": args.memory}
-        return {"network": name, **apart(lambda: {"plans": measure(name)}, **limits)}
+        return {"network": name, **in_own_process(lambda: {"plans": measure(name)}, **limits)}
 
     with ThreadPoolExecutor(args.jobs) as pool:
         for row in pool.map(row_of, [name for name in names if name not in rows]):
@@ -76,7 +76,7 @@ def main() -> int:
     return 0 if result["within_bounds"] else 1
 
 
-def everything() -> list[str]:
+def all_networks() -> list[str]:
     """The networks of both tables, as docs/ has them."""
     timm_rows, zoo_rows = (table_rows(DOCS / f"prunability_{kind}.md") for kind in ("timm", "detectron2"))
     return [*(row[1] for row in timm_rows), *(row[0] for row in zoo_rows)]
@@ -116,7 +116,7 @@ def measure(name: str) -> list[dict[str, Any]]:
     return plans
 
 
-def off(row: dict[str, Any], multiple: int) -> float:
+def shortfall(row: dict[str, Any], multiple: int) -> float:
     """How far below its budget the worst plan of a network is, relative to the budget; infinite where it is above."""
     if row.get("error") or any(plan.get("error") for plan in row["plans"]):
         return float("inf")
@@ -130,7 +130,7 @@ def summary(rows: Any) -> dict[str, Any]:
     able = [row for row in rows if not str(row.get("error", "")).startswith(("InputError", "ModuleNotFound"))]
     result: dict[str, Any] = {"networks": len(able), "cannot_run_here": len(rows) - len(able)}
     for multiple in MULTIPLES:
-        gaps = {row["network"]: off(row, multiple) for row in able}
+        gaps = {row["network"]: shortfall(row, multiple) for row in able}
         result[f"round_to_{multiple}"] = {
             "within_half_a_percent": sum(gap <= BOUND for gap in gaps.values()),
             "worst": max(gaps.values(), default=0.0),

@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from prunability import add_row, apart, one_line, read_rows
+from prunability import Row, add_row, in_own_process, one_line, read_rows
 from randomised import randomised
 from torch import nn
 
@@ -115,7 +115,7 @@ def add_tries(rows: dict[tuple[str, str], Any], name: str, ways: Sequence[str], 
     for row in tries(name, [way for way in ways if (name, way) not in rows], args.seconds, args.threads):
         rows[name, row["way"]] = row
         add_row(args.results, row)
-        print(f"{name:32}{row['way']:8}{row['seconds']:6.0f} s  {said(row)}", flush=True)
+        print(f"{name:32}{row['way']:8}{row['seconds']:6.0f} s  {in_words(row)}", flush=True)
 
 
 def tries(name: str, ways: Sequence[str], seconds: float, threads: int) -> Iterator[dict[str, Any]]:
@@ -129,15 +129,15 @@ def tries(name: str, ways: Sequence[str], seconds: float, threads: int) -> Itera
         return
     for way in ways:
         start = time.perf_counter()
-        found = apart(partial(tried, TRIES[way], source, model), seconds=seconds, threads=threads)
+        found = in_own_process(partial(error_as_row, TRIES[way], source, model), seconds=seconds, threads=threads)
         yield {"model": name, "way": way, "kept": kept, "seconds": time.perf_counter() - start} | found
 
 
-def tried(work: Callable[[Source, nn.Module], dict[str, Any]], source: Source, model: nn.Module) -> dict[str, Any]:
-    """One try; what it raises becomes a line."""
+def error_as_row(attempt: Callable[[Source, nn.Module], Row], source: Source, model: nn.Module) -> Row:
+    """The result of one attempt; an exception becomes the row's "error"."""
     try:
         with torch.no_grad():
-            return work(source, model)
+            return attempt(source, model)
     except Exception as error:  # whatever a compiler raises
         return {"error": f"{type(error).__name__}: {reason(error)}"}
 
@@ -156,10 +156,10 @@ def pruned(name: str) -> tuple[Source, nn.Module, float]:
         source = from_config(str(PROJECTS / project / "configs" / config), options, size=SIZE)
     model = randomised(source.fresh())
     plan = sirfp.prune(model, source.example(), "random", keep_flops=HALF)
-    return source, lenient(model.eval()), plan.flops[1] / plan.flops[0]
+    return source, keep_all_detections(model.eval()), plan.flops[1] / plan.flops[0]
 
 
-def lenient(model: nn.Module) -> nn.Module:
+def keep_all_detections(model: nn.Module) -> nn.Module:
     """Has a detector with random weights return detections, so that there is something to compare."""
     for module in model.modules():
         for name in ("test_score_thresh", "test_topk_candidates"):
@@ -187,11 +187,11 @@ def compiled(source: Source, model: nn.Module, dynamic: bool | None = None) -> d
 
 def traced(source: Source, model: nn.Module) -> dict[str, Any]:
     """`torch.jit.trace`, then on the size that it was traced with and on another."""
-    first, second = bare(source), bare(replace(source, size=OTHER))
+    first, second = without_sizes(source), without_sizes(replace(source, size=OTHER))
     if isinstance(first, torch.Tensor):
         work = torch.jit.trace(model, first, check_trace=False)
         row = same(model, work, first)
-        return row if "vit" in source.name else row | also(model, work, second)
+        return row if "vit" in source.name else row | at_other_size(model, work, second)
     from detectron2.export import TracingAdapter
 
     two_stages = hasattr(model, "roi_heads")
@@ -199,12 +199,12 @@ def traced(source: Source, model: nn.Module) -> dict[str, Any]:
     adapter = TracingAdapter(model, first, ask)
     work = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
     row = same(adapter, work, adapter.flattened_inputs)
-    return row | also(adapter, work, TracingAdapter(model, second, ask).flattened_inputs)
+    return row | at_other_size(adapter, work, TracingAdapter(model, second, ask).flattened_inputs)
 
 
 def scripted(source: Source, model: nn.Module) -> dict[str, Any]:
     """`torch.jit.script`, of detectors by Detectron2's way."""
-    given = bare(source)
+    given = without_sizes(source)
     if not is_detector(call(model, given)):
         return same(model, torch.jit.script(model), given)
     from detectron2.export import scripting_with_instances
@@ -243,7 +243,7 @@ STATIC = partial(compiled, dynamic=False)
 TRIES = {"eager": eager, "compile": compiled, "static": STATIC, "trace": traced, "script": scripted, "onnx": exported}
 
 
-def bare(source: Source) -> Any:
+def without_sizes(source: Source) -> Any:
     """An example without the sizes that Detectron2 scales its results to."""
     given = source.example()
     return given if isinstance(given, torch.Tensor) else [{"image": one["image"]} for one in given]
@@ -259,7 +259,7 @@ def same(ours: nn.Module, theirs: Any, given: Any) -> dict[str, Any]:
     return difference(outputs(ours, given), outputs(theirs, given))
 
 
-def also(ours: nn.Module, theirs: Any, given: Any) -> dict[str, Any]:
+def at_other_size(ours: nn.Module, theirs: Any, given: Any) -> dict[str, Any]:
     """Likewise on images of another size, which is no failure."""
     try:
         return {"other_size": same(ours, theirs, given)["ok"]}
@@ -279,7 +279,7 @@ def _shapes(found: Mapping[str, torch.Tensor]) -> str:
     return ", ".join("x".join(map(str, tensor.shape)) for tensor in found.values())
 
 
-def said(row: Mapping[str, Any]) -> str:
+def in_words(row: Mapping[str, Any]) -> str:
     """A row in a few words."""
     if row.get("error") or not row.get("ok"):
         return f"no: {(row.get('error') or row.get('why')).rstrip(':').partition(' (This attribute')[0]}"
@@ -302,10 +302,10 @@ def table(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
         found = {way: rows.get((name, way)) for way in WAYS}
         if not any(found.values()):
             continue
-        cells = {way: said(row) if row else "not tried" for way, row in found.items()}
+        cells = {way: in_words(row) if row else "not tried" for way, row in found.items()}
         for way, second in SECOND.items():
             if (name, second) in rows:
-                cells[way] += f"; with `dynamic=False` {said(rows[name, second])}"
+                cells[way] += f"; with `dynamic=False` {in_words(rows[name, second])}"
         lines.append((name, *(cell.replace("|", "\\|") for cell in cells.values())))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

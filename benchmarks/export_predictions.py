@@ -49,7 +49,7 @@ def main() -> int:
     logging.disable(logging.WARNING)
     try:
         register_all()
-        rows = [measured(run, args.images, fixed=args.fixed) for run in args.runs]
+        rows = [compare_predictions(run, args.images, fixed=args.fixed) for run in args.runs]
     except InputError as error:
         parser.error(str(error))
     result = {"rows": rows, "machine": machine(), "within_bounds": all(row["within_bounds"] for row in rows)}
@@ -61,7 +61,7 @@ def main() -> int:
     return 0 if result["within_bounds"] else 1
 
 
-def measured(run: Path, count: int, *, fixed: bool) -> dict[str, Any]:
+def compare_predictions(run: Path, count: int, *, fixed: bool) -> dict[str, Any]:
     """Exports a run's pruned network and compares predictions.
 
     Args:

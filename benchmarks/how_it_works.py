@@ -87,11 +87,11 @@ def show(run: Run, args: argparse.Namespace) -> None:
     def place(part: str) -> Path:
         return args.to / f"{NAME}_{part}.png"
 
-    group = run.found[args.layer] if args.layer else shown_layer(run)
+    group = run.found[args.layer] if args.layer else default_layer(run)
     redundancy = run.criterion.matrix(group)
     order = greedy(edge_weights(redundancy))[0].numpy()
     kept = np.array([group.channels.index(channel) for channel in run.plan.kept[group.name]])
-    first, alike, apart = likeness(redundancy)
+    first, alike, apart = most_and_least_redundant(redundancy)
     item = test_item(run, args.image)
     maps = layer_maps(run, group, item)
     shown = (item["image"].permute(1, 2, 0).numpy()[:, :, :: -1 if run.cfg.INPUT.FORMAT == "BGR" else 1], maps)
@@ -168,7 +168,7 @@ def example(cfg: CfgNode) -> list[dict[str, Any]]:
     return [{"image": torch.zeros(3, height, width), "height": height, "width": width}]
 
 
-def shown_layer(run: Run) -> Group:
+def default_layer(run: Run) -> Group:
     """Of layers with one norm and a number of channels that can be shown, one of the largest maps, that lost most."""
     fit = [g for g in run.found if len(g.features) == 1 and WIDTHS[0] <= g.size <= WIDTHS[1]]
     lost = {g.name: g.size - len(run.plan.kept[g.name]) for g in fit}
@@ -202,7 +202,7 @@ def layer_maps(run: Run, group: Group, item: dict[str, Any]) -> np.ndarray:
     return seen[0][0][torch.as_tensor(feature.index[:, 0])].float().numpy()
 
 
-def likeness(redundancy: torch.Tensor) -> tuple[int, int, int]:
+def most_and_least_redundant(redundancy: torch.Tensor) -> tuple[int, int, int]:
     """The first channel of the most redundant pair, the second, and the one that is least redundant with the first."""
     values = redundancy.abs().fill_diagonal_(-1)
     first, alike = divmod(int(values.argmax()), len(values))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fvcore.common.config import CfgNode
-from prunability import add_row, apart, read_rows
+from prunability import add_row, in_own_process, read_rows
 
 from sirfp.budget.allocation import allocate
 from sirfp.channels import find_again, find_groups
@@ -180,7 +180,7 @@ def main() -> int:
         config = family.config
         if config in done or (args.configs and config not in args.configs):
             continue
-        row = apart(lambda family=family: measure(family), seconds=args.seconds, threads=args.threads)
+        row = in_own_process(lambda family=family: measure(family), seconds=args.seconds, threads=args.threads)
         done[config] = row = {"config": config} | row
         add_row(args.results, row)
         print(row.get("error") or f"{row['flops'] / 1e9:9.2f} GFLOPs {row['seconds']:6.1f} s", config, flush=True)

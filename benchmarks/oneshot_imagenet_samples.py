@@ -101,7 +101,7 @@ def main() -> int:
             moments = take_moments(model, groups, (x for x, _ in seen))
             for budget, way in cells:
                 if way == WIDTHS:
-                    keep = as_wide(groups, scores, widths[budget])
+                    keep = with_widths(groups, scores, widths[budget])
                 else:
                     keep = allocate(groups, scores, budget * groups.flops())
                 pruned = pruned_by(model, groups, keep, way, moments)
@@ -150,7 +150,7 @@ def scored(
     return groups, worth_for_cost(groups, scorer.scores(), groups.flops, exponent)
 
 
-def as_wide(groups: ChannelGroups, scores: dict[str, torch.Tensor], keep: np.ndarray) -> np.ndarray:
+def with_widths(groups: ChannelGroups, scores: dict[str, torch.Tensor], keep: np.ndarray) -> np.ndarray:
     """As many channels of each group as `keep` has, those of the highest scores; (atoms,) of bool."""
     chosen, start = np.zeros_like(keep), 0
     for group in groups.groups:

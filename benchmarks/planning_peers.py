@@ -22,7 +22,7 @@ import statistics
 import torch
 from planning import planned
 from prunability import one_line
-from prunability_timm import prune_there
+from prunability_timm import prune_by_torch_pruning
 from subjects import DETECTRON2, build, machine
 
 FAMILIES = (
@@ -76,7 +76,7 @@ def measure(name: str, repeats: int, there: bool) -> dict:
             if name in DETECTRON2:
                 model.num_classes = -1  # no linear layer of this width
             try:
-                theirs.append(prune_there(model, inputs)["seconds"])
+                theirs.append(prune_by_torch_pruning(model, inputs)["seconds"])
             except Exception as failure:  # whatever the tool or the network raises
                 error = one_line(failure)
     row = {"model": name, "ours_s": statistics.median(ours[True]), "untried_s": statistics.median(ours[False])}

@@ -30,7 +30,7 @@ def add_row(path: Path, row: Mapping[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def apart(measure: Callable[[], Row], *, seconds: float, threads: int, memory: float = 0.0) -> Row:
+def in_own_process(measure: Callable[[], Row], *, seconds: float, threads: int, memory: float = 0.0) -> Row:
     """What `measure` finds in a silent process of its own, forked, as a fresh one would import for longer.
 
     Args:

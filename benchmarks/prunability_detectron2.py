@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from detectron2 import model_zoo
-from prunability import add_row, apart, check_gradients, one_line, read_rows
+from prunability import add_row, check_gradients, in_own_process, one_line, read_rows
 from randomised import randomised
 from torch import nn
 
@@ -99,7 +99,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 def in_process(config: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measures in a process of its own; a crash or a limit is an answer too."""
-    return {"config": config} | apart(lambda: measure(config), seconds=args.seconds, threads=args.threads)
+    return {"config": config} | in_own_process(lambda: measure(config), seconds=args.seconds, threads=args.threads)
 
 
 def build(config: str) -> tuple[nn.Module, list[dict]]:

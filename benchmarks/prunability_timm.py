@@ -25,7 +25,7 @@ from typing import Any
 
 import timm
 import torch
-from prunability import add_row, apart, check_gradients, one_line, read_rows
+from prunability import add_row, check_gradients, in_own_process, one_line, read_rows
 from randomised import randomised
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -75,8 +75,8 @@ def read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def in_process(tool: str, module: str, network: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measures in a process of its own; a crash or a limit is an answer too."""
     row = {"tool": tool, "module": module, "model": network}
-    found = apart(lambda: measure(tool, network), seconds=args.seconds, threads=args.threads, memory=args.memory)
-    return row | found
+    limits = {"seconds": args.seconds, "threads": args.threads, "memory": args.memory}
+    return row | in_own_process(lambda: measure(tool, network), **limits)
 
 
 def chosen(modules: Sequence[str], path: Path) -> dict[str, str]:
@@ -127,13 +127,13 @@ def measure(tool: str, name: str) -> dict[str, Any]:
     row["forward_seconds"] = time.perf_counter() - start
     start = time.perf_counter()
     try:
-        row |= prune_here(model, inputs) if tool == "sirfp" else prune_there(model, inputs)
+        row |= prune_by_sirfp(model, inputs) if tool == "sirfp" else prune_by_torch_pruning(model, inputs)
     except Exception as error:
         row["error"] = one_line(error)
     return row | {"all_seconds": time.perf_counter() - start}
 
 
-def prune_here(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
+def prune_by_sirfp(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
     """sirfp: two random plans, and what is frozen."""
     from sirfp.budget.allocation import allocate
     from sirfp.budget.limits import Limits
@@ -206,7 +206,7 @@ def fewest(found: Any) -> Any:
     return keep
 
 
-def prune_there(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
+def prune_by_torch_pruning(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
     """torch-pruning's high-level pruner, as its guide has it."""
     import torch_pruning as tp
 

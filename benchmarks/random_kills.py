@@ -216,24 +216,24 @@ def equal(folder: Path, other: Path) -> tuple[bool, bool]:
     return len(plans) == 1, same and ends[0]["model"].keys() == ends[1]["model"].keys()
 
 
-def nothing() -> dict[str, Any]:
+def empty_results() -> dict[str, Any]:
     """The results of no run."""
     return {"runs": 0, "kills": Counter(), "half-written": 0, "same plan": 0, "same weights": 0}
 
 
 def read(file: Path | None) -> dict[str, dict[str, Any]]:
     """Results that a file has, or none, of each task."""
-    results = {task: nothing() for task in RUNS}
+    results = {task: empty_results() for task in RUNS}
     if file and file.is_file():
         for task, found in json.loads(file.read_text()).items():
             results[task] = found | {"kills": Counter(found["kills"])}
     return results
 
 
-def attack(killer: Killer, task: str, root: Path, kills: int) -> dict[str, Any]:
+def kill_runs(killer: Killer, task: str, root: Path, kills: int) -> dict[str, Any]:
     """Kills runs of a task so many times; returns what came of it."""
     within = killer.whole(task, root / f"{task}-whole")
-    found = nothing()
+    found = empty_results()
     while found["kills"].total() < kills:
         folder, done = root / f"{task}-{found['runs']}", ""
         for _ in range(min(killer.chance.randint(1, MOST), kills - found["kills"].total())):
@@ -285,7 +285,7 @@ def main() -> int:
         results, left = read(args.results), args.kills
         for i, task in enumerate(RUNS):
             share = left // (len(RUNS) - i)
-            for key, value in attack(killer, task, root, share).items():
+            for key, value in kill_runs(killer, task, root, share).items():
                 results[task][key] = results[task][key] + value
             left -= share
     print(table(results))

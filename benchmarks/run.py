@@ -80,7 +80,7 @@ def main() -> int:
     if not (args.json or args.table):
         for name in names:
             if args.again or name not in kept:
-                kept[name] = measured(name, args.output, args.quick)
+                kept[name] = run_benchmark(name, args.output, args.quick)
                 args.output.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(kept, indent=1))
                 for figure in figures(name, kept[name]["result"]):
@@ -100,7 +100,7 @@ def met(rows: list[Figure]) -> bool:
     return bool(rows) and all(figure.met is not False for figure in rows)
 
 
-def measured(name: str, output: Path, quick: bool) -> dict[str, Any]:
+def run_benchmark(name: str, output: Path, quick: bool) -> dict[str, Any]:
     """Runs a benchmark in a process of its own.
 
     Returns:

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 import torch
 from classification import (
     AccuracyEvaluator,
+    BatchAdapter,
     Objective,
-    OnImages,
     add_classification_config,
     build_network,
     build_optimizer,
     check_config,
-    draw_answers,
+    draw_predictions,
     image_size,
     test_loader,
     train_loader,
@@ -65,7 +65,7 @@ class ClassificationTrainer(Trainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict:
         """Evaluates a network on DATASETS.TEST."""
-        return super().test(cfg, OnImages(model), evaluators)
+        return super().test(cfg, BatchAdapter(model), evaluators)
 
     def losses(self, model: torch.nn.Module, data: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The losses of a batch of images and labels."""
@@ -73,7 +73,7 @@ class ClassificationTrainer(Trainer):
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
         """What networks take a few test images for."""
-        draw_answers(self.cfg, models, path)
+        draw_predictions(self.cfg, models, path)
 
     def batches(self) -> Iterator[torch.Tensor]:
         """The images that come next."""

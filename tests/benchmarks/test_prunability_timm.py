@@ -38,7 +38,7 @@ def benchmark():
     ["test_resnet", "mobilenetv3_small_050", "skresnet18", "ghostnet_050", "test_vit", "test_convnext", "test_nfnet"],
 )
 def test_a_network_is_pruned_to_half_and_runs(benchmark, name):
-    row = {"tool": "sirfp", "module": name, "model": name, **benchmark[0].prune_here(*subject(benchmark[0], name))}
+    row = {"tool": "sirfp", "module": name, "model": name, **benchmark[0].prune_by_sirfp(*subject(benchmark[0], name))}
     assert benchmark[1].good(row) and 0.45 < row["kept"] <= 0.5005, row
     assert name in benchmark[1].table({("sirfp", name): row})
 

@@ -14,7 +14,7 @@ def run(monkeypatch, tmp_path, capsys):
     with loaded("benchmarks/run.py") as module:
         answers = {"scoring": SCORING}
 
-        def measured(name, output, quick):
+        def run_benchmark(name, output, quick):
             answers.setdefault("asked", []).append(name)
             return {"command": f"python benchmarks/{name}.py", "seconds": 1.0, "result": answers[name]}
 
@@ -22,7 +22,7 @@ def run(monkeypatch, tmp_path, capsys):
             monkeypatch.setattr("sys.argv", ["run.py", "--output", str(tmp_path), *words])
             return module.main(), capsys.readouterr().out
 
-        monkeypatch.setattr(module, "measured", measured)
+        monkeypatch.setattr(module, "run_benchmark", run_benchmark)
         call.answers = answers
         yield call
 

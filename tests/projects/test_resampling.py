@@ -73,7 +73,7 @@ def test_processes_share_the_reading(records, monkeypatch):
 
 
 def test_records_say_their_class(records, index):
-    given = resampling.classed(records, index)
+    given = resampling.records_by_class(records, index)
     for number in range(len(given)):
         image, label = index.pair(number)
         assert given[number] == {**records[image], "sampled_class": label}
@@ -95,7 +95,7 @@ def test_loading_workers_share_the_stream_and_resume_it(records, index):
     for workers, passed in ((0, 0), (2, 0), (0, 2)):
         cfg.DATALOADER.NUM_WORKERS = workers
         stream = resampling.records_stream(
-            cfg, resampling.classed(records, index), dict, lambda seed: resampling.ClassSampler(index, seed)
+            cfg, resampling.records_by_class(records, index), dict, lambda seed: resampling.ClassSampler(index, seed)
         )
         stream.load_state_dict({"seed": 1, "drawn": passed})
         batches = [[x["sampled_class"] for x in batch] for batch in itertools.islice(stream, 4 - passed)]

@@ -2,25 +2,25 @@
 
 from .averaging import AverageWeights
 from .config import add_classification_config, check_config
-from .evaluation import AccuracyEvaluator, OnImages
+from .evaluation import AccuracyEvaluator, BatchAdapter
 from .inputs import image_size
 from .loaders import test_loader, train_loader
 from .losses import Objective
 from .network import build_network, build_optimizer
-from .pictures import draw_answers
+from .pictures import draw_predictions
 from .source import build_source
 
 __all__ = [
     "AccuracyEvaluator",
     "AverageWeights",
     "Objective",
-    "OnImages",
+    "BatchAdapter",
     "add_classification_config",
     "build_network",
     "build_optimizer",
     "build_source",
     "check_config",
-    "draw_answers",
+    "draw_predictions",
     "image_size",
     "test_loader",
     "train_loader",

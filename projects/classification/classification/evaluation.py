@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import nn
 
 
-class OnImages(nn.Module):
+class BatchAdapter(nn.Module):
     """A network as Detectron2's evaluation calls it: with a whole batch, of which it takes the images."""
 
     def __init__(self, network: nn.Module):

@@ -18,7 +18,7 @@ from sirfp.data.stream import BATCH, ITEM, Shuffled, TrainingStream, seed_all
 from sirfp.errors import InputError
 
 from .inputs import preprocessing
-from .policies import mend_policies
+from .policies import patch_policies
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -81,7 +81,7 @@ def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0) -> Iterat
     order = None
     epoch, done = 0, skip
     if isinstance(images, SeededImages):
-        batches = _plain(loader).batch_sampler
+        batches = _torch_loader(loader).batch_sampler
         order = batches.sampler = Shuffled(len(images), seed)
         images.seed = seed
         batch = batches.batch_size
@@ -131,7 +131,7 @@ def train_loader(cfg: CfgNode) -> TrainingStream:
             label_smoothing=cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING,
             num_classes=cfg.MODEL.CLASSIFIER.NUM_CLASSES,
         )
-    mend_policies()
+    patch_policies()
     how = preprocessing(cfg)
     side = cfg.INPUT.SIZE or how["input_size"][-1]
     loader = create_loader(
@@ -150,7 +150,7 @@ def train_loader(cfg: CfgNode) -> TrainingStream:
         mean=how["mean"],
         std=how["std"],
         collate_fn=collate,
-        **_running(cfg),
+        **_loader_options(cfg),
     )
     unmixed_after = augment.MIX_OFF_ITER if collate else 0
     return TrainingStream(lambda seed, skip: endless(loader, seed, skip, unmixed_after), cfg.SEED)
@@ -171,19 +171,19 @@ def test_loader(cfg: CfgNode, name: str) -> Any:
         std=how["std"],
         crop_pct=how["crop_pct"],
         crop_mode=how["crop_mode"],
-        **_running(cfg),
+        **_loader_options(cfg),
     )
     if not isinstance(images, IterableDataset):  # timm's sampler repeats images until all processes have as many
-        _plain(loader).batch_sampler.sampler = InferenceSampler(len(images))
+        _torch_loader(loader).batch_sampler.sampler = InferenceSampler(len(images))
     return loader
 
 
-def _plain(loader: Any) -> DataLoader:
+def _torch_loader(loader: Any) -> DataLoader:
     """PyTorch's loader, also in timm's that moves batches ahead, which shows its sampler from 1.0.29 on only."""
     return getattr(loader, "loader", loader)
 
 
-def _running(cfg: CfgNode) -> dict[str, Any]:
+def _loader_options(cfg: CfgNode) -> dict[str, Any]:
     """What says where batches are made and where they go."""
     device = torch.device(cfg.MODEL.DEVICE)
     if device.type == "cuda" and device.index is None:

@@ -26,11 +26,11 @@ def build_network(cfg: CfgNode, weights: bool = True) -> nn.Module:
     options |= {"drop_path_rate": node.DROP_PATH} if node.DROP_PATH else {}
     network = create_timm(cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS if weights else "", **options)
     if weights and cfg.MODEL.TIMM.WEIGHTS and network.pretrained_cfg.get("num_classes") != node.NUM_CLASSES:
-        _begin_anew(network)
+        _reset_classifier(network)
     return network.to(torch.device(cfg.MODEL.DEVICE))
 
 
-def _begin_anew(network: nn.Module) -> None:
+def _reset_classifier(network: nn.Module) -> None:
     """Has a new classifier on a trained network begin near zero: a loud one would undo what the network knows."""
     for module in network.get_classifier().modules():
         if isinstance(module, nn.Linear):

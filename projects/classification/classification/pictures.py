@@ -19,7 +19,7 @@ from .loaders import test_loader
 COLUMNS = 6
 
 
-def draw_answers(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 12) -> None:
+def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 12) -> None:
     """Draws images spread evenly over the first test set; nothing of one that can only be read in its order.
 
     Args:

@@ -17,7 +17,7 @@ def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
     return auto_augment.posterize(image, max(1, bits), **options)
 
 
-def mend_policies() -> None:
+def patch_policies() -> None:
     """Has timm's policies made from now on posterize so."""
     for name, operation in auto_augment.NAME_TO_OP.items():
         if operation is auto_augment.posterize:

@@ -28,7 +28,7 @@ class DetectionEvaluator(COCOEvaluator):
     def __init__(self, dataset_name: str, tasks: Sequence[str] = ("bbox",), output_dir: str | None = None):
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             super().__init__(dataset_name, tuple(tasks), output_dir=output_dir)
-            complete(self._coco_api)
+            add_missing_fields(self._coco_api)
         self._output_dir = None  # predictions of large sets are large
         self._dataset_name = dataset_name
 
@@ -46,11 +46,11 @@ class DetectionEvaluator(COCOEvaluator):
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None) -> None:
         if not any(found["instances"] for found in predictions):
-            predictions[0]["instances"] = [nothing(self._coco_api, predictions[0]["image_id"])]
+            predictions[0]["instances"] = [empty_detection(self._coco_api, predictions[0]["image_id"])]
         super()._eval_predictions(predictions, img_ids)
 
 
-def nothing(truth: COCO, image: int | str) -> dict[str, Any]:
+def empty_detection(truth: COCO, image: int | str) -> dict[str, Any]:
     """A detection of nothing, for pycocotools, which cannot evaluate none: an empty box, mask and pose of score 0."""
     height, width = (truth.imgs[image][side] for side in ("height", "width"))
     mask = encode(np.zeros((int(height), int(width)), np.uint8, order="F"))
@@ -60,7 +60,7 @@ def nothing(truth: COCO, image: int | str) -> dict[str, Any]:
     return {"image_id": image, "category_id": 0, "score": 0.0, **empty}
 
 
-def complete(truth: COCO) -> None:
+def add_missing_fields(truth: COCO) -> None:
     """Gives annotations what pycocotools reads and many files lack, in place: an area, and an id of at least 1.
 
     An object of id 0 counts as missed, as 0 stands for no match.

@@ -137,10 +137,10 @@ def resampling_stream(cfg: CfgNode, mapper: Callable[[dict], dict]) -> TrainingS
         f"Resampling {len(index.classes)} classes over {len(records)} images"
         + (f"; no image holds {', '.join(missing)}" if missing else "")
     )
-    return records_stream(cfg, classed(records, index), mapper, lambda seed: ClassSampler(index, seed))
+    return records_stream(cfg, records_by_class(records, index), mapper, lambda seed: ClassSampler(index, seed))
 
 
-def classed(records: Sequence[dict[str, Any]], index: ClassIndex) -> list[dict[str, Any]]:
+def records_by_class(records: Sequence[dict[str, Any]], index: ClassIndex) -> list[dict[str, Any]]:
     """The record of each of an index's pairs, with its class as "sampled_class"."""
     pairs = [index.pair(number) for number in range(len(index.images))]
     return [{**records[image], "sampled_class": label} for image, label in pairs]
