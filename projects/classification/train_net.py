@@ -38,13 +38,13 @@ class ClassificationTrainer(Trainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """The network, once the config is known to make sense."""
+        """Checks the config, then builds the network."""
         check_config(cfg)
         return build_network(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """One of timm's."""
+        """One of timm's optimizers."""
         return build_optimizer(cfg, model)
 
     @classmethod
@@ -72,11 +72,11 @@ class ClassificationTrainer(Trainer):
         return self.objective(model, *data, pruned=self.checkpointer.plan is not None)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
-        """What networks take a few test images for."""
+        """Draws the predictions of networks for a few test images."""
         draw_predictions(self.cfg, models, path)
 
     def batches(self) -> Iterator[torch.Tensor]:
-        """The images that come next."""
+        """The images of the next batches."""
         return (images for images, _ in super().batches())
 
     def example_inputs(self) -> torch.Tensor:

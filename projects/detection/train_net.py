@@ -18,21 +18,21 @@ from sirfp.engine import Trainer, run
 
 
 class DetectionTrainer(Trainer):
-    """A trainer with detection's evaluation; data and augmentation are Detectron2's own."""
+    """A trainer with COCO's evaluation; data and augmentation are Detectron2's."""
 
     @classmethod
     def check_data(cls, cfg: CfgNode, names: Sequence[str]) -> None:
-        """Whether data sets are whole and fit the detector."""
+        """Raises InputError unless data sets are valid and fit the detector."""
         check_data(cfg, names)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DetectionEvaluator:
-        """Average precision as COCO has it."""
+        """COCO's average precision."""
         asked = {"bbox": True, "segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
         return DetectionEvaluator(dataset_name, [task for task, on in asked.items() if on], cfg.OUTPUT_DIR)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
-        """What detectors find in a few test images."""
+        """Draws the detections of detectors in a few test images."""
         draw_boxes(self.cfg, models, path)
 
 

@@ -24,7 +24,7 @@ OUTPUT = Path("output/demo")
 
 
 def main() -> None:
-    """Makes the scenes if they are not there, runs the config, shows what came out."""
+    """Makes the scenes if they are missing, runs the config, and prints the results."""
     with one_line_errors():
         scenes = make_scenes()
         shutil.rmtree(OUTPUT, ignore_errors=True)

@@ -39,9 +39,9 @@ class SegmentationTrainer(Trainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """The segmentor, once it is known to fit the data."""
+        """Checks that the config fits the data, then builds the segmentor."""
         check_data(cfg)
-        with_tta(cfg, torch.nn.Identity())  # a mistake there should not wait for the first evaluation
+        with_tta(cfg, torch.nn.Identity())  # finds mistakes in TEST now and not at the first evaluation
         model = super().build_model(with_supervised_segmentor(cfg))
         check_model(cfg, model)
         return model
@@ -59,25 +59,25 @@ class SegmentationTrainer(Trainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
-        """Mean IoU and its kin."""
+        """Mean IoU and the other metrics of segmentation."""
         return SegmentationEvaluator.from_config(cfg, dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict[str, Any]:
-        """Detectron2's evaluation, at several scales or by windows where `TEST` says so, and the network's speed."""
+        """Detectron2's evaluation, at several scales or by windows as `TEST` asks, and the network's speed."""
         results = super().test(cfg, with_tta(cfg, model), evaluators)
         if cfg.TEST.FPS and comm.is_main_process():
             results["speed"] = {"FPS": frames_per_second(cfg, unwrapped(model))}
         return results
 
     def losses(self, model: torch.nn.Module, data: Any) -> dict[str, torch.Tensor]:
-        """The model's losses, GSRL from when `SOLVER.GSRL.WHEN` says."""
+        """The model's losses; `SOLVER.GSRL.WHEN` says when GSRL is used."""
         if self.cfg.SOLVER.GSRL.WHEN == "pruned":
             unwrapped(model).rebalanced = self.checkpointer.plan is not None
         return model(data)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
-        """What networks predict for a few test images."""
+        """Draws the predictions of networks for a few test images."""
         draw_predictions(self.cfg, models, path)
 
 

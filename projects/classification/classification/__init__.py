@@ -1,4 +1,4 @@
-"""What classification with timm needs beside sirfp: data, losses, evaluation, averaged weights, config keys."""
+"""Classification with timm: data, losses, evaluation, averaged weights and config keys."""
 
 from .averaging import AverageWeights
 from .config import add_classification_config, check_config

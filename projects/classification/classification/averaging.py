@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights (timm's), evaluated and kept in place of the weights themselves."""
+"""An exponential moving average of the weights (timm's), which is evaluated and saved instead of the weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sirfp.hooks import HOOKS, session, unwrapped
 
 @HOOKS.register()
 class AverageWeights(HookBase):
-    """Averages the weights; a pruning cuts the average along.
+    """Averages the weights; each pruning cuts the averaged network too.
 
-    While an evaluation looks, and at the end, the average takes the network's place: what is evaluated, kept as
-    the best, and written at the end is the average. It stands last in SIRFP.HOOKS.
+    Before an evaluation and at the end, the averaged weights are swapped into the network, so that the average is
+    evaluated, kept as the best and saved. This hook must come last in SIRFP.HOOKS.
     """
 
     def __init__(self, cfg):
@@ -44,7 +44,7 @@ class AverageWeights(HookBase):
         return {"average": self.average.module.state_dict(), "swapped": self.swapped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._start()  # the network was cut by its plan already
+        self._start()  # the network has already been cut by its plan
         self.average.module.load_state_dict(state["average"])
         self.swapped = state["swapped"]
 

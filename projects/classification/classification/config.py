@@ -19,21 +19,21 @@ def add_classification_config(cfg: CfgNode) -> None:
     """Adds keys of the classifier, its input, augmentation, optimizer and distillation."""
     cfg.MODEL.CLASSIFIER = CN()
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
-    cfg.MODEL.CLASSIFIER.DROP = 0.0  # share of features that dropout empties before the classifier
+    cfg.MODEL.CLASSIFIER.DROP = 0.0  # share of features that dropout sets to zero before the classifier
     cfg.MODEL.CLASSIFIER.DROP_PATH = 0.0  # stochastic depth
-    cfg.MODEL.CLASSIFIER.LOSS = "cross_entropy"  # or "bce": a binary one for each class
+    cfg.MODEL.CLASSIFIER.LOSS = "cross_entropy"  # or "bce": binary cross-entropy for each class
     cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.0
 
-    # The dense network as teacher: after the first pruning, or from the start where WEIGHTS names its file. By
-    # default it is the network just before the first pruning, which the hook Report has written.
+    # The dense network as teacher: after the first pruning, or from the start if WEIGHTS names its file. By default it
+    # is the network just before the first pruning, whose file the hook Report writes.
     cfg.MODEL.TEACHER = CN()
     cfg.MODEL.TEACHER.WEIGHT = 0.0  # its share of the loss; 0: no teacher
     cfg.MODEL.TEACHER.WEIGHTS = ""
     cfg.MODEL.TEACHER.TEMPERATURE = 1.0
 
-    # What is empty or 0 here is the network's own, as timm knows it
+    # Empty or 0 means timm's value for the network.
     cfg.INPUT.SIZE = 0  # side of the square that training crops are resized to
-    cfg.INPUT.TEST_SIZE = 0  # side of the square that the network is tested on; 0: as SIZE
+    cfg.INPUT.TEST_SIZE = 0  # side of the square test image; 0: SIZE
     cfg.INPUT.CROP_PCT = 0.0  # share of a test image's shorter side that is cropped
     cfg.INPUT.INTERPOLATION = ""
     cfg.INPUT.MEAN = []
@@ -44,24 +44,24 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.INPUT.AUGMENT.RATIO = [0.75, 1.3333]  # its aspect
     cfg.INPUT.AUGMENT.FLIP = 0.5  # chance of a horizontal flip
     cfg.INPUT.AUGMENT.COLOR_JITTER = 0.0
-    cfg.INPUT.AUGMENT.POLICY = ""  # of timm, e.g. "rand-m9-mstd0.5-inc1" for RandAugment
+    cfg.INPUT.AUGMENT.POLICY = ""  # timm's name of a policy, e.g. "rand-m9-mstd0.5-inc1" for RandAugment
     cfg.INPUT.AUGMENT.ERASE = 0.0  # chance of random erasing
     cfg.INPUT.AUGMENT.MIXUP = 0.0  # alpha
     cfg.INPUT.AUGMENT.CUTMIX = 0.0  # alpha
-    cfg.INPUT.AUGMENT.MIX_OFF_ITER = 0  # mixup and cutmix end after so many iterations; 0: never
+    cfg.INPUT.AUGMENT.MIX_OFF_ITER = 0  # number of iterations after which mixup and cutmix end; 0: never
 
     cfg.SOLVER.OPTIMIZER = "sgd"  # a name of `timm.optim.list_optimizers()`
-    cfg.SOLVER.OPTIMIZER_OPTIONS = []  # its own, as [name, value, ...]
-    cfg.SOLVER.LAYER_DECAY = 0.0  # rates fall by this factor from layer to layer towards the input; 0: all alike
-    cfg.SOLVER.DECAY_NORMS = False  # weight decay on biases and norms too
+    cfg.SOLVER.OPTIMIZER_OPTIONS = []  # further arguments of the optimizer, as [name, value, ...]
+    cfg.SOLVER.LAYER_DECAY = 0.0  # factor of the rate from layer to layer towards the input; 0: one rate for all
+    cfg.SOLVER.DECAY_NORMS = False  # whether weight decay applies to biases and norms too
     cfg.SOLVER.AVERAGE_DECAY = 0.9998  # of the hook AverageWeights
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Checks what can be checked before the network is built.
+    """Checks keys of classification before the network is built.
 
     Raises:
-        InputError: a value makes no sense, or the number of classes is not the data's.
+        InputError: a value is out of range, or the number of classes is not that of the data.
     """
     node, teacher, augment = cfg.MODEL.CLASSIFIER, cfg.MODEL.TEACHER, cfg.INPUT.AUGMENT
     if node.LOSS not in LOSSES:

@@ -12,7 +12,7 @@ from torch import nn
 
 
 class BatchAdapter(nn.Module):
-    """A network as Detectron2's evaluation calls it: with a whole batch, of which it takes the images."""
+    """Calls a network with the images of a batch; Detectron2's evaluation passes images and labels."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -24,10 +24,10 @@ class BatchAdapter(nn.Module):
 
 
 class AccuracyEvaluator(DatasetEvaluator):
-    """Counts right answers over all processes.
+    """Counts correct predictions over all processes.
 
     Args:
-        name: of the data set.
+        name: the data set's name.
     """
 
     def __init__(self, name: str):

@@ -1,4 +1,4 @@
-"""timm's loaders of labelled images: augmentation, mixing of images, and batches without end for training."""
+"""timm's loaders of labelled images, with augmentation, mixup and cutmix, and endless batches for training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class SeededImages(Dataset):
-    """Augments each image under a seed of the run's, the epoch's and its own.
+    """Seeds the augmentation of each image by the run's seed, the epoch and the image's index.
 
     Args:
         images: timm's data set.
@@ -51,12 +51,12 @@ class SeededImages(Dataset):
 
 
 class SeededErasing:
-    """Erases parts of a whole batch, as timm does where the batch goes, each batch under a seed of its own.
+    """Random erasing on whole batches, as timm does on the device; each batch has its own seed.
 
     Args:
-        erase: what timm does to images (N, 3, H, W).
+        erase: timm's random erasing of images (N, 3, H, W).
         seed: of the run.
-        done: batches before the next one.
+        done: number of batches before the next one.
     """
 
     def __init__(self, erase: Callable[[torch.Tensor], torch.Tensor], seed: int, done: int):
@@ -69,13 +69,13 @@ class SeededErasing:
 
 
 def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0) -> Iterator[Batch]:
-    """Epoch after epoch of a loader: batches of images (N, 3, H, W) and labels (N,) or, where mixed, (N, classes).
+    """Repeats a loader's epochs: batches of images (N, 3, H, W) and labels (N,), or (N, classes) if mixed.
 
     Args:
         loader: one of timm's.
         seed: of the order.
-        skip: batches to pass over; not for readers that stream, which begin anew.
-        unmixed_after: batches after which images are mixed no longer; 0: never.
+        skip: number of batches to skip; streaming readers start from the beginning instead.
+        unmixed_after: number of batches after which mixup and cutmix end; 0: never.
     """
     images = loader.dataset
     order = None
@@ -109,7 +109,7 @@ def train_loader(cfg: CfgNode) -> TrainingStream:
     """Augmented training batches, SOLVER.IMS_PER_BATCH images over all processes.
 
     Raises:
-        InputError: there is more than one training set, fewer images than one batch, or one that cannot be read.
+        InputError: there is more than one training set, it has fewer images than one batch, or it cannot be read.
     """
     node, augment = cfg.SOLVER, cfg.INPUT.AUGMENT
     if len(cfg.DATASETS.TRAIN) != 1:
@@ -157,7 +157,7 @@ def train_loader(cfg: CfgNode) -> TrainingStream:
 
 
 def test_loader(cfg: CfgNode, name: str) -> Any:
-    """Batches of a whole test set, in order."""
+    """Batches of the whole test set, in order."""
     batch = max(cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), 1)
     how = preprocessing(cfg)
     images = open_images(**MetadataCatalog.get(name).images, batch_size=batch)
@@ -173,18 +173,18 @@ def test_loader(cfg: CfgNode, name: str) -> Any:
         crop_mode=how["crop_mode"],
         **_loader_options(cfg),
     )
-    if not isinstance(images, IterableDataset):  # timm's sampler repeats images until all processes have as many
+    if not isinstance(images, IterableDataset):  # timm's sampler repeats images so that all processes have equally many
         _torch_loader(loader).batch_sampler.sampler = InferenceSampler(len(images))
     return loader
 
 
 def _torch_loader(loader: Any) -> DataLoader:
-    """PyTorch's loader, also in timm's that moves batches ahead, which shows its sampler from 1.0.29 on only."""
+    """PyTorch's loader; timm's prefetching loader wraps it, and exposes its sampler only from timm 1.0.29 on."""
     return getattr(loader, "loader", loader)
 
 
 def _loader_options(cfg: CfgNode) -> dict[str, Any]:
-    """What says where batches are made and where they go."""
+    """timm's options for worker processes and for the device of batches."""
     device = torch.device(cfg.MODEL.DEVICE)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", comm.get_local_rank())

@@ -1,4 +1,4 @@
-"""What is minimised: timm's losses on hard or mixed labels, and likeness to the dense network as teacher."""
+"""The training losses: timm's on hard or mixed labels, and distillation from the dense network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .network import build_network
 
 
 class Objective:
-    """The losses of a batch.
+    """Computes the losses of a batch.
 
     Args:
         cfg: the whole config.
@@ -42,7 +42,7 @@ class Objective:
             model: the network in training mode.
             images: (N, 3, H, W).
             labels: classes (N,), or shares of classes (N, classes).
-            pruned: whether the network is a pruned one by now.
+            pruned: whether the network has been pruned already.
 
         Returns:
             {"loss": ...}, with a teacher {"loss": ..., "loss_teacher": ...}; their sum is minimised.
@@ -63,7 +63,7 @@ class Objective:
         return {"loss": (1 - node.WEIGHT) * loss, "loss_teacher": node.WEIGHT * t * t * likeness}
 
     def teacher(self) -> nn.Module:
-        """The dense network, read when it is first needed."""
+        """The dense network; its file is read at the first call."""
         if self._teacher is None:
             file = self.cfg.MODEL.TEACHER.WEIGHTS or str(Path(self.cfg.OUTPUT_DIR) / "dense.safetensors")
             network = build_network(self.cfg, weights=False)

@@ -14,7 +14,7 @@ from sirfp.models.timm_weights import create_timm
 
 
 def build_network(cfg: CfgNode, weights: bool = True) -> nn.Module:
-    """Builds the plain timm network, so that its checkpoints and pruned files fit `timm.create_model`.
+    """Builds an unchanged timm network, so that `timm.create_model` fits its checkpoints and pruned files.
 
     Args:
         cfg: the whole config.
@@ -31,7 +31,7 @@ def build_network(cfg: CfgNode, weights: bool = True) -> nn.Module:
 
 
 def _reset_classifier(network: nn.Module) -> None:
-    """Has a new classifier on a trained network begin near zero: a loud one would undo what the network knows."""
+    """Initialises a new classifier near zero: large outputs at the start would disturb the pretrained features."""
     for module in network.get_classifier().modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
@@ -39,7 +39,7 @@ def _reset_classifier(network: nn.Module) -> None:
 
 
 def build_optimizer(cfg: CfgNode, network: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimizer of a name; no weight decay on norms and biases unless asked for.
+    """Builds SOLVER.OPTIMIZER by timm; norms and biases have no weight decay unless SOLVER.DECAY_NORMS is set.
 
     Raises:
         InputError: there is no such optimizer, or it does not take an option.
@@ -61,6 +61,6 @@ def build_optimizer(cfg: CfgNode, network: nn.Module) -> torch.optim.Optimizer:
         raise InputError(
             f"SOLVER.OPTIMIZER {node.OPTIMIZER!r} cannot be built: {error}; see `timm.optim.list_optimizers()`"
         ) from error
-    for group in optimizer.param_groups:  # PyTorch's schedules multiply a group's own rate
+    for group in optimizer.param_groups:  # PyTorch's schedules multiply each group's initial rate
         group["lr"] = node.BASE_LR * group.get("lr_scale", 1.0)
     return optimizer

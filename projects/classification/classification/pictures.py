@@ -1,4 +1,4 @@
-"""A picture of a few validation images, with what they are and what each network takes them for."""
+"""A picture of a few validation images, with their class and the class that each network predicts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ COLUMNS = 6
 
 
 def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 12) -> None:
-    """Draws images spread evenly over the first test set; nothing of one that can only be read in its order.
+    """Draws images spread evenly over the first test set, with predictions; draws nothing for a streaming set.
 
     Args:
         cfg: the whole config.
-        models: networks by the name that stands before their answer.
+        models: networks, by the name that is printed before their prediction.
         path: the PNG file.
         count: how many images.
     """
@@ -56,7 +56,7 @@ def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, c
 
 
 def class_names(images, count: int) -> list[str]:
-    """Names of a set's classes, their numbers where the set has none."""
+    """Names of a data set's classes; their indices if the data set has no names."""
     known = getattr(getattr(images, "reader", None), "class_to_idx", None) or {}
     names = {index: str(name) for name, index in known.items()}
     return [names.get(i, str(i)) for i in range(count)]

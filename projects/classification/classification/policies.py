@@ -1,7 +1,7 @@
-"""timm's augmentation policies on every Pillow.
+"""Makes timm's augmentation policies work with every version of Pillow.
 
-Strong policies ask for an image of no bits at all, as "rand-m9-mstd0.5-inc1" does now and then: black with Pillow
-before 13, an error since (timm 1.0.31). Here one bit stays.
+Strong policies, such as "rand-m9-mstd0.5-inc1", sometimes posterize an image to 0 bits. The result is black with
+Pillow before 13 and an error since (timm 1.0.31). Here at least one bit is kept.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from timm.data import auto_augment
 
 
 def posterize(image: Image.Image, bits: int, **options: Any) -> Image.Image:
-    """As timm's, but at least one bit of each value stays."""
+    """timm's posterize, but at least one bit of each value is kept."""
     return auto_augment.posterize(image, max(1, bits), **options)
 
 
 def patch_policies() -> None:
-    """Has timm's policies made from now on posterize so."""
+    """Makes timm's policies use this `posterize`, if they are built after this call."""
     for name, operation in auto_augment.NAME_TO_OP.items():
         if operation is auto_augment.posterize:
             auto_augment.NAME_TO_OP[name] = posterize

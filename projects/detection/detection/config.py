@@ -19,15 +19,15 @@ NUM_CLASSES = {
     "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
     "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
 }
-"""The config key that says the number of classes, by meta-architecture."""
+"""The config key for the number of classes, by meta-architecture."""
 
 
 def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Checks data sets, each by itself, against the config, and against the first.
+    """Checks each data set, compares it with the config, and with the first data set.
 
     Raises:
-        InputError: there is a mistake in a set, its classes are not as many as the config's or others than the first
-            set's, or the config asks for masks or keypoints that it lacks.
+        InputError: a data set has a mistake; its number of classes is not the config's; its classes differ from the
+            first data set's; or it lacks the masks or keypoints that the config asks for.
     """
     key = NUM_CLASSES.get(cfg.MODEL.META_ARCHITECTURE)
     asked = None if key is None else reduce(getitem, key.split("."), cfg)

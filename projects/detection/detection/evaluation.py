@@ -1,4 +1,4 @@
-"""Average precision of boxes (and masks, keypoints) as COCO has it: AP, AP50, AP75, by size and by class."""
+"""COCO's average precision of boxes, masks and keypoints: AP, AP50, AP75, by size and by class."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from tabulate import tabulate
 
 
 class DetectionEvaluator(COCOEvaluator):
-    """Detectron2's `COCOEvaluator`, quieter; a detector that finds nothing has an AP of 0.
+    """Detectron2's `COCOEvaluator` with less output; a detector that finds nothing has an AP of 0.
 
-    It uses Detectron2's compiled COCO evaluation where that can be loaded, else pycocotools'.
+    It uses Detectron2's compiled COCO evaluation if that can be loaded, else pycocotools'.
 
     Args:
         dataset_name: a registered data set with a `json_file` in COCO's format, or one that can be converted.
         tasks: which of "bbox", "segm" and "keypoints".
-        output_dir: where the converted annotations of a set in another format go.
+        output_dir: folder for the annotations of a data set that has to be converted to COCO's format.
     """
 
     def __init__(self, dataset_name: str, tasks: Sequence[str] = ("bbox",), output_dir: str | None = None):
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             super().__init__(dataset_name, tuple(tasks), output_dir=output_dir)
             add_missing_fields(self._coco_api)
-        self._output_dir = None  # predictions of large sets are large
+        self._output_dir = None  # no file of predictions: for large data sets it would be large
         self._dataset_name = dataset_name
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
         """Returns {"bbox": {"AP": ..., "AP50": ..., "AP-<class>": ...}, ...} in per cent, on the main process.
 
-        A value is NaN where the data have nothing of its kind, e.g. no small boxes.
+        A value is NaN if the data set has no such objects, e.g. no small boxes.
         """
         with contextlib.redirect_stdout(io.StringIO()):
             results = super().evaluate(img_ids)
@@ -51,7 +51,7 @@ class DetectionEvaluator(COCOEvaluator):
 
 
 def empty_detection(truth: COCO, image: int | str) -> dict[str, Any]:
-    """A detection of nothing, for pycocotools, which cannot evaluate none: an empty box, mask and pose of score 0."""
+    """An empty box, mask and pose of score 0, because pycocotools cannot evaluate an empty list of detections."""
     height, width = (truth.imgs[image][side] for side in ("height", "width"))
     mask = encode(np.zeros((int(height), int(width)), np.uint8, order="F"))
     mask["counts"] = mask["counts"].decode("ascii")
@@ -61,9 +61,9 @@ def empty_detection(truth: COCO, image: int | str) -> dict[str, Any]:
 
 
 def add_missing_fields(truth: COCO) -> None:
-    """Gives annotations what pycocotools reads and many files lack, in place: an area, and an id of at least 1.
+    """Adds fields to annotations, in place, that pycocotools reads and many files lack: areas, and ids from 1 on.
 
-    An object of id 0 counts as missed, as 0 stands for no match.
+    pycocotools uses id 0 for "no match", so an object of id 0 would always count as missed.
     """
     for number, annotation in enumerate(truth.dataset.get("annotations", ()), 1):
         annotation["id"] = number

@@ -1,4 +1,4 @@
-"""A picture of a few validation images: the true boxes, and those that each detector finds."""
+"""A picture of a few validation images, with the true boxes and the boxes that each detector finds."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sirfp.reporting import figures
 from sirfp.reporting.figures import Picture
 
 LEAST, MOST = 0.3, 20
-"""The score that a drawn box has at least, and how many there are in an image at most."""
+"""The lowest score of a drawn box, and the largest number of boxes drawn in an image."""
 
 
 def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 4) -> None:
-    """Draws what detectors find in images spread evenly over the first test set; a row each image.
+    """Draws the detections in images spread evenly over the first test set, one row per image.
 
     Args:
         cfg: the whole config.
-        models: detectors by the name that stands above their column.
+        models: detectors, by the name that is printed above their column.
         path: the PNG file.
         count: how many images.
     """

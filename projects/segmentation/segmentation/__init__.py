@@ -1,4 +1,4 @@
-"""What semantic segmentation needs beside sirfp: augmentation, evaluation, a few config keys."""
+"""Semantic segmentation: augmentation, losses, evaluation and config keys."""
 
 from .config import add_segmentation_config, check_data, check_model
 from .evaluation import SegmentationEvaluator, frames_per_second

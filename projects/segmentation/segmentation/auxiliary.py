@@ -1,4 +1,4 @@
-"""Deep supervision: a small head on an inner feature of the backbone, in training only (Zhao et al., PSPNet, 2017)."""
+"""Deep supervision: a small head on a feature inside the backbone, in training only (Zhao et al., PSPNet, 2017)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 class AuxiliaryHead(nn.Module):
     """A fully convolutional head: 3 x 3 convolution, dropout, classifier.
 
-    `sirfp.network.branches` leaves it out of exported files and counts; its own channels are not pruned, its input
-    follows the backbone's.
+    `sirfp.network.branches` leaves the head out of saved files and of counts. Its own channels are not pruned; its
+    input is cut with the backbone's feature.
 
     Args:
-        in_channels: of the feature.
-        channels: of the convolution.
-        classes: how many there are.
+        in_channels: channels of the feature.
+        channels: channels of the convolution.
+        classes: number of classes.
         norm: Detectron2's name of the normalisation; "" for none.
         dropout: share of the channels that are dropped.
     """

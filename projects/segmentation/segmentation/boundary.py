@@ -1,4 +1,4 @@
-"""Boundary IoU: IoU of what lies near contours alone, where fine structure shows (Cheng et al., CVPR 2021)."""
+"""Boundary IoU: IoU of pixels near contours only, which shows errors in fine structure (Cheng et al., CVPR 2021)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 class BoundaryIoU:
     """Counts boundary pixels of label maps, class by class, over a data set.
 
-    Boundary IoU of a class is that of two bands: the pixels of the truth within a distance of its contour, and those of
-    the prediction within the same distance of its own. As in the paper's code the distance is a share of the image's
-    diagonal, at least one pixel, measured along rows, columns and diagonals alike, and the image's border is a contour.
-    Ignored pixels count nowhere, and where a class meets them is no contour.
+    Boundary IoU of a class is the IoU of two bands: the pixels of the truth within a distance of its contour, and the
+    pixels of the prediction within the same distance of its own contour. As in the paper's code, the distance is a
+    share of the image's diagonal and at least one pixel; a step along a row, a column or a diagonal counts as one
+    pixel; and the image's border is a contour. Ignored pixels do not count, and the border between a class and ignored
+    pixels is not a contour.
 
     Args:
-        classes: K.
+        classes: the number of classes, K.
         ignore: the label of pixels that do not count.
         ratio: the distance as a share of the diagonal: 0.02 on COCO in the paper, 0.005 on Cityscapes' large images.
     """
@@ -34,17 +35,17 @@ class BoundaryIoU:
             count += np.bincount(band.ravel(), minlength=self.classes + 1)[: self.classes]
 
     def per_class(self) -> np.ndarray:
-        """Boundary IoU of each class in [0, 1], (K,); NaN of classes that the truth does not hold."""
+        """Boundary IoU of each class in [0, 1], (K,); NaN for classes that do not occur in the truth."""
         truth, predicted, both = self.counts
         return np.where(truth > 0, both / np.maximum(truth + predicted - both, 1), np.nan)
 
 
 def boundary(labels: np.ndarray, void: np.ndarray, distance: int) -> np.ndarray:
-    """Which pixels lie within a distance of another class or of the image's outside; none of void does.
+    """Marks pixels within a distance of another class or of the image's outside; void pixels are never marked.
 
     Args:
-        labels: class indices, (H, W); those of void pixels mean nothing.
-        void: pixels of no class, (H, W) of bool; they are nobody's other class.
+        labels: class indices, (H, W); values at void pixels are ignored.
+        void: pixels of no class, (H, W) of bool; they do not count as another class.
         distance: in pixels, at least 1; a square window, so that diagonal neighbours are at distance 1.
     """
     shifted = labels.astype(np.uint16) + 1  # 0 is outside; OpenCV filters no larger integers

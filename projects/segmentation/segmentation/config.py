@@ -19,35 +19,35 @@ def add_segmentation_config(cfg: CfgNode) -> None:
     # (height, width) that training images are cropped or padded to. Unlike INPUT.CROP it leaves DeepLab's image
     # pooling global, so that test images may have any size.
     cfg.INPUT.TRAIN_SIZE = [512, 512]
-    cfg.INPUT.COLOR_JITTER = 0.0  # brightness, contrast and saturation are each multiplied by 1 +- this at most
+    cfg.INPUT.COLOR_JITTER = 0.0  # brightness, contrast and saturation are multiplied by random factors in 1 +- this
 
     # TEST.AUG.ENABLED evaluates at several scales, with TEST.AUG.FLIP also mirrored (docs/method.md, section 4)
     cfg.TEST.AUG.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
     cfg.TEST.WINDOW = [0, 0]  # (height, width) of windows that slide over test images; zeros: whole images
-    cfg.TEST.OVERLAP = 1 / 3  # least share of a window that its neighbour covers too
-    # Boundary IoU: the distance from contours that it looks at, as a share of an image's diagonal; 0: not measured.
-    # 0.02 is usual, 0.005 on Cityscapes' large images.
+    cfg.TEST.OVERLAP = 1 / 3  # least overlap of neighbouring windows, as a share of a window
+    # Boundary IoU: the width of the band along contours, as a share of an image's diagonal; 0: not measured. 0.02 is
+    # usual, 0.005 on Cityscapes' large images.
     cfg.TEST.BOUNDARY_RATIO = 0.0
-    cfg.TEST.PREDICTIONS = False  # OUTPUT_DIR/predictions/<data set>/<image>.png with published label ids, for servers
-    cfg.TEST.FPS = False  # whole images of SIRFP.INPUT_SIZE a second, by the network alone
+    cfg.TEST.PREDICTIONS = False  # write OUTPUT_DIR/predictions/<data set>/<image>.png with published label ids
+    cfg.TEST.FPS = False  # measure frames per second: the network alone, on whole images of SIRFP.INPUT_SIZE
 
-    # What only training knows stands outside MODEL, so that `sirfp`'s commands build the network alone.
+    # Keys of training are outside MODEL, so that `sirfp`'s commands build the network without training heads.
     cfg.SOLVER.GSRL = CfgNode()
     # "never": the loss is MODEL.SEM_SEG_HEAD.LOSS_TYPE; "always": GSRL; "pruned": GSRL once channels have been cut
     cfg.SOLVER.GSRL.WHEN = "never"
-    cfg.SOLVER.GSRL.BETA = 0.9999  # of the effective number of a class's pixels
-    cfg.SOLVER.GSRL.WINDOW = 9  # pixels; in so large a square a rare class lifts the weight of its neighbours
-    cfg.SOLVER.GSRL.GAMMA = 9.0  # how much more a pixel weighs where the network is unsure
+    cfg.SOLVER.GSRL.BETA = 0.9999  # beta of the effective number of a class's pixels
+    cfg.SOLVER.GSRL.WINDOW = 9  # side, in pixels, of the square in which a rare class raises its neighbours' weight
+    cfg.SOLVER.GSRL.GAMMA = 9.0  # how much the weight of a pixel grows with the network's uncertainty
     cfg.SOLVER.AUXILIARY = CfgNode()
     # A feature of the backbone on which a second head is trained, e.g. "res4" or timm's "stage3"; "": none. The
     # backbone's OUT_FEATURES must list it.
     cfg.SOLVER.AUXILIARY.FEATURE = ""
-    cfg.SOLVER.AUXILIARY.WEIGHT = 0.4  # of its loss, which is the main head's
-    cfg.SOLVER.AUXILIARY.CHANNELS = 512  # of its one convolution
+    cfg.SOLVER.AUXILIARY.WEIGHT = 0.4  # weight of its loss, which is of the same kind as the main head's
+    cfg.SOLVER.AUXILIARY.CHANNELS = 512  # channels of its convolution
 
 
 def check_data(cfg: CfgNode) -> None:
-    """Raises InputError unless the number of classes is that of each data set, and `TEST` has sensible values."""
+    """Raises InputError unless each data set has the config's number of classes and `TEST` has values in range."""
     between(cfg.TEST.BOUNDARY_RATIO, "TEST.BOUNDARY_RATIO", 0, 1, "[)")
     if cfg.INPUT.CROP.ENABLED:
         raise InputError("INPUT.CROP.ENABLED must be False here; INPUT.TRAIN_SIZE is the size of training crops")

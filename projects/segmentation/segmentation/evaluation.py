@@ -26,15 +26,15 @@ from .predictions import PredictionFiles
 
 
 class SegmentationEvaluator(SemSegEvaluator):
-    """Detectron2's `SemSegEvaluator`, reading palette files rightly, with a table that people can read.
+    """Detectron2's `SemSegEvaluator` with correct reading of palette files and a readable table.
 
-    Its JSON file of all predictions is left out, and so is its boundary IoU, which takes the differences between
-    neighbouring label values for classes.
+    It does not write Detectron2's JSON file of all predictions. It does not use Detectron2's boundary IoU, which
+    treats differences between label values as if labels were brightness.
 
     Args:
         dataset_name: a registered data set with `stuff_classes` and `ignore_label`.
         boundary_ratio: see `BoundaryIoU`; 0 leaves it out.
-        predictions: the folder for a file of each prediction, see `PredictionFiles`; none by default.
+        predictions: folder for files of predictions, see `PredictionFiles`; None writes none.
     """
 
     def __init__(self, dataset_name: str, boundary_ratio: float = 0.0, predictions: Path | None = None):
@@ -46,12 +46,12 @@ class SegmentationEvaluator(SemSegEvaluator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
-        """As `TEST.BOUNDARY_RATIO` and `TEST.PREDICTIONS` have it."""
+        """Builds it by `TEST.BOUNDARY_RATIO` and `TEST.PREDICTIONS`."""
         folder = Path(cfg.OUTPUT_DIR, "predictions", dataset_name) if cfg.TEST.PREDICTIONS else None
         return cls(dataset_name, cfg.TEST.BOUNDARY_RATIO, folder)
 
     def encode_json_sem_seg(self, sem_seg, input_file_name: str) -> list:
-        """Keeps no predictions."""
+        """Returns an empty list, so that predictions are not stored."""
         return []
 
     def reset(self) -> None:
@@ -73,13 +73,13 @@ class SegmentationEvaluator(SemSegEvaluator):
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Returns {"sem_seg": {"mIoU": ..., "IoU-<class>": ..., "pACC": ...}} in per cent, on the main process.
 
-        With boundary IoU also "mBoundaryIoU" and "BoundaryIoU-<class>". The result is empty where no pixel is labelled,
-        as in test sets that are for servers to judge.
+        With boundary IoU also "mBoundaryIoU" and "BoundaryIoU-<class>". The result is empty if no pixel is labelled,
+        as in test sets that only a server can evaluate.
         """
         level = self._logger.level
-        self._logger.setLevel(logging.WARNING)  # it would print one long dictionary
+        self._logger.setLevel(logging.WARNING)  # Detectron2 would print one long dictionary
         try:
-            with np.errstate(invalid="ignore"):  # a class that is nowhere has no accuracy
+            with np.errstate(invalid="ignore"):  # a class that does not occur has no accuracy
                 results = super().evaluate()
         finally:
             self._logger.setLevel(level)
@@ -101,7 +101,7 @@ class SegmentationEvaluator(SemSegEvaluator):
         return results
 
     def table(self, results: dict[str, float]) -> str:
-        """The results as a table, one class a line and the mean below."""
+        """The results as a table: one row per class, then the mean."""
         columns = {"IoU": "IoU", "accuracy": "ACC"} | ({"boundary IoU": "BoundaryIoU"} if self._ratio else {})
         rows = [(name, *(results[f"{key}-{name}"] for key in columns.values())) for name in self._class_names]
         rows.append(("mean", *(results[f"m{key}"] for key in columns.values())))
@@ -110,10 +110,10 @@ class SegmentationEvaluator(SemSegEvaluator):
 
 
 def frames_per_second(cfg: CfgNode, model: nn.Module) -> float:
-    """Whole images of `SIRFP.INPUT_SIZE` that a network takes in a second, one at a time, on the device it is on.
+    """Frames per second of a network on its device, for single whole images of `SIRFP.INPUT_SIZE`.
 
-    The median of a few calls, after some that do not count; reading images and scales, windows and mirror images are
-    not in it.
+    Uses the median of a few calls after warm-up calls. Reading images, scales, windows and mirror images are not
+    included.
     """
     size = input_size(cfg)
     found = measure({"network": (model, random_images(size, 1, torch.Generator().manual_seed(0)))})["network"]

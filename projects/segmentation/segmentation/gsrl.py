@@ -1,4 +1,4 @@
-"""GSRL: cross-entropy weighted by what is rare, what lies beside it and what is hard.
+"""GSRL: cross-entropy with larger weights for rare classes, for pixels near them and for uncertain pixels.
 
 From DCFP, 2024; docs/method.md, section 5.
 """
@@ -15,21 +15,22 @@ from sirfp.config.checks import between
 from sirfp.errors import InputError
 
 NO_CLASS = -1
-"""Stands for the sampled class of an image that was sampled for none."""
+"""The value of `sampled` for an image that was not sampled for a class."""
 
 
 class GSRL(nn.Module):
     """Geometric-Semantic Re-balanced Loss.
 
-    A pixel weighs as much as its class is rare in the crop, or a class near it; times `1 + gamma` at most where the
-    network is unsure. The loss is each image's weighted mean of the cross-entropy, averaged over the images. It runs
-    in float32 whatever autocast says, without loops over images or waiting for the device.
+    The weight of a pixel grows with the rarity, in the crop, of its class or of a class near it. It is multiplied by
+    up to `1 + gamma` where the network is uncertain. The loss is each image's weighted mean of the cross-entropy,
+    averaged over the images. It is computed in float32 also under autocast, without loops over images and without
+    waiting for the device.
 
     Args:
-        ignore: label of pixels that neither count nor weigh; outside 0..K-1.
-        beta: of the effective number of pixels, in (0, 1).
-        window: side of the square, in pixels, in which a rare class lifts its neighbours; odd.
-        gamma: weight of unsureness, at least 0.
+        ignore: label of pixels without loss and weight; outside 0..K-1.
+        beta: parameter of the effective number of pixels, in (0, 1).
+        window: side of the square, in pixels, in which a rare class raises the weight of its neighbours; odd.
+        gamma: weight of the network's uncertainty, at least 0.
 
     Raises:
         InputError: a value is out of its range.
@@ -47,19 +48,20 @@ class GSRL(nn.Module):
     def class_weights(self, labels: torch.Tensor, classes: int, sampled: torch.Tensor | None = None) -> torch.Tensor:
         """Weight of each pixel by its class: `(1 - beta^n_ref) / (1 - beta^n_c)`, at most 1; 0 where ignored.
 
-        `n_c` counts the pixels of class c in the image's crop. `n_ref` is that of the class which the image was sampled
-        for; without one, or where the crop missed it, that of the rarest class in the crop, whose weight thus is 1.
+        `n_c` counts the pixels of class c in the image's crop. `n_ref` is the count of the class for which the image
+        was sampled. Without such a class, or if the crop does not contain it, `n_ref` is the count of the rarest class
+        in the crop, whose weight is then 1.
 
         Args:
             labels: (N, H, W), integers below `classes`, or `ignore`.
-            classes: how many there are.
+            classes: the number of classes, K.
             sampled: (N,), the class that each image was sampled for or `NO_CLASS`.
 
         Returns:
             (N, H, W) of float32.
         """
         flat = labels.flatten(1)
-        place = torch.where(flat == self.ignore, classes, flat)  # ignored pixels have a place of their own
+        place = torch.where(flat == self.ignore, classes, flat)  # ignored pixels have their own index
         ones = torch.ones_like(place, dtype=torch.float32)
         counts = torch.zeros(len(flat), classes + 1, device=labels.device).scatter_add_(1, place, ones)[:, :classes]
         reference = torch.where(counts > 0, counts, math.inf).amin(1)
@@ -86,12 +88,12 @@ class GSRL(nn.Module):
             return torch.where(labels == self.ignore, 0, near * (1 + self.gamma * unsure))
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """The loss, of float32; an image without a labelled pixel adds nothing.
+        """The loss in float32; an image without labelled pixels adds 0.
 
         Args:
             logits: (N, K, H, W).
             labels: (N, H, W).
-            weights: (N, H, W), of `weights`; an auxiliary head is given those of the main one.
+            weights: (N, H, W), the result of `weights`; an auxiliary head gets the weights of the main head.
         """
         with torch.autocast(logits.device.type, enabled=False):
             losses = F.cross_entropy(logits.float(), labels, ignore_index=self.ignore, reduction="none")
@@ -99,5 +101,5 @@ class GSRL(nn.Module):
             return ((weights * losses).sum((1, 2)) / torch.where(total > 0, total, 1)).mean()
 
     def _effective(self, count: torch.Tensor) -> torch.Tensor:
-        """`1 - beta^n`, exact for small n too."""
+        """`1 - beta^n`, computed accurately also for small n."""
         return -torch.expm1(count * math.log(self.beta))

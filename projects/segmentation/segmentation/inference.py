@@ -1,8 +1,8 @@
-"""Prediction beyond one whole image: windows that slide over it, several scales, and mirror images.
+"""Evaluation by sliding windows, at several scales and on mirror images.
 
-A network wrapped here is called as before, with `list[dict]`, and returns class probabilities in place of logits. At
-scale 1 alone, without a mirror image or a window (or with one as large as the image), it returns what the network
-returns: rounded to probabilities, classes that are nearly equal could change their order.
+A wrapped network is called as before, with `list[dict]`, and returns class probabilities instead of logits. At scale 1
+alone, without a mirror image and without a window smaller than the image, it returns the network's logits unchanged:
+rounding to probabilities could change the order of classes that are nearly equal.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class SegmentorWithTTA(nn.Module):
     Args:
         model: a segmentor, in evaluation mode; it resizes its logits to each input's "height" and "width".
         scales: factors of the image's sides.
-        flip: whether the mirror image counts too, at each scale.
-        window: (height, width) in pixels of what the model is given at once; (0, 0): whole images.
-        overlap: least share of a window that its neighbour covers too, in [0, 1).
+        flip: whether to include the mirror image at each scale.
+        window: (height, width) in pixels of the windows; (0, 0): whole images.
+        overlap: least overlap of neighbouring windows, as a share of a window, in [0, 1).
 
     Raises:
         InputError: a value is out of its range.
@@ -49,7 +49,7 @@ class SegmentorWithTTA(nn.Module):
             raise InputError(f"TEST.OVERLAP must lie in [0, 1), got {overlap}")
         self.model, self.scales, self.flip = model, tuple(scales), flip
         self.window, self.overlap = tuple(window), overlap
-        self.training = model.training  # Detectron2 sets this one and gives the model its mode back
+        self.training = model.training  # Detectron2's evaluation reads it to restore the mode afterwards
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
         """Returns {"sem_seg": probabilities (K, height, width)} for each input, at its "height" and "width"."""
@@ -73,7 +73,7 @@ class SegmentorWithTTA(nn.Module):
         return self.scales == (1.0,) and not self.flip and self._fits(image)
 
     def _fits(self, image: torch.Tensor) -> bool:
-        """Whether the network is given an image at once."""
+        """Whether the image fits into one window."""
         return not any(self.window) or all(a <= b for a, b in zip(image.shape[1:], self.window, strict=True))
 
     @staticmethod
@@ -84,7 +84,7 @@ class SegmentorWithTTA(nn.Module):
         return F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False)[0]
 
     def _whole(self, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Probabilities of one image at a size, from as many windows as it takes."""
+        """Probabilities of one image at a size, averaged over the windows that cover it."""
         height, width = image.shape[1:]
         if self._fits(image):
             return self._softmax(image, size)
@@ -113,7 +113,7 @@ def windows(image: tuple[int, int], window: tuple[int, int], overlap: float) -> 
     Args:
         image: (height, width).
         window: (height, width).
-        overlap: least share of a window that its neighbour covers too, in [0, 1).
+        overlap: least overlap of neighbouring windows, as a share of a window, in [0, 1).
     """
     sides = [_starts(whole, part, overlap) for whole, part in zip(image, window, strict=True)]
     for top in sides[0]:
@@ -130,7 +130,7 @@ def _starts(whole: int, part: int, overlap: float) -> list[int]:
 
 
 def with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model as `TEST` wants it evaluated: itself, or wrapped."""
+    """The model, wrapped in `SegmentorWithTTA` if `TEST` asks for scales, mirror images or windows."""
     node, aug = cfg.TEST, cfg.TEST.AUG
     if not aug.ENABLED and not any(node.WINDOW):
         return model

@@ -1,4 +1,4 @@
-"""From a data set's record to what a segmentor is called with: reading, random scale, crop, flip, colour."""
+"""Reads a data set's record as an input of a segmentor, with random scale, crop, flip and colour for training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class SegmentationMapper:
 
     Args:
         cfg: the whole config.
-        is_train: with labels and random augmentation; else the image alone, at `INPUT.MIN_SIZE_TEST` (0: as it is).
+        is_train: True: labels and random augmentation; False: only the image, at `INPUT.MIN_SIZE_TEST` (0: not
+            resized).
     """
 
     def __init__(self, cfg: CfgNode, is_train: bool):
@@ -42,7 +43,7 @@ class SegmentationMapper:
         if self.is_train:
             label = read_label(label_file, np.int32)
             label = np.where(np.isin(label, self.ignored), self.ignore, label)
-            label = label.astype(np.uint8 if label.max() <= 255 else np.float32)  # what resizing can take
+            label = label.astype(np.uint8 if label.max() <= 255 else np.float32)  # types that resizing supports
         given = T.AugInput(image, sem_seg=label)
         self.augmentations(given)
         record["image"] = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
@@ -52,7 +53,7 @@ class SegmentationMapper:
 
 
 def augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """What is done to an image and its label map, in order."""
+    """The augmentations of an image and its label map, in order."""
     node = cfg.INPUT
     if not is_train:
         return [T.ResizeShortestEdge(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, "choice")]

@@ -21,7 +21,7 @@ def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, c
 
     Args:
         cfg: the whole config.
-        models: networks by the name that stands above their column.
+        models: networks, by the name that is printed above their column.
         path: the PNG file.
         count: how many images.
     """

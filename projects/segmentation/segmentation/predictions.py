@@ -1,4 +1,4 @@
-"""Files of predicted label maps, in the labels that a data set is published with: what test servers take."""
+"""Files of predicted label maps with a data set's published label ids, for test servers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sirfp.data.descriptions import published_ids
 class PredictionFiles:
     """Writes `<folder>/<name of the image>.png`, one for each image, of the image's size and one channel.
 
-    Values are the set's published ids: Cityscapes' label ids (7 is road), as its server wants them, ADE20K's 1..150 and
-    so on; class indices where a set publishes those or is not known.
+    Values are the data set's published ids: Cityscapes' label ids (7 is road), as its server requires, ADE20K's 1..150
+    and so on. For data sets that publish class indices, and for unknown ones, they are class indices.
 
     Args:
-        folder: made where it is not there.
-        dataset_name: in the catalogs.
-        classes: how many.
+        folder: where the files are written; made if it is missing.
+        dataset_name: its name in Detectron2's catalogs.
+        classes: number of classes.
     """
 
     def __init__(self, folder: Path, dataset_name: str, classes: int):
@@ -29,7 +29,7 @@ class PredictionFiles:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, image: str, predicted: np.ndarray) -> Path:
-        """Writes class indices (H, W) of an image under its name."""
+        """Writes the class indices (H, W) of an image to a file that has the image's name."""
         path = self.folder / f"{Path(image).stem}.png"
         Image.fromarray(self.ids[predicted]).save(path)
         return path

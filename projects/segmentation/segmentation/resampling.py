@@ -1,4 +1,4 @@
-"""Class resampling: each class is drawn equally often, then an image that holds it (docs/method.md, section 5)."""
+"""Class resampling: draws each class equally often, then an image with it (docs/method.md, section 5)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from sirfp.data.stream import TrainingStream, records_stream
 from sirfp.errors import InputError
 
 SAMPLER = "ClassResampling"
-"""The value of DATALOADER.SAMPLER_TRAIN that asks for it."""
+"""The value of DATALOADER.SAMPLER_TRAIN that switches class resampling on."""
 
 
 @dataclass(frozen=True)
 class ClassIndex:
-    """Which images hold which class, as pairs sorted by class.
+    """Which images contain which class, as pairs sorted by class.
 
     Attributes:
         images: the image of each pair, (P,) of int32.
@@ -38,13 +38,13 @@ class ClassIndex:
 
     @staticmethod
     def of(present: np.ndarray) -> ClassIndex:
-        """From whether image i holds class k, (I, K) of bool."""
+        """Builds the index from an array (I, K) of bool: whether image i contains class k."""
         classes, images = np.nonzero(present.T)
         return ClassIndex(images.astype(np.int32), np.searchsorted(classes, np.arange(present.shape[1] + 1)))
 
     @property
     def classes(self) -> np.ndarray:
-        """The classes that at least one image holds."""
+        """The classes that at least one image contains."""
         return np.flatnonzero(np.diff(self.starts))
 
     def pair(self, number: int) -> tuple[int, int]:
@@ -53,14 +53,14 @@ class ClassIndex:
 
 
 def classes_present(records: Sequence[dict[str, Any]], classes: int) -> np.ndarray:
-    """Reads all label maps for the classes they hold; each process of a distributed run reads a share.
+    """Reads which classes each label map contains; each process of a distributed run reads a part of the files.
 
     Args:
         records: of the data set, with "sem_seg_file_name".
-        classes: K; other labels are ignored.
+        classes: the number of classes, K; labels from K on are ignored.
 
     Returns:
-        Whether image i holds class k, (I, K) of bool.
+        (I, K) of bool: whether image i contains class k.
 
     Raises:
         InputError: a label map cannot be read; on every process.
@@ -76,7 +76,7 @@ def classes_present(records: Sequence[dict[str, Any]], classes: int) -> np.ndarr
 
     try:
         found: Any = in_threads(read, mine)
-    except InputError as error:  # the others shall end too, not wait
+    except InputError as error:  # sent to the other processes, so that they end too instead of waiting
         found = error
     present = np.zeros((len(records), classes), dtype=bool)
     for rank, part in enumerate(comm.all_gather(found)):
@@ -90,11 +90,11 @@ def classes_present(records: Sequence[dict[str, Any]], classes: int) -> np.ndarr
 class ClassSampler(Sampler):
     """An endless stream of an index's pairs: every round has each class once, in random order, with a random image.
 
-    As Detectron2's samplers, it gives each process its share of one stream, which the seed decides.
+    Like Detectron2's samplers, all processes share one stream, which the seed determines, and each takes its part.
 
     Args:
         index: the pairs.
-        seed: the same on all processes; by default a random one that they agree on, which follows from SEED.
+        seed: must be the same on all processes; by default one that all processes share and that depends on SEED.
 
     Raises:
         InputError: no image holds any class.
@@ -120,14 +120,14 @@ class ClassSampler(Sampler):
 
 
 def resampling_stream(cfg: CfgNode, mapper: Callable[[dict], dict]) -> TrainingStream:
-    """Training data with class resampling; each record says the class it was drawn for as "sampled_class".
+    """Training data with class resampling; "sampled_class" of a record is the class for which it was drawn.
 
     Args:
         cfg: the whole config.
         mapper: see `SegmentationMapper`; its crop may miss the class that the image was sampled for.
 
     Raises:
-        InputError: a label map cannot be read, or none holds any class.
+        InputError: a label map cannot be read, or no label map contains any class.
     """
     records = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
@@ -141,6 +141,6 @@ def resampling_stream(cfg: CfgNode, mapper: Callable[[dict], dict]) -> TrainingS
 
 
 def records_by_class(records: Sequence[dict[str, Any]], index: ClassIndex) -> list[dict[str, Any]]:
-    """The record of each of an index's pairs, with its class as "sampled_class"."""
+    """One record for each pair of an index, with the pair's class as "sampled_class"."""
     pairs = [index.pair(number) for number in range(len(index.images))]
     return [{**records[image], "sampled_class": label} for image, label in pairs]

@@ -1,4 +1,4 @@
-"""A segmentor that is trained by more than its head's own loss; in inference it is Detectron2's, layer for layer."""
+"""A segmentor with GSRL and an auxiliary head for training; for inference it equals Detectron2's segmentor."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PHASES = ("never", "always", "pruned")
 
 
 def with_supervised_segmentor(cfg: CfgNode) -> CfgNode:
-    """The config with this segmentor in place of Detectron2's, where it asks for what only this one has.
+    """The config for building the training model: with this segmentor if the config uses GSRL or an auxiliary head.
 
-    The config's own META_ARCHITECTURE stays Detectron2's, so `sirfp`'s commands and others build the network that is
-    pruned and deployed, without what only training needs.
+    The given config is not changed: its META_ARCHITECTURE stays Detectron2's, so that `sirfp`'s commands and other
+    programs build the network that is pruned and deployed, without the parts for training.
 
     Raises:
-        InputError: it asks for that with another architecture, or a value is none of the known.
+        InputError: the config uses them with another architecture, or SOLVER.GSRL.WHEN has an unknown value.
     """
     if cfg.SOLVER.GSRL.WHEN not in PHASES:
         raise InputError(f"SOLVER.GSRL.WHEN must be one of {', '.join(PHASES)}, got {cfg.SOLVER.GSRL.WHEN!r}")
@@ -49,7 +49,7 @@ class SupervisedSegmentor(SemanticSegmentor):
     """Detectron2's `SemanticSegmentor` with a choice of losses and, in training, an auxiliary head.
 
     Attributes:
-        rebalanced: whether GSRL is the loss now; else it is the head's own (`MODEL.SEM_SEG_HEAD.LOSS_TYPE`).
+        rebalanced: whether GSRL is the current loss; otherwise it is the head's own (`MODEL.SEM_SEG_HEAD.LOSS_TYPE`).
     """
 
     @configurable
@@ -63,7 +63,7 @@ class SupervisedSegmentor(SemanticSegmentor):
         auxiliary_weight: float,
         **parts: Any,
     ):
-        """Takes GSRL, whether to begin with it, the auxiliary head, and the parts of a `SemanticSegmentor`."""
+        """Takes GSRL, whether to use it from the start, the auxiliary head, and the parts of a `SemanticSegmentor`."""
         super().__init__(**parts)
         self.gsrl, self.rebalanced = gsrl, rebalanced
         self.auxiliary_head = auxiliary_head
@@ -73,7 +73,7 @@ class SupervisedSegmentor(SemanticSegmentor):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Reads `SOLVER.GSRL` and `SOLVER.AUXILIARY` beside what the model is."""
+        """Reads `SOLVER.GSRL` and `SOLVER.AUXILIARY` in addition to Detectron2's keys of the model."""
         head, node, aux = cfg.MODEL.SEM_SEG_HEAD, cfg.SOLVER.GSRL, cfg.SOLVER.AUXILIARY
         parts = super().from_config(cfg)
         return {
@@ -86,13 +86,13 @@ class SupervisedSegmentor(SemanticSegmentor):
         }
 
     def train(self, mode: bool = True) -> SupervisedSegmentor:
-        """Sets the mode, but the head's own flag: it returns logits in training too, while its layers train."""
+        """Sets the mode of all modules except the head's own flag: then the head returns logits in training too."""
         super().train(mode)
         self.sem_seg_head.training = False
         return self
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """As `SemanticSegmentor.forward`; for training, inputs may say "sampled_class", see `GSRL.class_weights`."""
+        """`SemanticSegmentor.forward`; training inputs may have a "sampled_class", see `GSRL.class_weights`."""
         if not self.training:
             return super().forward(batched_inputs)
         images = self._batch([(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs])
@@ -117,7 +117,7 @@ class SupervisedSegmentor(SemanticSegmentor):
 
 
 def _auxiliary_head(cfg: CfgNode, backbone: nn.Module) -> AuxiliaryHead | None:
-    """The head that `SOLVER.AUXILIARY` describes, if any; raises InputError where the backbone lacks its feature."""
+    """The head of `SOLVER.AUXILIARY`, or None; raises InputError if the backbone lacks its feature."""
     node, head, shapes = cfg.SOLVER.AUXILIARY, cfg.MODEL.SEM_SEG_HEAD, backbone.output_shape()
     if not node.FEATURE:
         return None
