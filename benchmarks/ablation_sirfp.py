@@ -1,11 +1,10 @@
-"""What each of SIRFP's choices is worth: the study `studies/ablation.yaml`, as tables.
+"""Tables of the study `studies/ablation.yaml`: the effect of each choice in SIRFP.
 
     python benchmarks/ablation_sirfp.py [--study studies/ablation.yaml] [--folder FOLDER] [--table docs/ablation.md]
 
 Every row is a pruning of the same dense network with one choice changed: redundancy (spatial or pooled, L1 or cosine,
 raw or per position), edge term, moving average, coupled layers, search; importance on the vertices, refitting, bias
-compensation, steps. Runs that are done are not run again, so it can be cut off. `--report`
-runs nothing.
+compensation, steps. Finished runs are not run again, so the command can be interrupted. `--report` runs nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     root = Path(__file__).resolve().parents[1]
     parser.add_argument("--study", type=Path, default=root / "studies" / "ablation.yaml")
-    parser.add_argument("--folder", help="where the runs go, in place of the study's own")
-    parser.add_argument("--report", action="store_true", help="run nothing: the table of what is done")
+    parser.add_argument("--folder", help="folder of the runs, instead of the study's own")
+    parser.add_argument("--report", action="store_true", help="run nothing: print the table of the finished runs")
     parser.add_argument("--table", type=Path, help="also add the table to this file")
     args = parser.parse_args()
     where = ["--folder", args.folder] if args.folder else []
@@ -45,7 +44,7 @@ def main() -> int:
 
 
 def tables(study: grid.Study, rows: list[dict]) -> str:
-    """One Markdown table for each task and model; `a-b` is held against `a`, others against the first."""
+    """One Markdown table for each task and model; `a-b` is compared with `a`, others with the first row."""
     text = ""
     for task, model in dict.fromkeys((job.task, job.model) for job in study.cells):
         jobs = {job.criterion: dict(job.options) for job in study.cells if (job.task, job.model) == (task, model)}
@@ -65,7 +64,7 @@ def tables(study: grid.Study, rows: list[dict]) -> str:
 
 
 def base_of(name: str, names: list[str]) -> str:
-    """What a choice is held against: the longest other name that it goes on from, after a dash; else the first."""
+    """The row to compare with: the longest other name that begins `name` before a dash; else the first."""
     return max((other for other in names if name.startswith(f"{other}-")), key=len, default=names[0])
 
 

@@ -1,12 +1,12 @@
-"""What SIRFP's statistics add to a training step of a segmentor, a classifier or a detector, and what they hold.
+"""The time that SIRFP's statistics add to a training step of a segmentor, classifier or detector, and their memory.
 
     python benchmarks/accumulation.py [--json] [--model deeplab | resnet50 | retinanet] [--size 128 256] [--batch 2]
                                       [--precision float32] [--rounds 16]
 
-Steps that are looked at alternate with plain ones. What a look adds is a step with it less the mean of the plain ones
-on both sides, so that what else slows a machine down falls on both; in a run it comes once in a period. On the other
-iterations hooks are called and do nothing, which is timed by itself. Bound: at most 3% of a step, with the defaults of
-the config (SIRFP.ACCUMULATE_PERIOD and the option `stride`). Ends with 1 where it is not met.
+Steps with an update of the statistics alternate with plain steps. The added time is a step with an update minus the
+mean of the plain steps before and after it, so that other load on the machine affects both. A run has one update per
+period. On the other iterations the hooks are called and do nothing; this is timed separately. Bound: at most 3% of a
+step, with the config's defaults (SIRFP.ACCUMULATE_PERIOD and the option `stride`). Exit code 1 if it is not met.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--period", type=int, default=defaults.ACCUMULATE_PERIOD)
     parser.add_argument("--stride", type=int, default=CRITERIA["sirfp"].defaults()["stride"])
-    parser.add_argument("--rounds", type=int, default=16, help="steps that are looked at (default 16)")
+    parser.add_argument("--rounds", type=int, default=16, help="steps with an update (default 16)")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -58,7 +58,7 @@ def main() -> int:
         optimizer.step()
 
     def timed(looking: bool) -> float:
-        observer.iteration = 0  # a multiple of the period: one that is looked at
+        observer.iteration = 0  # a multiple of the period, so that statistics are updated
         start = time.perf_counter()
         with observer if looking else nullcontext():
             step()
@@ -67,7 +67,7 @@ def main() -> int:
         return time.perf_counter() - start
 
     with EventStorage(0):
-        for looking in (False, True):  # the first of each warms up
+        for looking in (False, True):  # the first step of each kind is a warm-up
             timed(looking)
         times = [timed(bool(i % 2)) for i in range(2 * args.rounds + 1)]
     plain = statistics.median(times[::2])
@@ -102,7 +102,7 @@ def main() -> int:
 
 
 def waiting(criterion: Criterion, observer: Observer) -> float:
-    """Seconds of an iteration that is not looked at: all hooks called, and the iteration ended."""
+    """Seconds of an iteration without an update: all hooks are called, and the iteration ends."""
     hooks = [observer._see(feature) for feature in criterion.features()]
     x, repeats = torch.empty(0), 20
     start = time.perf_counter()

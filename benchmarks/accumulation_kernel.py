@@ -1,11 +1,11 @@
-"""What one update of a redundancy average costs, in time and memory, by channels and size of the map.
+"""Time and memory of one update of a redundancy average, by number of channels and size of the map.
 
     python benchmarks/accumulation_kernel.py [--json] [--memory-limit GIB] [--device cuda] [--stride 1 4]
 
-Each case runs in a process of its own, which is forked from one that has imported all. Its extra memory is the growth
-of the process's peak (on a GPU, of what torch allocates) over features and accumulators: at most one chunk
-(`sirfp.redundancy.sobel.CHUNK_BYTES`) and what the matrix product packs. Cases whose features and matrix exceed the
-limit are skipped; times are medians of repeats, of fewer where these take more than a few seconds together.
+Each case runs in its own process, forked from one with all imports. Its extra memory is the growth of the process's
+peak (on a GPU, of torch's allocated memory) beyond features and accumulators: at most one chunk
+(`sirfp.redundancy.sobel.CHUNK_BYTES`) and the buffers of the matrix product. Cases whose features and matrix exceed
+the limit are skipped. Times are medians of repeats; repeats end after a few seconds.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from sirfp.redundancy import RedundancyAverage
 from sirfp.redundancy.sobel import CHUNK_BYTES
 
 CHANNELS = (64, 256, 1024, 2048, 4096)
-ENOUGH = 4.0  # seconds of one case's repeats, after which there is no other
+ENOUGH = 4.0  # seconds after which a case is not repeated again
 SIZES = ((16, 32), (32, 64), (64, 128), (128, 256), (256, 512))
 
 
 def peak(device: str) -> int:
-    """Bytes."""
+    """Peak memory in bytes."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -39,13 +39,13 @@ def peak(device: str) -> int:
 def measure(case: dict, answers: multiprocessing.Queue) -> None:
     torch.set_num_threads(case["threads"])
     device, channels = case["device"], case["channels"]
-    # A first call, small, loads the libraries.
+    # A small first call loads the libraries.
     RedundancyAverage().update(torch.rand(1, 256, 4, 4, device=device))
     average = RedundancyAverage(stride=case["stride"])
     features = torch.zeros(case["images"], channels, *case["size"], dtype=torch.bfloat16, device=device).uniform_(-1, 1)
     if case["channels_last"]:
         features = features.contiguous(memory_format=torch.channels_last)
-    average.update(torch.ones(1, channels, 1, 1, device=device))  # makes the accumulators
+    average.update(torch.ones(1, channels, 1, 1, device=device))  # allocates the accumulators
     average._sums["matrix"].fill_(0)  # and touches their pages
     before = peak(device)
     times = []

@@ -1,11 +1,12 @@
-"""How exactly budgets of FLOPs and parameters are met, on the networks of the two prunability tables.
+"""How exactly budgets of FLOPs and parameters are met by the networks of the two prunability tables.
 
     python benchmarks/budgets.py [--all] [--networks NAME ...] [--results output/budgets.jsonl] [--json]
 
-Every network is asked for shares of its FLOPs and of its parameters (half, or half of what can go where half is less
-than its least), once with widths as they come and once with multiples of 8, its channels worth random numbers. Bound:
-0.5% below the budget and nothing above, with widths as they come. By default a slice of the networks, `--all` takes
-each, in a process of its own; what is in the results file is not run again. Ends with 1 where the bound is not met.
+Every network is pruned by random scores to a share of its FLOPs and of its parameters, once with any width and once
+with multiples of 8. The share is half, or half of what can be removed if the smallest plan keeps more than half.
+Bound, with any width: at most 0.5% below the budget, and not above it. By default some of the networks are measured,
+with `--all` all of them, each in its own process. Networks in the results file are not run again. Exit code 1 if the
+bound is not met.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SLICE = (
 )  # fmt: skip
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BOUND = 0.005
-ROUNDING = 1e-12  # of a share: a plan of just the FLOPs that were asked for is not above them
+ROUNDING = 1e-12  # tolerance of a share, so that a plan that meets the budget exactly is not above it
 MULTIPLES = (1, 8)
 
 
@@ -45,14 +46,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--all", action="store_true", help="every network of the two tables")
-    parser.add_argument("--networks", nargs="*", help="some, whether --all or not")
-    parser.add_argument("--results", type=Path, help="rows are kept here and not measured again")
+    parser.add_argument("--networks", nargs="*", help="these networks, with or without --all")
+    parser.add_argument("--results", type=Path, help="file of rows; networks in it are not measured again")
     parser.add_argument("--seconds", type=int, default=600, help="limit for one network (default %(default)s)")
     parser.add_argument("--memory", type=float, default=12, help="limit in GiB (default %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time (default %(default)s)")
     args = parser.parse_args()
     facts = machine()
-    torch.set_num_threads(1)  # a process that has computed on several cannot be forked
+    torch.set_num_threads(1)  # a process that has used several threads cannot be forked safely
     rows = {row["network"]: row for row in (read_rows(args.results) if args.results else [])}
     names = args.networks or (all_networks() if args.all else SLICE)
 
@@ -77,7 +78,7 @@ def main() -> int:
 
 
 def all_networks() -> list[str]:
-    """The networks of both tables, as docs/ has them."""
+    """The networks of both tables in docs/."""
     timm_rows, zoo_rows = (table_rows(DOCS / f"prunability_{kind}.md") for kind in ("timm", "detectron2"))
     return [*(row[1] for row in timm_rows), *(row[0] for row in zoo_rows)]
 
@@ -89,7 +90,7 @@ def table_rows(page: Path) -> list[list[str]]:
 
 
 def measure(name: str) -> list[dict[str, Any]]:
-    """One network's plans: what was asked for, and what was kept of it."""
+    """One network's plans, each with its budget and the share that it keeps."""
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
     if name.endswith((".yaml", ".py")):
@@ -117,7 +118,7 @@ def measure(name: str) -> list[dict[str, Any]]:
 
 
 def shortfall(row: dict[str, Any], multiple: int) -> float:
-    """How far below its budget the worst plan of a network is, relative to the budget; infinite where it is above."""
+    """The largest distance of a network's plans below the budget, relative to it; infinite if one is above."""
     if row.get("error") or any(plan.get("error") for plan in row["plans"]):
         return float("inf")
     gaps = [-plan["off"] for plan in row["plans"] if plan["round_to"] == multiple]
@@ -125,7 +126,7 @@ def shortfall(row: dict[str, Any], multiple: int) -> float:
 
 
 def summary(rows: Any) -> dict[str, Any]:
-    """How many networks keep the bound, and the worst; those that cannot run here at all (another library) apart."""
+    """How many networks meet the bound, and the worst; networks that lack a library are counted separately."""
     rows = list(rows)
     able = [row for row in rows if not str(row.get("error", "")).startswith(("InputError", "ModuleNotFound"))]
     result: dict[str, Any] = {"networks": len(able), "cannot_run_here": len(rows) - len(able)}

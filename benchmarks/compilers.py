@@ -1,19 +1,19 @@
-"""Which pruned models `torch.compile`, TorchScript and the exporter to ONNX take: each tried, and compared with eager.
+"""Which pruned models work with `torch.compile`, TorchScript and export to ONNX, compared with eager PyTorch.
 
     python benchmarks/compilers.py [--models NAME ...] [--ways WAY ...] [--results output/compilers.jsonl] [--table]
 
-Small networks of each family, with random weights and random scores, cut to half of their FLOPs. Every try runs in a
-process of its own with a limit on time; what is in the results file already is not tried again. `--table` prints the
+The models are small networks of each family, with random weights, cut to half of their FLOPs by random scores. Every
+attempt runs in its own process with a time limit. Attempts in the results file are not repeated. `--table` prints the
 results as Markdown and tries nothing.
 
 | way | what is tried |
 | --- | --- |
-| eager | the pruned model as its users call it |
-| compile | `torch.compile(model)`, called alike; in how many pieces, as its graph breaks count |
-| static | where that fails: `torch.compile(model, dynamic=False)`, which takes sizes for numbers |
-| trace | `torch.jit.trace`, by Detectron2's TracingAdapter for its models; also on another image size |
-| script | `torch.jit.script`, by Detectron2's `scripting_with_instances` for its detectors |
-| onnx | what `sirfp export` does, batch and size open where that is its default, run in onnxruntime |
+| eager | the pruned model, called in the usual way |
+| compile | `torch.compile(model)`, called in the same way; its graph breaks are counted |
+| static | if that fails: `torch.compile(model, dynamic=False)`, with fixed sizes |
+| trace | `torch.jit.trace`, with TracingAdapter for Detectron2's models; also at another image size |
+| script | `torch.jit.script`, with `scripting_with_instances` for Detectron2's detectors |
+| onnx | the file of `sirfp export`, with open batch and size if that is the default, run in onnxruntime |
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from sirfp.verify.detectors import is_detector
 
 PROJECTS = Path(__file__).resolve().parents[1] / "projects"
 WAYS = ("eager", "compile", "trace", "script", "onnx")
-SECOND = {"compile": "static"}  # what is tried where a way fails
+SECOND = {"compile": "static"}  # {way: what is tried if it fails}
 HALF, SIZE, OTHER = 0.5, (64, 96), (96, 128)
 TOLERANCE = 1e-3
 TINY = "MODEL.WEIGHTS", "", *"MODEL.TIMM.NAME test_resnet MODEL.TIMM.WEIGHTS".split(), ""
@@ -86,7 +86,7 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "PVTv2-B0": ("segmentation/camvid/pvt_v2_b0_mlp.yaml", ("MODEL.TIMM.WEIGHTS", "", *CONVS)),
     "HRNet-W18": ("segmentation/camvid/hrnet_w18.yaml", ("MODEL.TIMM.WEIGHTS", "")),
 }
-"""Where each comes from, below `projects`, and KEY VALUE pairs that make it small; the ones that take long last."""
+"""{name: (config below `projects` or name, KEY VALUE pairs that make the model small)}; slow ones last."""
 
 
 def main() -> int:
@@ -102,7 +102,7 @@ def main() -> int:
     if args.table:
         print(table(rows))
         return 0
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes for each try
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes for each attempt
     for name in args.models:
         add_tries(rows, name, args.ways, args)
         failed = [way for way in args.ways if way in SECOND and not rows[name, way].get("ok")]
@@ -111,7 +111,7 @@ def main() -> int:
 
 
 def add_tries(rows: dict[tuple[str, str], Any], name: str, ways: Sequence[str], args: argparse.Namespace) -> None:
-    """Tries for one model what was not tried before, and keeps it in `rows` and in the results file."""
+    """Tries the ways of one model that were not tried before, and adds them to `rows` and to the results file."""
     for row in tries(name, [way for way in ways if (name, way) not in rows], args.seconds, args.threads):
         rows[name, row["way"]] = row
         add_row(args.results, row)
@@ -119,7 +119,7 @@ def add_tries(rows: dict[tuple[str, str], Any], name: str, ways: Sequence[str], 
 
 
 def tries(name: str, ways: Sequence[str], seconds: float, threads: int) -> Iterator[dict[str, Any]]:
-    """Tries some ways for one model, each in a process of its own that is forked once the model is pruned."""
+    """Tries some ways for one model, each in its own process, forked after the model has been pruned."""
     if not ways:
         return
     try:
@@ -143,7 +143,7 @@ def error_as_row(attempt: Callable[[Source, nn.Module], Row], source: Source, mo
 
 
 def pruned(name: str) -> tuple[Source, nn.Module, float]:
-    """A dense model, it in evaluation mode after half of its FLOPs went, and the share of them that is left."""
+    """A dense model, its pruned copy in evaluation mode, and the share of FLOPs that the copy keeps."""
     place, options = MODELS[name]
     kind, _, rest = place.partition(" ")
     torch.manual_seed(0)
@@ -160,7 +160,7 @@ def pruned(name: str) -> tuple[Source, nn.Module, float]:
 
 
 def keep_all_detections(model: nn.Module) -> nn.Module:
-    """Has a detector with random weights return detections, so that there is something to compare."""
+    """Lowers thresholds so that a detector with random weights returns detections, which can be compared."""
     for module in model.modules():
         for name in ("test_score_thresh", "test_topk_candidates"):
             if hasattr(module, name):
@@ -169,7 +169,7 @@ def keep_all_detections(model: nn.Module) -> nn.Module:
 
 
 def eager(source: Source, model: nn.Module) -> dict[str, Any]:
-    """Called as its users call it."""
+    """Calls the model in the usual way."""
     found = outputs(model, source.example())
     if not all(tensor.isfinite().all() for tensor in found.values()):
         return {"ok": False, "why": "outputs are not finite"}
@@ -177,7 +177,7 @@ def eager(source: Source, model: nn.Module) -> dict[str, Any]:
 
 
 def compiled(source: Source, model: nn.Module, dynamic: bool | None = None) -> dict[str, Any]:
-    """`torch.compile` with nothing else asked for, or with sizes as numbers."""
+    """`torch.compile` with its defaults, or with fixed sizes."""
     from torch._dynamo.utils import counters
 
     counters.clear()
@@ -186,7 +186,7 @@ def compiled(source: Source, model: nn.Module, dynamic: bool | None = None) -> d
 
 
 def traced(source: Source, model: nn.Module) -> dict[str, Any]:
-    """`torch.jit.trace`, then on the size that it was traced with and on another."""
+    """`torch.jit.trace`, called at the size of tracing and at another."""
     first, second = without_sizes(source), without_sizes(replace(source, size=OTHER))
     if isinstance(first, torch.Tensor):
         work = torch.jit.trace(model, first, check_trace=False)
@@ -203,7 +203,7 @@ def traced(source: Source, model: nn.Module) -> dict[str, Any]:
 
 
 def scripted(source: Source, model: nn.Module) -> dict[str, Any]:
-    """`torch.jit.script`, of detectors by Detectron2's way."""
+    """`torch.jit.script`; for detectors Detectron2's `scripting_with_instances`."""
     given = without_sizes(source)
     if not is_detector(call(model, given)):
         return same(model, torch.jit.script(model), given)
@@ -221,7 +221,7 @@ def scripted(source: Source, model: nn.Module) -> dict[str, Any]:
 
 
 def exported(source: Source, model: nn.Module) -> dict[str, Any]:
-    """What `sirfp export` does."""
+    """The export of `sirfp export`."""
     graph = build_graph(source, model)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "small.onnx"
@@ -244,23 +244,23 @@ TRIES = {"eager": eager, "compile": compiled, "static": STATIC, "trace": traced,
 
 
 def without_sizes(source: Source) -> Any:
-    """An example without the sizes that Detectron2 scales its results to."""
+    """An example without "height" and "width", to which Detectron2 would scale its results."""
     given = source.example()
     return given if isinstance(given, torch.Tensor) else [{"image": one["image"]} for one in given]
 
 
 def outputs(work: Any, given: Any) -> dict[str, torch.Tensor]:
-    """Every tensor that a call returns, by its place."""
+    """Every tensor that a call returns, by its position in the result."""
     return dict(tensors(call(work, given)))
 
 
 def same(ours: nn.Module, theirs: Any, given: Any) -> dict[str, Any]:
-    """Whether two ways of calling a model give the same."""
+    """Compares the outputs of two ways of calling a model."""
     return difference(outputs(ours, given), outputs(theirs, given))
 
 
 def at_other_size(ours: nn.Module, theirs: Any, given: Any) -> dict[str, Any]:
-    """Likewise on images of another size, which is no failure."""
+    """Compares at another image size; a difference there is no failure."""
     try:
         return {"other_size": same(ours, theirs, given)["ok"]}
     except RuntimeError:
@@ -268,7 +268,7 @@ def at_other_size(ours: nn.Module, theirs: Any, given: Any) -> dict[str, Any]:
 
 
 def difference(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """The largest relative difference of outputs; lists of detections are as long in both, or else it says so."""
+    """The largest relative difference of outputs; different shapes are reported as the reason."""
     if [tensor.shape for tensor in ours.values()] != [tensor.shape for tensor in theirs.values()]:
         return {"ok": False, "why": f"gives {_shapes(theirs)} where eager gives {_shapes(ours)}"}
     found = furthest(dict(enumerate(ours.values())), dict(enumerate(theirs.values()))).relative
@@ -280,7 +280,7 @@ def _shapes(found: Mapping[str, torch.Tensor]) -> str:
 
 
 def in_words(row: Mapping[str, Any]) -> str:
-    """A row in a few words."""
+    """A row as short text."""
     if row.get("error") or not row.get("ok"):
         return f"no: {(row.get('error') or row.get('why')).rstrip(':').partition(' (This attribute')[0]}"
     parts = [f"differs by {row['difference']:.0e}"] if row.get("difference") else []
@@ -296,7 +296,7 @@ def in_words(row: Mapping[str, Any]) -> str:
 
 
 def table(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
-    """The results of what was tried, as Markdown."""
+    """All results as a Markdown table."""
     lines = [("model", *WAYS), ("---",) * (1 + len(WAYS))]
     for name in MODELS:
         found = {way: rows.get((name, way)) for way in WAYS}

@@ -1,4 +1,4 @@
-"""The gradients of depthwise convolutions in bfloat16: oneDNN's, and ours in float32 (`sirfp.training.depthwise`).
+"""Times gradients of depthwise convolutions: oneDNN's in bfloat16, sirfp's in float32 (`sirfp.training.depthwise`).
 
     python benchmarks/depthwise.py [--threads N] [--repeats N]
 
@@ -43,7 +43,7 @@ def main() -> int:
         x = torch.randn(8, channels, height, width).to(memory_format=torch.channels_last).requires_grad_()
         times: tuple[list[float], list[float]] = ([], [])
         for _ in range(args.repeats):
-            for ours, found in enumerate(times):  # in turns, as other work comes and goes
+            for ours, found in enumerate(times):  # in turns, because other load on the machine varies
                 found.append(backward(layer, x, bool(ours)))
         theirs, ours = (statistics.median(found[1:] or found) for found in times)
         name = f"{channels} at {height} x {width}, {kernel} x {kernel}, stride {stride}, dilation {dilation}"

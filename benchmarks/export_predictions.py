@@ -1,12 +1,13 @@
-"""Whether exported pruned networks predict on real images in onnxruntime what they predict in PyTorch.
+"""Compares predictions of exported pruned networks in onnxruntime with those in PyTorch, on real images.
 
     python benchmarks/export_predictions.py RUN [RUN ...] [--images 20] [--fixed] [--json]
 
-A RUN is the output folder of a training run with pruning: its `config.yaml` and `pruned.safetensors` are taken, and
-images spread over its test set, which lies below the folder that DETECTRON2_DATASETS names. Each network is exported as
-`sirfp export` does it, batch and size open where the network allows, and both look at one image after the other. Ends
-with 1 where logits, scores or boxes differ by more than a thousandth of the largest, more than a thousandth of the
-detections has no equal of its class, or more than one of 10,000 pixels is of another class.
+A RUN is the output folder of a training run with pruning. The benchmark uses its `config.yaml` and
+`pruned.safetensors`, and images spread over its test set, which must be below the folder that DETECTRON2_DATASETS
+names. Each network is exported as by `sirfp export`, with open batch and size if the network allows, and both versions
+process the same images one by one. Exit code 1 if logits, scores or boxes differ by more than a thousandth of the
+largest value, if more than a thousandth of the detections has no equal of its class, or if more than one of 10,000
+pixels has another class.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from sirfp.sources.source import DetectronSource, from_config
 
 TOLERANCE, PIXELS = 1e-3, 1e-4
 NEEDED = ("config.yaml", "pruned.safetensors")
-COLUMNS = ("network", "FLOPs kept", "open", "images", "compared", "other", "largest difference", "export, s")
+COLUMNS = ("network", "FLOPs kept", "open", "images", "compared", "different", "largest difference", "export, s")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folders of runs with pruning")
-    parser.add_argument("--images", type=int, default=20, help="of each test set (default %(default)s)")
+    parser.add_argument("--images", type=int, default=20, help="images of each test set (default %(default)s)")
     parser.add_argument("--fixed", action="store_true", help="fix batch and size, at the first image's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -66,11 +67,11 @@ def compare_predictions(run: Path, count: int, *, fixed: bool) -> dict[str, Any]
 
     Args:
         run: the output folder.
-        count: images at most.
+        count: largest number of images.
         fixed: whether to fix the size at that of the first image, and the batch at one.
 
     Raises:
-        InputError: the folder is not that of a run with pruning, or its test set is not there.
+        InputError: the folder is not that of a run with pruning, or its test set is missing.
     """
     for name in NEEDED:
         if not (run / name).is_file():
@@ -111,7 +112,7 @@ def compare_predictions(run: Path, count: int, *, fixed: bool) -> dict[str, Any]
 
 
 def dense(config: Path) -> DetectronSource:
-    """The dense model of a run, without its weights; how it was pruned is not read, which another version wrote."""
+    """The dense model of a run, without weights; keys of pruning, which may be another version's, are not read."""
     keys = yaml.safe_load(config.read_text())
     keys.pop("SIRFP", None)
     with TemporaryDirectory() as folder:
@@ -121,7 +122,7 @@ def dense(config: Path) -> DetectronSource:
 
 
 def evenly_spaced(name: str, count: int) -> list[Path]:
-    """Image files of a registered data set, evenly over it."""
+    """Image files of a registered data set, spread evenly over it."""
     files = [Path(record["file_name"]) for record in DatasetCatalog.get(name)]
     return files[:: max(1, len(files) // count)][:count]
 

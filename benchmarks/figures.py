@@ -1,4 +1,4 @@
-"""The figures of each benchmark's result beside their bounds, and the page that shows them."""
+"""Reads the figures of each benchmark's result, compares them with their bounds, and writes the page of all."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Machine: {machine}.
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, and its bound if it has one.
+    """A figure, with its bound if it has one.
 
     Attributes:
         what: what was measured.
-        value: as text, with its unit.
-        bound: as text; "" for none.
-        met: whether it is within; None where there is no bound or it was not decided.
+        value: the value as text, with its unit.
+        bound: the bound as text; "" for none.
+        met: whether the bound is met; None if there is no bound or it was not decided.
     """
 
     what: str
@@ -48,7 +48,7 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """Whether the bound is met, in a word."""
+        """Whether the bound is met, as text."""
         return {True: "met", False: "NOT MET", None: "not decided" if self.bound else ""}[self.met]
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def figures(name: str, result: Mapping[str, Any]) -> list[Figure]:
 
 
 def page(kept: Mapping[str, Mapping[str, Any]], found: Mapping[str, list[Figure]]) -> str:
-    """All of it as Markdown."""
+    """The page of all results as Markdown."""
     machines = [entry["result"]["machine"] for entry in kept.values() if "machine" in entry["result"]]
     facts = {key: value for machine in machines for key, value in machine.items() if key != "device"}
     parts = [HEAD.format(machine=", ".join(f"{key} {value}" for key, value in facts.items()))]
@@ -136,7 +136,7 @@ def kernel(result: Mapping[str, Any]) -> list[Figure]:
 
 
 def kernel_tables(result: Mapping[str, Any]) -> list[str]:
-    """Milliseconds of an update by channels and size of the map, a table for each stride."""
+    """Milliseconds of an update by channels and size of the map, in one table for each stride."""
     seconds, texts = _updates(result), []
     sizes = sorted({size for *_, size in seconds})
     for stride in sorted({at for at, *_ in seconds}):
@@ -278,10 +278,10 @@ READERS: dict[str, Callable[[Mapping[str, Any]], list[Figure]]] = {
     "latency": latency,
     "startup": startup,
 }
-"""How a benchmark's result is read, by how its name begins; the first that fits."""
+"""The function that reads a benchmark's result, by the beginning of the benchmark's name; the first match counts."""
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "accumulation-kernel": kernel_tables,
     "latency-profile": profile_tables,
 }
-"""What a benchmark's section has beside its figures."""
+"""Functions for further tables in a benchmark's section."""

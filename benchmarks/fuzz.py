@@ -1,11 +1,12 @@
-"""Fuzzes what reads files of strangers: plans, pruned files, weights, configs, studies, annotations, class maps.
+"""Fuzzes the readers of untrusted files: plans, pruned files, weights, configs, studies, annotations, class maps.
 
     python benchmarks/fuzz.py [--json] [--minutes 10] [--only NAME ...] [--seed 0]
 
-Each target has good files. Hypothesis edits them (bits, ends, pieces, odd values in place of parts of JSON and YAML)
-and shrinks what fails. A reader must do its work or raise InputError, in 20 seconds of a core and 6 GiB, and run
-nothing; all else is a finding: another exception, a hang, a crash. Rounds of 100 cases take turns, each in a process of
-its own, until time is up. Ends with 1 where there is a finding, and prints it.
+Each target has valid files. Hypothesis edits them (flips bits, truncates, inserts and deletes pieces, replaces parts
+of JSON and YAML by odd values) and shrinks each case that fails. A reader must succeed or raise InputError within 20
+seconds of one core and 6 GiB, and must not run code. Anything else is a finding: another exception, a hang, a crash.
+The targets take turns in rounds of 100 cases, each round in its own process, until the time is over. Findings are
+printed and give exit code 1.
 """
 
 from __future__ import annotations
@@ -73,14 +74,14 @@ Edits = list[tuple[str, int, int]]
 
 
 def network() -> nn.Module:
-    """What pruned files and checkpoints are for."""
+    """The network to which pruned files and checkpoints belong."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)
     ).eval()
 
 
 def edited(data: bytes, edits: Edits, read: Callable | None, write: Callable | None) -> bytes:
-    """Bytes after edits; `read` and `write` turn them into plain data and back, for edits of parts."""
+    """Applies edits to bytes; `read` and `write` convert them to plain data and back, for edits of parts."""
     for kind, a, b in edits:
         if kind in ("part", "drop", "twice"):
             try:
@@ -107,7 +108,7 @@ def edited(data: bytes, edits: Edits, read: Callable | None, write: Callable | N
 
 
 def edited_part(content: Any, kind: str, a: int, b: int) -> Any:
-    """Plain data with one part replaced by something odd, dropped, or doubled."""
+    """Plain data with one part replaced by an odd value, removed, or doubled."""
     places = list(_places(content))
     if not places:
         return ODD[b % len(ODD)]
@@ -131,10 +132,10 @@ def _places(content: Any) -> Iterator[tuple[Any, Any]]:
 
 
 class Target:
-    """A reader and its good files.
+    """A reader and its valid files.
 
     Args:
-        folder: a place for files.
+        folder: where the files are written.
     """
 
     suffix = ""
@@ -146,11 +147,11 @@ class Target:
         self.good = self.make()
 
     def make(self) -> list[bytes]:
-        """The good files."""
+        """The valid files."""
         raise NotImplementedError
 
     def use(self, data: bytes) -> None:
-        """Reads bytes as a user's file."""
+        """Reads bytes as the content of a user's file."""
         raise NotImplementedError
 
 
@@ -161,7 +162,7 @@ def planned() -> tuple[nn.Module, PruningPlan]:
 
 
 class Plan(Target):
-    """The text of a plan, applied and shown where it is one."""
+    """The text of a plan; a valid plan is also applied and printed."""
 
     def make(self) -> list[bytes]:
         return [planned()[1].to_json().encode()]
@@ -196,7 +197,7 @@ def write_header(content: Any) -> bytes:
     text = json.dumps(header).encode()
     try:
         rest = bytes.fromhex(tensors)
-    except (TypeError, ValueError):  # an edit put something else in its place
+    except (TypeError, ValueError):  # an edit has replaced it by another type
         rest = b""
     return len(text).to_bytes(8, "little") + text + rest
 
@@ -218,7 +219,7 @@ class Pruned(Target):
 
 
 class Weights(Target):
-    """Weights of PyTorch, whole training checkpoints too."""
+    """Weights saved by PyTorch, and whole training checkpoints."""
 
     suffix, read, write = ".pth", None, None
 
@@ -328,7 +329,7 @@ class Boxes(Target):
 
 
 class ClassMap(Target):
-    """A list of class names beside folders of images."""
+    """A list of class names for folders of images."""
 
     suffix, read, write = ".txt", None, None
 
@@ -346,7 +347,7 @@ class ClassMap(Target):
 
 
 class Marker(Target):
-    """What a study's run has left."""
+    """The marker files of a study's run."""
 
     suffix = ".json"
 
@@ -370,7 +371,7 @@ TARGETS = {
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Raises TimeoutError in what takes longer than SECONDS of processor time."""
+    """Raises TimeoutError if the block takes more than SECONDS of processor time."""
 
     def end(*_: Any) -> None:
         raise TimeoutError(f"took more than {SECONDS} s")
@@ -385,7 +386,7 @@ def limited() -> Iterator[None]:
 
 
 def attack(name: str, seed: int, cases: int = CASES) -> int:
-    """Cases of a target; raises at a finding, with the smallest case in its notes. Returns how many were let in."""
+    """Runs cases of a target; raises a finding with the smallest case in its notes. Returns the number accepted."""
     accepted = 0
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")

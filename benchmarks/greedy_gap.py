@@ -1,11 +1,11 @@
-"""What the greedy clique misses, on the edge matrices of a trained network: against local search, exact sets, a bound.
+"""Compares the greedy clique with local search, exact sets and a bound, on the edge matrices of a trained network.
 
     python benchmarks/greedy_gap.py --config-file CONFIG --weights dense.safetensors --images FOLDER [--table FILE.md]
 
-Every layer's matrix is SIRFP's, averaged over a few batches of images. `--keep` of a layer's channels are kept: by
-chance, by the greedy (EHGP), by local search from the greedy's set, and by the best of several local searches from
-random sets. Above them stands a value that no set is above (`sirfp.clique.bound`); layers of up to 32 channels, and
-random parts of 32 channels of the larger ones, are solved exactly.
+Every layer's matrix is SIRFP's, averaged over a few batches of images. A share `--keep` of a layer's channels is kept:
+chosen at random, by greedy removal (EHGP), by local search that starts from the greedy set, and by the best of several
+local searches from random sets. They are compared with a value that no set exceeds (`sirfp.clique.bound`). Layers of
+up to 32 channels, and random parts of 32 channels of larger layers, are solved exactly.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--keep", type=float, default=0.6, help="share of the channels that are kept (default 0.6)")
     parser.add_argument("--starts", type=int, default=10, help="local searches from random sets (default 10)")
     parser.add_argument("--parts", type=int, default=5, help="random parts of a layer solved exactly (default 5)")
-    parser.add_argument("--largest", type=int, default=700, help="channels of a layer that is looked at (default 700)")
+    parser.add_argument("--largest", type=int, default=700, help="channels of the largest measured layer (default 700)")
     parser.add_argument("--table", type=Path, help="add the Markdown table to this file")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def gap(weights: torch.Tensor, share: float, starts: int, parts: int) -> dict[str, float | int | None]:
-    """Values of the sets that each way finds, and of what is above them, for one matrix."""
+    """The values of the sets that each method finds for one matrix, and the upper bound."""
     size, generator = len(weights), torch.Generator().manual_seed(0)
     keep = max(2, round(share * size))
     start = time.perf_counter()
@@ -84,7 +84,7 @@ def gap(weights: torch.Tensor, share: float, starts: int, parts: int) -> dict[st
 
 
 def in_parts(weights: torch.Tensor, share: float, parts: int, generator: torch.Generator) -> dict[str, float]:
-    """How far greedy and local search lie below exact sets of random parts, in per cent of the exact value."""
+    """The distances of greedy and local search below exact sets of random parts, in per cent of the exact value."""
     size, keep = clique.EXACT_LIMIT, round(share * clique.EXACT_LIMIT)
     greedy, local = [], []
     for _ in range(parts):
@@ -99,12 +99,12 @@ def in_parts(weights: torch.Tensor, share: float, parts: int, generator: torch.G
 
 
 def below(value: float, most: float) -> float:
-    """By how many per cent a value lies below another."""
+    """The distance of a value below another, in per cent of the other."""
     return 100 * (most - value) / max(abs(most), 1e-30)
 
 
 def line(row: dict) -> str:
-    """A row of the table: how far each lies below the best set known, and below exact ones."""
+    """A row of the table: the distance of each method below the best known set and below exact sets."""
     best = row["exact"] if row["exact"] is not None else max(row["local"], row["starts"])
     ways = [below(row[way], best) for way in ("random", "greedy", "local", "starts")]
     parts = ["exact", "exact"] if row["exact"] is not None else [row["greedy_of_parts"], row["local_of_parts"]]
@@ -114,7 +114,7 @@ def line(row: dict) -> str:
 
 
 def table(rows: list[dict]) -> str:
-    """The Markdown table, with the mean over the layers as its last row."""
+    """The Markdown table; its last row is the mean over the layers."""
     head = [
         "| layer | channels | kept | random | greedy | greedy + local search | local searches from random sets "
         "| parts: greedy | parts: local search | best set below the bound |",

@@ -1,11 +1,11 @@
-"""What SIRFP did to the network of a run, in pictures: those of docs/how_it_works.md, and the numbers that it quotes.
+"""Draws the pictures of docs/how_it_works.md from a run's output folder, and prints the numbers that the page quotes.
 
     python benchmarks/how_it_works.py output/camvid_how_it_works [--layer NAME] [--image N] [--to docs/images]
 
-The run is one of the segmentation project with `SIRFP.CRITERION sirfp`, `SIRFP.STEPS 1` and a checkpoint between its
-last statistics and its cut (`SOLVER.CHECKPOINT_PERIOD` one less than `SIRFP.START_ITER`), which thus holds the
-redundancies that the cut was decided by. Its data set must be there. The same cut is made again in three ways and
-evaluated: without making up for what is lost, with bias compensation, and with reconstruction.
+The run must be one of the segmentation project with `SIRFP.CRITERION sirfp`, `SIRFP.STEPS 1` and a checkpoint between
+its last statistics and its cut (`SOLVER.CHECKPOINT_PERIOD` one less than `SIRFP.START_ITER`), which contains the
+redundancies that determined the cut. Its data set must be installed. The same cut is made again in three ways and
+evaluated: without compensation, with bias compensation, and with reconstruction.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from sirfp.surgery.reconstruction import take_moments
 PROJECT = Path(__file__).resolve().parents[1] / "projects" / "segmentation"
 NAME = "how_it_works"
 WIDTHS = (16, 128)
-"""Channels of a layer that can be shown, from and to."""
+"""The smallest and the largest number of channels of a layer that can be shown."""
 SCENES = 2
 """Test images whose predictions are shown."""
 
 
 class Run(NamedTuple):
-    """What a training run has left, and the network just before its cut."""
+    """The results of a training run, and the network just before its cut."""
 
     folder: Path
     cfg: CfgNode
@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="the run's output folder")
     parser.add_argument("--layer", default="", help="the group of channels to show (default: one with large maps)")
     parser.add_argument("--image", type=int, default=0, help="which test image to show maps of (default 0)")
-    parser.add_argument("--to", type=Path, default=Path("docs/images"), help="where the pictures go")
+    parser.add_argument("--to", type=Path, default=Path("docs/images"), help="folder of the pictures")
     args = parser.parse_args()
     try:
         show(read_run(args.run), args)
@@ -123,7 +123,7 @@ def read_run(folder: Path) -> Run:
     """Reads a run's folder.
 
     Raises:
-        InputError: it lacks what the pictures are made from.
+        InputError: a file that the pictures need is missing.
     """
     for name in ("config.yaml", "dense.safetensors", "pruned.safetensors", "plan.json", "pruning.json"):
         if not (folder / name).is_file():
@@ -149,7 +149,7 @@ def statistics(folder: Path) -> dict[str, Any]:
     """The criterion's statistics in the checkpoint just before the cut.
 
     Raises:
-        InputError: no checkpoint holds them.
+        InputError: no checkpoint contains them.
     """
     for file in sorted(folder.glob("model_0*.pth"), reverse=True):
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -163,13 +163,13 @@ def statistics(folder: Path) -> dict[str, Any]:
 
 
 def example(cfg: CfgNode) -> list[dict[str, Any]]:
-    """What the network is called with, of the size that FLOPs are counted on."""
+    """An input of the network, of the size on which FLOPs are counted."""
     height, width = input_size(cfg)
     return [{"image": torch.zeros(3, height, width), "height": height, "width": width}]
 
 
 def default_layer(run: Run) -> Group:
-    """Of layers with one norm and a number of channels that can be shown, one of the largest maps, that lost most."""
+    """The layer with the largest maps, then most lost channels, of those with one norm and a suitable width."""
     fit = [g for g in run.found if len(g.features) == 1 and WIDTHS[0] <= g.size <= WIDTHS[1]]
     lost = {g.name: g.size - len(run.plan.kept[g.name]) for g in fit}
     fit = [g for g in fit if lost[g.name] > g.size // 8]
@@ -179,10 +179,10 @@ def default_layer(run: Run) -> Group:
 
 
 def test_item(run: Run, index: int) -> dict[str, Any]:
-    """One test image as the network is called with it.
+    """One test image as an input of the network.
 
     Raises:
-        InputError: there are fewer.
+        InputError: the test set has fewer images.
     """
     name = run.cfg.DATASETS.TEST[0]
     count = len(DatasetCatalog.get(name))
@@ -203,20 +203,20 @@ def layer_maps(run: Run, group: Group, item: dict[str, Any]) -> np.ndarray:
 
 
 def most_and_least_redundant(redundancy: torch.Tensor) -> tuple[int, int, int]:
-    """The first channel of the most redundant pair, the second, and the one that is least redundant with the first."""
+    """Both channels of the most redundant pair, and the channel that is least redundant with the first of them."""
     values = redundancy.abs().fill_diagonal_(-1)
     first, alike = divmod(int(values.argmax()), len(values))
     return first, alike, int(values[first].where(values[first] >= 0, torch.inf).argmin())
 
 
 def mean(matrix: torch.Tensor) -> float:
-    """The mean magnitude off the diagonal."""
+    """The mean absolute value off the diagonal."""
     size = len(matrix)
     return float((matrix.abs().sum() - matrix.diagonal().abs().sum()) / max(1, size * (size - 1)))
 
 
 def curves(run: Run, shown: Group) -> dict[str, tuple[np.ndarray, int]]:
-    """Of each group that is ranked together with one: redundancy at removal in the greedy order, and how many went."""
+    """{group: (redundancies at removal in greedy order, channels removed)} of the groups in `shown`'s partition."""
     scores = run.criterion.scores()
     prefix = next((p for p in run.cfg.SIRFP.PARTITIONS if any(g.name.startswith(p) for g in run.found)), "")
     beside = [g for g in run.found if g.name.startswith(prefix) == shown.name.startswith(prefix)]
@@ -224,7 +224,7 @@ def curves(run: Run, shown: Group) -> dict[str, tuple[np.ndarray, int]]:
 
 
 def cuts(run: Run) -> dict[str, nn.Module]:
-    """The run's cut, made again without and with what makes up for it."""
+    """The run's cut, made again without compensation and with each kind of it."""
     keep = np.concatenate([np.isin(g.channels, run.plan.kept[g.name]) for g in run.found])
     batches = list(itertools.islice(run.trainer.build_train_loader(run.cfg), run.cfg.SIRFP.RECONSTRUCTION_ITERS or 16))
     with training_branches(run.dense):

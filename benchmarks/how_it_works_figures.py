@@ -17,16 +17,16 @@ from sirfp.study.pictures import draw_matrix
 
 GONE = "#c0262d"
 LARGEST = 190_000
-"""Bytes of a picture at most, where fewer colours bring it there."""
+"""The largest size of a picture in bytes; larger ones get fewer colours."""
 WIDEST = 1200
-"""Pixels of a picture's width at most."""
+"""The largest width of a picture in pixels."""
 COLUMNS = 8
 
 
 def map_pairs(
     image: np.ndarray, maps: np.ndarray, redundancy: torch.Tensor, chosen: tuple[int, int, int], path: Path
 ) -> None:
-    """The image beside the map of a channel, of the one most redundant with it, and of the one least redundant."""
+    """Draws the image, a channel's map, and the maps of the channels most and least redundant with it."""
     first, *others = chosen
     row = [Picture(image, "the image"), Picture(coloured(maps[first]), f"channel {first}")]
     for what, other in zip(("most", "least"), others, strict=True):
@@ -36,7 +36,7 @@ def map_pairs(
 
 
 def map_rows(maps: np.ndarray, order: np.ndarray, kept: np.ndarray, path: Path) -> None:
-    """Maps of the channels that go first, and of those that stay longest, framed by what became of them."""
+    """Draws maps of the first channels to be removed and of the last; the frame's colour says which are kept."""
     stays = set(kept.tolist())
     count = min(2 * COLUMNS, len(order) // 2 // COLUMNS * COLUMNS or COLUMNS)
     chosen = [*order[:count].tolist(), *order[::-1][:count].tolist()]
@@ -48,7 +48,7 @@ def map_rows(maps: np.ndarray, order: np.ndarray, kept: np.ndarray, path: Path) 
 
 
 def matrices(redundancy: torch.Tensor, order: np.ndarray, kept: np.ndarray, path: Path) -> None:
-    """The redundancy matrix as the channels come, and in the greedy order."""
+    """Draws the redundancy matrix in the network's order of channels and in the greedy order."""
     values = redundancy.abs().numpy()
     top = np.quantile(values[~np.eye(len(values), dtype=bool)], 0.99)
     values, stays = np.clip(values / top, 0, 1), np.isin(np.arange(len(values)), kept)
@@ -62,7 +62,7 @@ def matrices(redundancy: torch.Tensor, order: np.ndarray, kept: np.ndarray, path
 
 
 def greedy_curves(curves: Mapping[str, tuple[np.ndarray, int]], name: str, path: Path) -> None:
-    """How redundant each layer's next channel still is while its channels go, one layer in bold."""
+    """Draws, for each layer, the redundancy of the next channel to be removed; one layer in bold."""
     figure = Figure(figsize=(8.0, 3.6), dpi=130, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -99,7 +99,7 @@ def framed(pixels: np.ndarray, colour: str) -> np.ndarray:
 
 
 def narrowed(path: Path) -> None:
-    """Makes a PNG small: not too wide, and with fewer colours where that is not enough."""
+    """Makes a PNG smaller: limits its width, and reduces its colours if it is still too large."""
     with Image.open(path) as image:
         image = image.convert("RGB")
     if image.width > WIDEST:

@@ -1,17 +1,17 @@
-"""Where a pruned network's time goes: each part's share of FLOPs against its share of time, pruned beside dense.
+"""Profiles pruned and dense networks: each part's share of FLOPs and its share of time.
 
     python benchmarks/latency_profile.py [--models deeplab resnet50] [--batch 1] [--round-to 1 8 16]
                                          [--runtimes onnxruntime compiled] [--json]
 
-The networks of `latency_realised.py` under the runtimes' own profilers (onnxruntime's, `torch.profiler`), in turns,
-medians of calls. A part is all convolutions of one kernel on maps of one size (of the input), all matrix products, or
-one other operator. A table for each pruned network; parts of less than 0.3% are only in the sum:
+The networks of `latency_realised.py` run in turns under the runtimes' own profilers (onnxruntime's, `torch.profiler`).
+Times are medians of calls. A part is all convolutions with one kernel size and one input size, all matrix products, or
+one other operator. There is a table for each pruned network. Parts of less than 0.3% are only in the sum:
 
-- FLOPs, time: the part's share of the dense network's;
+- FLOPs, time: the part's share of the dense network's FLOPs and time;
 - FLOPs kept, time kept: pruned / dense;
-- computed: the same of the FLOPs of the operands as onnxruntime reports them, with what it pads;
-- over: how much longer the part takes than its dense time by the share of all FLOPs that is kept, in hundredths of the
-  dense latency; adds up to what the network's latency is above that share.
+- computed: pruned / dense of the FLOPs of the operands that onnxruntime reports, with padding;
+- over: the time that the part takes beyond (its dense time x the kept share of all FLOPs), in per cent of the dense
+  latency. The sum is the distance between the network's relative latency and its kept share of FLOPs.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Profile(NamedTuple):
     """One network in one runtime, by parts.
 
     Attributes:
-        seconds: of a call.
-        computed: multiply-adds of the operands that the runtime reports; empty where it reports none.
-        operators: how many calls of operators a call of the network makes, by their names in the runtime.
+        seconds: time of a call in each part.
+        computed: multiply-adds of the operands that the runtime reports; empty if it reports none.
+        operators: number of calls of each operator in a call of the network, by the runtime's names.
     """
 
     seconds: dict[str, float]
@@ -99,7 +99,7 @@ def part_of(kernel: Any, size: Any) -> str:
 
 
 def part_flops(network: nn.Module, x: torch.Tensor) -> dict[str, float]:
-    """Multiply-adds of convolutions and matrix products, by parts."""
+    """Multiply-adds of convolutions and matrix products in each part."""
     found: dict[str, float] = defaultdict(float)
 
     def count(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
@@ -119,7 +119,7 @@ def part_flops(network: nn.Module, x: torch.Tensor) -> dict[str, float]:
 def in_onnxruntime(
     runtime: str, networks: Mapping[str, nn.Module], x: torch.Tensor, folder: Path, args: argparse.Namespace
 ) -> dict[str, Profile]:
-    """Profiles by onnxruntime's own profiler."""
+    """Profiles by onnxruntime's profiler."""
     check_packages()
     sessions = {}
     for key, network in networks.items():
@@ -134,7 +134,7 @@ def in_onnxruntime(
 
 
 def read_profile(file: Path, calls: int) -> Profile:
-    """What onnxruntime wrote of so many calls."""
+    """Reads the file that onnxruntime's profiler wrote for a number of calls."""
     events = json.loads(file.read_text())
     nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
     count = len(nodes) // calls
@@ -160,14 +160,14 @@ def read_profile(file: Path, calls: int) -> Profile:
 
 
 def shapes(types: list[dict[str, list[int]]]) -> list[list[int]]:
-    """The shapes of operands, which the profile gives with their types."""
+    """The shapes of operands from the profile's lists of types and shapes."""
     return [shape for operand in types for shape in operand.values()]
 
 
 def in_pytorch(
     runtime: str, networks: Mapping[str, nn.Module], x: torch.Tensor, folder: Path, args: argparse.Namespace
 ) -> dict[str, Profile]:
-    """Profiles by `torch.profiler`; what the compiler generates is in the rest."""
+    """Profiles by `torch.profiler`; kernels that the compiler generates are in the rest."""
     works: dict[str, Callable] = {key: prepare_call(runtime, network, x, folder) for key, network in networks.items()}
     for _ in range(WARMUP):
         for work in works.values():
@@ -182,7 +182,7 @@ def in_pytorch(
 
 
 def read_events(events: Any, key: str, repeats: int) -> Profile:
-    """One network's share of what PyTorch recorded of calls in turns."""
+    """One network's profile from the events of calls in turns."""
     turns: list[dict[str, float]] = [defaultdict(float) for _ in range(repeats)]
     operators: dict[str, int] = defaultdict(int)
     for turn, parts in enumerate(turns):
@@ -196,7 +196,7 @@ def read_events(events: Any, key: str, repeats: int) -> Profile:
 
 
 def outermost(event: Any) -> list[Any]:
-    """The operators within an event that no other operator calls."""
+    """The operators within an event that are not called by another operator."""
     found = []
     for child in event.cpu_children:
         found += [child] if child.name.startswith(("aten::", "mkldnn::")) else outermost(child)
@@ -213,7 +213,7 @@ def event_part(event: Any) -> str:
 
 
 def compared(dense: Profile, small: Profile, flops: Mapping[str, float], less: Mapping[str, float]) -> dict[str, Any]:
-    """A pruned network's profile beside the dense one's."""
+    """Compares a pruned network's profile with the dense one's."""
     whole, kept = sum(dense.seconds.values()), sum(less.values()) / sum(flops.values())
     parts = []
     for part in dict.fromkeys([*flops, *dense.seconds, *small.seconds]):

@@ -1,14 +1,13 @@
-"""What FLOPs removed are worth in time: dense and pruned networks timed in turns.
+"""How much time removed FLOPs save: dense and pruned networks are timed in turns.
 
     python benchmarks/latency_realised.py [--models deeplab resnet50] [--batches 1 8] [--round-to 1 8 16]
                                           [--runtimes eager channels-last bfloat16 compiled onnxruntime]
                                           [--json]
 
-Networks with random weights and channels worth random numbers, cut to a share of their FLOPs with widths as they come
-and as multiples; in each of `sirfp.exporting.runtimes` the dense network and the pruned ones take turns. Bound: with
-60% of the FLOPs removed (met to 0.5%), at most half of the dense latency in the better of compiled PyTorch and
-onnxruntime with the best multiple; not decided where neither is asked for. Ends with 1 where it is not met or a
-runtime cannot be had.
+Networks with random weights are cut by random scores to a share of their FLOPs, with any width and with multiples. In
+each of `sirfp.exporting.runtimes` the dense network and the pruned ones run in turns. Bound: with 60% of the FLOPs
+removed (met to 0.5%), at most half of the dense latency, in the faster of compiled PyTorch and onnxruntime with the
+best multiple; not decided if neither is measured. Exit code 1 if the bound is not met or a runtime is missing.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from sirfp.exporting.runtimes import RUNTIMES, compare
 from sirfp.network.latency import Latency
 from sirfp.prune import cut
 
-COUNTED = ("compiled", "onnxruntime")  # the runtimes of the bound
+COUNTED = ("compiled", "onnxruntime")  # the runtimes to which the bound applies
 BOUND, EXACT = 0.5, 0.005
 
 
@@ -93,7 +92,7 @@ def main() -> int:
 
 
 def pruned(name: str, args: argparse.Namespace) -> tuple[dict[str, nn.Module], dict[str, float]]:
-    """The dense network and one for each multiple, ready to be called with a batch, and the FLOPs that these keep."""
+    """The dense network and a pruned one for each multiple, called with a batch, and the FLOPs that these keep."""
     model, inputs = build(name, args.size)
     found = find_groups(model, inputs)
     scores = build_criterion("random", model, found.groups, seed=0).scores()
@@ -108,7 +107,7 @@ def pruned(name: str, args: argparse.Namespace) -> tuple[dict[str, nn.Module], d
 
 
 def row(model: str, batch: int, runtime: str, times: dict[str, Latency]) -> dict:
-    """Median seconds of the dense network's calls, and the pruned ones' share of it."""
+    """Median seconds of the dense network's calls, and those of the pruned networks relative to it."""
     dense = times["dense"].median
     shares = {key: latency.median / dense for key, latency in times.items() if key != "dense"}
     spread = (times["dense"].high - times["dense"].low) / dense
@@ -116,7 +115,7 @@ def row(model: str, batch: int, runtime: str, times: dict[str, Latency]) -> dict
 
 
 def verdict(rows: list[dict], keep_flops: float) -> dict:
-    """The best share of the dense latency for each network and batch, and whether all is within bounds."""
+    """The lowest relative latency for each network and batch, and whether all bounds are met."""
     best: dict[str, float] = {}
     for row in rows:
         if row["runtime"] in COUNTED:
@@ -128,7 +127,7 @@ def verdict(rows: list[dict], keep_flops: float) -> dict:
 
 
 def line(row: dict) -> str:
-    """One row in words."""
+    """One row as text."""
     shares = ", ".join(f"{name} {value:.2f}" for name, value in row["share"].items())
     dense = f"{row['dense_s'] * 1e3:8.1f} ms dense, quartiles {row['spread']:.0%} apart"
     return f"{row['model']:10} batch {row['batch']} {row['runtime']:14} {dense}; {shares}"

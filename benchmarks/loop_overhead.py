@@ -1,12 +1,12 @@
-"""What our training loop adds to a step of ResNet-18: trainer, hooks and events against a bare PyTorch loop.
+"""The time that sirfp's training loop (trainer, hooks, events) adds to a step of ResNet-18 in a plain PyTorch loop.
 
     python benchmarks/loop_overhead.py [--json] [--size 96] [--batch 32] [--precision float32] [--rounds 30]
 
-The classification project's trainer, with the hooks of its pruning configs, once between prunings and once while
-statistics accumulate, and a bare loop with the same network, optimizer, schedule and loss, on the same batch. Rounds
-alternate, each of as many steps as the default period of statistics, so that every accumulating round has one look; a
-round is held against the mean of the bare ones before and after it, and the median of these counts. Bound: at most 3%
-of a step, accumulating or not. Ends with 1 where it is not met.
+Measured are the classification project's trainer with the hooks of its pruning configs, once between prunings and once
+while statistics accumulate, and a plain loop with the same network, optimizer, schedule, loss and batch. Rounds
+alternate. A round has as many steps as the default period of statistics, so that every accumulating round has one
+update. Each round is compared with the mean of the plain rounds before and after it; the result is the median. Bound:
+at most 3% of a step in both cases. Exit code 1 if it is not met.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sirfp.config import load_config
 from sirfp.training.step import use_channels_last
 
 PROJECT = Path(__file__).resolve().parents[1] / "projects" / "classification"
-FAR = 10**6  # an iteration that is not reached
+FAR = 10**6  # an iteration that the benchmark does not reach
 
 
 def main() -> int:
@@ -63,7 +63,7 @@ def main() -> int:
                 start = time.perf_counter()
                 for _ in range(period):
                     step()
-                if round_:  # the first warms up
+                if round_:  # the first round is a warm-up
                     times[name].append((time.perf_counter() - start) / period)
     around = [(before + after) / 2 for before, after in itertools.pairwise(times["bare"])]
     added = {
@@ -91,7 +91,7 @@ def main() -> int:
 
 
 def config(args: argparse.Namespace, folder: str, accumulating: bool):
-    """The digits' pruning config on data of this benchmark's own, its prunings out of reach."""
+    """The digits' pruning config with this benchmark's own data, and with prunings that are never reached."""
     from classification import add_classification_config
 
     options = [
@@ -110,7 +110,7 @@ def ours(
     closing: ExitStack,
     accumulating: bool,
 ) -> Callable:
-    """A step of the project's trainer, as `TrainerBase.train` does it."""
+    """A step of the project's trainer, as in `TrainerBase.train`."""
     from train_net import ClassificationTrainer
 
     class Trainer(ClassificationTrainer):
@@ -137,7 +137,7 @@ def ours(
 
 
 def bare(batch: tuple, args: argparse.Namespace) -> Callable:
-    """A step as one would write it without us."""
+    """A training step written without sirfp."""
     from classification import build_network, build_optimizer
 
     cfg = config(args, "", accumulating=False)

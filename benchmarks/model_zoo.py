@@ -1,12 +1,12 @@
-"""What every network costs, dense and pruned, with the command of each run, as MODEL_ZOO.md; no data, no weights.
+"""Writes MODEL_ZOO.md: the cost of every network, dense and pruned, and each run's command; needs no data or weights.
 
     python benchmarks/model_zoo.py [--results output/model_zoo.jsonl] [--page MODEL_ZOO.md] [--configs CONFIG ...]
 
 A network is a dense config. Its prunings are those of its data set's recipe, `base/recipe/prune_<data set>.yaml`, at
-each of `BUDGETS`, for some networks by each criterion in `projects/criteria`; or, where there is one, the config
-`<network>_sirfp.yaml` beside it. A network is followed at its image size, on tensors without values where that can be
-done, and pruned by a random plan to each budget. One line of the results file is one network; what is in the file
-already is not counted again, so the whole can be cut off and resumed.
+each of `BUDGETS`, for some networks by each criterion in `projects/criteria`; or the config `<network>_sirfp.yaml` in
+the same folder, if there is one. A network is traced at its image size, on tensors without values if possible, and
+pruned by a random plan to each budget. Each line of the results file is one network. Networks in the file are not
+counted again, so the command can be interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from sirfp.sources.source import Source, from_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (64, 64)
-"""Image size at which cuts are tried."""
+"""Image size of the trial of cuts."""
 OWN = "_sirfp"
-"""How the name of a config ends that prunes the dense one beside it by a schedule of its own."""
+"""Ending of the name of a config that prunes the dense config in the same folder by its own schedule."""
 BUDGETS = (0.4, 0.5)
 """Shares of the FLOPs that stay."""
 RIVALS = tuple(sorted(file.stem for file in (ROOT / "projects/criteria").glob("*.yaml") if file.stem != "sirfp"))
-"""What SIRFP is compared with, at the first budget."""
+"""The criteria that SIRFP is compared with, at the first budget."""
 COMPARED = {
     "cityscapes": ("deeplab_v3_R_50_os8", "deeplab_v3_plus_R_50_os8"),
     "ade20k": ("deeplab_v3_R_50_os8",),
@@ -47,7 +47,7 @@ COMPARED = {
     "coco": tuple(f"{name}_R_50_FPN_1x" for name in ("faster_rcnn", "mask_rcnn", "retinanet", "fcos")),
     "imagenet": ("resnet50",),
 }
-"""The networks on which rivals are compared, by the folder of their configs."""
+"""The networks with rows for rivals, by the folder of their configs."""
 METRIC = {"segmentation": "mIoU", "detection": "AP", "classification": "top-1"}
 TITLES = {
     "cityscapes": "Cityscapes",
@@ -61,7 +61,7 @@ TITLES = {
     "cifar10": "CIFAR-10",
     "scenes": "The embedded scenes",
 }
-"""Data sets by the folder of their configs, in the page's order; folders that stand for the user's own are left out."""
+"""Data sets by the folder of their configs, in the page's order; folders for the user's own data are left out."""
 
 HEAD = """# Model zoo
 
@@ -83,16 +83,16 @@ MEASURED = {
     "projects/segmentation/configs/camvid/deeplab_v3_plus_lite0_sirfp.yaml": "66.94",
     "projects/classification/configs/cifar10/efficientnet_lite0_sirfp.yaml": "72.00",
 }
-"""What whole runs of configs gave in the end, as the README prints it."""
+"""The final metric of whole runs of configs, as in the README."""
 
 
 class Run(NamedTuple):
     """A training run.
 
     Attributes:
-        files: config files below the checkout, each laid over those before it.
+        files: config files, relative to the checkout; keys of later files replace those of earlier ones.
         options: KEY VALUE pairs.
-        criterion: "" of a dense run.
+        criterion: "" for a dense run.
         keep: the share of FLOPs that stay.
     """
 
@@ -102,7 +102,7 @@ class Run(NamedTuple):
     keep: float = 1.0
 
     def command(self) -> str:
-        """What starts it in a shell whose variable `P` is the project's folder."""
+        """The run's command in a shell; its variable `P` must be the project's folder."""
         project = "/".join(self.files[0].split("/")[:2])
         words = [word for file in self.files for word in ("--config-file", file.replace(project, "$P"))]
         return " ".join(["python $P/train_net.py", *words, *self.options])
@@ -113,7 +113,7 @@ class Family(NamedTuple):
 
     Attributes:
         task: the project.
-        folder: of the dense config.
+        folder: folder of the dense config.
         network: the dense config's name.
         pruned: {name: run}.
     """
@@ -130,7 +130,7 @@ class Family(NamedTuple):
 
     @property
     def config(self) -> str:
-        """The dense config's path below the checkout."""
+        """The dense config's path, relative to the checkout."""
         return f"projects/{self.task}/configs/{self.folder}/{self.network}.yaml"
 
 
@@ -156,7 +156,7 @@ def _prunings(task: str, folder: str, network: str) -> dict[str, Run]:
         return {}
     files = (f"{configs}/{folder}/{network}.yaml", recipe)
     dense = f"output/{folder}_{network}/model_final.pth"
-    weights = ("MODEL.WEIGHTS", dense) if folder == "coco" else ()  # the others start from weights of classification
+    weights = ("MODEL.WEIGHTS", dense) if folder == "coco" else ()  # the others start from pretrained classifiers
     found = {}
     for keep in BUDGETS:
         options = ("SIRFP.KEEP_FLOPS", str(keep), *weights)
@@ -190,14 +190,14 @@ def main() -> int:
 
 
 def measure(family: Family, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Counts a network, and what a random plan leaves at each of its budgets.
+    """Counts the cost of a network, and that of a random plan at each of its budgets.
 
     Args:
         family: the network.
         size: (height, width) of the image; the config's own by default.
 
     Raises:
-        RuntimeError: a cut is not possible that the pass without values takes for possible.
+        RuntimeError: a cut that the pass without values allows is not possible.
     """
     start = time.perf_counter()
     source, found = follow(family, size)
@@ -211,10 +211,10 @@ def measure(family: Family, size: tuple[int, int] | None = None) -> dict[str, An
 
 
 def follow(family: Family, size: tuple[int, int] | None = None) -> tuple[Source, ChannelGroups]:
-    """A dense network with random weights, and its groups with what they cost at the size that its prunings count on.
+    """A dense network with random weights, and its groups with their costs at the image size of its prunings.
 
-    Cuts are tried at a small size. Then values matter only where boxes are chosen by them: segmentors are followed at
-    their own size on tensors that have none, in no time.
+    Cuts are tried at a small size. After that, values of tensors matter only for detectors, which choose boxes by
+    them. Segmentors are therefore traced at their own size on meta tensors, which is fast.
     """
     options = ["MODEL.WEIGHTS", "", "MODEL.TIMM.WEIGHTS", "", "MODEL.MIT.WEIGHTS", ""]
     run = next(iter(family.pruned.values()), family.dense)

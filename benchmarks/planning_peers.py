@@ -1,14 +1,13 @@
-"""Planning and surgery for each family of networks beside torch-pruning's own pruner, in turns, on the same networks.
+"""Times planning and surgery against torch-pruning's pruner, in turns, on the same networks of each family.
 
     python benchmarks/planning_peers.py [--models NAME ...] [--repeats 3] [--json]
 
-Ours: finding groups, trying them on copies, scoring by magnitude, a budget of half of the FLOPs, cutting; once more
-without the trial on copies, which is what torch-pruning leaves to its user, beside it for comparison.
-torch-pruning's: its high-level pruner as its guide has it (30% of the channels, the classifier left out), with random
-importance, its cheapest, from its construction to the cut. Its answer counts only if the network then runs and trains;
-where not, the reason stands in its place. Medians of repeats on fresh networks. Bound: no slower on the networks that
-it can do. Ends with 1 where it is not met; where torch-pruning is not installed, ours stand alone and the bound is not
-decided.
+sirfp: finding groups, trying cuts on copies, scoring by magnitude, a budget of half of the FLOPs, cutting; and, for
+comparison, the same without the trial on copies, which torch-pruning does not have. torch-pruning: its high-level
+pruner as in its guide (30% of the channels, without the classifier), with random importance, its fastest, from
+construction to cut. Its time counts only if the pruned network then runs and trains; otherwise the error is reported.
+Times are medians of repeats on new networks. Bound: sirfp is not slower on the networks that torch-pruning can prune.
+Exit code 1 if it is not met. If torch-pruning is not installed, only sirfp is timed and the bound is not decided.
 """
 
 from __future__ import annotations
@@ -40,30 +39,30 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.disable(logging.WARNING)
-    there = importlib.util.find_spec("torch_pruning") is not None
+    installed = importlib.util.find_spec("torch_pruning") is not None
     rows = []
     for name in args.models:
-        rows.append(row := measure(name, args.repeats, there))
+        rows.append(row := measure(name, args.repeats, installed))
         if not args.json:
             print(line(row), flush=True)
     slower = [row["model"] for row in rows if row.get("ratio", 0) > 1]
     result = {
-        "torch_pruning": "installed" if there else "not installed",
+        "torch_pruning": "installed" if installed else "not installed",
         "rows": rows,
         "slower": slower,
-        "within_bounds": not slower if there else None,
+        "within_bounds": not slower if installed else None,
         "machine": machine(),
     }
     if args.json:
         print(json.dumps(result, indent=2))
     else:
-        print("torch-pruning is not installed" if not there else f"slower than torch-pruning: {slower or 'none'}")
+        print("torch-pruning is not installed" if not installed else f"slower than torch-pruning: {slower or 'none'}")
         print(", ".join(f"{name} {value}" for name, value in result["machine"].items()))
     return 1 if slower else 0
 
 
-def measure(name: str, repeats: int, there: bool) -> dict:
-    """Median seconds of both on one network, or why torch-pruning does not do it."""
+def measure(name: str, repeats: int, installed: bool) -> dict:
+    """Median seconds of both on one network, or the reason why torch-pruning fails."""
     ours, theirs, error = {True: [], False: []}, [], ""
     for _ in range(repeats):
         for trial, seconds in ours.items():
@@ -71,24 +70,24 @@ def measure(name: str, repeats: int, there: bool) -> dict:
             with torch.no_grad():
                 model(inputs)
             seconds.append(sum(planned(model, inputs, 0.5, trial)[0]))
-        if there and not error:
+        if installed and not error:
             model, inputs = build(name)
             if name in DETECTRON2:
-                model.num_classes = -1  # no linear layer of this width
+                model.num_classes = -1  # a width that no linear layer has
             try:
                 theirs.append(prune_by_torch_pruning(model, inputs)["seconds"])
-            except Exception as failure:  # whatever the tool or the network raises
+            except Exception as failure:  # any error of the tool or the network
                 error = one_line(failure)
     row = {"model": name, "ours_s": statistics.median(ours[True]), "untried_s": statistics.median(ours[False])}
     if error:
         row["error"] = error
     elif theirs:
-        row |= {"theirs_s": (there_s := statistics.median(theirs)), "ratio": row["ours_s"] / there_s}
+        row |= {"theirs_s": (theirs_s := statistics.median(theirs)), "ratio": row["ours_s"] / theirs_s}
     return row
 
 
 def line(row: dict) -> str:
-    """One row in words."""
+    """One row as text."""
     there = f"{row['theirs_s']:.2f} s, ratio {row['ratio']:.2f}" if "ratio" in row else row.get("error", "-")
     ours = f"{row['ours_s']:6.2f} s ({row['untried_s']:.2f} s without the trial)"
     return f"{row['model']:32} {ours}, torch-pruning {there}"

@@ -1,4 +1,4 @@
-"""How `latency_profile.py`'s findings are shown: a table for each pruned network."""
+"""The tables of `latency_profile.py`, one for each pruned network."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sirfp.reporting.tables import Table
 
 COLUMNS = ("part", "FLOPs", "time", "dense, ms", "pruned, ms", "FLOPs kept", "computed", "time kept", "over")
 LEAST = 0.003
-"""Parts of less than this share of the dense latency are only in the sum."""
+"""Parts with less than this share of the dense latency are only in the sum."""
 
 
 def title(row: Mapping[str, Any]) -> str:
-    """What a table is of."""
+    """The title of a table."""
     width = row["network"].rpartition(" ")[2]
     widths = "any width" if width == "1" else f"widths in multiples of {width}"
     share = row["pruned_s"] / row["dense_s"]
@@ -21,7 +21,7 @@ def title(row: Mapping[str, Any]) -> str:
 
 
 def table(row: Mapping[str, Any]) -> Table:
-    """A pruned network's parts, those that take longest over their share first; tiny ones together."""
+    """A pruned network's parts, sorted by the column "over" from the largest down, and the sum of all parts."""
     whole = {"part": "all", "flops": 1.0, "over": sum(part["over"] for part in row["parts"])}
     whole |= {key: row[key] for key in ("dense_s", "pruned_s", "flops_kept", "computed")}
     shown = [part for part in row["parts"] if max(part["dense_s"], part["pruned_s"]) >= LEAST * row["dense_s"]]
@@ -29,7 +29,7 @@ def table(row: Mapping[str, Any]) -> Table:
 
 
 def calls(row: Mapping[str, Any]) -> str:
-    """How many operators of each kind a call runs, dense and pruned."""
+    """The number of calls of each operator, dense and pruned."""
     words = [", ".join(f"{name} {n}" for name, n in row["operators"][key].items()) for key in ("dense", "pruned")]
     return f"Operators, dense: {words[0]}; pruned: {words[1]}."
 

@@ -1,4 +1,4 @@
-"""What both tables of prunability share: a process for each model, rows that are kept, gradients that are checked."""
+"""Shared by both prunability tables: a process for each model, files of rows, a check of gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a results file, none where there is no file."""
+    """The rows of a results file; an empty list if there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
@@ -31,13 +31,13 @@ def add_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def in_own_process(measure: Callable[[], Row], *, seconds: float, threads: int, memory: float = 0.0) -> Row:
-    """What `measure` finds in a silent process of its own, forked, as a fresh one would import for longer.
+    """Runs `measure` in a forked process without output; a new process would need longer for its imports.
 
     Args:
-        measure: without arguments; what it raises becomes the row's "error", as do a crash and a limit.
-        seconds: the limit on time.
-        threads: of PyTorch.
-        memory: the limit in GiB, 0 for none.
+        measure: a function without arguments; an exception, a crash and an exceeded limit become the row's "error".
+        seconds: the time limit.
+        threads: number of PyTorch's threads.
+        memory: the memory limit in GiB; 0 for none.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -65,22 +65,22 @@ def _measure_within(sender: Connection, measure: Callable[[], Row], threads: int
     torch.set_num_threads(threads)
     try:
         found = measure()
-    except Exception as error:  # whatever a model's own code raises
+    except Exception as error:  # any error of the model's own code
         found = {"error": one_line(error)}
     sender.send(found)
 
 
 def one_line(error: Exception) -> str:
-    """The kind of an error and the first line of what it says."""
+    """The type of an error and the first line of its message."""
     text = (str(error).strip().splitlines() or [""])[0][:160]
     return f"{type(error).__name__}: {text}"
 
 
 def check_gradients(model: nn.Module) -> None:
-    """Looks at the gradients of a backward pass.
+    """Checks the gradients after a backward pass.
 
     Raises:
-        RuntimeError: a gradient is missing everywhere or not finite.
+        RuntimeError: there are no gradients, or one is not finite.
     """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not gradients or not all(torch.isfinite(g).all() for g in gradients):

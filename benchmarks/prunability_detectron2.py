@@ -1,11 +1,11 @@
-"""Which configs of Detectron2's model zoo can be pruned: every one of them, yaml and lazy, with random weights.
+"""Tries to prune every config of Detectron2's model zoo, yaml and lazy, with random weights.
 
     python benchmarks/prunability_detectron2.py [--results output/prunability_detectron2.jsonl]
                                                 [--table docs/prunability_detectron2.md] [--configs CONFIG ...]
 
-Each model is followed and pruned to half of its FLOPs by a random plan at 128 x 160 pixels and few boxes, compared with
-the masked dense model where both look at the same boxes, and trained for a step. Every config runs in a process of its
-own with a limit on time; what is in the results file already is not run again, so the whole can be cut off and resumed.
+Each model is traced and pruned to half of its FLOPs by a random plan, at 128 x 160 pixels with few boxes, compared
+with the masked dense model on the same boxes, and trained for one step. Every config runs in its own process with a
+time limit. Configs in the results file are not run again, so the command can be interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ ZOO = Path(model_zoo.__file__).parent / "configs"
 HALF = 0.5
 SIZE = (128, 160)
 PROPOSALS, DETECTIONS = 20, 10
-"""Boxes of an image that the heads look at: enough to compare, and a fraction of the time."""
+"""Largest numbers of boxes per image: enough for the comparison, and faster than the defaults."""
 TOLERANCE = 1e-4
 NO_DETECTOR = ("common/", "Misc/torchvision_imagenet")
-"""Lazy configs that are parts of others, or an example of image classification."""
+"""Lazy configs that are parts of others, and an example of image classification."""
 
 HEAD = """# Which configs of Detectron2's model zoo can be pruned
 
@@ -98,18 +98,18 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def in_process(config: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Measures in a process of its own; a crash or a limit is an answer too."""
+    """Measures in its own process; a crash or an exceeded limit becomes an "error"."""
     return {"config": config} | in_own_process(lambda: measure(config), seconds=args.seconds, threads=args.threads)
 
 
 def build(config: str) -> tuple[nn.Module, list[dict]]:
-    """A model of the zoo with random weights, and what it is called with."""
+    """A model of the zoo with random weights, and an input of it."""
     source = from_zoo(config, size=SIZE)
     return source.model, source.example()
 
 
 def shorten(model: nn.Module, inputs: list[dict]) -> None:
-    """Has a two-stage detector look at few boxes."""
+    """Limits the number of boxes of a two-stage detector."""
     for module in model.modules():
         if isinstance(getattr(module, "post_nms_topk", None), dict):
             module.post_nms_topk = {mode: min(count, PROPOSALS) for mode, count in module.post_nms_topk.items()}
@@ -121,7 +121,7 @@ def shorten(model: nn.Module, inputs: list[dict]) -> None:
 
 
 def measure(config: str) -> dict[str, Any]:
-    """Prunes one model and says how it went; an error is part of the answer."""
+    """Prunes one model and returns its row; an exception becomes an "error"."""
     torch.manual_seed(0)
     row: dict[str, Any] = {"config": config}
     start = time.perf_counter()
@@ -136,7 +136,7 @@ def measure(config: str) -> dict[str, Any]:
 
 
 def absent(error: Exception) -> str:
-    """What a model that cannot run here at all lacks, or an empty string."""
+    """The reason why a model cannot run at all, such as a missing library; "" if there is none."""
     cause = error.__cause__ or error
     if isinstance(cause, ModuleNotFoundError):
         return f"needs {cause.name}, another library, which is not installed"
@@ -144,7 +144,7 @@ def absent(error: Exception) -> str:
 
 
 def prune(model: nn.Module, inputs: list[dict]) -> dict[str, Any]:
-    """Follows, prunes, compares and trains for a step."""
+    """Traces, prunes, compares and trains for one step."""
     start = time.perf_counter()
     found = find_groups(model, inputs)
     seconds = time.perf_counter() - start
@@ -152,7 +152,7 @@ def prune(model: nn.Module, inputs: list[dict]) -> dict[str, Any]:
     keep = allocate(found, scores, HALF * found.flops(), limits=Limits(partitions=()))
     plan, relative = pruned_and_compared(model, found, keep, inputs, train=True)
     exact, by_nature = None, [group for group in found if group.inexact]
-    for group in by_nature:  # once more, without those that cannot be equal
+    for group in by_nature:  # a second plan keeps whole the groups that cannot be equal
         keep[found.spans[group.name]] = True
     if by_nature and not keep.all():
         _, exact = pruned_and_compared(model, found, keep, inputs)
@@ -171,7 +171,7 @@ def prune(model: nn.Module, inputs: list[dict]) -> dict[str, Any]:
 def pruned_and_compared(
     model: nn.Module, found: ChannelGroups, keep: Any, inputs: list[dict], *, train: bool = False
 ) -> tuple[Any, float]:
-    """Cuts a copy to chosen atoms: the plan, and how far it is from the masked dense model."""
+    """Cuts a copy to chosen atoms; returns the plan and the relative difference from the masked dense model."""
     pruned, masked = copy.deepcopy(model), copy.deepcopy(model)
     plan = cut(pruned, found, keep, bias_correction=False)
     mask(masked, plan)
@@ -190,7 +190,7 @@ def train_step(model: nn.Module, inputs: list[dict]) -> None:
     """A forward and a backward pass in training mode on one made-up annotation.
 
     Raises:
-        RuntimeError: a gradient is missing everywhere or not finite.
+        RuntimeError: there are no gradients, or one is not finite.
     """
     from detectron2.utils.events import EventStorage
 
@@ -206,14 +206,14 @@ def train_step(model: nn.Module, inputs: list[dict]) -> None:
 
 
 def good(row: Mapping[str, Any]) -> bool:
-    """Whether a model was pruned, trains, and equals its masked one where that has meaning."""
+    """Whether a model was pruned, trains, and equals its masked dense model if it can."""
     if row.get("error"):
         return False
     return row["kept"] <= 0.5025 and (row["exact_difference"] or 0.0) < TOLERANCE
 
 
 def summary(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """How many went well."""
+    """The number of models that were pruned, as a sentence."""
     number = sum(map(good, rows.values()))
     able = sum(not row.get("absent") for row in rows.values())
     share = number / max(1, len(rows))

@@ -36,14 +36,14 @@ OUTPUT = ("it is the model's output", "it is the model's output in training")
 
 
 def good(row: dict[str, Any]) -> bool:
-    """Whether a network was pruned, runs forward and backward, and equals its masked one where that has meaning."""
+    """Whether a network was pruned, runs forward and backward, and equals its masked dense network if it can."""
     if row.get("error"):
         return False
     return row["kept"] < 0.999 and (row.get("exact_difference") or 0.0) < TOLERANCE
 
 
 def summary(rows: Rows) -> str:
-    """How many of each tool went well."""
+    """The number of networks that each tool pruned."""
     lines = []
     for tool in ("sirfp", "torch-pruning"):
         mine = [row for (t, _), row in rows.items() if t == tool]

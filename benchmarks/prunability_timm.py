@@ -1,12 +1,12 @@
-"""Which architectures of timm can be pruned: the smallest network of every module, here and by torch-pruning.
+"""Tries to prune the smallest network of every module of timm, by sirfp and by torch-pruning.
 
     python benchmarks/prunability_timm.py [--results output/prunability.jsonl] [--table docs/prunability_timm.md]
                                           [--modules resnet swin_transformer] [--tools sirfp torch-pruning]
 
-Each network gets random weights and statistics, is followed and pruned to half of its FLOPs by two random plans (or as
-far as it goes), compared with the masked dense network, and trained for a step, forward and backward. torch-pruning's
-high-level pruner takes it as it comes: 30% of the channels of each group, the classifier left out. Every network runs
-in a process of its own with a limit on time and memory; what is in the results file already is not run again.
+Each network gets random weights and statistics, is traced and pruned by two random plans to half of its FLOPs (or to
+the least it can have), compared with the masked dense network, and trained for one step, forward and backward.
+torch-pruning's high-level pruner removes 30% of the channels of each group, without the classifier. Every network runs
+in its own process with limits on time and memory. Networks in the results file are not run again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 TOOLS = ("sirfp", "torch-pruning")
 HALF = 0.5
-CHANNELS = 0.3  # of each group, which torch-pruning removes: about half of the FLOPs
+CHANNELS = 0.3  # the share of each group's channels that torch-pruning removes: about half of the FLOPs
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time (default %(default)s)")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # a process that has computed on several cannot be forked
+    torch.set_num_threads(1)  # a process that has used several threads cannot be forked safely
     done = read(args.results)
     args.results.parent.mkdir(parents=True, exist_ok=True)
     networks = chosen(args.modules, args.results.with_suffix(".networks.json"))
@@ -73,14 +73,14 @@ def read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def in_process(tool: str, module: str, network: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Measures in a process of its own; a crash or a limit is an answer too."""
+    """Measures in its own process; a crash or an exceeded limit becomes an "error"."""
     row = {"tool": tool, "module": module, "model": network}
     limits = {"seconds": args.seconds, "threads": args.threads, "memory": args.memory}
     return row | in_own_process(lambda: measure(tool, network), **limits)
 
 
 def chosen(modules: Sequence[str], path: Path) -> dict[str, str]:
-    """The smallest network of each module, remembered in a file, as looking takes a while."""
+    """The smallest network of each module, stored in a file because the search takes a while."""
     known = json.loads(path.read_text()) if path.is_file() else {}
     for module in modules:
         if module not in known:
@@ -90,7 +90,7 @@ def chosen(modules: Sequence[str], path: Path) -> dict[str, str]:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """One row in words."""
+    """One row as text."""
     if row.get("error"):
         return f"{row['model']}: {row['error']}"
     return f"{row['model']}: {row['kept']:.2f} of FLOPs, difference {row.get('difference')}, {row['seconds']:.1f} s"
@@ -103,7 +103,7 @@ def smallest(module: str) -> str:
         with torch.device("meta"):
             try:
                 sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
-            except Exception as error:  # some compute with their weights while they are built
+            except Exception as error:  # some networks compute with their weights in the constructor
                 logging.debug("%s: %s", name, error)
     if not sizes:
         sizes = {name: sum(p.numel() for p in timm.create_model(name).parameters())
@@ -112,7 +112,7 @@ def smallest(module: str) -> str:
 
 
 def measure(tool: str, name: str) -> dict[str, Any]:
-    """Prunes one network and says how it went; an error of the tool is part of the answer."""
+    """Prunes one network and returns its row; an exception of the tool becomes an "error"."""
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
     model = randomised(timm.create_model(name).eval())
@@ -134,7 +134,7 @@ def measure(tool: str, name: str) -> dict[str, Any]:
 
 
 def prune_by_sirfp(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
-    """sirfp: two random plans, and what is frozen."""
+    """Prunes by sirfp with two random plans, and lists the frozen channels."""
     from sirfp.budget.allocation import allocate
     from sirfp.budget.limits import Limits
     from sirfp.channels import find_groups
@@ -158,7 +158,7 @@ def prune_by_sirfp(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
         if seed:
             continue
         train_step(pruned, inputs)
-        for group in by_nature:  # once more, without those that cannot be equal
+        for group in by_nature:  # a second plan keeps whole the groups that cannot be equal
             keep[found.spans[group.name]] = True
         if by_nature and not keep.all():
             pruned = copy.deepcopy(model)
@@ -182,7 +182,7 @@ def prune_by_sirfp(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
 
 
 def difference(model: nn.Module, pruned: nn.Module, plan: Any, inputs: torch.Tensor) -> float:
-    """How far the pruned network's output is from that of the masked dense one, relative to the largest."""
+    """The largest difference from the masked dense network's output, relative to the largest output."""
     from sirfp.verify import compare, mask
 
     masked = copy.deepcopy(model)
@@ -194,7 +194,7 @@ def difference(model: nn.Module, pruned: nn.Module, plan: Any, inputs: torch.Ten
 
 
 def fewest(found: Any) -> Any:
-    """The smallest choice of atoms that a plan may make."""
+    """The smallest allowed choice of atoms."""
     import numpy as np
 
     from sirfp.budget.allocation import least
@@ -207,7 +207,7 @@ def fewest(found: Any) -> Any:
 
 
 def prune_by_torch_pruning(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
-    """torch-pruning's high-level pruner, as its guide has it."""
+    """Prunes by torch-pruning's high-level pruner, as in its guide."""
     import torch_pruning as tp
 
     def flops() -> int:
@@ -236,7 +236,7 @@ def train_step(model: nn.Module, inputs: torch.Tensor) -> None:
     """A forward and a backward pass in training mode, on two images.
 
     Raises:
-        RuntimeError: a gradient is missing everywhere or not finite.
+        RuntimeError: there are no gradients, or one is not finite.
     """
     from sirfp.network.forward import tensors
 

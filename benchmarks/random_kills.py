@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Kills training runs of the three projects at random moments and resumes them: do they end as if nothing had been?
+"""Kills training runs of the three projects at random moments, resumes them, and compares them with whole runs.
 
     python benchmarks/random_kills.py --kills 50
     for seed in 0 1 2 3 4; do python benchmarks/random_kills.py --kills 10 --seed $seed --results kills.json; done
 
 Each run is a small network on the embedded scenes, pruned in two steps, in float32 with fixed seeds. It is killed
-(SIGKILL) up to three times, in a phase drawn by lot at a random moment in it, each time resumed with `--resume`, and
-at its end compared with a run that nothing happened to: the plan, and every weight to the last bit. A process of its
-own, forked from this one, does each start. Minutes on two cores.
+(SIGKILL) up to three times, in a randomly chosen phase at a random moment, and resumed each time with `--resume`. At
+its end it is compared with an uninterrupted run: the plan, and every weight to the last bit. Each start is in its own
+process, forked from this one. Takes minutes on two cores.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def arguments(task: str, folder: Path, *flags: str) -> list[str]:
 
 
 def small_scenes(root: Path) -> None:
-    """Makes the scenes that all runs use, below a folder which DETECTRON2_DATASETS names from then on."""
+    """Makes the scenes that all runs use, below a folder to which DETECTRON2_DATASETS is then set."""
     make_scenes(root / "scenes", train=24, val=12, size=64)
     os.environ["DETECTRON2_DATASETS"] = str(root)
 
 
 class Phase:
-    """What a run is doing, as the process sees it that kills it: a number in shared memory."""
+    """The current phase of a run, as a number in memory that is shared with the killing process."""
 
     def __init__(self):
         self.value = multiprocessing.RawValue("i", 0)
@@ -95,13 +95,13 @@ class Phase:
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
-        """Says so while the run does it."""
+        """Sets the phase for the duration of a block."""
         before, self.value.value = self.value.value, PHASES.index(name)
         yield
         self.value.value = before
 
     def watch(self) -> None:
-        """Has this process's runs say what they do."""
+        """Makes the runs of this process set their phase."""
         for owner, method, name in (
             (PruningSession, "prune", "cutting"),
             (Checkpointer, "save", "writing"),
@@ -132,19 +132,19 @@ class Phase:
 
 
 class Killer:
-    """Starts runs in processes of their own and kills them.
+    """Starts each run in its own process and kills it.
 
     Args:
-        projects: what the train_net.py of each task defines.
-        phase: what their runs say they do.
-        chance: where lots come from.
+        projects: the names that the train_net.py of each task defines.
+        phase: the phase that the runs set.
+        chance: the source of random numbers.
     """
 
     def __init__(self, projects: dict[str, dict[str, Any]], phase: Phase, chance: random.Random):
         self.projects, self.phase, self.chance = projects, phase, chance
 
     def start(self, task: str, folder: Path, resume: bool) -> int:
-        """Starts a run and returns its process number."""
+        """Starts a run and returns its process id."""
         self.phase.value.value = 0
         child = os.fork()
         if child:
@@ -166,7 +166,7 @@ class Killer:
                 os._exit(code)
 
     def whole(self, task: str, folder: Path, resume: bool = False) -> float:
-        """A run that is left in peace; returns the seconds it took."""
+        """An uninterrupted run; returns the seconds it took."""
         begin = time.perf_counter()
         code = os.waitstatus_to_exitcode(os.waitpid(self.start(task, folder, resume), 0)[1])
         if code:
@@ -174,13 +174,13 @@ class Killer:
         return time.perf_counter() - begin
 
     def kill(self, task: str, folder: Path, resume: bool, within: float) -> str:
-        """Starts a run and kills it in a phase drawn by lot; returns the phase it was in, or "" if it had ended.
+        """Starts a run and kills it in a random phase; returns the phase it was in, or "" if it had ended.
 
         Args:
-            task: of the run.
-            folder: of the run.
-            resume: whether it goes on from what is there.
-            within: the seconds that a whole run takes.
+            task: the run's task.
+            folder: the run's output folder.
+            resume: whether it resumes from the folder's checkpoints.
+            within: the seconds that an uninterrupted run takes.
         """
         aim = self.chance.choice(("", *PHASES[1:]))  # "": any moment
         times = 1 if aim in ("cutting", "reporting") else self.chance.randint(1, 3)
@@ -217,12 +217,12 @@ def equal(folder: Path, other: Path) -> tuple[bool, bool]:
 
 
 def empty_results() -> dict[str, Any]:
-    """The results of no run."""
+    """Results before any run."""
     return {"runs": 0, "kills": Counter(), "half-written": 0, "same plan": 0, "same weights": 0}
 
 
 def read(file: Path | None) -> dict[str, dict[str, Any]]:
-    """Results that a file has, or none, of each task."""
+    """The results of each task from a file; empty results if there is no file."""
     results = {task: empty_results() for task in RUNS}
     if file and file.is_file():
         for task, found in json.loads(file.read_text()).items():
@@ -231,7 +231,7 @@ def read(file: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def kill_runs(killer: Killer, task: str, root: Path, kills: int) -> dict[str, Any]:
-    """Kills runs of a task so many times; returns what came of it."""
+    """Kills runs of a task a number of times; returns the results."""
     within = killer.whole(task, root / f"{task}-whole")
     found = empty_results()
     while found["kills"].total() < kills:
@@ -253,7 +253,7 @@ def kill_runs(killer: Killer, task: str, root: Path, kills: int) -> dict[str, An
 
 
 def table(results: dict[str, dict]) -> str:
-    """The results as a table in Markdown, one task a line."""
+    """The results as a Markdown table, one row per task."""
     head = ["project", "runs", "kills", *PHASES, "left a half-written file", "same plan", "same weights"]
     lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
     for task, found in results.items():
@@ -265,10 +265,10 @@ def table(results: dict[str, dict]) -> str:
 
 
 def main() -> int:
-    """Returns 1 if a resumed run ended otherwise than one left in peace."""
+    """Returns 1 if a resumed run ended differently from an uninterrupted one."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="over the three projects (50)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (0)")
     parser.add_argument("--results", type=Path, help="a JSON file that results are added to")
     args = parser.parse_args()
     torch.set_num_threads(1)

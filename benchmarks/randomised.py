@@ -1,4 +1,4 @@
-"""Random weights under which no channel is like another: what a comparison with a masked network needs."""
+"""Random weights that make every channel different, for comparisons with a masked network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 @torch.no_grad()
 def randomised(model: nn.Module) -> nn.Module:
-    """Gives norms statistics, scales and shifts of their own, and weights that begin as zeros values; in place."""
+    """Randomises statistics, scales and shifts of norms, and weights that are initialised with zeros; in place."""
     for module in model.modules():
         if getattr(module, "running_mean", None) is not None:
             module.running_mean.normal_(0, 0.1)

@@ -1,12 +1,12 @@
-"""Every figure that needs no data set: runs the benchmarks one after the other and sets each figure beside its bound.
+"""Runs all benchmarks that need no data set, one after the other, and compares each figure with its bound.
 
     python benchmarks/run.py [--only NAME ...] [--quick] [--again] [--output output/benchmarks] [--json | --table]
 
-What each benchmark found is kept in a JSON file of the output folder as soon as it is there, so that a run that was cut
-off goes on where it was (`--again` measures anew). What takes long, budgets-all, is measured only where `--only` names
-it; what it has done of its many networks is kept too. `--quick` takes fewer repeats and smaller subjects, in a file of
-its own, to see that all works. `--table` and `--json` print what is kept and measure nothing. Ends with 1 where a bound
-is not met or a benchmark failed.
+Each result is stored in a JSON file of the output folder as soon as it is measured, so that an interrupted run
+continues where it stopped (`--again` measures everything again). budgets-all takes long and runs only if `--only`
+names it; its results are stored after each network. `--quick` checks that everything works, with fewer repeats and
+smaller subjects, and has its own file. `--table` and `--json` print the stored results and measure nothing. Exit code
+1 if a bound is not met or a benchmark failed.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
         ["--networks", "test_resnet", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"],
     ),
 }
-"""Each one's command, in which OUTPUT is the output folder, and what `--quick` adds to it."""
+"""{name: (command, options that `--quick` adds)}; OUTPUT stands for the output folder."""
 LONG = ("budgets-all",)
-"""Those that take longer than all others together."""
+"""Benchmarks that take longer than all others together."""
 
 
 def main() -> int:
@@ -69,10 +69,10 @@ def main() -> int:
         "--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=f"some of {', '.join(BENCHMARKS)}"
     )
     parser.add_argument("--quick", action="store_true", help="fewer repeats, smaller subjects")
-    parser.add_argument("--again", action="store_true", help="measure also what is kept already")
+    parser.add_argument("--again", action="store_true", help="measure again what is stored already")
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--json", action="store_true", help="print what is kept as one JSON object")
-    shown.add_argument("--table", action="store_true", help="print what is kept as a page of Markdown")
+    shown.add_argument("--json", action="store_true", help="print the stored results as one JSON object")
+    shown.add_argument("--table", action="store_true", help="print the stored results as a page of Markdown")
     args = parser.parse_args()
     file = args.output / ("quick.json" if args.quick else "results.json")
     kept: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
@@ -96,15 +96,15 @@ def main() -> int:
 
 
 def met(rows: list[Figure]) -> bool:
-    """Whether there are figures and none is beyond its bound."""
+    """Whether there are figures and all meet their bounds."""
     return bool(rows) and all(figure.met is not False for figure in rows)
 
 
 def run_benchmark(name: str, output: Path, quick: bool) -> dict[str, Any]:
-    """Runs a benchmark in a process of its own.
+    """Runs a benchmark in its own process.
 
     Returns:
-        Its command, what it found, how long it took, and how many cores other work kept busy before.
+        Its command, its result, the seconds it took, and how many cores other work kept busy before it.
     """
     command, less = BENCHMARKS[name]
     words = [word.replace("OUTPUT", str(output)) for word in (*command, *(less if quick else []))]
@@ -121,7 +121,7 @@ def run_benchmark(name: str, output: Path, quick: bool) -> dict[str, Any]:
 
 
 def busy_cores(seconds: float = 2.0) -> float | None:
-    """How many cores other work keeps busy, looked at for a while; None where the system does not say (not Linux)."""
+    """How many cores other work keeps busy, measured over `seconds`; None if the system does not say (not Linux)."""
     try:
         (idle, total), _ = ticks(), time.sleep(seconds)
         later = ticks()
@@ -131,7 +131,7 @@ def busy_cores(seconds: float = 2.0) -> float | None:
 
 
 def ticks() -> tuple[int, int]:
-    """Ticks of all cores since the start: idle or waiting for disks, and all together."""
+    """Ticks of all cores since the system started: (idle or waiting for disks, total)."""
     values = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return values[3] + values[4], sum(values)
 

@@ -1,10 +1,10 @@
-"""EHGP with scores for every layer of DeepLabV3-ResNet-50, against summing and sorting the matrix for each removal.
+"""Times EHGP for every layer of DeepLabV3-ResNet-50 against a new sum and sort of the matrix for each removal.
 
     python benchmarks/scoring.py [--json] [--threads 2] [--repeats 5]
 
-The matrices are similarities of random features, of the widths of the network's 62 norm layers. Bounds: all layers in
+The matrices are similarities of random features with the widths of the network's 62 norm layers. Bounds: all layers in
 under 0.2 s and at least 100 times as fast as the baseline; 4096 channels in under 1 s. Times are medians; the baseline
-runs once a width. Ends with 1 where a bound is not met.
+runs once for each width. Exit code 1 if a bound is not met.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sirfp.redundancy import edge_weights, similarity
 
 
 def deeplab_widths() -> list[int]:
-    """The widths of the 62 norm layers: the stem's, those of 16 bottlenecks and 4 shortcuts, and the head's."""
+    """The widths of the 62 norm layers: of the stem, 16 bottlenecks, 4 shortcuts and the heads."""
     widths = [64]
     for blocks, width in ((3, 64), (4, 128), (6, 256), (3, 512)):
         widths += [4 * width] + [width, width, 4 * width] * blocks
@@ -33,7 +33,7 @@ def deeplab_widths() -> list[int]:
 
 
 def resum_and_resort(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The straightforward way: for each removal sum the rows of what is left and sort the sums."""
+    """The naive algorithm: for each removal, sums the remaining rows and sorts the sums."""
     left, order, score = torch.arange(len(weights)), [], []
     weights = weights.clone().fill_diagonal_(0)
     while len(left):
@@ -79,7 +79,7 @@ def main() -> int:
         order, _ = resum_and_resort(weights.double())
         slow = time.perf_counter() - start
         fast = seconds(lambda weights=weights: clique.greedy(weights), args.repeats)
-        # The order of the last two, which tie, is the baseline's rounding.
+        # The last two channels tie; their order depends on the baseline's rounding.
         same = torch.equal(order[:-2], clique.greedy(weights)[0][:-2])
         rows.append({"channels": width, "layers": count, "greedy_s": fast, "baseline_s": slow, "same_order": same})
         baseline += count * slow

@@ -1,13 +1,13 @@
-"""How long it takes to import sirfp, and from the start of `train_net.py` to its first iteration; what of it is ours.
+"""Times `import sirfp` and the start of `train_net.py` until its first iteration, and how much of it sirfp causes.
 
     python benchmarks/startup.py [--repeats 5] [--json]
 
-Every time is of a fresh process; the first is left out, as it reads files that the others find in memory.
-A run is of the segmentation project on embedded scenes, made for this: of the demo's config, and of DeepLabV3 on a
-ResNet-50. Imports are ours if the module is sirfp's or the project's (Python's `-X importtime`); what follows is ours
-but for Detectron2's set-up, building network, optimizer and data loaders, and the hooks that are Detectron2's own.
-Bounds: 0.3 s for `import sirfp` once torch is there; 2 s that are ours in the start of the demo. Ends with 1 where one
-is not met.
+Every time is that of a new process. The first process is left out, because it reads files from disk that the others
+find in memory. The runs are of the segmentation project on a few embedded scenes: the demo's config, and DeepLabV3 on
+a ResNet-50. sirfp's part of the imports are the modules of sirfp and of the project (Python's `-X importtime`).
+sirfp's part of the rest is everything except Detectron2's set-up, building network, optimizer and data loaders, and
+Detectron2's own hooks. Bounds: 0.3 s for `import sirfp` after torch is imported; 2 s for sirfp's part of the demo's
+start. Exit code 1 if a bound is not met.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> int:
     result["within_bounds"] = result["import_s"] < IMPORT_BOUND and all(
         run["ours_s"] < RUN_BOUNDS.get(name, float("inf")) for name, run in result["runs"].items()
     )
-    from subjects import machine  # imports what is measured here
+    from subjects import machine  # imported late, because it imports the modules that are measured
 
     result["machine"] = machine()
     print(json.dumps(result, indent=2) if args.json else in_words(result))
@@ -63,13 +63,13 @@ def main() -> int:
 
 
 def python(*words: str, **environment: str) -> subprocess.CompletedProcess:
-    """Runs Python in a process of its own."""
+    """Runs Python in a new process."""
     env = os.environ | environment
     return subprocess.run([sys.executable, "-W", "ignore", *words], env=env, capture_output=True, text=True, check=True)
 
 
 def imports() -> dict[str, float]:
-    """Seconds that importing `train_net` takes in modules that are ours, and in all others."""
+    """Seconds of importing `train_net`: in modules of sirfp and the project, and in all others."""
     words = ("-X", "importtime", "-c", f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import train_net")
     found = {"ours": 0.0, "others": 0.0}
     for line in python(*words).stderr.splitlines():
@@ -81,13 +81,13 @@ def imports() -> dict[str, float]:
 
 
 def make_data(folder: str) -> None:
-    """A few scenes."""
+    """Makes a few scenes."""
     code = "from sirfp.data.scenes import make_scenes; make_scenes(train=32, val=8)"
     python("-c", code, SIRFP_DATASETS=folder, DETECTRON2_DATASETS=folder)
 
 
 def started(config: str, folder: str, turn: int) -> dict[str, Any]:
-    """One start of a run in a process of its own: seconds in all, of imports, and of what it did then."""
+    """One start of a run in a new process: seconds in total, of imports, and of each phase after them."""
     output = str(Path(folder) / f"{config}{turn}")
     words = (__file__, "--until-first-iteration", repr(time.time()), config, output)
     lines = python(*words, SIRFP_DATASETS=folder, DETECTRON2_DATASETS=folder).stdout.splitlines()
@@ -95,7 +95,7 @@ def started(config: str, folder: str, turn: int) -> dict[str, Any]:
 
 
 def summary(runs: list[dict[str, Any]], imports_ours: float) -> dict[str, Any]:
-    """Medians of the starts of one config; with what is ours of the imports measured apart."""
+    """Medians over the starts of one config; sirfp's part of the imports was measured separately."""
     middle = {key: statistics.median(run[key] for run in runs) for key in ("all", "imports")}
     phases = {name: statistics.median(run["phases"].get(name, 0.0) for run in runs) for name in runs[0]["phases"]}
     others = middle["imports"] - imports_ours + sum(s for name, s in phases.items() if not name.startswith("sirfp"))
@@ -104,7 +104,7 @@ def summary(runs: list[dict[str, Any]], imports_ours: float) -> dict[str, Any]:
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """All of it for people."""
+    """The result as text."""
     lines = [f"import sirfp, torch being there: {result['import_s']:.3f} s (bound {IMPORT_BOUND})"]
     shares = result["imports_of_a_run_s"]
     lines.append(f"imports of train_net.py: {shares['ours']:.2f} s ours, {shares['others']:.2f} s of others")
@@ -118,7 +118,7 @@ def in_words(result: dict[str, Any]) -> str:
 
 
 class Stopwatch:
-    """Time by phases, what runs within another phase counted once.
+    """Time by phases; a phase within another is not counted in the outer one.
 
     Attributes:
         phases: {name: seconds}.
@@ -129,7 +129,7 @@ class Stopwatch:
         self._within = [0.0]
 
     def watch(self, owner: Any, name: str, phase: str) -> None:
-        """Times all calls of a function of a module, a class or an object."""
+        """Times all calls of a function of a module, class or object."""
         work: Callable = getattr(owner, name)
 
         def timed(*args, **kwargs):
@@ -146,7 +146,7 @@ class Stopwatch:
 
 
 def until_first_iteration(began: float, config: str, output: str) -> None:
-    """Starts a run as `train_net.py` does, says when its first iteration would begin, and ends there."""
+    """Starts a run as `train_net.py` does, prints the times when its first iteration would begin, and exits."""
     sys.path.insert(0, str(PROJECT))
     import train_net
     from detectron2.data import DatasetCatalog

@@ -1,4 +1,4 @@
-"""What the benchmarks measure on: networks of the paper, and the facts of the machine that their times depend on."""
+"""Networks that the benchmarks measure, and facts about the machine on which times depend."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ DETECTRON2 = {"deeplab": deeplab_v3_r50, "mask-rcnn": mask_rcnn_r50, "retinanet"
 
 
 def image_size(name: str, size: Sequence[int] | None = None) -> tuple[int, int]:
-    """(height, width) of the images that one of `DETECTRON2` or of timm's networks is measured on, if no other is."""
+    """(height, width) of images for one of `DETECTRON2` or of timm's networks: `size` if given, else a default."""
     if size or name in DETECTRON2:
         return tuple(size or (128, 256))
     return tuple(timm.get_pretrained_cfg(name).input_size[1:])
 
 
 def build(name: str, size: Sequence[int] | None = None) -> tuple[nn.Module, Any]:
-    """One of `DETECTRON2` or of timm's networks in evaluation mode, and what it is called with: one image."""
+    """One of `DETECTRON2` or of timm's networks in evaluation mode, and an input of one image."""
     if name in DETECTRON2:
         return DETECTRON2[name]().eval(), images(1, *image_size(name, size))
     torch.manual_seed(0)
@@ -62,7 +62,7 @@ def build(name: str, size: Sequence[int] | None = None) -> tuple[nn.Module, Any]
 
 
 def trained(name: str, batch: int, height: int, width: int) -> tuple[nn.Module, Callable, Any]:
-    """A network, its loss on one batch with made-up annotations as a function of it, and an example to count on."""
+    """A network, a function from a network to its loss on one random batch, and an input for counting."""
     model, example = build(name, (height, width))
     if name not in DETECTRON2:
         x, y = torch.randn(batch, 3, height, width), torch.randint(0, 1000, (batch,))
@@ -81,7 +81,7 @@ def _segmentation_keys(cfg) -> None:
 
 
 def images(count: int, height: int, width: int, labels: int = 0) -> list[dict[str, Any]]:
-    """Random images as Detectron2 takes them, with label maps of so many classes if any."""
+    """Random images in Detectron2's format, with label maps of `labels` classes if it is not 0."""
     batch = []
     for _ in range(count):
         item = {"image": torch.randint(0, 256, (3, height, width)).float(), "height": height, "width": width}
@@ -92,7 +92,7 @@ def images(count: int, height: int, width: int, labels: int = 0) -> list[dict[st
 
 
 def machine() -> dict[str, Any]:
-    """Facts that times depend on."""
+    """Facts about the machine on which times depend."""
     return {
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "cores": os.cpu_count(),
