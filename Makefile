@@ -1,12 +1,12 @@
-# Every target does the set-up it needs: a virtual environment in .venv with pinned requirements. Another Python than
-# python3: make setup PYTHON=python3.12
+# Every target runs the set-up that it needs: a virtual environment in .venv with pinned requirements. To use another
+# Python: make setup PYTHON=python3.12
 PYTHON ?= python3
-# more for pytest: make test PYTEST_ARGS="-k clique"
+# further options of pytest: make test PYTEST_ARGS="-k clique"
 PYTEST_ARGS ?=
 RUN := .venv/bin/python
-# threads that wait give their core away: on a shared machine training is several times faster
+# waiting threads release their core: on a shared machine this makes training several times faster
 export OMP_WAIT_POLICY = passive
-# what makes the website is installed by `make docs` alone, beside what `make setup` installs
+# `make docs` installs the tools for the website, in addition to what `make setup` installs
 DOCS := .venv/.sirfp-docs
 LOCK := uv pip compile --quiet --universal --python-version 3.10 --no-annotate --custom-compile-command "make lock"
 
@@ -14,15 +14,15 @@ LOCK := uv pip compile --quiet --universal --python-version 3.10 --no-annotate -
 
 help:
 	@echo "make demo      train, prune and report a small segmentation network (minutes)"
-	@echo "make test      the tests but for the slow ones"
+	@echo "make test      all tests except the slow ones"
 	@echo "make test-all  all tests"
 	@echo "make lint      ruff"
 	@echo "make types     mypy"
-	@echo "make docs      the website of the documentation, in site/; fails on a broken link"
-	@echo "make bench     the figures that the README quotes"
-	@echo "make setup     only the set-up that all of these do: .venv with pinned requirements"
-	@echo "make lock      resolve requirements/lock.txt and docs.txt anew from setup.cfg"
-	@echo "make clean     remove caches and build products; .venv, output and datasets stay"
+	@echo "make docs      build the website of the documentation in site/; fails on a broken link"
+	@echo "make bench     measure the figures that the README quotes"
+	@echo "make setup     only the set-up that all other targets run first: .venv with pinned requirements"
+	@echo "make lock      resolve requirements/lock.txt and docs.txt again from setup.cfg"
+	@echo "make clean     remove caches and build products; keeps .venv, output and datasets"
 
 setup:
 	@PYTHON="$(PYTHON)" sh requirements/setup.sh
