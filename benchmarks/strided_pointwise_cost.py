@@ -1,9 +1,9 @@
-"""What `sirfp.network.strided_pointwise` costs: training steps of a pruned ResNet-18, guarded and bare, on a CPU.
+"""Times training steps of a pruned ResNet-18 on a CPU with and without `sirfp.network.strided_pointwise.guard`.
 
     python benchmarks/strided_pointwise_cost.py [--threads N] [--repeats N]
 
-The bare network is run where the fault does not reach it: with AVX-512 and maps of 32 x 32, which
-`benchmarks/strided_pointwise_sweep.py` finds right. Guarded and bare steps take turns; the numbers are medians.
+The unguarded network is measured in a setting without the fault: with AVX-512 and maps of 32 x 32, which are right in
+`benchmarks/strided_pointwise_sweep.py`. Guarded and unguarded steps take turns; times are medians.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=30)
     args = parser.parse_args()
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        raise SystemExit("this needs AVX-512: on other processors the bare network may crash")
+        raise SystemExit("this needs AVX-512: on other processors the unguarded network may crash")
     torch.set_num_threads(args.threads)
     images = torch.randn(8, 3, 128, 128).contiguous(memory_format=torch.channels_last)
     print(machine())
-    print("| ResNet-18 | guarded layers | guarded, ms | bare, ms | ratio |\n| --- | ---: | ---: | ---: | ---: |")
+    print("| ResNet-18 | guarded layers | guarded, ms | unguarded, ms | ratio |\n| --- | ---: | ---: | ---: | ---: |")
     for name, keep in (("dense", 1.0), ("half of the FLOPs", 0.5), ("15% of the FLOPs", 0.15)):
         torch.manual_seed(0)
         model = timm.create_model("resnet18", num_classes=10)
         if keep < 1:
             sirfp.prune(model, images[:1], "magnitude", keep)
         model = use_channels_last(model).train()
-        guarded, bare = (1e3 * seconds for seconds in compared(step, model, images, args.repeats))
+        guarded, unguarded = (1e3 * seconds for seconds in compared(step, model, images, args.repeats))
         count = sum(map(is_guarded, model.modules()))
-        print(f"| {name} | {count} | {guarded:.1f} | {bare:.1f} | {guarded / bare:.2f} |", flush=True)
+        print(f"| {name} | {count} | {guarded:.1f} | {unguarded:.1f} | {guarded / unguarded:.2f} |", flush=True)
     layer = use_channels_last(nn.Conv2d(7, 64, 1, 2, bias=False))
     maps = torch.randn(8, 7, 32, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
-    print("\n| 7 -> 64 channels, 8 maps of 32 x 32 | guarded, us | bare, us |\n| --- | ---: | ---: |")
+    print("\n| 7 -> 64 channels, 8 maps of 32 x 32 | guarded, us | unguarded, us |\n| --- | ---: | ---: |")
     for name, work in (("forward and backward", step), ("forward without gradients", evaluate)):
-        guarded, bare = (1e6 * seconds for seconds in compared(work, layer, maps, 100 * args.repeats))
-        print(f"| {name} | {guarded:.0f} | {bare:.0f} |", flush=True)
+        guarded, unguarded = (1e6 * seconds for seconds in compared(work, layer, maps, 100 * args.repeats))
+        print(f"| {name} | {guarded:.0f} | {unguarded:.0f} |", flush=True)
     return 0
 
 
@@ -57,13 +57,13 @@ def compared(
     work: Callable[[nn.Module, torch.Tensor], float], model: nn.Module, inputs: torch.Tensor, repeats: int
 ) -> tuple[float, float]:
     """Median seconds of some work with a guarded model, and with a copy of it that is not guarded."""
-    bare = copy.deepcopy(model)
-    for module in bare.modules():
+    unguarded = copy.deepcopy(model)
+    for module in unguarded.modules():
         module._forward_pre_hooks.clear()
         module._forward_hooks.clear()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
-        for network, spent in zip((model, bare), times, strict=True):
+        for network, spent in zip((model, unguarded), times, strict=True):
             spent.append(work(network, inputs))
     return statistics.median(times[0][2:]), statistics.median(times[1][2:])
 

@@ -2,10 +2,9 @@
 
     python benchmarks/strided_pointwise_sweep.py [--isa AVX2 ALL] [--threads 1 2] [--guarded] [--markdown FILE]
 
-Every case is one layer, run forward and backward in a process of its own whose memory glibc checks (Linux only).
-Where nothing crashes its gradients are compared with float64's. `--isa` lists values of ONEDNN_MAX_CPU_ISA: oneDNN
-then takes the kernels of an older processor. `--guarded` runs the layers as `sirfp.network.strided_pointwise` makes
-them run.
+Every case is one layer, run forward and backward in its own process with glibc's memory checks (Linux only). If it does
+not crash, its gradients are compared with those in float64. `--isa` lists values of ONEDNN_MAX_CPU_ISA, with which
+oneDNN uses the kernels of an older processor. `--guarded` runs the layers with `sirfp.network.strided_pointwise.guard`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ MALLOC_DEBUG = "libc_malloc_debug.so.0"
 LIMIT = 15
 """Seconds after which a case counts as hanging."""
 REPEATS = 6
-"""Backward passes of a case, as one alone may corrupt memory that nothing reads."""
+"""Backward passes of a case; a single one may corrupt memory that is never read."""
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
 FORMATS = {
     2: {"last": torch.channels_last, "contiguous": torch.contiguous_format},
@@ -41,7 +40,7 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One layer and what it is called with.
+    """One layer and its input.
 
     Attributes:
         inputs: input channels of a group.
@@ -74,11 +73,11 @@ class Case:
 
 EVERY = (*range(1, 18), 24, 33)
 SOME = (1, 2, 4, 7, 8, 12, 15, 16, 24)
-"""Numbers of channels that are tried on maps of each size, and in all other settings."""
+"""Numbers of channels to try on maps of each size, and in all other settings."""
 
 
 def cases() -> Iterator[tuple[str, Case]]:
-    """What is tried: numbers of channels in each of the named settings."""
+    """The cases to try: numbers of channels in each of the named settings."""
     base = Case(1)
     settings: list[tuple[str, Case]] = []
     for size in (8, 16, 32, 64, 128):
@@ -119,7 +118,7 @@ def cases() -> Iterator[tuple[str, Case]]:
 
 
 def build(case: Case) -> tuple[nn.Module, torch.Tensor]:
-    """The layer and its input, which wants a gradient, both of fixed random values."""
+    """The layer and its input, which requires a gradient, both with fixed random values."""
     torch.manual_seed(0)
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d), (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     layer = kinds[case.transposed][case.dims - 1](
@@ -197,10 +196,10 @@ def spans(numbers: Sequence[int], tried: Sequence[int]) -> str:
 
 
 def sweep(isa: str, threads: int, guarded: bool) -> list[dict]:
-    """All cases in this process, which was started with an ISA and with glibc's checks."""
+    """Runs all cases in this process, which was started with an ISA and with glibc's checks."""
     found = []
     torch.set_num_threads(1)
-    importlib.import_module("torch.fx.experimental.symbolic_shapes")  # which the first gradient imports: once for all
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")  # the first gradient imports it; imported here once for all cases
     for name, case in cases():
         outcome = judge(case, threads, guarded)
         print(f"\r{isa}, {threads}: {name}, {case.inputs}: {outcome}".ljust(90), end="", file=sys.stderr, flush=True)
@@ -210,7 +209,7 @@ def sweep(isa: str, threads: int, guarded: bool) -> list[dict]:
 
 
 def started(isa: str, threads: int, guarded: bool) -> list[dict]:
-    """All cases in a new process with an ISA and with glibc's checks."""
+    """Runs all cases in a new process with an ISA and with glibc's checks."""
     folder = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
     library = next((line.split()[-1] for line in folder.splitlines() if MALLOC_DEBUG in line), None)
     if library is None:
@@ -225,7 +224,7 @@ def started(isa: str, threads: int, guarded: bool) -> list[dict]:
 
 
 def table(found: Sequence[dict]) -> str:
-    """Which numbers of inputs are affected, one row a setting, one column an ISA and a number of threads."""
+    """The affected numbers of inputs, with a row per setting and a column per ISA and number of threads."""
     columns = list(dict.fromkeys((f["isa"], f["threads"]) for f in found))
     settings = list(dict.fromkeys(f["setting"] for f in found))
     lines = ["| setting | " + " | ".join(f"{isa}, {n} thread{'s' * (n > 1)}" for isa, n in columns) + " |"]
@@ -245,7 +244,7 @@ def table(found: Sequence[dict]) -> str:
 
 
 def processor() -> str:
-    """The processor's name and the vector instructions it has."""
+    """The processor's name and its vector instructions."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
