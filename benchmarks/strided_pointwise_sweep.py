@@ -199,7 +199,7 @@ def sweep(isa: str, threads: int, guarded: bool) -> list[dict]:
     """Runs all cases in this process, which was started with an ISA and with glibc's checks."""
     found = []
     torch.set_num_threads(1)
-    importlib.import_module("torch.fx.experimental.symbolic_shapes")  # the first gradient imports it; imported here once for all cases
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")  # imported by the first gradient
     for name, case in cases():
         outcome = judge(case, threads, guarded)
         print(f"\r{isa}, {threads}: {name}, {case.inputs}: {outcome}".ljust(90), end="", file=sys.stderr, flush=True)

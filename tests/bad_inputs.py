@@ -1,4 +1,4 @@
-"""Inputs that are wrong, one a row: what is given, and what the one line must say.
+"""Wrong inputs, one per row: what is given, and what the error's one line must contain.
 
 In a command line `F/x` is the file x of `command_files`, `D/x` that of `tiny_tasks`; OUT, OUT.onnx are files to write.
 """
@@ -221,7 +221,7 @@ STUDIES = {
 
 
 class Row(NamedTuple):
-    """A run of a project that must not start: its options, what is done to the data before, what it must say."""
+    """A run of a project that must not start: its options, a change of the data before it, and the expected message."""
 
     project: str
     options: list[str]
@@ -230,7 +230,7 @@ class Row(NamedTuple):
 
 
 def edited(change: Callable[[dict], object]) -> Callable[[Path], object]:
-    """What changes the boxes of a data set."""
+    """A function that changes the boxes of a data set."""
 
     def damage(root: Path) -> None:
         content = json.loads((root / "boxes.json").read_text())
@@ -241,7 +241,7 @@ def edited(change: Callable[[dict], object]) -> Callable[[Path], object]:
 
 
 def labelled(value: int, side: int = 64) -> Callable[[Path], object]:
-    """What makes a label map of one value."""
+    """A function that writes a label map of one value."""
     return lambda root: Image.fromarray(np.full((side, side), value, np.uint8)).save(root / "labels/0.png")
 
 
@@ -250,7 +250,7 @@ def cut_short(name: str, size: int = 40) -> Callable[[Path], object]:
 
 
 def checkpoint(content: object) -> Callable[[Path], object]:
-    """What leaves a last checkpoint of such content in the output folder."""
+    """A function that writes a last checkpoint with this content into the output folder."""
 
     def damage(root: Path) -> None:
         (root / "out").mkdir()

@@ -1,4 +1,4 @@
-"""What the tests of the command line give it: a small network of each family, and files good and bad."""
+"""Inputs for tests of the command line: a small network of each family, and valid and invalid files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = "MODEL.TIMM.NAME test_resnet MODEL.SEM_SEG_HEAD.ASPP_CHANNELS 16 MODEL.S
 
 
 def make_files(root: Path) -> Path:
-    """Fills a folder with good and bad files of every kind."""
+    """Fills a folder with valid and invalid files of every kind."""
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=7)
     for module in model.modules():
@@ -75,6 +75,6 @@ def make_files(root: Path) -> Path:
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """The beginning of a file that says it holds so many pixels."""
+    """The beginning of an image file whose header declares this many pixels."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))

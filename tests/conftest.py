@@ -1,4 +1,4 @@
-"""What tests of all floors share: the real data that may lie beside a checkout."""
+"""Fixtures for all tests: real data sets, if they are installed, and clean catalogs."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ torch.ones(1, requires_grad=True).backward()
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
-    """Benchmarks quieten logging for their whole process, which here is shared."""
+    """Restores logging, which benchmarks disable for their whole process."""
     before = logging.root.manager.disable
     yield
     logging.disable(before)
@@ -23,7 +23,7 @@ def logging_as_it_was():
 
 @pytest.fixture
 def clean_catalogs():
-    """Takes what a test registers out of Detectron2's catalogs, and out of its way what others did."""
+    """Gives each test empty catalogs of Detectron2, and restores them afterwards."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     from sirfp.data import registration
@@ -42,7 +42,7 @@ def clean_catalogs():
 
 @pytest.fixture(scope="session")
 def real_data():
-    """A function from a data set's name to its folder; skips the test where the set is not there."""
+    """A function from a data set's name to its folder; skips the test if the data set is missing."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     root = Path(os.environ.get("SIRFP_TEST_DATA", beside))
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @contextmanager
 def loaded(script: str) -> Iterator[ModuleType]:
-    """A script by its path below the checkout; while it is used its own folder can be imported from."""
+    """Loads a script by its path in the checkout; its folder is on the import path during the block."""
     path = ROOT / script
     spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)

@@ -13,7 +13,7 @@ INPUT = (2, 3, 16, 16)
 
 
 def build(kind: type[nn.Module], seed: int = 0) -> nn.Module:
-    """A network with norms whose statistics, scales and shifts are not the trivial ones."""
+    """Randomises the statistics, scales and shifts of a network's norms."""
     torch.manual_seed(seed)
     model = kind().eval()
     for module in model.modules():
@@ -130,7 +130,7 @@ class Shuffled(nn.Module):
 
 
 class Split(nn.Module):
-    """Halves take two ways and are joined again."""
+    """Splits channels into halves, processes each, and concatenates them."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whatever is wrong with what a user gives is said in one line, with exit code 2, before work starts."""
+"""Every mistake in a user's input gives one line and exit code 2, before work starts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_export(case, files, data, tmp_path, capsys):
 
 
 def is_refused(argv: list[str], expected: str, files: Path, data: Path, tmp_path: Path, capsys) -> None:
-    """A command says what is expected, in one line, and leaves nothing behind."""
+    """A command prints the expected line and leaves no file behind."""
     if any(word.startswith("/proc") for word in argv) and not Path("/proc").is_dir():
         pytest.skip("there is no /proc")
     before = sorted([*files.rglob("*"), *data.rglob("*")])
@@ -99,7 +99,7 @@ def test_the_study_that_is_made_wrong_is_right(tmp_path, capsys, monkeypatch):
 
 @pytest.fixture
 def forget_data():
-    """The data sets of a test are no longer known to the next."""
+    """Data sets that one test registers are unknown to the next."""
     before = set(DatasetCatalog.list())
     yield
     for name in set(DatasetCatalog.list()) - before:
@@ -139,7 +139,7 @@ def test_training(case, projects, tmp_path, capsys, monkeypatch, forget_data):
 
 
 def test_a_script_as_a_program(tmp_path):
-    """One line beside what libraries log, in a process of its own."""
+    """In a new process there is one line, apart from what libraries log."""
     root = make_data(tmp_path / "data")
     (root / "images/0.png").write_bytes(b"")
     argv = [sys.executable, "projects/segmentation/train_net.py", *command("segmentation", root, "own")]

@@ -33,7 +33,7 @@ def read_plan(text):
 
 @pytest.mark.parametrize("project", RUNS)
 def test_a_checkpoint_refers_to_no_module_of_ours(project):
-    """Else it could not be read once that module has moved."""
+    """Otherwise it could not be read after the module has moved."""
     assert torch.serialization.get_unsafe_globals_in_checkpoint(checkpoint_of(FILES / "runs" / project)) == []
 
 
@@ -109,7 +109,7 @@ def content(folder):
 
 
 def as_stored(now, stored):
-    """A result of today with the keys that it had then; more may have come."""
+    """A current result, reduced to the keys of the old one; new keys are allowed."""
     return [{key: row[key] for key in old} for row, old in zip(now, stored, strict=True)]
 
 

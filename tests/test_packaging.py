@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*command: str | Path, cwd: Path, **more: str) -> str:
-    """The output of a command, which must end well; with the given environment variables beside this process's."""
+    """The output of a command, which must succeed; it gets this process's environment and the given variables."""
     done = subprocess.run(list(map(str, command)), cwd=cwd, env=os.environ | more, capture_output=True, text=True)
     assert not done.returncode, done.stdout + done.stderr
     return done.stdout
 
 
 def files_of(folder: Path) -> set[str]:
-    """The files of the package sirfp in a folder, but for what Python made of them."""
+    """The files of the package sirfp in a folder, without compiled ones."""
     found = (path for path in (folder / "sirfp").rglob("*") if path.is_file() and path.parent.name != "__pycache__")
     return {path.relative_to(folder).as_posix() for path in found}
 

@@ -1,4 +1,4 @@
-"""Several processes: as one, by every way to start them, and with a clear end where one of them fails. By gloo."""
+"""Several processes (gloo): they equal one process, start in every way, and end with a clear message if one fails."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pair(tmp_path_factory):
 
 
 def test_two_processes_equal_one(pair, tmp_path):
-    """Eight images at once, or four in each of two processes: the same plan, and the same statistics.
+    """Eight images in one process, or four in each of two, give the same plan and the same statistics.
 
     Sums over processes are rounded otherwise than sums in one. Training carries that on, and what a cut solves for
     enlarges it, so after the first cut the bound is wider.
@@ -114,7 +114,7 @@ def test_one_that_fails_ends_the_run_with_a_word(tmp_path, fault, code, says, mo
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "says"), [("kill:1:9", "SIGKILL"), ("wrong:1:9", "error: process 1 has read some")])
 def test_under_torchrun_too(tmp_path, fault, says):
-    """It tells of the process that failed first itself; what a process has to say stands before that."""
+    """The message names the process that failed first; what that process printed comes before it."""
     command = [*TORCHRUN, "OUTPUT_DIR", str(tmp_path)]
     done = subprocess.run(command, env=os.environ | {"TINY_FAULT": fault}, capture_output=True, text=True, timeout=300)
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

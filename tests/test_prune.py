@@ -58,7 +58,7 @@ def test_the_three_defaults_are_the_same():
 
 @pytest.mark.parametrize("name", sorted(CRITERIA))
 def test_a_run_has_the_defaults_of_a_criterion(name):
-    """The command line has those of the constructor, as it passes on only what is given."""
+    """The command line has the constructor's defaults, because it passes only options that are given."""
     options = criterion_options(load_config("", ["SIRFP.CRITERION", name]))
     assert options == {key: CRITERIA[name].defaults()[key] for key in options}
 

@@ -1,4 +1,4 @@
-"""The pinned requirements are whole: each dependency in setup.cfg has one fitting pin for every Python."""
+"""The pinned requirements are complete: each dependency in setup.cfg has one matching pin for every Python."""
 
 import configparser
 from pathlib import Path

@@ -19,7 +19,7 @@ from sirfp.session import PruningSession
 
 
 class Plain(nn.Module):
-    """A backbone and a head without norms, so that a pass in training mode is one of evaluation too."""
+    """A backbone and a head without norms, so that training and evaluation mode give the same outputs."""
 
     def __init__(self):
         super().__init__()

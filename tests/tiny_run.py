@@ -98,7 +98,7 @@ class SharedTrainer(TaskTrainer):
         self.note()
 
     def note(self):
-        """Keeps the redundancies so far."""
+        """Saves the redundancies accumulated so far."""
         observer = getattr(self, "pruning", None) and self.pruning.observer
         averages = observer.criterion.averages if observer is not None else {}
         seen = {name: average.matrix() for name, average in averages.items() if average.steps}

@@ -1,4 +1,4 @@
-"""How exactly budgets are met: a quick slice of the networks, and all of them where slow tests run."""
+"""How exactly budgets are met: by a few networks, and by all of them in the slow tests."""
 
 import json
 import subprocess

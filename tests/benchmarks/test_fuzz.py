@@ -1,4 +1,4 @@
-"""A quick slice of the fuzzing, and what it has found before."""
+"""A few cases of each fuzzing target, and cases that were findings before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where time goes: parts of FLOPs, what onnxruntime's profile says, what a part takes over its share."""
+"""The latency profile: FLOPs of parts, reading onnxruntime's profile, and the column "over"."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The model zoo's script: what was counted is not counted again, what failed is, and the page says both."""
+"""The model zoo's script counts each network once, repeats failed ones, and shows both on the page."""
 
 import json
 import sys

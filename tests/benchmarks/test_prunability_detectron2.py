@@ -1,4 +1,4 @@
-"""A quick slice of the table of Detectron2's model zoo: one config of each of three families."""
+"""A part of the table of Detectron2's model zoo: one config of each of three families."""
 
 from pathlib import Path
 

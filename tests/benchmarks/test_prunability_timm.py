@@ -1,4 +1,4 @@
-"""A quick slice of the prunability table, and pruned files in a fresh process."""
+"""A part of the table of timm's networks, and pruned files that are loaded in a new process."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The command that runs all benchmarks: figures beside bounds, what is kept, tables."""
+"""The command that runs all benchmarks: figures and bounds, stored results, tables."""
 
 import json
 
@@ -10,7 +10,7 @@ SCORING = {"layers": 62, "greedy_s": 0.1, "ratio": 150.0, "greedy_4096_s": 0.5, 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
-    """The command on a folder of its own, benchmarks answering at once: exit code and what it printed."""
+    """Runs the command in its own folder with fake benchmarks; returns the exit code and the output."""
     with loaded("benchmarks/run.py") as module:
         answers = {"scoring": SCORING}
 

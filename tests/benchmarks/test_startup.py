@@ -1,4 +1,4 @@
-"""What of a start is ours: nested phases count once, and what nobody names is ours."""
+"""sirfp's part of a start: nested phases count once, and time outside all phases counts as sirfp's."""
 
 import time
 

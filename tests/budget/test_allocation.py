@@ -1,4 +1,4 @@
-"""Budgets: met from below to the last channel, partitions, least widths, multiples, what cannot be reached."""
+"""Budgets: met from below to within one channel, partitions, least widths, multiples, and unreachable budgets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sirfp.errors import InputError
 
 
 class Wide(nn.Module):
-    """A backbone and a head with enough channels that a single one is little."""
+    """A backbone and a head with so many channels that a single one is a small share."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a budget is of: one of three, met for each of them, in one step and in several, and what plans say of it."""
+"""Targets of a budget: each of the three is met in one step and in several, and plans record it."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def test_of_several_reasons_the_first_in_the_model_is_given():
 
 
 class Deciding(nn.Module):
-    """Ties two layers or not, as one of its values says."""
+    """Whether two layers are coupled depends on a value of the input."""
 
     def __init__(self):
         super().__init__()
@@ -225,7 +225,7 @@ def test_writing_into_a_view_freezes():
 
 
 class Reused(nn.Module):
-    """Makes and drops many tensors, so that Python uses their identities again."""
+    """Creates and deletes many tensors, so that Python reuses their ids."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Group norms lose whole groups, so that the others' statistics stay what they are."""
+"""Group norms lose whole groups, so that the statistics of the others do not change."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_groups_of_one_channel_and_one_group(channels, groups):
 
 
 class Hidden(nn.Module):
-    """Keeps the number of groups where no cut can reach it."""
+    """Stores the number of groups in an attribute that a cut does not change."""
 
     def __init__(self):
         super().__init__()

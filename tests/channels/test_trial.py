@@ -1,4 +1,4 @@
-"""The trial: a group that a copy runs without but computes something else is frozen, and nothing else is."""
+"""The trial freezes exactly the groups whose cut makes a copy fail or compute something else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Between(nn.Module):
 
 
 class FixedParts(Between):
-    """Parts of a fixed size that meet only pointwise operations: cut, there are fewer or unlike parts."""
+    """Splits into parts of a fixed size, read by pointwise operations only: a cut changes their number or size."""
 
     def between(self, x):
         return torch.cat([part * (i + 1) for i, part in enumerate(x.split(6, dim=1))], dim=1)
@@ -61,7 +61,7 @@ class ScaledByWidth(Between):
 
 
 class HiddenByAScale(Between):
-    """What is wrong is hidden by a scale that starts at a millionth."""
+    """A scale that starts at 1e-6 hides a wrong cut."""
 
     def __init__(self):
         super().__init__()
@@ -87,7 +87,7 @@ def test_what_runs_but_computes_something_else_is_frozen(kind, hard):
 
 
 class Regrouped(Between):
-    """Sets of three channels, as the code has it, over which a mean runs: cut, other channels come together."""
+    """A mean over sets of three channels, a size in the code: after a cut the sets have other channels."""
 
     def between(self, x):
         sets = x.unflatten(1, (-1, 3))
@@ -95,7 +95,7 @@ class Regrouped(Between):
 
 
 class Grouped(Between):
-    """Three sets of channels, over which a mean runs: cut, there are three still."""
+    """A mean over three sets of channels: after a cut there are still three sets."""
 
     def between(self, x):
         sets = x.unflatten(1, (3, -1))
@@ -103,7 +103,7 @@ class Grouped(Between):
 
 
 class Elastic(Between):
-    """How much a mean runs over hangs on the values."""
+    """The number of channels under a mean depends on the values."""
 
     def between(self, x):
         x = x.softmax(1)
@@ -118,7 +118,7 @@ def test_a_statistic_over_other_sets_of_channels_freezes():
 
 
 class Divides(nn.Module):
-    """Reads one layer's output in pieces as wide as another's: the widths have to divide, whatever they are."""
+    """Splits one layer's output into pieces of another layer's width: one width must divide the other."""
 
     def __init__(self):
         super().__init__()
@@ -150,7 +150,7 @@ class Unchanged(Between):
 
 
 class Expanded(Between):
-    """A buffer of one value seen many times, which cannot be written to."""
+    """An expanded buffer of one value, which cannot be written to."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Properties of the clique solvers: what greedy removes, and that a dearer search never finds less."""
+"""Properties of the clique solvers: what greedy removes, and that a slower search never finds a worse set."""
 
 from itertools import combinations
 from math import fsum
@@ -27,7 +27,7 @@ def graphs(draw, least=1, most=12, low=-4):
 
 
 def algorithm_1(weights, vertices, remove):
-    """EHGP word for word: sums anew for those left, removes the least, the first of equals."""
+    """EHGP written naively: each removal sums over the remaining channels and removes the first with the least sum."""
     left, order, score = list(range(len(weights))), [], []
     for _ in range(remove):
         sums = {

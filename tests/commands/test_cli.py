@@ -1,4 +1,4 @@
-"""The command line: each command does its work, and whatever is wrong is said in one line."""
+"""The command line: each command works, and each mistake gives one line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sirfp.cli import main
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    """A folder of good and bad files of every kind."""
+    """A folder of valid and invalid files of every kind."""
     return make_files(tmp_path_factory.mktemp("files"))
 
 
@@ -194,7 +194,7 @@ def test_help_has_an_example(command, capsys):
 
 
 def test_as_a_program(files):
-    """One line and no warning of a library, in a process of its own."""
+    """In a new process there is one line and no warning of a library."""
     argv = [sys.executable, "-m", "sirfp.cli", "report", "--zoo", "COCO-Detection/retinanet_R50_FPN_1x"]
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout) == (2, "")

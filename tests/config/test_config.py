@@ -106,7 +106,7 @@ RECIPE, CRITERION = "SIRFP: {CRITERION: sirfp, KEEP_FLOPS: 0.4}\n", "SIRFP: {CRI
 
 
 def with_model() -> argparse.ArgumentParser:
-    """A parser as the subcommands of `sirfp` have it."""
+    """A parser like those of the subcommands of `sirfp`."""
     parser = argparse.ArgumentParser()
     add_model(parser)
     return parser
@@ -114,7 +114,7 @@ def with_model() -> argparse.ArgumentParser:
 
 @pytest.fixture
 def layers(tmp_path):
-    """Files as a project has them."""
+    """Config files like those of a project."""
     (tmp_path / "configs/city").mkdir(parents=True)
     texts = {"configs/city/net.yaml": "VERSION: 2\n", "own.yaml": "VERSION: 2\n", "city.yaml": RECIPE}
     texts |= {"taylor.yaml": CRITERION, "longer.yaml": "SOLVER: {MAX_ITER: 7}\n"}

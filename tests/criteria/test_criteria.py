@@ -1,4 +1,4 @@
-"""Criteria: what each of them removes, by cases that can be worked out by hand."""
+"""Criteria: what each of them removes, in cases that can be computed by hand."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from sirfp.data.preparation import prepare
 
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory):
-    """All miniatures, prepared; to be copied."""
+    """All miniatures, prepared; tests work on copies."""
     root = tmp_path_factory.mktemp("datasets")
     for name, make in MAKERS.items():
         prepare(DATA_SETS[name], make(root), workers=1)
@@ -20,7 +20,7 @@ def trees(tmp_path_factory):
 
 @pytest.fixture
 def tree(trees, tmp_path):
-    """A function from a data set's name to the folder of a copy of its own, in the place where it belongs."""
+    """A function that copies a data set's miniature to its place and returns the folder."""
 
     def copied(name):
         folder = DATA_SETS[name].folder

@@ -21,7 +21,7 @@ GOOD = {
 
 @pytest.fixture
 def look(tmp_path):
-    """Writes a changed copy of GOOD, checks it, and gives back what it holds, or the message."""
+    """Writes a changed copy of GOOD and checks it; returns its content, or the error's message."""
     for image in GOOD["images"]:
         Image.new("RGB", (30, 20)).save(tmp_path / image["file_name"])
 
@@ -40,13 +40,13 @@ def look(tmp_path):
 
 @pytest.fixture
 def check(look):
-    """The classes alone, or the message."""
+    """The classes, or the error's message."""
     return lambda *args, **options: getattr(found := look(*args, **options), "classes", found)
 
 
 @pytest.fixture
 def check_masks(look):
-    """The forms of the masks alone."""
+    """The forms of the masks."""
     return lambda *args: look(*args).masks
 
 
@@ -109,7 +109,7 @@ def test_the_forms_of_masks_are_told(check_masks):
 
 
 def test_an_image_that_was_cut_short_is_found_beyond_the_sample(check, tmp_path):
-    """Of JPEG files whose header is whole, one in the sample is decoded, and those without an end."""
+    """Of JPEG files with a valid header, those in the sample and those without an end marker are decoded."""
 
     def as_jpeg(content):
         content["images"] = [{"id": n, "file_name": f"{n}.jpg", "width": 30, "height": 20} for n in range(1, 9)]

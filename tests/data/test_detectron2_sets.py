@@ -1,4 +1,4 @@
-"""Public data sets as Detectron2 sees them: its names, places and loaders, and ours where it has none."""
+"""Public data sets in Detectron2: its names, folders and loaders, and sirfp's for sets that it lacks."""
 
 from dataclasses import replace
 

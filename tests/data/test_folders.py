@@ -1,4 +1,4 @@
-"""A user's folders of images and label maps: good ones are listed, each mistake is one clear line."""
+"""A user's folders of images and label maps: valid ones are listed, each mistake gives one clear line."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Preparing public data sets: true label ids become those of training, and whatever is killed can be repeated."""
+"""Preparing public data sets: label ids become those of training, and a killed preparation can be repeated."""
 
 import multiprocessing
 import os
@@ -82,7 +82,7 @@ def test_validation_images_go_to_their_classes(labels, tmp_path):
 @pytest.mark.parametrize("name", [*TRAINED, "imagenet"])
 @pytest.mark.parametrize("renamed", [0, 3])
 def test_killed_and_repeated_is_as_undisturbed(name, renamed, tmp_path, monkeypatch):
-    """Killed just before a file takes its place, at the first and the fourth."""
+    """The process is killed just before a file is renamed: the first and the fourth."""
     undisturbed = MAKERS[name](tmp_path / "a")
     folder = tmp_path / "b"
     shutil.copytree(undisturbed, folder)
@@ -109,7 +109,7 @@ def test_killed_and_repeated_is_as_undisturbed(name, renamed, tmp_path, monkeypa
 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the test reaches workers by forking")
 def test_workers_end_where_their_parent_is_killed(tmp_path, monkeypatch):
-    """All that is left of it holds the pipe open."""
+    """Processes that it left behind would hold the pipe open."""
     folder = MAKERS["ade20k"](tmp_path)
     held, holding = os.pipe()
     child = os.fork()

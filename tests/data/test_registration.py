@@ -87,7 +87,7 @@ def test_scenes_load_as_segmentation_and_as_detection(tmp_path, clean_catalogs):
 
 
 def test_detectron2_maps_and_evaluates_scenes(tmp_path, clean_catalogs):
-    """The labels themselves as predictions score a mIoU of 100."""
+    """The labels, given as predictions, have a mIoU of 100."""
     torch = pytest.importorskip("torch")
     from detectron2.data import DatasetMapper
     from detectron2.evaluation import SemSegEvaluator

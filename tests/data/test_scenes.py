@@ -1,4 +1,4 @@
-"""The embedded scenes: exact annotations, splits that share nothing, the same bytes for the same seed."""
+"""The embedded scenes: exact annotations, disjoint splits, and the same bytes for the same seed."""
 
 import hashlib
 import json
@@ -91,7 +91,7 @@ def test_more_scenes_begin_with_the_same_ones(small, tmp_path):
 
 
 def test_the_three_views_agree(small):
-    """Label maps, COCO masks and boxes, and crops tell of the same digits."""
+    """Label maps, COCO masks and boxes, and crops agree on the digits."""
     for split in ("train", "val"):
         coco = json.loads(small.annotations(split).read_text())
         assert [category["name"] for category in coco["categories"]] == list(CLASSES)

@@ -1,4 +1,4 @@
-"""Training data are the same after a resume: order, augmentation, and what is passed over."""
+"""Training data are the same after a resume: order, augmentation, and skipped batches."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_processes_that_read_change_nothing():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_cannot_be_read_is_named_in_one_line(workers):
-    """Also from another process, whose errors PyTorch hands on with a whole traceback for a message."""
+    """Also for errors in a worker process, whose message in PyTorch is a whole traceback."""
 
     def mapper(record):
         if record["file_name"] == "3.png":

@@ -1,4 +1,4 @@
-"""Checks of public data sets: whole miniatures pass, and every planted fault is named."""
+"""Checks of public data sets: complete miniatures pass, and every planted fault is named."""
 
 import json
 import shutil

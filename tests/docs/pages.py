@@ -50,7 +50,7 @@ class Block:
 
 
 def parsed(page: str) -> list[Token]:
-    """A page as Markdown has it."""
+    """A page of documentation."""
     return MarkdownIt("commonmark").enable("table").parse((ROOT / page).read_text(encoding="utf-8"))
 
 
@@ -66,7 +66,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def links(page: str) -> Iterator[str]:
-    """Where a page's links and pictures point to."""
+    """The targets of a page's links and pictures."""
     for token in parsed(page):
         for child in token.children or ():
             target = child.attrGet("href") or child.attrGet("src")
@@ -75,7 +75,7 @@ def links(page: str) -> Iterator[str]:
 
 
 def inline_code(page: str) -> Iterator[str]:
-    """What stands between backticks in a page's text."""
+    """The code spans in a page's text."""
     for token in parsed(page):
         yield from (child.content for child in token.children or () if child.type == "code_inline")
 
@@ -103,5 +103,5 @@ def commands(text: str, variables: Mapping[str, str]) -> Iterator[list[str]]:
 
 
 def script(words: list[str]) -> Path | None:
-    """The Python script that a command runs, None where it runs something else."""
+    """The Python script that a command runs; None if it runs something else."""
     return Path(words[1]) if words[0] == "python" and len(words) > 1 and words[1].endswith(".py") else None

@@ -1,4 +1,4 @@
-"""A reader who does what a page says, block by block, in a folder of their own; and what is only looked at."""
+"""Runs a page's blocks of code, one after the other, in its own folder; some commands are only parsed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHELL = {".", "cd", "export", "mkdir", "tar"}
 
 
 class Parsed(Exception):
-    """A script has read its command line, and shall do no more."""
+    """Raised when a script has read its command line, to end it there."""
 
 
 class Reader:
@@ -59,7 +59,7 @@ class Reader:
         self.ran: list[str] = []
 
     def read(self, block: Block) -> None:
-        """Runs a block of code, or looks at it."""
+        """Runs a block of code, or only parses it."""
         if block.file:
             Path(block.file).write_text(block.text)
         if block.language == "python":
@@ -129,7 +129,7 @@ class Reader:
 
 
 def _parse(parser: argparse.ArgumentParser, args=None, namespace=None):
-    """Reads a command line by a script's own parser, and ends there."""
+    """Parses a command line by a script's own parser, and ends the script there."""
     found, rest = parser.parse_known_args(args, namespace)
     if rest:
         parser.error(f"unknown words {rest}")
@@ -137,7 +137,7 @@ def _parse(parser: argparse.ArgumentParser, args=None, namespace=None):
 
 
 def _configured(trainer_class: type, add_config=None, argv: Sequence[str] | None = None) -> None:
-    """Stands for `sirfp.engine.run`: the command line is read, and the config it makes is checked."""
+    """Replaces `sirfp.engine.run`: reads the command line and checks the resulting config."""
     parser = launch.argument_parser()
     args, _ = parser.parse_known_args(argv)
     cfg = load_config(config_files(args), args.opts, add_config)

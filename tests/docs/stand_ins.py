@@ -1,4 +1,4 @@
-"""What a reader of the documentation has and a test has not: small files and models in its place."""
+"""Small files and models in place of those that a reader of the documentation has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLASSES = ("road", "car")
 
 
 def files(folder: Path) -> None:
-    """Writes what commands and code of the pages read: photos, their label maps and boxes, weights."""
+    """Writes the files that the pages' commands and code read: photos, label maps, boxes, weights."""
     random = np.random.default_rng(0)
     for part, count in (("photos/cat", 3), ("photos/dog", 3), ("data/images", 4), ("data/test", 2)):
         labels = folder / f"{part.replace('images', 'labels')}{'_labels' if part.endswith('test') else ''}"
@@ -76,7 +76,7 @@ def cats_and_dogs() -> dict[str, Any]:
 
 
 def pruned_digits() -> dict[str, Any]:
-    """A pruned file where a training run of the page leaves one."""
+    """A pruned file in place of that of a page's training run."""
     model = timm.create_model("resnet18", num_classes=10)
     plan = sirfp.prune(model, torch.zeros(1, 3, 32, 32), "magnitude", 0.5)
     sirfp.save("output/scenes_resnet18_sirfp/pruned.safetensors", model, plan)

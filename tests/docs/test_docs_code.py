@@ -61,7 +61,7 @@ STAND_INS = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, clean_catalogs):
-    """The reader's folder, which is the current one; what the page's code registers is forgotten afterwards."""
+    """Makes the reader's folder the current one; removes afterwards what the page's code has registered."""
     stand_ins.files(tmp_path)
     linked(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -89,7 +89,7 @@ def of_the_checkout(kind: type) -> bool:
 
 
 def read(page: str, not_run, monkeypatch) -> Reader:
-    """Does all that a page says."""
+    """Runs all code of a page."""
     reader = Reader(STAND_INS.get(page, dict)(), LESS, not_run, monkeypatch)
     for block in blocks(page):
         try:

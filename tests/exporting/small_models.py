@@ -62,7 +62,7 @@ def deeplab(size: tuple[int, int] = (64, 64)) -> DetectronSource:
 
 
 def pruned(source: DetectronSource) -> torch.nn.Module:
-    """The model after half of its FLOPs went."""
+    """The model after half of its FLOPs have been removed."""
     model = source.fresh()
     sirfp.prune(model, source.example(), "magnitude", keep_flops=0.5)
     return model.eval()

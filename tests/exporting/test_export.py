@@ -55,7 +55,7 @@ def test_an_older_opset_is_written(pruned, tmp_path):
 
 @needs_onnx
 def test_a_network_of_one_size_says_so_and_leaves_the_batch_open(tmp_path, capsys):
-    """The exporter drops the network's own check of its size, so that it cannot tell."""
+    """The exporter drops the network's check of its input size, so the file cannot report a wrong size."""
     assert main(["export", "--timm", "test_vit", "-o", str(tmp_path / "x.onnx"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["free"] == ["batch"] and said["size"] == [160, 160] and said["relative_difference"] < 1e-4

@@ -25,7 +25,7 @@ from sirfp.sources.source import from_timm, from_zoo
 
 
 def assert_same_detections(graph, ours, theirs) -> None:
-    """Also where equal scores stand in another order."""
+    """Also if equal scores are in another order."""
     found = Agreement()
     for i in range(len(ours[0])):
         compare_detections(

@@ -23,7 +23,7 @@ def run(made, **given):
 
 
 def doubled():
-    """x + x, by way of names that `counted` uses too."""
+    """x + x, with tensor names that `counted` uses too."""
     return model("first (float[N] images) => (float[N] x) { a = Identity(images) x = Add(a, a) }")
 
 

@@ -1,4 +1,4 @@
-"""Exported pruned segmentors and detectors predict on pictures in onnxruntime what they predict in PyTorch."""
+"""Exported pruned segmentors and detectors have the same predictions in onnxruntime as in PyTorch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def scenes(tmp_path_factory):
 
 
 def test_a_deeplab_on_scenes_of_any_size(scenes, tmp_path):
-    """Its file is joined of three parts, which pad and cut."""
+    """Its file consists of three joined parts, which pad, predict and crop."""
     source = deeplab()
     graph = build_graph(source, pruned(source))
     written = export(graph, tmp_path / "x.onnx", (64, 96))

@@ -1,4 +1,4 @@
-"""Files from strangers: wherever one is given, it runs nothing, and takes no more memory than it has bytes."""
+"""Untrusted files: no reader runs their code or allocates more memory than the file has bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pruning inside a training run: phases, budgets, optimizer and schedule going on, and resuming."""
+"""Pruning inside a training run: phases, budgets, continued optimizer and schedule, and resuming."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_phases_begin_anew():
 
 
 def test_weight_decay_changes_with_the_first_pruning(tmp_path):
-    """The iteration alone decides, also in a run that goes on; what has no weight decay gets none."""
+    """Only the iteration decides, also in a resumed run; parameters without weight decay get none."""
     cfg = config(tmp_path, "SIRFP.WEIGHT_DECAY_FACTOR", "5.0")  # prunings at 8 and 13 of 20
 
     def decays(last_epoch=0):

@@ -1,4 +1,4 @@
-"""Deformable convolutions: followed, cut, and there where Detectron2 lacks its own."""
+"""Deformable convolutions are traced and cut, and work if Detectron2 lacks its own operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mix Transformers as backbones: what they say of their outputs is true, weights are those of the file."""
+"""Mix Transformers as backbones: their output shapes are true, and weights are those of the file."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""timm networks as backbones: what they say of their outputs is true, and weights are those of the file."""
+"""timm networks as backbones: their output shapes are true, and weights are those of the file."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""Branches that run only in training: cut along, not counted, not exported, not missed."""
+"""Branches that run only in training are cut with the network, and neither counted nor exported nor required."""
 
 import json
 

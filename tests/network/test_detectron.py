@@ -1,4 +1,4 @@
-"""Widths that modules of Detectron2 announce, and others read, stay true after pruning."""
+"""Widths that modules of Detectron2 store for other modules are correct after pruning."""
 
 from __future__ import annotations
 

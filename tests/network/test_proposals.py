@@ -1,4 +1,4 @@
-"""FLOPs of detectors hang on the config alone, and are those that Detectron2's own analysis counts."""
+"""FLOPs of detectors depend on the config only, and equal those of Detectron2's own analysis."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Strided 1 x 1 convolutions of few inputs train rightly on processors, and are in all else what they were."""
+"""Strided 1 x 1 convolutions of few inputs train correctly on processors, and nothing else about them changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=f"needs {', '.j
 
 @pytest.fixture(autouse=True)
 def on_x86(monkeypatch):
-    """Has the guard act on whatever processor the tests run."""
+    """Makes the guard act on any processor."""
     monkeypatch.setattr(strided_pointwise, "_X86", True)
 
 

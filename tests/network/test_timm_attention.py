@@ -1,4 +1,4 @@
-"""Attention loses whole heads: the pruned network equals the masked one, keeps its scale, and goes on losing them."""
+"""Attention loses whole heads: the pruned network equals the masked one, keeps its scale, and can be pruned again."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""A pruned timm network stays one that timm can use: what it announces is true, its classifier can be replaced."""
+"""timm can use a pruned network: its attributes are true, and its classifier can be replaced."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""A fourth task, as a user has it in a folder of their own: which share of an image is bright."""
+"""A fourth task in a user's own folder: to predict which share of an image is bright."""
 
 from __future__ import annotations
 

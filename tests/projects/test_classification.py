@@ -1,4 +1,4 @@
-"""The classification project: its configs build, a folder trains, prunes and goes on, its files fit plain timm."""
+"""The classification project: configs build; training on a folder, pruning and resuming work; timm loads the files."""
 
 import io
 import json

@@ -169,7 +169,7 @@ def test_masks_must_be_in_the_data(project, options, folder, capsys):
 
 
 def again(project, options, capsys, says):
-    """A second look at the same files, under another name, as a set is looked at once."""
+    """Checks the same files again under another name, because each data set is checked once."""
     name = options[options.index("DATASETS.COCO.NAME") + 1]
     assert says in error_of(project, [word.replace(name, f"{name}-{len(says)}") for word in options], capsys)
 

@@ -1,4 +1,4 @@
-"""A whole run of the detection project on the embedded scenes, in a process of its own."""
+"""A whole run of the detection project on the embedded scenes, in a new process."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def command(config: str, *options: object) -> list[str]:
 
 
 def test_the_embedded_scenes_train_and_prune(tmp_path):
-    """Dense well above chance, half of the FLOPs gone, and most of it there again after fine-tuning.
+    """The dense AP is well above chance, half of the FLOPs are removed, and most of the AP returns after fine-tuning.
 
-    SIRFP_TEST_ITERS shortens the run, to see that it works; its AP then says nothing and is not looked at.
+    SIRFP_TEST_ITERS shortens the run to check only that it works; its AP is then not tested.
     """
     few = int(os.environ.get("SIRFP_TEST_ITERS", "0"))
     file = PROJECT / "configs/scenes/retinanet_r18_sirfp.yaml"

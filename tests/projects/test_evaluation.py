@@ -1,4 +1,4 @@
-"""Boundary IoU: cases that can be counted by hand, and the paper's definition. Files of predictions, read back."""
+"""Boundary IoU: cases that can be counted by hand, and the paper's definition. Files of predictions."""
 
 import sys
 from pathlib import Path
@@ -43,12 +43,12 @@ def test_what_is_right_has_all_and_what_is_nowhere_near_has_nothing():
 
 
 def test_a_square_that_is_one_pixel_off():
-    """Rings of 6 x 6: 20 pixels each. A column on, they share their top and bottom rows but for the ends: 2 x 5."""
+    """Rings of 6 x 6 have 20 pixels each. Shifted by a column, they share 5 pixels in the top and bottom rows each."""
     assert scores(square(7, 7), square(7, 8))[1] == pytest.approx(10 / (20 + 20 - 10))
 
 
 def test_a_square_that_is_one_pixel_larger():
-    """The ring of 8 x 8 around that of 6 x 6 shares nothing with it, while plain IoU is 36 / 64."""
+    """The ring of 8 x 8 around that of 6 x 6 shares no pixel with it, although plain IoU is 36 / 64."""
     assert scores(square(7, 7), square(6, 6, side=8))[1] == 0
     wider = scores(square(7, 7), square(6, 6, side=8), ratio=2 / 28.28)[1]  # two pixels: rings of 28 + 20 and 20 + 12
     assert wider == pytest.approx(20 / (48 + 32 - 20))
@@ -81,7 +81,7 @@ def test_counts_add_up_over_images():
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(4, 30), st.integers(4, 30), st.integers(1, 5), st.integers(1, 4))
 def test_it_is_the_paper_s_band_of_each_class(seed, height, width, classes, distance):
-    """A mask less itself eroded by 3 x 3, `distance` times, after a border of zeros was put around it."""
+    """A mask minus its erosion by 3 x 3, applied `distance` times to the mask with a border of zeros."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, classes, (-(-height // 4), -(-width // 4)))
     labels = np.kron(coarse, np.ones((4, 4), int))[:height, :width]

@@ -1,4 +1,4 @@
-"""A task project outside this repository trains, prunes and is known to the commands, with nothing changed in sirfp."""
+"""A project outside this repository trains, prunes and works with the commands, without a change in sirfp."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_without_its_code_a_line_says_what_to_give(folder, monkeypatch, capsys):
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_imports_a_criterion_and_a_hook_in_every_process(folder, processes):
-    """The hook comes with a config key of its own."""
+    """The hook has its own config key."""
     out = f"out_{processes}"
     hooks = ["SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Note']", "SIRFP.NOTE", "seen"]
     own = ["SIRFP.CRITERION", "first", *hooks]

@@ -1,4 +1,4 @@
-"""Windows, scales and mirror images: they cover, they average, and degenerate cases give the plain prediction."""
+"""Windows cover the image, results are averaged over scales and mirror images, and trivial settings change nothing."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ sys.path.remove(PROJECT)
 
 
 class Pointwise(nn.Module):
-    """Class logits of each pixel by itself, resized as a segmentor does; remembers what sizes it was given."""
+    """Class logits that depend on each pixel alone, resized as by a segmentor; records the sizes of its inputs."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every run is what its name says, and its network is built, counted and pruned to its budget; without data."""
+"""Every run's config fits its name, and its network is built, counted and pruned to its budget, without data."""
 
 import re
 import shlex
@@ -81,7 +81,7 @@ def run_of(network: str, criterion: str = "sirfp", budget: int = 40) -> CfgNode:
 
 
 def sizes(cfg: CfgNode) -> CfgNode:
-    """What of a config makes the network's layers, but for how many classes there are."""
+    """The keys of a config that determine the network's layers, without the number of classes."""
     cfg = cfg.clone()
     for node in (cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.RETINANET, cfg.MODEL.FCOS, cfg.MODEL.ROI_HEADS):
         node.NUM_CLASSES = 0
@@ -178,7 +178,7 @@ def test_a_segmentor_fits_its_data(file):
 
 
 def slow_but(quick: set[str], files: list[Path]) -> list:
-    """Configs of which only some are for `make test`."""
+    """Parameters for configs; `make test` runs only some of them."""
     return [pytest.param(f, marks=[] if ids(f) in quick else pytest.mark.slow, id=ids(f)) for f in files]
 
 
@@ -212,7 +212,7 @@ def test_the_model_zoo_lists_every_run():
 
 
 def test_each_command_of_the_model_zoo_writes_where_its_row_says(monkeypatch):
-    """The page as it stands, by the parser of a training script; a shared row stands for a command a criterion."""
+    """The commands on the page, parsed as by a training script; a shared row gives one command per criterion."""
     monkeypatch.chdir(ROOT)
     found = {}
     for section in (ROOT / "MODEL_ZOO.md").read_text().split("\n## ")[1:]:
@@ -245,7 +245,7 @@ def test_configs_that_are_named_exist(place):
 
 
 def distinct(files: list) -> list:
-    """Of the dense configs those whose networks differ."""
+    """The dense configs with different networks."""
     found = {}
     for file in files:
         cfg = read(file)

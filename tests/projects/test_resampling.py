@@ -1,4 +1,4 @@
-"""Class resampling: every class equally often, images that hold it, one stream shared by all processes."""
+"""Class resampling: draws every class equally often with images that contain it, in one stream for all processes."""
 
 import itertools
 import sys

@@ -1,4 +1,4 @@
-"""The segmentation project: a folder of one's own trains, mistakes end in one line. Its configs: test_recipes.py."""
+"""The segmentation project: training on a user's folder works, mistakes give one line. Configs: test_recipes.py."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The supervised segmentor is Detectron2's but for its losses; the trainer switches them at the first cut."""
+"""The supervised segmentor differs from Detectron2's only in its losses; the trainer switches them at the first cut."""
 
 import copy
 import sys

@@ -1,4 +1,4 @@
-"""The similarity of channels and its average: equal to the naive loop whatever the layout, chunks or processes."""
+"""Similarities of channels and their average equal a naive loop for every layout, chunk size and number of processes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Figures are whole PNG files of a readable size, and names on them are told apart."""
+"""Figures are complete PNG files of a readable size, and names in them can be distinguished."""
 
 from __future__ import annotations
 

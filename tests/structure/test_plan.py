@@ -1,4 +1,4 @@
-"""Plans and pruned files: whole round trips, plans joined over steps, and anything odd refused in one line."""
+"""Plans and pruned files: saving and loading, plans joined over steps, and invalid ones refused in one line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_bias_that_was_added_is_restored(tmp_path):
 
 
 class Unsaved(nn.Module):
-    """A buffer as wide as the channels that no file holds."""
+    """A buffer of the channels' width that is not saved in files."""
 
     def __init__(self):
         super().__init__()

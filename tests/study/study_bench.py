@@ -23,7 +23,7 @@ STUDY: dict[str, Any] = {
 
 
 class Bench:
-    """The folder of a study with what a test does to it."""
+    """The folder of a study, with methods for tests to change it."""
 
     def __init__(self, root: Path):
         self.root, self.content = root, json.loads(json.dumps(STUDY))

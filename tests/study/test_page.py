@@ -1,4 +1,4 @@
-"""The report is one page that needs nothing else, sorts, is light and dark, and escapes what it is given."""
+"""The report is one page without other files; it sorts, has light and dark colours, and escapes its inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sirfp.study.run_folders import RunFolders
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The report of a study in which all is done, with pictures."""
+    """The report of a finished study, with pictures."""
     bench = Bench(tmp_path_factory.mktemp("report"))
     bench.content["overrides"] = {"TEST.NOTE": "<script>alert(1)</script>"}
     assert bench.run("--jobs", "4") == 0

@@ -1,4 +1,4 @@
-"""A whole study of the classification project on a few embedded digits, cut off on the way."""
+"""A whole study of the classification project on a few embedded digits, interrupted once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study runs what is not done and nothing else, whatever happens to it."""
+"""A study runs exactly the unfinished runs, after any interruption."""
 
 from __future__ import annotations
 

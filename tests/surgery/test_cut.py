@@ -215,7 +215,7 @@ class NormOfTwo(Read):
 
 
 class BesideTheUnknown(Read):
-    """Joined with channels of which nothing is known."""
+    """Concatenated with channels whose values are unknown."""
 
     def __init__(self):
         super().__init__()
@@ -257,7 +257,7 @@ class ZeroInPart(Read):
 
 
 class Strange(nn.Module):
-    """A layer whose bias is something else."""
+    """A layer whose bias is not an ordinary parameter."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Reconstruction: the fit by hand, exactness where channels are sums of others, and that it is left out where asked."""
+"""Reconstruction: a fit computed by hand, exactness if channels are sums of others, and switching it off."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_fit_by_hand():
 
 
 class Doubled(nn.Module):
-    """Whose channels 4 to 7 are sums of the others: nothing is lost without them."""
+    """A network whose channels 4 to 7 are sums of the others: removing them loses nothing."""
 
     def __init__(self, reader: nn.Module, norm: bool = False):
         super().__init__()
@@ -109,7 +109,7 @@ def test_features_that_are_not_finite_count_for_nothing():
 
 
 def test_pruning_takes_it_from_the_calibration(monkeypatch):
-    """Of three batches the first two, and none without reconstruction or calibration."""
+    """Uses the first two of three batches, and none without reconstruction or calibration."""
     module, seen = sys.modules["sirfp.prune"], []
     monkeypatch.setattr(module, "take_moments", lambda model, found, batches, run: seen.append(list(batches)) or {})
     batches = [IMAGE * i for i in (1, 2, 3)]

@@ -1,4 +1,4 @@
-"""Single operations as channels are followed through them, and what a model returns."""
+"""Tracing of channels through single operations, and of the outputs of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that are none: they move no weight and enter no statistics, are counted, and end a run when many."""
+"""NaN and infinity change no weight and no statistics, are counted, and end a run after many in a row."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_an_overflow_of_float16_skips_the_step_and_lowers_the_scale():
 
 
 class Diverging(LineTrainer):
-    """Its loss is no number from an iteration on."""
+    """Its loss is NaN from an iteration on."""
 
     start = 6
 

@@ -1,4 +1,4 @@
-"""A run that is killed, at any moment, goes on as if nothing had been; and nothing is lost where it cannot go on."""
+"""A run that is killed at any moment resumes with the same result; if it cannot resume, no file is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTIONS = ("SIRFP.RECOVER_NORM_ITERS", "2", "SIRFP.ACCUMULATE_PERIOD", "1", "SIR
 
 
 def run(folder, resume=False):
-    """A run as `engine.main` has it."""
+    """A run as in `engine.main`."""
     with engine.hold_output_folder(str(folder), resume=resume):
         trainer = tiny_run.TaskTrainer(tiny_run.config(folder, *OPTIONS))
         trainer.resume_or_load(resume=resume)
@@ -36,7 +36,7 @@ def run(folder, resume=False):
 
 
 def forked(work) -> int:
-    """Does something in a process of its own; its exit code, negative for the signal that ended it."""
+    """Calls a function in a new process; returns its exit code, negative for the signal that ended it."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -58,7 +58,7 @@ def die():
 
 
 def dying(owner, name, at, before=lambda *args: None):
-    """Has a function kill its process the `at`-th time it is called, after `before` was done with its arguments."""
+    """Makes a function kill its process at its `at`-th call, after calling `before` with its arguments."""
     original, calls = getattr(owner, name), [0]
 
     def call(*args, **kwargs):
@@ -109,7 +109,7 @@ def check_same(folder, whole):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a run that nothing happened to."""
+    """The folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     run(folder)
     return folder
@@ -167,7 +167,7 @@ def test_without_a_whole_checkpoint_nothing_begins_anew_by_itself(tmp_path):
 
 
 def test_an_older_file_is_no_fall_back(tmp_path):
-    """Going back to an early checkpoint by hand, later ones are of a run that is no more."""
+    """After going back to an early checkpoint by hand, later checkpoints belong to an abandoned run."""
     for name in ("model_0000002.pth", "model_0000005.pth", "model_0000008.pth", "model_final.pth", "model_best.pth"):
         (tmp_path / name).touch()
     checkpointer = sirfp.training.checkpointer.Checkpointer(torch.nn.Identity(), str(tmp_path))
@@ -207,7 +207,7 @@ def test_readers_of_a_killed_run_do_not_keep_its_folder(tmp_path):
 
 
 def test_a_full_disk_ends_it_in_one_line_and_loses_nothing(whole, tmp_path, capfd):
-    """A limit on the size of files stands for the disk: the fourth checkpoint does not fit."""
+    """A limit on file sizes simulates a full disk: the fourth checkpoint does not fit."""
 
     def limited():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Detectors of every kind in the model zoo equal their masked dense model where both look at the same boxes."""
+"""Detectors of every kind in the model zoo equal their masked dense model on the same boxes."""
 
 from __future__ import annotations
 
