@@ -67,7 +67,7 @@ def table(rows: Rows) -> str:
         reasons = [(why, n) for why, n in row.get("frozen", []) if why not in OUTPUT]
         if reasons:
             listed = "; ".join(f"{n}: {_short(why)}" for why, n in reasons)
-            frozen.append(f"- **{row['model']}** ({row['channels']} can go): {listed}")
+            frozen.append(f"- **{row['model']}** ({row['channels']} can be removed): {listed}")
     command = "python benchmarks/prunability_timm.py --table docs/prunability_timm.md"
     return HEAD.format(command=command, summary=summary(rows), rows="\n".join(lines), frozen="\n".join(frozen))
 

@@ -1,4 +1,4 @@
-"""Similarities of channels and their average equal a naive loop for every layout, chunk size and number of processes."""
+"""Similarities of channels and their average equal a naive loop for every layout, chunk size and process count."""
 
 import pytest
 import torch
