@@ -12,7 +12,7 @@ import pytest
 
 CODE = """
 import faulthandler, os, signal
-from sirfp import launch
+from sirfp.training import launch
 
 def crash(args):
     os.kill(os.getpid(), signal.SIGSEGV)
@@ -20,7 +20,7 @@ def crash(args):
 if __name__ == "__main__":
     assert not faulthandler.is_enabled()
     args = launch.argument_parser().parse_args(["--num-processes", "{}"])
-    launch.settle(args)
+    launch.resolve_devices(args)
     launch.start(crash, args)
 """
 
