@@ -70,7 +70,7 @@ def add_slimming_penalty(model: nn.Module, groups: Iterable[Group], weight: floa
     """
     for group in groups:
         for layer in trained_norm_layers(model, group):
-            gamma = model.get_submodule(layer.module).weight
+            gamma = model.get_parameter(f"{layer.module}.weight")
             if gamma.grad is not None:
                 index = torch.as_tensor(layer.index, device=gamma.device).flatten()
                 gamma.grad[index] += weight * gamma[index].sign()

@@ -97,7 +97,8 @@ def _convolve(
     """`torch.conv2d`, with stride 1 where the fault would be met."""
     if input.device.type != "cpu" or not _above_one(stride) or not _is_few(weight.shape, groups):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    (down, right), (high, wide) = _pair(stride), _pair(0 if padding == "valid" else padding)
+    # "same" is not there: PyTorch refuses it with a stride
+    (down, right), (high, wide) = _pair(stride), _pair(0 if isinstance(padding, str) else padding)
     if high or wide:
         input = functional.pad(input, [wide, wide, high, high])
     return torch.conv2d(input[..., ::down, ::right], weight, bias)

@@ -184,7 +184,7 @@ class ChannelTrace(TorchDispatchMode):
         if into_part and labelled:
             self.freeze_tensors(labelled, f"{name} writes into a part of another tensor")
             return out
-        rule = RULES.get(name, None) or (pointwise if torch.Tag.pointwise in func.tags else None)
+        rule = RULES.get(name, pointwise if torch.Tag.pointwise in func.tags else None)
         if rule is None:
             self.freeze_tensors(labelled, f"{name} has no rule")
             return out
