@@ -77,7 +77,7 @@ class PruningSession:
             self.found = find_groups(self.model, self.example_inputs, self.limits.ignore)
         return self.found
 
-    def look(self) -> Observer:
+    def attach(self) -> Observer:
         """Attaches the criterion to the model, if it is not yet; loads the statistics of a resumed run, if any."""
         if self.observer is None:
             scorer = build_criterion(self.criterion, self.model, self.find().groups, seed=self.seed, **self.options)
@@ -109,7 +109,7 @@ class PruningSession:
         Returns:
             The plan of all steps together, in terms of the dense model.
         """
-        observer, found = self.look(), self.find()
+        observer, found = self.attach(), self.find()
         observer.detach()
         if observer.criterion.left_out:
             logger.warning(

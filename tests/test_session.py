@@ -37,10 +37,10 @@ def in_a_run(model, batches, target, limits, criterion, options):
     session = PruningSession(model, batches[0], criterion=criterion, period=1, limits=limits, options=options)
     model.train()
     for batch in batches:
-        session.look()
+        session.attach()
         model.zero_grad(set_to_none=True)
         mean_square(model, batch).backward()
-        session.look().step()
+        session.attach().step()
     return session.prune(target)
 
 

@@ -23,7 +23,7 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
     """Describes the arguments of `prepare`."""
     parser.add_argument("name", metavar="NAME", help="the data set; `sirfp data check` lists them")
     parser.add_argument("--workers", type=at_least(1), metavar="N", help="processes; as many as processors by default")
-    parser.add_argument("--force", action="store_true", help="make again what is there and whole")
+    parser.add_argument("--force", action="store_true", help="make it again even if it is whole")
 
 
 def prepare_set(args: argparse.Namespace) -> Outcome:

@@ -144,7 +144,7 @@ def criterion_options(cfg: CfgNode) -> dict[str, Any]:
     """The options that a run builds its criterion with; the log says, once, which keys are old or not its own.
 
     Raises:
-        InputError: as of `check_options`.
+        InputError: see `check_options`.
     """
     options = CRITERIA.find(cfg.SIRFP.CRITERION, "SIRFP.CRITERION").options()
     given = written(cfg)

@@ -18,7 +18,7 @@ from .taylor import Taylor
 
 @register("sirfp_joint")
 class SIRFPJoint(SIRFP):
-    """The clique whose value is the redundancy of its pairs, as of `sirfp`, plus the importance of its vertices.
+    """The clique whose value is the redundancy of its pairs, as in `sirfp`, plus the importance of its vertices.
 
     A group keeps the set S for which `sum of a_ij over pairs in S + sum of v_i over S` is high: `a_ij` is minus the
     redundancy of two channels, `v_i = weight * scale * importance_i`. The greedy removes the channel that adds least

@@ -118,7 +118,7 @@ class Option:
         """A value from a word of a command line, checked; items of a list are separated by commas.
 
         Raises:
-            InputError: as of `checked`.
+            InputError: see `checked`.
         """
         value: Any = text
         if self.kind is bool:

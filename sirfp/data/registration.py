@@ -143,7 +143,7 @@ def detections(name: str) -> CocoSet | None:
 
     Raises:
         FileNotFoundError: a set that others have registered is not there.
-        InputError: as of `coco.check_coco`.
+        InputError: see `coco.check_coco`.
     """
     from detectron2.data import MetadataCatalog
 

@@ -1,4 +1,4 @@
-"""Trainer hooks that join pruning to a run: they accumulate statistics, cut, and set the cut network on its feet."""
+"""Trainer hooks that join pruning to a run: they accumulate statistics, cut the model, and re-estimate batch norms."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Accumulate(HookBase):
 
     def before_step(self) -> None:
         if self.schedule.accumulates(self.trainer.iter):
-            session(self.trainer).look()
+            session(self.trainer).attach()
 
     def after_backward(self) -> None:
         if self.schedule.accumulates(self.trainer.iter):
-            session(self.trainer).look().step()
+            session(self.trainer).attach().step()
 
     def after_train(self) -> None:
         observer = session(self.trainer).observer
@@ -55,7 +55,7 @@ class Accumulate(HookBase):
 
 @HOOKS.register()
 class PruneSteps(HookBase):
-    """Cuts the model when its time comes; optimizer state, schedule and wrapper go on with the smaller one."""
+    """Cuts the model at the scheduled iterations; optimizer, schedule and wrapper go on with the smaller model."""
 
     def __init__(self, cfg):
         self.schedule = Schedule.from_config(cfg)
@@ -81,7 +81,7 @@ class PruneSteps(HookBase):
         self.trainer.checkpointer.plan = plan
         self.trainer.rewrap()
         for hook in self.trainer._hooks:
-            if isinstance(hook, BestCheckpoint):  # the best network so far was another one
+            if isinstance(hook, BestCheckpoint):  # the best network so far had other channels
                 hook.forget()
         seconds = time.perf_counter() - start
         logger.info(
@@ -98,7 +98,7 @@ class PruneSteps(HookBase):
             logger.info("  %-60s %5d of %5d channels", name, len(indices), plan.channels[name])
 
     def _moments(self) -> Moments | None:
-        """Of what layers read in the training batches that come next, for what a cut takes from them."""
+        """Moments of the layers' inputs in the next training batches, for the refit; None if there is no refit."""
         if not self.reconstruction:
             return None
         model = unwrapped(self.trainer.model)
@@ -116,7 +116,7 @@ class PruneSteps(HookBase):
 
 @HOOKS.register()
 class Recover(HookBase):
-    """Sets a freshly cut model on its feet: its batch norms' statistics are taken anew before training goes on.
+    """Re-estimates the batch norms' statistics of a freshly cut model before training goes on.
 
     The statistics of SIRFP.RECOVER_NORM_ITERS training batches, without gradients (fvcore's precise batch norm).
     """

@@ -17,7 +17,7 @@ HOOKS: Registry[type[HookBase]] = Registry("hook")
 
 
 def session(trainer) -> PruningSession:
-    """The trainer's pruning session, made from its config when first asked for."""
+    """The trainer's pruning session, made from its config at the first call."""
     if getattr(trainer, "pruning", None) is None:
         node = trainer.cfg.SIRFP
         trainer.pruning = PruningSession(

@@ -19,7 +19,7 @@ _NONE: Any = object()
 
 
 class Registry(fvcore.Registry, Generic[T]):
-    """Objects by name. Iterating gives (name, object) pairs, as of every registry of Detectron2.
+    """Objects by name. Iterating gives (name, object) pairs, as every registry of Detectron2 does.
 
     Example:
         >>> HOOKS: Registry[type] = Registry("hook")
