@@ -25,7 +25,7 @@ from .criteria import build_criterion
 from .criteria.calibration import Loss, calibrate, default_criterion, gives_gradients
 from .network.forward import call, inference
 from .structure.plan import PruningPlan
-from .surgery.operation import cut, cut_to, plan_for
+from .surgery.plan_and_cut import cut, cut_to, plan_for
 from .surgery.reconstruction import BATCHES, take_moments
 
 __all__ = ["calibrate", "cut", "cut_to", "decide", "plan_for", "prune", "refined"]

@@ -22,7 +22,7 @@ from .criteria.observer import PERIOD, Observer
 from .processes import average_norms, decide_once
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
-from .surgery.operation import cut, cut_to
+from .surgery.plan_and_cut import cut, cut_to
 from .surgery.reconstruction import Moments
 
 logger = logging.getLogger(__name__)

@@ -68,7 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Runs the study, or only lists its runs or writes the report."""
     from sirfp.files.lock import locked
-    from sirfp.study import grid, page, results
+    from sirfp.study import grid, html_report, results
     from sirfp.study.run_folders import RunFolders
 
     if args.cluster_option and not args.cluster:
@@ -84,18 +84,18 @@ def run(args: argparse.Namespace) -> Outcome:
             raise InputError(
                 f"there is nothing to report: the folder {folders.root} does not exist; run the study first"
             )
-        page.write(study, folders)
+        html_report.write(study, folders)
     else:
         with locked(folders.root, "study") as killed, _stoppable():
             _run(study, folders, jobs, args, killed)
     found = results.rows(study, folders)
-    data = {"folder": str(folders.root), "report": str(folders.root / page.NAME)}
+    data = {"folder": str(folders.root), "report": str(folders.root / html_report.NAME)}
     data |= results.to_data(study, folders, found)
     states = [folders.state(job) for job in jobs]
     failures = {job.name: folders.failure(job) for job, state in zip(jobs, states, strict=True) if state == "failed"}
     output: list[Any] = [results.table(found)] if found else []
     output += [f"{name} failed: {failure['cause']}" for name, failure in failures.items() if failure is not None]
-    output.append(f"Report: {folders.root / page.NAME}")
+    output.append(f"Report: {folders.root / html_report.NAME}")
     unused = folders.unused_results(study.jobs)
     if unused:
         output.append(f"{folders.root} also holds {unused} results of other settings, which the report leaves out.")
@@ -135,7 +135,7 @@ def _run(study: Study, folders: RunFolders, jobs: list[Job], args: argparse.Name
     """
     import sys
 
-    from sirfp.study import page
+    from sirfp.study import html_report
     from sirfp.study.progress import display
     from sirfp.study.runner import Cluster, Processes, Runner
     from sirfp.study.scheduler import run_jobs
@@ -149,7 +149,7 @@ def _run(study: Study, folders: RunFolders, jobs: list[Job], args: argparse.Name
         print(f"An earlier start of this study (process {killed}) was killed; resuming.", file=sys.stderr)
 
     def report() -> None:
-        page.write(study, folders)
+        html_report.write(study, folders)
 
     report()
     with display() as show:

@@ -24,7 +24,7 @@ from sirfp.config import load_config
 from sirfp.errors import InputError
 from sirfp.reporting import tables
 from sirfp.structure.plan import QUANTITIES, PruningPlan
-from sirfp.surgery.operation import plan_for
+from sirfp.surgery.plan_and_cut import plan_for
 
 X = torch.randn(INPUT)
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from study_bench import Bench
 
-from sirfp.study import charts, grid, page, pictures
+from sirfp.study import charts, grid, html_report, pictures
 from sirfp.study.results import Row
 from sirfp.study.run_folders import RunFolders
 
@@ -31,8 +31,8 @@ def report(tmp_path_factory):
         after0=np.eye(3, dtype=np.float16), order0=np.array([5, 3, 1, 0, 2, 4]), kept0=np.array([0, 2, 3]),
     )  # fmt: skip
     Image.fromarray(random.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / pictures.PREDICTIONS)
-    page.write(study, RunFolders(study.folder))
-    return study.folder / page.NAME
+    html_report.write(study, RunFolders(study.folder))
+    return study.folder / html_report.NAME
 
 
 def chromium(report, hash_: str, *options: str) -> str:
