@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
+import inspect
 import re
 import runpy
 import shlex
@@ -11,15 +13,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 from pages import Block, commands, script
+from registrations import forget
 from scripts import ROOT
 
 from sirfp import cli, engine
-from sirfp.config import load_config, register_data
+from sirfp.config import load_config, projects, register_data
 from sirfp.config.checks import validate
 from sirfp.files.config_files import config_files
 from sirfp.study import schema
@@ -61,6 +65,7 @@ class Reader:
     def read(self, block: Block) -> None:
         """Runs a block of code, or only parses it."""
         if block.file:
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
             Path(block.file).write_text(block.text)
         if block.language == "python":
             self._python(block)
@@ -70,11 +75,38 @@ class Reader:
             self._shell(block)
 
     def _python(self, block: Block) -> None:
+        if block.file.startswith("sirfp/"):
+            self._import_into_sirfp(block.file)
+        elif "/" in block.file:
+            pass  # a script or a package in a folder, which the page's commands run
+        elif block.file:
+            module = importlib.import_module(Path(block.file).stem)
+            if block.file.startswith("test_"):
+                self._test(module)
         if block.file:
-            importlib.import_module(Path(block.file).stem)
             return
         code = "\n" * (block.line - 1) + block.text  # so that errors name the page's own line
         exec(compile(code, str(ROOT / block.page), "exec"), self.namespace)
+
+    def _import_into_sirfp(self, file: str) -> None:
+        """Imports a file of the reader's folder as if it lay in the package."""
+        name = file.removesuffix(".py").replace("/", ".")
+        assert not (ROOT / file).exists(), f"{file} is there already"
+        spec = importlib.util.spec_from_file_location(name, Path(file).resolve())
+        module = importlib.util.module_from_spec(spec)
+        self.monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+
+    def _test(self, module: ModuleType) -> None:
+        """Runs a module's tests, which may take pytest's `tmp_path` and `monkeypatch`."""
+        tests = [thing for name, thing in vars(module).items() if name.startswith("test_")]
+        assert tests, f"{module.__name__} has no test"
+        for test in tests:
+            folder = Path(f"of_{test.__name__}").resolve()
+            folder.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                known = {"tmp_path": folder, "monkeypatch": patch}
+                test(**{name: known[name] for name in inspect.signature(test).parameters})
 
     def _yaml(self, block: Block) -> None:
         content = yaml.safe_load(block.text)
@@ -82,8 +114,10 @@ class Reader:
         path.write_text(block.text)
         if "tasks" in content:
             schema.read_study(path)
-        else:
+        elif _known(content.get("PROJECT", "")):
             validate(load_config(path))
+        else:
+            assert block.file, f"{block.place}: nothing runs a config of project {content['PROJECT']}"
 
     def _shell(self, block: Block) -> None:
         subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
@@ -126,6 +160,13 @@ class Reader:
                 pass
             except SystemExit as end:
                 assert not end.code, f"{' '.join(words)!r} ended with {end.code}"
+            finally:
+                forget(lambda kind: kind.__module__ == "__main__")
+
+
+def _known(project: str) -> bool:
+    """False for a project of the page's, whose configs only its own `train_net.py` can read."""
+    return not project or project in projects.PROJECTS or (projects.CHECKOUT / project).is_dir()
 
 
 def _parse(parser: argparse.ArgumentParser, args=None, namespace=None):
@@ -150,4 +191,3 @@ def linked(folder: Path) -> None:
     """Makes a folder look like a checkout to commands that name its files, and writable all the same."""
     for name in ("projects", "benchmarks", "studies"):
         (folder / name).symlink_to(ROOT / name)
-

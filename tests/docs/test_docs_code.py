@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import stand_ins
 from pages import LANGUAGES, PAGES, blocks, inline_code, links, script
 from reader import Reader, linked
+from registrations import temporary
 from scripts import ROOT, loaded
 
 from sirfp import cli
 from sirfp.config import load_config
 from sirfp.criteria import CRITERIA
 from sirfp.criteria.registry import described
-from sirfp.data.data_set import DATA_SETS
-from sirfp.hooks import HOOKS
 
 HERE = r"/(scenes|folder|own)/\w+\.yaml"
 """Configs whose data a reader has."""
@@ -47,7 +44,7 @@ LESS = [
     (r"^sirfp study ", "--list"),
     (r"^sirfp prune ", "--batches 1 --batch 2"),
     (r"^sirfp verify .*--images", "--batches 1"),
-    (r"^python my_train\w*\.py ", SHORT),
+    (r"^python (my_train\w*|share/train_net)\.py ", SHORT),
     (r"^python projects/\w+/train_net\.py ", f"{SHORT} MODEL.TIMM.WEIGHTS ''"),
 ]
 """What is added to a command so that it is quick."""
@@ -68,24 +65,8 @@ def folder(tmp_path, monkeypatch, clean_catalogs):
     for name in ("SIRFP_DATASETS", "DETECTRON2_DATASETS"):
         monkeypatch.setenv(name, str(tmp_path / "datasets"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    criteria, hooks, modules = dict(CRITERIA), dict(HOOKS._obj_map), set(sys.modules)
-    data_sets = dict(DATA_SETS)
-    yield tmp_path
-    DATA_SETS.clear()
-    DATA_SETS.update(data_sets)
-    for registry, before in ((CRITERIA, criteria), (HOOKS._obj_map, hooks)):
-        for name in set(registry) - set(before):
-            if not of_the_checkout(registry[name]):
-                del registry[name]
-    for name in set(sys.modules) - modules:
-        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
-def of_the_checkout(kind: type) -> bool:
-    """Whether a class is of sirfp or a project, whose modules stay and would not register it again."""
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return bool(file) and Path(file).resolve().is_relative_to(ROOT)
+    with temporary(tmp_path):
+        yield tmp_path
 
 
 def read(page: str, not_run, monkeypatch) -> Reader:
