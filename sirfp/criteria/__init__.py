@@ -1,7 +1,8 @@
 """Criteria: how much each channel of a group is worth keeping. One file each, one registry.
 
 To add one: subclass `Criterion` in a file of its own, register the class with `@CRITERIA.register("name")`, and import
-the file here. Its options are keyword-only parameters of its constructor (`sirfp.criteria.options`).
+the file here. A file outside sirfp is imported by `--import FILE` instead. Options are keyword-only parameters of the
+constructor (`sirfp.criteria.options`). docs/extending.md has an example with its test.
 """
 
 from . import dcfp, depgraph, fpgm, joint, magnitude, random, sirfp, slimming, taylor  # noqa: F401  (they fill the registry)
