@@ -1,52 +1,11 @@
-"""A fourth task in a user's own folder: to predict which share of an image is bright."""
+"""A fourth task in a user's own folder, that of docs/extending.md: to predict which share of an image is bright."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-TRAIN_NET = '''
-import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
-from torch import nn
-
-from sirfp.config import register_config
-from sirfp.engine import Trainer, run
-
-
-@register_config("share")
-def add_share_config(cfg):
-    cfg.MODEL.SHARE = CfgNode()
-    cfg.MODEL.SHARE.WIDTH = 16  # channels of the hidden layers
-
-
-@META_ARCH_REGISTRY.register()
-class ShareNet(nn.Module):
-    def __init__(self, cfg):
-        super().__init__()
-        width = cfg.MODEL.SHARE.WIDTH
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 3, stride=2), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, stride=2), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1),
-        )
-
-    @property
-    def device(self):
-        return self.layers[0].weight.device
-
-    def forward(self, inputs):
-        images = torch.stack([one["image"].to(self.device).float() / 255 for one in inputs])
-        shares = self.layers(images).squeeze(1)
-        if not self.training:
-            return [{"share": share} for share in shares]
-        wanted = torch.stack([(one["sem_seg"] == 0).float().mean() for one in inputs]).to(self.device)
-        return {"loss_share": (shares - wanted).square().mean()}
-
-
-if __name__ == "__main__":
-    run(Trainer)
-'''
+PAGE = Path(__file__).resolve().parents[2] / "docs/extending.md"
+TRAIN_NET = PAGE.read_text(encoding="utf-8").partition("```python\n# share/train_net.py\n")[2].partition("```")[0]
 CONFIG = """
 PROJECT: share
 MODEL:

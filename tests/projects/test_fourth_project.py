@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from fourth_project import make_project
+from registrations import temporary
 from tiny_tasks import make_data
 
 from sirfp.checkpoint import read
@@ -26,6 +27,13 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture(autouse=True)
+def registrations_end(folder):
+    """Has what a test imports from the project forgotten afterwards."""
+    with temporary(folder):
+        yield
+
+
 def python(root, *words):
     return subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=300)
 
@@ -42,7 +50,6 @@ def test_commands_know_its_keys_once_its_code_is_imported(folder, monkeypatch, c
         return json.loads(capsys.readouterr().out)
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     narrow = told("report", *CONFIG)
     wide = told("report", "--config-file", "out/config.yaml", "MODEL.SHARE.WIDTH", "16")
     assert narrow["size"] == [64, 64] and wide["networks"][0]["params"] > 2 * narrow["networks"][0]["params"]
