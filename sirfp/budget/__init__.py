@@ -1,1 +1,1 @@
-"""How many channels stay where, so that a budget of FLOPs, parameters or latency is met."""
+"""Chooses how many channels each layer keeps, so that a budget of FLOPs, parameters or latency is met."""

@@ -1,4 +1,4 @@
-"""Which channels go so that a budget is met: ranked globally in each partition, exact to the last channel."""
+"""Selects the channels to remove for a budget: one ranking over all groups of a partition, exact to one channel."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from ..structure.groups import ChannelGroups, Group
 from .limits import DEFAULT, Limits
 
 EACH = "*"
-"""Among the prefixes of partitions: every group is a partition."""
+"""A prefix that makes every group a partition."""
 PROMISED = 0.005
-"""How far below the budget a plan may stay, as a share of the budget. docs/budgets.md promises it to users."""
+"""Largest gap between a plan's cost and the budget, as a share of the budget; docs/budgets.md promises it to users."""
 EXACT = 0.0025
-"""How close exchanges and the search try to come, as a share of the budget: half of what is promised."""
+"""The gap that exchanges and the search aim for, as a share of the budget: half of `PROMISED`."""
 FILL_TRIES = 4000
-"""The most removed chunks that are tried in what is left of a budget. It bounds the time: the plan's cost is
-computed for each. The best removed chunks come first; a group whose next chunk does not fit is not tried again."""
+"""Maximum number of removed chunks that are tried to fill up the budget, best first. It bounds the time: the plan's
+cost is computed for each chunk. Once a chunk of a group does not fit, no other chunk of this group is tried."""
 EXCHANGES, EXCHANGE_TRIES = 8, 40
-"""The most exchanges in a row, and the pairs of groups tried for each. They bound the time. The pairs that come closest
-to the budget by the cost of each chunk alone are tried first; only where two groups meet in one layer is the sum of
-both not what the exchange costs, so that few pairs have to be tried."""
+"""Maximum number of successive exchanges, and of pairs of groups tried for each. Both bound the time. Pairs are tried
+in the order of their estimated distance from the budget. The estimate is the sum of the two chunks' costs. It is exact
+unless both groups are in one layer, so few pairs have to be tried."""
 SEARCH_TRIES = 5000
-"""The most choices of widths that the search looks at. It bounds the time: the number of choices grows exponentially
-with the number of groups, and the search is for networks of few wide chunks, whose budgets exchanges do not meet."""
+"""Maximum number of combinations of widths that the search tries. It bounds the time: the number of combinations grows
+exponentially with the number of groups. The search is for networks of few wide chunks, where exchanges do not come
+close enough to the budget."""
 
 
 def allocate(
@@ -40,28 +41,31 @@ def allocate(
     dense: float | None = None,
     what: str = "FLOPs",
 ) -> np.ndarray:
-    """Chooses the atoms that stay.
+    """Chooses the atoms to keep.
 
-    Every partition is ranked on its own, globally over its groups, and loses the same share of channels, the lowest
-    first (docs/method.md, section 3); the share is the least that meets the budget. What is then left of the budget
-    goes to the best of the removed channels that still fit. If more than `EXACT` is left, as happens with few wide
-    chunks, a chunk that stays is exchanged for one that costs a little more; if more than `PROMISED` is left even so,
-    other widths are searched, those with the fewest changes first.
+    Each partition is ranked on its own, globally over its groups. All partitions lose the same share of channels,
+    lowest scores first (docs/method.md, section 3): the smallest share that meets the budget. Three steps then use the
+    rest of the budget:
+
+    1. The best removed channels that still fit are kept after all.
+    2. If more than `EXACT` is left, as with few wide chunks, a kept chunk is exchanged for a slightly more expensive
+       one.
+    3. If more than `PROMISED` is left, other widths are searched, those with the fewest changes first.
 
     Args:
         found: the groups.
         scores: worth of each channel, {group: (size,)}.
-        target: the most that the plan may cost.
-        cost: the cost of atoms kept, (atoms,) of bool; FLOPs by default.
-        limits: what the choice has to respect.
-        dense: what the target is a share of in messages; by default the cost of all atoms.
-        what: the cost in words.
+        target: the maximum cost of the plan.
+        cost: returns the cost of the atoms kept, (atoms,) of bool; FLOPs by default.
+        limits: the limits of the plan.
+        dense: the dense model's cost, for messages; by default the cost of all atoms.
+        what: name of the cost in messages.
 
     Returns:
-        (atoms,) of bool.
+        The atoms to keep, (atoms,) of bool.
 
     Raises:
-        InputError: if the least that can be kept costs more than the target.
+        InputError: the smallest plan within the limits costs more than the target.
     """
     cost = cost or found.flops
     keep = np.ones(found.atoms, dtype=bool)
@@ -80,7 +84,7 @@ def allocate(
     fewest = cost(kept_after(len(chunks)))
     if fewest > target:
         raise out_of_reach(target, fewest, dense or cost(keep), what, limits)
-    low, high = 0, len(chunks)  # without the first `low` chunks the cost is above the target, without `high` it is not
+    low, high = 0, len(chunks)  # removing `low` chunks costs more than the target, removing `high` chunks does not
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if cost(kept_after(middle)) <= target else (middle, high)
@@ -98,19 +102,21 @@ def worth_for_cost(
     cost: Callable[[np.ndarray], float],
     exponent: float,
 ) -> Mapping[str, torch.Tensor]:
-    """Scores divided by a power of what a channel of their group costs, as in the greedy solution of a knapsack.
+    """Divides scores by a power of the channels' cost, as in the greedy solution of a knapsack problem.
 
-    A channel's cost is what half of its group's channels cost, divided by their number, with all other groups dense.
-    Negative scores are multiplied by the cost instead, so that among them too the expensive channels go first.
+    All channels of a group have the same cost: the saving from removing half of the group's channels, divided by their
+    number, with all other groups dense. Negative scores are multiplied by the cost instead, so that expensive channels
+    are removed first among them too.
 
     Args:
         found: the groups.
         scores: worth of each channel, {group: (size,)}.
-        cost: the cost of atoms kept, (atoms,) of bool.
-        exponent: 0 leaves the scores as they are.
+        cost: returns the cost of the atoms kept, (atoms,) of bool.
+        exponent: the power; 0 leaves the scores unchanged.
 
     Returns:
-        {group: (size,)} in float64, costs taken as shares of the whole model's; the scores themselves at exponent 0.
+        {group: (size,)} in float64, with costs as shares of the whole model's cost; `scores` itself if the exponent is
+        0.
     """
     if not exponent:
         return scores
@@ -127,14 +133,14 @@ def worth_for_cost(
 
 
 def out_of_reach(budget: float, least: float, dense: float, what: str, limits: Limits) -> InputError:
-    """The error for a budget below the cost of the smallest plan.
+    """Returns the error for a budget below the cost of the smallest plan.
 
     Args:
-        budget: what the plan may cost.
-        least: what the smallest plan costs.
-        dense: what the dense model costs.
-        what: the cost in words.
-        limits: that the smallest plan respects.
+        budget: the maximum cost of the plan.
+        least: the cost of the smallest plan.
+        dense: the cost of the dense model.
+        what: name of the cost in messages.
+        limits: the limits of the smallest plan.
     """
     rounding = f", ROUND_TO {limits.round_to}" if limits.round_to > 1 else ""
     return InputError(
@@ -144,12 +150,12 @@ def out_of_reach(budget: float, least: float, dense: float, what: str, limits: L
 
 
 def smallest(found: ChannelGroups, limits: Limits = DEFAULT) -> np.ndarray:
-    """The atoms of the smallest plan within limits, (atoms,) of bool."""
+    """Returns the atoms of the smallest plan within the limits, (atoms,) of bool."""
     return widths_at(found, 0.0, limits)
 
 
 def widths_at(found: ChannelGroups, share: float, limits: Limits = DEFAULT) -> np.ndarray:
-    """Atoms with about the same share of every group's channels, within limits, (atoms,) of bool."""
+    """Returns atoms with about the same share of every group's channels, within the limits, (atoms,) of bool."""
     keep = np.ones(found.atoms, dtype=bool)
     for group in found:
         span = np.arange(found.atoms)[found.spans[group.name]]
@@ -162,7 +168,10 @@ def widths_at(found: ChannelGroups, share: float, limits: Limits = DEFAULT) -> n
 def _fill(
     keep: np.ndarray, removed: list[np.ndarray], target: float, cost: Callable, found: ChannelGroups
 ) -> np.ndarray:
-    """Keeps removed chunks after all, the best first, as long as the target allows; within a group only in order."""
+    """Keeps removed chunks after all, best first, while the cost stays within the target.
+
+    Once a chunk of a group does not fit, the group's other removed chunks are skipped.
+    """
     total, span_of = cost(np.ones_like(keep)), np.zeros(len(keep), dtype=np.int64)
     for order, span in enumerate(found.spans.values()):
         span_of[span] = order
@@ -185,7 +194,7 @@ def _fill(
 
 
 def _by_group(found: ChannelGroups, chunks: list[np.ndarray]) -> list[list[np.ndarray]]:
-    """The chunks of each group, the first to go first."""
+    """Returns each group's chunks in the order of removal."""
     starts = [span.start for span in found.spans.values()]
     parts: list[list[np.ndarray]] = [[] for _ in starts]
     for chunk in chunks:
@@ -194,7 +203,10 @@ def _by_group(found: ChannelGroups, chunks: list[np.ndarray]) -> list[list[np.nd
 
 
 def _exchanged(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, cost: Callable) -> np.ndarray:
-    """Removes the next chunk of one group and keeps the last removed of another, while that uses more of the target."""
+    """Exchanges chunks between groups while that uses more of the target.
+
+    Each exchange removes the next chunk of one group and keeps the last removed chunk of another group.
+    """
     keep, spent = keep.copy(), cost(keep)
     gone = [sum(not keep[chunk[0]] for chunk in part) for part in parts]
     for _ in range(EXCHANGES):
@@ -228,7 +240,11 @@ def _exchanged(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, c
 
 
 def _searched(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, cost: Callable) -> np.ndarray:
-    """Tries the widths around a choice, fewest changes first, until the cost is at most `EXACT` below the target."""
+    """Searches the widths around a choice, fewest changes first, for a cost at most `EXACT` below the target.
+
+    Returns:
+        The best choice that was tried, (atoms,) of bool.
+    """
     best, most = keep, cost(keep)
     ring = [tuple(sum(not keep[chunk[0]] for chunk in part) for part in parts)]
     seen = set(ring)
@@ -257,7 +273,8 @@ def _searched(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, co
 
 
 def _sequence(found: ChannelGroups, scores: Mapping[str, torch.Tensor], limits: Limits) -> list[np.ndarray]:
-    """The chunks of atoms in the order in which they go: by the share of their partition that is gone after them."""
+    """Returns the chunks of atoms in the order of removal: by the mean relative rank of their atoms in the partition.
+    """
     share = np.zeros(found.atoms)
     values = np.zeros(found.atoms)
     for group in found:
@@ -280,13 +297,14 @@ def _sequence(found: ChannelGroups, scores: Mapping[str, torch.Tensor], limits: 
 
 
 def least(group: Group, min_keep: float) -> int:
-    """How many channels a group keeps at least: at least 2 where a statistic runs over them; 1 has no variance."""
+    """Returns the minimum width of a group: at least 2 if a statistic runs over it, because one value has no variance.
+    """
     return min(group.size, max(2 if group.inexact else 1, math.ceil(min_keep * group.size)))
 
 
 def _chunks(order: np.ndarray, group: Group, limits: Limits) -> list[np.ndarray]:
-    """Cuts a group's atoms, lowest first, into chunks so that after each the group's width respects the limits."""
-    step = limits.round_to // math.gcd(limits.round_to, group.width)  # atoms at a time, so that widths stay multiples
+    """Splits a group's atoms, lowest first, into chunks. The group's width is within the limits after each removal."""
+    step = limits.round_to // math.gcd(limits.round_to, group.width)  # atoms per chunk: widths stay multiples
     fewest = math.ceil(least(group, limits.min_keep) / step) * step
     chunks, start, size = [], 0, len(order) % step or step
     while len(order) - start - size >= fewest:
@@ -296,7 +314,7 @@ def _chunks(order: np.ndarray, group: Group, limits: Limits) -> list[np.ndarray]
 
 
 def split(groups: Iterable[Group], prefixes: Iterable[str]) -> list[list[Group]]:
-    """Partitions groups by prefixes of their names, as `Limits.partitions` says."""
+    """Partitions groups by prefixes of their names; see `Limits.partitions`."""
     groups = list(groups)
     for prefix in prefixes:
         if prefix == EACH:

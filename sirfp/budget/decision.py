@@ -1,4 +1,4 @@
-"""The decision which channels stay: a criterion's scores, a budget and limits give a choice."""
+"""Decides which channels stay: makes a choice from a criterion's scores, a budget and limits."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def decide(
     limits: Limits = DEFAULT,
     before: PruningPlan | None = None,
 ) -> Choice:
-    """Decides which channels stay, by what a criterion has seen; nothing in the model changes.
+    """Decides which channels stay, by a criterion's statistics. The model is not changed.
 
-    `sirfp.prune`, and with it `sirfp prune`, and each pruning of a training run decide by this.
+    `sirfp.prune`, the command `sirfp prune` and each pruning of a training run call this function.
 
     Args:
-        model: the model as it is.
-        example_inputs: what it is called with to measure latency.
-        found: its groups.
-        criterion: built for these groups, with the statistics that it needs.
-        target: the budget, of the dense model.
-        limits: what the plan has to respect; its `ignore` counts in `find_groups`, which gave `found`.
-        before: the plan of earlier prunings; the budget is a share of the model that was dense before them.
+        model: the model to prune.
+        example_inputs: inputs of the model, for measuring latency.
+        found: the model's groups.
+        criterion: a criterion built for these groups, with its statistics.
+        target: the budget, relative to the dense model.
+        limits: the limits of the plan. `limits.ignore` has no effect here: `find_groups` used it to find `found`.
+        before: the plan of earlier prunings. The budget is then a share of the model that was dense before them.
 
     Returns:
-        The choice, each group's as `Criterion.refine` makes it.
+        The choice, with each group refined by `Criterion.refine`.
 
     Raises:
-        InputError: the budget is out of reach (the message names the least), or a score is not finite.
+        InputError: the budget is out of reach (the message names the smallest possible), or a score is not finite.
     """
     choice = choose(model, example_inputs, found, criterion.scores(), target, limits, before, criterion.cost_exponent)
     return replace(choice, keep=refined(found, choice.keep, criterion))
@@ -62,37 +62,37 @@ def choose(
     before: PruningPlan | None = None,
     cost_exponent: float = 0.0,
 ) -> Choice:
-    """Chooses the atoms that stay by scores, so that a budget is met.
+    """Chooses the atoms to keep by their scores, so that a budget is met.
 
     Args:
         scores: worth of each channel, {group: (size,)}.
-        cost_exponent: scores are divided by this power of what a channel costs of the budget's quantity; of FLOPs if
-            that is latency (`sirfp.budget.allocation.worth_for_cost`).
+        cost_exponent: scores are divided by a channel's cost to this power (`sirfp.budget.allocation.worth_for_cost`).
+            The cost is in the budget's quantity, or in FLOPs for a budget of latency.
         model, example_inputs, found, target, limits, before: as in `decide`.
 
     Raises:
-        InputError: the budget is out of reach (the message names the least), or a score is not finite.
+        InputError: the budget is out of reach (the message names the smallest possible), or a score is not finite.
     """
     for name, score in scores.items():
         if not score.isfinite().all():
             raise InputError(
-                f"the worth of the channels of {name!r} is not finite: are the model's weights? "
-                "Start from weights that are, such as an earlier checkpoint's"
+                f"the scores of {name!r} are not finite: check the model's weights for NaN and infinite values, "
+                "and start from finite weights, such as an earlier checkpoint"
             )
     scores = worth_for_cost(found, scores, target.cost(found), cost_exponent)
     return target.choose(model, example_inputs, found, scores, limits, before)
 
 
 def refined(found: ChannelGroups, keep: np.ndarray, criterion: Criterion) -> np.ndarray:
-    """A choice of atoms with each group's replaced by what `Criterion.refine` makes of it; widths stay.
+    """Refines each group's choice of atoms with `Criterion.refine`. The widths stay the same.
 
     Args:
         found: the groups.
-        keep: which atoms stay, (atoms,) of bool.
-        criterion: built for these groups, with its statistics.
+        keep: the atoms to keep, (atoms,) of bool.
+        criterion: a criterion built for these groups, with its statistics.
 
     Returns:
-        (atoms,) of bool.
+        The refined atoms to keep, (atoms,) of bool.
     """
     keep = keep.copy()
     for group in found:

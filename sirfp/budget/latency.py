@@ -1,9 +1,10 @@
-"""A budget of latency: a table of layers' times over their widths is solved, then the whole network is measured.
+"""Meets a budget of latency: predicts it from a table of layers' times, then measures the network and corrects.
 
-The table holds for the machine, the inputs and the precision at hand: copies of the network, cut to several shares of
-their channels, are timed layer by layer. It predicts the latency of any plan, so that one is searched as for a budget
-of FLOPs. What the table cannot know (caches, widths that suit the machine) is corrected: the pruned network is timed in
-turns with the dense one, and the share that is searched in the table is corrected by the ratio, until both agree.
+The table is measured on this machine, with the given inputs and precision: copies of the network are cut to several
+shares of their channels and timed layer by layer. The table predicts the latency of any plan, so a plan is searched as
+for a budget of FLOPs. The table misses some effects, such as caches and widths that suit the machine. Therefore the
+pruned and the dense network are timed in turns. The latency requested from the table is corrected by the ratio of
+measurement and prediction, until the measured latency meets the budget.
 """
 
 from __future__ import annotations
@@ -33,38 +34,42 @@ from .limits import DEFAULT, Limits
 logger = logging.getLogger(__name__)
 
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
-"""Shares of the channels at which layers are timed, beside the smallest plan; between them time is taken as linear. One
-copy of the network is cut and timed for each, so more would cost more time."""
+"""Shares of the channels at which layers are timed, in addition to the smallest plan. Times between these points are
+interpolated linearly. For each point a copy of the network is cut and timed."""
 TABLE_REPEATS = 5
-"""Timed calls for each point of the table, after one that is not counted. The table need not be exact, as what comes of
-it is measured and corrected."""
+"""Timed calls for each point of the table, after one warm-up call. The table need not be exact: the networks found with
+it are measured, and the table's error is corrected."""
 CLOSE = 0.02
-"""The search ends when the measured latency is this close to the budget, relative to it. A closer one would be met
-by the noise of the machine rather than by a better plan."""
+"""The search ends when the measured latency is this close to the budget, relative to it. Smaller differences are noise
+of the machine."""
 PROMISED = 0.05
-"""How far the latency may be from the budget, relative to it, before a warning says so; docs/budgets.md promises it."""
+"""Largest distance of the latency from the budget, relative to it, without a warning; docs/budgets.md promises it."""
 NEAR = 0.1
-"""Measurements whose requested share differs by less than this, relatively, are pooled to estimate the table's error:
-close enough that the error is the same, so that their median evens out noise."""
+"""Measurements whose requested share differs by less than this, relatively, are pooled to estimate the table's error.
+At such close shares the error is about the same, and their median reduces noise."""
 TRIES = 8
-"""Plans that are measured at most. It bounds the time; the best of them is taken."""
+"""Maximum number of plans that are measured. It bounds the time; the best of these plans is taken."""
 SECONDS = 2.0
-"""The time that one comparison of two networks may take, unless `ROUNDS` asks for more."""
+"""Time of one comparison of two networks, in seconds; more if the minimum of `ROUNDS` takes longer."""
 ROUNDS = (9, 101)
-"""The least and the most rounds of a comparison: fewer give no quartile to rely on, and of fast networks more would not
-say more."""
+"""Minimum and maximum number of rounds of a comparison. Fewer rounds give no reliable quartile; for fast networks, more
+rounds add no information."""
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Seconds of each layer, and of all that runs between layers, as a function of the share of its weight that stays.
+    """The time of each layer, and of all code between layers, as a function of the share of its weight that is kept.
+
+    A side is one of the first two dimensions of a layer's weight.
 
     Attributes:
-        members: (sides, atoms) how many indices of each side of a layer's weight belong to each atom.
-        sizes: (sides,) of the dense weights.
-        layers: (layers, 2) the sides of each layer's weight; the last side stands for a side that it does not have.
-        shares: (layers + 1, points) of each layer's weight that stays, ascending; the last row of all sides together.
-        seconds: (layers + 1, points), never falling.
+        members: number of indices of each side that belong to each atom, (sides, atoms).
+        sizes: dense size of each side, (sides,).
+        layers: the two sides of each layer's weight, (layers, 2). The last side has size 1 and replaces a missing side.
+        shares: kept share of each layer's weight at each point, ascending, (layers + 1, points). The last row is the
+            share of all sides together.
+        seconds: time of each layer at each point, never falling, (layers + 1, points). The last row is the time between
+            layers.
     """
 
     members: csr_matrix
@@ -102,13 +107,17 @@ class LatencyTable:
         return LatencyTable(members, sizes, empty.layers, shares, np.maximum.accumulate(seconds, axis=1))
 
     def share(self, keep: np.ndarray) -> np.ndarray:
-        """What stays of each layer, and of all sides together, for atoms kept, (layers + 1,)."""
+        """Returns the kept share of each layer's weight and, last, of all sides together, (layers + 1,).
+
+        Args:
+            keep: the atoms kept, (atoms,) of bool.
+        """
         left = self.sizes - self.members @ (~keep).astype(float)
         each = (left / self.sizes)[self.layers].prod(axis=1)
         return np.append(each, left.sum() / self.sizes.sum())
 
     def __call__(self, keep: np.ndarray) -> float:
-        """Seconds of the network for atoms kept, (atoms,) of bool: linear between the table's points."""
+        """Returns the seconds of one call for the atoms kept, (atoms,) of bool, interpolated linearly in the table."""
         at = self.share(keep)
         points = self.shares.shape[1]
         right = np.clip((self.shares < at[:, None]).sum(axis=1), 1, points - 1)
@@ -128,18 +137,19 @@ def meet(
     before: PruningPlan | None = None,
     limits: Limits = DEFAULT,
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """Chooses the atoms with which a call takes a share of the dense model's time, on this machine.
+    """Chooses atoms so that one call takes a given share of the dense model's time, on this machine.
 
     Args:
-        share: of the dense model's latency, in (0, 1].
-        before: the plan that made the model from the dense one.
+        share: the share of the dense model's latency, in (0, 1].
+        before: the plan of earlier prunings; None for a dense model.
         model, example_inputs, found, scores, limits: as in `sirfp.budget.target.Target.choose`.
 
     Returns:
-        The atoms kept, (atoms,) of bool, and the seconds of the model (as it came, cut to them), measured in turns.
+        The atoms to keep, (atoms,) of bool, and the seconds of one call (of the given model, of the cut model),
+        measured in turns.
 
     Raises:
-        InputError: the smallest plan takes longer, or the dense model's latency is not known.
+        InputError: the smallest plan takes longer, or the earlier plan does not record a latency.
     """
     wanted = within_reach(model, example_inputs, found, share, before, limits)
     whole, least = np.ones(found.atoms, dtype=bool), smallest(found, limits)
@@ -153,7 +163,7 @@ def meet(
         keep = allocate(found, scores, requested * dense, table, limits=limits, what="latency")
         smaller = cut_copy(model, found, keep)
         pair = _compared(model, smaller, example_inputs)
-        if abs(_ratio(pair) / wanted - 1) <= CLOSE:  # measured once more, as the first may have been lucky
+        if abs(_ratio(pair) / wanted - 1) <= CLOSE:  # measure again: the first result may be close by chance
             again = _compared(model, smaller, example_inputs)
             pair = (pair[0] + again[0]) / 2, (pair[1] + again[1]) / 2
         off = abs(_ratio(pair) / wanted - 1)
@@ -180,7 +190,7 @@ def within_reach(
     before: PruningPlan | None = None,
     limits: Limits = DEFAULT,
 ) -> float:
-    """The share of its own latency that a budget leaves the model; measures that the smallest plan takes no longer.
+    """Returns the share of this model's latency that the budget allows, and measures that the smallest plan meets it.
 
     Args and Raises:
         As in `meet`.
@@ -189,8 +199,8 @@ def within_reach(
     if before is not None:
         if before.latency is None:
             raise InputError(
-                "a latency is a share of the dense network's, but this one was pruned to another budget before and its "
-                "plan says no latency: ask for a share of FLOPs or parameters, or begin with the dense network"
+                "a budget of latency is a share of the dense network's latency, but this network was pruned before and "
+                "its plan records no latency: give a budget of FLOPs or parameters, or start from the dense network"
             )
         earlier = before.latency[1] / before.latency[0]
     wanted = share / earlier
@@ -205,24 +215,27 @@ def within_reach(
 
 
 def _correction(factors: list[tuple[float, float]]) -> float:
-    """How many times longer a plan takes than the table says: the median of what was measured near the last try.
+    """Returns the ratio of measured to predicted latency: the median over the tries near the last one.
 
     Args:
-        factors: (share requested of the table, measured share divided by it) of each try.
+        factors: (share requested from the table, measured share divided by it) of each try.
     """
     last = factors[-1][0]
     return statistics.median(factor for requested, factor in factors if abs(requested / last - 1) < NEAR)
 
 
 def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray) -> nn.Module:
-    """A copy cut to chosen atoms, without compensation: it is as fast as the pruned model, but less accurate."""
+    """Returns a copy cut to chosen atoms, without compensation: as fast as the pruned model, but less accurate."""
     copied = copy.deepcopy(model)
     apply(copied, PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(found, keep)))
     return copied
 
 
 def _compared(first: nn.Module, second: nn.Module, inputs: Any) -> tuple[float, float]:
-    """Seconds of a call of each, timed in turns: the lower quartile, which other work on the machine disturbs least."""
+    """Returns the seconds of one call of each model, timed in turns.
+
+    Each is the lower quartile, which other work on the machine disturbs least.
+    """
     guess = measure({"": (first, inputs)}, warmup=1, repeats=1)[""].median
     rounds = int(min(ROUNDS[1], max(ROUNDS[0], SECONDS / 2 / guess)))
     times: dict[str, Latency] = measure({"first": (first, inputs), "second": (second, inputs)}, repeats=rounds)
@@ -234,7 +247,11 @@ def _ratio(pair: tuple[float, float]) -> float:
 
 
 def _layers(model: nn.Module) -> dict[str, int]:
-    """The modules with a weight, none within another: {name: how many dimensions of the weight channels index}."""
+    """Returns the modules with a weight, without those inside another such module.
+
+    Returns:
+        {name: number of the weight's dimensions that hold channels}.
+    """
     found: dict[str, int] = {}
     for name, module in model.named_modules():
         weight = module._parameters.get("weight", module._buffers.get("weight"))
@@ -245,7 +262,7 @@ def _layers(model: nn.Module) -> dict[str, int]:
 
 
 def _profile(model: nn.Module, inputs: Any, layers: Mapping[str, int]) -> np.ndarray:
-    """Median seconds of each layer and, last, of all between them, (layers + 1,)."""
+    """Returns the median seconds of each layer and, last, of all code between layers, (layers + 1,)."""
     wait, spent = synchronizer(model), dict.fromkeys(layers, 0.0)
     began: dict[str, float] = {}
 

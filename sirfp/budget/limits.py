@@ -1,4 +1,4 @@
-"""What every plan has to respect, whatever its budget; the defaults of `sirfp.prune`, `sirfp prune` and the config."""
+"""Limits of every plan, whatever its budget, with the defaults of `sirfp.prune`, `sirfp prune` and the config."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import InputError
 
 
 def check_share(name: str, value: float, zero: bool = False) -> None:
-    """Raises InputError unless a number lies in (0, 1], or in [0, 1] with `zero`."""
+    """Raises InputError unless a number is in (0, 1], or in [0, 1] if `zero` is True."""
     ok = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not ok or not (0 <= value <= 1 if zero else 0 < value <= 1):
         raise InputError(f"{name} must lie in {'[' if zero else '('}0, 1], got {value!r}")
@@ -17,21 +17,22 @@ def check_share(name: str, value: float, zero: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """Which channels may go, and how they are ranked.
+    """Limits of a plan: the channels that may be removed, and the partitions in which they are ranked.
 
-    Its defaults are those of the function `sirfp.prune`, of the command `sirfp prune` and of the config keys
-    `SIRFP.PARTITIONS`, `MIN_KEEP`, `ROUND_TO` and `IGNORE`.
+    The defaults apply to the function `sirfp.prune`, the command `sirfp prune` and the config keys `SIRFP.PARTITIONS`,
+    `MIN_KEEP`, `ROUND_TO` and `IGNORE`.
 
     Attributes:
-        partitions: prefixes of group names. The groups that match the first prefix that matches any make one
-            partition, all others another; each is ranked on its own and loses the same share of its channels. "*" makes
-            every group a partition; with no prefix there is one. Stored as a tuple, as is `ignore`.
-        min_keep: the share of its channels, in [0, 1], that every group keeps at least (and at least one channel).
-        round_to: every width that is reduced is a multiple of this.
-        ignore: names or patterns of modules whose channels all stay.
+        partitions: prefixes of group names. The first prefix that matches any group makes one partition of the matching
+            groups; all other groups make a second one. Each partition is ranked on its own and loses the same share of
+            its channels. "*" makes every group a partition. Without prefixes there is one partition. Stored as a tuple,
+            like `ignore`.
+        min_keep: minimum share of its channels that every group keeps, in [0, 1]. A group always keeps a channel.
+        round_to: every reduced width is a multiple of this number.
+        ignore: names or patterns of modules that keep all their channels.
 
     Raises:
-        InputError: `min_keep` or `round_to` is out of its range.
+        InputError: `min_keep` or `round_to` is out of range.
     """
 
     partitions: Iterable[str] = ("backbone.bottom_up", "backbone")
@@ -49,7 +50,7 @@ class Limits:
 
     @staticmethod
     def from_config(cfg) -> Limits:
-        """Reads cfg.SIRFP."""
+        """Reads the limits from cfg.SIRFP."""
         node = cfg.SIRFP
         return Limits(node.PARTITIONS, node.MIN_KEEP, node.ROUND_TO, node.IGNORE)
 

@@ -1,4 +1,4 @@
-"""Budgets: what share of the dense model's FLOPs, parameters or measured latency a plan may keep."""
+"""Budgets: the share of the dense model's FLOPs, parameters or measured latency that a plan may keep."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from .allocation import allocate, out_of_reach, smallest
 from .limits import DEFAULT, Limits, check_share
 
 KEEP_FLOPS = 0.4
-"""The share of the FLOPs that `sirfp.prune` and `sirfp prune` keep where no budget is given: the paper removes 60%."""
+"""The share of the FLOPs that `sirfp.prune` and `sirfp prune` keep if no budget is given; the paper removes 60%."""
 
 
 @dataclass(frozen=True)
 class Target(ABC):
     """A budget: the share of a quantity of the dense model that a plan may keep.
 
-    A subclass says how the quantity is known of a choice of channels, and how a choice is found that meets the budget.
+    A subclass defines the quantity's value for a choice of channels, and how to find a choice that meets the budget.
 
     Attributes:
-        share: in (0, 1].
-        name: of the quantity, the last part of its config key (KEEP_...) and argument (keep_...); the plan records it.
-        words: the quantity in messages.
+        share: the share that may be kept, in (0, 1].
+        name: name of the quantity: the suffix of its config key (KEEP_...) and argument (keep_...). The plan records
+            it.
+        words: name of the quantity in messages.
     """
 
     share: float = 1.0
@@ -40,14 +41,14 @@ class Target(ABC):
 
     @staticmethod
     def of(default: float | None = None, **shares: float | None) -> Target:
-        """The one budget that is given.
+        """Returns the one budget that is given.
 
         Args:
-            default: the share of FLOPs if no budget is given; with None, one must be given.
-            **shares: {name: share or None}, the names ending in the quantity: `keep_flops`.
+            default: the share of FLOPs if no budget is given; if None, a budget must be given.
+            **shares: {name: share or None}. Each name ends in its quantity, e.g. `keep_flops`.
 
         Raises:
-            InputError: several are given, or none and there is no default, or one lies outside (0, 1].
+            InputError: several budgets are given, or none and there is no default, or a share is outside (0, 1].
         """
         given = {name: share for name, share in shares.items() if share is not None}
         if len(given) > 1:
@@ -64,10 +65,12 @@ class Target(ABC):
 
     @staticmethod
     def from_config(cfg) -> Target:
-        """The one of SIRFP.KEEP_FLOPS, KEEP_PARAMS and KEEP_LATENCY that is below 1; without one nothing is pruned.
+        """Returns the budget among SIRFP.KEEP_FLOPS, KEEP_PARAMS and KEEP_LATENCY that is below 1.
+
+        If none is below 1, the budget allows all FLOPs, so that nothing is pruned.
 
         Raises:
-            InputError: several are below 1, or one lies outside (0, 1].
+            InputError: several are below 1, or one is outside (0, 1].
         """
         shares = {f"SIRFP.KEEP_{name.upper()}": cfg.SIRFP[f"KEEP_{name.upper()}"] for name in TARGETS}
         for name, share in shares.items():
@@ -75,19 +78,19 @@ class Target(ABC):
         return Target.of(1.0, **{name: share for name, share in shares.items() if share < 1})
 
     def __str__(self) -> str:
-        """Such as "0.4 of the FLOPs"."""
+        """Returns the budget in words, e.g. "0.4 of the FLOPs"."""
         return f"{self.share:.4g} of the {self.words}"
 
     @abstractmethod
     def cost(self, found: ChannelGroups) -> Callable[..., float]:
-        """What atoms kept, (atoms,) of bool, cost; of all atoms if called with nothing."""
+        """Returns a function that computes the cost of the atoms kept, (atoms,) of bool; of all atoms by default."""
 
     @abstractmethod
     def pair(self, plan: PruningPlan) -> tuple[float, float] | None:
-        """(dense, pruned) of the quantity in a plan; None if the plan does not record it."""
+        """Returns the (dense, pruned) quantity that a plan records; None if the plan does not record it."""
 
     def kept(self, plan: PruningPlan) -> float:
-        """The share of the quantity that a plan keeps; NaN if the plan does not record it."""
+        """Returns the share of the quantity that a plan keeps; NaN if the plan does not record it."""
         dense, pruned = self.pair(plan) or (1.0, float("nan"))
         return pruned / dense if dense else 1.0
 
@@ -101,18 +104,18 @@ class Target(ABC):
         limits: Limits = DEFAULT,
         before: PruningPlan | None = None,
     ) -> Choice:
-        """Chooses the atoms that stay so that the budget is met.
+        """Chooses the atoms to keep so that the budget is met.
 
         Args:
-            model: the model as it is; nothing in it changes.
-            example_inputs: what it is called with to measure latency.
-            found: its groups.
+            model: the model to prune; it is not changed.
+            example_inputs: inputs of the model, for measuring latency.
+            found: the model's groups.
             scores: worth of each channel, {group: (size,)}.
-            limits: what the plan has to respect.
-            before: the plan of earlier prunings; the budget is a share of the model that was dense before them.
+            limits: the limits of the plan.
+            before: the plan of earlier prunings. The budget is then a share of the model that was dense before them.
 
         Raises:
-            InputError: the budget is out of reach (the message names the least), or a score is not finite.
+            InputError: the budget is out of reach (the message names the smallest possible), or a score is not finite.
         """
 
     @abstractmethod
@@ -124,18 +127,23 @@ class Target(ABC):
         limits: Limits = DEFAULT,
         before: PruningPlan | None = None,
     ) -> None:
-        """Raises InputError if the smallest plan keeps more than the budget; the arguments are those of `choose`."""
+        """Raises InputError if the smallest plan keeps more than the budget. The arguments are those of `choose`."""
 
     def choice(self, keep: np.ndarray, latency: tuple[float, float] | None = None) -> Choice:
-        """A choice that was made for this budget."""
+        """Returns a choice that records this budget."""
         return Choice(keep, (self.name, self.share), latency)
 
 
 class Counted(Target):
-    """A budget of what can be counted exactly for any choice of channels, without running the model."""
+    """A budget of a quantity that is counted exactly for any choice of channels, without running the model."""
 
     def dense(self, found: ChannelGroups, before: PruningPlan | None) -> float:
-        """The quantity of the dense model, from which earlier prunings may have made the model of `found`."""
+        """Returns the quantity of the original dense model.
+
+        Args:
+            found: the groups of the present model.
+            before: the plan of earlier prunings; None if the present model is dense.
+        """
         pair = self.pair(before) if before is not None else None
         return pair[0] if pair else self.cost(found)()
 
@@ -153,7 +161,7 @@ class Counted(Target):
 
 
 class Flops(Counted):
-    """A budget of multiply-adds of one call with the example inputs."""
+    """A budget of FLOPs: the multiply-adds of one call with the example inputs."""
 
     name, words = "flops", QUANTITIES["flops"]
 
@@ -177,12 +185,13 @@ class Params(Counted):
 
 
 class Latency(Target):
-    """A budget of the time that one call with the example inputs takes on this machine (`sirfp.budget.latency`)."""
+    """A budget of latency: the time of one call with the example inputs on this machine (`sirfp.budget.latency`)."""
 
     name, words = "latency", QUANTITIES["latency"]
 
     def cost(self, found: ChannelGroups) -> Callable[..., float]:
-        """FLOPs: `sirfp.budget.decision` weighs channels by their cost before any time is measured."""
+        """Returns the function for FLOPs: `sirfp.budget.decision` divides scores by cost before any time is measured.
+        """
         return found.flops
 
     def pair(self, plan: PruningPlan) -> tuple[float, float] | None:
@@ -200,4 +209,4 @@ class Latency(Target):
 
 
 TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Flops, Params, Latency)}
-"""The kinds of budget by the name of their quantity."""
+"""{name of a quantity: the class of its budgets}."""

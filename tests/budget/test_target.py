@@ -110,7 +110,7 @@ def test_latency_in_two_steps_is_of_the_dense_network(clock):
     keep, pair = latency.meet(model, X, found, _scores(found, 0), 0.5, first)
     assert pair[1] / before == pytest.approx(0.5, rel=0.05) and pair[0] / before == pytest.approx(0.7, rel=0.05)
     by_flops = sirfp.prune(build(Wide), X, "magnitude", 0.5)
-    with pytest.raises(InputError, match="its plan says no latency"):
+    with pytest.raises(InputError, match="its plan records no latency"):
         latency.meet(model, X, found, _scores(found, 0), 0.5, by_flops)
 
 
