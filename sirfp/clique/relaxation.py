@@ -1,4 +1,4 @@
-"""Upper bounds on the value of a clique, and the branch and bound search that uses them; call them by `sirfp.clique`.
+"""Upper bounds on the value of a clique, and a branch and bound search with them; `sirfp.clique` calls them.
 
 The bound splits each pair's weight between its two vertices and lets each vertex choose its best partners on its own.
 Subgradient steps choose the split so that the sum over the best vertices is as low as possible: the Lagrangian dual of
@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import numpy as np
 
-_BATCH = 1 << 13  # nodes bounded at once: limits memory; large enough that NumPy's overhead per call does not count
+_BATCH = 1 << 13  # nodes per batch: limits memory; large enough that NumPy's overhead per call is negligible
 
 
 def branch(a: np.ndarray, v: np.ndarray, keep: int, incumbent: float) -> np.ndarray | None:
-    """Finds the best set whose value is above the incumbent's.
+    """Finds the set with the greatest value, if it is above the incumbent. Branches on the vertices in their order.
 
     Args:
         a: weights of the pairs, (C, C), with zeros on the diagonal.
         v: weights of the vertices, (C,).
         keep: the size of the set.
-        incumbent: the value of the best set known.
+        incumbent: the value of the best known set.
 
     Returns:
-        The vertices of the set, or None if no set is better. The search branches on the vertices in their order.
+        The vertices of the set, or None if no set is better.
     """
     size = len(a)
     share, _ = shares(a, v, keep, incumbent)
-    # partners[t][r, j]: the most that candidate t + j gets from r others of the candidates t, t + 1, ...
+    # partners[t][r, j]: the greatest sum of candidate t + j's shares with r other candidates among t, t + 1, ...
     partners = []
     for t in range(size):
         rest = share[t:, t:].copy()
@@ -36,7 +36,7 @@ def branch(a: np.ndarray, v: np.ndarray, keep: int, incumbent: float) -> np.ndar
         partners.append(np.concatenate([np.zeros((size - t, 1)), best.cumsum(1)], axis=1).T.copy())
     slack = 1e-12 * (np.abs(a).sum() + np.abs(v).sum())
     found = None
-    # A stack of batches of nodes at the same depth: (vertices decided, chosen ones, gain of each vertex, values).
+    # Batches of nodes at the same depth: (number of vertices decided, vertices chosen, gain of each vertex, values).
     stack = [(0, np.zeros((1, size), bool), v[None].copy(), np.zeros(1))]
     while stack:
         t, chosen, gain, worth = stack.pop()
@@ -65,14 +65,15 @@ def branch(a: np.ndarray, v: np.ndarray, keep: int, incumbent: float) -> np.ndar
 
 
 def shares(a: np.ndarray, v: np.ndarray, keep: int, target: float, steps: int = 400) -> tuple[np.ndarray, float]:
-    """Splits each pair's weight between its vertices for the lowest bound, by subgradient steps.
+    """Splits each pair's weight between its two vertices for the lowest bound, by subgradient steps.
 
     Args:
         a: weights of the pairs, (C, C), with zeros on the diagonal.
         v: weights of the vertices, (C,).
         keep: the size of the set.
-        target: a value that the bound cannot fall below, such as that of a known set; the steps stop there.
-        steps: the most steps.
+        target: a value that the bound cannot fall below, such as the value of a known set. The steps stop at this
+            value.
+        steps: maximum number of steps.
 
     Returns:
         The shares, (C, C), with `share + share.T == a`, and the bound.

@@ -1,15 +1,16 @@
-"""Which channels to keep: the maximum edge weight clique problem, greedily, by local search and exactly.
+"""Selects the channels to keep as a maximum edge weight clique: by a greedy, a local and an exact search.
 
 Section "Efficient heuristic greedy pruning" (Algorithm 1, EHGP) of Wu et al., Structural Pruning via Spatial-aware
-Information Redundancy for Semantic Segmentation, AAAI 2025. A layer is a complete graph whose edge weight `a_ij` says
-how different channels i and j are. The problem is to find, among all sets S of a given size, the one with the greatest
+Information Redundancy for Semantic Segmentation, AAAI 2025. A layer is a complete graph. The edge weight `a_ij` is the
+greater, the more channels i and j differ. The problem is to find, among all sets S of a given size, the set with the
+greatest
 
     value(S) = sum over pairs i < j in S of a_ij + sum over i in S of v_i
 
 The vertex weights `v` (0 in the paper) add a channel's own importance. The diagonal of the matrix is ignored; to count
 it as the reference code does, pass `vertex_weights=edge_weights.diagonal()`.
 
-Matrices may lie on any device. Each call copies its matrix to the CPU once and sums there in float64.
+Matrices may be on any device. Each call copies its matrix to the CPU once and sums there in float64.
 """
 
 from __future__ import annotations
@@ -20,29 +21,31 @@ import torch
 from .relaxation import branch, shares
 
 EXACT_LIMIT = 32
-"""The most vertices that `exact` accepts. The search takes exponential time in the worst case, so a limit was chosen;
-docs/greedy_gap.md compares `greedy` with the optimum up to this size and with local searches above it."""
+"""Maximum number of vertices that `exact` accepts. The limit was chosen because the search takes exponential time in
+the worst case. docs/greedy_gap.md compares `greedy` with the optimum up to this size and with local searches above it.
+"""
 
-_BLOCK = 1 << 17  # weights rounded at once: the copies stay at 1 MiB of float64 and do not double the matrix
+_BLOCK = 1 << 17  # weights rounded per block: limits each temporary copy to 1 MiB of float64
 
 
 def greedy(
     edge_weights: torch.Tensor, remove: int | None = None, vertex_weights: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """EHGP (Algorithm 1): repeatedly removes the vertex whose weights to the remaining vertices have the least sum.
+    """EHGP (Algorithm 1): repeatedly removes the vertex with the smallest sum of weights to the remaining vertices.
 
-    Takes O(C^2) for the sums and O(C) for each removal. Of equal sums the lowest index is removed, on every machine:
-    weights are rounded to a grid on which float64 sums are exact, as fine as float64 resolves the greatest sum.
+    Takes O(C^2) for the sums and O(C) for each removal. Of equal sums, the one with the lowest index is removed first,
+    on every machine: weights are rounded to a grid on which float64 sums are exact. The grid is as fine as float64
+    resolves the greatest sum.
 
     Args:
         edge_weights: `(C, C)`, symmetric and finite. The diagonal is ignored.
-        remove: how many vertices to remove, in [0, C]; all by default, which gives every vertex a score.
+        remove: number of vertices to remove, in [0, C]. By default all are removed, so that every vertex has a score.
         vertex_weights: `(C,)`, added to the sums.
 
     Returns:
         order: `(remove,)` int64, the vertices in the order of removal.
-        score: `(remove,)` float64, `s_i = v_i + sum_j a_ij` over the remaining j, when vertex i = `order[t]` is
-            removed. If all vertices are removed, the last score is the vertex weight alone.
+        score: `(remove,)` float64, `s_i = v_i + sum_j a_ij` over the remaining j at the removal of vertex i =
+            `order[t]`. If all vertices are removed, the last score is the vertex weight alone.
 
     Raises:
         ValueError: the weights are not square, symmetric and finite, or `remove` is out of range.
@@ -73,7 +76,7 @@ def greedy(
 
 
 def value(edge_weights: torch.Tensor, kept: torch.Tensor, vertex_weights: torch.Tensor | None = None) -> float:
-    """Returns the value of a set: the sum of the weights of its pairs, each once, and of its vertices.
+    """Returns the value of a set: the sum of the weights of its pairs, each counted once, and of its vertices.
 
     Args:
         edge_weights: `(C, C)`, symmetric and finite. The diagonal is ignored.
@@ -81,7 +84,7 @@ def value(edge_weights: torch.Tensor, kept: torch.Tensor, vertex_weights: torch.
         vertex_weights: `(C,)`.
 
     Raises:
-        ValueError: see `greedy`; or `kept` has an index twice or out of range.
+        ValueError: see `greedy`; or `kept` has a repeated index or one out of range.
     """
     a = _matrix(edge_weights)
     return _value(a, _vertices(vertex_weights, len(a)), _kept(kept, len(a)))
@@ -93,16 +96,16 @@ def local_search(
     vertex_weights: torch.Tensor | None = None,
     max_swaps: int | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Improves a set by swapping one vertex in it for one outside, the best swap each time, until no swap improves it.
+    """Improves a set by swaps of one vertex inside for one outside: makes the best swap until no swap improves the set.
 
-    Each swap takes O(k (C - k)). The result is never worse than the start. Of equal swaps the one with the lowest
+    Each swap takes O(k (C - k)). The result is never worse than the start. Of equal swaps, the one with the lowest
     leaving vertex is made, then the one with the lowest entering vertex.
 
     Args:
         edge_weights: `(C, C)`, symmetric and finite. The diagonal is ignored.
-        kept: `(k,)` integers, the start, for example what `greedy` leaves.
+        kept: the start, `(k,)` integers, for example the vertices that `greedy` does not remove.
         vertex_weights: `(C,)`.
-        max_swaps: the most swaps; no limit by default.
+        max_swaps: maximum number of swaps; no limit by default.
 
     Returns:
         The vertices kept, `(k,)` int64 and ascending, and their value.
@@ -121,8 +124,8 @@ def exact(
 ) -> tuple[torch.Tensor, float]:
     """Finds the set of `keep` vertices with the greatest value, by branch and bound, for small C.
 
-    Nodes are bounded as by `bound`, with the split of the weights computed once, at the root. The same input always
-    gives the same set.
+    Nodes are bounded as in `bound`, but the weights are split only once, at the root. The same input always gives the
+    same set.
 
     Args:
         edge_weights: `(C, C)`, symmetric and finite, C at most `EXACT_LIMIT`. The diagonal is ignored.
@@ -154,14 +157,14 @@ def exact(
 def bound(edge_weights: torch.Tensor, keep: int, vertex_weights: torch.Tensor | None = None, steps: int = 400) -> float:
     """Returns an upper bound on the value of every set of `keep` vertices, for any C.
 
-    The difference to the value of `greedy`'s set is the most that `greedy` can have missed. The bound is the Lagrangian
-    dual of Gilmore and Lawler's bound (see `sirfp.clique.relaxation`); each step takes O(C^2 log C).
+    The bound minus the value of `greedy`'s set is the largest possible distance of `greedy` from the optimum. The bound
+    is the Lagrangian dual of Gilmore and Lawler's bound (see `sirfp.clique.relaxation`); each step takes O(C^2 log C).
 
     Args:
         edge_weights: `(C, C)`, symmetric and finite. The diagonal is ignored.
         keep: the size of the set, in [1, C].
         vertex_weights: `(C,)`.
-        steps: steps of the subgradient method; more steps give a lower, tighter bound.
+        steps: number of steps of the subgradient method; more steps give a lower, tighter bound.
 
     Raises:
         ValueError: see `greedy`; or `keep` is out of range.
@@ -186,7 +189,7 @@ def _local_search(a: np.ndarray, v: np.ndarray, inside: np.ndarray, max_swaps: i
         return inside
     gain = v + a[:, inside].sum(1, dtype=np.float64)
     gain[inside] -= a.diagonal()[inside]
-    # The least gain of a swap: without it, rounding errors could swap the same vertices back and forth forever.
+    # Minimum gain of a swap: without it, rounding errors could swap the same vertices back and forth forever.
     least = 1e-12 * (np.abs(gain).max() + np.abs(a).max() * len(a))
     between = a[inside[:, None], outside].astype(np.float64)
     delta = np.empty_like(between)
@@ -214,7 +217,7 @@ def _value(a: np.ndarray, v: np.ndarray, inside: np.ndarray) -> float:
 
 
 def _rounder(a: np.ndarray, v: np.ndarray) -> np.float64:
-    """Returns the number that, added to a weight and subtracted again, rounds it to a grid with exact row sums."""
+    """Returns a number r for which `(weight + r) - r` rounds a weight to a grid with exact row sums."""
     most = len(a) * np.abs(a).max(initial=0) + np.abs(v).max(initial=0)
     return np.float64(1.5 * 2.0 ** (52 + np.frexp(np.float64(most))[1] - 50))
 
@@ -237,8 +240,8 @@ def _matrix(edge_weights: torch.Tensor) -> np.ndarray:
     low, high = float(a.min()), float(a.max())
     if not np.isfinite(low) or not np.isfinite(high):
         raise ValueError(f"edge_weights must be finite, got values from {low} to {high}")
-    # Multiply the matrix by a random vector from either side: equal products mean that it is symmetric, at a fraction
-    # of the cost of comparing it with its transpose.
+    # Multiply the matrix and its transpose by a random vector: equal products mean that the matrix is symmetric. This
+    # is much cheaper than a comparison of all entries.
     most = max(abs(low), abs(high))
     probe = torch.randn(len(a), dtype=dtype, generator=torch.Generator().manual_seed(0))
     tensor = torch.from_numpy(a)
