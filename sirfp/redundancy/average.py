@@ -19,29 +19,29 @@ from .sobel import CHUNK_BYTES, accumulation_dtype, as_maps, edge_strength, map_
 __all__ = ["RedundancyAverage", "edge_strength", "edge_weights", "similarity"]
 
 _EPS = 1e-5  # added to each norm, as the paper does
-_GAIN_LIMIT = 1e4  # above this the sums are scaled back to 1: far from float32's limits, and rarely reached
+_GAIN_LIMIT = 1e4  # the sums are rescaled when their factor exceeds this: far from float32's limits, rarely reached
 
 
 @torch.no_grad()
 def similarity(features: torch.Tensor, normalize: str = "l1", pooled: bool = False, stride: int = 1) -> torch.Tensor:
     """Computes the spatial similarity of each pair of channels, averaged over the images.
 
-    Computes one matrix product for each chunk of positions, only the blocks on and above the diagonal. Features may be
-    contiguous or channels-last; neither is copied as a whole. Autocast is disabled inside.
+    Computes only the blocks on and above the diagonal, by one matrix product for each chunk of positions. Features may
+    be contiguous or channels-last; neither is copied as a whole. Autocast is disabled inside.
 
     Args:
         features: `(N, C, H, W)`, `(N, C, L)` or `(N, C)`, in any floating-point type.
-        normalize: "l1" (the paper) or "l2" (cosine): the norm over positions that each map is divided by, plus 1e-5.
+        normalize: "l1" (the paper) or "l2" (cosine): each map is divided by this norm over positions, plus 1e-5.
         pooled: an ablation: each map is replaced by its mean, and the images of the batch serve as positions.
-        stride: computes the products at each stride-th row and column only (but at least 4 of each), and the norms over
-            the whole map: an unbiased estimate, for little more than 1/stride^2 of the cost.
+        stride: computes the products only at every stride-th row and column (but at least 4 of each), and the norms
+            over the whole map: an unbiased estimate, for little more than 1/stride^2 of the cost.
 
     Returns:
-        `(C, C)` float32 (float64 for float64 features) on the features' device; NaN or infinite in the rows and
-        columns of channels with a NaN or infinite feature.
+        `(C, C)` float32 (float64 for float64 features) on the features' device; NaN or infinite in the rows and columns
+        of channels with a NaN or infinite feature.
 
     Raises:
-        ValueError: features of another shape or type, without images or positions, or an unknown `normalize`.
+        ValueError: features have another shape or type, no images or no positions, or `normalize` is unknown.
     """
     x = as_maps(features, pooled)
     result = _empty_sums(x)["matrix"]
@@ -54,8 +54,8 @@ def edge_weights(matrix: torch.Tensor, self_similarity: bool = False) -> torch.T
 
     Args:
         matrix: similarities, `(C, C)`.
-        self_similarity: keeps the diagonal, which the reference code counts in its sums and the paper does not;
-            otherwise it is set to 0.
+        self_similarity: True keeps the diagonal, which the reference code adds to its sums and the paper does not.
+            False sets it to 0.
     """
     weights = matrix.abs().neg_()
     return weights if self_similarity else weights.fill_diagonal_(0)
@@ -64,18 +64,18 @@ def edge_weights(matrix: torch.Tensor, self_similarity: bool = False) -> torch.T
 class RedundancyAverage:
     """The similarity matrix of one layer, averaged over the images of an iteration and exponentially over iterations.
 
-    An image has the weight `ema ** (iterations since then)`, and the weighted sum is divided by the sum of the weights.
-    With batches of one size this is the paper's moving average with its bias corrected. Instead of multiplying the sums
-    by `ema` in each iteration, new products are added with a growing factor, so an iteration passes over the sums once.
-    Images with a NaN or infinite feature are left out, without making the device wait for the host.
+    An image has the weight `ema ** k` after k iterations, and the weighted sum is divided by the sum of the weights.
+    With batches of equal size this is the paper's moving average with its bias corrected. New products are added with a
+    growing factor, instead of multiplying the sums by `ema`, so an iteration passes over the sums only once. Images
+    with a NaN or infinite feature are skipped, without making the device wait for the host.
 
     Args:
         ema: the decay from one iteration to the next, alpha in the paper, in [0, 1).
-        edges: also average `edge_strength`.
-        normalize, pooled, stride: see `similarity`; the rows and columns that `stride` selects change each iteration.
+        edges: True to average `edge_strength` too.
+        normalize, pooled, stride: see `similarity`. The rows and columns that `stride` selects change each iteration.
 
     Attributes:
-        steps: closed iterations that had images.
+        steps: number of closed iterations that had images.
 
     Example:
         >>> average = RedundancyAverage(ema=0.99)
@@ -105,15 +105,15 @@ class RedundancyAverage:
 
     @torch.no_grad()
     def update(self, features: torch.Tensor) -> None:
-        """Adds the features of one call to the iteration.
+        """Adds the features of one call to the present iteration.
 
-        A layer that runs on several maps, such as a detector's head, adds each of them; their sizes may differ.
+        A layer that runs on several maps, such as a detector's head, adds each map. The maps may differ in size.
 
         Args:
             features: see `similarity`.
 
         Raises:
-            ValueError: see `similarity`; or the number of channels differs from before.
+            ValueError: see `similarity`; or the number of channels differs from earlier calls.
         """
         x = as_maps(features, self.pooled)
         self._prepare(x)
@@ -128,7 +128,7 @@ class RedundancyAverage:
         self._sums["skipped"].add_(len(x) - count)
 
     def step(self) -> None:
-        """Closes the iteration. An iteration without images changes nothing."""
+        """Closes the iteration. If it had no images, nothing changes."""
         self.steps += self._open
         self._open = False
 
@@ -136,7 +136,7 @@ class RedundancyAverage:
         """Returns the average so far, `(C, C)`, including the open iteration if there is one.
 
         Raises:
-            ValueError: there were no images yet, or none whose features were finite.
+            ValueError: no image so far had only finite features.
         """
         return _mirror(self._average("matrix"))
 
@@ -150,17 +150,17 @@ class RedundancyAverage:
 
     @property
     def images(self) -> bool:
-        """True if there is an average, that is, if any image had only finite features."""
+        """True if there is an average: at least one image had only finite features."""
         return bool(self._sums) and bool(self._sums["weight"])
 
     @property
     def skipped(self) -> int:
-        """The number of images of this process that were left out, since a feature was NaN or infinite."""
+        """Number of images of this process that were skipped because a feature was NaN or infinite."""
         return int(self._sums["skipped"]) if self._sums else 0
 
     @torch.no_grad()
     def reduce(self) -> None:
-        """Sets the average of every process of `torch.distributed` to that over the images of all processes.
+        """Replaces the average of every process of `torch.distributed` by the average over the images of all processes.
 
         All processes must call it, between iterations; more iterations and calls may follow. Without a process group it
         does nothing.
@@ -177,7 +177,7 @@ class RedundancyAverage:
             self._sums = _empty_sums(torch.empty(0, channels, device=device))
         self._rescale()
         for name in ("matrix", "edge", "weight"):
-            # The mean, not the sum: the sum would weigh these iterations more than the later ones, by the world size.
+            # The mean, not the sum: a sum would give these iterations world-size times the weight of later ones.
             dist.all_reduce(self._sums[name])
             self._sums[name].div_(dist.get_world_size())
 
@@ -186,10 +186,10 @@ class RedundancyAverage:
         return {"steps": self.steps, "gain": self._gain, **self._sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a state. The tensors are copied, and moved to the device of the next features.
+        """Restores a state. The tensors are copied; the next `update` moves them to the device of its features.
 
         Raises:
-            ValueError: the state is not one of this class.
+            ValueError: `state` is not the state of a `RedundancyAverage`.
         """
         sums = {name: tensor.clone() for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
         if not {"steps", "gain"} <= set(state) or set(sums) not in (set(), set(_empty_sums(torch.empty(0, 0)))):
@@ -202,7 +202,7 @@ class RedundancyAverage:
             self._sums = _empty_sums(x)
         seen = self._sums["edge"]
         if len(seen) != x.shape[1]:
-            raise ValueError(f"this average is of {len(seen)} channels, got features of {x.shape[1]}")
+            raise ValueError(f"the average has {len(seen)} channels, got features with {x.shape[1]}")
         if seen.device != x.device:
             self._sums = {name: tensor.to(x.device) for name, tensor in self._sums.items()}
         if self._open:
@@ -220,7 +220,7 @@ class RedundancyAverage:
 
     def _average(self, name: str) -> torch.Tensor:
         if not self.images:
-            raise ValueError(f"no average yet: no images with finite features ({self.skipped} without)")
+            raise ValueError(f"no average yet: no image had only finite features ({self.skipped} skipped)")
         return self._sums[name] / self._sums["weight"]
 
 
@@ -229,7 +229,7 @@ def _empty_sums(x: torch.Tensor) -> dict[str, torch.Tensor]:
     return {
         "matrix": torch.zeros(channels, channels, dtype=dtype, device=device),  # on and above the diagonal
         "edge": torch.zeros(channels, dtype=dtype, device=device),
-        "weight": torch.zeros((), dtype=dtype, device=device),  # sum over all images
+        "weight": torch.zeros((), dtype=dtype, device=device),  # sum of the images' weights
         "skipped": torch.zeros((), dtype=torch.int64, device=device),
     }
 
@@ -242,7 +242,10 @@ def _check_options(normalize: str, stride: int) -> None:
 
 
 def _lattice(x: torch.Tensor, stride: int, turn: int) -> torch.Tensor:
-    """Returns a view of each stride-th row and column, at least 4 of each if there are; each turn starts elsewhere."""
+    """Returns a view of every stride-th row and column, but at least 4 of each if the map has 4.
+
+    The offset depends on `turn`.
+    """
     down, across = (max(1, min(stride, size // 4)) for size in x.shape[2:])
     return x[:, :, turn % down :: down, turn // down % across :: across]
 
@@ -264,9 +267,9 @@ def _accumulate(
         normalize: see `similarity`.
         gain: the factor.
         stride: see `similarity`.
-        turn: the number of the iteration, which chooses the rows and columns that `stride` selects.
-        finite: (N,) of bool, filled in: False for images with a NaN or infinite feature, which are left out. None
-            counts all images.
+        turn: number of the iteration; it sets the offset of the rows and columns that `stride` selects.
+        finite: (N,) of bool, filled in: False for images with a NaN or infinite feature, which are skipped. None counts
+            all images.
     """
     _check_options(normalize, stride)
     # The order of dimensions in memory: positions before channels for channels-last, else channels first.
@@ -275,7 +278,7 @@ def _accumulate(
     positions, share = x.shape[2] * x.shape[3], seen[0, 0].numel() / x[0, 0].numel()
     cells = max(1, CHUNK_BYTES // (out.element_size() * x.shape[1]))
     at_once = max(1, cells // positions)
-    # One buffer for all chunks: allocating one for each would fragment the heap and hold several at once.
+    # One buffer for all chunks: a buffer for each would fragment the heap, and several would exist at the same time.
     buffer = torch.empty(min(cells, len(x) * positions) * x.shape[1], dtype=out.dtype, device=x.device)
     start = 0
     for part, seen_part in zip(x.split(at_once), seen.split(at_once), strict=True):
@@ -302,7 +305,7 @@ def _accumulate(
 
 
 def _tiles(x: torch.Tensor, order: tuple[int, ...], cells: int) -> list[torch.Tensor]:
-    """Splits the positions into tiles of at most `cells` positions of an image; the dimensions of each are permuted."""
+    """Splits an image's positions into tiles of at most `cells` positions, and permutes the dimensions of each tile."""
     images, channels, height, width = x.shape
     if x.stride(2) == width * x.stride(3):
         x = x.view(images, channels, 1, height * width)
@@ -311,7 +314,7 @@ def _tiles(x: torch.Tensor, order: tuple[int, ...], cells: int) -> list[torch.Te
 
 
 def _add_products(out: torch.Tensor, rows: torch.Tensor, gain: float) -> None:
-    """Adds `gain * rows @ rows.T` to `out`, in strips from the diagonal to the right: about half of the work."""
+    """Adds `gain * rows @ rows.T` to `out`, only on and above the diagonal, in strips: about half of the work."""
     strip = max(128, -(-len(out) // 8))
     with torch.autocast(out.device.type, enabled=False):
         for i in range(0, len(out), strip):

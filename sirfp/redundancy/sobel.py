@@ -1,7 +1,7 @@
 """The edge strength of a channel's feature maps: the term of DCFP that SIRFP's reference code adds to a score.
 
-DCFP is Wang et al., 2024; the reference code is that of Wu et al., AAAI 2025. Also here: the check of the features'
-shape and the accumulation dtype, which `average` shares.
+DCFP is Wang et al., 2024; the reference code is that of Wu et al., AAAI 2025. The check of the features' shape and the
+accumulation dtype, which `average` uses too, are also defined here.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 import torch
 
 CHUNK_BYTES = 32 << 20
-"""The most memory, in bytes, that one call uses besides its features and its result; at least one position of one image
-(`similarity`) or one map (`edge_strength`).
+"""Maximum memory of one call in bytes, besides its features and its result. Each chunk has at least one position of one
+image (`similarity`) or one map (`edge_strength`), even if that takes more.
 
-Chosen, not tuned: small beside a layer's features in training, so that accumulation hardly raises the peak of memory,
-and large enough for a few large matrix products instead of many small ones. `benchmarks/accumulation_kernel.py`
-measures the time and the memory that an update takes."""
+Chosen, not tuned: small compared with a layer's features in training, so that accumulation hardly raises the peak of
+memory, and large enough for a few large matrix products instead of many small ones. `benchmarks/accumulation_kernel.py`
+measures the time and the memory of an update."""
 
 
 @torch.no_grad()
 def edge_strength(features: torch.Tensor) -> torch.Tensor:
     """Computes each channel's edge strength: the standard deviation over positions of the Sobel gradient's magnitude.
 
-    The gradient is computed only where the 3 x 3 filters fit, so that the border adds no edge. The deviation is that of
-    the population (divided by n). Maps smaller than 3 x 3 give 0.
+    The gradient is computed only where the 3 x 3 filters fit, so the border adds no edge. The standard deviation is
+    that of the population (divided by n). Maps smaller than 3 x 3 give 0.
 
     Args:
         features: `(N, C, H, W)`.
@@ -31,7 +31,7 @@ def edge_strength(features: torch.Tensor) -> torch.Tensor:
         `(C,)` float32 (float64 for float64 features), the mean over the images.
 
     Raises:
-        ValueError: features of another shape or type, or without images or positions.
+        ValueError: features have another shape or type, no images or no positions.
     """
     return map_edges(as_maps(features)).mean(0)
 
@@ -41,7 +41,7 @@ def map_edges(x: torch.Tensor) -> torch.Tensor:
     images, channels, height, width = x.shape
     if height < 3 or width < 3:
         return torch.zeros(images, channels, dtype=accumulation_dtype(x), device=x.device)
-    per_map = 6 * accumulation_dtype(x).itemsize * height * width  # _sobel holds up to 6 copies of a map at once
+    per_map = 6 * accumulation_dtype(x).itemsize * height * width  # _sobel holds up to 6 copies of a map at a time
     maps = max(1, CHUNK_BYTES // per_map)
     rows = []
     for part in x.split(max(1, maps // channels)):
@@ -60,7 +60,10 @@ def _sobel(x: torch.Tensor) -> torch.Tensor:
 
 
 def as_maps(features: torch.Tensor, pooled: bool = False) -> torch.Tensor:
-    """Checks features and returns them as `(N, C, H, W)`; pooled, their means as `(1, C, 1, N)`."""
+    """Checks features and returns them as maps, `(N, C, H, W)`.
+
+    If `pooled` is True, returns the mean of each map, `(1, C, 1, N)`: the images serve as positions of one image.
+    """
     if features.ndim not in (2, 3, 4) or not features.is_floating_point():
         raise ValueError(
             f"features must be floating-point (N, C, H, W), (N, C, L) or (N, C), "
@@ -76,5 +79,5 @@ def as_maps(features: torch.Tensor, pooled: bool = False) -> torch.Tensor:
 
 
 def accumulation_dtype(x: torch.Tensor) -> torch.dtype:
-    """Returns the type to sum in: float64 for float64 features, float32 for all others."""
+    """Returns the type for sums: float64 for float64 features, float32 for all others."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -153,7 +153,7 @@ def test_iterations_without_images_and_images_that_are_not_finite_change_nothing
     good, bad = maps(2, 3, 5, 5), maps(2, 3, 5, 5, seed=1)
     bad[0, 1, 2, 2] = float("nan")
     average, clean = (RedundancyAverage(ema=0.5, edges=True) for _ in range(2))
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="no image had only finite"):
         average.matrix()
     for x in (good, bad, good):
         average.update(x)
@@ -188,7 +188,7 @@ def test_wrong_input_is_named():
     average = RedundancyAverage()
     average.update(maps(1, 3, 4, 4))
     for call, message in (
-        (lambda: average.update(maps(1, 4, 4, 4)), "3 channels, got features of 4"),
+        (lambda: average.update(maps(1, 4, 4, 4)), "3 channels, got features with 4"),
         (lambda: RedundancyAverage(ema=1.0), r"\[0, 1\), got 1.0"),
         (lambda: similarity(maps(2, 3, 4, 4), normalize="l3"), "l1 or l2, got 'l3'"),
         (lambda: similarity(maps(2, 3, 4, 4), stride=0), "at least 1, got 0"),
