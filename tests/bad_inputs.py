@@ -69,7 +69,7 @@ COMMANDS = {
     ),
     "criterion": ([*LOOK, "--criterion", "magnitud"], "did you mean magnitude"),
     "option": ([*LOOK, "--images", "F/images", "--option", "emma=1"], "did you mean ema"),
-    "option's type": ([*LOOK, "--images", "F/images", "--option", "ema=much"], "is a number"),
+    "option's type": ([*LOOK, "--images", "F/images", "--option", "ema=much"], "must be a number"),
     "option's value": ([*LOOK, "--images", "F/images", "--option", "ema=2"], "must lie in [0, 1)"),
     "ignore": ([*PRUNE, "--ignore", "layer9"], "--ignore names 'layer9', which no module"),
     "no images": (LOOK, "give --images FOLDER"),

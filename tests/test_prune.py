@@ -109,7 +109,7 @@ def test_every_batch_is_looked_at_once_whatever_is_read_ahead(monkeypatch):
 
 
 def test_without_calibration_the_default_asks_for_it():
-    with pytest.raises(sirfp.InputError, match="'sirfp' looks at features: give it batches as calibration"):
+    with pytest.raises(sirfp.InputError, match="'sirfp' needs features: give calibration batches"):
         sirfp.prune(OneLayer([[1.0, 0, 0], [0, 1.0, 0]]), BATCHES[0])
 
 

@@ -1,11 +1,11 @@
-"""Criteria: how much each channel of a group is worth keeping. One file each, one registry.
+"""Criteria score how much each channel of a group is worth keeping. Each is one file; all are in one registry.
 
-To add one: subclass `Criterion` in a file of its own, register the class with `@CRITERIA.register("name")`, and import
+To add a criterion: subclass `Criterion` in a new file, register the class with `@CRITERIA.register("name")`, and import
 the file here. A file outside sirfp is imported by `--import FILE` instead. Options are keyword-only parameters of the
 constructor (`sirfp.criteria.options`). docs/extending.md has an example with its test.
 """
 
-from . import dcfp, depgraph, fpgm, joint, magnitude, random, sirfp, slimming, taylor  # noqa: F401  (they fill the registry)
+from . import dcfp, depgraph, fpgm, joint, magnitude, random, sirfp, slimming, taylor  # noqa: F401  (for the registry)
 from .registry import CRITERIA, Criterion, build_criterion
 
 __all__ = ["CRITERIA", "Criterion", "build_criterion"]

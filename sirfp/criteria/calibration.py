@@ -1,4 +1,4 @@
-"""What a criterion is shown outside a training run, and which criterion is the default."""
+"""Runs calibration batches for a criterion outside a training run, and selects the default criterion."""
 
 from __future__ import annotations
 
@@ -17,46 +17,47 @@ Loss = Callable[[nn.Module, Any], torch.Tensor]
 
 
 def default_criterion(has_gradients: bool = True) -> str:
-    """The criterion that is used where none is named: `sirfp_joint`, or `sirfp` where there are no gradients.
+    """Returns the default criterion: `sirfp_joint` if there are gradients, else `sirfp`.
 
-    This one rule serves `sirfp.prune`, the command `sirfp prune` and training runs (`SIRFP.CRITERION`). `sirfp_joint`
-    needs gradients of a loss, which a training run has; `sirfp` is the part of it that needs images alone.
+    `sirfp.prune`, the command `sirfp prune` and training runs (`SIRFP.CRITERION`) all use this function. `sirfp_joint`
+    needs gradients of a loss, which a training run has. `sirfp` is the part of it that needs only images.
 
     Args:
-        has_gradients: whether there is a loss (`gives_gradients`).
+        has_gradients: True if there is a loss (`gives_gradients`).
     """
     return "sirfp_joint" if has_gradients else "sirfp"
 
 
 def gives_gradients(batch: Any, loss: Loss | None = None) -> bool:
-    """Whether there is a loss: one is given, or the batch is Detectron2's and annotated, so that the model has one."""
+    """True if there is a loss: `loss` is given, or the batch is Detectron2's and annotated, so the model computes one.
+    """
     return loss is not None or (is_detectron_input(batch) and is_annotated(batch))
 
 
 def is_annotated(batch: list[dict[str, Any]]) -> bool:
-    """Whether every item of Detectron2's `list[dict]` has annotations: instances, or a map of classes."""
+    """True if every item of Detectron2's `list[dict]` has annotations: instances or a semantic segmentation map."""
     return all({"instances", "sem_seg"} & set(item) for item in batch)
 
 
 def calibrate(model: nn.Module, criterion: Criterion, batches: Iterable[Any] | None, loss: Loss | None = None) -> None:
-    """Shows a criterion batches: forward passes, or forward and backward where it needs gradients.
+    """Runs batches through a model for a criterion: forward passes, and backward passes if it needs gradients.
 
-    The model stays as it is: norms use their running statistics and do not update them, dropout is off; afterwards
-    every module has its mode again and no parameter has a gradient. Models called with `list[dict]` (Detectron2's) are
-    in training mode for gradients, in which they return their losses; `loss` may replace their sum. All others are in
-    evaluation mode.
+    The model is not changed: norms use their running statistics and do not update them, and dropout is off. Afterwards
+    every module has its previous mode, and no parameter has a gradient. If gradients are needed, models called with
+    `list[dict]` (Detectron2's) run in training mode, in which they return their losses; `loss`, if given, replaces the
+    sum of these losses. All other models run in evaluation mode.
 
     Args:
         model: the model.
-        criterion: built for the model's groups.
-        batches: what the model is called with.
-        loss: `loss(model, batch)`, a tensor with one value.
+        criterion: a criterion built for the model's groups.
+        batches: the inputs of each call.
+        loss: `loss(model, batch)` returns a tensor with one value.
 
     Raises:
         InputError: there are no batches, or the criterion needs gradients and there is no loss.
     """
     if batches is None:
-        raise InputError(f"criterion {criterion.name!r} looks at {criterion.needs}: give it batches as calibration")
+        raise InputError(f"criterion {criterion.name!r} needs {criterion.needs}: give calibration batches")
     observer, seen = Observer(model, criterion), 0
     with observer:
         for seen, batch in enumerate(batches, 1):  # noqa: B007
@@ -71,18 +72,18 @@ def calibrate(model: nn.Module, criterion: Criterion, batches: Iterable[Any] | N
                     call(model, batch)
                 observer.step()
     if not seen:
-        raise InputError(f"criterion {criterion.name!r} looks at {criterion.needs}, but calibration held no batch")
+        raise InputError(f"criterion {criterion.name!r} needs {criterion.needs}, but there are no calibration batches")
 
 
 def _loss(model: nn.Module, batch: Any, criterion: Criterion, loss: Loss | None) -> torch.Tensor:
-    """The loss of a batch: what `loss` returns, or the sum of the losses that Detectron2's model returns."""
+    """Returns the loss of a batch: the value of `loss`, or the sum of the losses that Detectron2's model returns."""
     if loss is not None:
         value = loss(model, batch)
     elif not is_detectron_input(batch):
-        raise InputError(f"criterion {criterion.name!r} looks at gradients: give loss=..., called with (model, batch)")
+        raise InputError(f"criterion {criterion.name!r} needs gradients: give loss=..., called with (model, batch)")
     elif not is_annotated(batch):
         raise InputError(
-            f"criterion {criterion.name!r} looks at gradients of the model's loss: calibration batches need "
+            f"criterion {criterion.name!r} needs gradients of the model's loss: calibration batches need "
             "annotations, 'instances' or 'sem_seg'"
         )
     else:

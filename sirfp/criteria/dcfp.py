@@ -1,5 +1,7 @@
-"""DCFP: the equalization importance criterion (Wang et al., Distribution Calibrated Filter Pruning for Semantic
-Segmentation, IEEE TCSVT 2024; EIC, as its authors' code computes it)."""
+"""DCFP: the equalization importance criterion (EIC), as its authors' code computes it.
+
+Wang et al., Distribution Calibrated Filter Pruning for Semantic Segmentation, IEEE TCSVT 2024.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,21 @@ from .registry import register
 
 @register("dcfp")
 class DCFP(GradientCriterion):
-    """The moving average of |dL/dgamma|, which moves only where the gradient has the sign of gamma.
+    """The moving average of |dL/dgamma|, updated only by gradients that have the sign of gamma.
 
-    Such a gradient makes |gamma| smaller; those of the opposite sign, mostly of classes with many pixels, are left out.
-    The average starts at 0, as in the authors' code, so that it stays low for a channel that seldom has such gradients.
-    If a group runs through several norm layers, the mean over them counts. In a group without a trainable gamma
-    (FrozenBN, or no norm) each filter has a gate of 1 in its place, whose gradient is the sum of gradient * weight. A
-    group without gradients is pruned last.
+    Such a gradient makes |gamma| smaller. Gradients of the opposite sign, mostly of classes with many pixels, are left
+    out. The average starts at 0, as in the authors' code, so it stays low for a channel that seldom has such gradients.
+    If a group runs through several norm layers, the score is the mean over them.
+
+    A group may have no trainable gamma (FrozenBN, or no norm). Then a gate of value 1, multiplied with each filter, is
+    used in place of gamma; its gradient is the sum of gradient * weight over the filter. A group without gradients is
+    pruned last.
 
     Args:
         model: the model.
         groups: its channel groups.
         seed: not used.
-        ema: share of the past in the moving average over iterations.
+        ema: decay of the moving average over iterations.
     """
 
     def __init__(

@@ -1,5 +1,7 @@
-"""DepGraph: the norm of all weights that vanish with a channel (Fang et al., DepGraph: Towards Any Structural Pruning,
-CVPR 2023, section 3.3 on group-level pruning)."""
+"""DepGraph: the norm of all weights that are removed with a channel.
+
+Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023, section 3.3 on group-level pruning.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,10 @@ from .registry import Criterion, register
 class DepGraph(Criterion):
     """The squared L2 norm of all coupled weights of a channel, relative to the mean of its group.
 
-    Coupled are the filters that make a channel, the scales of its norm layers and the weights that read it; biases
-    are not, as in the authors' code (Torch-Pruning, whose default is the mean too). The method trains with a penalty
-    on these norms first: the hook `GroupRegularization`. Scales that are buffers (FrozenBN) do not count.
+    Coupled weights are the filters that make a channel, the scales of its norm layers and the weights that read it.
+    Biases are not counted, as in the authors' code (Torch-Pruning, which also divides by the mean by default). The
+    method first trains with a penalty on these norms: the hook `GroupRegularization`. Scales that are buffers
+    (FrozenBN) are not counted.
     """
 
     def scores(self) -> dict[str, torch.Tensor]:
@@ -29,13 +32,13 @@ class DepGraph(Criterion):
 
 
 def coupled_weights(model: nn.Module, group: Group) -> list[tuple[nn.Parameter, Slice]]:
-    """The parameters whose slices vanish with a group's channels, biases left out unless there is nothing else."""
+    """Returns the parameters with slices of a group's channels; biases only if there are no other parameters."""
     tensors = dict(model.named_parameters())
     own = [(tensors[piece.tensor], piece) for piece in group.slices if piece.tensor in tensors]
     return [(tensor, piece) for tensor, piece in own if not piece.tensor.endswith("bias")] or own
 
 
 def group_norms(model: nn.Module, group: Group) -> torch.Tensor:
-    """The sum over a group's coupled weights of the squared L2 norm of each channel's part, `(size,)` in float32."""
+    """Returns the squared L2 norm of each channel's part of the coupled weights, summed, `(size,)` in float32."""
     found = [sums(tensor.detach().float().square(), piece) for tensor, piece in coupled_weights(model, group)]
     return torch.stack(found).sum(0) if found else torch.zeros(group.size)

@@ -1,5 +1,8 @@
-"""FPGM: how far a filter lies from the geometric median of its layer (He et al., Filter Pruning via Geometric Median
-for Deep Convolutional Neural Networks Acceleration, CVPR 2019, section 3.3)."""
+"""FPGM: the distance of a filter from the geometric median of its layer.
+
+He et al., Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration, CVPR 2019, section
+3.3.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from .registry import Criterion, register
 
 @register("fpgm")
 class FPGM(Criterion):
-    """The sum of the Euclidean distances of a channel's filter to the others of its group.
+    """The sum of the Euclidean distances of a channel's filter to the other filters of its group.
 
-    The filter nearest to the geometric median is the one that the others can best replace. Of several layers that
-    make a group's channels, the mean. Norm layers do not enter.
+    The other filters can best replace the filter nearest to the geometric median. If several layers make a group's
+    channels, the score is the mean over them. Norm layers are ignored.
     """
 
     def scores(self) -> dict[str, torch.Tensor]:
@@ -22,5 +25,5 @@ class FPGM(Criterion):
 
 
 def _distances(filters: torch.Tensor) -> torch.Tensor:
-    wide = filters.double()  # cdist subtracts products: in float32 distances of near filters would be rounding
+    wide = filters.double()  # cdist subtracts products: in float32, small distances would be rounding errors
     return torch.cdist(wide, wide).fill_diagonal_(0).sum(1).float()

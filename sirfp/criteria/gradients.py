@@ -1,4 +1,4 @@
-"""The base of criteria that use gradients: sums over iterations that are saved, resumed and reduced."""
+"""The base class of criteria that use gradients: running sums over iterations, saved, resumed and reduced."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .registry import Criterion
 
 
 class GradientCriterion(Criterion):
-    """A criterion with running sums over iterations, each of them a float32 vector beside a count.
+    """A criterion with running sums over iterations: float32 vectors, each with a count of its iterations.
 
-    `step` reads gradients of the loss alone: after `backward`, unscaled (float16) and averaged over processes, before
-    they are clipped or a penalty is added (the hook `Accumulate` calls it then). Iterations with a gradient that is not
-    finite are left out; the check does not synchronise the device.
+    `step` must read gradients of the loss alone: after `backward`, unscaled (float16) and averaged over processes, but
+    before they are clipped and before a penalty is added. The hook `Accumulate` calls it at this point. Iterations with
+    a gradient that is not finite are skipped; the check does not synchronise the device.
 
     Attributes:
-        sums: name -> (n,) float32.
-        counts: name -> () float32, iterations that had a finite gradient.
+        sums: {name: running sum, (n,) in float32}.
+        counts: {name: number of iterations that had a finite gradient, () in float32}.
     """
 
     needs = "gradients"
@@ -35,7 +35,11 @@ class GradientCriterion(Criterion):
         self.counts.setdefault(name, torch.zeros(()))
 
     def _count(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Counts an iteration if its values are finite; moves the sums to their device. Returns () bool: finite."""
+        """Counts an iteration if its values are finite, and moves the sums to their device.
+
+        Returns:
+            True if all values are finite, () of bool.
+        """
         if self.sums[name].device != values.device:
             self.sums[name], self.counts[name] = self.sums[name].to(values.device), self.counts[name].to(values.device)
         finite = values.isfinite().all()
@@ -43,10 +47,10 @@ class GradientCriterion(Criterion):
         return finite
 
     def _whole(self, scores: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
-        """Sets the scores of groups that had no gradient (None) to the highest of all, so that they are pruned last.
+        """Sets the scores of groups that had no gradient (None) to the highest score, so that they are pruned last.
 
         Raises:
-            InputError: no group had any.
+            InputError: no group had a gradient.
         """
         if self.groups and not any(score is not None for score in scores.values()):
             raise InputError(
@@ -65,7 +69,7 @@ class GradientCriterion(Criterion):
             self.sums[name], self.counts[name] = state["sums"][name].clone(), state["counts"][name].clone()
 
     def reduce(self) -> None:
-        """Averages the sums over all processes; they stay as they are where gradients were averaged already."""
+        """Averages the sums over all processes. This changes nothing if the gradients were already averaged."""
         if not dist.is_available() or not dist.is_initialized():
             return
         device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")

@@ -1,4 +1,5 @@
-"""Redundancy and importance in one clique: SIRFP's edge weights beside vertex weights; beyond the paper."""
+"""SIRFP with importance: redundancies as edge weights and importances as vertex weights of a clique. Not in the paper.
+"""
 
 from __future__ import annotations
 
@@ -18,32 +19,36 @@ from .taylor import Taylor
 
 @register("sirfp_joint")
 class SIRFPJoint(SIRFP):
-    """The clique whose value is the redundancy of its pairs, as in `sirfp`, plus the importance of its vertices.
+    """The clique whose value adds the redundancy of its pairs, as in `sirfp`, and the importance of its vertices.
 
-    A group keeps the set S for which `sum of a_ij over pairs in S + sum of v_i over S` is high: `a_ij` is minus the
-    redundancy of two channels, `v_i = weight * scale * importance_i`. The greedy removes the channel that adds least
-    to those still there, and what it adds then is its score. `scale` is one number for the whole network: the mean
-    over all channels of the redundancy with the others of their group, divided by the mean importance. So at weight
-    1 importance and redundancy have the same mean over the dense network, and differences between layers stay in both;
-    at weight 0 this is `sirfp`. As a set shrinks, redundancy fades, and importance decides on the last channels.
-    Groups without gradients get the highest importance, as in `taylor` and `dcfp`.
+    A group keeps a set S with a high value of `sum of a_ij over pairs in S + sum of v_i over S`. `a_ij` is minus the
+    redundancy of two channels; `v_i = weight * scale * importance_i`. The greedy search removes the channel that adds
+    least to the value of the remaining set. This contribution is the channel's score.
 
-    Across layers channels are ranked by score over cost, as in the greedy solution of a knapsack: a budget in
-    multiply-adds is spent on those that are worth most for each of them. With importance a root, so is cost: 0.5.
+    `scale` is one number for the whole network: the mean redundancy of a channel with the others of its group, divided
+    by the mean importance. At weight 1 importance and redundancy therefore have the same mean over the dense network,
+    and both keep their differences between layers. At weight 0 this criterion is `sirfp`. As a set shrinks, redundancy
+    fades, and importance decides on the last channels. Groups without gradients get the highest importance, as in
+    `taylor` and `dcfp`.
+
+    Across layers, channels are ranked by score divided by a power of cost, as in the greedy solution of a knapsack
+    problem: the budget goes to the channels that are worth most per multiply-add. The power is 0.5 because importance
+    is a square root.
 
     Args:
         model: the model.
         groups: its channel groups.
         seed: not used.
-        importance: taylor, the root of that criterion's score (the loss that a channel carries, to first order, root
-            mean square over iterations; its square would let a few channels make the mean), or dcfp.
-        importance_weight: weight of importance against redundancy: at 1 both have the same mean over the dense
-            network, at 0 redundancy alone decides.
+        importance: taylor or dcfp. taylor is the square root of that criterion's score: the root mean square over
+            iterations of the loss change without the channel, to first order. Without the root, a few channels would
+            make up the mean.
+        importance_weight: weight of importance relative to redundancy. At 1 both have the same mean over the dense
+            network; at 0 only redundancy counts.
         cost_exponent: a channel's score is divided by its cost, in FLOPs, to this power; 0 ranks by score alone.
-        **options: those of `sirfp`; `dcfp` shares its `ema`.
+        **options: the options of `sirfp`; `dcfp` uses the same `ema`.
     """
 
-    needs = "gradients"  # and features, which the forward pass before them gives
+    needs = "gradients"  # and features, collected in the forward pass
 
     def __init__(
         self,
@@ -68,7 +73,7 @@ class SIRFPJoint(SIRFP):
         self.importance.step()
 
     def vertices(self) -> dict[str, torch.Tensor]:
-        """The vertex weights of each group, {group name: (size,)} in float32."""
+        """Returns the vertex weights of each group, {group name: (size,)} in float32."""
         values = self.importance.scores()
         if isinstance(self.importance, Taylor):
             values = {name: value.sqrt() for name, value in values.items()}

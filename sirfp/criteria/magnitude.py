@@ -10,10 +10,10 @@ from .registry import Criterion, register
 
 @register("magnitude")
 class Magnitude(Criterion):
-    """The mean, over the layers that make a group's channels, of the L1 norm of each channel's filter.
+    """The L1 norm of each channel's filter, averaged over the layers that make the group's channels.
 
-    The filters are the slices along the first dimension of weights (the second of transposed
-    convolutions), so a residual stream's score is the mean over all layers that add to it.
+    The filters are the slices along the first dimension of weights (the second for transposed convolutions). The score
+    of a residual stream is therefore the mean over all layers that add to it.
     """
 
     def scores(self) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Passes the features that a criterion asks for on to it while a model runs."""
+"""Passes features from a running model to a criterion."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..structure.groups import Feature
 from . import Criterion
 
 PERIOD = 5
-"""In a training run, statistics are taken at every so many iterations: it saves time, and consecutive iterations tell
-nearly the same, as weights change little between them."""
+"""A training run takes statistics in every PERIOD-th iteration. This saves time. Consecutive iterations give nearly the
+same statistics, because the weights change little between them."""
 
 
 class Observer:
-    """Joins a criterion to a model's forward passes; a context manager, or `attach` and `detach`.
+    """Connects a criterion to a model's forward passes. Use it as a context manager, or call `attach` and `detach`.
 
     Args:
         model: the model.
-        criterion: gets the features (`observe`) and the end of each iteration (`step`).
-        period: use every `period`-th iteration only, for 1 / period of the cost.
-        training: use passes in training mode only, so that an evaluation between two steps does not count.
+        criterion: receives the features (`observe`) and the end of each iteration (`step`).
+        period: only every `period`-th iteration is used, for 1 / period of the cost.
+        training: True to use only passes in training mode, so that an evaluation between two steps does not count.
     """
 
     def __init__(self, model: nn.Module, criterion: Criterion, period: int = 1, training: bool = False):
@@ -31,7 +31,7 @@ class Observer:
 
     @property
     def looking(self) -> bool:
-        """Whether this iteration is used."""
+        """True if this iteration is used."""
         return self.iteration % self.period == 0
 
     def attach(self) -> None:

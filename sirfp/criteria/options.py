@@ -1,20 +1,27 @@
-"""Options of criteria, read off their constructors: default, check and meaning stand there and nowhere else.
+"""Options of criteria, read from their constructors, which alone define each option's default, check and meaning.
 
-An option is a keyword-only parameter of a criterion's constructor. Its default is the parameter's, its type that of the
-annotation (or of the default), its check part of the annotation, its meaning the parameter's line in the docstring:
+An option is a keyword-only parameter of a criterion's constructor:
+
+- the default is the parameter's default;
+- the type is that of the annotation, or of the default if there is no annotation;
+- the check, such as `Within`, is part of the annotation;
+- the meaning is the parameter's entry in the docstring.
+
+For example:
 
     class Mine(Criterion):
-        '''What a channel is worth.
+        '''The norm of a filter.
 
         Args:
             power: exponent of the norm.
-            side: which side is looked at.
+            side: the side of the layer whose weights are used.
         '''
 
         def __init__(self, model, groups, *, seed=0, power: Annotated[float, Within(0)] = 2.0,
                      side: Literal["in", "out"] = "in"):
 
-`Criterion.check_options`, the command line's help and the table in docs/criteria.md are made from it.
+`Criterion.check_options`, the command line's help and the table in docs/criteria.md are generated from the
+constructors.
 """
 
 from __future__ import annotations
@@ -29,18 +36,18 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from ..errors import InputError, near
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-"""What a value of a type is called in messages."""
+"""{type: its name in messages}."""
 TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-"""Texts on a command line that are truth values."""
+"""{text on a command line: its truth value}."""
 
 
 @dataclass(frozen=True)
 class Within:
-    """An interval that an option's value must lie in; part of its annotation.
+    """An interval for an option's value; part of its annotation.
 
     Attributes:
         low, high: the ends.
-        ends: whether they belong to it: "[]", "(]", "[)" or "()".
+        ends: "[]", "(]", "[)" or "()"; a square bracket means that this end belongs to the interval.
     """
 
     low: float
@@ -48,7 +55,7 @@ class Within:
     ends: str = "[]"
 
     def check(self, value: float, called: str) -> None:
-        """Raises InputError unless a value lies in the interval; `called` is what the user knows it by."""
+        """Raises InputError unless a value is in the interval; `called` is the option's name in the message."""
         above = value > self.low or (value == self.low and self.ends[0] == "[")
         below = value < self.high or (value == self.high and self.ends[1] == "]")
         if not (above and below):
@@ -67,12 +74,12 @@ class Option:
     """An option of a criterion.
 
     Attributes:
-        name: the constructor's parameter, in lower case.
-        default: its default.
-        kind: bool, int, float, str, tuple or list; None: any value.
-        choices: the values there are; () for all of the kind.
-        within: the interval of a number; None for all.
-        meaning: its line in the docstring; "" without one.
+        name: the parameter's name, in lower case.
+        default: the default value.
+        kind: bool, int, float, str, tuple or list; None allows any value.
+        choices: the allowed values; () allows all values of the kind.
+        within: the interval of allowed numbers; None allows all.
+        meaning: the parameter's entry in the docstring; "" if there is none.
     """
 
     name: str
@@ -83,14 +90,14 @@ class Option:
     meaning: str
 
     def checked(self, value: Any, called: str = "") -> Any:
-        """A value as the constructor takes it: an int where a float is wanted becomes one, a list a tuple.
+        """Checks a value and converts it to the option's kind, e.g. an int to a float or a list to a tuple.
 
         Args:
-            value: as it was given.
-            called: what the user knows the option by, for messages: "SIRFP.OPTIONS.EMA"; its name by default.
+            value: the value as the user gave it.
+            called: the option's name in messages, e.g. "SIRFP.OPTIONS.EMA"; `name` by default.
 
         Raises:
-            InputError: it is of another type, outside the interval or none of the choices.
+            InputError: the value is of another type, outside the interval or none of the choices.
         """
         called = called or self.name
         if self.choices:
@@ -100,14 +107,14 @@ class Option:
         if self.kind in (tuple, list):
             several = (value,) if isinstance(value, str) else value
             if not isinstance(several, (tuple, list)):
-                raise InputError(f"{called} is a list, got {value!r}")
+                raise InputError(f"{called} must be a list, got {value!r}")
             return self.kind(several)
         if self.kind is None:
             return value
         number = isinstance(value, (int, float) if self.kind is float else int) and not isinstance(value, bool)
         fits = number if self.kind in (int, float) else isinstance(value, self.kind)
         if not fits:
-            raise InputError(f"{called} is {KINDS[self.kind]}, got {value!r}")
+            raise InputError(f"{called} must be {KINDS[self.kind]}, got {value!r}")
         if self.kind is float and not math.isfinite(value):
             raise InputError(f"{called} must be finite, got {value}")
         if self.within is not None:
@@ -115,7 +122,7 @@ class Option:
         return self.kind(value)
 
     def from_text(self, text: str, called: str = "") -> Any:
-        """A value from a word of a command line, checked; items of a list are separated by commas.
+        """Converts a word of a command line to a value and checks it. Commas separate the items of a list.
 
         Raises:
             InputError: see `checked`.
@@ -134,7 +141,7 @@ class Option:
 
     @property
     def values(self) -> str:
-        """The values there are, in words: "a number in [0, 1)"."""
+        """The allowed values in words, e.g. "a number in [0, 1)"."""
         if self.choices:
             return self._listed()
         if self.kind is None:
@@ -148,7 +155,10 @@ class Option:
 
 @functools.cache
 def options_of(cls: Any) -> dict[str, Option]:
-    """The options of a class's constructor by name, and those of its base where it passes them on (`**options`)."""
+    """Returns the options of a class's constructor by name, {name: option}.
+
+    If the constructor takes `**options`, the options of the base class are added.
+    """
     if "__init__" not in vars(cls) and cls.__base__ is not None:
         return options_of(cls.__base__)
     signature = inspect.signature(cls.__init__).parameters.values()
@@ -180,7 +190,7 @@ def _option(parameter: inspect.Parameter, hints: dict[str, Any], meanings: dict[
 
 
 def _hints(cls: Any) -> dict[str, Any]:
-    """The constructor's annotations; none where they name what only a type checker imports."""
+    """Returns the constructor's annotations; {} if one names a type that is imported for type checkers only."""
     try:
         return get_type_hints(cls.__init__, include_extras=True)
     except (NameError, TypeError, AttributeError):
@@ -188,7 +198,8 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 
 def _meanings(cls: Any) -> dict[str, str]:
-    """The lines of `Args:` in a class's own docstring, or its constructor's, {parameter: text in one line}."""
+    """Returns the entries of `Args:` in the docstrings of a class and its constructor, {parameter: text in one line}.
+    """
     found: dict[str, str] = {}
     for owner in (cls.__init__, cls):
         block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", inspect.cleandoc(owner.__doc__ or ""), re.MULTILINE)

@@ -11,7 +11,7 @@ from .registry import Criterion, register
 
 @register("random")
 class Random(Criterion):
-    """Independent uniform scores, the same for the same seed and group name."""
+    """Independent uniform scores; equal seeds and group names give equal scores."""
 
     def scores(self) -> dict[str, torch.Tensor]:
         result = {}

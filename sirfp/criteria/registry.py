@@ -1,4 +1,4 @@
-"""The registry of criteria and what a criterion is."""
+"""The base class of criteria, and their registry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .options import Option, options_of
 
 
 class Criteria(Registry[type["Criterion"]]):
-    """The registry of criteria. Iterating gives names, as scripts have `sorted(CRITERIA)`."""
+    """The registry of criteria. Iterating gives the names, so that scripts can write `sorted(CRITERIA)`."""
 
     def __init__(self) -> None:
         super().__init__("criterion")
@@ -37,10 +37,11 @@ def register(name: str) -> Callable[[type], type]:
 
 
 class Criterion:
-    """Scores the channels of a model's groups; the lowest go first.
+    """Scores the channels of a model's groups; channels with the lowest scores are removed first.
 
-    One that looks at features names them (`features`) and gets each module's output (`observe`) while the model runs;
-    one that looks at gradients reads them off the model's parameters in `step`. `sirfp.criteria.observer` attaches it.
+    A criterion that uses features lists them (`features`) and receives each module's output (`observe`) while the model
+    runs. A criterion that uses gradients reads them from the model's parameters in `step`. `sirfp.criteria.observer`
+    connects a criterion to the model.
 
     Options are keyword-only parameters of a subclass's constructor (`sirfp.criteria.options`); their values are checked
     before the constructor runs.
@@ -48,12 +49,12 @@ class Criterion:
     Args:
         model: the model.
         groups: its channel groups.
-        seed: of what is random.
+        seed: the seed of random numbers.
 
     Attributes:
-        needs: what it takes to score: "weights" alone, "features" of forward passes, or "gradients" of losses.
-        cost_exponent: channels are ranked by their score over what they cost to the power of this: 0, by score alone;
-            1, by score for each multiply-add (`sirfp.budget.allocation.worth_for_cost`).
+        needs: the data that scores need: only "weights", "features" of forward passes, or "gradients" of losses.
+        cost_exponent: channels are ranked by their score divided by their cost to this power: 0 ranks by score alone, 1
+            by score per multiply-add (`sirfp.budget.allocation.worth_for_cost`).
     """
 
     name: str = ""
@@ -68,70 +69,73 @@ class Criterion:
         self.model, self.groups, self.seed = model, tuple(groups), seed
 
     def features(self) -> tuple[Feature, ...]:
-        """The features it wants to see, each module once."""
+        """Returns the features that the criterion observes, each module once."""
         return features_of(self.groups) if self.needs == "features" else ()
 
     def observe(self, feature: Feature, x: torch.Tensor) -> None:
-        """Takes in one output of a feature's module, (N, C, ...) before the activation, detached."""
+        """Receives one output of a feature's module, (N, C, ...), before the activation and detached."""
 
     def step(self) -> None:
-        """An iteration ends (after `backward`, where there is one)."""
+        """Ends an iteration. It is called after `backward`, if there is one."""
 
     def scores(self) -> dict[str, torch.Tensor]:
-        """The worth of each channel, {group name: (size,)}; comparable between groups."""
+        """Returns the worth of each channel, {group name: (size,)}, comparable between groups."""
         raise NotImplementedError
 
     def refine(self, group: Group, kept: torch.Tensor) -> torch.Tensor:
-        """A better choice of as many channels of a group than its best-scored, where the criterion knows one.
+        """Returns a better choice of equally many channels of a group, if the criterion knows one.
 
         Args:
-            group: one of its groups.
-            kept: (k,) int64, the channels that stay by `scores`, ascending.
+            group: one of the criterion's groups.
+            kept: the channels chosen by `scores`, (k,) int64, ascending.
 
         Returns:
-            (k,) int64, ascending.
+            The channels to keep, (k,) int64, ascending.
         """
         return kept
 
     @property
     def left_out(self) -> int:
-        """Images of this process that were left out of the statistics, as they gave features that are not finite."""
+        """Number of images of this process that were skipped because their features were not finite."""
         return 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Statistics so far: tensors and plain numbers only."""
+        """Returns the statistics so far: tensors and plain numbers only."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores statistics."""
+        """Restores the statistics that `state_dict` returned."""
 
     def reduce(self) -> None:
-        """Joins the statistics of all processes; a no-op on one."""
+        """Combines the statistics of all processes; does nothing on a single process."""
 
     @classmethod
     def options(cls) -> Mapping[str, Option]:
-        """Its options by name, in the order of its constructor; the base's follow where `**options` passes them on."""
+        """Returns the options by name, in the order of the constructor.
+
+        If the constructor takes `**options`, the options of the base class follow.
+        """
         kind: Any = cls
         return options_of(kind)
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """The default of each option."""
+        """Returns the default of each option, {name: value}."""
         return {name: option.default for name, option in cls.options().items()}
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any], called: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """Checks options, before there is a model; a subclass may add checks that concern several of them.
+        """Checks options, before there is a model. A subclass may add checks that concern several options.
 
         Args:
             options: values by name.
-            called: what the user knows an option by, e.g. {"ema": "SIRFP.OPTIONS.EMA"}; its name by default.
+            called: names of options in messages, e.g. {"ema": "SIRFP.OPTIONS.EMA"}; the option's own name by default.
 
         Returns:
             The values as the constructor takes them.
 
         Raises:
-            InputError: it has no such option (the nearest is named), or not with this value.
+            InputError: the criterion has no such option (the message names the nearest), or the value is not allowed.
         """
         called = called or {}
         for name in options:
@@ -143,15 +147,15 @@ class Criterion:
 
 
 def features_of(groups: Iterable[Group]) -> tuple[Feature, ...]:
-    """The features whose channels the groups hold, each module once."""
+    """Returns the features whose channels the groups hold, each module once."""
     return tuple({f.module: f for group in groups for f in group.features}.values())
 
 
 def described() -> list[tuple[str, str, str, str, str]]:
-    """Every option of every criterion, for tables and help.
+    """Returns every option of every criterion, for tables and help.
 
     Returns:
-        (name, criteria, default, values, meaning); criteria that share an option share a row.
+        (name, criteria, default, values, meaning) of each option. Criteria that share an option share a row.
     """
     rows: dict[tuple[str, str, str, str], list[str]] = {}
     for criterion, cls in CRITERIA.items():
@@ -173,7 +177,7 @@ def build_criterion(
     """Builds a criterion by name.
 
     Raises:
-        InputError: there is none of that name (the known are listed), or it takes no such option or value.
+        InputError: no criterion has this name (the message lists the names), or an option or its value is not allowed.
     """
     cls = CRITERIA.find(name)
     return cls(model, groups, seed=seed, **cls.check_options(options))

@@ -22,31 +22,34 @@ from .registry import Criterion, features_of, register
 
 @register("sirfp")
 class SIRFP(Criterion):
-    """Minus the redundancy sum of each channel at the moment the greedy clique removes it.
+    """Minus the sum of a channel's redundancies with the remaining channels when the greedy clique search removes it.
 
-    The features are the outputs of the normalisation layers a group runs through, before the activation;
-    of a group without any, the outputs of the convolutions or linear layers that make it.
+    The features are the outputs of the norm layers that a group runs through, before the activation. For a group
+    without norm layers, they are the outputs of the convolutions or linear layers that make its channels.
 
     Args:
         model: the model.
         groups: its channel groups.
         seed: not used.
-        ema: share of the past in the moving average over iterations.
-        edge_weight: lambda, the weight of the Sobel edge term of DCFP in the score; 0.2 to 0.4 on large images in the
+        ema: decay of the moving average over iterations.
+        edge_weight: weight of the Sobel edge term of DCFP in the score (lambda); 0.2 to 0.4 on large images in the
             reference, 0 on ADE20K. Only useful with per_position false: otherwise redundancies are H x W times larger.
-        edge_prefixes: groups whose names begin so get the edge term (the reference: the backbone's).
-        coupled: how layers that share channels are scored: graph makes one matrix of them, the mean of the members';
-            union (the reference) scores each member alone and gives a channel the highest score of any member.
-        self_similarity: whether the redundancy sum has the term i = j; the reference's code has it, the paper has not.
-        normalize: norm over positions that each map is divided by; l1 in the paper, l2 makes redundancy the cosine.
+        edge_prefixes: prefixes of the names of groups that have the edge term (in the reference, those of the
+            backbone).
+        coupled: scoring of layers that share channels. graph scores the mean of their redundancy matrices; union (the
+            reference) scores each layer alone and gives a channel its highest score.
+        self_similarity: add the term i = j to the redundancy sum, as in the reference's code; the paper has no such
+            term.
+        normalize: the norm over positions that each map is divided by. The paper uses l1; with l2 redundancy is the
+            cosine.
         per_position: multiply a layer's redundancies by the number of positions of its maps. L1-normalised maps of P
-            positions have inner products of about 1 / P, so without it (the paper) the layers of low resolution lose
-            most of their channels.
-        stride: use every stride-th row and column of a map (at least 4 of each), others at each iteration: an unbiased
-            estimate for 1 / stride^2 of the cost.
-        pooled: use globally pooled features in place of maps (an ablation).
-        search: greedy (the paper); local exchanges channels of each layer, at the same width, until no exchange makes
-            a better clique.
+            positions have inner products of about 1 / P. Without the factor (the paper), layers of low resolution
+            therefore lose most of their channels.
+        stride: use only every stride-th row and column of a map (at least 4 of each), with another offset at each
+            iteration: an unbiased estimate for 1 / stride^2 of the cost.
+        pooled: use globally pooled features instead of maps (an ablation).
+        search: greedy (the paper) or local. local then exchanges channels within each layer, at the same width, until
+            no exchange makes a better clique.
     """
 
     needs = "features"
@@ -92,14 +95,14 @@ class SIRFP(Criterion):
             average.step()
 
     def matrix(self, group: Group) -> torch.Tensor:
-        """The redundancy matrix of a group, the mean of its members', (size, size) in float32."""
+        """Returns the redundancy matrix of a group, the mean over its features, (size, size) in float32."""
         return torch.stack(self._members(group)).mean(0)
 
     def scores(self) -> dict[str, torch.Tensor]:
-        """The worth of each channel; a group without features gets the highest score, so that it is pruned last.
+        """Returns the worth of each channel. Groups without features get the highest score, so they are pruned last.
 
         Raises:
-            InputError: if no features were seen.
+            InputError: no features were seen.
         """
         if self.averages and not any(average.images for average in self.averages.values()):
             what = f"no finite features, in {self.left_out} images" if self.left_out else "no features"
@@ -122,7 +125,7 @@ class SIRFP(Criterion):
         return result | {group.name: torch.full((group.size,), top) for group in blind}
 
     def vertices(self) -> dict[str, torch.Tensor]:
-        """Vertex weights of groups, {group name: (size,)}; redundancy alone has none."""
+        """Returns vertex weights of groups, {group name: (size,)}; none here, where redundancy alone counts."""
         return {}
 
     def refine(self, group: Group, kept: torch.Tensor) -> torch.Tensor:
@@ -158,7 +161,7 @@ class SIRFP(Criterion):
 
     @property
     def left_out(self) -> int:
-        """Images with features that were not finite, in the layer that saw most of them."""
+        """Number of images with features that were not finite, in the layer that had most of them."""
         return max((average.skipped for average in self.averages.values()), default=0)
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,7 +177,7 @@ class SIRFP(Criterion):
 
 
 def _block(matrix: torch.Tensor, feature: Feature) -> torch.Tensor:
-    """The part of a module's matrix that a group's atoms have, mean over the channels of each atom."""
+    """Returns the part of a module's matrix for a group's atoms, averaged over the channels of each atom."""
     index = torch.as_tensor(feature.index)
     size, times = index.shape
     if times == 1 and size == len(matrix) and bool((index[:, 0] == torch.arange(size)).all()):

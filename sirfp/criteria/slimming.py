@@ -1,5 +1,7 @@
-"""Network Slimming: the scale of a channel's norm layer (Liu et al., Learning Efficient Convolutional Networks through
-Network Slimming, ICCV 2017, section 3)."""
+"""Network Slimming: the scale of a channel's norm layer.
+
+Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017, section 3.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,14 @@ from .registry import Criterion, register
 
 @register("slimming")
 class Slimming(Criterion):
-    """|gamma|, the mean over the norm layers that a group runs through, and over the channels of an atom.
+    """The mean of |gamma| over the norm layers that a group runs through, and over the channels of an atom.
 
-    The method trains with an L1 penalty on gamma first: the hook `SlimmingPenalty`. A gamma that is a buffer (FrozenBN)
-    is used too, though the penalty does not change it. A group without any norm layer that scales channels is scored
-    by the L2 norm of its filters, which is to inputs of unit variance what |gamma| is: the standard deviation of the
-    channel (the mean over the layers that make the channels).
+    The method first trains with an L1 penalty on gamma: the hook `SlimmingPenalty`. A gamma that is a buffer (FrozenBN)
+    is used too, although the penalty does not change it.
+
+    A group without norm layers that scale channels is scored by the L2 norm of its filters, averaged over the layers
+    that make the channels. Like |gamma| after a norm, this is the standard deviation of the channel, if the inputs have
+    unit variance.
     """
 
     def scores(self) -> dict[str, torch.Tensor]:

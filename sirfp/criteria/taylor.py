@@ -1,5 +1,8 @@
-"""Taylor-FO: how much of the loss a channel carries, to first order (Molchanov et al., Importance Estimation for Neural
-Network Pruning, CVPR 2019, section 3; the gate after batch normalisation, which their experiments favour)."""
+"""Taylor-FO: the change of the loss without a channel, to first order.
+
+Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019, section 3. The gate is after batch
+normalisation, which their experiments favour.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,12 @@ from .registry import register
 class Taylor(GradientCriterion):
     """The mean over iterations of (the sum over a channel's weights of gradient * weight)^2.
 
-    The weights are gamma and beta of the norm layers that a group runs through: gradient times weight, summed over
-    both, is the derivative by a gate on the layer's output. In a group without a trainable gamma (FrozenBN, or no
-    norm) they are its filters and their biases. Layers that share channels make one set: their sums are added before
-    they are squared, as the paper does for weights that go together. A group without gradients (layers frozen in
-    training) goes last.
+    The weights are gamma and beta of the norm layers that a group runs through. Gradient times weight, summed over
+    both, is the derivative with respect to a gate on the layer's output. In a group without a trainable gamma
+    (FrozenBN, or no norm) the weights are its filters and their biases.
+
+    If several layers share channels, their sums are added before they are squared, as the paper does for weights that
+    are removed together. A group without gradients (layers frozen in training) is pruned last.
     """
 
     def __init__(self, model: nn.Module, groups: Iterable[Group], *, seed: int = 0):

@@ -91,9 +91,9 @@ def test_files_over_each_other(tmp_path, key):
         ("COUPLED", "bogus", "must be graph or union, got 'bogus'"),
         ("NORMALIZE", "bogus", "must be l1 or l2, got 'bogus'"),
         ("EMA", "1.0", "must lie in [0, 1), got 1.0"),
-        ("EMA", "much", "is a number, got 'much'"),
+        ("EMA", "much", "must be a number, got 'much'"),
         ("EDGE_WEIGHT", "-1", "must be at least 0, got -1"),
-        ("POOLED", "3", "is true or false, got 3"),
+        ("POOLED", "3", "must be true or false, got 3"),
         ("COST_EXPONENT", "-0.5", "must be at least 0"),
     ],
 )

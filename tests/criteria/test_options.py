@@ -88,12 +88,12 @@ def test_values_are_made_what_the_constructor_takes(given, taken):
     [
         ({"power": 0}, "KEY must lie in (0, 4], got 0"),
         ({"power": float("nan")}, "KEY must be finite"),
-        ({"power": True}, "KEY is a number, got True"),
-        ({"power": "much"}, "KEY is a number, got 'much'"),
+        ({"power": True}, "KEY must be a number, got True"),
+        ({"power": "much"}, "KEY must be a number, got 'much'"),
         ({"side": "inn"}, "KEY must be in or out, got 'inn'; did you mean in"),
-        ({"count": 2.5}, "KEY is a whole number, got 2.5"),
-        ({"flag": 1}, "KEY is true or false, got 1"),
-        ({"names": 3}, "KEY is a list, got 3"),
+        ({"count": 2.5}, "KEY must be a whole number, got 2.5"),
+        ({"flag": 1}, "KEY must be true or false, got 1"),
+        ({"names": 3}, "KEY must be a list, got 3"),
         ({"powr": 3}, "KEY: criterion 'mine' takes no option 'powr'; it takes power, side, count"),
     ],
 )

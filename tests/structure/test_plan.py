@@ -249,8 +249,8 @@ def test_an_unwritable_place_is_said(tmp_path):
         ({"colour": 1}, "takes no option 'colour'"),
         ({"ignore": ["nothing.here"]}, "matches"),
         ({"keep_flops": 0.0001}, "cannot be reached"),
-        ({"criterion": "sirfp"}, "give it batches as calibration"),
-        ({"criterion": "sirfp", "calibration": []}, "held no batch"),
+        ({"criterion": "sirfp"}, "give calibration batches"),
+        ({"criterion": "sirfp", "calibration": []}, "no calibration batches"),
     ],
 )
 def test_wrong_arguments_are_said_and_change_nothing(change, said):
