@@ -1,4 +1,4 @@
-"""Cuts a network by a plan, and compensates the layers that read removed channels for what these emitted."""
+"""Cuts a network by a plan, and corrects the layers that read removed channels for the constants of these channels."""
 
 from .cut import apply, cuts_for, give_bias, refresh
 

@@ -1,10 +1,10 @@
 """Compensation: corrects the layers that read removed channels.
 
-If the moments of a layer's input are known, it is reconstructed from the channels that are kept
-(`sirfp.surgery.reconstruction`); otherwise it is corrected for the constants that the removed channels emitted. A
+If the moments of a layer's input are known, the layer is reconstructed from the kept channels
+(`sirfp.surgery.reconstruction`). Otherwise it is corrected for the constants that the removed channels emitted. A
 channel whose norm has scale zero emits `act(beta)`, with beta the norm's shift (docs/method.md, section 3; the paper's
-reference code). The trace follows these constants c through activations, sums, pooling and concatenation, so a layer
-that reads removed channels i at kernel positions k loses `sum_i sum_k W[:, i, k] c_i`.
+reference code). The trace follows these constants c through activations, sums, pooling and concatenation. A layer that
+reads removed channels i at kernel positions k therefore loses `sum_i sum_k W[:, i, k] c_i`.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ def compensate(
 ) -> tuple[str, ...]:
     """Corrects the layers of the dense model that read removed channels, in place and before the cut.
 
-    A layer's constant is subtracted from the running mean of the batch norm behind it, if that is the layer's only
-    consumer and normalises no other layer; otherwise it is added to the layer's bias. A layer that is called several
-    times is corrected only if the constants of all calls are equal, or each call has its own norm.
+    A layer's constant is subtracted from the running mean of the batch norm behind the layer, if this norm is the
+    layer's only consumer and normalises no other layer. Otherwise the constant is added to the layer's bias. A layer
+    that is called several times is corrected only if the constants of all calls are equal or each call has its own
+    norm.
 
     Args:
         model: the dense model.
         found: its groups.
         keep: the atoms to keep, (atoms,) of bool.
         optimizer: new biases are added to its parameter groups.
-        moments: the moments of layers' inputs; layers without are corrected for constants only.
+        moments: the moments of layers' inputs; layers without moments are corrected for constants only.
 
     Returns:
-        The modules that were given a bias since they had none.
+        The names of the modules that had no bias and were given one.
     """
     given: list[str] = []
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -74,16 +75,19 @@ def _place(
     given: list[str],
     optimizer: torch.optim.Optimizer | None,
 ) -> bool:
-    """Adds the constants of a layer's calls to running means or to its bias; returns False if neither is possible.
+    """Corrects a layer by constants, in the running means behind it or in its bias.
 
     Args:
         model: the model.
         state: its parameters and buffers by name.
         emissions: one for each call of the layer.
         shifts: the constant of each call, (O,).
-        equal: True if the calls read equal constants.
-        given: the name of the module is appended if it is given a bias.
+        equal: True if the constants of all calls are equal.
+        given: names of modules that were given a bias; the layer's name is appended if it is given one.
         optimizer: a new bias is added to its parameter groups.
+
+    Returns:
+        False if neither is possible.
     """
     norms = {e.norm_mean: shift for e, shift in zip(emissions, shifts, strict=True) if e.norm_mean is not None}
     has_norms = all(e.norm_mean is not None for e in emissions)
@@ -112,7 +116,7 @@ def _constants(emission: Emission, keep: np.ndarray) -> torch.Tensor:
 
 
 def _shift(weight: torch.Tensor, constants: torch.Tensor, groups: int) -> torch.Tensor:
-    """Returns the layer's output for the known constants, (O,); unknown ones count as 0."""
+    """Returns the layer's output for the known constants, (O,); unknown constants count as 0."""
     kernel = weight.detach().reshape(groups, -1, weight.shape[1], *weight.shape[2:])
     kernel = kernel.flatten(3).sum(3) if kernel.dim() > 3 else kernel
     known = constants.to(weight).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
@@ -120,7 +124,7 @@ def _shift(weight: torch.Tensor, constants: torch.Tensor, groups: int) -> torch.
 
 
 def _add_to_bias(model: nn.Module, weight: str, shift: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> str:
-    """Adds to the bias of a layer, which is given one if it has none.
+    """Adds to the bias of a layer. A layer without a bias is given one.
 
     Returns:
         "given" if the layer had no bias, "added" if it had one, "" if it cannot have one.

@@ -1,4 +1,4 @@
-"""Cuts a model by a plan: its parameters, buffers, the attributes that repeat a size, and the optimizer's state.
+"""Cuts a model by a plan: parameters, buffers, the attributes that hold a size, and the optimizer's state.
 
 The model is not run, so a plan read from a file cuts a new dense model without example inputs.
 """
@@ -27,7 +27,7 @@ def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:
         keep: the atoms to keep, (atoms,) of bool, in the order of the groups.
 
     Returns:
-        One cut for all tensors that keep the same indices; dimensions that lose nothing are left out.
+        One cut for all tensors that keep the same indices. Dimensions that lose nothing have no cut.
     """
     removed: dict[tuple[str, int], list[np.ndarray]] = {}
     for group in found:
@@ -50,10 +50,10 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
     Args:
         model: the dense model that the plan was made for.
         plan: the plan.
-        optimizer: its state (such as momentum) is cut along with the parameters.
+        optimizer: its state (such as momentum) is cut together with the parameters.
 
     Raises:
-        InputError: the plan was made for another model, which is then left unchanged.
+        InputError: the plan was made for another model. The model is then unchanged.
     """
     pieces, given = _fitting(model, plan)
     modules = dict(model.named_modules())
@@ -75,7 +75,8 @@ def _fitting(
     """Checks that a plan fits a model.
 
     Returns:
-        What the plan keeps of each tensor, {name: [(dimension, indices)]}, and the modules that it gives a bias.
+        The kept indices of each tensor that is cut, {name: [(dimension, indices)]}, and the modules that are given a
+        bias.
 
     Raises:
         InputError: see `apply`.
@@ -100,7 +101,8 @@ def _fitting(
                 raise InputError(f"the plan is for another model: this one has no {name!r}")
             if dim >= len(shape) or shape[dim] != cut.size:
                 raise InputError(
-                    f"the plan is for another model: {name!r} here is {shape}, not {cut.size} in dim {dim}"
+                    f"the plan is for another model: {name!r} has shape {shape}, expected size {cut.size} "
+                    f"in dimension {dim}"
                 )
             if dim in [d for d, _ in pieces.setdefault(known, [])]:
                 raise InputError(f"the plan is broken: it cuts dimension {dim} of {name!r} twice")
@@ -123,7 +125,7 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
             new = _select(tensor.detach(), pieces)
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-            if optimizer is not None:  # without one, each dense tensor is freed as soon as it is cut
+            if optimizer is not None:  # without an optimizer, each dense tensor is freed when it is cut
                 replaced[tensor] = (new, pieces)
         new.__dict__.update(tensor.__dict__)  # attributes that other code set, such as timm's `group_name`
         for module, leaf in owners[id(tensor)]:
@@ -176,7 +178,7 @@ def _cut_optimizer(optimizer: torch.optim.Optimizer, replaced: Mapping) -> None:
             if isinstance(value, torch.Tensor) and value.shape == old.shape and value.dim() > 0:
                 state[key] = _select(value, pieces)
         if all(not isinstance(v, torch.Tensor) or v.dim() == 0 or v.shape == new.shape for v in state.values()):
-            optimizer.state[new] = state  # factored statistics cannot be cut: they start from nothing
+            optimizer.state[new] = state  # factored statistics cannot be cut, so they are reset
 
 
 def _sizes(module: nn.Module) -> dict[str, int]:
@@ -186,7 +188,7 @@ def _sizes(module: nn.Module) -> dict[str, int]:
 
 
 def refresh(module: Any, old: Mapping[str, int], cuts: Mapping[str, list]) -> None:
-    """Sets the attributes of a module that repeat a size, from its tensors after the cut.
+    """Updates the attributes of a module that hold a size, from its tensors after the cut.
 
     Args:
         module: the module whose tensors were cut.

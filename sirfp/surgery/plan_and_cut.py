@@ -1,4 +1,4 @@
-"""The whole operation on a model: make up for the channels that go, write the plan, cut."""
+"""Prunes a model to a choice of channels: compensates for the removed channels, makes the plan, and cuts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cut_to(
     """Cuts a model, in place, to a choice, and records the choice's budget in the plan.
 
     Args:
-        choice: the atoms that stay, and the budget that they meet.
+        choice: the atoms to keep, and the budget that they meet.
         model, found, criterion, bias_correction, optimizer, moments: as in `cut`.
 
     Returns:
@@ -56,11 +56,11 @@ def cut(
     Args:
         model: the model in which the groups were found.
         found: the groups.
-        keep: which atoms stay, (atoms,) of bool.
-        criterion: the name that the plan records.
-        bias_correction: whether to compensate for what removed channels emitted.
-        optimizer: its state is cut along.
-        moments: second moments of the layers' inputs (`take_moments`); with them the layers that read removed channels
+        keep: the atoms to keep, (atoms,) of bool.
+        criterion: name of the criterion, recorded in the plan.
+        bias_correction: True to compensate for the constants that removed channels emitted.
+        optimizer: its state is cut together with the parameters.
+        moments: second moments of the layers' inputs (`take_moments`). If given, the layers that read removed channels
             are reconstructed.
 
     Returns:
@@ -73,12 +73,12 @@ def cut(
 
 
 def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases: tuple[str, ...] = ()) -> PruningPlan:
-    """The plan of a choice of atoms.
+    """Returns the plan for a choice of atoms.
 
     Args:
         found: the groups.
-        keep: which atoms stay, (atoms,) of bool.
-        criterion: the name that the plan records.
+        keep: the atoms to keep, (atoms,) of bool.
+        criterion: name of the criterion, recorded in the plan.
         biases: modules that were given a bias, which the dense model lacks.
     """
     cuts = cuts_for(found, keep)

@@ -1,11 +1,13 @@
-"""Reconstruction: refits the layers that read removed channels, so that they read the kept channels instead.
+"""Reconstruction: refits the layers that read removed channels, so that kept channels replace the removed ones.
 
 Each removed channel `x_r` of a layer's input is predicted from the kept ones, `x_r ~ b_r + sum_k B_rk x_k` (ridge
 regression on training images). The prediction is then folded into the layer's weights, `W_k += sum_r W_r B_rk`, and
-`sum_r W_r b_r` is added to its bias. Since the sum over channels and the convolution over space commute, this is valid
-for kernels of any size. It is the feature reconstruction of He et al., Channel Pruning for Accelerating Very Deep
-Neural Networks, ICCV 2017, section 3.1, solved for all layers at once on the dense network's features. A layer that is
-reconstructed needs no bias compensation (docs/method.md, section 3).
+`sum_r W_r b_r` is added to its bias. This is valid for kernels of any size, because the sum over channels and the
+convolution over space commute.
+
+It is the feature reconstruction of He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017,
+section 3.1, but all layers are solved together, on the dense network's features. A reconstructed layer needs no bias
+compensation (docs/method.md, section 3).
 """
 
 from __future__ import annotations
@@ -23,16 +25,17 @@ from ..network.forward import call
 from ..structure.groups import ChannelGroups
 
 BATCHES = 16
-"""Batches on which layers are fitted by default, in `sirfp.prune`, `sirfp prune` and training runs."""
+"""Default number of batches on which layers are fitted, in `sirfp.prune`, `sirfp prune` and training runs."""
 ROWS = 4096
-"""The most positions of one call that are looked at. It bounds the time of a call's product, and neighbouring positions
-of a map are much alike."""
+"""Maximum number of positions of one call that are used. It bounds the time of a call's product. Neighbouring positions
+of a map are similar."""
 WIDEST = 4096
-"""The most input channels of a layer that is reconstructed. Its moments are a matrix with that many rows: 32 MiB
-for the lower half in float32, 128 MiB for all in float64 while it is solved. Wider layers are only compensated."""
+"""Maximum number of input channels of a layer that is reconstructed. The moments are a matrix with this many rows: 32
+MiB for the lower half in float32, 128 MiB for the whole matrix in float64 when it is solved. Wider layers are only
+corrected for constants."""
 RIDGE = 0.01
-"""Added to each variance, as a share of it. Removed channels are predicted from few batches: without it, channels that
-are nearly linear combinations of one another would get large weights that fit noise."""
+"""The ridge: this share of each variance is added to it. Removed channels are predicted from few batches. Without a
+ridge, channels that are nearly linear combinations of one another would get large weights that fit noise."""
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 Moments = dict[str, torch.Tensor]
@@ -46,15 +49,15 @@ def take_moments(
     """Runs batches through a model and sums up the second moments of the inputs of layers that read prunable channels.
 
     Args:
-        model: the model, in the mode in which it is to run.
+        model: the model; it runs in its present mode.
         found: its groups.
         batches: the inputs of each call.
         run: calls the model with a batch.
 
     Returns:
         {weight's name: moments} for ungrouped convolutions and linear layers of at most `WIDEST` input channels I. The
-        moments are those of the input's channels with a constant 1 appended: the lower half of a symmetric matrix, row
-        by row, ((I + 1) * (I + 2) / 2,) in float32, summed over the processes of a run.
+        moments are those of the input's channels with a constant 1 appended. They are stored as the lower half of a
+        symmetric matrix, row by row, ((I + 1) * (I + 2) / 2,) in float32, summed over the processes of a run.
     """
     sums: Moments = {}
     with ExitStack() as handles:
@@ -88,7 +91,7 @@ def _adder(total: torch.Tensor, dim: int) -> Callable:
     """Returns a pre-hook that adds the second moments of a layer's input to `total`.
 
     Args:
-        total: the sum, packed, changed in place.
+        total: the packed sum, changed in place.
         dim: the channel dimension of the input.
     """
     calls = 0
@@ -126,7 +129,7 @@ def fit(moments: torch.Tensor, gone: np.ndarray, ridge: float = RIDGE) -> tuple[
     Args:
         moments: the packed moments of the input, see `take_moments`.
         gone: the removed channels, (I,) of bool.
-        ridge: the share of its variance that is added to each variance.
+        ridge: this share of each variance is added to it.
 
     Returns:
         Factors (kept, removed) and constants (removed,), in float64.
