@@ -1,8 +1,8 @@
 """Builds atoms and groups from the labels of a trace.
 
 Channels with tied labels form a *component*, which must be kept or removed as a whole. A component has indices in one
-or more *places*, dimensions of parameters and buffers. A component that nothing froze is an *atom*, the unit of
-pruning. Atoms with indices in the same places form a *group* and compete with each other.
+or more *places*, which are dimensions of parameters and buffers. A component without frozen labels is an *atom*, the
+unit of pruning. Atoms with indices in the same places form a *group* and compete with each other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Stat
 
 
 def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Returns the model's parameters and floating-point buffers by name, shared ones once."""
+    """Returns the model's parameters and floating-point buffers by name, with shared tensors listed once."""
     state: dict[str, torch.Tensor] = dict(model.named_parameters())
     state.update((n, b) for n, b in model.named_buffers() if b.is_floating_point())
     return state
@@ -33,8 +33,8 @@ class _Components:
 
     Attributes:
         of: the component of each label, (labels,).
-        frozen: {component that must be kept: why}.
-        inexact: {component whose removal changes a statistic: why}.
+        frozen: {component that must be kept: reason}.
+        inexact: {component whose removal changes a statistic: reason}.
     """
 
     of: np.ndarray
@@ -53,8 +53,9 @@ class _Places:
     Attributes:
         names: the (tensor, dimension) of each place.
         makes: True for a place that is the output dimension of its layer.
-        blocks: {signature: blocks of the components that have it}. A block holds the rows (component, place, index in
-            the place) of one component, (R, 3), sorted; its signature is the sequence of its places, as bytes.
+        blocks: {signature: blocks of the components with this signature}. A block holds the rows (component, place,
+            index in the place) of one component, (R, 3), sorted. The signature is the component's sequence of places,
+            as bytes.
     """
 
     names: list[tuple[str, int]]
@@ -69,7 +70,7 @@ def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dic
         model: the model that was traced.
         trace: the trace.
         state: the model's tensors by name (`state_tensors`).
-        widths: the labels of the widths that modules announce, {module: {feature: labels}}.
+        widths: {module: {feature: labels of its channels}}, for the widths that modules announce.
         outputs: {module: labels of each dimension of its output}.
     """
     components = _components(trace)
@@ -95,7 +96,7 @@ def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dic
 
 
 def _components(trace: ChannelTrace) -> _Components:
-    """Joins tied labels to components. Of several reasons to freeze a component the first noted is kept."""
+    """Joins tied labels to components. If there are several reasons to freeze a component, the first is kept."""
     of = trace.labels.components()
     frozen: dict[int, str] = {}
     for labels, reason in reversed(trace.labels.frozen):
@@ -130,7 +131,7 @@ def _places(model: nn.Module, trace: ChannelTrace, state: dict, components: _Com
 def _groups(
     places: _Places, components: _Components, features: list
 ) -> tuple[tuple[Group, ...], tuple[Frozen, ...], np.ndarray]:
-    """Makes one group of the components of each signature, in the order of the model.
+    """Makes one group from the components of each signature, in the order of the model.
 
     Returns:
         The groups, the frozen channels, and the atom of each component, (components,), -1 if it is frozen.
@@ -215,7 +216,7 @@ def _lead(signature: np.ndarray, making: list[bool]) -> int:
 
 
 def makes(model: nn.Module, name: str, dim: int, tensor: torch.Tensor) -> bool:
-    """True if a dimension is the output dimension of a layer's weight; False for scales, such as of shape (C, 1, 1)."""
+    """True if a dimension is the output dimension of a layer's weight; False for scales, e.g. of shape (C, 1, 1)."""
     module = model.get_submodule(name.rpartition(".")[0])
     weight = isinstance(tensor, nn.Parameter) and sides(tensor) > 1
     return weight and dim == (1 if getattr(module, "transposed", False) else 0)
@@ -232,7 +233,8 @@ def _features(
     """Lists every module whose output holds channels, once.
 
     Returns:
-        For each the feature (its index still empty), the channels sorted by component, and the components so sorted.
+        (feature, channels, components) of each module: the feature, with an empty index; its channels sorted by
+        component; and the sorted components.
     """
     owner = {id(t): name.rpartition(".")[0] for name, t in state_tensors(model).items()}
     found = {}

@@ -1,4 +1,4 @@
-"""A choice of channels as data: what deciding gives and cutting takes."""
+"""A choice of channels as plain data: the output of `decide`, the input of `cut_to`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Choice:
-    """The atoms that stay, and the budget that they meet.
+    """The atoms to keep, and the budget that they meet.
 
     Attributes:
-        keep: which atoms stay, (atoms,) of bool, in order of the groups.
-        budget: (name of the quantity, share of the dense model's that may stay), as the plan records it.
-        latency: seconds of one call of the model before the cut and after it, where latency was the budget.
+        keep: True for atoms to keep, (atoms,) of bool, in the order of the groups.
+        budget: (name of the quantity, share of the dense model's quantity that may stay), as recorded in the plan.
+        latency: seconds of one call (before the cut, after the cut), if latency is the budget; else None.
     """
 
     keep: np.ndarray

@@ -1,10 +1,11 @@
 """Computes FLOPs and parameters of any choice of channels from one trace, without running the model again.
 
-The FLOPs of an operation are a constant times the sizes of its dimensions that shrink with channels
-(`factor * kept in * kept out`), and so is a parameter's number of elements. The cost of any plan is therefore a sum of
-products: exact, and fast enough to search for a budget. The operations counted are those that
-`fvcore.nn.FlopCountAnalysis` counts, with one FLOP per multiply-add; attention that PyTorch fuses, which fvcore does
-not count, is counted as its two matrix products.
+The FLOPs of an operation are a constant times the sizes of its dimensions that shrink with channels (`factor * kept in
+* kept out`). The same holds for a parameter's number of elements. The cost of any plan is therefore a sum of products:
+exact, and fast enough to search for a budget.
+
+The operations counted are those that `fvcore.nn.FlopCountAnalysis` counts, with one FLOP per multiply-add. In addition,
+fused attention of PyTorch, which fvcore does not count, is counted as its two matrix products.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class SumOfProducts:
     Attributes:
         factors: the factor of each term, (K,).
         sides: the sides of each term as rows of `fixed` and `members`, (K, J); row 0 is the constant 1.
-        fixed: how many channels of each side cannot be removed, (S,).
-        members: how many channels of each side belong to each atom, (S, atoms).
+        fixed: number of channels of each side that cannot be removed, (S,).
+        members: number of channels of each side that belong to each atom, (S, atoms).
         ops: the operation of each term.
     """
 

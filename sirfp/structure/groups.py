@@ -1,4 +1,4 @@
-"""Channel groups as plain data: what `sirfp.channels` finds and criteria, budgets and surgery read."""
+"""Channel groups as plain data: `sirfp.channels` finds them; criteria, budgets and surgery read them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Slice:
 
     Attributes:
         tensor: name of the parameter or buffer.
-        dim: its dimension.
+        dim: the dimension of the tensor.
         index: the indices of each atom, (size of the group, indices per atom).
     """
 
@@ -28,12 +28,12 @@ class Slice:
 
 @dataclass(frozen=True)
 class Feature:
-    """A module whose output holds a group's channels, so that a criterion can read them there.
+    """A module whose output holds a group's channels, for criteria that read features.
 
     Attributes:
         module: name of the module.
         norm: True for a normalisation layer, False for a convolution or linear layer.
-        dim: the channel dimension of its output.
+        dim: the channel dimension of the output.
         index: the channels of the output that belong to each atom, (size of the group, channels per atom).
         positions: the number of positions of one feature map, with the example inputs.
         channels: the number of channels of the output.
@@ -52,12 +52,14 @@ class Group:
     """Channels that compete: atoms with indices in the same dimensions of the same tensors.
 
     Attributes:
-        name: the module that makes the channels.
+        name: name of the module that makes the channels.
         place: the (tensor, dimension) of that module in which `channels` are indices.
         slices: the indices of the atoms in each tensor.
-        features: the modules at whose output a criterion can read the atoms; norm layers if there are any.
-        channels: the channel of each atom in the module that names the group, its first if it has several, (size,).
-        inexact: why the pruned network cannot equal the masked one (a statistic over the channels changes), or None.
+        features: the modules at whose output a criterion can read the atoms: only norm layers if there are any.
+        channels: the channel of each atom in the module that names the group (the first channel if the atom has
+            several), (size,).
+        inexact: reason why the pruned network cannot equal the masked one (a statistic over the channels changes), or
+            None.
     """
 
     name: str
@@ -73,13 +75,14 @@ class Group:
 
     @property
     def width(self) -> int:
-        """The number of the naming module's channels per atom: above 1 for attention heads and groups of a norm."""
+        """Number of channels per atom in the module that names the group: above 1 for attention heads and norm groups.
+        """
         return sum(piece.index.shape[1] for piece in self.slices if (piece.tensor, piece.dim) == self.place) or 1
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """Channels that cannot be removed: the module's name, how many of its channels, and why."""
+    """Channels that cannot be removed: name of the module, number of its frozen channels, and the reason."""
 
     name: str
     channels: int
@@ -90,15 +93,15 @@ class Frozen:
 class Emission:
     """The constants that emptied channels emit into one call of a layer that reads them.
 
-    They serve bias compensation: docs/method.md, section 3.
+    Bias compensation uses these constants: docs/method.md, section 3.
 
     Attributes:
         weight: name of the layer's weight.
         atoms: the atom of each input channel, counted over all groups, -1 if the channel is frozen, (I,).
-        emitted: the constant that each input channel emits once its norm's scale is zero, NaN if unknown, (I,).
+        emitted: the constant that each input channel emits if its norm's scale is zero, NaN if unknown, (I,).
         groups: the layer's number of groups.
-        norm_mean: name of the running mean of the batch norm that is this layer's only consumer and normalises no
-            other layer, or None.
+        norm_mean: name of the running mean of the batch norm that is this layer's only consumer and normalises no other
+            layer, or None.
     """
 
     weight: str
@@ -113,7 +116,7 @@ class Statistic:
     """An operation that computes a statistic over whole dimensions: a mean, a softmax, a layer norm.
 
     Attributes:
-        name: the operation.
+        name: name of the operation.
         shape: the shape of its input.
         atoms: for each dimension the atom of each index, -1 if frozen, or None if the dimension holds no channels.
     """

@@ -13,17 +13,17 @@ from ..network.branches import within
 
 FORMAT = 1
 LONGEST = 32 << 20
-"""The longest plan that is read, in characters; that of ResNet-152 has less than a hundredth of it. Reading it takes
-about ten times as many bytes of memory."""
+"""Maximum length of a plan that is read, in characters. A plan of ResNet-152 has less than a hundredth of this. Reading
+a plan takes about ten times as many bytes of memory as it has characters."""
 LONGEST_NAME = 10_000
-"""The longest name or text in a plan, in characters: far longer than module names, short enough for a message."""
+"""Maximum length of a name or text in a plan, in characters: far above module names, short enough for a message."""
 _UNSHOWN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 """Control characters, lone surrogates and bidirectional overrides, which change how a terminal or page shows a name."""
 QUANTITIES = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
 """Quantities that a budget can limit: {suffix of the key KEEP_* and the argument keep_*: its name in messages}. Each
 has a class in `sirfp.budget.target`."""
 MEASURED = frozenset({"latency"})
-"""The quantities that were measured when a plan was made; the others are counted."""
+"""Quantities that are measured when a plan is made; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Cut:
     """The indices kept along one dimension, the same for several tensors.
 
     Attributes:
-        tensors: (name of a parameter or buffer, dimension) of each.
+        tensors: (name of a parameter or buffer, dimension) of each tensor.
         size: the dense size of the dimension.
         keep: kept indices of the dense dimension, ascending.
     """
@@ -43,7 +43,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What pruning removes from a model, in terms of the dense model.
+    """The channels that pruning keeps, in terms of the dense model.
 
     Attributes:
         kept: {group name: kept channel indices of the dense model}.
@@ -54,11 +54,11 @@ class PruningPlan:
         cuts: the tensors to cut.
         new_biases: modules that were given a bias, which they lack in the dense model.
         widths: {module: {feature: channels}} of the widths that Detectron2's backbones and timm's networks announce.
-        criterion: the name of the criterion.
-        frozen: {module name: why its channels could not be removed}.
-        branches: modules that run only in training, which a model may lack; see `sirfp.network.branches`.
-        budget: the last requested budget: (a key of `QUANTITIES`, its share of the dense model's).
-        latency: (dense, pruned) seconds of one call with the example inputs, if that was the budget. The two were
+        criterion: name of the criterion.
+        frozen: {module name: reason why its channels could not be removed}.
+        branches: modules that run only in training; a model without them can be cut too (`sirfp.network.branches`).
+        budget: (key of `QUANTITIES`, share of the dense model's quantity) of the last budget.
+        latency: (dense, pruned) seconds of one call with the example inputs, if latency was the budget. The two were
             measured together; do not compare them with other measurements.
     """
 
@@ -77,7 +77,7 @@ class PruningPlan:
     latency: tuple[float, float] | None = None
 
     def fitting(self, names: Collection[str]) -> PruningPlan:
-        """Returns the plan for a model with tensors of these names, without the training branches that it lacks."""
+        """Returns the plan for a model with tensors of these names: leaves out the training branches that it lacks."""
         if not self.branches:
             return self
         cuts = []
@@ -113,7 +113,7 @@ class PruningPlan:
         """Reads a plan and checks every type, range and size.
 
         Raises:
-            InputError: the text is not a plan; the message names the entry.
+            InputError: the text is not a valid plan; the message names the entry.
         """
         if not isinstance(text, str) or len(text) > LONGEST:
             raise InputError(f"the plan must be a text of at most {LONGEST} characters")
@@ -154,7 +154,10 @@ class PruningPlan:
         )
 
     def then(self, later: PruningPlan) -> PruningPlan:
-        """Joins this plan with a later one, made on the model pruned by this plan, into one plan for the dense model.
+        """Joins this plan and a later plan into one plan for the dense model.
+
+        Args:
+            later: a plan that was made on the model pruned by this plan.
 
         Raises:
             InputError: the later plan was made on another model.
@@ -166,8 +169,8 @@ class PruningPlan:
             if place in own and place in new:
                 if new[place].size != len(own[place].keep):
                     raise InputError(
-                        f"the later plan is for another model: it has {new[place].size} in dimension {place[1]} of "
-                        f"{place[0]!r}, where this plan leaves {len(own[place].keep)}"
+                        f"the later plan is for another model: it expects size {new[place].size} in dimension "
+                        f"{place[1]} of {place[0]!r}, but this plan leaves {len(own[place].keep)}"
                     )
                 size, keep = own[place].size, tuple(own[place].keep[i] for i in new[place].keep)
             else:
@@ -259,7 +262,7 @@ def _budget(value: Any) -> tuple[str, float] | None:
         raise InputError("plan.budget must be a [quantity, share] pair")
     quantity = _text(value[0], "plan.budget")
     if quantity not in QUANTITIES:
-        raise InputError(f"plan.budget is of {' or '.join(QUANTITIES)}, got {quantity!r:.40}")
+        raise InputError(f"plan.budget must name {' or '.join(QUANTITIES)}, got {quantity!r:.40}")
     share = _positive(value[1], "plan.budget")
     if share > 1:
         raise InputError(f"plan.budget must be a share in (0, 1], got {share!r:.40}")
@@ -281,9 +284,10 @@ def _positive(value: Any, at: str) -> float:
 
 
 def _joined(first: tuple[float, float] | None, later: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Joins the latencies of two prunings: (dense, after both).
+    """Joins the latencies of two prunings to (dense, after both).
 
-    Only times of one pair were measured together, so the relative speed-ups are multiplied.
+    Only the two times of one plan were measured together. Therefore the second plan's ratio is multiplied with the
+    first plan's pruned time; times of different plans are not compared.
     """
     if first is None or later is None:
         return None
