@@ -1,4 +1,4 @@
-"""Finds the channels of a network that must be cut together, by tracing one pass and by cutting copies on trial."""
+"""Finds the channels of a network that must be cut together: traces one pass, then cuts and runs copies."""
 
 from .find import find_again, find_groups
 

@@ -1,9 +1,14 @@
 """Finds the channel groups of any model by one forward pass.
 
 The trace (`sirfp.tracing`) labels every channel and ties those that must be kept or removed together. Tied labels form
-*atoms*, the slices of parameters and buffers that are cut as one; atoms in the same tensors form a *group* and compete
-with each other (`sirfp.structure.atoms`). Channels are frozen, with the reason, if they are part of the model's output,
-if an operation without a rule reads them, or if a copy with them cut fails or computes something else.
+*atoms*, slices of parameters and buffers that are cut together. Atoms in the same tensors form a *group* and compete
+with each other (`sirfp.structure.atoms`).
+
+Channels are frozen, with the reason, in three cases:
+
+- they are part of the model's output;
+- an operation without a rule reads them;
+- a copy of the model with these channels cut fails, or computes something else.
 """
 
 from __future__ import annotations
@@ -37,7 +42,7 @@ def find_groups(
         model: any module; it is not changed.
         example_inputs: its inputs (a tensor, a tuple, a mapping, or Detectron2's list[dict]).
         ignore: names or patterns (`backbone.stem*`) of modules or tensors whose channels are frozen.
-        trial: True to cut copies and run them, and to freeze the groups whose cut breaks the copy.
+        trial: True to cut and run copies too, and to freeze the groups whose cut breaks the copy.
 
     Returns:
         The groups, and the frozen channels with their reasons.
@@ -53,7 +58,7 @@ def find_groups(
     returned = [t for _, t in tensors(output)]
     if not returned:
         raise InputError(
-            f"the model returns no tensor, but {type(output).__name__}, so the widths that must stay are not known; "
+            f"the model returns no tensor, but {type(output).__name__}, so it is unknown which widths must stay; "
             "wrap it in a module that returns its tensors"
         )
     trace.freeze_tensors(returned, "it is the model's output")
@@ -70,17 +75,17 @@ def find_groups(
 
 
 def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], found: ChannelGroups) -> ChannelGroups:
-    """Finds the same groups again after training, which changes the constants that emptied channels emit.
+    """Finds the same groups after more training, which changes the constants that emptied channels emit.
 
     Args:
-        model: the model that `found` was found on, with other weights.
+        model: the model in which `found` was found, with other weights.
         example_inputs: its inputs.
-        ignore: as before.
-        found: the groups, whose frozen ones stay frozen without another trial.
+        ignore: the same as for `found`.
+        found: the earlier groups. Frozen channels stay frozen, without cutting copies again.
 
     Returns:
-        The groups with the present constants; `found` itself if the model, where its path through the code depends on
-        values, now gives other groups.
+        The groups with the new constants. If the model now takes another path through its code and therefore gives
+        other groups, `found` itself.
     """
     from .trial import freeze_groups
 
@@ -93,7 +98,7 @@ def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], fou
 
 
 def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict) -> None:
-    """Follows branches that run only in training; if they cannot run, freezes the layers that may feed them."""
+    """Traces the branches that run only in training. If they cannot run, freezes the layers that may feed them."""
     if any(name not in trace.touched for name, _ in model.named_parameters()):
         trace.counting = False
         try:
@@ -127,7 +132,7 @@ def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable
 
 
 def _keep(model: nn.Module, trace: ChannelTrace, state: dict, patterns: Iterable[str], reason: str) -> bool:
-    """Freezes the channels that matching modules or tensors make; returns whether any name matches.
+    """Freezes the channels that matching modules or tensors make; returns True if any name matches.
 
     A pattern is a name, the name of a module that contains the tensor, or a shell pattern.
     """

@@ -1,4 +1,4 @@
-"""Cuts a copy of a model on trial: does it run, and does it compute the same as the masked copy?"""
+"""Tests a cut on a copy of a model: the copy must run and must compute the same as the masked copy."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from ..verify.proof import furthest, mask, writable
 logger = logging.getLogger(__name__)
 
 ROUNDING = 1000
-"""The most machine epsilons of its type by which an output of the cut copy may differ, relative to its largest value.
+"""Largest difference of an output of the cut copy, in machine epsilons of its type, relative to its largest value.
 
 Chosen, not measured: rounding errors add up over the layers of a network, while a wrong cut changes an output by a
-visible share. For 16-bit types, where 1000 epsilons are about the output itself or more, `eps ** 0.5` is the limit."""
+visible share. For 16-bit types, 1000 epsilons are about the output itself or more, so `eps ** 0.5` is the limit."""
 BOXES = 16
-"""Boxes per image in a trial of a two-stage detector: its heads treat all boxes alike, so a few suffice."""
+"""Boxes per image when a copy of a two-stage detector runs: its heads treat all boxes alike, so a few suffice."""
 
 
 class CutCopy:
@@ -40,7 +40,7 @@ class CutCopy:
     def __init__(self, model: nn.Module, inputs: Any, output: Any, found: ChannelGroups):
         self.model, self.inputs, self.found = model, inputs, found
         self.shapes = _shapes(output)
-        self.whole: list[str] | None = None  # of a detector, the layers whose output no group cuts
+        self.whole: list[str] | None = None  # for a detector: layers whose output no group cuts
         if is_detector(output):
             self.whole = whole_layers(model, {(s.tensor, s.dim) for group in found for s in group.slices})
         self._steady: bool | None = None
@@ -50,10 +50,11 @@ class CutCopy:
 
         Args:
             groups: the groups to cut.
-            turn: each turn cuts other numbers of channels; values are compared in turn 0, if no group is inexact.
+            turn: number of the trial; each cuts other numbers of channels. Values are compared only in turn 0, and only
+                if no group is inexact.
 
         Returns:
-            Why the copy fails or computes something else, or None.
+            The reason why the copy fails or computes something else, or None.
 
         Raises:
             InputError: the model cannot be copied.
@@ -82,7 +83,7 @@ class CutCopy:
         if expected is not None:
             where = _differs(expected, values)
             if where and self._is_steady(plan, expected):
-                return f"cut, the model computes another {where} than with these channels zero"
+                return f"cut, the model computes another {where} than with these channels zeroed"
         return self._regroups(keep, log.seen)
 
     def _copied(self) -> nn.Module:
@@ -94,11 +95,11 @@ class CutCopy:
             ) from error
 
     def _choice(self, groups: list[Group], turn: int) -> np.ndarray:
-        """Chooses the atoms to keep, (atoms,) of bool: removes some of each group."""
+        """Chooses the atoms to keep, (atoms,) of bool: removes some of each group in `groups`."""
         keep = np.ones(self.found.atoms, dtype=bool)
         alike: dict[int, int] = {}
         for order, group in enumerate(groups):
-            # Groups of one size lose different numbers of atoms, so that code which takes them for equally wide fails.
+            # Groups of equal size lose different numbers of atoms, so that code that assumes equal widths fails.
             count = alike[group.size] = alike.get(group.size, group.size // (3 + 2 * turn)) + 1
             gone = 1 + count % max(1, group.size // 2)
             part = keep[self.found.spans[group.name]]
@@ -108,7 +109,7 @@ class CutCopy:
         return keep
 
     def _masked(self, copied: nn.Module, plan: PruningPlan, boxes: list[Any]) -> dict[str, torch.Tensor] | None:
-        """Returns the outputs of a copy with its removed channels zeroed, or None if it cannot run like that."""
+        """Returns the outputs of a copy with its removed channels zeroed, or None if the masked copy fails."""
         randomise_constants(copied)
         mask(copied, plan)
         try:
@@ -125,9 +126,13 @@ class CutCopy:
             return dict(tensors(output)), output
 
     def _regroups(self, keep: np.ndarray, seen: list[tuple[str, tuple[int, ...]]]) -> str | None:
-        """Returns why a statistic of the cut copy runs over another shape than that of the kept channels, or None.
+        """Checks the shapes over which the cut copy computes statistics.
 
-        Such a copy computes, say, a mean over other sets of channels than the dense model.
+        A copy with another shape than that of the kept channels computes, for example, a mean over other sets of
+        channels than the dense model.
+
+        Returns:
+            The reason if a shape differs, else None.
         """
         wanted = [(s.name, s.shape_of(keep)) for s in self.found.statistics]
         if [name for name, _ in wanted] != [name for name, _ in seen]:
@@ -234,7 +239,7 @@ def _shapes(output: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _varies(path: str, a: tuple, b: tuple) -> bool:
-    """True for detections and proposals that differ only in the first dimension, their number, which may change."""
+    """True for detections and proposals whose shapes differ only in the first dimension, their number."""
     return ("instances" in path or "proposals" in path) and a[1:] == b[1:]
 
 

@@ -1,8 +1,8 @@
 """Finds widths hard-coded in a model's forward: cuts a copy, runs it, and freezes the groups whose cut breaks it.
 
-A cut copy may fail, or run and compute something else: a slice of fixed size takes the wrong channels, a scale depends
-on the width. Therefore a copy is run twice, with the removed channels zeroed and with them cut, and both must compute
-the same.
+A cut copy may fail. It may also run and compute something else: a slice of fixed size takes the wrong channels, or a
+scale depends on the width. Therefore a copy is run twice, first with the removed channels zeroed, then with them cut.
+Both runs must compute the same.
 """
 
 from __future__ import annotations
@@ -21,29 +21,35 @@ from .rehearsal import CutCopy
 logger = logging.getLogger(__name__)
 
 TURNS = 2
-"""How many choices of widths are tried. One alone may fit a size in the code by chance; each more costs a run."""
+"""Number of choices of widths that are tried. A single choice may fit a size in the code by chance; each more costs a
+run."""
 HALVINGS = 1
-"""How often the groups of one role are halved after one of them has failed. Blocks of one kind mostly fail alike, so
-more halvings would cost runs and hardly save a group; those that still fail are frozen together."""
+"""How often the groups of one role are halved after one of them has failed. Groups of one role mostly fail together, so
+more halvings would cost runs and save hardly any group. The groups of a part that still fails are frozen together."""
 
 
 def freeze_failing(model: nn.Module, inputs: Any, output: Any, found: ChannelGroups) -> ChannelGroups:
     """Freezes the groups whose cut breaks the model.
 
-    Cuts a copy in all groups and runs it. If that fails, the groups are tried by halves, each half together with the
-    groups known to work, so that a group is frozen only if the copy fails with it and runs without it. Once a group has
-    failed, groups of the same role in other blocks are tried last and together, since they mostly fail alike. Groups
-    with a statistic over their channels are tried after the others, because their outputs cannot be compared with the
-    masked copy's. The remaining groups are then tried with another choice of widths.
+    All groups are cut in a copy, which is run. If it fails, the groups are tried by halves, each half together with the
+    groups known to work. A group is thus frozen only if the copy fails with it and runs without it. The remaining
+    groups are then tried with another choice of widths.
+
+    Two kinds of groups are tried late:
+
+    - Once a group has failed, groups of the same role in other blocks are tried last and together, because they mostly
+      fail alike.
+    - Groups with a statistic over their channels are tried after the others, because their outputs cannot be compared
+      with those of the masked copy.
 
     Args:
         model: the dense model.
         inputs: its inputs.
-        output: its output for them.
+        output: its output for these inputs.
         found: its groups.
 
     Returns:
-        The groups that can be cut; the others are frozen with the error as the reason.
+        The groups that can be cut. All others are frozen, with the error as the reason.
 
     Raises:
         InputError: the model cannot be copied.
@@ -59,7 +65,7 @@ def freeze_failing(model: nn.Module, inputs: Any, output: Any, found: ChannelGro
 
 
 def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
-    """Returns the groups whose cut breaks a copy, {group name: the error}."""
+    """Returns the groups whose cut breaks a copy, {group name: error}."""
     good: list[Group] = []
     bad: dict[str, str] = {}
     doubtful: dict[tuple, list[Group]] = {}
@@ -104,12 +110,12 @@ def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
 
 
 def _role(group: Group) -> tuple:
-    """Returns what a group is in its block: the names of its tensors with their numbers replaced."""
+    """Returns the role of a group in its block: the names, with numbers replaced, and dimensions of its tensors."""
     return tuple(dict.fromkeys((re.sub(r"\d+", "#", piece.tensor), piece.dim) for piece in group.slices))
 
 
 def freeze_groups(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
-    """Freezes groups, {group name: reason}, and returns the remaining ones, whose atoms are numbered anew."""
+    """Freezes groups, {group name: reason}, and returns the remaining groups with new numbers for their atoms."""
     spans, keep = found.spans, np.ones(found.atoms, dtype=bool)
     for name in bad:
         keep[spans[name]] = False
