@@ -1,8 +1,8 @@
 """Channel labels: which indices of which dimensions must be kept or removed together.
 
-A label stands for one index of one channel dimension. Rules tie labels that must be kept or removed together and
-freeze labels that must be kept. While the pass runs, ties are only collected; `Labels.components` then resolves
-them all at once as the connected components of a graph.
+A label is the number of one index of one channel dimension. Rules tie labels that must be kept or removed together and
+freeze labels that must be kept. During the pass, ties are only collected. `Labels.components` then finds the connected
+components of the graph of all ties.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ class Labels:
         return np.arange(start, self.count, dtype=np.int64)
 
     def tie(self, a: Array | None, b: Array | None, reason: str) -> Array | None:
-        """Ties two dimensions index by index. If one has no labels, its size is fixed, so the other is frozen.
+        """Ties two dimensions index by index. A dimension without labels has a fixed size, so the other is frozen.
 
         Args:
             a: labels of one dimension.
             b: labels of the other.
-            reason: why a dimension is frozen that meets one of fixed or different size.
+            reason: the reason for freezing a dimension that is tied to one of fixed or different size.
 
         Returns:
-            Labels of the dimension that results, None if neither has any.
+            Labels of the resulting dimension, None if neither has labels.
         """
         if a is None or b is None:
             known = a if b is None else b
@@ -113,7 +113,7 @@ class Labels:
         """Ties the columns of `labels` reshaped to (rows, n): a cut removes the same index from each row.
 
         Returns:
-            The first row, (n,), which stands for all of them.
+            The first row, (n,), as the labels of every row.
         """
         if labels is None:
             return None
@@ -130,12 +130,12 @@ class Labels:
                 self.ties.append((np.repeat(table[:, 0], table.shape[1] - 1), table[:, 1:].reshape(-1)))
 
     def freeze(self, labels: Array | None, reason: str) -> None:
-        """Marks labels that must be kept, and why."""
+        """Marks labels that must be kept, with the reason."""
         if labels is not None and len(labels):
             self.frozen.append((labels, reason))
 
     def mark_inexact(self, labels: Array | None, reason: str) -> None:
-        """Marks labels whose removal changes a statistic over channels, so that cut and masked model differ."""
+        """Marks labels whose removal changes a statistic over channels, so that the cut and the masked model differ."""
         if labels is not None and len(labels):
             self.inexact.append((labels, reason))
 

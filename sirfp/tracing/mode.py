@@ -42,18 +42,19 @@ _UNLABELLED = frozenset(
 
 
 class ChannelTrace(TorchDispatchMode):
-    """Intercepts every ATen operation with its real tensors and applies the rule for it.
+    """Intercepts every ATen operation, runs it on its real tensors and applies its rule.
 
-    Labels are stored by weak reference to the tensor, so that a new tensor at the address of a freed one has none.
-    An operation without a rule freezes the labels of all its inputs: nothing is cut that is not understood.
+    Labels are stored by weak reference to the tensor, so a new tensor at the address of a freed one has no labels. An
+    operation without a rule freezes the labels of all its inputs, so channels are cut only if all their operations have
+    rules.
 
     Args:
-        state: the model's parameters and floating-point buffers by name; each gets fresh labels on
-            every dimension longer than one.
+        state: the model's parameters and floating-point buffers by name; each gets new labels on every dimension longer
+            than one.
         regrouped: names of the weights of group norms whose number of groups can be set after a cut.
 
     Raises:
-        RuntimeError: no rule is registered, so that every channel would be frozen; import `sirfp.tracing`.
+        RuntimeError: no rule is registered, so every channel would be frozen; import `sirfp.tracing`.
     """
 
     def __init__(self, state: dict[str, torch.Tensor], regrouped: Iterable[str] = ()):
@@ -72,7 +73,7 @@ class ChannelTrace(TorchDispatchMode):
         self._dims = WeakTensorKeyDictionary()
         self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants)
         self._names = WeakTensorKeyDictionary()
-        self._when_read = WeakTensorKeyDictionary()  # tensor -> (labels, reason) to freeze once anything reads it
+        self._when_read = WeakTensorKeyDictionary()  # tensor -> (labels, reason) to freeze when the tensor is read
         self._made_by = WeakTensorKeyDictionary()  # output of a convolution -> its Consumer
         self._functions = _FunctionWatch()
         self.state_dims: dict[str, Dims] = {}
@@ -96,10 +97,10 @@ class ChannelTrace(TorchDispatchMode):
 
     @property
     def pooling(self) -> int:
-        """Above 0 inside F.adaptive_avg_pool2d, which fvcore counts; a mean elsewhere is not counted."""
+        """Above 0 inside F.adaptive_avg_pool2d, which fvcore counts; means elsewhere are not counted."""
         return self._functions.pooling
 
-    # ---- what rules use -------------------------------------------------------------------------
+    # ---- methods for rules ----------------------------------------------------------------------
     def dims(self, tensor: Any) -> Dims:
         """Returns the labels of each dimension of a tensor; all None if it has no labels."""
         known = self._dims.get(tensor)
@@ -133,7 +134,7 @@ class ChannelTrace(TorchDispatchMode):
         return self._names.get(tensor) if isinstance(tensor, torch.Tensor) else None
 
     def when_read(self, tensor: torch.Tensor, labels: Array | None, reason: str) -> None:
-        """Freezes labels once an operation reads the tensor or the model returns it."""
+        """Freezes labels when an operation reads the tensor or the model returns it."""
         self._when_read[tensor] = (labels, reason)
 
     def is_state(self, tensor: Any) -> bool:
@@ -167,7 +168,7 @@ class ChannelTrace(TorchDispatchMode):
                 self.labels.freeze(labels, reason)
             self.labels.freeze(*self._when_read.get(tensor, (None, "")))
 
-    # ---- the pass -------------------------------------------------------------------------------
+    # ---- the forward pass -----------------------------------------------------------------------
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Runs an operation and applies its rule to the labels of its inputs and outputs."""
         kwargs = kwargs or {}
@@ -195,11 +196,11 @@ class ChannelTrace(TorchDispatchMode):
                 rule(self, func, args, kwargs, out)
             except Exception as error:  # a use that the rule does not cover: freeze instead of failing
                 logger.debug("the rule for %s failed on %s: %s", name, [tuple(t.shape) for t in inputs], error)
-                self.freeze_tensors(labelled, f"{name} is used in a way its rule does not know")
+                self.freeze_tensors(labelled, f"{name} is used in a way that its rule does not cover")
         return out
 
     def _note_reads(self, inputs: list[torch.Tensor]) -> None:
-        """Notes which parameters and buffers are read, and freezes the labels that wait for a read (`when_read`)."""
+        """Notes the parameters and buffers that are read, and freezes the labels that wait for a read (`when_read`)."""
         for tensor in inputs:
             name = self._names.get(tensor)
             if name is not None:
@@ -218,7 +219,7 @@ class ChannelTrace(TorchDispatchMode):
 
 
 class _FunctionWatch(TorchFunctionMode):
-    """Notes calls of F.adaptive_avg_pool2d: fvcore counts them, but to ATen they may be a plain mean."""
+    """Notes calls of F.adaptive_avg_pool2d: fvcore counts them, but ATen may show them as a plain mean."""
 
     def __init__(self):
         super().__init__()

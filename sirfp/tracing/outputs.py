@@ -1,4 +1,4 @@
-"""Finds the channel dimension of what modules return.
+"""Finds the channel dimension of modules' outputs.
 
 It may differ from the channel dimension of the operation inside the module: a layer norm of feature maps (timm's
 `LayerNorm2d`, SegFormer's) permutes the maps to channels-last, normalises, and permutes the result back.
@@ -22,7 +22,7 @@ class Outputs:
         trace: the trace that labels the channels.
 
     Attributes:
-        dims: {module name: labels of each dimension of its output}, of outputs that are tensors.
+        dims: {module name: labels of each dimension of its output}; only outputs that are tensors.
     """
 
     def __init__(self, model: nn.Module, trace: Any):
@@ -52,8 +52,8 @@ def channel_dim(dim: int, output: Sequence[np.ndarray | None], channels: np.ndar
     """Returns the dimension of a module's output that holds given channels.
 
     Args:
-        dim: the channel dimension of the operation that made them, counted from the end for channels-last features.
-            It is returned if the output has the channels there, or nowhere.
+        dim: the channel dimension of the operation that made the channels, counted from the end for channels-last
+            features. It is returned if the output has the channels in this dimension or in none.
         output: the channels in each dimension of the output.
         channels: the channels to find, (C,).
     """

@@ -1,4 +1,4 @@
-"""The rule for elementwise operations: ties dimensions that line up, leaves broadcast ones alone."""
+"""The rule for elementwise operations: ties the dimensions of the inputs that line up, except broadcast ones."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .table import rule
     "leaky_relu", "leaky_relu_", "rrelu", "threshold", "threshold_",
 )  # fmt: skip
 def pointwise(trace, func, args, kwargs, out) -> None:
-    """Ties, for each dimension of the output, the dimensions of the inputs that have the same size there."""
+    """Ties, for each dimension of the output, the dimensions of the inputs that have the output's size."""
     outputs = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(t, torch.Tensor)]
     inputs = _tensors((args, kwargs))
     shape = outputs[0].shape
     name = func._schema.name
     if name == "aten::copy_" and inputs[0] not in trace._dims:
-        inputs = inputs[1:]  # a fresh buffer takes the labels of what is written into it
+        inputs = inputs[1:]  # a buffer without labels takes those of its new values
     result: list = []
     for axis in range(-len(shape), 0):
         lined_up = [
@@ -59,7 +59,8 @@ def _tensors(tree) -> list[torch.Tensor]:
 def _emitted(trace, func, args, kwargs, inputs):
     """Returns the channel dimension and the constants that emptied channels emit after the operation, or None.
 
-    The constants, (C,), are the operation applied to those of the inputs, if every input has them in one dimension.
+    The constants, (C,), are computed by applying the operation to the constants of the inputs. Every input must have
+    constants, all in the same dimension.
     """
     known = [trace.emitted(t) for t in inputs if t.numel() > 1]
     if not known or any(k is None for k in known) or len({k[0] for k in known}) != 1:

@@ -13,9 +13,10 @@ from .table import rule
 
 @rule("convolution", "_convolution", "convolution_overrideable", counted=("convolution",))
 def convolution(trace, func, args, kwargs, out) -> None:
-    """Ties x's channels to the weight's second dimension; its first dimension labels the output.
+    """Ties x's channels to the weight's second dimension. The weight's first dimension labels the output.
 
-    With groups, a cut removes the same index from each group. A transposed convolution has the two swapped.
+    In a transposed convolution the weight's two dimensions are swapped. With groups, a cut removes the same index from
+    each group.
     """
     x, weight, bias, _, _, _, transposed, _, groups = args[:9]
     labels = trace.labels
@@ -49,7 +50,7 @@ def convolution(trace, func, args, kwargs, out) -> None:
     trace.set(out, [x_dims[0], result] + [None] * (out.dim() - 2))
 
     count_convolution(trace, x, weight, prod(x.shape[2:] if transposed else out.shape[2:]))
-    owned = [t for t in (weight, bias) if trace.is_state(t)]  # a standardised weight is computed, so it names no module
+    owned = [t for t in (weight, bias) if trace.is_state(t)]  # a computed weight (standardised) names no module
     if result is not None and owned:
         trace.taps.append(Tap(owned[0], result, norm=False, dim=1, positions=prod(out.shape[2:])))
     emitted = trace.emitted(x)
@@ -121,7 +122,7 @@ def matrix_vector(trace, func, args, kwargs, out) -> None:
 def attention(trace, func, args, kwargs, out) -> None:
     """Follows softmax(q k^T) v over (b, heads, n, d).
 
-    Ties the width d of q to that of k, and the heads of all three. The output has the heads and v's width.
+    Ties the width d of q to the width of k, and the heads of q, k and v. The output has the heads and the width of v.
     """
     query, key, value = args[:3]
     q, k, v = trace.dims(query), trace.dims(key), trace.dims(value)

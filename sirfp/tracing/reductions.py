@@ -45,7 +45,7 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
 
 @rule("native_layer_norm", "_fused_rms_norm", statistic=True, counted=("native_layer_norm",))
 def layer_norm(trace, func, args, kwargs, out) -> None:
-    """Ties the last dimensions to scale and shift, and marks them inexact: their statistics run over channels."""
+    """Ties the last dimensions to scale and shift, and marks them inexact: the statistics run over channels."""
     x, normalized_shape = args[0], args[1]
     dims = trace.dims(x)
     count = len(normalized_shape)
@@ -69,19 +69,19 @@ def layer_norm(trace, func, args, kwargs, out) -> None:
 
 
 ENOUGH_GROUPS = 8
-"""A group norm of at least this many groups loses whole groups, so that the others' statistics stay exact.
+"""A group norm of at least this many groups loses whole groups, so that the statistics of the other groups stay exact.
 
-Removing one group of G removes a G-th of the layer's channels at once. Chosen, not measured: from 8 groups on that step
-is an eighth of the layer or less; with fewer groups, removing one channel of each group (G channels) is the finer step.
-"""
+Removing one group of G removes a G-th of the layer's channels in one step. Chosen, not measured: from 8 groups on, this
+step is an eighth of the layer or less. With fewer groups, removing one channel of each group (G channels) is the finer
+step."""
 
 
 @rule("native_group_norm", statistic=True, counted=True)
 def group_norm(trace, func, args, kwargs, out) -> None:
-    """Ties the channels of each group, so that whole groups are removed and the others' statistics stay exact.
+    """Ties the channels of each group: whole groups are removed, so the statistics of the other groups stay exact.
 
-    That needs a module whose number of groups can be set, and at least `ENOUGH_GROUPS` groups. Otherwise a cut removes
-    the same index from each group, which changes the statistics.
+    This requires a module whose number of groups can be set, and at least `ENOUGH_GROUPS` groups. Otherwise a cut
+    removes the same index from each group, which changes the statistics.
     """
     x, weight, bias, _, _, _, groups, _ = args
     dims = trace.dims(x)
@@ -110,7 +110,7 @@ def group_norm(trace, func, args, kwargs, out) -> None:
     statistic=True, counted=("mean",),
 )  # fmt: skip
 def reduction(trace, func, args, kwargs, out) -> None:
-    """Drops the labels of the reduced dimensions; marks reduced channels inexact, since the statistic changes."""
+    """Drops the labels of the reduced dimensions. Marks reduced channels inexact, because the statistic changes."""
     x = args[0]
     dims = trace.dims(x)
     axes, keep = _reduced_axes(func, args, kwargs, x)
@@ -142,7 +142,7 @@ def _reduced_axes(func, args, kwargs, x) -> tuple[set[int], bool]:
 
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", statistic=True)
 def softmax(trace, func, args, kwargs, out) -> None:
-    """Keeps all labels; marks the channels that the softmax runs over inexact, since its sum changes."""
+    """Keeps all labels. Marks the channels that the softmax runs over inexact, because its sum changes."""
     dims = trace.dims(args[0])
     trace.labels.mark_inexact(dims[args[1]], "softmax runs over these channels")
     trace.set(out, list(dims))
@@ -151,7 +151,7 @@ def softmax(trace, func, args, kwargs, out) -> None:
 @rule("max", "min", statistic=True)
 @rule("argmax", "argmin", "sort", "topk", "argsort", "cumsum", "cumprod", "median", "mode", "kthvalue")
 def ordering(trace, func, args, kwargs, out) -> None:
-    """Freezes the dimension that is ordered, since its indices are returned. For `max` and `min` see `_extremes`."""
+    """Freezes the dimension that is ordered, because its indices are returned. For `max` and `min` see `_extremes`."""
     x = args[0]
     name = func._schema.name
     if name in ("aten::max", "aten::min") and len(args) > 1 and isinstance(args[1], torch.Tensor):
@@ -191,7 +191,7 @@ def _extremes(trace, name: str, dims, given, out) -> None:
 
 @rule("nonzero", "unique", "_unique2", "unique_dim", "bincount", "histc")
 def data_dependent_size(trace, func, args, kwargs, out) -> None:
-    """Freezes the input's channels, since the size of the result depends on their values."""
+    """Freezes the input's channels, because the size of the result depends on their values."""
     trace.freeze_tensors([args[0]], f"{func._schema.name} depends on each of these channels")
 
 

@@ -1,8 +1,10 @@
-"""Registries of criteria, hooks and rules: objects by name, with the name's owner and the nearest name in errors.
+"""Registries of criteria, hooks and rules: objects by name.
 
-It is fvcore's `Registry`, as Detectron2 has for backbones and heads, with three additions: a name may be given to the
-decorator, a second object of the same name is refused with the place of the first, and an unknown name is answered
-with the known ones.
+They extend fvcore's `Registry`, which Detectron2 uses for backbones and heads:
+
+- the decorator accepts a name;
+- the error for a name that is taken tells where its object is defined;
+- the error for an unknown name lists the known names and suggests the nearest.
 """
 
 from __future__ import annotations
@@ -19,19 +21,19 @@ _NONE: Any = object()
 
 
 class Registry(fvcore.Registry, Generic[T]):
-    """Objects by name. Iterating gives (name, object) pairs, as every registry of Detectron2 does.
+    """Objects by name. Iterating gives (name, object) pairs, as in every registry of Detectron2.
 
     Example:
         >>> HOOKS: Registry[type] = Registry("hook")
-        >>> @HOOKS.register()             # under its own name
+        >>> @HOOKS.register()             # under the name of the class
         ... class Report: ...
-        >>> @HOOKS.register("other")      # under another
+        >>> @HOOKS.register("other")      # under another name
         ... class Other: ...
         >>> HOOKS["Report"].__name__, "other" in HOOKS, list(HOOKS.keys())
         ('Report', True, ['Report', 'other'])
 
     Args:
-        kind: what it holds, one word for messages: "criterion".
+        kind: the kind of objects, one word for messages: "criterion".
     """
 
     def __init__(self, kind: str):
@@ -39,20 +41,23 @@ class Registry(fvcore.Registry, Generic[T]):
         self._obj_map: dict[str, T] = {}
 
     def register(self, obj: Any = None) -> Any:
-        """Registers an object: `@register()`, `@register("name")` or `register(obj)`; returns it, or a decorator.
+        """Registers an object by `@register()`, `@register("name")` or `register(obj)`.
+
+        Returns:
+            The object, or a decorator.
 
         Raises:
-            ValueError: the name is taken; says by what.
+            ValueError: the name is taken; the message tells by which object.
         """
         if obj is None or isinstance(obj, str):
             return lambda thing: self.add(obj or thing.__name__, thing)
         return self.add(obj.__name__, obj)
 
     def add(self, name: str, thing: T) -> T:
-        """Registers an object under a name; returns it.
+        """Registers an object under a name and returns the object.
 
         Raises:
-            ValueError: the name is taken; says by what.
+            ValueError: the name is taken; the message tells by which object.
         """
         self._do_register(name, thing)
         return thing
@@ -65,26 +70,26 @@ class Registry(fvcore.Registry, Generic[T]):
         self._obj_map[name] = obj
 
     def get(self, name: str, default: Any = _NONE) -> T:
-        """The object of a name.
+        """Returns the object with a name.
 
         Args:
             name: the name.
-            default: what an unknown name is answered with, in place of an error.
+            default: returned for an unknown name, in place of an error.
 
         Raises:
-            InputError: there is none of that name; lists the known names.
+            InputError: no object has this name; the message lists the known names.
         """
         return self.find(name) if default is _NONE else self._obj_map.get(name, default)
 
     def find(self, name: str, where: str = "") -> T:
-        """The object of a name that the user gave.
+        """Returns the object with a name that the user gave.
 
         Args:
             name: the name.
-            where: the config key or the place in a file that holds it, for the message.
+            where: the config key or the place in a file that holds the name, for the message.
 
         Raises:
-            InputError: there is none of that name; lists the known names.
+            InputError: no object has this name; the message lists the known names.
         """
         if name in self._obj_map:
             return self._obj_map[name]

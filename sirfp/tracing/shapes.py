@@ -1,4 +1,4 @@
-"""Rules for operations that reshape, reorder, merge and split dimensions, without arithmetic."""
+"""Rules for operations that reshape, reorder, repeat or shuffle dimensions, and for windows, GLU and RoI pooling."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .table import rule
 def view(trace, func, args, kwargs, out) -> None:
     """Follows merged and split dimensions, block by block (see `_blocks`).
 
-    A merged dimension repeats the labels of the one dimension in it that has labels. Labels of a dimension that is
-    split lie in the new dimension along which they vary; if they vary along several, the outer ones are tied, so that
-    all of them (attention heads, rows of a channel shuffle) lose the same indices.
+    A merged dimension repeats the labels of the one dimension in it that has labels. If a dimension is split, its
+    labels go to the new dimension along which they vary. If they vary along several, they go to the innermost one; the
+    others are tied, so that all of them (attention heads, rows of a channel shuffle) lose the same indices.
     """
     x = args[0]
     dims = trace.dims(x)
@@ -39,10 +39,10 @@ def view(trace, func, args, kwargs, out) -> None:
 
 
 def _followed_axis(trace, x: torch.Tensor, block: list[int]) -> int | None:
-    """Returns the innermost dimension of a block that has labels, and freezes the labels of the others in it.
+    """Returns the innermost dimension of a block that has labels, and freezes the labels of the other dimensions.
 
-    A reshape of a kernel, as weight standardisation does it, merges channels with the kernel's area: of a parameter of
-    more than 3 dimensions the first two are followed and the spatial ones frozen.
+    A reshape of a convolution's weight, as in weight standardisation, merges channels with the kernel's area. If a
+    parameter has more than 3 dimensions, its first two are followed, and the spatial ones are frozen.
     """
     dims = trace.dims(x)
     held = [axis for axis in block if dims[axis] is not None]
@@ -56,7 +56,10 @@ def _followed_axis(trace, x: torch.Tensor, block: list[int]) -> int | None:
 
 
 def _carry_emitted(trace, x, old: list[int], axis: int, out, new: list[int]) -> None:
-    """Hands on the constants of emptied channels, if the block holds these channels only and keeps them in one axis."""
+    """Passes on the constants of emptied channels.
+
+    The block must hold only these channels and keep them in one dimension.
+    """
     emitted = trace.emitted(x)
     size = x.shape[axis]
     if emitted is not None and emitted[0] in old and prod(x.shape[i] for i in old) == size:
@@ -66,7 +69,11 @@ def _carry_emitted(trace, x, old: list[int], axis: int, out, new: list[int]) -> 
 
 
 def _blocks(old: torch.Size, new: torch.Size) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields the smallest runs of old and new dimensions with equal products of sizes; skips dimensions of size one."""
+    """Yields pairs of old and new dimensions that a reshape merges or splits into each other, in the smallest blocks.
+
+    Both sides of a block have the same product of sizes: (2, 6, 5) to (12, 5) gives ([0, 1], [0]) and ([2], [1]).
+    Dimensions of size one are skipped.
+    """
     left = [axis for axis, n in enumerate(old) if n != 1]
     right = [axis for axis, n in enumerate(new) if n != 1]
     while left and right:
@@ -83,11 +90,14 @@ def _blocks(old: torch.Size, new: torch.Size) -> Iterator[tuple[list[int], list[
 
 
 def _carry(trace, flat: np.ndarray, axes: list[int], result: list) -> None:
-    """Sets in `result` the labels of the innermost of `axes` along which `flat` varies, and ties them over the others.
+    """Sets the labels of a block's new dimensions in `result`.
+
+    The innermost dimension along which `flat` varies gets the labels. If they vary along other dimensions too, they are
+    tied along these.
 
     Args:
         trace: the trace.
-        flat: the label of each index of a block's new dimensions.
+        flat: the label of each index of the block's new dimensions.
         axes: the new dimensions of the block.
         result: labels of each new dimension.
     """
@@ -128,7 +138,7 @@ def _reorder(trace, x, order, out) -> None:
 
 @rule("as_strided_")
 def restride(trace, func, args, kwargs, out) -> None:
-    """Freezes the channels, unless the shape stays: a convolution restrides a map of one position in place."""
+    """Freezes the channels unless the shape stays the same: a convolution restrides a map of one position in place."""
     dims = trace.dims(out)
     shape = tuple(args[1])
     fits = len(dims) == len(shape) and all(d is None or len(d) == n for d, n in zip(dims, shape, strict=True))
@@ -203,7 +213,7 @@ def channel_shuffle(trace, func, args, kwargs, out) -> None:
 
 @rule("glu")
 def glu(trace, func, args, kwargs, out) -> None:
-    """Ties the two halves index by index, since one gates the other."""
+    """Ties the two halves index by index, because one gates the other."""
     x = args[0]
     axis = args[1] if len(args) > 1 else -1
     dims = list(trace.dims(x))

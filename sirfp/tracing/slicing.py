@@ -1,4 +1,4 @@
-"""Rules for operations that join tensors, and that split, slice, index, pad or roll one, or write into a part of it."""
+"""Rules for operations that join tensors, and that split, slice, index, pad, roll or partly overwrite a tensor."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def stack(trace, func, args, kwargs, out) -> None:
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "split_copy", "split_with_sizes_copy",
       "chunk", "unsafe_chunk")  # fmt: skip
 def split(trace, func, args, kwargs, out) -> None:
-    """Ties equal parts index by index; freezes unequal ones, whose sizes are written in the model's code."""
+    """Ties equal parts index by index. Freezes unequal parts, because their sizes are written in the model's code."""
     x = args[0]
     axis = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % x.dim()
     dims = trace.dims(x)
@@ -94,7 +94,7 @@ def unbind(trace, func, args, kwargs, out) -> None:
 
 @rule("slice")
 def slice_(trace, func, args, kwargs, out) -> None:
-    """Freezes sliced channels, since the slice's bounds are written in the model's code."""
+    """Freezes sliced channels, because the slice's bounds are written in the model's code."""
     x = args[0]
     axis = (args[1] if len(args) > 1 else 0) % x.dim()
     dims = list(trace.dims(x))
@@ -120,7 +120,7 @@ def select(trace, func, args, kwargs, out) -> None:
 
 @rule("index", "_unsafe_index")
 def index(trace, func, args, kwargs, out) -> None:
-    """Keeps the labels of dimensions that are not indexed; freezes channels that are."""
+    """Keeps the labels of dimensions that are not indexed. Freezes indexed channels."""
     x, indices = args
     dims = trace.dims(x)
     used = _indexed_axes(indices)
@@ -135,7 +135,7 @@ def index(trace, func, args, kwargs, out) -> None:
 
 
 def _indexed_axes(indices) -> list[int]:
-    """Returns the dimensions that a list of index tensors indexes; a mask indexes as many as it has dimensions."""
+    """Returns the dimensions that a list of index tensors indexes. A mask indexes one dimension for each of its own."""
     axes, axis = [], 0
     for tensor in indices:
         width = tensor.dim() if tensor is not None and tensor.dtype in (torch.bool, torch.uint8) else 1
@@ -194,7 +194,7 @@ def embedding(trace, func, args, kwargs, out) -> None:
 
 @rule("constant_pad_nd", "pad")
 def constant_pad(trace, func, args, kwargs, out) -> None:
-    """Keeps the labels of channels; freezes padded channels, since the padding's size is written in the code."""
+    """Keeps the labels of channels. Freezes padded channels, because the padding's size is written in the code."""
     x = args[0]
     dims = list(trace.dims(x))
     for axis in range(x.dim()):

@@ -1,8 +1,8 @@
 """The table of rules: for each ATen or torchvision operation, how it passes channel labels from inputs to outputs.
 
-A rule is a function `(trace, func, args, kwargs, out)`: it ties or freezes labels of the inputs, sets the labels of the
-outputs (`trace.set`), and logs what counts in FLOPs (`trace.count`). An operation that PyTorch tags as pointwise needs
-no entry. The modules of rules fill the table; `sirfp.tracing` imports them all.
+A rule is a function `(trace, func, args, kwargs, out)`. It ties or freezes labels of the inputs, sets the labels of the
+outputs (`trace.set`), and counts FLOPs (`trace.count`). An operation that PyTorch tags as pointwise needs no entry. The
+modules of rules fill the table; `sirfp.tracing` imports them all.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ RULES: Registry[Callable] = Registry("rule")
 STATISTICS: set[str] = set()
 """Operations that compute a statistic over a whole dimension."""
 COUNTED: set[str] = set()
-"""Operations that count in FLOPs even if none of their inputs carries labels."""
+"""Operations that count in FLOPs even if no input has labels."""
 
 
 def rule(*names: str, statistic: bool = False, counted: bool | Iterable[str] = False) -> Callable[[Callable], Callable]:
-    """Registers a function as the rule for operations, e.g. `@rule("cat")`; a name without prefix is one of ATen's.
+    """Registers a function as the rule for operations, e.g. `@rule("cat")`; a name without prefix is a name of ATen.
 
     Args:
         names: the operations.
-        statistic: the operations compute a statistic over a whole dimension (`STATISTICS`).
-        counted: the operations that count in FLOPs even without labels (`COUNTED`): all of `names`, or those given.
+        statistic: True if the operations compute a statistic over a whole dimension (`STATISTICS`).
+        counted: the operations that count in FLOPs even without labels (`COUNTED`): True for all of `names`, or a list.
 
     Raises:
-        ValueError: an operation has a rule already.
+        ValueError: an operation already has a rule.
     """
     full = [_full(name) for name in names]
 
