@@ -273,8 +273,7 @@ def _searched(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, co
 
 
 def _sequence(found: ChannelGroups, scores: Mapping[str, torch.Tensor], limits: Limits) -> list[np.ndarray]:
-    """Returns the chunks of atoms in the order of removal: by the mean relative rank of their atoms in the partition.
-    """
+    """Returns the chunks of atoms in the order of removal: by the mean relative rank of their atoms in a partition."""
     share = np.zeros(found.atoms)
     values = np.zeros(found.atoms)
     for group in found:
@@ -297,8 +296,7 @@ def _sequence(found: ChannelGroups, scores: Mapping[str, torch.Tensor], limits: 
 
 
 def least(group: Group, min_keep: float) -> int:
-    """Returns the minimum width of a group: at least 2 if a statistic runs over it, because one value has no variance.
-    """
+    """Returns the minimum width of a group: at least 2 if a statistic runs over it, as one value has no variance."""
     return min(group.size, max(2 if group.inexact else 1, math.ceil(min_keep * group.size)))
 
 

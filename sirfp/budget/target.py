@@ -190,8 +190,7 @@ class Latency(Target):
     name, words = "latency", QUANTITIES["latency"]
 
     def cost(self, found: ChannelGroups) -> Callable[..., float]:
-        """Returns the function for FLOPs: `sirfp.budget.decision` divides scores by cost before any time is measured.
-        """
+        """Returns the function for FLOPs: `sirfp.budget.decision` divides scores by cost before time is measured."""
         return found.flops
 
     def pair(self, plan: PruningPlan) -> tuple[float, float] | None:

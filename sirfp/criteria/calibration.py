@@ -29,8 +29,7 @@ def default_criterion(has_gradients: bool = True) -> str:
 
 
 def gives_gradients(batch: Any, loss: Loss | None = None) -> bool:
-    """True if there is a loss: `loss` is given, or the batch is Detectron2's and annotated, so the model computes one.
-    """
+    """True if there is a loss: `loss` is given, or the batch is Detectron2's and annotated (the model has a loss)."""
     return loss is not None or (is_detectron_input(batch) and is_annotated(batch))
 
 

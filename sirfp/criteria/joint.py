@@ -1,5 +1,4 @@
-"""SIRFP with importance: redundancies as edge weights and importances as vertex weights of a clique. Not in the paper.
-"""
+"""SIRFP with importance: redundancies as edge weights, importances as vertex weights of a clique. Not in the paper."""
 
 from __future__ import annotations
 

@@ -198,8 +198,7 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 
 def _meanings(cls: Any) -> dict[str, str]:
-    """Returns the entries of `Args:` in the docstrings of a class and its constructor, {parameter: text in one line}.
-    """
+    """Returns the entries of `Args:` in the docstrings of a class and its constructor, {parameter: text on a line}."""
     found: dict[str, str] = {}
     for owner in (cls.__init__, cls):
         block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", inspect.cleandoc(owner.__doc__ or ""), re.MULTILINE)

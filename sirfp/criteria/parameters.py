@@ -29,8 +29,7 @@ def biases(model: nn.Module, group: Group) -> list[Slice]:
 
 
 def norm_layers(model: nn.Module, group: Group) -> list[Feature]:
-    """Returns the norm layers that scale a group's channels: those with a `weight`, a parameter or a buffer (FrozenBN).
-    """
+    """Returns the norm layers that scale a group's channels: those with a `weight`, parameter or buffer (FrozenBN)."""
     return [f for f in group.features if f.norm and _scales(model.get_submodule(f.module), f)]
 
 

@@ -75,8 +75,7 @@ class Group:
 
     @property
     def width(self) -> int:
-        """Number of channels per atom in the module that names the group: above 1 for attention heads and norm groups.
-        """
+        """Number of channels per atom in the module that names the group: above 1 for attention heads, norm groups."""
         return sum(piece.index.shape[1] for piece in self.slices if (piece.tensor, piece.dim) == self.place) or 1
 
 
