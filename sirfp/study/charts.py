@@ -21,7 +21,7 @@ MARKERS = ("circle", "square", "diamond", "triangle")
 COLOURS = 8
 """Number of colours for criteria in `page.css`, classes s0 to s7; later criteria reuse them with another marker."""
 LABEL_GAP = 20
-"""Least distance of two labels in pixels, a line of text."""
+"""Least distance between two labels in pixels: the height of a line of text."""
 INTERVALS = 5
 """Intended number of intervals between the ticks of the metric's axis."""
 
@@ -33,7 +33,7 @@ class _Scale:
     Attributes:
         least: smallest share of FLOPs on the horizontal axis; the largest is 1.02, so that markers at 1 fit.
         low, high: range of the metric on the vertical axis.
-        step: distance of its ticks.
+        step: distance between ticks on the vertical axis.
     """
 
     least: float
@@ -82,7 +82,7 @@ def trade_off(found: Sequence[Row]) -> str:
 
 
 def _scale(found: Sequence[Row]) -> _Scale:
-    """Axes that hold all rows with their standard deviations."""
+    """Returns axes whose ranges include all rows and their standard deviations."""
     low = min(row.mean - (row.std or 0) for row in found)
     high = max(row.mean + (row.std or 0) for row in found)
     shares = [row.flops_kept for row in found if row.flops_kept is not None]
@@ -90,7 +90,7 @@ def _scale(found: Sequence[Row]) -> _Scale:
 
 
 def _by_criterion(found: Sequence[Row]) -> dict[str, list[tuple[float, Row]]]:
-    """{criterion: (share of FLOPs kept, row) of its prunings, sorted by the share}."""
+    """{criterion: [(share of FLOPs kept, row)]} for the rows of pruned networks, sorted by the share."""
     series: dict[str, list[tuple[float, Row]]] = {}
     for row in found:
         if row.pruned and row.flops_kept is not None:
@@ -119,12 +119,12 @@ def _series(
     """The line of one criterion with its markers, error bars and label.
 
     Args:
-        index: number of the criterion, which decides on colour and marker.
-        name: of the criterion.
-        points: see `_by_criterion`.
-        dense: the row that the line ends at, if there is one.
-        scale: of the chart.
-        label: height of the label in pixels.
+        index: number of the criterion; sets colour and marker.
+        name: name of the criterion.
+        points: (share of FLOPs kept, row) pairs, see `_by_criterion`.
+        dense: row of the dense network, where the line ends; None for no such end.
+        scale: axes of the chart.
+        label: vertical position of the label in pixels.
     """
     places = [(scale.x(share), scale.y(row.mean)) for share, row in points]
     line = [*places, (scale.x(1.0), scale.y(dense.mean))] if dense else places
@@ -141,7 +141,7 @@ def _series(
 
 
 def _unpruned(row: Row, scale: _Scale, label: float) -> str:
-    """The marker and label of the dense network, or of one that was trained on without pruning."""
+    """The marker and label of the dense network or of a control run (trained further without pruning)."""
     tooltip = escape(f"{row.criterion}: {row.metric} {mean_and_std(row.mean, row.std)}")
     place = f'cx="{scale.x(1):.1f}" cy="{scale.y(row.mean):.1f}" r="5"'
     return (
@@ -154,7 +154,7 @@ def kept_channels(widths: Mapping[str, Sequence[Mapping[str, Sequence[int]]]]) -
     """An HTML table of the channels that each layer keeps, averaged over seeds; cells are shaded by the share kept.
 
     Args:
-        widths: {name of the pruning: [{group: (kept, dense)} of each seed]}.
+        widths: {column title: [{group: (kept, dense)}]}, a list with one entry per seed.
     """
     groups = list(dict.fromkeys(group for runs in widths.values() for run in runs for group in run))
     short = dict(zip(groups, shorten(groups), strict=True))
@@ -173,7 +173,7 @@ def kept_channels(widths: Mapping[str, Sequence[Mapping[str, Sequence[int]]]]) -
 
 
 def _kept_cell(counts: Sequence[int], dense: int) -> str:
-    """A cell with the mean of channel counts, "-" if there are none."""
+    """A cell with the mean of channel counts; "-" if `counts` is empty."""
     if not counts:
         return "<td>-</td>"
     mean = statistics.fmean(counts)
@@ -190,7 +190,7 @@ def _label(name: str, height: float, point: tuple[float, float]) -> str:
 
 
 def _marker(series: int, x: float, y: float) -> str:
-    """A point's symbol, which tells criteria apart without colours too."""
+    """The symbol of a point. Symbols differ between criteria, so that a chart is readable without colours."""
     kind = MARKERS[series % len(MARKERS)]
     if kind == "circle":
         return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
@@ -204,7 +204,7 @@ def _marker(series: int, x: float, y: float) -> str:
 
 
 def _round_range(low: float, high: float) -> tuple[float, float, float]:
-    """Extends a range to multiples of a round step: 1, 2 or 5 times a power of ten, about `INTERVALS` of them.
+    """Extends a range to multiples of a round step: 1, 2 or 5 times a power of ten, about `INTERVALS` steps.
 
     Returns:
         The lower end, the upper end and the step.
@@ -221,19 +221,19 @@ def _spread_labels(heights: Mapping[str, float], gap: float, top: float, bottom:
     """Moves labels apart so that they do not overlap.
 
     Args:
-        heights: {label: its desired height in pixels}.
-        gap: least distance of two labels.
-        top, bottom: limits of the heights.
+        heights: {label: desired vertical position in pixels}.
+        gap: least distance between two labels in pixels.
+        top, bottom: limits of the positions.
 
     Returns:
-        {label: its height}.
+        {label: vertical position in pixels}.
     """
     names = sorted(heights, key=heights.__getitem__)
     places: list[float] = []
     for name in names:
         places.append(max(heights[name], places[-1] + gap if places else top))
     over = max(0.0, (places[-1] if places else 0.0) - bottom)
-    for i in range(len(places) - 1, -1, -1):  # labels below the bottom push the ones above them up
+    for i in range(len(places) - 1, -1, -1):  # from the bottom up: a label below the limit pushes its neighbours up
         limit = bottom if i == len(places) - 1 else places[i + 1] - gap
         places[i] = min(places[i], limit) if over else places[i]
     return dict(zip(names, places, strict=True))

@@ -1,4 +1,4 @@
-"""The grid of a study: turns its YAML file into a list of runs. Prunings of one model and seed share a dense run."""
+"""Turns a study's YAML file into a list of runs. All pruning runs of one model and seed start from one dense run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from .schema import CONTROL, CriterionSpec, TaskSpec, read_study
 
 HOOKS = ("Accumulate", "Report", "PruneSteps", "Recover", "Redundancies")
-"""The hooks of a pruning run; those that a criterion adds are inserted after the first."""
+"""Hooks of a pruning run. Hooks that a criterion adds are inserted after the first."""
 CHECKPOINTS = 6
-"""Checkpoints in a run: an interrupted one loses at most a sixth of its iterations."""
+"""Number of checkpoints in a run: an interrupted run loses at most a sixth of its iterations."""
 MIN_CHECKPOINT_PERIOD = 20
 """Least number of iterations between checkpoints, so that a short run does not write one every few iterations."""
 
@@ -26,9 +26,9 @@ class Job:
 
     Attributes:
         name: "task/model/dense/seed1" or "task/model/criterion/0.4/seed1".
-        task, model: their names in the study.
-        criterion: its name in the study; "" for a dense run, "unpruned" for a control, which trains on unpruned.
-        budget: the share of FLOPs to keep; None for a dense run, 1 for a control.
+        task, model: names of the task and the model in the study.
+        criterion: name of the criterion in the study; "" for a dense run, "unpruned" for a control run.
+        budget: share of FLOPs to keep; None for a dense run, 1 for a control run.
         seed: the random seed.
         metric: the metric to compare, e.g. "sem_seg/mIoU"; higher is better.
         script: the `train_net.py`.
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def dense(self) -> bool:
-        """True for a run that trains a dense network, which others start from."""
+        """True for a run that trains a dense network. Pruning and control runs start from its weights."""
         return self.needs is None
 
     @property
@@ -72,7 +72,7 @@ class Study:
         name: the file's name without its extension.
         folder: where runs and the report are written.
         text: the content of the file.
-        jobs: all runs; each dense one precedes those that need it.
+        jobs: all runs; each dense run precedes the runs that start from its weights.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Study:
 
     @property
     def cells(self) -> tuple[Job, ...]:
-        """The runs that start from dense weights: prunings and controls."""
+        """The runs that start from dense weights: pruning runs and control runs."""
         return tuple(job for job in self.jobs if not job.dense)
 
 
@@ -133,9 +133,10 @@ def _dense_job(spec: TaskSpec, model: str, config: Path, texts: list[str], seed:
 
 
 def _control_job(spec: TaskSpec, model: str, config: Path, texts: list[str], needs: Job) -> Job:
-    """A run that trains a dense network on for as many iterations as a pruning run.
+    """A control run: trains the dense network further, without pruning, for the iterations of a pruning run.
 
-    Without it the loss by pruning cannot be told apart from the gain by longer training.
+    A pruning run changes the metric in two ways: pruning lowers it, longer training raises it. The control run shows
+    the effect of longer training alone.
     """
     length = _pruning_iterations(spec)
     options = {
@@ -177,7 +178,7 @@ def _pruning_job(
 
 
 def _shared_options(length: int, seed: int) -> dict[str, Any]:
-    """Options of every run: only the final network is evaluated."""
+    """Options of every run. Evaluation is off during training: only the final network is evaluated."""
     return {
         "SEED": seed,
         "SOLVER.MAX_ITER": length,
@@ -200,11 +201,11 @@ def _job(
     length: int,
     needs: Job | None,
 ) -> Job:
-    """Makes a run and its fingerprint: of its name, its options, its config's text and the run that it needs."""
+    """Makes a run. Its fingerprint is a hash of its name, its options, its config's text and the run that it needs."""
     from ..config.options import old_key
 
     pairs = tuple((key, literal(value)) for key, value in options.items())
-    named = sorted((old_key(key), value) for key, value in pairs)  # a renamed key keeps the runs that are done
+    named = sorted((old_key(key), value) for key, value in pairs)  # old names: renaming a key changes no fingerprint
     decides = {"config": texts, "options": named, "needs": needs.fingerprint if needs else "", "run": name}
     fingerprint = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
     return Job(
@@ -219,7 +220,7 @@ def literal(value: Any) -> str:
 
 
 def config_texts(path: Path) -> list[str]:
-    """The content of a config file and, recursively, of the files that it names as _BASE_."""
+    """Reads a config file and, recursively, the files in its _BASE_; returns their contents."""
     texts: list[str] = []
     seen: set[Path] = set()
     queue = [path]
@@ -236,7 +237,7 @@ def config_texts(path: Path) -> list[str]:
 
 
 def settings(job: Job) -> Mapping[str, Any]:
-    """The settings of a run in readable form, for its `done.json` or `failed.json`."""
+    """Settings of a run in readable form, for `done.json` or `failed.json`."""
     return {
         "task": job.task,
         "model": job.model,

@@ -1,10 +1,10 @@
-"""The report of a study: one HTML page that loads nothing from a network, and its numbers as CSV, JSON and Markdown."""
+"""Writes the report of a study: one HTML page that loads no other file, and the numbers as CSV, JSON and Markdown."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,29 @@ from .results import Row, mean_and_std, number, rows, signed, to_csv, to_data, t
 from .run_folders import RunFolders
 
 NAME, CSV, JSON, MARKDOWN = "report.html", "results.csv", "results.json", "results.md"
-COLUMNS = (
-    ("task", "Task, model"), ("criterion", "Criterion"), ("budget", "Budget"), ("metric", "Result"),
-    ("change", "Change"), ("cut", "After the cut"), ("flops", "GFLOPs"), ("flops-kept", "kept"),
-    ("params", "M params"), ("params-kept", "kept"), ("latency", "Latency, ms"), ("speedup", "Speed-up"),
-    ("seeds", "Seeds"),
-)  # fmt: skip
+COLUMNS: tuple[tuple[str, str, Callable[[Row], tuple[Any, ...]]], ...] = (
+    ("task", "Task, model", lambda row: (f"{row.task}, {row.model}", row.task, row.model)),
+    ("criterion", "Criterion", lambda row: (row.criterion, row.criterion)),
+    ("budget", "Budget", lambda row: (row.budget, number(row.budget))),
+    ("metric", "Result", lambda row: (row.mean, mean_and_std(row.mean, row.std), row.metric.rpartition("/")[2])),
+    ("change", "Change", lambda row: (row.change, _change(row))),
+    ("cut", "After the cut", lambda row: (row.cut, number(row.cut))),
+    ("flops", "GFLOPs", lambda row: (row.flops, "-" if row.flops is None else giga(row.flops))),
+    ("flops-kept", "kept", lambda row: (row.flops_kept, _percent(row.flops_kept))),
+    ("params", "M params", lambda row: (row.params, "-" if row.params is None else mega(row.params))),
+    ("params-kept", "kept", lambda row: (row.params_kept, _percent(row.params_kept))),
+    ("latency", "Latency, ms", lambda row: (row.latency, number(row.latency and 1e3 * row.latency, 1))),
+    ("speedup", "Speed-up", lambda row: (row.speedup, "-" if row.speedup is None else f"{row.speedup:.2f}×")),
+    ("seeds", "Seeds", lambda row: (len(row.seeds), str(len(row.seeds)))),
+)
+"""Columns of the table of results: (key, title, function from a row to the value to sort by, the text and, if any, a
+second text in small print)."""
 TEXT_COLUMNS = 2
 """Number of columns that hold text, at the left; the others hold numbers."""
 
 
 def write(study: Study, folders: RunFolders) -> None:
-    """Writes the report of all finished runs to the study's folder."""
+    """Writes the report of all finished runs into the study's folder."""
     found = rows(study, folders)
     texts = {
         NAME: page(study, folders, found),
@@ -42,7 +53,7 @@ def write(study: Study, folders: RunFolders) -> None:
 
 
 def page(study: Study, folders: RunFolders, found: Sequence[Row]) -> str:
-    """The whole page as HTML; names, settings and output of runs are escaped."""
+    """Returns the whole page as HTML; names, settings and output of runs are escaped."""
     beside = Path(__file__).parent
     style, script = ((beside / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     models = list(dict.fromkeys((row.task, row.model) for row in found))
@@ -82,7 +93,7 @@ def _status_line(study: Study, folders: RunFolders) -> str:
 
 
 def _results(found: Sequence[Row]) -> str:
-    """The table of all rows; in each task, model and budget the highest mean is bold."""
+    """The table of all rows. For each task, model and budget, the highest mean is bold."""
     highest: dict[tuple[str, str, float | None], float] = {}
     for row in found:
         if row.pruned:
@@ -91,7 +102,7 @@ def _results(found: Sequence[Row]) -> str:
     head = "".join(
         f'<th scope="col" data-key="{key}"{"" if i < TEXT_COLUMNS else " class=number"}>'
         f'<button type="button">{escape(name)}</button></th>'
-        for i, (key, name) in enumerate(COLUMNS)
+        for i, (key, name, _) in enumerate(COLUMNS)
     )
     body = "".join(
         _table_row(row, row.pruned and row.mean == highest[row.task, row.model, row.budget]) for row in found
@@ -113,27 +124,12 @@ def _results(found: Sequence[Row]) -> str:
 
 
 def _table_row(row: Row, best: bool) -> str:
-    """A row of the table of results; each cell also holds its unformatted value, by which `page.js` sorts."""
-    columns: list[tuple[Any, str | tuple[str, str]]] = [
-        (f"{row.task}, {row.model}", (row.task, row.model)),
-        (row.criterion, row.criterion),
-        (row.budget, number(row.budget)),
-        (row.mean, (mean_and_std(row.mean, row.std), row.metric.rpartition("/")[2])),
-        (row.change, _change(row)),
-        (row.cut, number(row.cut)),
-        (row.flops, "-" if row.flops is None else giga(row.flops)),
-        (row.flops_kept, _percent(row.flops_kept)),
-        (row.params, "-" if row.params is None else mega(row.params)),
-        (row.params_kept, _percent(row.params_kept)),
-        (row.latency, number(row.latency and 1e3 * row.latency, 1)),
-        (row.speedup, "-" if row.speedup is None else f"{row.speedup:.2f}×"),
-        (len(row.seeds), str(len(row.seeds))),
-    ]
+    """A row of the table of results. Each cell also holds its unformatted value, which `page.js` uses for sorting."""
     cells = []
-    for i, (value, text) in enumerate(columns):
+    for i, (_, _, cell) in enumerate(COLUMNS):
+        value, text, *small = cell(row)
         kind = "" if i < TEXT_COLUMNS else ' class="number"'
-        first, second = text if isinstance(text, tuple) else (text, "")
-        content = escape(first) + (f"<small>{escape(second)}</small>" if second else "")
+        content = escape(text) + "".join(f"<small>{escape(part)}</small>" for part in small if part)
         cells.append(f'<td{kind} data-value="{escape("" if value is None else str(value))}">{content}</td>')
     kinds = [name for name, holds in (("full", row.dense), ("best", best)) if holds]
     return f'<tr class="{" ".join(kinds)}">{"".join(cells)}</tr>' if kinds else f"<tr>{''.join(cells)}</tr>"
@@ -176,7 +172,7 @@ def _model_section(study: Study, folders: RunFolders, found: Sequence[Row]) -> s
 
 
 def _figures(title: str, note: str, figures: Mapping[str, str]) -> str:
-    """A part of a section that is folded at first: figures, {name: HTML}, below a note; "" if all figures are ""."""
+    """A part of a section, initially folded: a note, then figures {name: HTML}; "" if all figures are ""."""
     blocks = "".join(
         f'<h4>{escape(name)}</h4><div class="figures">{html}</div>' for name, html in figures.items() if html
     )
@@ -185,7 +181,7 @@ def _figures(title: str, note: str, figures: Mapping[str, str]) -> str:
 
 
 def _failures(study: Study, folders: RunFolders) -> str:
-    """The section of failed runs: cause and last lines of output; "" if there are none."""
+    """The section of failed runs, with causes and last lines of output; "" if no run failed."""
     failed = ((job.name, folders.failure(job)) for job in study.jobs if folders.state(job) == "failed")
     items = "".join(
         f"<details><summary><b>{escape(name)}</b>: {escape(failure['cause'])}</summary>"

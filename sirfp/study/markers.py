@@ -1,6 +1,6 @@
-"""Reads the files that mark runs of a study as done or failed; an incomplete or damaged file counts as missing.
+"""Reads the files that mark runs of a study as done or failed. An incomplete or damaged file counts as missing.
 
-The files are validated like any untrusted input, since later code relies on their structure.
+The structure of the files is checked as for any untrusted input, because later code relies on it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def read_failed(path: Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; an empty one if the file holds none."""
+    """Reads a JSON object; returns {} if the file is missing or holds no JSON object."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):
@@ -61,5 +61,5 @@ def _is_pair(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """True for a float or an integer of at most 64 bits: larger ones cannot be averaged as floats."""
+    """True for a float or a 64-bit integer. Larger integers may be too large for a float."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 63)

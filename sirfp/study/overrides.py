@@ -12,7 +12,8 @@ def check_key(key: str, value: Any, at: str) -> None:
     """Checks one key of `SIRFP` and the type of its value.
 
     Raises:
-        InputError: there is no such key, or not with such a value; begins with `at`, its place in the study's file.
+        InputError: there is no such key, or its value has the wrong type. The message starts with `at`, the key's
+            place in the study's file.
     """
     from ..config.reading import load_config
 
@@ -23,15 +24,15 @@ def check_key(key: str, value: Any, at: str) -> None:
 
 
 def check_options(criterion: str, overrides: Mapping[str, Any], at: str) -> None:
-    """Checks the options that a study gives a criterion, as its run will.
+    """Checks the criterion's options in a study; the run makes the same check later.
 
     Args:
-        criterion: its name in the registry.
-        overrides: all config keys that its runs get.
-        at: its place in the study's file.
+        criterion: name of the criterion in the registry.
+        overrides: {config key: value} of all config keys that the criterion's runs get.
+        at: place of the criterion in the study's file, for messages.
 
     Raises:
-        InputError: there is no such option, or not with such a value.
+        InputError: the criterion has no such option, or the value is not valid.
     """
     from ..config import options
     from ..config.reading import load_config
@@ -44,5 +45,5 @@ def check_options(criterion: str, overrides: Mapping[str, Any], at: str) -> None
 
 
 def _as_word(value: Any) -> str:
-    """A value as a command line has it."""
+    """Formats a value for the command line."""
     return value if isinstance(value, str) else repr(value)

@@ -17,7 +17,7 @@ PREDICTIONS = "predictions.png"
 WIDEST = 1100
 """Greatest width of a picture in pixels, about the width of the page; wider ones are scaled down."""
 QUALITY = 82
-"""WebP quality of pictures: the page holds all of them, so size counts."""
+"""WebP quality of pictures. All pictures are embedded in the page, so they must be small."""
 SIDE = 224
 """Side of a drawn matrix in pixels; larger matrices are averaged in blocks."""
 KEPT, GONE = (47, 109, 181), (217, 222, 229)
@@ -58,7 +58,7 @@ def _figure(name: str, before: np.ndarray, after: np.ndarray, order: np.ndarray,
     """A layer's two matrices as an HTML figure.
 
     Args:
-        name: of the layer.
+        name: name of the layer.
         before, after: (n, n) and (k, k) matrices of the dense and the pruned layer.
         order: (n,), channels in the order in which the greedy clique search would remove them.
         kept: (k,), channels that the criterion kept.
@@ -90,7 +90,7 @@ def draw_matrix(matrix: np.ndarray, stays: np.ndarray | None) -> Image.Image:
 
     Args:
         matrix: (n, n).
-        stays: (n,), True for channels that are kept, marked by a strip at the left and the top; None for no strip.
+        stays: (n,) of bool, True for kept channels; drawn as a strip at the left and the top. None: no strip.
     """
     from matplotlib import colormaps
 

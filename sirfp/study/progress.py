@@ -1,4 +1,4 @@
-"""Shows the progress of a study on standard error: bars on a terminal, else a line whenever a run starts or ends."""
+"""Shows the progress of a study on standard error: bars on a terminal, else one line per start and end of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def display() -> Iterator[Callable[[Progress, str], None]]:
 
 
 def status_line(progress: Progress) -> str:
-    """The number of runs that are done, failed and left, and the estimated time for the latter."""
+    """The number of runs that are done, failed and left, and the estimated time until all are done."""
     parts = [f"{len(progress.done)} done", f"{len(progress.failed)} failed", f"{len(progress.remaining)} left"]
     seconds = progress.time_left() if progress.remaining else None
     return ", ".join(parts) + (f", about {duration(seconds)} to go" if seconds is not None else "")

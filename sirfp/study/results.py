@@ -20,17 +20,19 @@ class Row:
     """The average over runs that differ only in their seed.
 
     Attributes:
-        task, model, metric: as in the study.
-        criterion: its name; "dense" for networks that pruning starts from, "unpruned" for controls, which train on.
-        budget: the share of FLOPs to keep; None for dense networks, 1 for controls.
+        task, model, metric: names in the study.
+        criterion: name of the criterion; "dense" for networks before pruning, "unpruned" for control runs, which
+            train the dense network further.
+        budget: share of FLOPs to keep; None for dense networks, 1 for control runs.
         seeds: seeds of the runs that are done.
         mean, std: mean and sample standard deviation of the metric over seeds; std is None for one run.
-        change, change_std: the same for the difference to the dense network of the same seed.
+        change, change_std: mean and sample standard deviation of (metric - metric of the dense network of the same
+            seed).
         cut: mean of the metric right after the last cut, before fine-tuning.
-        flops, params: mean number of multiply-adds of one call, and of parameters.
-        flops_kept, params_kept: their shares of the dense network's.
+        flops, params: mean number of multiply-adds of one call, and mean number of parameters.
+        flops_kept, params_kept: shares of the dense network's FLOPs and parameters.
         latency: mean seconds of one call, measured at the end of each run.
-        speedup: mean of dense latency / pruned latency, measured in turns.
+        speedup: mean of dense latency / pruned latency, measured in alternating calls.
     """
 
     task: str
@@ -63,7 +65,10 @@ class Row:
 
 
 def rows(study: Study, folders: RunFolders) -> list[Row]:
-    """The rows of which at least one run is done; for each task and model the dense one first, then in study order."""
+    """Averages the runs that are done: a row per task, model, criterion and budget with at least one such run.
+
+    For each task and model, the row of the dense networks is first; the others are in study order.
+    """
     found: dict[tuple, list[tuple[Job, dict[str, Any]]]] = {}
     order = sorted(enumerate(study.jobs), key=lambda item: (_model_index(study, item[1]), not item[1].dense, item[0]))
     for _, job in order:
@@ -84,7 +89,7 @@ def _model_index(study: Study, job: Job) -> int:
 
 
 def _dense_row(runs: Sequence[tuple[Job, Mapping[str, Any]]], prunings: Sequence[Mapping[str, Any]]) -> Row:
-    """The row of dense networks; their costs come from the results of pruning runs, which measure them."""
+    """The row of dense networks. Its costs come from the results of pruning runs, which measure the dense network."""
     job = runs[0][0]
     scores = [result["rows"]["dense"]["metrics"][job.metric] for _, result in runs]
     seeds = tuple(j.seed for j, _ in runs)
@@ -93,14 +98,14 @@ def _dense_row(runs: Sequence[tuple[Job, Mapping[str, Any]]], prunings: Sequence
 
 
 def _dense_costs(prunings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Costs of the dense network, as measured at the start of pruning runs; `Row`'s arguments."""
+    """Costs of the dense network, measured at the start of pruning runs, as keyword arguments of `Row`."""
     starts = [next(iter(result["rows"].values())) for result in prunings]
     costs = {key: _mean([row.get(key) for row in starts]) for key in ("flops", "params", "latency")}
     return costs | {key: 1.0 if starts else None for key in ("flops_kept", "params_kept", "speedup")}
 
 
 def _pruned_row(runs: Sequence[tuple[Job, Mapping[str, Any]]], folders: RunFolders) -> Row:
-    """The row of runs that start from dense weights: of a criterion and budget, or of controls."""
+    """The row of pruning runs with one criterion and budget, or of control runs."""
     job = runs[0][0]
     results = [result for _, result in runs]
     starts = [next(iter(result["rows"].values())) for result in results]
@@ -131,13 +136,13 @@ def _pruned_row(runs: Sequence[tuple[Job, Mapping[str, Any]]], folders: RunFolde
 
 
 def _dense_score(job: Job, folders: RunFolders) -> list[float]:
-    """The metric of the dense network that a run started from; empty if its result is gone."""
+    """The metric of the dense network that a run started from; [] if its result is missing."""
     result = folders.result(job.needs) if job.needs else None
     return [result["rows"]["dense"]["metrics"][job.metric]] if result else []
 
 
 def _mean_cost(results: Sequence[Mapping[str, Any]], key: str) -> tuple[float | None, float | None]:
-    """The mean "flops" or "params" of pruned networks, and their mean share of the dense network's."""
+    """The mean "flops" or "params" of pruned networks, and the mean of pruned / dense."""
     pairs = [result[key] for result in results if key in result]
     return _mean([pruned for _, pruned in pairs]), _mean([_ratio(pruned, dense) for dense, pruned in pairs])
 
@@ -162,7 +167,7 @@ def table(found: Sequence[Row]) -> Table:
 
 
 def to_csv(found: Sequence[Row]) -> str:
-    """The rows as CSV; latency in seconds, an empty field where a value is not known."""
+    """The rows as CSV; latency is in seconds, unknown values are empty fields."""
     file = io.StringIO()
     names = list(Row.__dataclass_fields__)
     writer = csv.DictWriter(file, names, lineterminator="\n")
@@ -228,7 +233,7 @@ def mean_and_std(mean: float | None, std: float | None) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of values that are not None; None if there are none."""
+    """The mean of the values that are not None; None if all are None."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
 
@@ -244,7 +249,7 @@ def _ratio(numerator: float | None, denominator: float | None) -> float | None:
 
 
 def _finite(value: Any) -> Any:
-    """Replaces numbers that are not finite by None in plain data, since JSON has no NaN."""
+    """Replaces NaN and infinite numbers by None in plain data, because JSON has neither."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,8 +1,8 @@
-"""The folders of a study's runs: which runs are done, what they found, and how to start or resume one.
+"""The folders of a study's runs: states, results, and the command lines that start or resume runs.
 
-A folder's name contains the fingerprint of its run's settings: changed settings get another folder, and going back to
-the old settings finds the old result. A finished run has `done.json`, a failed one `failed.json`, both written
-atomically; a folder with neither belongs to a run that was interrupted and is resumed from its checkpoint.
+A folder's name contains the fingerprint of its run's settings. Changed settings get another folder; going back to the
+old settings finds the old result. A finished run has `done.json`, a failed run `failed.json`; both are written
+atomically. A folder with neither file belongs to an interrupted run, which is resumed from its checkpoint.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .markers import read_done, read_failed
 
 DONE, FAILED, CONSOLE, WEIGHTS = "done.json", "failed.json", "console.txt", "model_final.pth"
 TAIL_LINES = 40
-"""Number of last lines of a failed run's output that are kept with its cause: enough for a traceback."""
+"""Number of last lines of a failed run's output stored in `failed.json`: enough for a traceback."""
 LOG_BYTES = 65536
-"""Bytes read from the end of `metrics.json` to find the last iteration; its lines are far shorter."""
+"""Bytes read from the end of `metrics.json` to find the last iteration; a line of that file is far shorter."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RunFolders:
 
     Args:
         root: the study's folder.
-        imports: the user's own code that runs import first, .py files or modules.
+        imports: .py files or modules with the user's own code, which each run imports first.
     """
 
     root: Path
@@ -60,7 +60,7 @@ class RunFolders:
         """The content of a finished run's `done.json`; None if the run is not finished.
 
         Raises:
-            InputError: the run has not measured the metric that the study now names.
+            InputError: the result lacks the metric that the study names.
         """
         found = read_done(self.folder(job) / DONE)
         if found is None or found.get("fingerprint") != job.fingerprint:
@@ -75,7 +75,7 @@ class RunFolders:
         return read_failed(self.folder(job) / FAILED)
 
     def iteration(self, job: Job) -> int:
-        """Number of iterations a run has done, according to its `metrics.json`; 0 if there is none."""
+        """Number of iterations a run has done, according to its `metrics.json`; 0 if the file is missing."""
         try:
             with open(self.folder(job) / "metrics.json", "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
@@ -85,7 +85,7 @@ class RunFolders:
         return min(int(found[-1]) + 1, job.iterations) if found else 0
 
     def arguments(self, job: Job) -> list[str]:
-        """The command line of a run, after `python`; with `--resume` it continues from a checkpoint if there is one."""
+        """The command line of a run, after `python`; `--resume` continues from the last checkpoint, if there is one."""
         options = {**dict(job.options), "OUTPUT_DIR": str(self.folder(job))}
         if job.needs:
             options["MODEL.WEIGHTS"] = str(self.folder(job.needs) / WEIGHTS)
@@ -103,10 +103,10 @@ class RunFolders:
 
         Args:
             job: the run.
-            seconds: how long it took; None if it was resumed, so that the total is unknown.
+            seconds: duration of the run; None for a resumed run, whose total duration is unknown.
 
         Returns:
-            Why the files are no valid result; "" if they are.
+            The reason why the files are no valid result; "" for a valid result.
         """
         folder = self.folder(job)
         try:
@@ -123,11 +123,11 @@ class RunFolders:
         return ""
 
     def fail(self, job: Job, cause: str) -> dict[str, Any]:
-        """Writes the `failed.json` of a run: its cause and the last lines of its output.
+        """Writes the `failed.json` of a run: the cause of the failure and the last lines of the output.
 
         Args:
             job: the run.
-            cause: why it failed; "" to take it from the output.
+            cause: cause of the failure; "" to take it from the output.
 
         Returns:
             The content of the file.
@@ -147,12 +147,12 @@ class RunFolders:
         return re.sub(r"\x1b\[[0-9;]*m", "", text[-40000:]).rstrip().splitlines()[-TAIL_LINES:]
 
     def unused_results(self, jobs: tuple[Job, ...]) -> int:
-        """Number of finished runs in the study's folder that none of its current settings refers to."""
+        """Number of finished runs in the study's folder that are not among `jobs`, e.g. after a change of settings."""
         own = {self.folder(job) for job in jobs}
         return sum(file.parent not in own for file in self.root.glob(f"*/*/{DONE}"))
 
     def _tidy(self, job: Job) -> None:
-        """Deletes the files of a finished run that no other run reads; a dense run keeps its final weights."""
+        """Deletes large files of a finished run. A dense run keeps its final weights, which other runs read."""
         for file in self.folder(job).glob("*.pth"):
             if not (job.dense and file.name == WEIGHTS):
                 file.unlink()
@@ -189,7 +189,7 @@ def _pruning_result(folder: Path) -> dict[str, Any]:
 
 
 def _metric_problem(rows: Mapping[str, Any], metric: str) -> str:
-    """Why the final metric of a run cannot be used: it is missing or not finite; "" if it can."""
+    """The reason why the final metric of a run is not usable (missing or not finite); "" if it is usable."""
     metrics = list(rows.values())[-1]["metrics"]
     if metric not in metrics:
         return f"the run has no metric {metric}{near(metric, metrics) or '; it has ' + ', '.join(metrics)}"

@@ -15,14 +15,14 @@ from typing import Any, Protocol
 from ..errors import InputError
 
 STOP_SECONDS = 10.0
-"""Seconds between SIGTERM and SIGKILL, in which a run can end by itself."""
+"""Seconds between SIGTERM and SIGKILL, in which a run can shut down by itself."""
 
 
 class Run(Protocol):
     """A started run."""
 
     def ended(self) -> int | None:
-        """The exit status, negative for a signal; None while the run goes on."""
+        """The exit status, negative for a signal; None while the run is active."""
 
     def stop(self) -> None:
         """Ends the run and all processes that it has started."""
@@ -36,16 +36,16 @@ class Runner(Protocol):
 
         Args:
             arguments: the command line after `python`.
-            console: the file that its output is appended to.
-            slot: number of a free place among those that run at a time, from 0; decides on the GPU.
+            console: file to which the output is appended.
+            slot: index of the run among the concurrent runs, from 0; selects the GPU.
         """
 
 
 class Processes:
-    """Runs as child processes, which share the CPU cores and the GPUs of this machine.
+    """Starts runs as child processes, which share the CPU cores and the GPUs of this machine.
 
     Args:
-        jobs: number of runs at a time.
+        jobs: number of concurrent runs.
     """
 
     def __init__(self, jobs: int):
@@ -65,7 +65,7 @@ class Processes:
 
 
 class Process:
-    """A child process in a session of its own, which ends when this process ends."""
+    """A child process in a separate session; it ends when this process ends."""
 
     def __init__(self, arguments: list[str], console: Path, environment: Mapping[str, str] | None = None):
         with open(console, "ab") as output:
@@ -75,7 +75,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # Ctrl-C reaches only the study, which ends its runs
+                start_new_session=True,  # Ctrl-C then reaches only the study, which stops its runs
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
 
@@ -97,11 +97,11 @@ class Process:
 
 
 class Cluster:
-    """Runs as jobs that submitit submits to a cluster.
+    """Starts runs as cluster jobs through submitit.
 
     Args:
         kind: "slurm", or "local" to imitate a cluster on this machine.
-        folder: where submitit keeps its files, on a disk that all machines share.
+        folder: folder of submitit's files, on a disk that all machines share.
         options: submitit's parameters of a job, e.g. {"timeout_min": 600, "slurm_partition": "gpu"}.
 
     Raises:
@@ -154,7 +154,7 @@ def _run_and_wait(arguments: list[str], console: str) -> int:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that this process may use, in the notation of CUDA_VISIBLE_DEVICES."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -163,5 +163,5 @@ def _gpus() -> list[str]:
 
 
 def _end_with_parent() -> None:
-    """Has the kernel send SIGTERM to this process when the study is killed, so that no run outlives it."""
+    """Asks the kernel to send SIGTERM to this process when the study is killed, so that no run outlives the study."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

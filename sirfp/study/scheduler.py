@@ -1,4 +1,7 @@
-"""Runs a study: starts runs as soon as what they need is done, records results; one failure does not stop the rest."""
+"""Runs a study: starts each run once the dense run that it needs is done, and records results.
+
+A failed run does not stop the others.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from .run_folders import CONSOLE, RunFolders
 from .runner import Run, Runner
 
 POLL_SECONDS = 0.2
-"""Seconds between two checks of the runs: short for a display, long compared with the work of a check."""
+"""Seconds between two checks of the runs: short enough for a live display, long compared with the work of a check."""
 
 CRASHES = {getattr(signal, name, None) for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")}
 """Signals that a fault in compiled code raises in its own process."""
@@ -24,11 +27,11 @@ class Progress:
 
     Attributes:
         total: all runs.
-        jobs: number of runs at a time.
-        done: names of runs that are done, now or by an earlier start of the study.
-        failed: {name: cause} of runs that failed, likewise.
+        jobs: number of concurrent runs.
+        done: names of runs that are done, including those of an earlier start of the study.
+        failed: {name: cause} of failed runs, including those of an earlier start of the study.
         running: {run: iterations done}.
-        seconds: {(task, model): (seconds, iterations)}, summed over runs that were done without an interruption.
+        seconds: {(task, model): (seconds, iterations)}, summed over runs that finished without an interruption.
     """
 
     total: list[Job]
@@ -44,14 +47,14 @@ class Progress:
         return [job for job in self.total if job.name not in self.done and job.name not in self.failed]
 
     def add_time(self, job: Job, seconds: float | None) -> None:
-        """Adds a run's duration, by which `time_left` estimates; None, for a resumed run, is ignored."""
+        """Adds a run's duration to the data for `time_left`; None, for a resumed run, is ignored."""
         if seconds is None:
             return
         spent, count = self.seconds.get((job.task, job.model), (0.0, 0))
         self.seconds[job.task, job.model] = spent + seconds, count + job.iterations
 
     def time_left(self) -> float | None:
-        """Estimated seconds until all runs are done, by the pace of those that are; None if none is."""
+        """Estimates the seconds until all runs are done, from the pace of finished runs; None without finished runs."""
         if not self.seconds:
             return None
         paces = {key: spent / count for key, (spent, count) in self.seconds.items()}
@@ -73,13 +76,13 @@ def run_jobs(
     show: Callable[[Progress, str], None] = lambda progress, news: None,
     on_run_end: Callable[[], None] = lambda: None,
 ) -> Progress:
-    """Runs all jobs that are not done, at most `limit` at a time; stops the running ones if it is interrupted.
+    """Runs all jobs that are not done, at most `limit` at a time; an interrupt stops the active runs.
 
     Args:
-        jobs: the runs; each dense one precedes those that need it.
-        folders: their folders.
-        runner: starts them.
-        limit: number of runs at a time.
+        jobs: the runs; each dense run precedes the runs that start from its weights.
+        folders: folders of the runs.
+        runner: starts the runs.
+        limit: number of concurrent runs.
         retry: True to repeat runs that failed before.
         show: called several times a second with the progress and a line of news, or "" if there is none.
         on_run_end: called after each run that ends.
@@ -116,13 +119,13 @@ def run_jobs(
 
 @dataclass(frozen=True)
 class _Running:
-    """A run that goes on.
+    """An active run.
 
     Attributes:
         run: the process or cluster job.
         start: `time.monotonic()` when it was started.
-        slot: its place among the runs at a time.
-        resumed: True if it continues from a checkpoint.
+        slot: index of the run among the concurrent runs, from 0.
+        resumed: True if the run continues from a checkpoint.
     """
 
     run: Run
@@ -132,7 +135,7 @@ class _Running:
 
 
 def _recorded(jobs: Sequence[Job], folders: RunFolders, limit: int, retry: bool) -> Progress:
-    """The progress that the runs' folders record; failures are left out with `retry`."""
+    """Reads the progress from the runs' folders; with `retry`, failed runs count as not done."""
     progress = Progress(list(jobs), limit)
     for job in jobs:
         result, failure = folders.result(job), folders.failure(job)
@@ -154,7 +157,7 @@ def _start(job: Job, folders: RunFolders, runner: Runner, slot: int) -> _Running
 
 
 def _finish_run(job: Job, status: int, started: _Running, folders: RunFolders, progress: Progress) -> str:
-    """Records a run that ended with an exit status; returns a line that says how it ended."""
+    """Records a run that ended with exit status `status`; returns a one-line summary."""
     seconds = time.monotonic() - started.start
     if status < 0:
         cause = ended_by(-status, folders.iteration(job))
@@ -177,21 +180,21 @@ def ended_by(number: int, iterations: int) -> str:
 
     Args:
         number: number of the signal.
-        iterations: iterations that the run had reported; 0 if it had reported none.
+        iterations: number of iterations that the run had reported.
 
     Returns:
-        E.g. "crashed (segmentation fault, signal 11) after iteration 799"; iterations are counted from 0, as in the
+        E.g. "crashed (segmentation fault, signal 11) after iteration 799". Iterations are counted from 0, as in the
         run's log.
     """
     name = (signal.strsignal(number) or "unknown").lower()
     text = f"{'crashed' if number in CRASHES else 'ended'} ({name}, signal {number})"
     if number == signal.SIGKILL:
-        text += ", perhaps for want of memory,"
+        text += ", perhaps out of memory,"
     return f"{text} after iteration {iterations - 1}" if iterations else f"{text} before its first report"
 
 
 def _fail_dependents(progress: Progress) -> None:
-    """Counts runs that need a failed one as failed too; nothing is written, so that a later start tries them."""
+    """Marks runs whose dense run failed as failed, in memory only: a later start of the study tries them again."""
     for job in progress.remaining:
         if job.needs and job.needs.name in progress.failed:
             progress.failed[job.name] = f"its dense run {job.needs.name} failed"

@@ -19,19 +19,19 @@ SHARED_KEYS = (
 )  # fmt: skip
 """Keys that apply to all tasks at the top level of the file; a task may repeat them with its own values."""
 CONTROL = "unpruned"
-"""The criterion's name of control runs (key `control`): they train a dense network on for as long as a pruning run."""
+"""Criterion name of control runs (key `control`): they train the dense network for as long as a pruning run."""
 TASK_KEYS = ("project", "script", "metric", "models", *SHARED_KEYS)
 CRITERION_KEYS = ("name", "criterion", "hooks", "overrides", "seeds", "steps")
 ITERATION_KEYS = ("dense", "accumulate", "recover", "finetune")
 PARENTS = 4
-"""Number of folders above a study's file in which files are searched."""
+"""Number of folders that are searched, starting at the study's file and going up."""
 SET_BY_STUDY = {
     "SEED": "seeds", "SIRFP.SEED": "seeds", "SIRFP.CRITERION": "criteria", "SIRFP.KEEP_FLOPS": "budgets",
     "SIRFP.STEPS": "steps", "SIRFP.START_ITER": "iterations", "SIRFP.ACCUMULATE_ITERS": "iterations",
     "SIRFP.RECOVER_ITERS": "iterations", "SOLVER.MAX_ITER": "iterations", "OUTPUT_DIR": "folder",
     "MODEL.WEIGHTS": "models",
 }  # fmt: skip
-"""{config key that a study sets itself: the key of the study that decides on it}."""
+"""{config key that only the study may set: the study's key for it}."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class CriterionSpec:
     """An entry of `criteria`.
 
     Attributes:
-        name: its name in the study.
-        criterion: the registered criterion.
+        name: name in the study.
+        criterion: name of the registered criterion.
         hooks: training hooks to insert after Accumulate.
-        overrides: {config key: value} for its runs.
-        seeds: its seeds; those of the task if empty.
-        steps: number of cuts; that of the task if None.
+        overrides: {config key: value} for the runs of this entry.
+        seeds: seeds of the runs; empty for the seeds of the task.
+        steps: number of cuts; None for the task's number.
     """
 
     name: str
@@ -86,10 +86,10 @@ def read_study(path: Path) -> tuple[StudyFile, str]:
     """Reads and checks a study's file.
 
     Returns:
-        Its checked content, and its text.
+        The checked content and the text of the file.
 
     Raises:
-        InputError: the file is missing, is no YAML, or a key or value is not valid.
+        InputError: the file is missing or is no YAML, or a key or value is not valid.
     """
     if not path.is_file():
         known = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
@@ -112,9 +112,9 @@ def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Task
     """Checks one task.
 
     Args:
-        name: of the task.
-        node: its block in the file.
-        top: the whole file, whose values hold for keys that the task lacks.
+        name: name of the task.
+        node: block of the task in the file.
+        top: content of the whole file; its values are defaults for keys that the task lacks.
         path: the file.
     """
     at = f"tasks.{name}"
@@ -162,14 +162,17 @@ def _models(own: Mapping[str, Any], path: Path, script: Path, at: str) -> dict[s
 
 
 def _iterations(given: Mapping[str, Any], at: str) -> dict[str, int]:
-    """{phase: number of iterations}; only `recover` may be 0 or missing, as a single cut has no recovery."""
+    """{phase: number of iterations}. Only `recover` may be 0 or missing: a single cut needs no recovery."""
     _check_keys(given, ITERATION_KEYS, at)
     given = {"recover": 0, **given}
     return {key: _count(_required(given, key, at), f"{at}.{key}", int(key != "recover")) for key in ITERATION_KEYS}
 
 
 def _script(own: Mapping[str, Any], name: str, path: Path, at: str) -> Path:
-    """The `train_net.py` of a task: that of `script`, else that of `project`, else that of the project of its name."""
+    """The `train_net.py` of a task: the task's `script`, else the script of its `project`.
+
+    Without either key, the project has the task's name.
+    """
     if "script" in own and "project" in own:
         raise InputError(f"{at} has both script and project; one is enough")
     if "script" in own:
@@ -188,7 +191,7 @@ def _script(own: Mapping[str, Any], name: str, path: Path, at: str) -> Path:
 
 
 def _existing_file(text: str, path: Path, script: Path | None, at: str) -> Path:
-    """The file that a study names; raises InputError with the nearest name if there is none."""
+    """Finds a file that a study names; raises InputError with the nearest existing name if it is missing."""
     found = _find_file(text, path, script)
     if found is None:
         folders = [(root / text).parent for root in _search_folders(path, script)]
@@ -198,19 +201,19 @@ def _existing_file(text: str, path: Path, script: Path | None, at: str) -> Path:
 
 
 def _find_file(text: str, path: Path, script: Path | None) -> Path | None:
-    """The first file of this name in the folders that are searched; None if there is none."""
+    """The first file of this name in `_search_folders`; None if no folder has it."""
     found = (root / text for root in _search_folders(path, script))
     return next((file.resolve() for file in found if os.path.isfile(file)), None)
 
 
 def _search_folders(path: Path, script: Path | None) -> list[Path]:
-    """Folders in which a file is searched: the study's and those above, the script's, the current one, the checkout."""
+    """Folders to search, in order: the study's and its parents, the script's, the current one, sirfp's checkout."""
     above = path.resolve().parents
     return [*above[:PARENTS], *([script.parent] if script else []), Path.cwd(), Path(__file__).resolve().parents[2]]
 
 
 def _criteria(value: Any, at: str) -> tuple[CriterionSpec, ...]:
-    """The entries of `criteria`; a name alone stands for the criterion of this name."""
+    """The entries of `criteria`; a plain name selects the registered criterion of this name, without options."""
     from ..criteria import CRITERIA
 
     found = []
@@ -233,7 +236,7 @@ def _criteria(value: Any, at: str) -> tuple[CriterionSpec, ...]:
 
 
 def _overrides(value: Any, at: str) -> dict[str, Any]:
-    """{config key: value}; keys below SIRFP are checked here, others by the run itself."""
+    """{config key: value}. Keys that start with SIRFP are checked here, others by the run."""
     found = {}
     for key, setting in _mapping(value, at).items():
         if not re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", str(key)):
@@ -242,14 +245,14 @@ def _overrides(value: Any, at: str) -> dict[str, Any]:
             raise InputError(f"{at}: {key} is set by the study's {SET_BY_STUDY[key]}")
         if isinstance(setting, Mapping):
             raise InputError(f"{at}: write {key}.{next(iter(setting), 'KEY')} in full, not a block below {key}")
-        if key.startswith("SIRFP."):  # a project's keys are known to its script only
+        if key.startswith("SIRFP."):  # other keys may belong to a project; only its script knows them
             check_key(key, setting, at)
         found[key] = setting
     return found
 
 
 def _check_keys(node: Mapping[str, Any], known: Iterable[str], at: str) -> None:
-    """Raises InputError for a key that is not known, with the nearest that is."""
+    """Raises InputError for an unknown key; the message suggests the nearest known key."""
     for key in node:
         if key not in known:
             raise InputError(f"{at} has no key {key!r}{near(key, known) or '; known are ' + ', '.join(known)}")
@@ -287,7 +290,7 @@ def _text(value: Any, at: str) -> str:
 
 def _name(value: Any, at: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", value):
-        raise InputError(f"{at}: a name is of letters, digits and . _ + -, a letter or digit first, got {value!r}")
+        raise InputError(f"{at}: write letters, digits and . _ + -, first a letter or digit; got {value!r}")
     return value
 
 

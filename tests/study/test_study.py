@@ -136,7 +136,7 @@ def test_a_crash_is_told_with_its_signal_and_iteration(bench, capsys):
     assert bench.run() == 1
     cause = bench.results()["runs"][1]["cause"]
     assert cause == "crashed (segmentation fault, signal 11) after iteration 6"  # half of 12, as its metrics say
-    assert ended_by(9, 0) == "ended (killed, signal 9), perhaps for want of memory, before its first report"
+    assert ended_by(9, 0) == "ended (killed, signal 9), perhaps out of memory, before its first report"
     assert ended_by(15, 3) == "ended (terminated, signal 15) after iteration 2"
 
 
@@ -293,7 +293,7 @@ def test_a_cluster_of_this_machine(bench):
         ({"tasks": {"x": {"script": "train_net.py", "metric": "m", "models": {"n": "dens.yaml"}}}},
          "there is no file dens.yaml; did you mean dense.yaml"),
         ({"tasks": {"x": {"script": "train_net.py", "models": {"n": "dense.yaml"}}}}, "tasks.x lacks metric"),
-        ({"tasks": {"../x": {}}}, "a name is of letters"),
+        ({"tasks": {"../x": {}}}, "write letters, digits"),
         ({"tasks": []}, "tasks must be a block"),
     ],
 )  # fmt: skip
