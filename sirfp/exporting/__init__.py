@@ -1,8 +1,10 @@
-"""Exports models as ONNX files: raw images in, final outputs out, batch and size open where the model allows.
+"""Exports models as ONNX files: the input is raw images, the output is the final outputs, e.g. boxes after NMS.
 
-graph = build_graph(source, pruned)
-file = export(graph, "small.onnx", (480, 640))
-agreement(graph, "small.onnx", [images]).relative
+Batch and image size are dynamic if the model allows.
+
+    graph = build_graph(source, pruned)
+    file = export(graph, "small.onnx", (480, 640))
+    agreement(graph, "small.onnx", [images]).relative
 """
 
 from .agreement import Agreement, Session, agreement

@@ -14,7 +14,7 @@ from ..errors import InputError, one_line
 from .graphs import Graph
 
 SAME_BOX = 0.95
-"""Least intersection over union of a pair of detections: they may differ by rounding only, so it is close to 1."""
+"""Least intersection over union of a pair of detections. It is close to 1: boxes may differ by rounding only."""
 
 
 @dataclass
@@ -22,13 +22,13 @@ class Agreement:
     """How much the outputs of two runtimes differ.
 
     Attributes:
-        largest: {output: largest absolute difference}; for detections, over the pairs that both runtimes found.
+        largest: {output: largest absolute difference}; for detections, over pairs found by both runtimes.
         scale: {output: largest absolute value}.
         images: number of images compared.
         detections: number of detections in PyTorch; None if the model is no detector.
-        unmatched: number of detections that only one of the runtimes found.
+        unmatched: number of detections found by only one runtime.
         pixels: number of pixels whose class was compared; None if the model is no segmentor.
-        other_pixels: number of these pixels whose classes differ.
+        other_pixels: number of compared pixels whose classes differ.
     """
 
     largest: dict[str, float] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Agreement:
         return max(shares, default=0.0)
 
     def add(self, output: str, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Updates the largest difference by a pair of outputs of the same shape."""
+        """Updates `largest` and `scale` of an output from a pair of tensors of the same shape."""
         if not a.numel():
             return
         gap = float((a.double() - b.double()).abs().max())
@@ -61,7 +61,7 @@ class Session:
     Args:
         path: the file.
         threads: number of CPU threads; None leaves the choice to onnxruntime.
-        profile: prefix of the file that `session.end_profiling()` writes operator times to; None for no profile.
+        profile: prefix of the file to which `session.end_profiling()` writes operator times; None for no profile.
     """
 
     def __init__(self, path: str | Path, threads: int | None = None, profile: str | None = None):
@@ -82,7 +82,7 @@ class Session:
 
 
 def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -> Agreement:
-    """Compares an ONNX file with its model, which is called through its own interface (`Graph.original`).
+    """Compares the outputs of an ONNX file with those of the original model (`Graph.original`).
 
     Args:
         graph: the model that the file was exported from.
@@ -127,10 +127,13 @@ def agreement(graph: Graph, path: str | Path, batches: Iterable[torch.Tensor]) -
 
 
 def compare_detections(found: Agreement, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Compares the detections of one image: pairs each with the unpaired one of its class that overlaps it most.
+    """Compares the detections of one image.
+
+    Pairs each detection of PyTorch with the detection of the other runtime that has the same class, is not paired yet
+    and overlaps most.
 
     Args:
-        found: updated in place.
+        found: the result so far, updated in place.
         ours, theirs: {"boxes": (D, 4), "scores": (D), "classes": (D), "count": (), "masks": (D, h, w) if any}.
     """
     n, m = int(ours["count"]), int(theirs["count"])

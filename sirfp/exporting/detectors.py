@@ -1,4 +1,4 @@
-"""What exported detectors share: outputs of a fixed size, candidates of each feature map, the final selection."""
+"""Common parts of exported detectors: outputs of a fixed size, candidates of each feature map, final selection."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .graphs import Graph, Tensors, detectron_inputs
 
 
 class DetectorGraph(Graph):
-    """A detector: images to `boxes` (N, D, 4), `scores` (N, D), `classes` (N, D) and `count` (N).
+    """A detector: maps images to `boxes` (N, D, 4), `scores` (N, D), `classes` (N, D) and `count` (N).
 
-    Detections are sorted by descending score. D is the model's limit of detections per image; rows after an image's
-    `count` are padding: zeros, class -1. Boxes are corners x0, y0, x1, y1 in pixels of the image. Score threshold, NMS
-    and limits are those of Detectron2's inference.
+    Detections are sorted by descending score. D is the model's limit of detections per image. `count` is the number of
+    detections of each image; the rows after it are padding: zeros, class -1. Boxes are corners x0, y0, x1, y1 in
+    pixels of the image. Score threshold, NMS and limits are those of Detectron2's inference.
 
     Attributes:
-        threshold: detections have scores above it.
-        overlap: NMS removes a box whose intersection over union with a better one exceeds it.
-        limit: D.
-        call: the model's own `forward`, from Detectron2's list of dicts to its outputs.
+        threshold: score threshold; detections have larger scores.
+        overlap: NMS threshold: a box is removed if its intersection over union with a box of higher score is larger.
+        limit: D, the largest number of detections per image.
+        call: the model's `forward`; maps Detectron2's list of dicts to its outputs.
     """
 
     outputs: tuple[str, ...] = ("boxes", "scores", "classes", "count")
@@ -33,7 +33,7 @@ class DetectorGraph(Graph):
     call: Any
 
     def finish(self, images: torch.Tensor, *intermediate: torch.Tensor) -> Tensors:
-        """Clips boxes to the images and drops empty ones, the last steps of Detectron2's inference."""
+        """Clips boxes to the images and drops empty boxes, the last steps of Detectron2's inference."""
         boxes, scores, classes, *others = intermediate
         boxes = clip_boxes(boxes, images)
         scores, order = (scores * sides_longer(boxes)).topk(self.limit)
@@ -43,7 +43,7 @@ class DetectorGraph(Graph):
         return *detections, *(self._reorder(other, order, real) for other in others)
 
     def original(self, images: torch.Tensor) -> Tensors:
-        """Detections of Detectron2's own inference, padded to D rows."""
+        """Detections of Detectron2's inference, padded to D rows."""
         found = [item["instances"] for item in self.call(detectron_inputs(images))]
         return self._pad_to_limit(found, [("pred_boxes", 0), ("scores", 0), ("pred_classes", -1)])
 
@@ -71,18 +71,19 @@ class DetectorGraph(Graph):
 def candidates(
     generator: Any, level: int, scores: torch.Tensor, deltas: torch.Tensor, transform: Any, count: int
 ) -> Tensors:
-    """The candidates of highest score on a feature map.
+    """Selects the candidates of highest score on a feature map.
 
     Args:
         generator: Detectron2's `DefaultAnchorGenerator`.
-        level: index of the map among those of the generator.
-        scores: (N, A * K, H, W), of A anchors and K classes, not negative.
+        level: index of the feature map in the generator's list of levels.
+        scores: (N, A * K, H, W), non-negative scores for A anchors and K classes.
         deltas: (N, A * 4, H, W), box regression relative to the anchors.
         transform: Detectron2's `Box2BoxTransform`, which applies deltas to anchors.
         count: T, number of candidates.
 
     Returns:
-        Boxes (N, T, 4), scores (N, T), classes (N, T); the score is 0 where the map has fewer than T.
+        Boxes (N, T, 4), scores (N, T), classes (N, T). If the map has fewer than T candidates, the remaining scores
+        are 0.
     """
     anchors = level_anchors(generator, level, *scores.shape[2:])
     num_classes = scores.shape[1] // (deltas.shape[1] // 4)
@@ -94,7 +95,7 @@ def candidates(
 
 
 def level_anchors(generator: Any, level: int, height: int, width: int) -> torch.Tensor:
-    """Anchors (H * W * A, 4) of a feature map, equal to those of Detectron2's `DefaultAnchorGenerator`."""
+    """Anchors (H * W * A, 4) of a feature map, equal to the anchors of Detectron2's `DefaultAnchorGenerator`."""
     cells, stride = list(generator.cell_anchors)[level], generator.strides[level]
     y, x = ((torch.arange(n, device=cells.device) + generator.offset) * stride for n in (height, width))
     y, x = y.reshape(-1, 1).expand(-1, width), x.expand(height, -1)
@@ -102,7 +103,7 @@ def level_anchors(generator: Any, level: int, height: int, width: int) -> torch.
 
 
 def top_scores(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` highest of scores (N, M) and their indices, both (N, count); score 0 where M is less than count."""
+    """The `count` highest of scores (N, M) and their indices, both (N, count); if M < count, the rest have score 0."""
     highest, indices = F.pad(scores, (0, count)).topk(count)
     return highest, indices.clamp(max=scores.shape[1] - 1)
 
@@ -126,5 +127,5 @@ def clip_boxes(boxes: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 
 
 def sides_longer(boxes: torch.Tensor, length: float = 0.0) -> torch.Tensor:
-    """True (...) where both sides of boxes (..., 4) are longer than `length` pixels."""
+    """Mask (...) that is True for boxes (..., 4) with both sides longer than `length` pixels."""
     return (boxes[..., 2] - boxes[..., 0] > length) & (boxes[..., 3] - boxes[..., 1] > length)

@@ -1,4 +1,4 @@
-"""Chooses the `Graph` class by which a model is exported."""
+"""Chooses the `Graph` class for the export of a model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SUPPORTED = (
 
 
 def build_graph(source: Source, model: nn.Module | None = None) -> Graph:
-    """Wraps a model as a function from a tensor of images to its outputs.
+    """Wraps a model as a function from a tensor of images to the model's outputs.
 
     Args:
-        source: where the dense model comes from.
-        model: the model to wrap, e.g. a pruned one; the dense one by default.
+        source: source of the dense model.
+        model: the model to wrap, e.g. a pruned model; the dense model by default.
 
     Raises:
-        InputError: models of this class cannot be exported; the message lists those that can.
+        InputError: models of this class cannot be exported; the message lists the supported classes.
     """
     model = (model or source.model).eval()
     preprocessing = getattr(source, "preprocessing", None)

@@ -1,9 +1,9 @@
-"""Models as functions of one tensor, the form in which they are exported: raw images in, final outputs out.
+"""Models as functions of one tensor, for export: the input is raw images, the output is the final outputs.
 
 `images` is (N, C, H, W), float32, values 0 to 255, colours in the order of the model's config (timm: RGB). The function
-includes normalisation and the padding that the network needs. It has three parts, `prepare`, `network` and `finish`.
-With open sizes each is exported alone and they are joined: `network` is large, and the exporter follows it more easily
-if its input sizes are declared as multiples of the network's stride.
+includes normalisation and the padding that the network needs. It has three parts: `prepare`, `network` and `finish`.
+If the image size is dynamic, each part is exported separately and the three files are joined. The reason is `network`:
+the exporter can trace it more easily if its input sizes are declared as multiples of the network's stride.
 
 Models of Detectron2 are typed `Any` in this package: the library has no type annotations for its modules' attributes.
 """
@@ -25,14 +25,14 @@ class Graph(nn.Module):
 
     Args:
         mean: mean of each colour, for values 0 to 255.
-        std: standard deviation of each colour, likewise.
-        multiple: image sides are padded to a multiple of it, with zeros after normalisation, as Detectron2 does.
-        square: side of the square to which images are padded instead; 0 for none.
-        coarsest: the largest stride of the backbone's feature maps, whether they are used or not; at least `multiple`.
+        std: standard deviation of each colour, for values 0 to 255.
+        multiple: image sides are padded to a multiple of this number, with zeros after normalisation, as in Detectron2.
+        square: side of the square to which images are padded; 0 to pad to `multiple` instead.
+        coarsest: largest stride of all feature maps of the backbone, including unused maps; at least `multiple`.
 
     Attributes:
-        outputs: names of what `forward` returns, in order.
-        intermediate: names of what `network` returns, in order.
+        outputs: names of the outputs of `forward`, in order.
+        intermediate: names of the outputs of `network`, in order.
         padded_outputs: True if `network` returns maps of the padded size.
     """
 
@@ -65,15 +65,15 @@ class Graph(nn.Module):
         return x
 
     def network(self, x: torch.Tensor, images: torch.Tensor) -> Tensors:
-        """Maps what `prepare` returned to the tensors that `intermediate` names; of `images` only the size is read."""
+        """Maps the output of `prepare` to the tensors named in `intermediate`; reads only the size of `images`."""
         raise NotImplementedError
 
     def finish(self, images: torch.Tensor, *intermediate: torch.Tensor) -> Tensors:
-        """Maps what `network` returned to the tensors that `outputs` names; of `images` only the size is read."""
+        """Maps the output of `network` to the tensors named in `outputs`; reads only the size of `images`."""
         raise NotImplementedError
 
     def original(self, images: torch.Tensor) -> Tensors:
-        """The same outputs, computed by the model's own interface; an exported file is compared with them."""
+        """Computes `outputs` by the original model; an exported file is compared with them."""
         raise NotImplementedError
 
 
@@ -83,7 +83,7 @@ class ClassifierGraph(Graph):
     Args:
         model: the network, called with normalised images.
         mean: mean of each colour in timm's convention, for values in [0, 1].
-        std: standard deviation of each colour, likewise.
+        std: standard deviation of each colour, for values in [0, 1].
     """
 
     outputs = intermediate = ("logits",)
@@ -106,7 +106,7 @@ class ClassifierGraph(Graph):
 
 
 class SegmentorGraph(Graph):
-    """A Detectron2 `SemanticSegmentor`: maps images to `logits` (N, K, H, W) and `classes` (N, H, W) at their size."""
+    """A Detectron2 `SemanticSegmentor`: maps images (N, C, H, W) to `logits` (N, K, H, W) and `classes` (N, H, W)."""
 
     outputs = ("logits", "classes")
     intermediate = ("padded_logits",)
@@ -127,21 +127,21 @@ class SegmentorGraph(Graph):
         return logits, logits.argmax(1)
 
     def original(self, images: torch.Tensor) -> Tensors:
-        """Logits of Detectron2's own inference, and their classes."""
+        """Logits of Detectron2's inference, and their classes."""
         logits = torch.stack([found["sem_seg"] for found in self.call(detectron_inputs(images))])
         return logits, logits.argmax(1)
 
 
 def detectron_inputs(images: torch.Tensor) -> list[dict]:
-    """Converts images (N, C, H, W) to the list of dicts that Detectron2's models take."""
+    """Converts images (N, C, H, W) to a list of dicts, the input of Detectron2's models."""
     return [{"image": image, "height": image.shape[1], "width": image.shape[2]} for image in images]
 
 
 def padding_sizes(backbone: Any) -> tuple[int, int, int]:
-    """How a Detectron2 backbone needs its images padded.
+    """Returns how the images for a Detectron2 backbone must be padded.
 
     Returns:
-        `multiple`, `square` and `coarsest` of `Graph`.
+        `multiple`, `square` and `coarsest`, see `Graph`.
     """
     constraints = getattr(backbone, "padding_constraints", None) or {}
     multiple = constraints.get("size_divisibility") or backbone.size_divisibility

@@ -1,9 +1,9 @@
-"""Integer arithmetic for sizes while a model is exported, and adaptive pooling for maps of symbolic size.
+"""Integer arithmetic for sizes during export, and adaptive pooling for maps of symbolic size.
 
-When sizes are symbolic, the floating-point expressions `ceil(h / 2)` and `int(h * 2.0)` take the exporter minutes and
+If sizes are symbolic, the floating-point expressions `ceil(h / 2)` and `int(h * 2.0)` take the exporter minutes and
 leave conditions that it cannot decide. The integer expressions `(h + 1) // 2` and `h * 2` have the same values, and the
-exporter can decide whether two of them are equal. It cannot export adaptive pooling of a symbolic size at all, but the
-same means as matrix products.
+exporter can decide whether two of them are equal. The exporter does not support adaptive pooling of maps of symbolic
+size. Here adaptive pooling is written as two matrix products, which the exporter supports.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from torch.nn import functional as F
 
 @contextmanager
 def integer_sizes() -> Iterator[None]:
-    """Replaces resizing by integer factors, adaptive pooling and timm's "same" padding by equivalent integer code."""
+    """Replaces three operations by equivalent integer code: resizing by integer factors, adaptive pooling and timm's
+    "same" padding.
+    """
     resize, pool = F.interpolate, F.adaptive_avg_pool2d
 
     def interpolate(input: Any, size: Any = None, scale_factor: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -63,6 +65,6 @@ def grid_means(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 
 
 def same_padding(x: Any, kernel_size: int, stride: int, dilation: int) -> Any:
-    """Total padding of a side of length x for which a convolution's output has ceil(x / stride) positions."""
-    beyond = (stride - x % stride) % stride  # from x to the next multiple
+    """Total padding of a side of length x such that a convolution's output has ceil(x / stride) positions."""
+    beyond = (stride - x % stride) % stride  # distance from x to the next multiple of the stride
     return max(beyond + (kernel_size - 1) * dilation + 1 - stride, 0)

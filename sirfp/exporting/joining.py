@@ -1,4 +1,4 @@
-"""Joins ONNX models into one; an output feeds every later input of the same name."""
+"""Joins ONNX models into one: each output is connected to the later inputs of the same name."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 def join(*parts: Any) -> Any:
     """Joins models in sequence.
 
-    Inputs and outputs of the parts keep their names, which connects them; all other values and nodes get a prefix for
-    each part, so that equal names in two parts do not collide.
+    Inputs and outputs keep their names; equal names connect the parts. All other values and nodes get a prefix per
+    part, so that equal names in two parts do not collide.
 
     Args:
-        parts: protobufs of models, in the order in which they run; modified in place.
+        parts: protobufs of models, in the order of execution; modified in place.
 
     Returns:
-        A protobuf with the inputs of the first part and the outputs of the last.
+        A protobuf with the inputs of the first part and the outputs of the last part.
 
     Raises:
         ValueError: the parts have different opsets, or different functions of the same name.
@@ -50,7 +50,7 @@ def join(*parts: Any) -> Any:
 
 
 def _rename(graph: Any, prefix: str, outer: set[str]) -> None:
-    """Prefixes the names of all nodes, and of all values but `outer`, also in the bodies of branches and loops."""
+    """Adds a prefix to the names of all nodes and of all values except `outer`, also inside branches and loops."""
 
     def named(name: str) -> str:
         return name if not name or name in outer else prefix + name

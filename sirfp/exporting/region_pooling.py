@@ -20,11 +20,11 @@ def pool_regions(
     ratio: int,
     aligned: bool,
 ) -> torch.Tensor:
-    """Pools each region from its level of a pyramid by RoIAlign.
+    """Pools each region from one level of a feature pyramid by RoIAlign.
 
     Args:
         features: L maps (N, C, H, W), from fine to coarse.
-        regions: (R, 5), index of the image and corners x0, y0, x1, y1 in its pixels.
+        regions: (R, 5), index of the image and corners x0, y0, x1, y1 in pixels of the image.
         levels: (R), int64, index of the map for each region.
         scales: 1 / stride of each map.
         height: number of bins along y.
@@ -51,7 +51,7 @@ def translations() -> dict:
     """Maps the operator to its ONNX form, for `custom_translation_table` of `torch.onnx.export`."""
     from onnxscript import opset18
 
-    op: Any = opset18  # its annotations know constants only, not the symbolic values of a translation
+    op: Any = opset18  # typed Any: its annotations allow constants only, not the symbolic values of a translation
 
     def numbers(*values: int) -> Any:
         return op.Constant(value_ints=list(values))

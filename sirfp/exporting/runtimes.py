@@ -1,10 +1,10 @@
 """Runtimes in which a model's latency can be measured.
 
-| name | what is timed |
+| name | timed call |
 | --- | --- |
-| eager | the model in PyTorch, called through its own interface |
-| channels-last | the same, with weights and images in channels-last memory format |
-| bfloat16 | the same, under autocast to bfloat16, in channels-last memory format |
+| eager | the model in PyTorch, with its usual inputs |
+| channels-last | as eager, with weights and images in channels-last memory format |
+| bfloat16 | as channels-last, under autocast to bfloat16 |
 | compiled | the graph that `sirfp export` writes, under `torch.compile`, in channels-last memory format |
 | onnxruntime | the ONNX file of this graph, with fixed size and batch |
 """
@@ -27,20 +27,20 @@ from ..network.latency import Latency, in_turns, synchronizer
 
 RUNTIMES = ("eager", "channels-last", "bfloat16", "compiled", "onnxruntime")
 GRAPH_RUNTIMES = ("compiled", "onnxruntime")
-"""Runtimes that need the model as a function of one tensor (`sirfp.exporting.Graph`)."""
+"""Runtimes for which the model must be a function of one tensor (`sirfp.exporting.Graph`)."""
 
 
 def prepare_call(
     runtime: str, model: nn.Module, inputs: Any, folder: Path, threads: int | None = None
 ) -> Callable[[], Any]:
-    """Prepares a model in a runtime as a function without arguments; calls it once, which triggers compilation.
+    """Prepares a model in a runtime as a function without arguments; calls the function once, to trigger compilation.
 
     Args:
-        runtime: one of `RUNTIMES`; for those in `GRAPH_RUNTIMES`, `model` takes one tensor of images (N, C, H, W).
-        model: the model, in evaluation mode.
-        inputs: the argument of each call.
-        folder: where files are written.
-        threads: CPU threads of onnxruntime, which ignores PyTorch's setting.
+        runtime: one of `RUNTIMES`.
+        model: the model, in evaluation mode. For `GRAPH_RUNTIMES` it takes one tensor of images (N, C, H, W).
+        inputs: argument of each call.
+        folder: folder for files.
+        threads: number of CPU threads for onnxruntime, which ignores PyTorch's setting.
 
     Raises:
         InputError: the model cannot be run in this runtime.
@@ -61,7 +61,7 @@ def prepare_call(
 
     try:
         once()
-    except Exception as error:  # of any class: the compiler's own, and those of layers without bfloat16
+    except Exception as error:  # any class: the compiler raises its own errors, layers without bfloat16 others
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{runtime}: {lines[0][:200]}") from error
     return once
@@ -96,17 +96,17 @@ def compare(
 
     Args:
         networks: {runtime: {network: (model, inputs)}}, see `prepare_call`.
-        folder: where files are written.
+        folder: folder for files.
         warmup, repeats, threads: see `latency.measure`.
 
     Returns:
-        {runtime: {network: latency}} of runtimes that ran all their networks, and {runtime: reason} of the others.
+        {runtime: {network: latency}} for runtimes that ran all their networks; {runtime: reason} for the others.
     """
     calls: dict[str, Callable[[], float]] = {}
     failed: dict[str, str] = {}
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(threads or before)  # before compiling, which uses the current number
+        torch.set_num_threads(threads or before)  # before compilation, which uses the current number
         for runtime, models in networks.items():
             try:
                 made = {
@@ -129,7 +129,7 @@ def compare(
 
 
 def _timed(work: Callable[[], Any], model: nn.Module) -> Callable[[], float]:
-    """Wraps a call so that it returns its seconds, including the work queued on the model's device."""
+    """Wraps a call as a function that returns its duration in seconds, including work queued on the model's device."""
     wait = synchronizer(model)
 
     def timed() -> float:

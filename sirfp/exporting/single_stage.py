@@ -29,7 +29,12 @@ class DenseDetectorGraph(DetectorGraph):
         self.limit, self.call = model.max_detections_per_image, model.forward
 
     def network(self, x: torch.Tensor, images: torch.Tensor) -> Tensors:
-        """Boxes (N, D, 4), scores (N, D) and classes (N, D) of padded images; score 0 where there are fewer."""
+        """Detects objects in padded images.
+
+        Returns:
+            Boxes (N, D, 4), scores (N, D) and classes (N, D), where D is the limit of detections per image. In images
+            with fewer detections, the remaining rows have score 0.
+        """
         features = self.backbone(x)
         maps = zip(*self.head([features[name] for name in self.in_features]), strict=True)
         found = [self._level(level, *each) for level, each in enumerate(maps)]
@@ -40,7 +45,7 @@ class DenseDetectorGraph(DetectorGraph):
         return rows_at(boxes, indices), scores, classes.gather(1, indices)
 
     def _level(self, level, logits, deltas, centerness=None) -> Tensors:
-        """The candidates of highest score on one feature level, as `candidates` returns them."""
+        """Selects the candidates of highest score on one feature level; returns the output of `candidates`."""
         scores = logits.sigmoid()
         if centerness is not None:
             scores = (scores * centerness.sigmoid()).sqrt()

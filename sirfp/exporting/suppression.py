@@ -11,17 +11,17 @@ from torchvision.ops import batched_nms
 
 @torch.library.custom_op("sirfp::suppress", mutates_args=())
 def suppress(boxes: torch.Tensor, scores: torch.Tensor, overlap: float, threshold: float, most: int) -> torch.Tensor:
-    """Removes, per image and class, boxes that overlap one of higher score.
+    """Removes, per image and class, boxes that overlap a box of higher score.
 
     Args:
         boxes: (N, M, 4) corners.
-        scores: (N, K, M), of each class and box.
-        overlap: intersection over union above which the box of lower score is removed.
-        threshold: boxes whose score does not exceed it are removed.
-        most: limit of remaining boxes per image and class; those of highest score remain.
+        scores: (N, K, M), score of each class and box.
+        overlap: largest allowed intersection over union; above it, the box of lower score is removed.
+        threshold: score threshold; boxes with this score or less are removed.
+        most: largest number of remaining boxes per image and class; the boxes of highest score remain.
 
     Returns:
-        (R, 3) int64: indices of image, class and box of each that remains.
+        (R, 3) int64: indices of image, class and box of each remaining box.
     """
     kept = []
     for i in range(len(boxes)):
@@ -60,7 +60,7 @@ def translations() -> dict:
     """Maps the operator to its ONNX form, for `custom_translation_table` of `torch.onnx.export`."""
     from onnxscript import opset18
 
-    op: Any = opset18  # its annotations know constants only, not the symbolic values of a translation
+    op: Any = opset18  # typed Any: its annotations allow constants only, not the symbolic values of a translation
 
     def write(boxes, scores, overlap: float, threshold: float, most: int):
         count = op.Constant(value_ints=[most])

@@ -1,8 +1,8 @@
 """Detectron2's two-stage detectors (Faster, Mask, Cascade R-CNN) as functions of one tensor.
 
-Detectron2's own inference keeps the proposals of each image in a list whose length depends on the data, which the
-exporter cannot follow. Here the proposals of all images are rows of one tensor, with the index of their image; rows of
-padding are dropped, so that the heads compute as much as in Detectron2.
+Detectron2's inference keeps the proposals of each image in a list whose length depends on the data. The exporter cannot
+trace such lists. Here the proposals of all images are rows of one tensor, with the index of their image. Padding rows
+are dropped, so that the heads process the same number of proposals as in Detectron2.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .region_pooling import pool_regions
 from .suppression import scores_after_nms
 
 MAX_LOGIT = 80.0
-"""Logits are clamped to +-80 before exp(), since float32 overflows at 88.7."""
+"""Logits are clamped to +-80 before exp(), because float32 overflows at 88.7."""
 
 
 class TwoStageGraph(DetectorGraph):
-    """A detector with proposals: outputs of `DetectorGraph`, and `masks` (N, D, h, w) if the model predicts them.
+    """A detector with proposals: outputs of `DetectorGraph`, and `masks` (N, D, h, w) if the model predicts masks.
 
-    Masks are probabilities on an h x w grid over each detection's box, as Detectron2's
-    `inference(..., do_postprocess=False)` returns them; zeros after an image's `count`.
+    Masks are probabilities on an h x w grid over each detection's box, equal to the masks of Detectron2's
+    `inference(..., do_postprocess=False)`. In rows after an image's `count`, masks are zero.
 
     Args:
         model: a GeneralizedRCNN for which `unsupported_part` returns "".
@@ -57,7 +57,7 @@ class TwoStageGraph(DetectorGraph):
             self.outputs, self.intermediate = (*self.outputs, "masks"), (*self.intermediate, "all_masks")
 
     def network(self, x: torch.Tensor, images: torch.Tensor) -> Tensors:
-        """Detections of padded images, and their masks if the model predicts them."""
+        """Detects objects in padded images; adds masks if the model predicts masks."""
         features = self.backbone(x)
         maps = [features[name] for name in self.in_features]
         proposals, real = self._propose([features[name] for name in self.rpn_features], images)
@@ -67,7 +67,7 @@ class TwoStageGraph(DetectorGraph):
         return boxes, scores, classes, self._mask(maps, boxes, scores > self.threshold, classes)
 
     def original(self, images: torch.Tensor) -> Tensors:
-        """Detections of Detectron2's own inference, padded to D rows; masks on their grid."""
+        """Detections of Detectron2's inference, padded to D rows; masks are (N, D, h, w)."""
         if not self.heads.mask_on:
             return super().original(images)
         found = self.model_inference(detectron_inputs(images), do_postprocess=False)
@@ -80,7 +80,7 @@ class TwoStageGraph(DetectorGraph):
         return boxes, scores, classes, count, masks
 
     def _propose(self, features: Sequence[torch.Tensor], images: torch.Tensor) -> Tensors:
-        """Proposals of the RPN (N, P, 4), and a mask (N, P) that is False for rows of padding."""
+        """Proposals of the RPN (N, P, 4), and a mask (N, P) that is False for padding rows."""
         found = [
             candidates(self.anchors, level, positive_scores(logits), deltas, self.rpn_transform, self.rpn_candidates)
             for level, (logits, deltas) in enumerate(zip(*self.rpn_head(features), strict=True))
@@ -95,7 +95,12 @@ class TwoStageGraph(DetectorGraph):
         return rows_at(boxes, indices), scores > 0
 
     def _detect(self, maps: Sequence[torch.Tensor], proposals: torch.Tensor, real: torch.Tensor, images: torch.Tensor):
-        """Detections from proposals: boxes (N, D, 4), scores (N, D), classes (N, D); score 0 where there are fewer."""
+        """Detects objects in proposals.
+
+        Returns:
+            Boxes (N, D, 4), scores (N, D) and classes (N, D). In images with fewer than D detections, the remaining
+            rows have score 0.
+        """
         n, count = proposals.shape[:2]
         rows = rows_and_first(real)
         boxes = proposals.flatten(0, 1)[rows]
@@ -111,7 +116,7 @@ class TwoStageGraph(DetectorGraph):
         # a cascade averages the scores of its stages, without the background class
         probabilities = (sum(stage_scores) / len(stage_scores))[:, :num_classes]
         rows, boxes, probabilities = rows[:-1], boxes[:-1], probabilities[:-1]
-        # each pair of image and class is passed to NMS as an image, since boxes may differ between classes
+        # boxes may differ between classes, so each pair of image and class is passed to NMS as one image
         scores = probabilities.new_zeros(n * count, num_classes).index_put((rows,), probabilities)
         scores = scores.reshape(n, count, num_classes).transpose(1, 2).reshape(n * num_classes, count)
         boxes = boxes.new_zeros(n * count, num_classes, 4).index_put((rows,), boxes)
@@ -146,7 +151,7 @@ class TwoStageGraph(DetectorGraph):
 
 
 def unsupported_part(model: Any) -> str:
-    """Why a GeneralizedRCNN cannot be exported; "" if it can."""
+    """The reason why a GeneralizedRCNN cannot be exported; "" if it can be exported."""
     rpn, heads = model.proposal_generator, model.roi_heads
     if type(rpn) is not RPN or not isinstance(rpn.anchor_generator, DefaultAnchorGenerator):
         return f"its proposals come from {type(rpn).__name__}, not from an RPN on plain anchors"
@@ -169,7 +174,7 @@ def unsupported_part(model: Any) -> str:
 
 
 def _unsupported_masks(heads: Any) -> str:
-    """Why heads that predict masks cannot be exported; "" if they can."""
+    """The reason why heads that predict masks cannot be exported; "" if they can be exported."""
     if not isinstance(heads.mask_head, BaseMaskRCNNHead):
         return f"its masks come from {type(heads.mask_head).__name__}, which is not supported"
     if getattr(heads, "mask_pooler", None) is None and not isinstance(heads, Res5ROIHeads):
@@ -178,23 +183,23 @@ def _unsupported_masks(heads: Any) -> str:
 
 
 def predictors(model: Any) -> list[Any]:
-    """The layers of a GeneralizedRCNN that score its regions: one, or one per stage of a cascade."""
+    """The layers of a GeneralizedRCNN that score regions: one layer, or one per stage of a cascade."""
     found = model.roi_heads.box_predictor
     return list(found) if isinstance(found, (nn.ModuleList, list)) else [found]
 
 
 def rows_and_first(real: torch.Tensor) -> torch.Tensor:
-    """Indices of the rows where `real` (N, D), flattened, is True, and row 0 appended.
+    """Indices of the rows where `real` (N, D), flattened, is True; row 0 is appended.
 
-    Thus the result is never empty: the exporter stops at layers that treat an empty batch differently, e.g. BatchNorm.
-    The caller drops the last row again.
+    With row 0 the result is never empty: the exporter fails at layers with a special case for empty batches, e.g.
+    BatchNorm. The caller drops the last row.
     """
     rows = real.flatten().nonzero()[:, 0]
     return torch.cat([rows, rows.new_zeros(1)])
 
 
 def positive_scores(logits: torch.Tensor) -> torch.Tensor:
-    """exp of logits: positive scores of the same order, which do not saturate as those of a sigmoid do."""
+    """exp of logits: positive scores with the same ranking. Unlike sigmoid scores, they do not saturate."""
     return logits.clamp(-MAX_LOGIT, MAX_LOGIT).exp()
 
 
@@ -204,8 +209,8 @@ def roi_features(
     """Features of regions (R, C, h, w), equal to the output of Detectron2's pooler.
 
     Args:
-        pooler: its settings.
-        maps: the levels of the pyramid, each (N, C, H, W).
+        pooler: Detectron2's pooler, whose settings are used.
+        maps: levels of the feature pyramid, each (N, C, H, W).
         images: (R), index of the image of each box.
         boxes: (R, 4) corners in pixels.
     """

@@ -1,4 +1,4 @@
-"""Writes ONNX files by PyTorch's exporter, with the batch and the images' size left open where the model allows."""
+"""Writes ONNX files by PyTorch's exporter, with dynamic batch and image size if the model allows."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .joining import join
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MIN_TORCH = "2.8"
-"""Oldest PyTorch known to work: the exporter of 2.6 stops at batch norms, 2.7 was not tried."""
+"""Oldest PyTorch known to work: the exporter of 2.6 fails at batch norms, 2.7 was not tried."""
 FREE = ("batch", "size")
-"""Dimensions of the images that a file can leave open (symbolic)."""
+"""Dimensions of the images that can be dynamic in a file."""
 OPSETS = range(18, 24)
 """Versions of ONNX's operators that PyTorch's exporter writes."""
 MAX_FILE_BYTES = 2**31 - 2**20
@@ -38,8 +38,8 @@ class Exported:
 
     Attributes:
         path: the file.
-        free: the dimensions of `FREE` that are open in it.
-        notes: for each that is not, why.
+        free: the dimensions of `FREE` that are dynamic in the file.
+        notes: reasons why the other dimensions of `FREE` are fixed.
     """
 
     path: Path
@@ -55,7 +55,7 @@ def check_packages() -> None:
 
 
 def missing_packages() -> list[str]:
-    """What to install for exporting: packages of `PACKAGES`, and PyTorch if it is older than `MIN_TORCH`."""
+    """Names of packages to install before exporting: from `PACKAGES`, and PyTorch if it is older than `MIN_TORCH`."""
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     return absent + [f"torch>={MIN_TORCH}"] * (torch.__version__ < MIN_TORCH)
 
@@ -80,8 +80,9 @@ def export(
     Args:
         graph: the model, on the CPU, in evaluation mode.
         path: the file; written under a temporary name and renamed when it is complete.
-        size: (height, width) of the images that the model is traced with; the file's only size if it is not left open.
-        free: dimensions of `FREE` to leave open if the model allows.
+        size: (height, width) of the images for tracing the model; if the size is not dynamic, the only size that the
+            file accepts.
+        free: dimensions of `FREE` to make dynamic if the model allows.
         metadata: {key: text} stored in the file.
         opset: one of `OPSETS`; PyTorch's default if None.
 
@@ -99,7 +100,7 @@ def export(
         try:
             model = _export_graph(graph, size, attempt, opset)
             break
-        except Exception as error:  # of any class: the model's code and the exporter raise their own
+        except Exception as error:  # any class: the model's code and the exporter raise their own errors
             notes.append(f"{' and '.join(attempt) or 'nothing'} cannot be left open: {reason(error)}")
     else:
         raise InputError(f"PyTorch's exporter cannot export this model: {last_reason(notes)}")
@@ -122,25 +123,25 @@ def other_size(size: Sequence[int]) -> tuple[int, int]:
 
 
 def size_error(graph: Graph, size: Sequence[int]) -> str:
-    """The error that a model raises for images of this (height, width), in one line; "" if it accepts them.
+    """The error that a model raises for images of this (height, width), in one line; "" if it raises none.
 
-    The model must be called to find out: the exporter drops a network's own check of its input size, such as that of
-    timm's vision transformers, so that the file would claim to accept any size.
+    The test is a call of the model. Some networks check their input size, e.g. timm's vision transformers. The exporter
+    drops such checks, so that the file would wrongly claim to accept any size.
     """
     try:
         with quiet(), torch.no_grad():
             graph.original(torch.zeros(1, len(graph.mean), *size))
-    except Exception as error:  # of any class: it is the model's code that raises
+    except Exception as error:  # any class: the model's code raises it
         return f"at {size[0]} x {size[1]} pixels, {reason(error)}"
     return ""
 
 
 def write_fixed(module: nn.Module, images: torch.Tensor, path: Path) -> None:
-    """Writes a module of one tensor to an ONNX file of fixed input shape; the input is named `images`.
+    """Writes a module with one input tensor to an ONNX file of fixed input shape; the input is named `images`.
 
     Args:
         module: any module that is called with one tensor.
-        images: the tensor, (N, C, H, W), whose shape the file takes.
+        images: (N, C, H, W), an input of the shape that the file accepts.
         path: the file.
 
     Raises:
@@ -149,7 +150,7 @@ def write_fixed(module: nn.Module, images: torch.Tensor, path: Path) -> None:
     try:
         with quiet(), torch.no_grad(), integer_sizes():
             model = _program(module.eval(), (images,), ({},), ["images"], None)
-    except Exception as error:  # of any class: the model's code and the exporter raise their own
+    except Exception as error:  # any class: the model's code and the exporter raise their own errors
         raise InputError(f"PyTorch's exporter cannot export this model: {reason(error)}") from error
     path.write_bytes(model.SerializeToString())
 
@@ -201,18 +202,18 @@ def _export_graph(graph: Graph, size: Sequence[int], free: Sequence[str], opset:
 
 
 def traced_size(graph: Graph, size: Sequence[int]) -> tuple[int, int]:
-    """The (height, width) of the images that a graph with open sizes is traced with.
+    """The (height, width) of the images for tracing a graph with dynamic size.
 
-    Each is one pixel less than a multiple, so that the traced code contains the padding. Each is large enough that no
-    feature map has a side of one position: the exporter would silently fix such a side to one.
+    Both are one pixel less than a multiple of `graph.multiple`, so that the traced code contains the padding. Both are
+    so large that no feature map has a side of one position: the exporter would silently fix such a side to one.
     """
-    smallest = (positions * graph.coarsest for positions in (2, 3))  # of height and width
+    smallest = (positions * graph.coarsest for positions in (2, 3))  # least height and width
     height, width = (-(-max(pair) // graph.multiple) * graph.multiple - 1 for pair in zip(size, smallest, strict=True))
     return height, width
 
 
 def _name_sides(graph: Any) -> None:
-    """Names the open dimensions of the images "batch", "height" and "width", also where they occur in outputs."""
+    """Renames the dynamic dimensions of the images to "batch", "height" and "width", in inputs and outputs."""
     dims = graph.input[0].type.tensor_type.shape.dim
     names = {dims[i].dim_param: name for i, name in ((0, "batch"), (2, "height"), (3, "width")) if dims[i].dim_param}
     for value in (*graph.input, *graph.output):
@@ -245,13 +246,13 @@ def _program(
 
     Args:
         module: the module.
-        inputs: tensors that it is traced with.
-        dims: {dimension: its symbolic size} of each input; empty for a fixed shape.
-        names: of the inputs.
+        inputs: input tensors for tracing.
+        dims: {dimension: symbolic size} of each input; empty for a fixed shape.
+        names: names of the inputs.
         outputs: names of the outputs; the exporter's choice if None.
         opset: see `export`.
     """
-    shapes = (dims,) if isinstance(module, _Method) else dims  # its `*inputs` count as one argument
+    shapes = (dims,) if isinstance(module, _Method) else dims  # `*inputs` of `_Method.forward` counts as one argument
     program = torch.export.export(module, inputs, dynamic_shapes=shapes if any(dims) else None, strict=False)
     exported = torch.onnx.export(
         program,
