@@ -1,4 +1,4 @@
-"""Figures: how many channels each group keeps, and what networks predict. PNG files are written atomically."""
+"""Draws figures: channels kept by each group, predictions of networks. PNG files are written atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..files.whole import whole_file
 from ..structure.plan import PruningPlan
 
-if TYPE_CHECKING:  # matplotlib is imported when something is drawn, so that a run starts without it
+if TYPE_CHECKING:  # matplotlib is imported only for drawing, so that a run starts without it
     from matplotlib.figure import Figure
 
 DENSE, KEPT, INK, FAINT = "#d9dee5", "#2f6db5", "#22272e", "#8a929c"
@@ -21,18 +21,18 @@ RIGHT, WRONG = "#15803d", "#c0262d"
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in perceived brightness (luma of ITU-R BT.601)."""
 DARK = 0.55
-"""Text on a colour of less brightness is white, else dark."""
+"""Brightness below which the text on a colour is white; above it, the text is dark."""
 LABEL = 44
 """Greatest number of letters of a group's name on an axis."""
 DPI = 130
 LEGEND_COLUMNS = 8
-"""Classes in a row of the legend."""
+"""Number of classes in a row of the legend."""
 GOLDEN = 0.6180339887
-"""Golden ratio: steps of it around the wheel of hues keep neighbouring classes apart, however many there are."""
+"""Step of the hue from class to class, the golden ratio: neighbouring classes get distinct hues for any number."""
 
 
 def kept_channels(plan: PruningPlan, path: str | os.PathLike[str]) -> None:
-    """Draws a bar per group with its dense and its kept channels, in the order of the model.
+    """Draws a bar per group with the numbers of dense and kept channels, in the order of the model.
 
     Args:
         plan: the plan.
@@ -87,12 +87,12 @@ def predictions(
         predicted: {name of the network: (H, W) class indices of each image}.
         classes: names of the classes.
         path: the PNG file.
-        ignore: label of pixels without a class; they are drawn white.
+        ignore: label of pixels without a class, which are drawn white.
         palette: (classes, 3) colours in 0..1; `colours` by default.
 
     Raises:
         InputError: there is no image.
-        ValueError: a column has another number of images.
+        ValueError: `truths` or a list of predictions differs from `images` in length.
     """
     if not len(images):
         raise InputError("there is no image to draw")
@@ -188,20 +188,20 @@ def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cel
 
 
 def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` items, at equal distances from the first to the last."""
+    """Selects at most `count` items at equal distances, including the first and the last."""
     indices = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[i] for i in indices]
 
 
 def paint(labels: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarray:
-    """Colours a label map, (H, W) to (H, W, 3) in 0..1; white where the label is `ignore` or not a class."""
+    """Colours a label map: (H, W) to (H, W, 3) in 0..1. Pixels whose label is `ignore` or no class are white."""
     table = np.vstack([palette, np.ones((1, 3))])
     outside = (labels < 0) | (labels >= len(palette)) | (labels == ignore)
     return table[np.where(outside, np.intp(len(palette)), labels)]
 
 
 def colours(count: int) -> np.ndarray:
-    """Distinct colours, (count, 3) in 0..1: a grey, those of matplotlib's tab20, then hues around the colour wheel."""
+    """Distinct colours, (count, 3) in 0..1: a grey, the colours of matplotlib's tab20, then computed hues."""
     from matplotlib import colormaps
     from matplotlib.colors import hsv_to_rgb
 
@@ -213,7 +213,7 @@ def colours(count: int) -> np.ndarray:
 
 
 def shorten(names: Sequence[str], longest: int = LABEL) -> list[str]:
-    """Shortens dotted names for an axis: drops their common prefix, then parts in the middle; they stay distinct."""
+    """Shortens dotted names for an axis: drops the common prefix, then parts in the middle. Names stay distinct."""
     parts = [name.split(".") for name in names]
     common = 0
     while len(names) > 1 and all(len(p) > common + 1 and p[common] == parts[0][common] for p in parts):
@@ -224,7 +224,7 @@ def shorten(names: Sequence[str], longest: int = LABEL) -> list[str]:
 
 
 def _elide(name: str, longest: int) -> str:
-    """Shortens a dotted name to `longest` letters: drops parts after the first, or letters if that is not enough."""
+    """Shortens a dotted name to `longest` letters: drops parts after the first, or letters in the middle if needed."""
     if len(name) <= longest:
         return name
     first, *rest = name.split(".")
@@ -236,7 +236,7 @@ def _elide(name: str, longest: int) -> str:
 
 
 def _figure(width: float, height: float, shape: tuple[int, int] | None = None) -> tuple[Figure, Any]:
-    """A figure of this size in inches with one axes, or with an array (rows, columns) of axes close together."""
+    """Creates a figure of this size in inches with one axes, or with an array (rows, columns) of axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

@@ -18,11 +18,11 @@ class Row:
 
     Attributes:
         name: "dense", "pruned", "fine-tuned", ...
-        flops: multiply-adds of one call.
-        params: parameters.
+        flops: number of multiply-adds of one call.
+        params: number of parameters.
         metrics: {metric: value}, e.g. {"sem_seg/mIoU": 71.2}.
         latency: median seconds of one call.
-        quartiles: lower and upper quartile of these seconds.
+        quartiles: lower and upper quartile of the seconds of one call.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Row:
     quartiles: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; values that were not measured are left out."""
+        """Returns plain data for JSON, without values that were not measured."""
         data: dict[str, Any] = {"name": self.name, "flops": self.flops, "params": self.params}
         if self.metrics:
             data["metrics"] = dict(self.metrics)
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Width:
-    """How many of a group's `channels` are kept."""
+    """Number of kept channels of a group, and its number of channels before pruning (`channels`)."""
 
     group: str
     kept: int
@@ -55,16 +55,17 @@ class Width:
 
 @dataclass(frozen=True)
 class Summary:
-    """A plan in numbers.
+    """The numbers of a plan.
 
     Attributes:
         criterion: name of the criterion.
-        flops: multiply-adds of the dense and the pruned network.
-        params: parameters of the dense and the pruned network.
-        widths: of each group, in the order of the model.
+        flops: numbers of multiply-adds of the dense and the pruned network.
+        params: numbers of parameters of the dense and the pruned network.
+        widths: kept and dense channels of each group, in the order of the model.
         frozen: {name: reason} of layers that cannot be pruned.
-        budget: (quantity, share to keep) that was requested; None if the plan does not record it.
-        latency: seconds of the dense and the pruned network at the time of pruning, if the budget limited latency.
+        budget: requested (quantity, share to keep); None if the plan does not record the budget.
+        latency: seconds per call of the dense and the pruned network, measured during pruning; None unless the budget
+            limited latency.
     """
 
     criterion: str
@@ -107,7 +108,7 @@ class Summary:
         return {"quantity": quantity, "asked": requested, "kept": self.kept(quantity)}
 
     def kept(self, quantity: str) -> float | None:
-        """The share kept of a quantity, a key of `QUANTITIES`; None for a latency that was not measured."""
+        """The kept share of a quantity (a key of `QUANTITIES`); None for a latency that was not measured."""
         pair = getattr(self, quantity)
         return None if pair is None else share(pair[1], pair[0])
 
@@ -150,13 +151,13 @@ class Table:
 
 
 def summary(plan: PruningPlan) -> Summary:
-    """Summarises a plan in numbers."""
+    """Extracts the numbers of a plan."""
     widths = tuple(Width(name, len(kept), plan.channels[name]) for name, kept in plan.kept.items())
     return Summary(plan.criterion, plan.flops, plan.params, widths, plan.frozen, plan.budget, plan.latency)
 
 
 def budget_line(found: Summary) -> list[str]:
-    """A line with the requested budget and the share kept; no line if the plan does not record the budget."""
+    """A line with the requested budget and the kept share; [] if the plan does not record the budget."""
     if found.budget is None:
         return []
     quantity, requested = found.budget
@@ -170,7 +171,7 @@ def comparison(rows: Iterable[Row], metrics: Sequence[str] = ()) -> Table:
     """A table that compares networks.
 
     Args:
-        rows: the networks; the shares kept are relative to the first.
+        rows: the networks; kept shares are relative to the first network.
         metrics: metrics to show, in this order; all by default.
     """
     rows = list(rows)
@@ -190,8 +191,8 @@ def stages(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] = ()) -
     """The Markdown table of a training run.
 
     Args:
-        rows: {"dense" | "pruned" | "fine-tuned": {"metrics": {...}, "flops": ..., "params": ..., "latency": ...}},
-            the latency in seconds, optional.
+        rows: {"dense" | "pruned" | "fine-tuned": {"metrics": {...}, "flops": ..., "params": ..., "latency": ...}};
+            the latency is in seconds and optional.
         metrics: metrics to show; all by default.
     """
     networks = [
@@ -201,7 +202,7 @@ def stages(rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] = ()) -
 
 
 def runtimes(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A table of latencies, {runtime: {network: `latency.Latency`}}, with ratios to the first, dense network."""
+    """A table of latencies {runtime: {network: `latency.Latency`}}, with ratios to the first (dense) network."""
     names = list(next(iter(found.values())))
     body = []
     for runtime, times in found.items():
@@ -213,7 +214,7 @@ def runtimes(found: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def metrics(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A table of all metrics of a training run, a row per metric, a column per network of `stages`."""
+    """A table of all metrics of a training run: one row per metric, one column per network of `stages`."""
     names = dict.fromkeys(key for row in rows.values() for key in row.get("metrics", {}))
     body = tuple((name, *(_number(row.get("metrics", {}).get(name)) for row in rows.values())) for name in names)
     return Table(("metric", *rows), body)
@@ -226,7 +227,7 @@ def widths(entries: Iterable[Width]) -> Table:
 
 
 def frozen(entries: Mapping[str, str] | Iterable[tuple[str, str]]) -> Table:
-    """A table of layers that cannot be pruned, and why."""
+    """A table of layers that cannot be pruned, with the reasons."""
     items = entries.items() if isinstance(entries, Mapping) else entries
     return Table(("frozen", "why"), tuple(items))
 
@@ -275,7 +276,7 @@ def _number(value: float | None) -> str:
 
 
 def _headers(names: Sequence[str]) -> list[str]:
-    """The last parts of metrics' names, or whole names where last parts are equal."""
+    """The last parts of metrics' names; full names if two last parts are equal."""
     tails = [name.rpartition("/")[2] for name in names]
     return [t if tails.count(t) == 1 else n for n, t in zip(names, tails, strict=True)]
 
