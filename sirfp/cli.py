@@ -28,14 +28,15 @@ COMMANDS = {
     "study": "run and report a grid of tasks, models, criteria, budgets and seeds",
     "data": "make the embedded data set, or check your own",
 }
-"""{subcommand: what it does}; each is a module of this name in `sirfp.commands`."""
+"""{subcommand: its help}; each subcommand is a module of the same name in `sirfp.commands`."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line that suggests the nearest valid word.
+    """A parser whose error messages are one line and suggest the nearest valid word.
 
     Attributes:
-        details: makes more of the help, where that takes imports that only the help needs.
+        details: function that returns a further part of the help. It is called only for --help, because it may import
+            slow modules.
     """
 
     details: Callable[[], str] | None = None
@@ -54,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
     def check_rest(self, words: Sequence[str]) -> list[str]:
-        """Returns words that argparse left over; raises InputError for one that looks like an option."""
+        """Returns the words that argparse did not use; raises InputError if one of them looks like an option."""
         flags = [option for action in self._actions for option in action.option_strings]
         for word in words:
             if word.startswith("-") and not re.match(r"-[\d.]", word):
@@ -88,7 +89,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         )
         module.add(subparser)
         subparser.details = getattr(module, "details", None)
-        if name != "data":  # whose own subcommands have it
+        if name != "data":  # the subcommands of `data` have this option
             subparser.add_argument("--json", action="store_true", help="print one JSON object")
         subparsers[name] = subparser
     return parser, subparsers
@@ -98,7 +99,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line.
 
     Raises:
-        InputError: it has an unknown word or lacks a required one.
+        InputError: a word is unknown, or a required word is missing.
     """
     parser, subparsers = build_parser()
     args, rest = parser.parse_known_args(argv)
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print(outcome: Outcome, as_json: bool) -> None:
-    """Prints the data as one JSON object, or text and tables; 140 columns wide if the output is no terminal."""
+    """Prints the data as one JSON object, or as text and tables, 140 columns wide unless the output is a terminal."""
     if as_json:
         print(json.dumps(outcome.data), flush=True)
         return

@@ -1,1 +1,1 @@
-"""Where a dense network comes from: timm, a config, Detectron2's model zoo, a lazy config."""
+"""Sources of dense networks: timm, config files, lazy configs, Detectron2's model zoo."""

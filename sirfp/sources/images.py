@@ -1,4 +1,4 @@
-"""Image files of a folder, found and decoded."""
+"""Finds and decodes the image files of a folder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def find_images(folder: str) -> list[Path]:
-    """The image files in a folder and below it, sorted.
+    """Lists the image files in a folder and its subfolders, sorted.
 
     Raises:
-        InputError: there is no such folder, or no image.
+        InputError: the folder does not exist or contains no image.
     """
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"there is no folder of images {folder}{near(root.name, _names(root.parent))}")
     found = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     if not found:
-        raise InputError(f"{folder} holds no image, of {' '.join(IMAGE_SUFFIXES)}, nor do folders in it")
+        raise InputError(f"{folder} holds no image, not even in subfolders; known endings: {' '.join(IMAGE_SUFFIXES)}")
     return found
 
 
@@ -31,7 +31,7 @@ def read_image(path: Path) -> Image:
     """Decodes an image file with PIL.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read or decoded.
     """
     import PIL.Image
 

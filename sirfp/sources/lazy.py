@@ -1,6 +1,6 @@
-"""Models of Detectron2's lazy configs: Python files that describe objects to be built.
+"""Builds models from Detectron2's lazy configs: Python files that describe objects to build.
 
-Such a file is a program and is run when it is read, so only read one that you trust, as with any Python file.
+Reading a lazy config executes it, like any Python file. Only read files that you trust.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from ..errors import InputError, near
 
 
 def build_lazy(path: str, opts: Sequence[str] = ()) -> tuple[nn.Module, dict[str, Any]]:
-    """Builds the model that a lazy config describes, on the processor.
+    """Builds the model of a lazy config on the CPU.
 
     Args:
-        path: a Python file with a `model`.
-        opts: KEY VALUE pairs that win over the file, e.g. `model.num_classes 3`.
+        path: a Python file that defines `model`.
+        opts: KEY VALUE pairs that override the file, e.g. `model.num_classes 3`.
 
     Returns:
-        The model, and what the file says of its inputs: FORMAT, and MIN_SIZE_TEST where it says one.
+        The model, and settings of its inputs: FORMAT, and MIN_SIZE_TEST if the file sets it.
 
     Raises:
-        InputError: the file cannot be read, holds no model, or a key is none of its own.
+        InputError: the file cannot be run or defines no model, the model cannot be built, or the config lacks a key.
     """
     from detectron2.config import LazyConfig, instantiate
 
     config_file(path)
     try:
         cfg = LazyConfig.load(path)
-    except Exception as error:  # the file's own code may raise anything
+    except Exception as error:  # any class: the file's code raises it
         raise InputError(f"{path} cannot be run: {type(error).__name__}: {_first_line(error)}") from error
     if "model" not in cfg:
-        raise InputError(f"{path} describes no model: it has {', '.join(sorted(map(str, cfg))) or 'nothing'}")
+        raise InputError(f"{path} defines no model; it defines {', '.join(sorted(map(str, cfg))) or 'nothing'}")
     _override(cfg, opts)
     try:
         model = instantiate(cfg.model)
-    except Exception as error:  # so may the model's
+    except Exception as error:  # any class: the model's code raises it
         raise InputError(f"the model cannot be built from {path}: {_first_line(error)}") from error
     if not isinstance(model, nn.Module):
-        raise InputError(f"the model that {path} describes is no module of PyTorch but {type(model).__name__}")
+        raise InputError(f"`model` in {path} is a {type(model).__name__}, not a module of PyTorch")
     return model.cpu().eval(), _inputs(cfg, model)
 
 
@@ -59,7 +59,7 @@ def _override(cfg: Any, opts: Sequence[str]) -> None:
         try:
             OmegaConf.update(cfg, key, yaml.safe_load(value))
         except yaml.YAMLError:
-            raise InputError(f"{key}: {value!r} is no value") from None
+            raise InputError(f"{key}: {value!r} is not a valid value") from None
 
 
 def _inputs(cfg: Any, model: nn.Module) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""The dense model of a command, and its inputs: random ones, or images of a folder.
+"""The dense model of a command, and its inputs: random inputs, or images of a folder.
 
-A timm network is called with a batch of tensors, preprocessed as its own configuration says; a model of
-Detectron2 with `list[dict]`, images in INPUT.FORMAT with their shorter side at INPUT.MIN_SIZE_TEST.
+| model | input |
+| --- | --- |
+| timm | tensor (N, C, H, W), preprocessed by the network's timm configuration |
+| Detectron2 | `list[dict]`, images in INPUT.FORMAT, shorter side resized to INPUT.MIN_SIZE_TEST |
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ NAMED_WEIGHTS = ("timm", "pypi://")
 
 @dataclass
 class Source:
-    """A dense model on the processor, and how to call it.
+    """A dense model on the CPU, and its inputs.
 
     Attributes:
         name: the name that the user gave, for messages.
         model: the dense model.
         size: (height, width) of the example inputs in pixels.
-        weights: where its weights came from, None for random ones.
+        weights: source of the weights; None for random weights.
     """
 
     name: str
@@ -42,20 +44,20 @@ class Source:
     weights: str | None = None
 
     def example(self, batch: int = 1, seed: int = 0) -> Any:
-        """Random inputs, of `batch` images."""
+        """Makes random inputs of `batch` images."""
         raise NotImplementedError
 
     def read(self, paths: Sequence[Path]) -> Any:
-        """Inputs from image files."""
+        """Reads image files as inputs of the model."""
         raise NotImplementedError
 
     def raw(self, inputs: Any) -> list[torch.Tensor]:
-        """Each image of inputs as it was before normalisation, (C, H, W) from 0 to 255."""
+        """The images of inputs before normalisation, each (C, H, W) with values 0 to 255."""
         raise NotImplementedError
 
     @property
     def colours(self) -> str:
-        """The order of the images' colours, "RGB", "BGR" or "L"."""
+        """The order of the colour channels: "RGB", "BGR" or "L" (grey)."""
         raise NotImplementedError
 
     def fresh(self) -> nn.Module:
@@ -63,16 +65,17 @@ class Source:
         return copy.deepcopy(self.model)
 
     def batches(self, folder: str, count: int, batch: int, seed: int = 0) -> Iterator[Any]:
-        """Inputs from images drawn from a folder and what is below it, each once.
+        """Reads random images of a folder and its subfolders, each image at most once.
 
         Args:
-            folder: of images, with subfolders or without.
-            count: most batches; fewer where there are fewer images.
-            batch: images in each.
-            seed: of the draw.
+            folder: folder of images; may have subfolders.
+            count: largest number of batches; fewer if the folder has fewer images.
+            batch: number of images per batch.
+            seed: seed of the random selection.
 
         Raises:
-            InputError: there is no folder or no image in it, at once; or an image cannot be read.
+            InputError: the folder does not exist or has no image (raised by this call, before the first batch); or an
+                image cannot be read (raised during iteration).
         """
         paths = find_images(folder)
         random.Random(seed).shuffle(paths)
@@ -83,7 +86,7 @@ class Source:
         """Calls the model once.
 
         Raises:
-            InputError: it cannot be called with images of this size.
+            InputError: the model fails on images of this size.
         """
         try:
             with inference(self.model):
@@ -163,16 +166,20 @@ class DetectronSource(Source):
 
 BuildSource = Callable[[Any, str, "tuple[int, int] | None"], Source]
 SOURCES: dict[str, BuildSource] = {}
-"""What builds the dense model of a project whose models Detectron2 does not build, or calls with `list[dict]`."""
+"""{PROJECT of a config: function that builds the source}.
+
+For projects whose models are not built by Detectron2 or are not called with `list[dict]`.
+"""
 
 
 def register_source(project: str) -> Callable[[BuildSource], BuildSource]:
-    """Registers what builds the dense model of a project's configs.
+    """Registers the decorated function as the builder of a project's dense models.
 
-    It is called with the config, a file of weights or "", and (height, width) of the inputs or None.
+    The function gets the config, a file of weights (or ""), and the (height, width) of the inputs (or None). It returns
+    a `Source`.
 
     Args:
-        project: the PROJECT of the configs.
+        project: value of PROJECT in the project's configs.
     """
 
     def add(function: BuildSource) -> BuildSource:
@@ -190,17 +197,17 @@ def from_timm(
     num_classes: int | None = None,
     preprocessing: dict[str, Any] | None = None,
 ) -> Source:
-    """A timm network.
+    """Builds a timm network.
 
     Args:
         name: one of `timm.list_models()`.
-        weights: a file, "timm" for timm's own download, "pypi://efficientnet-lite0", or "" for random ones.
-        size: (height, width); by default as the network was trained.
-        num_classes: of its classifier; 0 for none.
-        preprocessing: of images, as timm has it; by default the network's own.
+        weights: a file, "timm" for timm's download, "pypi://efficientnet-lite0", or "" for random weights.
+        size: (height, width) in pixels; by default the size of the network's training images.
+        num_classes: number of classes; 0 for a network without classifier. By default the network's number.
+        preprocessing: timm's data config, e.g. input_size, mean, std; by default the network's.
 
     Raises:
-        InputError: there is no such network, or the weights are not its own.
+        InputError: there is no such network, or the weights do not fit it.
     """
     from timm.data import resolve_data_config
 
@@ -228,18 +235,18 @@ def from_config(
     size: tuple[int, int] | None = None,
     name: str = "",
 ) -> Source:
-    """The model of a config file, Detectron2's or a project's.
+    """Builds the model of a config file of Detectron2 or of a project (`sirfp.config.projects`).
 
     Args:
-        path: the config file, of Detectron2 or of a project (`sirfp.config.projects`), or several, each laid over those
-            before it; a lazy config, one that ends in .py, is run as the program that it is.
-        opts: KEY VALUE pairs that win over the file; MODEL.WEIGHTS among them is taken as `weights`.
-        weights: a file, or "" for random ones.
-        size: (height, width); by default SIRFP.INPUT_SIZE, or as the config's INPUT says.
-        name: what to call it.
+        path: a config file, or several: each later file overrides keys of the earlier ones. A lazy config (.py) is
+            executed as a Python program.
+        opts: KEY VALUE pairs that override the files; MODEL.WEIGHTS is used as `weights` if that is "".
+        weights: a file; "" for random weights.
+        size: (height, width) in pixels; by default SIRFP.INPUT_SIZE, else the size in the config's INPUT.
+        name: name for messages; by default the path.
 
     Raises:
-        InputError: something in the config is wrong, or the weights are not the model's.
+        InputError: the config is not valid, or the weights do not fit the model.
     """
     from detectron2.projects.deeplab import add_deeplab_config
 
@@ -251,7 +258,7 @@ def from_config(
     path = files[0]
     if path.endswith(".py"):
         if len(files) > 1:
-            raise InputError(f"{path} is a program: no other config is laid over it; give KEY VALUE pairs")
+            raise InputError(f"{path} is a lazy config: other files cannot override it; give KEY VALUE pairs")
         model, cfg = _lazy(path, opts)
     else:
         cfg = load_config(files, opts, add_deeplab_config)
@@ -267,7 +274,7 @@ def from_config(
 
 
 def _lazy(path: str, opts: Sequence[str]) -> tuple[nn.Module, Any]:
-    """The model of a lazy config, and a config that holds the format and size of its inputs."""
+    """Builds the model of a lazy config; returns it with a config that holds the format and size of its inputs."""
     from ..config.reading import load_config
     from .lazy import build_lazy
 
@@ -276,10 +283,10 @@ def _lazy(path: str, opts: Sequence[str]) -> tuple[nn.Module, Any]:
 
 
 def _built(cfg: Any, path: str) -> nn.Module:
-    """The model that Detectron2 builds of a config.
+    """Builds the model of a config by Detectron2.
 
     Raises:
-        InputError: it cannot.
+        InputError: Detectron2 fails to build it.
     """
     from detectron2.modeling import build_model
 
@@ -293,7 +300,9 @@ def _built(cfg: Any, path: str) -> nn.Module:
 
 
 def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
-    """A model of Detectron2's model zoo, by its config, e.g. "COCO-Detection/retinanet_R_50_FPN_1x.yaml" or a lazy .py.
+    """Builds a model of Detectron2's model zoo from its config, e.g. "COCO-Detection/retinanet_R_50_FPN_1x.yaml".
+
+    The config may also be a lazy config (.py).
 
     Raises:
         InputError: the zoo has no such config; see also `from_config`.

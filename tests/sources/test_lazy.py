@@ -61,8 +61,8 @@ def test_keys_win_over_the_file(config):
     "text, opts, expected",
     [
         ("x = 1 / 0\n", [], "cannot be run: ZeroDivisionError"),
-        ("train = dict(a=1)\n", [], "describes no model: it has train"),
-        ("model = dict(a=1)\n", [], "is no module of PyTorch"),
+        ("train = dict(a=1)\n", [], "defines no model; it defines train"),
+        ("model = dict(a=1)\n", [], "not a module of PyTorch"),
         (None, ["model.sem_seg_hed.num_classes", "5"], "no key 'model.sem_seg_hed.num_classes'"),
         (None, ["model.sem_seg_head.num_clases", "5"], "num_classes"),
     ],
