@@ -73,7 +73,7 @@ COMMANDS = {
     "option's value": ([*LOOK, "--images", "F/images", "--option", "ema=2"], "must lie in [0, 1)"),
     "ignore": ([*PRUNE, "--ignore", "layer9"], "--ignore names 'layer9', which no module"),
     "no images": (LOOK, "give --images FOLDER"),
-    "no labels": ([*LOOK, "--criterion", "taylor"], "with one folder a class"),
+    "no labels": ([*LOOK, "--criterion", "taylor"], "with one folder per class"),
     "labels of others": ([*LOOK, "--criterion", "dcfp", "--images", "F/images"], "holds 1 folders with images"),
     "no annotations": (["prune", *SEGMENTOR, "-o", "OUT", "--criterion", "taylor", "--images", "F/images"], "leave it"),
     "no folder": ([*LOOK, "--images", "F/imags"], "did you mean images"),
@@ -351,12 +351,12 @@ TRAINING = {
         D, [], "which images does not list",
         edited(lambda c: c["annotations"][0].update(image_id=9)),
     ),
-    "an id twice": Row(D, [], "stands twice", edited(lambda c: c["images"][1].update(id=0))),
+    "an id twice": Row(D, [], "occurs twice", edited(lambda c: c["images"][1].update(id=0))),
     "an image that is not there": Row(D, [], "no such image", lambda root: (root / "images/0.png").unlink()),
     "a picture cut short": Row(D, [], "images/0.png", cut_short("images/0.png")),
     "a size that is not so": Row(D, [], "is 64 x 64 pixels", edited(lambda c: c["images"][0].update(height=70))),
     "keypoints that are no list": Row(
-        D, [], "is not COCO's format throughout", edited(lambda c: c["annotations"][0].update(keypoints=True))
+        D, [], "is not fully in COCO's format", edited(lambda c: c["annotations"][0].update(keypoints=True))
     ),
     "no folder of classes": Row(C, ["DATASETS.IMAGES.TRAIN", "D/none"], "no such folder"),
     "no class": Row(C, ["DATASETS.IMAGES.TRAIN", "D/images/0.png"], "no labelled images"),

@@ -1,4 +1,4 @@
-"""The subcommands of `sirfp`, one file each: `add` describes its arguments, `run` does the work.
+"""The subcommands of `sirfp`, one file each: `add` adds the arguments, `run` does the work.
 
-These files are read before the command line is understood, so they import what is slow inside functions.
+All these files are imported before the command line is parsed. Therefore they import slow modules inside functions.
 """

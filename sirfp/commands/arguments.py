@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 MODEL_USAGE = "(--timm NAME | --config-file PATH | --zoo CONFIG)"
 OPTS_USAGE = "[KEY VALUE ...]"
-_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*|model(\.(?!safetensors$)\w+)+")  # the latter in lazy configs
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*|model(\.(?!safetensors$)\w+)+")  # model.* in lazy configs
 
 
 def at_least(least: int):
-    """A type for argparse: a whole number that is large enough."""
+    """Makes an argparse type for whole numbers of at least `least`."""
 
     def read(text: str) -> int:
         if not re.fullmatch(r"[+-]?\d+", text) or int(text) < least:
@@ -34,15 +34,15 @@ def at_least(least: int):
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds what names the dense model."""
+    """Adds the arguments that select the dense model."""
     group = parser.add_argument_group("the dense model")
     group.add_argument("--timm", metavar="NAME", help="a network of timm, e.g. resnet50")
     group.add_argument(
         "--config-file",
         metavar="PATH",
         action=AddConfigFile,
-        help="a config of Detectron2, or of one of sirfp's projects; a "
-        "lazy one (.py) is run as the program that it is, so trust it; again for files laid over it",
+        help="a config of Detectron2 or of one of sirfp's projects; repeatable: later files override earlier ones. "
+        "A lazy config (.py) is executed, so only use one that you trust",
     )
     group.add_argument("--zoo", metavar="CONFIG", help="a config of Detectron2's model zoo")
     group.add_argument(
@@ -62,31 +62,31 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num-classes", type=at_least(0), metavar="N", help="classes of a timm network")
     add_import(group)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of what is random (default %(default)s)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of all random numbers (default %(default)s)")
 
 
 def add_import(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Adds the user's own code."""
+    """Adds `--import` for the user's own code."""
     parser.add_argument(
         "--import",
         dest="imports",
         action="append",
         default=[],
         metavar="CODE",
-        help="your own code to run first, a .py file, a folder of a package or a module, which registers a project, "
+        help="your own code to run first: a .py file, a folder of a package, or a module. It can register a project, "
         "a model, a criterion or a data set; repeatable",
     )
 
 
 def add_images(parser: argparse.ArgumentParser | argparse._ArgumentGroup, why: str, count: int, batch: int) -> None:
-    """Adds a folder of images and how many of them to take."""
+    """Adds a folder of images, and the number of images to read."""
     parser.add_argument("--images", metavar="FOLDER", help=why)
     parser.add_argument(
         "--batches",
         type=at_least(1),
         default=count,
         metavar="N",
-        help="how many batches (default %(default)s)",
+        help="number of batches (default %(default)s)",
     )
     parser.add_argument(
         "--batch",
@@ -98,10 +98,10 @@ def add_images(parser: argparse.ArgumentParser | argparse._ArgumentGroup, why: s
 
 
 def split_words(words: list[str], *, file: bool) -> tuple[str, list[str]]:
-    """Tells the pruned file, which comes first where it is given, from KEY VALUE pairs.
+    """Splits words into the pruned file, which comes first if it is given, and KEY VALUE pairs.
 
     Raises:
-        InputError: there is something else, or half a pair.
+        InputError: a word is neither, or a value is missing.
     """
     found, pairs = "", list(words)
     if file and pairs and not _KEY.fullmatch(pairs[0]):
@@ -114,10 +114,10 @@ def split_words(words: list[str], *, file: bool) -> tuple[str, list[str]]:
 
 
 def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
-    """Builds the dense model that arguments name; None where they name none.
+    """Builds the dense model that the arguments select; returns None if they select none.
 
     Raises:
-        InputError: they name more than one, or it cannot be built.
+        InputError: the arguments select more than one model, or the model cannot be built.
     """
     given = [name for name in ("timm", "config_file", "zoo") if getattr(args, name) is not None]
     if len(given) > 1:
@@ -148,7 +148,10 @@ def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
 
 @contextmanager
 def in_flags(**flags: str) -> Iterator[None]:
-    """Has errors that name a config key name the flag that stands for it here; `__` in a name is a dot."""
+    """In messages of InputErrors, replaces config keys by the command line's flags for them.
+
+    In keyword names, `__` is a dot.
+    """
     try:
         yield
     except InputError as error:
@@ -159,26 +162,26 @@ def in_flags(**flags: str) -> Iterator[None]:
 
 
 def need_model(source: Source | None) -> Source:
-    """The dense model; raises InputError where none was named."""
+    """Returns the dense model; raises InputError if it is None."""
     if source is None:
         raise InputError("name the dense model: --timm NAME, --config-file PATH or --zoo CONFIG")
     return source
 
 
 def add_tolerance(parser: argparse.ArgumentParser, default: float, other: str) -> None:
-    """Adds how far outputs may differ `other`, "from PyTorch"."""
+    """Adds `--tolerance`, the largest allowed difference of outputs; `other` says from what, e.g. "from PyTorch"."""
     text = f"largest relative difference {other} that passes (default %(default)s)"
     parser.add_argument("--tolerance", type=float, default=default, help=text)
 
 
 def check_tolerance(value: float) -> None:
-    """Raises InputError unless a tolerance is above 0."""
+    """Raises InputError unless a tolerance is larger than 0."""
     if not value > 0:
         raise InputError(f"--tolerance must be above 0, got {value}")
 
 
 def check_writable(path: str) -> None:
-    """Raises InputError where a file cannot be made, before any work is done for it."""
+    """Raises InputError if a file cannot be created; call it before the work whose result is written."""
     target = Path(path)
     if target.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")

@@ -1,4 +1,4 @@
-"""`sirfp data`: makes the embedded scenes, checks and prepares public data sets, and checks a user's own data."""
+"""`sirfp data`: makes the embedded scenes, checks and prepares public data sets, checks a user's own data."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ EXAMPLE = """examples:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Describes the arguments."""
+    """Adds the arguments of this subcommand."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="{scenes,check,prepare}", prog="sirfp data")
     scenes = actions.add_parser(
         "scenes",
         help="make the embedded data set: digits on photographs, for segmentation, detection and classification",
-        description="Makes the embedded data set; needs no download. Finds it made the next time.",
+        description="Makes the embedded data set; needs no download. A set that was made before is kept.",
         epilog="example:\n  sirfp data scenes datasets/scenes --train 400 --val 100",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    scenes.add_argument("folder", nargs="?", help="where to; $SIRFP_DATASETS/scenes or datasets/scenes by default")
+    scenes.add_argument("folder", nargs="?", help="output folder; $SIRFP_DATASETS/scenes or datasets/scenes by default")
     for name, value, least, what in (
         ("train", 400, 1, "training scenes"),
         ("val", 100, 1, "validation scenes"),
         ("size", 128, 64, "side of a scene in pixels"),
-        ("seed", 0, 0, "of all random choices"),
+        ("seed", 0, 0, "seed of all random choices"),
     ):
         scenes.add_argument(
             f"--{name}",
@@ -44,11 +44,11 @@ def add(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"{what} (default %(default)s)",
         )
-    scenes.add_argument("--force", action="store_true", help="replace a scene set that is there")
+    scenes.add_argument("--force", action="store_true", help="replace an existing scene set")
     check = actions.add_parser(
         "check",
         help="check a public data set by its name, or your own: images with label maps or a COCO file",
-        description="Finds what is wrong with data before training does. Lists the public sets where nothing is given.",
+        description="Finds faults in data before training. Without arguments, lists the public data sets.",
         epilog=EXAMPLE.replace("  sirfp data scenes datasets/scenes\n", "").replace(
             "  sirfp data prepare cityscapes\n", ""
         ),
@@ -65,7 +65,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--num-classes",
         type=at_least(1),
         metavar="N",
-        help="how many classes, where their names do not matter",
+        help="number of classes, instead of their names",
     )
     check.add_argument(
         "--ignore",
@@ -77,8 +77,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--coco", metavar="FILE", help="detection: the annotations, in COCO's format")
     prepare = actions.add_parser(
         "prepare",
-        help="make what a public data set needs: label maps of class indices, lists, folders of classes",
-        description="Prepares a data set. Whatever is there and whole stays; may be stopped and run again.",
+        help="make the files that a public data set needs: label maps of class indices, lists, folders of classes",
+        description="Prepares a data set. Complete files are kept; may be stopped and run again.",
         epilog=data_sets.PREPARE_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

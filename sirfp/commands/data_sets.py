@@ -1,4 +1,4 @@
-"""`sirfp data check NAME` and `sirfp data prepare NAME`: the public data sets that configs name."""
+"""`sirfp data check NAME` and `sirfp data prepare NAME` for the public data sets that are used in configs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from ..data.survey import Fault, Survey
 
 WHOLE = ("missing", "count")
-"""Kinds of faults that concern a whole split, so that their text is not about its first file."""
+"""Kinds of faults whose text is about a whole split; the text of other faults is about the first file."""
 PREPARE_EXAMPLE = """examples:
   sirfp data prepare cityscapes
   sirfp data prepare coco_stuff_10k --workers 8"""
 
 
 def add_prepare(parser: argparse.ArgumentParser) -> None:
-    """Describes the arguments of `prepare`."""
+    """Adds the arguments of `prepare`."""
     parser.add_argument("name", metavar="NAME", help="the data set; `sirfp data check` lists them")
-    parser.add_argument("--workers", type=at_least(1), metavar="N", help="processes; as many as processors by default")
-    parser.add_argument("--force", action="store_true", help="make it again even if it is whole")
+    parser.add_argument("--workers", type=at_least(1), metavar="N", help="processes; one per CPU core by default")
+    parser.add_argument("--force", action="store_true", help="make files again even if they are complete")
 
 
 def prepare_set(args: argparse.Namespace) -> Outcome:
-    """Makes what a data set needs before training."""
+    """Makes the files that a data set needs before training."""
     from sirfp.data.descriptions import describe
     from sirfp.data.preparation import prepare
     from sirfp.data.splits import folder_of
@@ -43,7 +43,7 @@ def prepare_set(args: argparse.Namespace) -> Outcome:
 
 
 def check_set(args: argparse.Namespace) -> Outcome:
-    """Checks a data set: its files, its faults, and where to download it."""
+    """Checks a data set; shows its files, its faults and its source."""
     from sirfp.data.descriptions import describe
     from sirfp.data.survey import DECODED, survey
 
@@ -62,7 +62,7 @@ def check_set(args: argparse.Namespace) -> Outcome:
 
 
 def list_sets() -> Outcome:
-    """Lists all data sets with the files that are there, by names only."""
+    """Lists all data sets with the numbers of their files; compares only file names."""
     from sirfp.data.descriptions import DATA_SETS
     from sirfp.data.survey import survey
 

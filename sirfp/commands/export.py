@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _set_threshold(model: nn.Module, threshold: float, name: str) -> None:
-    """Sets the score threshold of a detector; raises InputError if the model is none."""
+    """Sets the score threshold of a detector; raises InputError if the model is no detector."""
     scorers: list[Any] = [module for module in model.modules() if hasattr(module, "test_score_thresh")]
     if not scorers:
         raise InputError(f"--score-threshold is for detectors, not for {name}")
@@ -131,7 +131,7 @@ def _noise(source: Source, graph: Graph, written: Exported, seed: int) -> list[t
 
 
 def _outcome(args: argparse.Namespace, source: Source, file: str, written: Exported, found: Agreement) -> Outcome:
-    """Reports the file, and how far its outputs agree with those of the model in PyTorch."""
+    """Reports the file and the differences of its outputs from the outputs of the model in PyTorch."""
     from sirfp.reporting import tables
 
     file_bytes = os.path.getsize(args.output)
@@ -165,7 +165,7 @@ def _outcome(args: argparse.Namespace, source: Source, file: str, written: Expor
 
 
 def _failure(args: argparse.Namespace, found: Agreement, written: Exported, *, trained: bool) -> str:
-    """Says how a file differs from its model, and why a detector without trained weights may."""
+    """Describes how a file differs from its model; explains the case of a detector without trained weights."""
     opened = " and ".join(written.free) or "nothing"
     text = f"{args.output} (with {opened} left open) differs from the model in PyTorch: {describe(found)}"
     if found.detections is not None and not trained:
@@ -174,7 +174,7 @@ def _failure(args: argparse.Namespace, found: Agreement, written: Exported, *, t
 
 
 def describe(found: Agreement) -> str:
-    """An agreement as text."""
+    """Formats an agreement as text."""
     parts = [
         f"largest difference of {name} {gap:.2g} (largest value {found.scale[name]:.3g})"
         for name, gap in found.largest.items()

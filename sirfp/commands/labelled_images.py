@@ -16,21 +16,23 @@ Loss = Callable[[Any, Any], Any]
 
 
 def labelled_batches(args: argparse.Namespace, source: Source) -> tuple[Iterator[Any], Loss | None]:
-    """Batches with labels, drawn by `args.seed`, and the loss on one; None where the model brings its own.
+    """Returns random labelled batches (seed `args.seed`) and the loss of a batch.
+
+    The loss is None if the model computes its losses itself.
 
     Raises:
-        InputError: there are no labels, or not the model's; says where they come from.
+        InputError: there are no labels, or they do not fit the model; the message says where to put labels.
     """
     if isinstance(source, DetectronSource):
         if args.images:
             raise InputError(
-                f"--images {args.images} has no annotations, which criterion {args.criterion!r} needs: leave it out, "
-                "and name an annotated data set, DATASETS.TRAIN \"('NAME',)\" after the options"
+                f"--images {args.images} has no annotations, which criterion {args.criterion!r} needs: leave --images "
+                "out and name an annotated data set, DATASETS.TRAIN \"('NAME',)\" after the options"
             )
         return _from_data_set(args, source), None
     if not args.images:
         raise InputError(
-            f"criterion {args.criterion!r} needs a loss, so labels: give --images FOLDER with one folder a class"
+            f"criterion {args.criterion!r} needs a loss, so labels: give --images FOLDER with one folder per class"
         )
     return _from_folders(args, source), _cross_entropy
 
@@ -42,7 +44,7 @@ def _cross_entropy(model, batch):
 
 
 def _from_folders(args: argparse.Namespace, source: Source) -> Iterator[Any]:
-    """Batches (images, labels); a class is the index of its folder among the sorted names of folders."""
+    """Batches (images, labels); a label is the index of the image's folder among the sorted folders."""
     import torch
 
     root, found = Path(args.images), find_images(args.images)
@@ -67,7 +69,7 @@ def _count(root: Path, found: list[Path]) -> str:
 
 
 def _from_data_set(args: argparse.Namespace, source: DetectronSource) -> Iterator[list[dict]]:
-    """Batches of DATASETS.TRAIN with annotations; images are resized as for a test, neither cropped nor flipped."""
+    """Batches of DATASETS.TRAIN with annotations; images are resized as in a test, without crops and flips."""
     from detectron2.data import DatasetMapper, get_detection_dataset_dicts
     from detectron2.data.detection_utils import build_augmentation
 

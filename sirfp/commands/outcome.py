@@ -14,9 +14,9 @@ class Outcome:
     """The result of a subcommand.
 
     Attributes:
-        data: what `--json` prints.
-        output: what is printed otherwise, in order: text, and tables (`sirfp.reporting.tables.Table` or rich's).
-        failure: why a check failed, in one line for standard error; the exit code is then 1. "" if none did.
+        data: data printed with `--json`.
+        output: texts and tables (`sirfp.reporting.tables.Table` or rich's) printed without `--json`, in order.
+        failure: reason of a failed check, one line for standard error; the exit code is then 1. "" if no check failed.
     """
 
     data: dict[str, Any]
@@ -25,7 +25,7 @@ class Outcome:
 
 
 def with_progress(items: Iterable[T], label: str, total: int) -> Iterator[T]:
-    """Yields items and shows a progress bar on standard error if that is a terminal."""
+    """Yields items; shows a progress bar if standard error is a terminal."""
     from rich.console import Console
     from rich.progress import track
 

@@ -36,15 +36,15 @@ EXAMPLE = """example:
   sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors"""
 
 CRITERIA_HELP = (
-    "sirfp looks at images; magnitude, slimming, fpgm, depgraph and random at weights; taylor, dcfp and sirfp_joint "
-    "(redundancy and importance) need labels too: images in one folder a class for timm, the data set of "
+    "sirfp needs images; magnitude, slimming, fpgm, depgraph and random need only weights; taylor, dcfp and "
+    "sirfp_joint (redundancy and importance) need labels too: images in one folder per class for timm, the data set of "
     "DATASETS.TRAIN for Detectron2. By default sirfp with --images, whose labels are not read, and sirfp_joint with a "
     "model of Detectron2 and no --images"
 )
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Describes the arguments."""
+    """Adds the arguments of this subcommand."""
     add_model(parser)
     group = parser.add_argument_group("pruning")
     group.add_argument("-o", "--output", metavar="FILE", required=True, help="the pruned file, *.safetensors")
@@ -54,12 +54,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help=f"share of the FLOPs that stay, in (0, 1] (default {KEEP_FLOPS} if no other budget is given)",
     )
-    group.add_argument("--keep-params", type=float, metavar="SHARE", help="or of the parameters")
+    group.add_argument("--keep-params", type=float, metavar="SHARE", help="share of the parameters that stay")
     group.add_argument(
         "--keep-latency",
         type=float,
         metavar="SHARE",
-        help="or of the time that PyTorch takes for one image on this machine, measured",
+        help="share of the latency that stays: PyTorch's time for one image, measured on this machine",
     )
     group.add_argument("--criterion", metavar="NAME", help=f"what a channel is worth: {CRITERIA_HELP}")
     group.add_argument(
@@ -81,27 +81,27 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=Limits.min_keep,
         metavar="SHARE",
-        help="of its channels that each group keeps at least (default %(default)s)",
+        help="least share of channels that each group keeps (default %(default)s)",
     )
     group.add_argument(
         "--ignore",
         action="append",
         default=[],
         metavar="NAME",
-        help="a module, or a pattern of modules, that stays whole; repeatable",
+        help="a module, or a pattern of modules, that is not pruned; repeatable",
     )
     group.add_argument(
-        "--no-bias-correction", action="store_true", help="do not make up for what removed channels emitted"
+        "--no-bias-correction", action="store_true", help="do not add the mean output of removed channels to biases"
     )
     group.add_argument(
         "--reconstruction",
         type=at_least(0),
         default=BATCHES,
         metavar="N",
-        help="batches of the images on which layers learn to make up for what they lose (default %(default)s; 0: none)",
+        help="batches of images for refitting layers to the channels that stay (default %(default)s; 0: no refitting)",
     )
     add_images(group, "images that criteria such as sirfp look at", count=16, batch=8)
-    parser.add_argument("--verbose", action="store_true", help="also list what cannot be cut, and why")
+    parser.add_argument("--verbose", action="store_true", help="also list layers that cannot be pruned, and why")
 
 
 def details() -> str:
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
     _, opts = split_words(args.words, file=False)
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}
-    Target.of(KEEP_FLOPS, **budgets)  # checks them under their names here
+    Target.of(KEEP_FLOPS, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
     check_writable(args.output)
     if args.criterion is None:  # Detectron2's data sets have labels, a folder of images is taken to have none
@@ -169,10 +169,10 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def read_options(criterion: type[Criterion], given: Iterable[str]) -> dict[str, Any]:
-    """Reads KEY=VALUE options as a criterion's constructor takes them.
+    """Parses KEY=VALUE options into arguments of a criterion's constructor.
 
     Raises:
-        InputError: the criterion has no such option, or not with this value.
+        InputError: the criterion has no such option, or the value is not valid.
     """
     known, options = criterion.options(), {}
     for text in given:
@@ -184,7 +184,7 @@ def read_options(criterion: type[Criterion], given: Iterable[str]) -> dict[str, 
 
 
 def _calibration(args: argparse.Namespace, source, needs: str) -> tuple[Iterable[Any] | None, Loss | None]:
-    """What a criterion looks at, and the loss for one that needs gradients."""
+    """The batches for a criterion, and the loss if the criterion needs gradients."""
     if needs == "weights" and not args.images:
         return None, None
     if needs == "gradients":

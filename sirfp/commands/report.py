@@ -101,7 +101,7 @@ def _file(file: str, plan: PruningPlan, verbose: bool) -> Outcome:
 def _both(
     file: str, plan: PruningPlan, state: Mapping[str, torch.Tensor], source: Source, args: argparse.Namespace
 ) -> Outcome:
-    """The report of a pruned file compared with its dense model."""
+    """The report of a pruned file in comparison with its dense model."""
     from sirfp.channels.find import find_groups
     from sirfp.checkpoint.pruned import restore
     from sirfp.reporting import tables
@@ -162,13 +162,13 @@ def _timed(
     """Measures latency in the requested runtimes.
 
     Args:
-        rows: a row per model; changed in place, to hold the latency in the first runtime.
+        rows: a row per model; the latency in the first runtime is added in place.
         models: {name: model}.
-        source: where the dense model comes from.
+        source: source of the dense model.
         args: the command line.
 
     Returns:
-        What to print, and data for JSON: latencies by runtime and network, and runtimes that could not be measured.
+        Texts and tables to print, and data for JSON: latencies by runtime and network, and runtimes that failed.
     """
     import tempfile
     from dataclasses import replace
@@ -211,7 +211,7 @@ def _quartiles(latency: Latency) -> tuple[float, float]:
 
 
 def _about(source: Source, args: argparse.Namespace, timed: dict[str, Any]) -> dict[str, Any]:
-    """Data for JSON on the model and the measurement."""
+    """Data for JSON about the model and the measurement."""
     about: dict[str, Any] = {"model": source.name, "size": list(source.size)}
     if args.latency:
         about["latency"] = {key: getattr(args, key) for key in ("batch", "repeats", "warmup", "threads")} | timed
@@ -219,7 +219,7 @@ def _about(source: Source, args: argparse.Namespace, timed: dict[str, Any]) -> d
 
 
 def _latency_output(args: argparse.Namespace, found: Mapping[str, Mapping[str, Latency]]) -> list[Any]:
-    """How latency was measured, and a table if there are several runtimes."""
+    """A sentence on the measurement of latency, and a table if there are several runtimes."""
     from sirfp.reporting import tables
 
     threads = f", {args.threads} thread{'s' * (args.threads > 1)}" if args.threads else ""

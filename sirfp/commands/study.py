@@ -44,7 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CODE",
-        help="your own code to run first, here and in every run, a .py file or a module, which registers a criterion; "
+        help="your own code to run first, here and in every run: a .py file or a module that registers a criterion; "
         "repeatable",
     )
     parser.add_argument("--retry", action="store_true", help="also repeat runs that failed")
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def chosen(jobs: tuple[Job, ...], patterns: list[str] | None) -> list[Job]:
-    """The runs whose names match any of the patterns, with the dense runs that they need.
+    """The runs whose names match any of the patterns, and the dense runs that these runs need.
 
     Raises:
         InputError: a pattern matches no run.
@@ -124,14 +124,14 @@ def chosen(jobs: tuple[Job, ...], patterns: list[str] | None) -> list[Job]:
 
 
 def _run(study: Study, folders: RunFolders, jobs: list[Job], args: argparse.Namespace, killed: int | None) -> None:
-    """Runs jobs and updates the report after each.
+    """Runs jobs; updates the report after each job.
 
     Args:
         study: the study.
-        folders: its runs' folders.
+        folders: folders of the study's runs.
         jobs: the runs to do.
         args: the command line.
-        killed: process id of an earlier start that was killed; None if there is none.
+        killed: process id of an earlier start of the study that was killed; None if there was none.
     """
     import sys
 
@@ -181,7 +181,7 @@ def _listed(study: Study, folders: RunFolders, jobs: list[Job]) -> Outcome:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Raises KeyboardInterrupt on SIGTERM too, so that it stops the runs as Ctrl-C does."""
+    """Raises KeyboardInterrupt on SIGTERM, so that SIGTERM stops the runs in the same way as Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""`sirfp verify`: checks that a pruned model equals the dense one with its removed channels set to zero."""
+"""`sirfp verify`: checks that a pruned model equals the dense model with the removed channels set to zero."""
 
 from __future__ import annotations
 
@@ -99,10 +99,10 @@ def run(args: argparse.Namespace) -> Outcome:
 def _worst(
     dense: nn.Module, pruned: nn.Module, plan: PruningPlan, batches: Iterable[Any]
 ) -> tuple[Difference, str, int]:
-    """Compares two models batch by batch; stops at a problem, such as an output that is missing.
+    """Compares two models batch by batch; stops at a problem, such as a missing output.
 
     Returns:
-        The largest difference, what was compared, and the number of batches.
+        The largest difference, a description of the compared outputs, and the number of batches.
     """
     from sirfp.network.forward import call, inference
     from sirfp.verify import Difference, compare

@@ -1,6 +1,6 @@
-"""Data: the embedded scenes, public data sets, checks of a user's own folders, names in Detectron2's catalogs.
+"""Data sets: the embedded scenes, public data sets, checks of a user's data, registration in Detectron2's catalogs.
 
-Importing this reads nothing and loads neither Detectron2 nor scikit-learn.
+Importing this package reads no data and imports neither Detectron2 nor scikit-learn.
 """
 
 from sirfp.data.coco import check_coco

@@ -1,4 +1,4 @@
-"""Checks of detection data in COCO's format, before training starts."""
+"""Checks detection data in COCO's format before training starts."""
 
 import json
 import math
@@ -13,16 +13,16 @@ from sirfp.errors import InputError
 
 LAYOUT = "COCO's format with images, annotations and categories"
 TOLERANCE = 1.0
-"""Pixels by which a box may stick out of its image; annotation tools round."""
+"""Number of pixels by which a box may exceed its image, because annotation tools round coordinates."""
 
 
 @dataclass(frozen=True)
 class CocoSet:
-    """What an annotation file holds.
+    """Summary of an annotation file.
 
     Attributes:
         classes: names of the categories in the order of their ids, which is the order of Detectron2's classes.
-        masks: the forms of masks among objects that are no crowd: "polygon", "bitmask" (run-length encoded), "none".
+        masks: forms of the masks, crowds excluded: "polygon", "bitmask" (run-length encoded), "none".
     """
 
     classes: tuple[str, ...]
@@ -39,24 +39,28 @@ def check_coco(
 ) -> CocoSet:
     """Checks an annotation file against its images.
 
-    Sizes are read from all images' headers, and all images' ends are looked at; at most `decoded` images, spread
-    evenly, are decoded, and as many of those without a proper end, as ones that were cut short.
+    Reads the size from the header of every image, and the last bytes of every file: truncated files lack the end mark
+    of their format. Decodes at most `decoded` evenly spaced images, and at most `decoded` of the images without an end
+    mark.
 
     Args:
         annotations: JSON file in COCO's detection format.
-        images: folder which the file names in it are relative to.
-        num_classes: how many categories the model expects, if known.
-        decoded: most images whose pixels are read.
-        flat_boxes: whether boxes may lack width or height, as few in COCO 2017 do; Detectron2 leaves them out.
+        images: folder of the images; file names in the annotations are relative to it.
+        num_classes: expected number of categories; None for any number.
+        decoded: largest number of images to decode.
+        flat_boxes: True to allow boxes of zero width or height. COCO 2017 has a few; Detectron2 skips them.
 
     Returns:
-        What the file holds.
+        A summary of the file.
 
     Raises:
-        InputError: the file or the folder is missing or not of the format, nothing is annotated, an
-            annotation names an unknown image or category, a box is degenerate or outside its image, a mask is none,
-            an image is missing, cannot be read or has another size than stated, or the number of categories is not
-            `num_classes`.
+        InputError: one of these faults is found:
+
+            - the file or the folder is missing, or the file does not have COCO's format;
+            - no object is annotated, or the number of categories is not `num_classes`;
+            - an annotation names an unknown image or category, or has an invalid mask;
+            - a box has no area or exceeds its image;
+            - an image is missing, cannot be read or does not have the stated size.
     """
     path, folder = Path(annotations), Path(images)
     content = _read(path)
@@ -106,7 +110,7 @@ def _by_id(
         if not isinstance(number, int | str) or (part == "categories" and not isinstance(number, int)):
             raise InputError(f"{path}: entry {position} of {part} has id {number!r}; ids are whole numbers")
         if number in found:
-            raise InputError(f"{path}: id {number} stands twice in {part}; ids must be unique")
+            raise InputError(f"{path}: id {number} occurs twice in {part}; ids must be unique")
         found[number] = entry
     return found
 
@@ -188,7 +192,7 @@ def _mask_form(where: str, mask: Any, record: dict[str, Any]) -> str:
 
 
 def _finite(numbers: list[Any]) -> bool:
-    """Whether all are numbers that a float holds."""
+    """True if all items are numbers and finite as floats."""
     return all(isinstance(n, int | float) and abs(n) <= 1e300 for n in numbers)
 
 
@@ -207,7 +211,7 @@ def _check_images(path: Path, folder: Path, records: list[dict[str, Any]], decod
 
 
 def _check_size(path: Path, folder: Path, record: dict[str, Any]) -> bool:
-    """Compares a size with the image's; returns whether the file has a proper end."""
+    """Compares the stated size with the image; returns True if the file has the end mark of its format."""
     file = folder / record["file_name"]
     width, height = image_size(file)
     if (width, height) != (record["width"], record["height"]):

@@ -1,12 +1,12 @@
-"""Drawing one scene: scanned digits, coloured, turned and overlapping, on a crop of a photograph.
+"""Draws a scene: scanned digits, coloured, rotated and overlapping, on a crop of a photograph.
 
-The digits are the 8 x 8 scans of scikit-learn's `load_digits` (UCI, Alpaydin and Kaynak, 1998), the
-photographs are those which scikit-image and scikit-learn carry in their wheels, so that nothing is
-downloaded. The two splits share neither: `train` draws from the first 80% of each digit's scans and from one
-list of photographs, `val` from the other 20% and from another list.
+The digits are the 8 x 8 scans of scikit-learn's `load_digits` (UCI, Alpaydin and Kaynak, 1998). The photographs are
+included in the wheels of scikit-image and scikit-learn, so that nothing is downloaded. The two splits share neither
+scans nor photographs: `train` uses the first 80% of each digit's scans and one list of photographs, `val` uses the
+other 20% and another list.
 
-The photographs are darkened, so that digits are brighter than they. A digit's colour makes some classes likelier than
-others but does not determine its class: a small network learns the scenes from scratch in a few minutes on a CPU, and
+Photographs are darkened, so that the digits are brighter than the background. The colour of a digit is correlated with
+its class but does not determine it. Thus a small network learns the scenes from scratch in a few minutes on a CPU, and
 must still learn shapes.
 """
 
@@ -47,12 +47,12 @@ TRAIN_SHARE = 0.8
 
 DIGITS_PER_SCENE = (2, 4)
 DIGIT_EXTENT = (36 / 128, 72 / 128)
-"""Longer side of a digit, as a share of the scene's side."""
+"""Range of a digit's longer side, as a share of the scene's side."""
 MAX_TURN = 20.0
 MIN_VISIBLE = 0.75
-"""Share of an earlier digit that stays visible at least when a digit is placed in front of it."""
+"""Least share of a digit that stays visible when other digits are placed in front of it."""
 HUE_SPREAD = 24.0
-"""Standard deviation in degrees of a digit's hue about its class's, which stand 36 degrees apart."""
+"""Standard deviation of a digit's hue around the hue of its class, in degrees; classes are 36 degrees apart."""
 BACKGROUND_BRIGHTNESS = (0.3, 0.6)
 PLACE_TRIES = 20
 CANVAS = 160
@@ -65,8 +65,8 @@ class Digit:
     Attributes:
         label: index into `CLASSES`.
         mask: (size, size) bool, the visible part.
-        area: pixels that the digit had before others covered it.
-        scan: index of its scan in `load_digits`.
+        area: number of pixels of the whole digit, including covered pixels.
+        scan: index of the scan in `load_digits`.
     """
 
     label: int
@@ -83,7 +83,7 @@ class Digit:
 
     @property
     def visible(self) -> float:
-        """Share of the digit that nothing covers."""
+        """Share of the digit that is not covered."""
         return int(self.mask.sum()) / self.area
 
 
@@ -93,8 +93,8 @@ class Scene:
 
     Attributes:
         image: (size, size, 3) uint8, RGB.
-        digits: its digits, from back to front.
-        photograph: the entry of `PHOTOGRAPHS` in the background.
+        digits: digits of the scene, from back to front.
+        photograph: entry of `PHOTOGRAPHS` used as the background.
     """
 
     image: np.ndarray
@@ -115,9 +115,9 @@ def compose(split: str, index: int, *, size: int, seed: int) -> Scene:
 
     Args:
         split: `train` or `val`.
-        index: which scene; scenes do not depend on one another.
+        index: number of the scene; scenes are independent of each other.
         size: side of the square scene in pixels.
-        seed: of the whole set.
+        seed: seed of the whole set.
     """
     rng = np.random.default_rng((seed, SPLITS.index(split), index))
     photograph = PHOTOGRAPHS[split][rng.integers(len(PHOTOGRAPHS[split]))]
@@ -136,7 +136,10 @@ def scans(split: str) -> tuple[np.ndarray, ...]:
 def _add_digit(
     image: np.ndarray, digits: list[Digit], split: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[Digit]]:
-    """Draws one more digit in front, where it leaves earlier ones visible enough; none after `PLACE_TRIES` tries."""
+    """Tries to draw one more digit in front such that each earlier digit stays visible (`MIN_VISIBLE`).
+
+    Draws no digit if `PLACE_TRIES` tries fail.
+    """
     size = len(image)
     label = int(rng.integers(len(CLASSES)))
     scan = int(rng.choice(scans(split)[label]))
@@ -158,7 +161,7 @@ def _add_digit(
 
 
 def _stamp(scan: int, extent: float, rng: np.random.Generator) -> np.ndarray:
-    """(height, width) float32 in 0..1: cover of each pixel by a digit whose longer side is `extent`."""
+    """Opacity of a digit whose longer side is `extent` pixels: (height, width) float32 in 0..1."""
     ink = cv2.resize(_scans()[0][scan], (CANVAS, CANVAS), interpolation=cv2.INTER_CUBIC)
     ink = cv2.GaussianBlur(np.pad(ink, CANVAS // 4), (0, 0), CANVAS / 32)
     centre = len(ink) / 2
@@ -176,14 +179,14 @@ def _stamp(scan: int, extent: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _colour(label: int, rng: np.random.Generator) -> np.ndarray:
-    """(3,) RGB in 0..255: bright, of a hue about the class's own."""
+    """A random bright colour with a hue near the hue of the class: (3,) RGB in 0..255."""
     hue = (360 / len(CLASSES) * label + rng.normal(0, HUE_SPREAD)) % 360
     hsv = np.array([[[hue, rng.uniform(0.35, 0.85), rng.uniform(0.85, 1)]]], np.float32)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0] * 255
 
 
 def _shading(size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, size, 1) brightness about 1: a slope in a random direction, and grain."""
+    """Random brightness factors around 1: a gradient in a random direction plus noise, (size, size, 1)."""
     angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.6)
     line = np.linspace(-0.5, 0.5, size)
     plane = np.cos(angle) * line[:, None] + np.sin(angle) * line[None]
@@ -191,7 +194,7 @@ def _shading(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _background(photograph: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, size, 3) float32: a square crop at a random scale, maybe mirrored, tinted a little."""
+    """A square crop at a random scale, mirrored at random and slightly tinted: (size, size, 3) float32."""
     height, width = photograph.shape[:2]
     side = int(rng.integers(min(size, height, width), min(height, width) + 1))
     y, x = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
@@ -205,7 +208,7 @@ def _background(photograph: np.ndarray, size: int, rng: np.random.Generator) -> 
 
 @cache
 def _photograph(name: str) -> np.ndarray:
-    """(height, width, 3) uint8, RGB."""
+    """Reads a photograph: (height, width, 3) uint8, RGB."""
     from PIL import Image
 
     package, _, rest = name.partition("/")
@@ -219,7 +222,7 @@ def _photograph(name: str) -> np.ndarray:
 
 @cache
 def _scans() -> tuple[np.ndarray, dict[str, tuple[np.ndarray, ...]]]:
-    """The scans (N, 8, 8) float32 in 0..1, and for each split the indices by class."""
+    """The scans, (N, 8, 8) float32 in 0..1, and {split: indices of its scans, an array per class}."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""From the label maps that data sets are published with to those of training: class indices, and 255 for the rest."""
+"""Converts published label maps to label maps for training: class indices, and 255 for ignored pixels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sirfp.errors import InputError
 
 @dataclass(frozen=True)
 class PublishedIds:
-    """The label ids of a data set. Called with the path of a label map of ids, returns its class indices.
+    """The published label ids of a data set. Calling it with the path of a label map returns class indices.
 
     Attributes:
-        trained: the id of each class, in the order of the classes.
-        ids: all ids that may occur; those that are not trained become 255.
+        trained: id of each class, in the order of the classes.
+        ids: all valid ids; ids that are not in `trained` are converted to 255.
     """
 
     trained: tuple[int, ...]
@@ -30,17 +30,17 @@ class PublishedIds:
         return self.to_classes(path, read_label(path))
 
     def to_classes(self, path: Path, pixels: np.ndarray) -> np.ndarray:
-        """Class indices of ids.
+        """Converts ids to class indices.
 
         Args:
-            path: where the ids come from, for messages.
+            path: file of the ids, for messages.
             pixels: (H, W) integers.
 
         Returns:
             (H, W) 8-bit integers.
 
         Raises:
-            InputError: an id is none of the set's.
+            InputError: an id is not in `ids`.
         """
         table = lookup(self.trained, self.ids)
         known = (pixels >= 0) & (pixels < len(table))
@@ -53,10 +53,10 @@ class PublishedIds:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file's content.
+    """Reads a JSON file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_bytes())
@@ -67,10 +67,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_mat(path: Path) -> dict[str, Any]:
-    """The arrays of a MATLAB file by name.
+    """Reads a MATLAB file as {name: array}.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     from scipy.io import loadmat
 
@@ -82,10 +82,10 @@ def read_mat(path: Path) -> dict[str, Any]:
 
 
 def mat_field(path: Path, content: dict[str, Any], name: str) -> np.ndarray:
-    """A label map in a MATLAB file: (H, W) 64-bit integers.
+    """Returns the label map `name` of a MATLAB file: (H, W) 64-bit integers.
 
     Raises:
-        InputError: there is none of the name.
+        InputError: the file has no label map of this name.
     """
     pixels = content.get(name)
     if pixels is None or pixels.ndim != 2 or pixels.dtype.kind not in "iuf":

@@ -1,7 +1,7 @@
-"""What a public data set is: one `DataSet` says all that sirfp needs to register, prepare and check it.
+"""Describes a public data set: a `DataSet` has all data that sirfp needs to register, prepare and check the set.
 
-Those that sirfp knows are one file each in `sirfp/data/sets`. One of your own is an instance, registered by code that
-is imported (`--import`):
+Each data set of sirfp has a file in `sirfp/data/sets`. To add your own data set, register an instance in a file that
+you pass by `--import`:
 
     from sirfp.data import DataSet, Split, register_data_set
 
@@ -22,9 +22,9 @@ from sirfp.data.classes import IGNORE
 from sirfp.errors import InputError
 
 Reader = Callable[[Path], np.ndarray]
-"""From a file to class indices: (H, W) 8-bit integers; raises InputError where the file is damaged."""
+"""Function that reads a file as class indices, (H, W) 8-bit integers; raises InputError if the file is damaged."""
 Follow = Callable[[Iterable, str, int], Iterable]
-"""Passes items on and shows progress: (items, what they are, how many)."""
+"""Function that yields items and shows progress; arguments: items, their name, their number."""
 TASKS = ("segmentation", "detection", "classification")
 
 
@@ -33,8 +33,8 @@ class Raw:
     """A file from which the label map of an image can be prepared.
 
     Attributes:
-        path: like `Split.labels`.
-        read: what reads it; None where `DataSet.gather` does, for all images at once.
+        path: pattern of the path, in the format of `Split.labels`.
+        read: function that reads the file; None if `DataSet.gather` reads one file for all images.
     """
 
     path: str
@@ -47,16 +47,16 @@ class Split:
 
     Attributes:
         name: "train", "val" or "test".
-        registered: its name in Detectron2's catalogs.
-        count: images in the official release.
-        images: pattern of the image files; its last `*` stands for the stem, `.*` at the end for any image format.
-        labels: segmentation: the label map of an image, with {stem} and {parent}, the name of the image's folder;
-            detection: the file of annotations; classification: "".
-        raw: what label maps are prepared from; of several, the first that is there.
-        beside: further files of an image, like `labels`, without which Detectron2 does not read the set.
-        listed: a file of stems, where images of several splits share a folder.
+        registered: name in Detectron2's catalogs.
+        count: number of images in the official release.
+        images: pattern of the image files. The last `*` matches the stem; `.*` at the end matches any image format.
+        labels: segmentation: pattern of the label map of an image, where {stem} is the image's stem and {parent} the
+            name of the image's folder; detection: the file of annotations; classification: "".
+        raw: possible sources of a label map; preparation uses the first that exists.
+        beside: patterns, in the format of `labels`, of further files that Detectron2 needs for each image.
+        listed: file that lists the stems of the split; "" if the split has a separate folder.
         unsorted: classification: pattern of images that preparation moves to the folders of their classes.
-        needed: whether the set is of no use without it.
+        needed: True if the data set is not usable without this split.
     """
 
     name: str
@@ -72,34 +72,34 @@ class Split:
 
     @property
     def image_folder(self) -> str:
-        """The folder of all images; folders of classes or cities lie in it."""
+        """The folder of all images; may have subfolders of classes or cities."""
         return os.path.dirname(self.images.partition("*")[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """A data set as it is published.
+    """A published data set.
 
     Attributes:
-        name: how `sirfp data` calls it.
-        title: how papers call it.
+        name: name in the commands of `sirfp data`.
+        title: name in papers.
         task: "segmentation", "detection" or "classification".
-        folder: its place below the root of all data sets.
-        splits: its parts.
-        classes: how many.
-        url: the official page.
-        licence: in words.
-        archives: what to download.
-        names: of the classes; for segmentation all sets have them but those that Detectron2 registers.
-        ids: the published label of each class, where label maps are published with others than 0, 1, ...
-        ignore: the label of pixels that do not count.
-        aliases: folders that archives unpack to, beside the right one.
-        detectron2: whether Detectron2 registers it, below $DETECTRON2_DATASETS; otherwise sirfp does.
-        class_folders: classification: returns the names of the folders of classes.
-        gather: called by preparation first, with the set's folder and its splits: may write lists of images; returns
-            what makes the label maps of some images, {image: function to class indices}.
-        arrange: called by preparation in place of making label maps, with the set's folder and what shows progress:
-            moves files; returns how many it moved, and how many were in place.
+        folder: folder of the data set, relative to the root of all data sets.
+        splits: splits of the data set.
+        classes: number of classes.
+        url: official page.
+        licence: text on the licence.
+        archives: text on the files to download.
+        names: names of the classes. Required for segmentation, unless Detectron2 registers the set.
+        ids: published label of each class; () if the labels are 0, 1, ...
+        ignore: label of ignored pixels.
+        aliases: wrong folders to which archives may have been unpacked.
+        detectron2: True if Detectron2 registers the set, below $DETECTRON2_DATASETS; otherwise sirfp registers it.
+        class_folders: classification: function that returns the names of the class folders.
+        gather: function (folder of the set, splits) that preparation calls first. May write lists of images. Returns
+            {image: function that makes its class indices} for some images.
+        arrange: function (folder of the set, progress function) that preparation calls instead of making label maps.
+            Moves files. Returns the number of moved files and the number of files that were already in place.
 
     Raises:
         InputError: fields contradict each other.
@@ -145,17 +145,17 @@ class DataSet:
 
     @property
     def origin(self) -> str:
-        """Where it comes from, in one line."""
+        """Source of the data set, in one line."""
         return f"{self.url} ({self.archives}; {self.licence})"
 
     @property
     def prepared(self) -> bool:
-        """Whether it needs preparation before training."""
+        """True if the data set needs preparation before training."""
         return self.arrange is not None or any(split.raw for split in self.splits)
 
     @property
     def row(self) -> str:
-        """Its line of the table in docs/data.md."""
+        """The data set's line in the table in docs/data.md."""
         names = [split.registered for split in self.splits]
         before, under, _ = os.path.commonprefix(names).rpartition("_")
         stem = before + under
@@ -166,14 +166,14 @@ class DataSet:
 
 
 DATA_SETS: dict[str, DataSet] = {}
-"""All data sets by name, once `sirfp.data.descriptions` is imported."""
+"""{name: data set}; importing `sirfp.data.descriptions` adds all sets of sirfp."""
 
 
 def register_data_set(known: DataSet) -> DataSet:
-    """Adds a data set to those that sirfp knows; the same one again changes nothing.
+    """Registers a data set by its name; registering an equal data set again has no effect.
 
     Raises:
-        InputError: its name, or that of a split, stands for another set.
+        InputError: the name of the data set or of a split belongs to another data set.
     """
     there = DATA_SETS.get(known.name)
     if there is not None and _content(there) != _content(known):
@@ -186,7 +186,7 @@ def register_data_set(known: DataSet) -> DataSet:
 
 
 def _content(known: DataSet) -> list[Any]:
-    """What tells a set from another: all but functions, which are new when a file is run again."""
+    """Fields that identify a data set, without functions: functions differ each time a file is executed."""
     splits = [(one.name, one.registered, one.count, one.images, one.labels, one.listed) for one in known.splits]
     labels = (known.classes, known.names, known.ids, known.ignore)
     return [known.title, known.task, known.folder, known.url, labels, splits]

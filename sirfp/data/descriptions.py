@@ -1,4 +1,4 @@
-"""The table of all data sets that are known by name, sirfp's own and those that a user's code has registered."""
+"""Looks up data sets by name: the sets of sirfp, and sets that a user's code has registered."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from sirfp.errors import InputError, near
 
 
 def describe(name: str) -> DataSet:
-    """The data set of a name: its own, that of one of its splits or a folder that it is known by, in any case.
+    """Returns the data set with this name, ignoring case.
+
+    The name may also be the registered name of a split, or the name of a folder of the set.
 
     Raises:
-        InputError: there is none.
+        InputError: no data set has this name.
     """
     by_split = _by_split()
     folders = {folder: known for known in DATA_SETS.values() for folder in (known.folder, *known.aliases)}
@@ -26,7 +28,7 @@ def describe(name: str) -> DataSet:
 
 
 def published_ids(registered: str) -> tuple[int, ...]:
-    """The published labels of the classes of a split's data set; () where they are 0, 1, ... or it is not known."""
+    """The published labels of the classes of a split's data set; () for labels 0, 1, ... and for unknown splits."""
     known = _by_split().get(registered)
     return known.ids if known else ()
 
@@ -36,7 +38,7 @@ def _by_split() -> dict[str, DataSet]:
 
 
 def advice(names: Iterable[str]) -> str:
-    """The commands that check the data sets of splits, as the end of a message; "" where sirfp knows none of them."""
+    """The end of a message: commands that check the data sets of the named splits; "" if all splits are unknown."""
     found = dict.fromkeys(
         known.name for known in DATA_SETS.values() for split in known.splits if split.registered in set(names)
     )

@@ -1,9 +1,9 @@
-"""Semantic segmentation data in two folders: images, and label maps of the same names.
+"""Checks data for semantic segmentation in two folders: images, and label maps of the same names.
 
-Every mistake in such folders is found before training starts and said in one line. Names and sizes are
-checked for all files, as that needs only directories and file headers. Pixels are decoded, in threads, for at
-most `DECODED` pairs spread evenly over the set: all of CamVid in a few seconds, while with the largest sets a
-wrong class table shows in the first few label maps anyway, and the start of training should not wait minutes.
+A mistake is found before training starts and described in one line. Names and sizes are checked for all files, because
+this reads only directories and file headers. Pixels are decoded, in threads, for at most `DECODED` evenly spaced pairs.
+For CamVid these are all pairs, in a few seconds. For the largest data sets, decoding all pairs would delay training by
+minutes, and a wrong class table shows in the first few label maps.
 """
 
 import os
@@ -23,7 +23,7 @@ from sirfp.errors import InputError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
 DECODED = 1000
-"""Most image and label map pairs whose pixels a check decodes."""
+"""Largest number of pairs of image and label map that a check decodes."""
 _ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 _EXIF_ORIENTATION = 0x0112
 _PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its label map; width and height are in pixels, as the image is shown."""
+    """An image and its label map; width and height are in pixels, after EXIF orientation."""
 
     image: Path
     label: Path
@@ -55,16 +55,16 @@ def check_sem_seg_folder(
 
     Args:
         images: folder of images, of any format in `IMAGE_SUFFIXES`.
-        labels: folder of label maps, one to each image under the same stem: single-channel or palette files
-            whose values are class indices or `ignore`. Label maps without an image are passed over.
+        labels: folder of label maps with the stems of the images: single-channel or palette files whose values are
+            class indices or `ignore`. Label maps without an image are skipped.
         classes: names of the classes; label value `i` is `classes[i]`.
-        ignore: the label value of pixels that are neither learned nor evaluated.
-        decoded: most pairs whose pixels are read.
-        listed: a file of stems, one a line: only these images are of the set; all by default.
+        ignore: label value of pixels that are ignored in training and evaluation.
+        decoded: largest number of pairs to decode.
+        listed: file with one stem per line; the set has only these images. All images by default.
 
     Raises:
-        InputError: a folder is missing or empty, an image has no label map, a file cannot be read, sizes
-            differ, or a label is outside the classes. Names the first file concerned.
+        InputError: a folder is missing or empty, an image has no label map, a file cannot be read, sizes differ, or a
+            label is outside the classes. The message names the first such file.
     """
     check_classes(classes, ignore)
     pairs = _pair_by_stem(Path(images), Path(labels), Path(listed) if listed else None)
@@ -75,7 +75,7 @@ def check_sem_seg_folder(
 
 
 def check_classes(classes: Sequence[str], ignore: int) -> None:
-    """Raises InputError unless the class names are distinct and `ignore` is none of their indices."""
+    """Raises InputError unless the class names are distinct and `ignore` is not a class index."""
     if isinstance(classes, str) or not classes:
         raise InputError(f"classes: a list of at least one class name is needed, got {classes!r}")
     doubled = sorted({name for name in classes if list(classes).count(name) > 1})
@@ -88,13 +88,13 @@ def check_classes(classes: Sequence[str], ignore: int) -> None:
 
 
 def read_label(path: str | os.PathLike[str], dtype: DTypeLike | None = None) -> np.ndarray:
-    """Reads a label map as (H, W) integers; of a palette file the indices, not the colours.
+    """Reads a label map as (H, W) integers; for a palette file, returns the indices, not the colours.
 
-    Fits Detectron2's `SemSegEvaluator(sem_seg_loading_fn=...)`, whose own reader fails with NumPy 2. Its
-    `DatasetMapper` reads label maps as grey pictures, which is the same but for palette files.
+    Can be used as `sem_seg_loading_fn` of Detectron2's `SemSegEvaluator`, whose default reader fails with NumPy 2.
+    Detectron2's `DatasetMapper` reads label maps as grey images: this gives the same result except for palette files.
 
     Raises:
-        InputError: it cannot be read or has more than one channel.
+        InputError: the file cannot be read or has more than one channel.
     """
     from PIL import Image
 
@@ -111,7 +111,7 @@ def read_label(path: str | os.PathLike[str], dtype: DTypeLike | None = None) -> 
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height in pixels from a file's header, turned as its EXIF orientation says.
+    """Reads width and height in pixels from a file's header; applies the EXIF orientation.
 
     Raises:
         InputError: the header cannot be read.
@@ -121,7 +121,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            plain = image.format == "PNG" and not image.info.keys() & _PNG_EXIF  # for others Pillow decodes the image
+            plain = image.format == "PNG" and not image.info.keys() & _PNG_EXIF  # otherwise Pillow decodes the image
             turned = not plain and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except (OSError, SyntaxError, TypeError) as error:
         raise unreadable(path, error) from error
@@ -129,7 +129,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def check_image(path: str | os.PathLike[str]) -> None:
-    """Decodes an image; raises InputError where it is cut short or damaged."""
+    """Decodes an image; raises InputError if it is truncated or damaged."""
     from PIL import Image
 
     try:
@@ -141,7 +141,7 @@ def check_image(path: str | os.PathLike[str]) -> None:
 
 
 def has_end(path: Path) -> bool:
-    """Whether a file ends in its format's end mark, which a truncated file lacks; True for formats without one."""
+    """True if a file ends with the end mark of its format, or if the format has none. Truncated files lack the mark."""
     mark = _ENDS.get(path.suffix.lower())
     if mark is None:
         return True
@@ -152,12 +152,12 @@ def has_end(path: Path) -> bool:
 
 
 def list_images(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, Path]:
-    """Files of a folder by stem, sorted; hidden ones are passed over.
+    """Lists the files of a folder as {stem: file}, sorted, without hidden files.
 
     Args:
-        folder: the folder; files in its subfolders do not count.
-        suffixes: endings of the files that count, in lower case.
-        what: what the folder should hold, for the message.
+        folder: the folder; files in subfolders are ignored.
+        suffixes: endings of the files to list, in lower case.
+        what: description of the expected files, for messages.
 
     Raises:
         InputError: the folder is missing or empty, or two files share a stem.
@@ -177,10 +177,10 @@ def list_images(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, P
 
 
 def read_stems(listed: Path) -> list[str]:
-    """The stems in a list of images: the first word of each line.
+    """Reads a list of images; returns their stems, the first word of each line.
 
     Raises:
-        InputError: it cannot be read, or is empty.
+        InputError: the list cannot be read or is empty.
     """
     try:
         stems = [line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -193,7 +193,10 @@ def read_stems(listed: Path) -> list[str]:
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Maps in threads, in order; raises the first error. Decoding releases Python's lock."""
+    """Applies `work` to items in threads; returns the results in order. Raises the first error.
+
+    Threads are useful because decoding an image releases Python's global lock.
+    """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
             return list(pool.map(work, items))

@@ -1,4 +1,4 @@
-"""Labelled images for classification, read by timm: from a folder, tar files, WebDataset and others."""
+"""Opens labelled images for classification by timm's readers: folders, tar files, WebDataset and others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 READERS = ("", "wds", "hfds", "hfids", "tfds")
-"""The beginnings of names of readers that are allowed."""
+"""Prefixes of the allowed readers' names."""
 
 
 def open_images(
@@ -30,32 +30,32 @@ def open_images(
     """Opens labelled images.
 
     Args:
-        root: what the reader reads: for "" a folder with one folder a class, a tar file of such a folder, or a
-            folder of one tar file a class.
-        reader: "" or another of timm's, e.g. "wds/" for WebDataset's shards.
-        split: of a reader that has several in one root.
-        class_map: a text file of class names, one a line, for sets that do not name their classes themselves; timm
-            also takes pickles, which are not read here.
-        training: whether a reader that streams shuffles.
-        batch_size: of a reader that streams.
-        seed: of a reader that streams.
+        root: location of the images. For reader "": a folder with one subfolder per class, a tar file of such a folder,
+            or a folder with one tar file per class.
+        reader: name of one of timm's readers: "" or e.g. "wds/" for WebDataset's shards.
+        split: name of the split, for readers with several splits in one root.
+        class_map: text file of class names, one per line, for data sets without class names. Pickles, which timm also
+            accepts, are refused.
+        training: True to shuffle; only for streaming readers.
+        batch_size: batch size; only for streaming readers.
+        seed: seed of the order; only for streaming readers.
 
     Raises:
-        InputError: there is nothing to read, or a package that reads it is missing.
+        InputError: there are no images, or a package for this reader is missing.
     """
     from timm.data import create_dataset
 
     root = Path(root)
     if not (root.exists() or reader):
-        raise InputError(f"{root}: no such folder or tar file; expected one folder of images for each class")
+        raise InputError(f"{root}: no such folder or tar file; expected a folder with one subfolder per class")
     prefix = reader.lower().partition("/")[0]
-    if prefix not in READERS:  # timm's others unpickle what they find
+    if prefix not in READERS:  # timm's other readers unpickle files
         known = ", ".join(f"{name}/" for name in READERS[1:])
         raise InputError(f"there is no reader {reader!r}; known are '', {known}")
     if prefix == "wds" and not root.is_dir():  # WebDataset runs an address such as "pipe:..." as a command
         raise InputError(f"{root}: no such folder; reader {reader!r} takes a folder of shards")
     if class_map and Path(class_map).suffix.lower() != ".txt":
-        raise InputError(f"{class_map}: a class map is a .txt file of class names, one a line")
+        raise InputError(f"{class_map}: a class map is a .txt file of class names, one per line")
     tars = not reader and (root.suffix == ".tar" or any(root.glob("*.tar")))
     options: dict[str, Any] = {"is_training": training, "batch_size": batch_size, "seed": seed}
     options["class_map"] = class_map or None
@@ -76,19 +76,19 @@ def open_images(
 
 
 def number_of_classes(images: Dataset) -> int | None:
-    """The number of classes of a set; None where its reader does not know it."""
+    """The number of classes of a set; None if its reader does not know the number."""
     known = getattr(getattr(images, "reader", None), "class_to_idx", None)
     known = known or getattr(getattr(images, "reader", None), "class_name_to_idx", None)
     return len(known) if known else None
 
 
 def check_images(images: Dataset) -> None:
-    """Decodes images of a set that lies in a folder, at most `DECODED` of them, spread evenly.
+    """Decodes at most `DECODED` evenly spaced images of a set in a folder.
 
-    timm itself skips an image that it cannot read and takes another one.
+    The check is needed because timm silently replaces an unreadable image by another one.
 
     Raises:
-        InputError: one cannot be read.
+        InputError: an image cannot be read.
     """
     files = [Path(file) for file, _ in getattr(getattr(images, "reader", None), "samples", ()) if Path(file).is_file()]
     in_threads(check_image, files[:: max(1, -(-len(files) // DECODED))])

@@ -1,7 +1,7 @@
-"""Makes what a data set needs before training: label maps of class indices, lists of splits, folders of classes.
+"""Prepares data sets for training: label maps of class indices, lists of splits, folders of classes.
 
-A file is written beside its place under a fixed name and then renamed, so what is in place is whole. A preparation
-that was killed can be run again: it does what is left, with the same result as one that was not killed.
+Each file is written under a temporary name and then renamed, so that files under their final names are complete. If a
+preparation is killed, run it again: it makes the remaining files, and the result is the same as without the kill.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PNG_END = b"IEND\xaeB`\x82"
 
 @dataclass(frozen=True)
 class Job:
-    """One label map to make: of `image`, by calling `make`, at `target`."""
+    """A label map to make: `make` returns the labels of `image`; they are written to `target`."""
 
     image: Path
     target: Path
@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Prepared:
-    """How many files a preparation made, and how many were there before, and whole."""
+    """Number of files that a preparation made, and number of complete files that it kept."""
 
     made: int
     kept: int
@@ -53,18 +53,18 @@ def prepare(
     force: bool = False,
     follow: Follow = lambda items, what, total: items,
 ) -> Prepared:
-    """Prepares a data set; what needs no preparation is left as it is.
+    """Prepares a data set; does nothing if the set needs no preparation.
 
     Args:
-        known: the set.
-        folder: its folder; by default its place below the root of all data sets.
-        workers: processes; as many as processors by default.
-        force: whether to make files again that are whole.
-        follow: passes items on and shows progress.
+        known: the data set.
+        folder: folder of the data set; by default `known.folder` below the root of all data sets.
+        workers: number of processes; one per CPU core by default.
+        force: True to make complete files again.
+        follow: yields items and shows progress.
 
     Raises:
-        InputError: there is nothing to prepare from, or files cannot be read or written; the message names the
-            first of them, and all others are prepared.
+        InputError: source files are missing, or files cannot be read or written. The message names the first such
+            file; all other files are prepared.
     """
     folder = folder_of(known) if folder is None else folder
     if not folder.is_dir():
@@ -79,22 +79,22 @@ def prepare(
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from error
     if lacking:
         raise InputError(
-            f"{lacking[0]}: is missing, and {len(lacking)} label maps of {known.title} are to be prepared from such "
-            f"files; they come from {known.url}"
+            f"{lacking[0]}: is missing; {len(lacking)} label maps of {known.title} need files like this one, which "
+            f"come from {known.url}"
         )
     return _some(done, known, folder)
 
 
 def _some(done: Prepared, known: DataSet, folder: Path) -> Prepared:
     if not done.made + done.kept and known.prepared:
-        raise InputError(f"{folder}: has no images to prepare labels of; run: sirfp data check {known.name}")
+        raise InputError(f"{folder}: has no images whose labels could be prepared; run: sirfp data check {known.name}")
     return done
 
 
 def _jobs(
     known: DataSet, folder: Path, gathered: Mapping[Path, Callable[[], np.ndarray]]
 ) -> tuple[list[Job], list[Path]]:
-    """The label maps to make, and files that are missing for others."""
+    """Lists the label maps to make, and the missing source files of label maps that cannot be made."""
     jobs: list[Job] = []
     lacking: list[Path] = []
     for split in known.splits:
@@ -125,7 +125,7 @@ def _run(jobs: list[Job], workers: int | None, force: bool, follow: Follow) -> P
                 outcomes = list(follow(pool.map(work, jobs, chunksize=chunk), "label maps", len(jobs)))
             except BrokenProcessPool:
                 raise InputError(
-                    "a process was killed, perhaps for want of memory; run it again, --workers 1"
+                    "a process was killed, perhaps out of memory; run the command again with --workers 1"
                 ) from None
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -137,7 +137,7 @@ def _run(jobs: list[Job], workers: int | None, force: bool, follow: Follow) -> P
 
 
 def _end_with_parent() -> None:
-    """Has a worker ignore Ctrl-C, which its parent handles, and end when its parent is killed."""
+    """Makes a worker process ignore Ctrl-C, which the parent handles, and exit when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def attend() -> None:
@@ -150,7 +150,11 @@ def _end_with_parent() -> None:
 
 
 def _convert(job: Job, force: bool) -> bool | str:
-    """Makes a label map: True where it did, False where there was a whole one, or the reason why it could not."""
+    """Makes a label map.
+
+    Returns:
+        True if the label map was made, False if a complete one exists, or a message if it cannot be made.
+    """
     from PIL import Image
 
     try:
@@ -158,7 +162,7 @@ def _convert(job: Job, force: bool) -> bool | str:
         if not force and _whole(job.target, size):
             return False
         labels = job.make()
-        if sorted(labels.shape) != sorted(size):  # width and height exchanged by EXIF orientation: the check decides
+        if sorted(labels.shape) != sorted(size):  # sorted, because EXIF orientation may exchange width and height
             height, width = labels.shape
             raise InputError(
                 f"{job.image}: is {size[0]} x {size[1]} pixels, its labels are {width} x {height}; get both again"

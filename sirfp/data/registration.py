@@ -1,7 +1,7 @@
-"""Data sets under names in Detectron2's catalogs.
+"""Registers data sets by name in Detectron2's catalogs.
 
-As in Detectron2, registering reads nothing: a set is read, and checked, when it is first asked for.
-Registering the same thing again does nothing; a name that already stands for something else is an error.
+As in Detectron2, registering reads no file: a data set is read and checked at its first use. Registering the same data
+set again has no effect; registering another data set under a used name is an error.
 """
 
 import os
@@ -27,13 +27,13 @@ _registered: dict[str, tuple[Any, ...]] = {}
 _detections: dict[str, Callable[[], CocoSet]] = {}
 Records = list[dict[str, Any]]
 COCO_TYPES = ("coco", "coco_panoptic_seg")
-"""What Detectron2 calls the evaluation of sets whose `json_file` is of COCO's detection format."""
+"""Detectron2's `evaluator_type` of sets whose `json_file` has COCO's detection format."""
 
 
 def register_all(root: str | os.PathLike[str] | None = None) -> None:
-    """Registers every set that has a default place under `root`, whether it is there or not.
+    """Registers all data sets with a default folder below `root`; the folder need not exist yet.
 
-    Those of `descriptions.DATA_SETS` that Detectron2 does not register itself, scenes_sem_seg_{train,val},
+    These are the sets of `descriptions.DATA_SETS` that Detectron2 does not register, and scenes_sem_seg_{train,val},
     scenes_det_{train,val}, scenes_digits_{train,val}, bccd_det_{train,val} and cifar10_{train,val}.
 
     Args:
@@ -51,10 +51,10 @@ def register_all(root: str | os.PathLike[str] | None = None) -> None:
 
 
 def register_described(known: DataSet, folder: str | os.PathLike[str]) -> None:
-    """Registers the splits of a described data set that lies in `folder`.
+    """Registers the splits of a described data set in `folder`.
 
     Raises:
-        InputError: the name of a split stands for something else.
+        InputError: the name of a split belongs to another data set.
     """
     for split in known.splits:
         _register_split(known, split, Path(folder))
@@ -75,7 +75,7 @@ def _register_split(known: DataSet, split: Split, folder: Path) -> None:
 
 
 def _need(places: tuple[Path, ...], name: str) -> None:
-    """Raises InputError where a file or folder of a described data set is missing."""
+    """Raises InputError if a file or folder of a described data set is missing."""
     missing = next((place for place in places if not place.exists()), None)
     if missing is not None:
         kind = "file" if missing.suffix else "folder"
@@ -83,15 +83,15 @@ def _need(places: tuple[Path, ...], name: str) -> None:
 
 
 def register_camvid(root: str | os.PathLike[str], prefix: str = "camvid_sem_seg") -> None:
-    """Registers `<prefix>_{train,val,test}`: folders `train`, `trainannot` and so on."""
+    """Registers `<prefix>_{train,val,test}` from the folders `train`, `trainannot`, `val`, `valannot` and so on."""
     splits = tuple(replace(split, registered=f"{prefix}_{split.name}") for split in CAMVID.splits)
     register_described(replace(CAMVID, splits=splits), root)
 
 
 def register_scenes(root: str | os.PathLike[str], prefix: str = "scenes") -> None:
-    """Registers `<prefix>_sem_seg_{train,val}`, `<prefix>_det_...` and `<prefix>_digits_...`, views of one scene set.
+    """Registers `<prefix>_sem_seg_{train,val}`, `<prefix>_det_...` and `<prefix>_digits_...` from one scene set.
 
-    Its masks are run-length encoded: instance segmentation needs Detectron2's `INPUT.MASK_FORMAT: bitmask`.
+    The masks are run-length encoded: instance segmentation needs Detectron2's `INPUT.MASK_FORMAT: bitmask`.
     """
     folder = Path(root)
     for split in SPLITS:
@@ -110,10 +110,10 @@ def register_sem_seg_folder(
     classes: Sequence[str],
     ignore: int = IGNORE,
 ) -> None:
-    """Registers a folder of images and one of label maps, see `folders.check_sem_seg_folder`.
+    """Registers a folder of images and a folder of label maps, see `folders.check_sem_seg_folder`.
 
     Raises:
-        InputError: the classes or the ignore value make no sense, or `name` stands for something else.
+        InputError: the classes or the ignore value are not valid, or `name` belongs to another data set.
     """
     _register_sem_seg(name, Path(images), Path(labels), tuple(classes), ignore)
 
@@ -122,7 +122,7 @@ def register_coco(name: str, annotations: str | os.PathLike[str], images: str | 
     """Registers a detection set in COCO's format, see `coco.check_coco`.
 
     Raises:
-        InputError: `name` stands for something else.
+        InputError: `name` belongs to another data set.
     """
     _register_coco(name, Path(annotations), Path(images))
 
@@ -133,16 +133,16 @@ def register_images(
     """Registers a set of labelled images for classification, see `images.open_images`.
 
     Raises:
-        InputError: `name` stands for something else.
+        InputError: `name` belongs to another data set.
     """
     _register_images(name, Path(root), reader, split, class_map)
 
 
 def detections(name: str) -> CocoSet | None:
-    """What a registered set in COCO's format holds, read and checked once; None for a set in another format.
+    """Summarises a registered set in COCO's format, which is read and checked once; None for other formats.
 
     Raises:
-        FileNotFoundError: a set that others have registered is not there.
+        FileNotFoundError: the annotations of a set that sirfp has not registered are missing.
         InputError: see `coco.check_coco`.
     """
     from detectron2.data import MetadataCatalog
@@ -242,10 +242,10 @@ def _register_coco(
 
 
 def coco_records(annotations: Path, images: Path, name: str) -> Records:
-    """The records that Detectron2 reads from a checked file of annotations.
+    """Reads a checked file of annotations by Detectron2; returns its records.
 
     Raises:
-        InputError: it cannot read them, as where keypoints are no list.
+        InputError: Detectron2 cannot read the file, e.g. because keypoints are not a list.
     """
     from detectron2.data.datasets import load_coco_json
 
@@ -253,17 +253,17 @@ def coco_records(annotations: Path, images: Path, name: str) -> Records:
         return load_coco_json(str(annotations), str(images), name)
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
         reason = one_line(error, 160)
-        raise InputError(f"{annotations}: is not COCO's format throughout ({type(error).__name__}: {reason})") from None
+        raise InputError(f"{annotations}: is not fully in COCO's format ({type(error).__name__}: {reason})") from None
 
 
 def _register(name: str, load: Callable[[], Any], metadata: dict[str, Any]) -> bool:
-    """Registers a set in Detectron2's catalogs; returns whether it was not there before."""
+    """Registers a set in Detectron2's catalogs; returns False if the same set was registered before."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     content = tuple(metadata.items())
     if name in DatasetCatalog:
         if _registered.get(name) != content:
-            raise InputError(f"{name}: this name already stands for another data set; choose another name")
+            raise InputError(f"{name}: this name already belongs to another data set; choose another name")
         return False
     if _registered.pop(name, None) is not None and name in MetadataCatalog:
         MetadataCatalog.remove(name)

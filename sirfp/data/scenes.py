@@ -1,12 +1,12 @@
 """The embedded data set: scenes of scanned digits on photographs, made in seconds and without a download.
 
-One folder serves three tasks. `composition.py` says what a scene is and what keeps the splits apart.
+One folder serves three tasks. `composition.py` describes the scenes and the difference between the splits.
 
-    manifest.json                         what the set is; written last
+    manifest.json                         version, seed, sizes and numbers of files; written last
     train/000000.jpg                      images
     trainannot/000000.png                 label maps, in CamVid's layout: 0 is background, 1..10 are digits
-    annotations/train.json                COCO: boxes and masks, run-length encoded, as digits have holes
-    classification/train/<class>/*.png    one digit a file
+    annotations/train.json                COCO: boxes and masks, run-length encoded because digits have holes
+    classification/train/<class>/*.png    one digit per file
     and the same for `val`
 """
 
@@ -29,7 +29,7 @@ STUFF_CLASSES = ("background", *CLASSES)
 """Names of the values of a label map."""
 
 VERSION = 1
-"""Number of the format; it grows when the same seed gives other files than before."""
+"""Version of the format; increased when the files for the same seed change."""
 MANIFEST = "manifest.json"
 SIZES = ("train", "val", "size", "seed")
 CROP_SIDE = 32
@@ -43,7 +43,7 @@ class SceneSet:
     """A finished set on disk.
 
     Attributes:
-        root: its folder.
+        root: folder of the set.
         train: number of training scenes.
         val: number of validation scenes.
         size: side of a scene in pixels.
@@ -61,7 +61,7 @@ class SceneSet:
         return self.root / split
 
     def labels(self, split: str) -> Path:
-        """Folder of a split's label maps, named as the images."""
+        """Folder of a split's label maps, which have the names of the images."""
         return self.root / f"{split}annot"
 
     def annotations(self, split: str) -> Path:
@@ -82,10 +82,11 @@ def make_scenes(
     seed: int = 0,
     force: bool = False,
 ) -> SceneSet:
-    """Makes the set; returns the one that is there where it was made with the same arguments.
+    """Makes the set; if `root` already holds a set made with the same arguments, returns that set.
 
-    It is written beside `root` and renamed at the end, so that an interrupted set is never taken for a finished one.
-    The same arguments give the same bytes (with the same versions of OpenCV, scikit-image and scikit-learn).
+    The set is written to a temporary folder beside `root`, which is renamed at the end: an interrupted set is never
+    mistaken for a finished one. The same arguments give the same bytes (with the same versions of OpenCV, scikit-image
+    and scikit-learn).
 
     Args:
         root: folder of the set; `scenes` in `datasets_root()` by default.
@@ -93,10 +94,10 @@ def make_scenes(
         val: number of validation scenes.
         size: side of a scene in pixels.
         seed: of all random choices.
-        force: replaces a scene set that is there already. Nothing but a scene set is ever replaced.
+        force: True to replace an existing scene set. Folders of any other content are never replaced.
 
     Raises:
-        InputError: an argument is out of range, or `root` holds something else than the set asked for.
+        InputError: an argument is out of range, or `root` holds other content than the requested set.
     """
     folder = _folder(root)
     wanted = SceneSet(folder, train, val, size, seed)
@@ -105,7 +106,7 @@ def make_scenes(
             raise InputError(f"{name} must be at least {least}, got {value}")
     occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if occupied and _manifest(folder) is None:
-        raise InputError(f"{folder}: is there and is no scene set; name another folder or remove it yourself")
+        raise InputError(f"{folder}: exists and is no scene set; name another folder or remove it yourself")
     if occupied and not force:
         return _found(wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ def load_scenes(root: str | os.PathLike[str] | None = None) -> SceneSet:
         root: folder of the set; `scenes` in `datasets_root()` by default.
 
     Raises:
-        InputError: it is missing, was made by another version, or files of it are gone.
+        InputError: the set is missing, was made by another version, or lacks files.
     """
     folder = _folder(root)
     manifest = _manifest(folder)
@@ -173,7 +174,7 @@ def _count(folder: Path) -> int:
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest, or None where it is missing or not one of ours."""
+    """Reads the manifest; returns None if it is missing or not the manifest of a scene set."""
     try:
         content = json.loads((folder / MANIFEST).read_text())
         ours = content["made_by"] == "sirfp scenes" and content.keys() >= {*SIZES, "version", "counts"}
@@ -183,7 +184,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _publish(made: Path, folder: Path, replaced: Path, force: bool) -> None:
-    """Renames the made set to its place, unless another process has put one there in the meantime."""
+    """Renames the finished set to its final folder, unless another process has put a set there in the meantime."""
     if force and folder.exists():
         folder.rename(replaced)
     try:
@@ -258,7 +259,7 @@ def _annotation(digit: Digit, image_id: int, annotation_id: int) -> dict[str, An
 
 
 def _crop(image: np.ndarray, digit: Digit) -> np.ndarray:
-    """(CROP_SIDE, CROP_SIDE, 3): a square about the digit, moved into the image where it would stick out."""
+    """Crops a square around the digit, shifted to lie within the image: (CROP_SIDE, CROP_SIDE, 3)."""
     x, y, width, height = digit.box
     side = min(round(CROP_MARGIN * max(width, height)), len(image))
     left = min(max(x + (width - side) // 2, 0), len(image) - side)
@@ -268,7 +269,7 @@ def _crop(image: np.ndarray, digit: Digit) -> np.ndarray:
 
 
 def _save(path: Path, image: np.ndarray, *options: int) -> None:
-    """Like `cv2.imwrite`, which returns False for a full disk where this raises OSError."""
+    """Like `cv2.imwrite`, but raises OSError if the disk is full (`cv2.imwrite` returns False)."""
     encoded, data = cv2.imencode(path.suffix, image, options)
     if not encoded:
         raise RuntimeError(f"{path}: OpenCV could not encode an image of shape {image.shape}")

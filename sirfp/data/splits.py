@@ -1,4 +1,4 @@
-"""The files of a split of a data set, also where an archive was unpacked into another folder than it should be."""
+"""Finds the files of a split of a data set, also if an archive was unpacked into the wrong folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sirfp.data.location import datasets_root, detectron2_root
 from sirfp.errors import InputError
 
 DEPTH = 4
-"""Levels of folders below a set's own that are searched for misplaced files."""
+"""Number of levels of folders below a set's folder that are searched for misplaced files."""
 WIDTH = 100
-"""Subfolders of one folder that are searched for them."""
+"""Largest number of subfolders per folder that are searched for misplaced files."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """An image and the path that its label map must have; None where images have none of their own."""
+    """An image and the path of its label map; None if the data set has no label maps per image."""
 
     image: Path
     label: Path | None
@@ -31,22 +31,25 @@ class Labelled:
 
     @property
     def labelled(self) -> bool:
-        """Whether its label map is there."""
+        """True if the label map exists."""
         return self.label is not None and self.label.is_file()
 
     @property
     def source(self) -> tuple[Path, Reader | None] | None:
-        """What the label map can be prepared from: the first of `raw` that is there."""
+        """The file from which the label map can be prepared: the first entry of `raw` that exists."""
         return next(((path, read) for path, read in self.raw if path.is_file()), None)
 
 
 def folder_of(known: DataSet) -> Path:
-    """Where a data set must lie."""
+    """The folder of a data set."""
     return (detectron2_root() if known.detectron2 else datasets_root()) / known.folder
 
 
 def files_of(folder: Path, split: Split, task: str) -> list[Labelled]:
-    """The images of a split, sorted, with the paths of their label maps; images that a list names may be missing."""
+    """Lists the images of a split, sorted, with the paths of their label maps.
+
+    If the split has a list of images, some of the listed images may be missing.
+    """
     before, after = _affixes(split.images)
     if split.listed:
         images = [folder / os.path.dirname(split.images) / f"{before}{stem}{after}" for stem in stems(folder, split)]
@@ -71,14 +74,14 @@ def files_of(folder: Path, split: Split, task: str) -> list[Labelled]:
 
 
 def stems(folder: Path, split: Split) -> list[str]:
-    """The stems in a split's list of images, in its order; none where there is no list."""
+    """The stems in a split's list of images, in the order of the list; empty if the split has no list."""
     with suppress(InputError):
         return read_stems(folder / split.listed)
     return []
 
 
 def matching(folder: Path, pattern: str) -> Iterator[Path]:
-    """Files that fit a pattern, in no order; hidden ones do not."""
+    """Yields files that match a pattern, in arbitrary order, without hidden files."""
     where, _, name = pattern.rpartition("/")
     for place in folder.glob(where):
         if not place.is_dir():
@@ -90,7 +93,10 @@ def matching(folder: Path, pattern: str) -> Iterator[Path]:
 
 
 def written(path: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` make a file beside `path`, then renames it to `path`, so that `path` is never half written."""
+    """Calls `write` with a temporary path beside `path`, then renames the file to `path`.
+
+    Thus `path` is never an incomplete file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.partial")
     write(beside)
@@ -98,7 +104,7 @@ def written(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def misplaced(folder: Path, known: DataSet, split: Split) -> Path | None:
-    """The folder that holds a split in its layout and is not `folder`: above or below it, or of another name."""
+    """Finds a wrong folder that holds the files of a split: above or below `folder`, or with another name."""
     root = folder.parent
     places = [root / alias for alias in known.aliases]
     if folder.is_dir():

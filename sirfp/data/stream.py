@@ -1,8 +1,8 @@
 """Training data that depend only on a seed and the iteration, so that a resumed run trains on the same batches.
 
-Detectron2's loaders start again when a run is resumed, with other crops in another order. Here the order comes from a
-sampler with a seed of its own, and each item is augmented under a seed made of that and its position in the order. A
-checkpoint holds the number of batches drawn; a resumed run skips these without reading their images.
+Detectron2's loaders restart when a run is resumed, with another order and other crops. Here a sampler with a fixed seed
+determines the order. The augmentation of each item is seeded by this seed and the item's position in the order. A
+checkpoint holds the number of batches drawn so far; a resumed run skips these batches without reading their images.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from sirfp.data.folders import unreadable
 from sirfp.errors import InputError
 
-ITEM, STEP, BATCH = 0, 1, 2  # what a seed is for
+ITEM, STEP, BATCH = 0, 1, 2  # purposes of seeds
 
 
 def seed_all(*key: int) -> None:
-    """Seeds Python, NumPy and PyTorch from several numbers, each combination differently."""
+    """Seeds Python, NumPy and PyTorch from several numbers; each combination gives another seed."""
     state = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(state[0]))
     np.random.seed(int(state[1]))
@@ -35,8 +35,8 @@ class TrainingStream:
     """Endless batches for a trainer; its state is the number of batches drawn.
 
     Args:
-        batches: makes an iterable of batches from (seed, number of batches to skip).
-        seed: of order and augmentation; negative: a random one, the same in all processes.
+        batches: function (seed, number of batches to skip) that returns an iterable of batches.
+        seed: seed of order and augmentation; negative for a random seed, the same in all processes.
 
     Attributes:
         drawn: number of batches drawn so far.
@@ -64,15 +64,17 @@ class TrainingStream:
 
 
 class Shuffled(Sampler):
-    """This process's part of one epoch in random order; the last few images of some epochs are left out.
+    """This process's part of one epoch in random order.
+
+    Each process gets the same number of images, so the last images of an epoch may be left out.
 
     Args:
-        size: images in the set.
-        seed: of the order.
+        size: number of images in the data set.
+        seed: seed of the order.
 
     Attributes:
         epoch: number of the next epoch.
-        skip: images of this process to skip in it.
+        skip: number of this process's images to skip in the next epoch.
     """
 
     def __init__(self, size: int, seed: int):
@@ -89,13 +91,14 @@ class Shuffled(Sampler):
 
 
 class GroupedBatches(Sampler):
-    """Batches of (position in the order, index); all images of a batch are wide, or all tall, where shapes are known.
+    """Batches of (position in the order, index), optionally grouped by the images' orientation.
 
     Args:
-        sampler: an endless one of Detectron2's.
-        size: images in a batch.
-        tall: whether each image is taller than wide; None where batches mix both.
-        skip: batches to skip.
+        sampler: one of Detectron2's endless samplers.
+        size: number of images per batch.
+        tall: True for images that are taller than wide; a batch then has only tall or only wide images. None to mix
+            both in a batch.
+        skip: number of batches to skip.
     """
 
     def __init__(self, sampler: Iterable[int], size: int, tall: Sequence[bool] | None = None, skip: int = 0):
@@ -117,12 +120,12 @@ class GroupedBatches(Sampler):
 
 
 class Augmented(Dataset):
-    """Inputs of a model, made from records by a mapper, each under a seed of its own.
+    """Maps records to inputs of a model; the augmentation of each input has a separate seed.
 
     Args:
         records: Detectron2's dicts.
-        mapper: makes a model's input from a record; None where it cannot, and a random other record is taken.
-        seed: of the run.
+        mapper: function from a record to an input of the model. If it returns None, another random record is used.
+        seed: seed of the run.
     """
 
     def __init__(self, records: Sequence[dict], mapper: Callable[[dict], dict | None], seed: int):
@@ -132,7 +135,10 @@ class Augmented(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int]) -> dict | InputError:
-        """An input, or the InputError about its files: raised in a worker, it would be shown with its traceback."""
+        """Returns an input, or the InputError about its files.
+
+        The error is returned because an error raised in a worker process is printed with a traceback.
+        """
         place, index = key
         seed_all(self.seed, ITEM, place)
         others = np.random.default_rng((self.seed, place))
@@ -141,13 +147,13 @@ class Augmented(Dataset):
                 index = int(others.integers(len(self.records)))
         except InputError as error:
             return error
-        except (OSError, SyntaxError) as error:  # Pillow's, of files that it cannot read
+        except (OSError, SyntaxError) as error:  # raised by Pillow for unreadable files
             return unreadable(self.records[index]["file_name"], error)
         return item
 
 
 def readable(batches: Iterable[list]) -> Iterator[list]:
-    """Passes on batches of `Augmented` items; raises the first InputError among the items."""
+    """Yields batches of `Augmented` items; raises the first InputError among the items."""
     for batch in batches:
         wrong = next((item for item in batch if isinstance(item, InputError)), None)
         if wrong is not None:

@@ -1,7 +1,10 @@
-"""Counts the files of a data set and collects all faults that keep it from being used; raises none of them.
+"""Counts the files of a data set and lists all faults that make it unusable, without raising errors.
 
-File names are compared for all images. Of at most `OPENED` images of a split the last bytes of the files are read,
-since a truncated file lacks its end mark. Pixels are decoded of files without it, and of `DECODED` others.
+The check has three levels:
+
+- File names are compared for all images.
+- The last bytes are read for at most `OPENED` images per split: truncated files lack the end mark of their format.
+- Pixels are decoded for files without an end mark, and for `DECODED` other files per split.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ OPENED = 50_000
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a split ("" for the whole set): its kind, how many files have it, and a text on the first."""
+    """A fault of a split ("" for the whole set): kind, number of affected files, text about the first file."""
 
     split: str
     kind: str
@@ -36,7 +39,7 @@ class Fault:
 
 @dataclass
 class SplitState:
-    """How many images and label maps of a split are there, and of how many images the pixels were decoded."""
+    """Numbers of existing images, of existing label maps and of decoded images of a split."""
 
     split: Split
     images: int = 0
@@ -46,7 +49,7 @@ class SplitState:
 
 @dataclass
 class Survey:
-    """What is there of a data set."""
+    """The result of checking a data set."""
 
     known: DataSet
     folder: Path
@@ -55,7 +58,7 @@ class Survey:
 
     @property
     def usable(self) -> bool:
-        """Whether configs that name the set will run."""
+        """True if configs with this data set can run."""
         return not self.faults
 
 
@@ -70,11 +73,11 @@ def survey(
     """Checks a data set.
 
     Args:
-        known: the set.
-        folder: its folder; by default its place below the root of all data sets.
-        decoded: images of a split whose pixels are read: None for all, 0 for none (only names are compared).
-        partial: whether fewer images than in the official release are no fault.
-        follow: passes items on and shows progress.
+        known: the data set.
+        folder: folder of the data set; by default `known.folder` below the root of all data sets.
+        decoded: number of images per split to decode; None for all, 0 to compare only names.
+        partial: True to accept fewer images than in the official release.
+        follow: yields items and shows progress.
     """
     result = Survey(known, folder_of(known) if folder is None else folder)
     if not result.folder.is_dir():
@@ -95,7 +98,7 @@ def _check(found: Survey, state: SplitState, decoded: int | None, partial: bool,
     present = [one for one in files if one.image.is_file()] if split.listed else files
     state.images = len(present)
     if known.task == "classification":
-        state.labels = len(files)  # each image's folder is its label
+        state.labels = len(files)  # the folder of an image is its label
         faults = [*_classes(found, split, {one.image.parent.name for one in files}, partial)]
         yield from faults
         if not present and faults:
@@ -141,7 +144,7 @@ def _moved(place: Path, elsewhere: Path | None, right: Path) -> str:
 
 
 def _classes(found: Survey, split: Split, named: set[str], partial: bool) -> Iterator[Fault]:
-    """Faults of the folders of classes, of which those called `named` hold images."""
+    """Faults of the class folders; `named` are the names of folders that contain images."""
     known, root = found.known, found.folder / split.image_folder
     unsorted = sorted(matching(found.folder, split.unsorted)) if split.unsorted else []
     if unsorted:
@@ -225,7 +228,7 @@ def _read(known: DataSet, split: Split, files: list[Labelled], follow: Follow) -
 
 
 def _read_one(known: DataSet, one: Labelled) -> list[tuple[str, str]]:
-    """Faults of an image and its label map as (kind, text)."""
+    """Faults of an image and its label map: a list of (kind, text)."""
     faults = []
     try:
         check_image(one.image)

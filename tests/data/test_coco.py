@@ -69,7 +69,7 @@ def put(part, index, **entries):
         (put("annotations", 0, bbox=[0, 0, float("nan"), 5]), "four numbers"),
         (put("annotations", 0, bbox=[-3, 0, 9, 9]), "3 pixels outside its image 1.png of 30 x 20"),
         (put("annotations", 0, bbox=[25, 0, 9, 9]), "4 pixels outside"),
-        (put("annotations", 0, id=2), "id 2 stands twice in annotations"),
+        (put("annotations", 0, id=2), "id 2 occurs twice in annotations"),
         (put("annotations", 0, bbox=[10**400, 0, 9, 9]), "four numbers"),
         (put("annotations", 0, ignore=1), "annotation 1 has 'ignore'"),
         (put("annotations", 0, category_id=[7]), "unknown category [7]"),

@@ -53,9 +53,9 @@ def test_registering_reads_nothing_and_may_be_repeated(tmp_path, clean_catalogs)
 def test_a_name_stands_for_one_thing(tmp_path, name):
     register_sem_seg_folder(name, tmp_path, tmp_path, ["a", "b"])
     register_sem_seg_folder(name, str(tmp_path), tmp_path, ("a", "b"))
-    with pytest.raises(InputError, match=f"{name}: this name already stands for"):
+    with pytest.raises(InputError, match=f"{name}: this name already belongs to"):
         register_sem_seg_folder(name, tmp_path, tmp_path, ["a", "c"])
-    with pytest.raises(InputError, match="already stands for"):
+    with pytest.raises(InputError, match="already belongs to"):
         register_coco("coco_2017_val", tmp_path / "set.json", tmp_path)
 
 

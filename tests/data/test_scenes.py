@@ -147,7 +147,7 @@ def test_another_set_in_the_folder_is_reported_and_replaced_only_by_force(small,
 def test_a_folder_of_the_users_is_never_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("three years of work")
     for force in (False, True):
-        with pytest.raises(InputError, match="is there and is no scene set"):
+        with pytest.raises(InputError, match="exists and is no scene set"):
             make_scenes(tmp_path, **SMALL, force=force)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -1,4 +1,4 @@
-"""The public data sets that the projects' configs name, one file each; every file in this folder is imported."""
+"""The public data sets of the projects' configs, one file each; all files in this folder are imported."""
 
 import importlib
 import pkgutil

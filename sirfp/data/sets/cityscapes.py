@@ -55,7 +55,10 @@ IDS = PublishedIds(trained=TRAINED, ids=range(34))
 
 
 def read_polygons(path: Path) -> np.ndarray:
-    """`*_gtFine_polygons.json`: later polygons lie over earlier ones; a group of things counts as the thing."""
+    """Draws the label map of a `*_gtFine_polygons.json`; returns class indices (H, W).
+
+    Later polygons cover earlier ones. A label for a group of objects, e.g. "cargroup", counts as the object's label.
+    """
     from PIL import Image, ImageDraw
 
     content = read_json(path)
@@ -67,11 +70,11 @@ def read_polygons(path: Path) -> np.ndarray:
             name = shape["label"]
             number = LABELS.get(name, LABELS.get(name.removesuffix("group")))
             if number is None:
-                raise InputError(f"{path}: {name!r} is no label of Cityscapes; get the file again")
+                raise InputError(f"{path}: {name!r} is no label of Cityscapes; download the file again")
             if number >= 0 and not shape.get("deleted"):
                 draw.polygon([tuple(point) for point in shape["polygon"]], fill=int(table[number]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: is not of Cityscapes' format ({error!r}); get the file again") from error
+        raise InputError(f"{path}: is not in Cityscapes' format ({error!r}); download the file again") from error
     return np.asarray(drawn)
 
 

@@ -1,4 +1,4 @@
-"""COCO 2017's boxes and masks of 80 kinds of objects (Lin et al., 2014)."""
+"""COCO 2017: boxes and masks of 80 classes of objects (Lin et al., 2014)."""
 
 from sirfp.data.data_set import DataSet, Split, register_data_set
 

@@ -1,4 +1,4 @@
-"""COCO-Stuff-10K v1.1 (Caesar et al., 2018): 80 kinds of things and 91 of stuff, ids 1..182, and 0 for unlabelled."""
+"""COCO-Stuff-10K v1.1 (Caesar et al., 2018): 80 thing classes and 91 stuff classes, ids 1..182; 0 is unlabelled."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from sirfp.data.folders import read_label
 from sirfp.errors import InputError
 
 UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
-"""Ids of 1..182 that COCO names and never annotates."""
+"""Ids without annotations: COCO defines these 11 classes but never uses them."""
 IDS = PublishedIds(trained=tuple(i for i in range(1, 183) if i not in UNUSED), ids=range(183))
 CLASSES = split_names(
     """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
@@ -30,19 +30,19 @@ CLASSES = split_names(
     wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other,
     wood"""
 )
-"""In the order of their ids."""
+"""Names of the classes in the order of their ids."""
 
 
 def read_s(path: Path) -> np.ndarray:
-    """The label map `S` of a .mat file."""
+    """Reads the label map `S` of a .mat file."""
     content = read_mat(path)
     if np.size(content.get("names", ())) == 172:
-        raise InputError(f"{path}: is of COCO-Stuff v1.0, whose ids differ; get cocostuff-10k-v1.1.zip")
+        raise InputError(f"{path}: is a file of COCO-Stuff v1.0, which has other ids; download cocostuff-10k-v1.1.zip")
     return IDS.to_classes(path, mat_field(path, content, "S"))
 
 
 def read_pixel_map(path: Path) -> np.ndarray:
-    """COCO-Stuff's pixel maps: an id less one, 0..181, and 255 where nothing is labelled."""
+    """Reads a pixel map of COCO-Stuff: values are id - 1 (0..181), and 255 for unlabelled pixels."""
     return IDS.to_classes(path, (read_label(path).astype(np.int64) + 1) % 256)
 
 

@@ -1,6 +1,7 @@
 """ImageNet's 1000 classes (ILSVRC 2012; Russakovsky et al., 2015).
 
-Validation images come in one folder; preparation moves each to the folder of its class, as training images are.
+Validation images are published in one folder. Preparation moves each image to the folder of its class, which is the
+layout of the training images.
 """
 
 from __future__ import annotations
@@ -23,17 +24,20 @@ SYNSETS = "imagenet_2012_validation_synset_labels.txt"
 
 @cache
 def synsets() -> tuple[str, ...]:
-    """The 1000 classes as WordNet ids, sorted, which is the order of their indices."""
+    """WordNet ids of the 1000 classes, in the order of the class indices, which is the sorted order."""
     from timm.data import ImageNetInfo
 
     return tuple(ImageNetInfo().label_names())
 
 
 def sort_validation(folder: Path, follow: Follow) -> tuple[int, int]:
-    """Moves the images; returns how many, and how many were in place.
+    """Moves the validation images to class folders.
+
+    Returns:
+        The number of moved images, and the number of images that were already in place.
 
     Raises:
-        InputError: the labels are missing or do not fit; nothing is moved then.
+        InputError: the labels are missing or do not fit the images; no image is moved.
     """
     flat = sorted(matching(folder, UNSORTED))
     placed = sum(1 for _ in matching(folder, "val/*/*.JPEG"))
@@ -51,10 +55,10 @@ def sort_validation(folder: Path, follow: Follow) -> tuple[int, int]:
 
 
 def read_validation_labels(folder: Path) -> dict[str, str]:
-    """WordNet ids of validation images by stem, from the development kit, Kaggle's table or a list of ids.
+    """Reads {stem of a validation image: WordNet id} from the development kit, Kaggle's table or a list of ids.
 
     Raises:
-        InputError: none of these is there, or it is damaged.
+        InputError: all three are missing, or the file is damaged.
     """
     places = [folder / DEVKIT, folder / "devkit", folder]
     truth = next((place / GROUND_TRUTH for place in places if (place / GROUND_TRUTH).is_file()), None)

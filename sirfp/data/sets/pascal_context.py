@@ -1,6 +1,7 @@
-"""Pascal Context (Mottaghi et al., 2014) with its 59 frequent classes of 459 labels, 0 for none.
+"""Pascal Context (Mottaghi et al., 2014) with the 59 frequent classes of its 459 labels; label 0 is no class.
 
-Splits and labels come from `trainval_merged.json`, or splits from VOC 2010's and labels from a .mat file an image.
+There are two sources. Either `trainval_merged.json` gives splits and labels, or the lists of VOC 2010 give the splits
+and one .mat file per image gives the labels.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ CLASSES = split_names(
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """`LabelMap` of a .mat file."""
+    """Reads `LabelMap` of a .mat file."""
     return IDS.to_classes(path, mat_field(path, read_mat(path), "LabelMap"))
 
 
 def read_masks(path: Path, image: dict[str, Any], annotations: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Masks of one image in `trainval_merged.json`, drawn one over the other.
+    """Draws the masks of one image in `trainval_merged.json`; later masks cover earlier ones.
 
     Args:
         path: the file, for messages.
-        image: its record, with `height` and `width`.
+        image: record of the image, with `height` and `width`.
         annotations: the image's entries of `annos_segmentation`, run-length encoded.
     """
     from pycocotools.mask import decode
@@ -66,10 +67,10 @@ def read_masks(path: Path, image: dict[str, Any], annotations: Sequence[dict[str
 
 
 def read_merged(folder: Path) -> dict[str, list[dict[str, Any]]] | None:
-    """The merged annotations of the challenge PASCAL in Detail; None where they are not there.
+    """Reads the merged annotations of the challenge PASCAL in Detail; returns None if the file is missing.
 
     Raises:
-        InputError: they are damaged.
+        InputError: the file is damaged.
     """
     path = folder / MERGED
     if not path.is_file():
@@ -86,7 +87,7 @@ def read_merged(folder: Path) -> dict[str, list[dict[str, Any]]] | None:
 
 
 def gather(folder: Path, splits: tuple[Split, ...]) -> Mapping[Path, Callable[[], np.ndarray]]:
-    """Writes the lists of images; returns what makes the label maps that the merged annotations hold."""
+    """Writes the lists of images; returns functions that make label maps from the merged annotations."""
     content = read_merged(folder)
     list_splits(folder, splits, content)
     return merged_labels(folder, content) if content else {}
@@ -96,7 +97,7 @@ def list_splits(folder: Path, splits: Iterable[Split], merged: dict[str, list[di
     """Writes `ImageSets/SegmentationContext/{train,val}.txt`.
 
     Raises:
-        InputError: neither the merged annotations nor the lists of VOC 2010 are there.
+        InputError: the merged annotations and the lists of VOC 2010 are both missing.
     """
     for split in splits:
         source = folder / "ImageSets" / "Main" / f"{split.name}.txt"
@@ -115,7 +116,7 @@ def list_splits(folder: Path, splits: Iterable[Split], merged: dict[str, list[di
 
 
 def merged_labels(folder: Path, merged: dict[str, list[dict[str, Any]]]) -> dict[Path, Callable[[], np.ndarray]]:
-    """What makes the label map of each image."""
+    """{image: function that makes its label map}."""
     annotations = defaultdict(list)
     for annotation in merged["annos_segmentation"]:
         annotations[annotation["image_id"]].append(annotation)
