@@ -30,7 +30,7 @@ from sirfp.engine import Trainer, run
 
 
 class ClassificationTrainer(Trainer):
-    """A trainer of a plain timm network, with timm's data, losses and optimizers."""
+    """Trains a plain timm network with timm's data loaders, losses and optimizers."""
 
     def __init__(self, cfg: CfgNode):
         self.objective = Objective(cfg)
@@ -44,22 +44,22 @@ class ClassificationTrainer(Trainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """One of timm's optimizers."""
+        """Builds one of timm's optimizers."""
         return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        """Augmented batches."""
+        """Builds the loader of augmented training batches."""
         return train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Batches in order."""
+        """Builds the loader of test batches, in order."""
         return test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> AccuracyEvaluator:
-        """Top-1, top-5 and loss."""
+        """Builds the evaluator of top-1, top-5 and loss."""
         return AccuracyEvaluator(dataset_name)
 
     @classmethod
@@ -68,7 +68,7 @@ class ClassificationTrainer(Trainer):
         return super().test(cfg, BatchAdapter(model), evaluators)
 
     def losses(self, model: torch.nn.Module, data: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The losses of a batch of images and labels."""
+        """Computes the losses of a batch of images and labels."""
         return self.objective(model, *data, pruned=self.checkpointer.plan is not None)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
@@ -76,7 +76,7 @@ class ClassificationTrainer(Trainer):
         draw_predictions(self.cfg, models, path)
 
     def batches(self) -> Iterator[torch.Tensor]:
-        """The images of the next batches."""
+        """Yields the images of the next batches."""
         return (images for images, _ in super().batches())
 
     def example_inputs(self) -> torch.Tensor:

@@ -18,7 +18,7 @@ from sirfp.engine import Trainer, run
 
 
 class DetectionTrainer(Trainer):
-    """A trainer with COCO's evaluation; data and augmentation are Detectron2's."""
+    """Trains a detector with Detectron2's data and augmentation and COCO's evaluation."""
 
     @classmethod
     def check_data(cls, cfg: CfgNode, names: Sequence[str]) -> None:
@@ -27,12 +27,12 @@ class DetectionTrainer(Trainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DetectionEvaluator:
-        """COCO's average precision."""
+        """Builds the evaluator of COCO's average precision."""
         asked = {"bbox": True, "segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
         return DetectionEvaluator(dataset_name, [task for task, on in asked.items() if on], cfg.OUTPUT_DIR)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
-        """Draws the detections of detectors in a few test images."""
+        """Draws the detections of each detector in a few test images."""
         draw_boxes(self.cfg, models, path)
 
 

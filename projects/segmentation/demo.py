@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The demo: a DeepLabV3+ trained on the embedded scenes, pruned by SIRFP in its own run, fine-tuned and reported.
+"""The demo: trains a DeepLabV3+ on the embedded scenes, prunes it by SIRFP in the same run, fine-tunes and reports.
 
     make demo
 
-Needs no download and no GPU; a few minutes on two cores. What it writes is in output/demo.
+Needs no download and no GPU. Takes a few minutes on two cores. Writes to output/demo.
 """
 
 from __future__ import annotations

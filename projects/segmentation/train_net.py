@@ -35,43 +35,43 @@ from sirfp.hooks import unwrapped
 
 
 class SegmentationTrainer(Trainer):
-    """A trainer with segmentation's data, augmentation and evaluation."""
+    """Trains a segmentor, with the data loading, augmentation and evaluation of this project."""
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """Checks that the config fits the data, then builds the segmentor."""
         check_data(cfg)
-        with_tta(cfg, torch.nn.Identity())  # finds mistakes in TEST now and not at the first evaluation
+        with_tta(cfg, torch.nn.Identity())  # checks TEST now instead of at the first evaluation
         model = super().build_model(with_supervised_segmentor(cfg))
         check_model(cfg, model)
         return model
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainingStream:
-        """Batches of augmented crops; DATALOADER.SAMPLER_TRAIN "ClassResampling" draws each class equally often."""
+        """Builds batches of augmented crops; SAMPLER_TRAIN "ClassResampling" draws all classes equally often."""
         stream = resampling_stream if cfg.DATALOADER.SAMPLER_TRAIN == SAMPLER else detection_stream
         return stream(cfg, SegmentationMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        """Whole images, one at a time."""
+        """Builds the loader of test images: whole images, one at a time."""
         return build_detection_test_loader(cfg, dataset_name, mapper=SegmentationMapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
-        """Mean IoU and the other metrics of segmentation."""
+        """Builds the evaluator of mean IoU and the other metrics of segmentation."""
         return SegmentationEvaluator.from_config(cfg, dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict[str, Any]:
-        """Detectron2's evaluation, at several scales or by windows as `TEST` asks, and the network's speed."""
+        """Evaluates as Detectron2 does, with the scales and windows in `TEST`, and measures the network's speed."""
         results = super().test(cfg, with_tta(cfg, model), evaluators)
         if cfg.TEST.FPS and comm.is_main_process():
             results["speed"] = {"FPS": frames_per_second(cfg, unwrapped(model))}
         return results
 
     def losses(self, model: torch.nn.Module, data: Any) -> dict[str, torch.Tensor]:
-        """The model's losses; `SOLVER.GSRL.WHEN` says when GSRL is used."""
+        """Computes the model's losses; `SOLVER.GSRL.WHEN` determines when GSRL is used."""
         if self.cfg.SOLVER.GSRL.WHEN == "pruned":
             unwrapped(model).rebalanced = self.checkpointer.plan is not None
         return model(data)

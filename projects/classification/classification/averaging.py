@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights (timm's), which is evaluated and saved instead of the weights."""
+"""A hook for timm's exponential moving average of the weights: the average is evaluated and saved."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sirfp.hooks import HOOKS, session, unwrapped
 
 @HOOKS.register()
 class AverageWeights(HookBase):
-    """Averages the weights; each pruning cuts the averaged network too.
+    """Averages the weights; each pruning also cuts the averaged network.
 
-    Before an evaluation and at the end, the averaged weights are swapped into the network, so that the average is
-    evaluated, kept as the best and saved. This hook must come last in SIRFP.HOOKS.
+    Before an evaluation and at the end of training, the averaged weights are swapped into the network. Thus evaluation,
+    the best checkpoint and the final file use the average. This hook must be the last one in SIRFP.HOOKS.
     """
 
     def __init__(self, cfg):
@@ -44,7 +44,7 @@ class AverageWeights(HookBase):
         return {"average": self.average.module.state_dict(), "swapped": self.swapped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._start()  # the network has already been cut by its plan
+        self._start()  # the network has already been cut to its plan
         self.average.module.load_state_dict(state["average"])
         self.swapped = state["swapped"]
 

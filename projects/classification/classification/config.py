@@ -1,4 +1,4 @@
-"""The config keys of classification; the network is `MODEL.TIMM`, labelled images of your own `DATASETS.IMAGES`."""
+"""Config keys of classification. `MODEL.TIMM` is the network; `DATASETS.IMAGES` adds your own labelled images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOSSES = ("cross_entropy", "bce")
 
 @register_config("classification")
 def add_classification_config(cfg: CfgNode) -> None:
-    """Adds keys of the classifier, its input, augmentation, optimizer and distillation."""
+    """Adds the keys for classifier, input, augmentation, optimizer and distillation."""
     cfg.MODEL.CLASSIFIER = CN()
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
     cfg.MODEL.CLASSIFIER.DROP = 0.0  # share of features that dropout sets to zero before the classifier
@@ -24,10 +24,11 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLASSIFIER.LOSS = "cross_entropy"  # or "bce": binary cross-entropy for each class
     cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.0
 
-    # The dense network as teacher: after the first pruning, or from the start if WEIGHTS names its file. By default it
-    # is the network just before the first pruning, whose file the hook Report writes.
+    # Distillation from the dense network. If WEIGHTS is a file of the dense network, distillation starts at the first
+    # iteration. Otherwise the teacher is the network just before the first pruning (the hook Report writes its file),
+    # and distillation starts after the first pruning.
     cfg.MODEL.TEACHER = CN()
-    cfg.MODEL.TEACHER.WEIGHT = 0.0  # its share of the loss; 0: no teacher
+    cfg.MODEL.TEACHER.WEIGHT = 0.0  # share of the distillation loss in the loss; 0: no teacher
     cfg.MODEL.TEACHER.WEIGHTS = ""
     cfg.MODEL.TEACHER.TEMPERATURE = 1.0
 
@@ -41,27 +42,27 @@ def add_classification_config(cfg: CfgNode) -> None:
 
     cfg.INPUT.AUGMENT = CN()
     cfg.INPUT.AUGMENT.SCALE = [0.08, 1.0]  # area of a random crop
-    cfg.INPUT.AUGMENT.RATIO = [0.75, 1.3333]  # its aspect
-    cfg.INPUT.AUGMENT.FLIP = 0.5  # chance of a horizontal flip
+    cfg.INPUT.AUGMENT.RATIO = [0.75, 1.3333]  # aspect ratio (width / height) of a random crop
+    cfg.INPUT.AUGMENT.FLIP = 0.5  # probability of a horizontal flip
     cfg.INPUT.AUGMENT.COLOR_JITTER = 0.0
-    cfg.INPUT.AUGMENT.POLICY = ""  # timm's name of a policy, e.g. "rand-m9-mstd0.5-inc1" for RandAugment
-    cfg.INPUT.AUGMENT.ERASE = 0.0  # chance of random erasing
+    cfg.INPUT.AUGMENT.POLICY = ""  # timm's name of an augmentation policy, e.g. "rand-m9-mstd0.5-inc1" for RandAugment
+    cfg.INPUT.AUGMENT.ERASE = 0.0  # probability of random erasing
     cfg.INPUT.AUGMENT.MIXUP = 0.0  # alpha
     cfg.INPUT.AUGMENT.CUTMIX = 0.0  # alpha
     cfg.INPUT.AUGMENT.MIX_OFF_ITER = 0  # number of iterations after which mixup and cutmix end; 0: never
 
     cfg.SOLVER.OPTIMIZER = "sgd"  # a name of `timm.optim.list_optimizers()`
     cfg.SOLVER.OPTIMIZER_OPTIONS = []  # further arguments of the optimizer, as [name, value, ...]
-    cfg.SOLVER.LAYER_DECAY = 0.0  # factor of the rate from layer to layer towards the input; 0: one rate for all
-    cfg.SOLVER.DECAY_NORMS = False  # whether weight decay applies to biases and norms too
-    cfg.SOLVER.AVERAGE_DECAY = 0.9998  # of the hook AverageWeights
+    cfg.SOLVER.LAYER_DECAY = 0.0  # factor of the learning rate per layer towards the input; 0: one rate for all layers
+    cfg.SOLVER.DECAY_NORMS = False  # True: weight decay also for biases and norms
+    cfg.SOLVER.AVERAGE_DECAY = 0.9998  # decay of the moving average in the hook AverageWeights
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Checks keys of classification before the network is built.
+    """Checks the keys of classification before the network is built.
 
     Raises:
-        InputError: a value is out of range, or the number of classes is not that of the data.
+        InputError: a value is out of range, or the number of classes differs from the data's.
     """
     node, teacher, augment = cfg.MODEL.CLASSIFIER, cfg.MODEL.TEACHER, cfg.INPUT.AUGMENT
     if node.LOSS not in LOSSES:

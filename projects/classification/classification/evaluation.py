@@ -12,7 +12,7 @@ from torch import nn
 
 
 class BatchAdapter(nn.Module):
-    """Calls a network with the images of a batch; Detectron2's evaluation passes images and labels."""
+    """Calls a network with the images of a batch; Detectron2's evaluation passes (images, labels)."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -39,7 +39,7 @@ class AccuracyEvaluator(DatasetEvaluator):
         self.loss, self.images = 0.0, 0
 
     def process(self, inputs: tuple[torch.Tensor, torch.Tensor], outputs: torch.Tensor) -> None:
-        """Takes a batch and its logits, (N, classes)."""
+        """Counts the correct predictions of a batch from its logits (N, classes)."""
         labels, logits = inputs[1], outputs.float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         for k in self.right:
@@ -48,7 +48,7 @@ class AccuracyEvaluator(DatasetEvaluator):
         self.images += len(labels)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Returns {"classification": {"top1": ..., "top5": ..., "loss": ...}}, the first two in per cent."""
+        """Returns {"classification": {"top1": ..., "top5": ..., "loss": ...}}; top1 and top5 are in per cent."""
         counts = comm.gather((self.right, self.loss, self.images))
         if not comm.is_main_process():
             return {}

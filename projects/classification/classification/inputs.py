@@ -1,4 +1,4 @@
-"""Size and preprocessing of test images, by a classification config."""
+"""Size and preprocessing of test images according to a classification config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 
 
 def preprocessing(cfg: CfgNode) -> dict[str, Any]:
-    """Size (C, H, W), interpolation, mean, std and crop of test images: the config's, else the network's own."""
+    """Size (C, H, W), interpolation, mean, std and crop of test images: from the config, else from the network."""
     import timm
     from timm.data import resolve_data_config
 
@@ -25,7 +25,7 @@ def preprocessing(cfg: CfgNode) -> dict[str, Any]:
 
 
 def image_size(cfg: CfgNode) -> tuple[int, int]:
-    """Height and width of the image that FLOPs are counted on: SIRFP.INPUT_SIZE, else that of test images."""
+    """Height and width of the image for counting FLOPs: SIRFP.INPUT_SIZE, else the size of test images."""
     if all(cfg.SIRFP.INPUT_SIZE):
         return tuple(cfg.SIRFP.INPUT_SIZE)
     return tuple(preprocessing(cfg)["input_size"][1:])

@@ -28,7 +28,7 @@ class SeededImages(Dataset):
 
     Args:
         images: timm's data set.
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, images: Any, seed: int):
@@ -46,17 +46,17 @@ class SeededImages(Dataset):
         return self.images.transform
 
     @transform.setter
-    def transform(self, transform: Any) -> None:  # timm gives it one
+    def transform(self, transform: Any) -> None:  # timm sets the transform
         self.images.transform = transform
 
 
 class SeededErasing:
-    """Random erasing on whole batches, as timm does on the device; each batch has its own seed.
+    """Random erasing of whole batches on the device, as in timm, with a separate seed per batch.
 
     Args:
         erase: timm's random erasing of images (N, 3, H, W).
-        seed: of the run.
-        done: number of batches before the next one.
+        seed: seed of the run.
+        done: number of batches so far.
     """
 
     def __init__(self, erase: Callable[[torch.Tensor], torch.Tensor], seed: int, done: int):
@@ -72,9 +72,9 @@ def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0) -> Iterat
     """Repeats a loader's epochs: batches of images (N, 3, H, W) and labels (N,), or (N, classes) if mixed.
 
     Args:
-        loader: one of timm's.
-        seed: of the order.
-        skip: number of batches to skip; streaming readers start from the beginning instead.
+        loader: one of timm's loaders.
+        seed: seed of the order.
+        skip: number of batches to skip; ignored by streaming readers, which start from the beginning.
         unmixed_after: number of batches after which mixup and cutmix end; 0: never.
     """
     images = loader.dataset
@@ -106,10 +106,10 @@ def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0) -> Iterat
 
 
 def train_loader(cfg: CfgNode) -> TrainingStream:
-    """Augmented training batches, SOLVER.IMS_PER_BATCH images over all processes.
+    """Makes augmented training batches; SOLVER.IMS_PER_BATCH is the total batch size of all processes.
 
     Raises:
-        InputError: there is more than one training set, it has fewer images than one batch, or it cannot be read.
+        InputError: there is more than one training set, or the training set is smaller than a batch or unreadable.
     """
     node, augment = cfg.SOLVER, cfg.INPUT.AUGMENT
     if len(cfg.DATASETS.TRAIN) != 1:
@@ -157,7 +157,7 @@ def train_loader(cfg: CfgNode) -> TrainingStream:
 
 
 def test_loader(cfg: CfgNode, name: str) -> Any:
-    """Batches of the whole test set, in order."""
+    """Makes batches of the whole test set, in order."""
     batch = max(cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), 1)
     how = preprocessing(cfg)
     images = open_images(**MetadataCatalog.get(name).images, batch_size=batch)
@@ -173,7 +173,7 @@ def test_loader(cfg: CfgNode, name: str) -> Any:
         crop_mode=how["crop_mode"],
         **_loader_options(cfg),
     )
-    if not isinstance(images, IterableDataset):  # timm's sampler repeats images so that all processes have equally many
+    if not isinstance(images, IterableDataset):  # timm's sampler repeats images, for equal numbers per process
         _torch_loader(loader).batch_sampler.sampler = InferenceSampler(len(images))
     return loader
 

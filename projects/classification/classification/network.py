@@ -18,7 +18,7 @@ def build_network(cfg: CfgNode, weights: bool = True) -> nn.Module:
 
     Args:
         cfg: the whole config.
-        weights: whether to fill it from MODEL.TIMM.WEIGHTS.
+        weights: True to load MODEL.TIMM.WEIGHTS.
     """
     node = cfg.MODEL.CLASSIFIER
     options: dict[str, Any] = {"num_classes": node.NUM_CLASSES}
@@ -42,7 +42,7 @@ def build_optimizer(cfg: CfgNode, network: nn.Module) -> torch.optim.Optimizer:
     """Builds SOLVER.OPTIMIZER by timm; norms and biases have no weight decay unless SOLVER.DECAY_NORMS is set.
 
     Raises:
-        InputError: there is no such optimizer, or it does not take an option.
+        InputError: there is no such optimizer, or it does not have one of the options.
     """
     node = cfg.SOLVER
     options = dict(zip(node.OPTIMIZER_OPTIONS[::2], node.OPTIMIZER_OPTIONS[1::2], strict=False))

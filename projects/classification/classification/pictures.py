@@ -1,4 +1,4 @@
-"""A picture of a few validation images, with their class and the class that each network predicts."""
+"""A picture of a few validation images, with the true class and the prediction of each network."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ COLUMNS = 6
 
 
 def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 12) -> None:
-    """Draws images spread evenly over the first test set, with predictions; draws nothing for a streaming set.
+    """Draws evenly spaced images of the first test set, with predictions; draws nothing for a streaming set.
 
     Args:
         cfg: the whole config.
-        models: networks, by the name that is printed before their prediction.
+        models: {name to print before the prediction: network}.
         path: the PNG file.
-        count: how many images.
+        count: number of images.
     """
     images = test_loader(cfg, cfg.DATASETS.TEST[0]).dataset
     if not hasattr(images, "__getitem__") or not len(images):
         return
     chosen = figures.evenly_spaced(images, count)
-    pixels = torch.stack([torch.as_tensor(np.asarray(image)) for image, _ in chosen])  # uint8, timm scales later
+    pixels = torch.stack([torch.as_tensor(np.asarray(image)) for image, _ in chosen])  # uint8: timm scales later
     how = preprocessing(cfg)
     mean, std = (torch.tensor(how[key]).view(1, -1, 1, 1) * 255 for key in ("mean", "std"))
     names = class_names(images, cfg.MODEL.CLASSIFIER.NUM_CLASSES)

@@ -11,15 +11,15 @@ from .inputs import image_size, preprocessing
 
 @register_source("classification")
 def build_source(cfg: CfgNode, weights: str, size: tuple[int, int] | None) -> Source:
-    """The plain timm network.
+    """Builds the plain timm network.
 
     Args:
         cfg: the whole config.
         weights: a file; "" for MODEL.TIMM.WEIGHTS.
-        size: (height, width) of its inputs in pixels; None for the config's.
+        size: (height, width) of the inputs in pixels; None for the config's size.
 
     Raises:
-        InputError: there is no such network, or the weights are not its own.
+        InputError: there is no such network, or the weights do not fit the network.
     """
     return from_timm(
         cfg.MODEL.TIMM.NAME,

@@ -1,4 +1,4 @@
-"""Detection: COCO's evaluation, and a check that a detector fits its data."""
+"""Detection: COCO's evaluation, pictures of detections, and a check that a detector fits its data."""
 
 from .config import check_data
 from .evaluation import DetectionEvaluator

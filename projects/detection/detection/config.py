@@ -19,15 +19,18 @@ NUM_CLASSES = {
     "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
     "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
 }
-"""The config key for the number of classes, by meta-architecture."""
+"""{meta-architecture: config key for the number of classes}."""
 
 
 def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Checks each data set, compares it with the config, and with the first data set.
+    """Checks each data set, and compares it with the config and with the first data set.
 
     Raises:
-        InputError: a data set has a mistake; its number of classes is not the config's; its classes differ from the
-            first data set's; or it lacks the masks or keypoints that the config asks for.
+        InputError: one of these faults is found:
+
+            - a data set has a mistake;
+            - its number of classes differs from the config's, or its classes from the first data set's;
+            - it lacks the masks or keypoints that the config needs.
     """
     key = NUM_CLASSES.get(cfg.MODEL.META_ARCHITECTURE)
     asked = None if key is None else reduce(getitem, key.split("."), cfg)
@@ -54,7 +57,7 @@ def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
 
 
 def contents(name: str) -> tuple[Sequence[str], frozenset[str]]:
-    """Names of a data set's classes, and the forms of its masks (`sirfp.data.coco.CocoSet`)."""
+    """Returns the names of a data set's classes and the forms of its masks (see `sirfp.data.coco.CocoSet`)."""
     found = detections(name)
     if found is not None:
         return found.classes, found.masks

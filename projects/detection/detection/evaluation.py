@@ -17,11 +17,11 @@ from tabulate import tabulate
 class DetectionEvaluator(COCOEvaluator):
     """Detectron2's `COCOEvaluator` with less output; a detector that finds nothing has an AP of 0.
 
-    It uses Detectron2's compiled COCO evaluation if that can be loaded, else pycocotools'.
+    Uses Detectron2's compiled COCO evaluation if it can be loaded, else the evaluation of pycocotools.
 
     Args:
-        dataset_name: a registered data set with a `json_file` in COCO's format, or one that can be converted.
-        tasks: which of "bbox", "segm" and "keypoints".
+        dataset_name: a registered data set, with a `json_file` in COCO's format or convertible to this format.
+        tasks: any of "bbox", "segm" and "keypoints".
         output_dir: folder for the annotations of a data set that has to be converted to COCO's format.
     """
 
@@ -29,13 +29,13 @@ class DetectionEvaluator(COCOEvaluator):
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             super().__init__(dataset_name, tuple(tasks), output_dir=output_dir)
             add_missing_fields(self._coco_api)
-        self._output_dir = None  # no file of predictions: for large data sets it would be large
+        self._output_dir = None  # write no file of predictions: it is large for large data sets
         self._dataset_name = dataset_name
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
         """Returns {"bbox": {"AP": ..., "AP50": ..., "AP-<class>": ...}, ...} in per cent, on the main process.
 
-        A value is NaN if the data set has no such objects, e.g. no small boxes.
+        A value is NaN if the data set has no objects of that kind, e.g. APs is NaN without small boxes.
         """
         with contextlib.redirect_stdout(io.StringIO()):
             results = super().evaluate(img_ids)
@@ -51,7 +51,7 @@ class DetectionEvaluator(COCOEvaluator):
 
 
 def empty_detection(truth: COCO, image: int | str) -> dict[str, Any]:
-    """An empty box, mask and pose of score 0, because pycocotools cannot evaluate an empty list of detections."""
+    """Makes a detection with empty box, mask and pose and score 0: pycocotools cannot evaluate an empty list."""
     height, width = (truth.imgs[image][side] for side in ("height", "width"))
     mask = encode(np.zeros((int(height), int(width)), np.uint8, order="F"))
     mask["counts"] = mask["counts"].decode("ascii")
@@ -61,9 +61,9 @@ def empty_detection(truth: COCO, image: int | str) -> dict[str, Any]:
 
 
 def add_missing_fields(truth: COCO) -> None:
-    """Adds fields to annotations, in place, that pycocotools reads and many files lack: areas, and ids from 1 on.
+    """Adds areas and ids (1, 2, ...) to annotations in place: pycocotools needs them, but many files lack them.
 
-    pycocotools uses id 0 for "no match", so an object of id 0 would always count as missed.
+    Ids start at 1 because pycocotools uses id 0 for "no match": an object with id 0 would always count as missed.
     """
     for number, annotation in enumerate(truth.dataset.get("annotations", ()), 1):
         annotation["id"] = number

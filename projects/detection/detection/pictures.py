@@ -1,4 +1,4 @@
-"""A picture of a few validation images, with the true boxes and the boxes that each detector finds."""
+"""A picture of a few validation images, with the true boxes and the boxes found by each detector."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ LEAST, MOST = 0.3, 20
 
 
 def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 4) -> None:
-    """Draws the detections in images spread evenly over the first test set, one row per image.
+    """Draws the detections in evenly spaced images of the first test set, one row per image.
 
     Args:
         cfg: the whole config.
-        models: detectors, by the name that is printed above their column.
+        models: {title of the column: detector}.
         path: the PNG file.
-        count: how many images.
+        count: number of images.
     """
     data = cfg.DATASETS.TEST[0]
     records, mapper = DatasetCatalog.get(data), DatasetMapper(cfg, is_train=False)

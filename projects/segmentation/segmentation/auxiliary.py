@@ -11,15 +11,15 @@ from torch.nn import functional as F
 class AuxiliaryHead(nn.Module):
     """A fully convolutional head: 3 x 3 convolution, dropout, classifier.
 
-    `sirfp.network.branches` leaves the head out of saved files and of counts. Its own channels are not pruned; its
-    input is cut with the backbone's feature.
+    `sirfp.network.branches` excludes the head from saved files and from counts. The head's channels are not pruned; its
+    input channels are cut together with the backbone's feature.
 
     Args:
         in_channels: channels of the feature.
         channels: channels of the convolution.
         classes: number of classes.
-        norm: Detectron2's name of the normalisation; "" for none.
-        dropout: share of the channels that are dropped.
+        norm: Detectron2's name of the normalisation; "" for no normalisation.
+        dropout: probability of dropping a channel.
     """
 
     training_only = True
@@ -42,6 +42,6 @@ class AuxiliaryHead(nn.Module):
         nn.init.zeros_(self.predictor.bias)
 
     def forward(self, feature: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Logits of `size` (H, W) from a feature (N, C, h, w): (N, K, H, W)."""
+        """Maps a feature (N, C, h, w) to logits (N, K, H, W), where `size` is (H, W)."""
         logits = self.predictor(self.dropout(self.conv(feature)))
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""The config keys of segmentation, and checks that a model fits its data."""
+"""Config keys of segmentation, and checks that a model fits its data."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from sirfp.errors import InputError
 
 @register_config("segmentation")
 def add_segmentation_config(cfg: CfgNode) -> None:
-    """Adds DeepLab's keys and those of the augmentation."""
+    """Adds the keys of DeepLab and of this project: augmentation, test, losses."""
     add_deeplab_config(cfg)
-    # (height, width) that training images are cropped or padded to. Unlike INPUT.CROP it leaves DeepLab's image
-    # pooling global, so that test images may have any size.
+    # (height, width) of training images after cropping and padding. With this key, unlike with INPUT.CROP, DeepLab's
+    # image pooling stays global, so that test images may have any size.
     cfg.INPUT.TRAIN_SIZE = [512, 512]
-    cfg.INPUT.COLOR_JITTER = 0.0  # brightness, contrast and saturation are multiplied by random factors in 1 +- this
+    cfg.INPUT.COLOR_JITTER = 0.0  # brightness, contrast and saturation get random factors in [1 - this, 1 + this]
 
-    # TEST.AUG.ENABLED evaluates at several scales, with TEST.AUG.FLIP also mirrored (docs/method.md, section 4)
+    # TEST.AUG.ENABLED: evaluate at several scales; TEST.AUG.FLIP: also on mirror images (docs/method.md, section 4)
     cfg.TEST.AUG.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
     cfg.TEST.WINDOW = [0, 0]  # (height, width) of windows that slide over test images; zeros: whole images
     cfg.TEST.OVERLAP = 1 / 3  # least overlap of neighbouring windows, as a share of a window
-    # Boundary IoU: the width of the band along contours, as a share of an image's diagonal; 0: not measured. 0.02 is
-    # usual, 0.005 on Cityscapes' large images.
+    # Boundary IoU: width of the band along contours, as a share of an image's diagonal; 0: not measured. The usual
+    # value is 0.02; for Cityscapes' large images 0.005.
     cfg.TEST.BOUNDARY_RATIO = 0.0
     cfg.TEST.PREDICTIONS = False  # write OUTPUT_DIR/predictions/<data set>/<image>.png with published label ids
     cfg.TEST.FPS = False  # measure frames per second: the network alone, on whole images of SIRFP.INPUT_SIZE
 
-    # Keys of training are outside MODEL, so that `sirfp`'s commands build the network without training heads.
+    # The keys for training are outside MODEL, so that the commands of `sirfp` build the network without training heads.
     cfg.SOLVER.GSRL = CfgNode()
-    # "never": the loss is MODEL.SEM_SEG_HEAD.LOSS_TYPE; "always": GSRL; "pruned": GSRL once channels have been cut
+    # "never": the loss is MODEL.SEM_SEG_HEAD.LOSS_TYPE; "always": GSRL; "pruned": GSRL after the first pruning
     cfg.SOLVER.GSRL.WHEN = "never"
     cfg.SOLVER.GSRL.BETA = 0.9999  # beta of the effective number of a class's pixels
     cfg.SOLVER.GSRL.WINDOW = 9  # side, in pixels, of the square in which a rare class raises its neighbours' weight
     cfg.SOLVER.GSRL.GAMMA = 9.0  # how much the weight of a pixel grows with the network's uncertainty
     cfg.SOLVER.AUXILIARY = CfgNode()
-    # A feature of the backbone on which a second head is trained, e.g. "res4" or timm's "stage3"; "": none. The
-    # backbone's OUT_FEATURES must list it.
+    # Input of the auxiliary head: a feature of the backbone, e.g. "res4" or timm's "stage3"; "": no auxiliary head. The
+    # backbone's OUT_FEATURES must contain this feature.
     cfg.SOLVER.AUXILIARY.FEATURE = ""
-    cfg.SOLVER.AUXILIARY.WEIGHT = 0.4  # weight of its loss, which is of the same kind as the main head's
-    cfg.SOLVER.AUXILIARY.CHANNELS = 512  # channels of its convolution
+    cfg.SOLVER.AUXILIARY.WEIGHT = 0.4  # weight of the auxiliary loss; same loss function as the main head
+    cfg.SOLVER.AUXILIARY.CHANNELS = 512  # channels of the auxiliary head's convolution
 
 
 def check_data(cfg: CfgNode) -> None:
-    """Raises InputError unless each data set has the config's number of classes and `TEST` has values in range."""
+    """Raises InputError unless each data set has the config's number of classes and the values in `TEST` are valid."""
     between(cfg.TEST.BOUNDARY_RATIO, "TEST.BOUNDARY_RATIO", 0, 1, "[)")
     if cfg.INPUT.CROP.ENABLED:
         raise InputError("INPUT.CROP.ENABLED must be False here; INPUT.TRAIN_SIZE is the size of training crops")

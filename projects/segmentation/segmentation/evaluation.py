@@ -1,4 +1,4 @@
-"""Mean IoU, IoU and accuracy of each class, pixel accuracy, boundary IoU; files of predictions; frames per second."""
+"""Measures IoU and accuracy (per class and mean), boundary IoU and frames per second; writes files of predictions."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from .predictions import PredictionFiles
 class SegmentationEvaluator(SemSegEvaluator):
     """Detectron2's `SemSegEvaluator` with correct reading of palette files and a readable table.
 
-    It does not write Detectron2's JSON file of all predictions. It does not use Detectron2's boundary IoU, which
-    treats differences between label values as if labels were brightness.
+    Does not write Detectron2's JSON file of all predictions. Does not use Detectron2's boundary IoU, which treats label
+    values like brightness.
 
     Args:
         dataset_name: a registered data set with `stuff_classes` and `ignore_label`.
-        boundary_ratio: see `BoundaryIoU`; 0 leaves it out.
-        predictions: folder for files of predictions, see `PredictionFiles`; None writes none.
+        boundary_ratio: see `BoundaryIoU`; 0 for no boundary IoU.
+        predictions: folder for files of predictions, see `PredictionFiles`; None for no files.
     """
 
     def __init__(self, dataset_name: str, boundary_ratio: float = 0.0, predictions: Path | None = None):
@@ -46,7 +46,7 @@ class SegmentationEvaluator(SemSegEvaluator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
-        """Builds it by `TEST.BOUNDARY_RATIO` and `TEST.PREDICTIONS`."""
+        """Builds the evaluator from `TEST.BOUNDARY_RATIO` and `TEST.PREDICTIONS`."""
         folder = Path(cfg.OUTPUT_DIR, "predictions", dataset_name) if cfg.TEST.PREDICTIONS else None
         return cls(dataset_name, cfg.TEST.BOUNDARY_RATIO, folder)
 
@@ -59,7 +59,7 @@ class SegmentationEvaluator(SemSegEvaluator):
         self._boundary = BoundaryIoU(len(self._class_names), self._ignore_label, self._ratio) if self._ratio else None
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, torch.Tensor]]) -> None:
-        """Takes images and the logits or probabilities (K, H, W) of each."""
+        """Adds images with their logits or probabilities, each (K, H, W)."""
         super().process(inputs, outputs)
         if self._boundary is None and self._files is None:
             return
@@ -73,8 +73,8 @@ class SegmentationEvaluator(SemSegEvaluator):
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Returns {"sem_seg": {"mIoU": ..., "IoU-<class>": ..., "pACC": ...}} in per cent, on the main process.
 
-        With boundary IoU also "mBoundaryIoU" and "BoundaryIoU-<class>". The result is empty if no pixel is labelled,
-        as in test sets that only a server can evaluate.
+        With boundary IoU also "mBoundaryIoU" and "BoundaryIoU-<class>". The result is empty if no pixel is labelled, as
+        in test sets with secret labels.
         """
         level = self._logger.level
         self._logger.setLevel(logging.WARNING)  # Detectron2 would print one long dictionary
@@ -101,7 +101,7 @@ class SegmentationEvaluator(SemSegEvaluator):
         return results
 
     def table(self, results: dict[str, float]) -> str:
-        """The results as a table: one row per class, then the mean."""
+        """Formats the results as a table: one row per class, then the mean."""
         columns = {"IoU": "IoU", "accuracy": "ACC"} | ({"boundary IoU": "BoundaryIoU"} if self._ratio else {})
         rows = [(name, *(results[f"{key}-{name}"] for key in columns.values())) for name in self._class_names]
         rows.append(("mean", *(results[f"m{key}"] for key in columns.values())))
@@ -110,10 +110,10 @@ class SegmentationEvaluator(SemSegEvaluator):
 
 
 def frames_per_second(cfg: CfgNode, model: nn.Module) -> float:
-    """Frames per second of a network on its device, for single whole images of `SIRFP.INPUT_SIZE`.
+    """Measures frames per second of a network on its device, for single whole images of `SIRFP.INPUT_SIZE`.
 
-    Uses the median of a few calls after warm-up calls. Reading images, scales, windows and mirror images are not
-    included.
+    Uses the median of a few calls after warm-up calls. Times the network alone: no reading of images, no scales,
+    windows or mirror images.
     """
     size = input_size(cfg)
     found = measure({"network": (model, random_images(size, 1, torch.Generator().manual_seed(0)))})["network"]

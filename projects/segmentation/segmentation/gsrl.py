@@ -15,19 +15,19 @@ from sirfp.config.checks import between
 from sirfp.errors import InputError
 
 NO_CLASS = -1
-"""The value of `sampled` for an image that was not sampled for a class."""
+"""Value of `sampled` for an image that was not drawn for a class."""
 
 
 class GSRL(nn.Module):
     """Geometric-Semantic Re-balanced Loss.
 
-    The weight of a pixel grows with the rarity, in the crop, of its class or of a class near it. It is multiplied by
-    up to `1 + gamma` where the network is uncertain. The loss is each image's weighted mean of the cross-entropy,
-    averaged over the images. It is computed in float32 also under autocast, without loops over images and without
-    waiting for the device.
+    A pixel has a large weight if its class, or a class near the pixel, is rare in the crop. The weight is multiplied by
+    up to `1 + gamma` if the network is uncertain about the pixel. The loss of an image is the weighted mean of the
+    cross-entropy; the result is the mean over images. It is computed in float32, also under autocast, without loops
+    over images and without synchronising with the device.
 
     Args:
-        ignore: label of pixels without loss and weight; outside 0..K-1.
+        ignore: label of ignored pixels, which have no loss and no weight; outside 0..K-1.
         beta: parameter of the effective number of pixels, in (0, 1).
         window: side of the square, in pixels, in which a rare class raises the weight of its neighbours; odd.
         gamma: weight of the network's uncertainty, at least 0.
@@ -46,22 +46,22 @@ class GSRL(nn.Module):
         self.ignore, self.beta, self.window, self.gamma = ignore, beta, window, gamma
 
     def class_weights(self, labels: torch.Tensor, classes: int, sampled: torch.Tensor | None = None) -> torch.Tensor:
-        """Weight of each pixel by its class: `(1 - beta^n_ref) / (1 - beta^n_c)`, at most 1; 0 where ignored.
+        """Weight of each pixel by its class: `(1 - beta^n_ref) / (1 - beta^n_c)`, at most 1; 0 if ignored.
 
-        `n_c` counts the pixels of class c in the image's crop. `n_ref` is the count of the class for which the image
-        was sampled. Without such a class, or if the crop does not contain it, `n_ref` is the count of the rarest class
-        in the crop, whose weight is then 1.
+        `n_c` is the number of pixels of class c in the image's crop. `n_ref` is this number for the class for which the
+        image was drawn. If the image was not drawn for a class, or if the crop does not contain the class, `n_ref` is
+        the number for the rarest class in the crop; the weight of the rarest class is then 1.
 
         Args:
             labels: (N, H, W), integers below `classes`, or `ignore`.
-            classes: the number of classes, K.
-            sampled: (N,), the class that each image was sampled for or `NO_CLASS`.
+            classes: number of classes, K.
+            sampled: (N,), the class for which each image was drawn, or `NO_CLASS`.
 
         Returns:
             (N, H, W) of float32.
         """
         flat = labels.flatten(1)
-        place = torch.where(flat == self.ignore, classes, flat)  # ignored pixels have their own index
+        place = torch.where(flat == self.ignore, classes, flat)  # ignored pixels get index K
         ones = torch.ones_like(place, dtype=torch.float32)
         counts = torch.zeros(len(flat), classes + 1, device=labels.device).scatter_add_(1, place, ones)[:, :classes]
         reference = torch.where(counts > 0, counts, math.inf).amin(1)
@@ -73,7 +73,7 @@ class GSRL(nn.Module):
         return F.pad(weights, (0, 1)).gather(1, place).view(labels.shape)
 
     def weights(self, logits: torch.Tensor, labels: torch.Tensor, sampled: torch.Tensor | None = None) -> torch.Tensor:
-        """Weight of each pixel, geometric times semantic: (N, H, W) of float32, without gradient; 0 where ignored.
+        """Weight of each pixel, geometric x semantic: (N, H, W) of float32, without gradient; 0 at ignored pixels.
 
         Args:
             logits: (N, K, H, W), of any floating-point type.
@@ -93,7 +93,7 @@ class GSRL(nn.Module):
         Args:
             logits: (N, K, H, W).
             labels: (N, H, W).
-            weights: (N, H, W), the result of `weights`; an auxiliary head gets the weights of the main head.
+            weights: (N, H, W), the output of `weights`; for an auxiliary head, the weights of the main head.
         """
         with torch.autocast(logits.device.type, enabled=False):
             losses = F.cross_entropy(logits.float(), labels, ignore_index=self.ignore, reduction="none")

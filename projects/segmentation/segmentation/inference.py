@@ -1,8 +1,8 @@
-"""Evaluation by sliding windows, at several scales and on mirror images.
+"""Evaluation with sliding windows, at several scales and on mirror images.
 
-A wrapped network is called as before, with `list[dict]`, and returns class probabilities instead of logits. At scale 1
-alone, without a mirror image and without a window smaller than the image, it returns the network's logits unchanged:
-rounding to probabilities could change the order of classes that are nearly equal.
+A wrapped network is called with the same `list[dict]` and returns class probabilities instead of logits. If there is
+nothing to average (only scale 1, no mirror image, the image fits into the window), it returns the logits unchanged:
+rounding in the softmax could change the order of nearly equal classes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class SegmentorWithTTA(nn.Module):
     """Averages a segmentor's probabilities over windows, scales and mirror images.
 
     Args:
-        model: a segmentor, in evaluation mode; it resizes its logits to each input's "height" and "width".
+        model: a segmentor in evaluation mode, which resizes its logits to each input's "height" and "width".
         scales: factors of the image's sides.
         flip: whether to include the mirror image at each scale.
-        window: (height, width) in pixels of the windows; (0, 0): whole images.
+        window: (height, width) of the windows in pixels; (0, 0) for whole images.
         overlap: least overlap of neighbouring windows, as a share of a window, in [0, 1).
 
     Raises:
@@ -69,11 +69,11 @@ class SegmentorWithTTA(nn.Module):
         return {"sem_seg": total / (len(self.scales) * (1 + self.flip))}
 
     def _plain(self, image: torch.Tensor) -> bool:
-        """Whether there is nothing to average."""
+        """True if there is nothing to average."""
         return self.scales == (1.0,) and not self.flip and self._fits(image)
 
     def _fits(self, image: torch.Tensor) -> bool:
-        """Whether the image fits into one window."""
+        """True if the image fits into one window."""
         return not any(self.window) or all(a <= b for a, b in zip(image.shape[1:], self.window, strict=True))
 
     @staticmethod
@@ -108,7 +108,9 @@ class SegmentorWithTTA(nn.Module):
 
 
 def windows(image: tuple[int, int], window: tuple[int, int], overlap: float) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of windows that cover an image, evenly spread; all are of one size unless the image is smaller.
+    """Yields (rows, columns) of evenly spaced windows that cover an image.
+
+    All windows have the size `window`, or the image's size along a side where the image is smaller.
 
     Args:
         image: (height, width).
@@ -130,7 +132,7 @@ def _starts(whole: int, part: int, overlap: float) -> list[int]:
 
 
 def with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model, wrapped in `SegmentorWithTTA` if `TEST` asks for scales, mirror images or windows."""
+    """Wraps the model in `SegmentorWithTTA` if `TEST` requests scales, mirror images or windows."""
     node, aug = cfg.TEST, cfg.TEST.AUG
     if not aug.ENABLED and not any(node.WINDOW):
         return model

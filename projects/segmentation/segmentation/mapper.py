@@ -1,4 +1,4 @@
-"""Reads a data set's record as an input of a segmentor, with random scale, crop, flip and colour for training."""
+"""Converts a data set's record to an input of a segmentor, with random scale, crop, flip and colour for training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sirfp.data.folders import read_label
 class SegmentationMapper:
     """Maps a record to a new one with "image" (3, H, W) uint8 and, for training, "sem_seg" (H, W) int64.
 
-    Training images are scaled at random (`INPUT.MIN_SIZE_TRAIN`), cropped and padded to `INPUT.TRAIN_SIZE`. A data
-    set's own ignore value becomes the head's, so configs need not name it.
+    Training images are randomly scaled (`INPUT.MIN_SIZE_TRAIN`), then cropped and padded to `INPUT.TRAIN_SIZE`. The
+    data set's ignore value is replaced by the head's, so that configs need not set it.
 
     Args:
         cfg: the whole config.
-        is_train: True: labels and random augmentation; False: only the image, at `INPUT.MIN_SIZE_TEST` (0: not
-            resized).
+        is_train: True for labels and random augmentation; False for the image alone, resized to `INPUT.MIN_SIZE_TEST`
+            (0: not resized).
     """
 
     def __init__(self, cfg: CfgNode, is_train: bool):

@@ -1,4 +1,4 @@
-"""A picture of a few validation images: the image, the truth, and what each network predicts."""
+"""A picture of a few validation images: the image, the truth, and the prediction of each network."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .mapper import SegmentationMapper
 
 
 def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 4) -> None:
-    """Draws what networks predict for images spread evenly over the first test set.
+    """Draws the predictions of networks for evenly spaced images of the first test set.
 
     Args:
         cfg: the whole config.
-        models: networks, by the name that is printed above their column.
+        models: {title of the column: network}.
         path: the PNG file.
-        count: how many images.
+        count: number of images.
     """
     name = cfg.DATASETS.TEST[0]
     records, mapper = DatasetCatalog.get(name), SegmentationMapper(cfg, is_train=False)

@@ -1,4 +1,4 @@
-"""Files of predicted label maps with a data set's published label ids, for test servers."""
+"""Writes predicted label maps with a data set's published label ids, for test servers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sirfp.data.descriptions import published_ids
 
 
 class PredictionFiles:
-    """Writes `<folder>/<name of the image>.png`, one for each image, of the image's size and one channel.
+    """Writes a file `<folder>/<name of the image>.png` per image, with the image's size and one channel.
 
-    Values are the data set's published ids: Cityscapes' label ids (7 is road), as its server requires, ADE20K's 1..150
-    and so on. For data sets that publish class indices, and for unknown ones, they are class indices.
+    Values are the data set's published ids, e.g. Cityscapes' label ids (7 is road), which its server requires, or
+    ADE20K's 1..150. If the data set publishes class indices or is unknown, values are class indices.
 
     Args:
-        folder: where the files are written; made if it is missing.
-        dataset_name: its name in Detectron2's catalogs.
+        folder: output folder; created if it is missing.
+        dataset_name: name of the data set in Detectron2's catalogs.
         classes: number of classes.
     """
 
@@ -29,7 +29,7 @@ class PredictionFiles:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, image: str, predicted: np.ndarray) -> Path:
-        """Writes the class indices (H, W) of an image to a file that has the image's name."""
+        """Writes the class indices (H, W) of an image to the file with the image's name; returns the file."""
         path = self.folder / f"{Path(image).stem}.png"
         Image.fromarray(self.ids[predicted]).save(path)
         return path

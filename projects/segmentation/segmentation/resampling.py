@@ -1,4 +1,4 @@
-"""Class resampling: draws each class equally often, then an image with it (docs/method.md, section 5)."""
+"""Class resampling: draws all classes equally often, then an image with the class (docs/method.md, section 5)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sirfp.data.stream import TrainingStream, records_stream
 from sirfp.errors import InputError
 
 SAMPLER = "ClassResampling"
-"""The value of DATALOADER.SAMPLER_TRAIN that switches class resampling on."""
+"""Value of DATALOADER.SAMPLER_TRAIN for class resampling."""
 
 
 @dataclass(frozen=True)
 class ClassIndex:
-    """Which images contain which class, as pairs sorted by class.
+    """The P pairs (image, class) such that the image contains the class, sorted by class.
 
     Attributes:
-        images: the image of each pair, (P,) of int32.
-        starts: where each class's pairs begin, and P, (K + 1,).
+        images: (P,) of int32, image of each pair.
+        starts: (K + 1,), position of the first pair of each class; the last entry is P.
     """
 
     images: np.ndarray
@@ -38,7 +38,7 @@ class ClassIndex:
 
     @staticmethod
     def of(present: np.ndarray) -> ClassIndex:
-        """Builds the index from an array (I, K) of bool: whether image i contains class k."""
+        """Builds the index from an array (I, K) of bool that is True if image i contains class k."""
         classes, images = np.nonzero(present.T)
         return ClassIndex(images.astype(np.int32), np.searchsorted(classes, np.arange(present.shape[1] + 1)))
 
@@ -48,22 +48,22 @@ class ClassIndex:
         return np.flatnonzero(np.diff(self.starts))
 
     def pair(self, number: int) -> tuple[int, int]:
-        """Image and class of a pair."""
+        """Returns image and class of a pair."""
         return int(self.images[number]), int(np.searchsorted(self.starts, number, side="right")) - 1
 
 
 def classes_present(records: Sequence[dict[str, Any]], classes: int) -> np.ndarray:
-    """Reads which classes each label map contains; each process of a distributed run reads a part of the files.
+    """Finds the classes in each label map; each process of a distributed run reads a part of the files.
 
     Args:
-        records: of the data set, with "sem_seg_file_name".
-        classes: the number of classes, K; labels from K on are ignored.
+        records: records of the data set, with "sem_seg_file_name".
+        classes: number of classes, K; labels of K or more are ignored.
 
     Returns:
-        (I, K) of bool: whether image i contains class k.
+        (I, K) of bool, True if image i contains class k.
 
     Raises:
-        InputError: a label map cannot be read; on every process.
+        InputError: a label map cannot be read; raised on every process.
     """
     mine = list(range(comm.get_rank(), len(records), comm.get_world_size()))
     done = itertools.count(1)
@@ -76,7 +76,7 @@ def classes_present(records: Sequence[dict[str, Any]], classes: int) -> np.ndarr
 
     try:
         found: Any = in_threads(read, mine)
-    except InputError as error:  # sent to the other processes, so that they end too instead of waiting
+    except InputError as error:  # sent to the other processes, which would otherwise wait forever
         found = error
     present = np.zeros((len(records), classes), dtype=bool)
     for rank, part in enumerate(comm.all_gather(found)):
@@ -88,13 +88,13 @@ def classes_present(records: Sequence[dict[str, Any]], classes: int) -> np.ndarr
 
 
 class ClassSampler(Sampler):
-    """An endless stream of an index's pairs: every round has each class once, in random order, with a random image.
+    """An endless stream of an index's pairs: each round has every class once, in random order, with a random image.
 
-    Like Detectron2's samplers, all processes share one stream, which the seed determines, and each takes its part.
+    As with Detectron2's samplers, the seed determines one stream for all processes, and each process takes its part.
 
     Args:
         index: the pairs.
-        seed: must be the same on all processes; by default one that all processes share and that depends on SEED.
+        seed: seed of the stream, equal on all processes; by default a seed that depends on SEED.
 
     Raises:
         InputError: no image holds any class.
@@ -124,7 +124,7 @@ def resampling_stream(cfg: CfgNode, mapper: Callable[[dict], dict]) -> TrainingS
 
     Args:
         cfg: the whole config.
-        mapper: see `SegmentationMapper`; its crop may miss the class that the image was sampled for.
+        mapper: see `SegmentationMapper`; the crop may not contain the sampled class.
 
     Raises:
         InputError: a label map cannot be read, or no label map contains any class.
@@ -141,6 +141,6 @@ def resampling_stream(cfg: CfgNode, mapper: Callable[[dict], dict]) -> TrainingS
 
 
 def records_by_class(records: Sequence[dict[str, Any]], index: ClassIndex) -> list[dict[str, Any]]:
-    """One record for each pair of an index, with the pair's class as "sampled_class"."""
+    """Makes a record for each pair of an index, with the pair's class as "sampled_class"."""
     pairs = [index.pair(number) for number in range(len(index.images))]
     return [{**records[image], "sampled_class": label} for image, label in pairs]

@@ -20,13 +20,13 @@ PHASES = ("never", "always", "pruned")
 
 
 def with_supervised_segmentor(cfg: CfgNode) -> CfgNode:
-    """The config for building the training model: with this segmentor if the config uses GSRL or an auxiliary head.
+    """Returns the config of the training model: it uses `SupervisedSegmentor` for GSRL or an auxiliary head.
 
-    The given config is not changed: its META_ARCHITECTURE stays Detectron2's, so that `sirfp`'s commands and other
-    programs build the network that is pruned and deployed, without the parts for training.
+    The given config is not changed. Its META_ARCHITECTURE stays Detectron2's `SemanticSegmentor`, so that the commands
+    of `sirfp` and other programs build the network for deployment, without the parts for training.
 
     Raises:
-        InputError: the config uses them with another architecture, or SOLVER.GSRL.WHEN has an unknown value.
+        InputError: GSRL or an auxiliary head is set for another architecture, or SOLVER.GSRL.WHEN is unknown.
     """
     if cfg.SOLVER.GSRL.WHEN not in PHASES:
         raise InputError(f"SOLVER.GSRL.WHEN must be one of {', '.join(PHASES)}, got {cfg.SOLVER.GSRL.WHEN!r}")
@@ -49,7 +49,7 @@ class SupervisedSegmentor(SemanticSegmentor):
     """Detectron2's `SemanticSegmentor` with a choice of losses and, in training, an auxiliary head.
 
     Attributes:
-        rebalanced: whether GSRL is the current loss; otherwise it is the head's own (`MODEL.SEM_SEG_HEAD.LOSS_TYPE`).
+        rebalanced: True if GSRL is the current loss, False for the head's loss (`MODEL.SEM_SEG_HEAD.LOSS_TYPE`).
     """
 
     @configurable
@@ -63,7 +63,7 @@ class SupervisedSegmentor(SemanticSegmentor):
         auxiliary_weight: float,
         **parts: Any,
     ):
-        """Takes GSRL, whether to use it from the start, the auxiliary head, and the parts of a `SemanticSegmentor`."""
+        """Stores GSRL, its initial state (on or off), the auxiliary head, and the parts of a `SemanticSegmentor`."""
         super().__init__(**parts)
         self.gsrl, self.rebalanced = gsrl, rebalanced
         self.auxiliary_head = auxiliary_head
@@ -86,13 +86,13 @@ class SupervisedSegmentor(SemanticSegmentor):
         }
 
     def train(self, mode: bool = True) -> SupervisedSegmentor:
-        """Sets the mode of all modules except the head's own flag: then the head returns logits in training too."""
+        """Sets the mode of all modules, but not the flag of the head itself: it returns logits in training too."""
         super().train(mode)
         self.sem_seg_head.training = False
         return self
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """`SemanticSegmentor.forward`; training inputs may have a "sampled_class", see `GSRL.class_weights`."""
+        """As `SemanticSegmentor.forward`; training inputs may have a "sampled_class", see `GSRL.class_weights`."""
         if not self.training:
             return super().forward(batched_inputs)
         images = self._batch([(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs])
@@ -117,7 +117,7 @@ class SupervisedSegmentor(SemanticSegmentor):
 
 
 def _auxiliary_head(cfg: CfgNode, backbone: nn.Module) -> AuxiliaryHead | None:
-    """The head of `SOLVER.AUXILIARY`, or None; raises InputError if the backbone lacks its feature."""
+    """Builds the head of `SOLVER.AUXILIARY`, if any; raises InputError if the backbone lacks the head's input."""
     node, head, shapes = cfg.SOLVER.AUXILIARY, cfg.MODEL.SEM_SEG_HEAD, backbone.output_shape()
     if not node.FEATURE:
         return None
