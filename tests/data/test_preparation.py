@@ -160,8 +160,8 @@ def test_damaged_files_are_named_and_the_others_prepared(tmp_path):
         ("cityscapes", "gtFine/train/*/*", "4 label maps of Cityscapes"),
         ("pascal_context", "trainval_merged.json", "5 label maps of Pascal Context"),
         ("imagenet", "*/data/*", "devkit_t12.*no such folder"),
-        ("imagenet", "val/*", "has no images to prepare"),
-        ("ade20k", "images/*/*", "has no images to prepare"),
+        ("imagenet", "val/*", "has no images whose labels"),
+        ("ade20k", "images/*/*", "has no images whose labels"),
     ],
 )
 def test_without_the_originals_it_says_what_is_missing(name, remove, what, tmp_path):
@@ -180,7 +180,7 @@ def test_other_formats_are_refused(tmp_path):
     first, second = sorted((folder / "annotations").iterdir())[:2]
     savemat(first, {"S": repeat_to_image((1, 2)), "names": np.array([f"class {i}" for i in range(172)], object)})
     second.write_bytes(b"not a .mat file")
-    with pytest.raises(InputError, match=r"2 of 5 .*v1.0, whose ids differ"):
+    with pytest.raises(InputError, match=r"2 of 5 .*v1.0, which has other ids"):
         run("coco_stuff_10k", folder)
     merged = pascal_context(tmp_path) / "trainval_merged.json"
     merged.write_text(merged.read_text()[:-20])
