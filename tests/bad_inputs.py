@@ -75,7 +75,7 @@ COMMANDS = {
     "no images": (LOOK, "give --images FOLDER"),
     "no labels": ([*LOOK, "--criterion", "taylor"], "with one folder per class"),
     "labels of others": ([*LOOK, "--criterion", "dcfp", "--images", "F/images"], "holds 1 folders with images"),
-    "no annotations": (["prune", *SEGMENTOR, "-o", "OUT", "--criterion", "taylor", "--images", "F/images"], "leave it"),
+    "no annotations": (["prune", *SEGMENTOR, "-o", "OUT", "--criterion", "taylor", "--images", "F/images"], "leave --"),
     "no folder": ([*LOOK, "--images", "F/imags"], "did you mean images"),
     "empty folder": ([*LOOK, "--images", "F/empty"], "holds no image"),
     "broken image": ([*LOOK, "--images", "F/broken"], "cannot be read as an image"),
