@@ -1,4 +1,4 @@
-"""Verification: a pruned network computes the same as the dense one with the removed channels set to zero."""
+"""Verification: a pruned network must compute the same as the dense one with the removed channels set to zero."""
 
 from .proof import Difference, compare, expand, furthest, mask, writable
 

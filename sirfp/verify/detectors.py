@@ -1,9 +1,9 @@
-"""Compares two detectors without the discrete choices in them, which rounding errors can change.
+"""Compares two detectors on the same boxes, so that rounding errors cannot change discrete choices.
 
-A difference of 1e-7 can decide which proposals are selected and which boxes pass thresholds and NMS; after one changed
-decision the two lists of detections cannot be compared. Therefore the second model reads the boxes of the first, as
-region proposals and in every pooler, and the continuous results are compared: the outputs of all layers whose width the
-plan leaves unchanged, that is, every score, box delta, mask and feature map that leaves a head.
+A difference of 1e-7 can change which proposals are selected and which boxes pass thresholds and NMS. After one changed
+choice the two lists of detections cannot be compared. Therefore the second model reads the boxes of the first model, as
+region proposals and in every pooler. The outputs of all layers whose width the plan leaves unchanged are compared:
+every score, box delta, mask and feature map that a head returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROPOSALS = "ROIHeads"
 
 
 def is_detector(output: Any) -> bool:
-    """True if an output is Detectron2's list of detections or proposals."""
+    """Returns True if an output is Detectron2's list of detections or proposals."""
     items = output if isinstance(output, list) else []
     return any(isinstance(item, dict) and ("instances" in item or "proposals" in item) for item in items)
 
@@ -36,7 +36,7 @@ def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPla
         a: the dense model, or the masked one.
         b: the pruned model.
         inputs: `list[dict]`.
-        plan: the plan; the layers whose output it does not cut are compared.
+        plan: the plan; layers whose output channels are not in the plan are compared.
     """
     names = whole_layers(a, {place for c in plan.cuts for place in c.tensors})
     boxes: list[Any] = []
@@ -45,7 +45,7 @@ def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPla
     for path, tensor in first.items():
         other = second.get(path)
         if other is None or tensor.shape != other.shape:
-            return Difference(float("inf"), path, f"{path} has another shape in the second, or is missing there")
+            return Difference(float("inf"), path, f"{path} is missing or has another shape in the second model")
     return furthest(first, second)
 
 
@@ -72,7 +72,8 @@ def continuous(
         record: True to record the boxes, False to replay them.
 
     Returns:
-        {layer, with the number of the call if it runs several times: its output}, and the detector's output.
+        {layer: its output}, and the detector's output. From the second call of a layer on, its name ends in
+        " (call 2)", " (call 3)", ...
     """
     with inference(model), _replaying(model, boxes, record=record), _recording(model, names) as found:
         output = call(model, inputs)

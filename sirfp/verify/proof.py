@@ -19,10 +19,10 @@ class Difference:
     """How far two outputs differ.
 
     Attributes:
-        relative: the largest absolute difference, relative to the output's largest absolute value; the largest of all
-            output tensors.
-        where: the output tensor with that difference.
-        problem: why the outputs cannot be compared, e.g. different shapes; an empty string if they can.
+        relative: the largest relative difference of all output tensors. The relative difference of a tensor is its
+            largest absolute difference divided by the largest absolute value of the first output.
+        where: path of the output tensor with the largest difference.
+        problem: the reason why the outputs cannot be compared, e.g. different shapes; "" if they can be compared.
     """
 
     relative: float
@@ -47,7 +47,7 @@ def mask(model: nn.Module, plan: PruningPlan) -> None:
 
 
 def writable(tensor: torch.Tensor) -> bool:
-    """True if each element has its own memory, False for an expanded tensor, whose elements share one value."""
+    """Returns True if each element has its own memory, False for an expanded tensor, whose elements share memory."""
     return all(step or size == 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
@@ -56,7 +56,7 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
 
     Args:
         model: the dense model.
-        plan: the plan, which tells the kept indices.
+        plan: the plan, which holds the kept indices.
         pruned: the pruned model's parameters and buffers by name.
     """
     modules = dict(model.named_modules())
@@ -68,9 +68,9 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
         for name, dim in cut.tensors:
             kept.setdefault(name, []).append((dim, cut.keep))
     with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:  # shared tensors once
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:  # yields a shared tensor only once
             if name not in pruned or not writable(tensor):
-                continue  # a buffer that is not saved, or an expanded one, which is constant
+                continue  # a buffer that is not in the state dict, or an expanded tensor, which is constant
             if name not in kept:
                 tensor.copy_(pruned[name])
                 continue
@@ -90,10 +90,10 @@ def compare(a: nn.Module, b: nn.Module, inputs: Any) -> Difference:
     first, second = outputs
     if set(first) != set(second):
         odd = min(set(first) ^ set(second))
-        return Difference(float("inf"), odd, f"only one of them returns {odd}")
+        return Difference(float("inf"), odd, f"only one of the two models returns {odd}")
     for path, tensor in first.items():
         if tensor.shape != second[path].shape:
-            return Difference(float("inf"), path, f"{path} is {tuple(tensor.shape)} and {tuple(second[path].shape)}")
+            return Difference(float("inf"), path, f"{path}: shapes {tuple(tensor.shape)}, {tuple(second[path].shape)}")
     return furthest(first, second)
 
 
