@@ -1,4 +1,4 @@
-"""Files of networks: pruned ones with their plan, without pickle, and dense ones in the usual formats."""
+"""Files of networks: safetensors files of pruned models with their plan, and usual formats of dense models."""
 
 from .pruned import load, read, read_safetensors, restore, save
 

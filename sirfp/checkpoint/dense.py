@@ -24,7 +24,8 @@ WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "model_state_d
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes of names in distributed and compiled models."""
 OPTIONAL = ("num_batches_tracked", "pixel_mean", "pixel_std", "relative_position_index")
-"""Last parts of names that file or model may lack: counters, and buffers that some versions save and others do not."""
+"""Last parts of the names of tensors that may be missing in the file or in the model: counters, and buffers that only
+some versions save."""
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
@@ -38,14 +39,16 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         {name: tensor}, without prefixes of wrappers and without branches that run only in training.
 
     Raises:
-        InputError: the file is missing or damaged, holds other objects or no weights, or is of a pruned model.
+        InputError: the file is missing or damaged, holds other objects or no weights, or holds a pruned model.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file of weights {path}")
     content, pruned = _read_content(path)
     if pruned:
-        raise InputError(f"{path} is of a pruned model; give the dense model's weights here and a pruned file as FILE")
+        raise InputError(
+            f"{path} holds a pruned model; weights of a dense model are needed here, a pruned model is given as FILE"
+        )
     branches = content.get("training_only")
     branches = branches if isinstance(branches, (list, tuple)) else ()
     wrapped = (content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping))
@@ -64,7 +67,7 @@ def _read_content(path: Path) -> tuple[Mapping[Any, Any], bool]:
     """Reads a file of any supported format.
 
     Returns:
-        The mapping in it, an empty one if it holds something else; and True if it is of a pruned model.
+        The mapping in the file, empty if the file holds another object; and True if the file holds a pruned model.
 
     Raises:
         InputError: the file is damaged or holds other objects.
@@ -80,14 +83,16 @@ def _read_content(path: Path) -> tuple[Mapping[Any, Any], bool]:
 
 
 def _without_prefixes(name: str) -> str:
-    """A tensor's name without the prefixes of distributed and compiled models."""
+    """Returns a tensor's name without the prefixes of distributed and compiled models."""
     while name.startswith(PREFIXES):
         name = name.partition(".")[2]
     return name
 
 
 def fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Loads weights whose names and shapes must be exactly those of the model, except `OPTIONAL` ones.
+    """Loads weights into a model; their names and shapes must be exactly those of the model.
+
+    `OPTIONAL` tensors may be missing in the weights or in the model.
 
     Args:
         model: changed in place.
@@ -95,16 +100,16 @@ def fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> No
         source: name of the file, for messages.
 
     Raises:
-        InputError: a tensor is missing, unknown or of another shape; the model is left as it was.
+        InputError: a tensor is missing, unknown or of another shape; the model is then unchanged.
     """
     own = model.state_dict()
     missing = [n for n in own if n not in state and not n.endswith(OPTIONAL)]
     unknown = [n for n in state if n not in own and not n.endswith(OPTIONAL)]
     if missing:
-        raise InputError(f"{source} is for another model: it lacks {missing[0]!r} ({len(missing)} missing in all)")
+        raise InputError(f"{source} is for another model: {missing[0]!r} is missing ({len(missing)} missing in all)")
     if unknown:
         raise InputError(
-            f"{source} is for another model: this one has no {unknown[0]!r} ({len(unknown)} unknown in all)"
+            f"{source} is for another model: this model has no {unknown[0]!r} ({len(unknown)} unknown in all)"
         )
     reshaped = [n for n in own if n in state and own[n].shape != state[n].shape]
     if reshaped:
@@ -120,19 +125,19 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     """Reads a file of `torch.save` that holds tensors and plain data only; runs no code from it.
 
     Raises:
-        InputError: the file is damaged, holds other objects, or its tensors would need more memory than it has bytes.
+        InputError: the file is damaged, holds other objects, or holds a tensor that is larger than its stored data.
     """
     try:
         _check_archive(path)
         with torch.serialization.safe_globals(
             [argparse.Namespace]
-        ):  # timm's training checkpoints hold their options as one
+        ):  # timm's training checkpoints hold their options as a Namespace
             content = torch.load(path, map_location="cpu", weights_only=True)
         _check_sizes(content)
     except BROKEN as error:
         if re.search(r"Unsupported (global|class)", str(error)):
             raise InputError(
-                f"{path} holds Python objects beside tensors, which would run code; save only the model's state_dict()"
+                f"{path} holds Python objects, which could run code; save only the model's state_dict()"
             ) from None
         raise broken(path, error) from None
     return content
@@ -148,13 +153,13 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
     with zipfile.ZipFile(path) as archive:
         for part in archive.infolist():
             if part.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"its part {part.filename!r} is compressed, which torch.save does not do")
+                raise ValueError(f"part {part.filename!r} of the file is compressed; torch.save does not compress")
 
 
 def _check_sizes(content: Any) -> None:
     """Raises ValueError for a tensor with more elements than stored numbers.
 
-    Strides of 0 let a few stored numbers form a tensor of any size, which a copy would then need in memory.
+    With strides of 0, a few stored numbers form a tensor of any size, and a copy of it could fill the memory.
     """
     queue: list[Any] = [content]
     seen: set[int] = set()
@@ -162,9 +167,9 @@ def _check_sizes(content: Any) -> None:
         value = queue.pop()
         if isinstance(value, torch.Tensor):
             if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
-                raise ValueError(f"it holds a tensor of layout {value.layout} on {value.device}")
+                raise ValueError(f"the file holds a tensor of layout {value.layout} on {value.device}")
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                raise ValueError(f"it holds a tensor of shape {tuple(value.shape)} with fewer numbers than that")
+                raise ValueError(f"a tensor has shape {tuple(value.shape)}, but the file stores fewer numbers")
         elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
             seen.add(id(value))
             queue.extend(value.values() if isinstance(value, dict) else value)

@@ -1,4 +1,4 @@
-"""Files of pruned models: weights and plan in one safetensors file, without pickle."""
+"""Reads and writes pruned models: weights and plan in one safetensors file, without pickle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) ->
     Args:
         path: the file, usually `*.safetensors`; written under a temporary name and renamed when it is complete.
         model: the pruned model.
-        plan: the plan by which it was cut from the dense model; None for a dense model.
+        plan: the plan that turned the dense model into this model; None for a dense model.
 
     Raises:
         InputError: the file cannot be written.
@@ -48,7 +48,7 @@ def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) ->
 
 
 def storage_key(tensor: torch.Tensor) -> tuple:
-    """Identifies the memory of a tensor: equal for tensors that are shared, as tied weights are."""
+    """Returns a key for the memory of a tensor, equal for tensors that share memory, such as tied weights."""
     return tensor.data_ptr(), tensor.storage_offset(), tuple(tensor.shape), id(tensor) if not tensor.numel() else 0
 
 
@@ -71,7 +71,7 @@ def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[
     """Reads any safetensors file.
 
     Returns:
-        Its plan, None if it has none, and {name: tensor}.
+        The plan in the file, None if the file has none; and {name: tensor}.
 
     Raises:
         InputError: the file is missing, truncated or altered.
@@ -83,7 +83,7 @@ def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[
             text = (file.metadata() or {}).get(PLAN_KEY)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}); copy it or write it again") from None
+        raise InputError(f"{path} is not a complete safetensors file ({error}); copy it or write it again") from None
     try:
         return (PruningPlan.from_json(text) if text else None), state
     except InputError as error:
@@ -91,17 +91,17 @@ def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[
 
 
 def load(path: str | os.PathLike, model: nn.Module) -> PruningPlan:
-    """Turns a newly built, dense model into the pruned one of a file; runs no code from the file.
+    """Turns a newly built, dense model into the pruned model of a file; runs no code from the file.
 
     Args:
-        path: a file of `save`.
+        path: a file that `save` has written.
         model: the dense model; changed in place.
 
     Returns:
         The plan.
 
     Raises:
-        InputError: the file is damaged or for another model; the model is left as it was.
+        InputError: the file is damaged or for another model; the model is then unchanged.
     """
     plan, state = read(path)
     restore(model, plan, state, f"{path}")
@@ -109,9 +109,10 @@ def load(path: str | os.PathLike, model: nn.Module) -> PruningPlan:
 
 
 def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Cuts a dense model by a plan, if there is one, and loads weights into it, after checking that all fit.
+    """Cuts a dense model by a plan, if one is given, and loads weights into the model.
 
-    A branch that runs only in training is cut too, but keeps its own weights, which files do not contain.
+    The plan and all weights are checked before the model is changed. Branches that run only in training are cut too.
+    They keep their own weights, since files do not contain them.
 
     Args:
         model: the dense model; changed in place.
@@ -120,7 +121,7 @@ def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torc
         source: name of the file, for messages.
 
     Raises:
-        InputError: plan or weights are for another model; the model is left as it was.
+        InputError: plan or weights are for another model; the model is then unchanged.
     """
     dense = model.state_dict()
     plan = plan.fitting(dense) if plan else None
@@ -137,27 +138,27 @@ def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torc
 
 
 def _cut_shapes(shapes: dict[str, list[int]], plan: PruningPlan, model: nn.Module, source: str) -> None:
-    """Changes the shapes of a dense model's tensors to those after a plan's cuts.
+    """Replaces the shapes of a dense model's tensors by their shapes after the cut.
 
     Args:
-        shapes: {name: shape} of the model's state; changed in place.
-        plan: the plan, which may also cut buffers that are not part of the state.
+        shapes: {name: shape} of the model's state dict; changed in place.
+        plan: the plan, which may also cut buffers that are not in the state dict.
         model: the dense model.
         source: see `restore`.
 
     Raises:
-        InputError: the plan names a tensor that the model lacks, or that has another size.
+        InputError: the plan names a tensor that the model lacks or that has another size in the model.
     """
     for name in plan.new_biases:
         if f"{name}.weight" not in shapes:
-            raise InputError(f"{source} is for another model: this one has no {name!r}")
+            raise InputError(f"{source} is for another model: this model has no {name!r}")
         shapes.setdefault(f"{name}.bias", [shapes[f"{name}.weight"][0]])
     unsaved = {name: list(buffer.shape) for name, buffer in model.named_buffers() if name not in shapes}
     for cut in plan.cuts:
         for name, dim in cut.tensors:
             shape = shapes.get(name) or unsaved.get(name)
             if shape is None or dim >= len(shape) or shape[dim] != cut.size:
-                found = "is not there" if shape is None else f"is {tuple(shape)}"
+                found = "is missing" if shape is None else f"has shape {tuple(shape)}"
                 raise InputError(
                     f"{source} is for another model: {name!r} {found}, expected {cut.size} in dimension {dim}"
                 )
@@ -165,11 +166,13 @@ def _cut_shapes(shapes: dict[str, list[int]], plan: PruningPlan, model: nn.Modul
 
 
 def _stored_names(model: nn.Module, shapes: Iterable[str]) -> set[str]:
-    """Names that a file must contain: each shared tensor under its first name, no branch that runs only in training.
+    """Returns the names of the tensors that a file must contain.
+
+    A shared tensor is stored under its first name. Branches that run only in training are not stored.
 
     Args:
         model: the dense model.
-        shapes: names of all tensors of the cut model, new biases included.
+        shapes: names of all tensors of the cut model, including new biases.
     """
     dense, branches = model.state_dict(), training_only(model)
     first_names: dict[tuple, str] = {}
@@ -185,14 +188,21 @@ def _stored_names(model: nn.Module, shapes: Iterable[str]) -> set[str]:
 def _check_state(
     state: Mapping[str, torch.Tensor], shapes: Mapping[str, list[int]], stored: set[str], source: str
 ) -> None:
-    """Raises InputError if weights lack a name of `stored`, have one that `shapes` lacks, or one of another shape."""
+    """Raises InputError if the weights do not fit the cut model.
+
+    Args:
+        state: {name: tensor} of the file.
+        shapes: {name: shape} of the cut model; a tensor with another name or shape is an error.
+        stored: names that `state` must contain.
+        source: name of the file, for messages.
+    """
     missing, unknown = stored - set(state), set(state) - set(shapes)
     if missing:
         name, count = min(missing), len(missing)
-        raise InputError(f"{source} is for another model or incomplete: it lacks {name!r} ({count} missing in all)")
+        raise InputError(f"{source} is for another model or incomplete: {name!r} is missing ({count} missing in all)")
     if unknown:
         name, count = min(unknown), len(unknown)
-        raise InputError(f"{source} is for another model: this one has no {name!r} ({count} unknown in all)")
+        raise InputError(f"{source} is for another model: this model has no {name!r} ({count} unknown in all)")
     for name, tensor in state.items():
         if list(tensor.shape) != shapes[name]:
-            raise InputError(f"{source}: {name!r} is {tuple(tensor.shape)}, the plan leaves {tuple(shapes[name])}")
+            raise InputError(f"{source}: {name!r} has shape {tuple(tensor.shape)}, expected {tuple(shapes[name])}")

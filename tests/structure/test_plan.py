@@ -195,7 +195,7 @@ def test_a_file_cut_short_is_refused_and_the_model_left_alone(where, tmp_path):
     path.write_bytes(content[: int(len(content) * where)])
     fresh = build(Residual)
     before = copy.deepcopy(fresh.state_dict())
-    with pytest.raises(InputError, match="not a whole safetensors file"):
+    with pytest.raises(InputError, match="not a complete safetensors file"):
         load(path, fresh)
     assert all(torch.equal(t, before[n]) for n, t in fresh.state_dict().items())
 
