@@ -1,1 +1,1 @@
-"""Reading and writing files safely: whole writes, no pickled code, bounded YAML, locks."""
+"""Reads and writes files safely: complete writes, pickles without code, YAML of limited size, locks."""

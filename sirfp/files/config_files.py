@@ -1,4 +1,4 @@
-"""Config files named on a command line: several, each laid over those before it."""
+"""The option `--config-file`, which may be given several times; each later file overrides keys of the earlier ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 
 class AddConfigFile(argparse.Action):
-    """The action of `--config-file`: the first file is the config, each further one is laid over those before it."""
+    """The argparse action of `--config-file`.
+
+    The first file is stored in the option's destination, all later ones in `namespace.layers`.
+    """
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
         if getattr(namespace, self.dest):
@@ -17,5 +20,5 @@ class AddConfigFile(argparse.Action):
 
 
 def config_files(args: argparse.Namespace) -> list[str]:
-    """All files of `--config-file`, the last of which wins; [""] where none was given."""
+    """Returns all files of `--config-file` in their order; [""] if none was given."""
     return [args.config_file, *getattr(args, "layers", [])]

@@ -1,4 +1,4 @@
-"""The lock of an output folder: only one program at a time writes to it."""
+"""The lock of an output folder, so that only one program at a time writes to the folder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _held: set[IO[str]] = set()
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike[str], who: str) -> Iterator[int | None]:
-    """Holds the lock of a folder; yields the process id of an earlier holder that was killed, or None.
+    """Locks a folder while the context is active; yields the process id of an earlier holder that was killed, or None.
 
-    The kernel releases the lock when the holding process ends, even if it is killed; the lock file names the process.
-    If the file system has no locks, logs a warning and continues without one.
+    The lock file contains the id of the process. The kernel releases the lock when the process ends, even if the
+    process is killed. If the file system does not support locks, a warning is logged and the folder is not locked.
 
     Args:
-        folder: created if missing.
-        who: the kind of program that holds the lock, for messages: "study".
+        folder: the folder; created if missing.
+        who: the kind of program that takes the lock, for messages, e.g. "study".
 
     Raises:
         InputError: another program holds the lock, or the folder cannot be written to.
@@ -50,8 +50,8 @@ def locked(folder: str | os.PathLike[str], who: str) -> Iterator[int | None]:
                 return
             file.seek(0)
             raise InputError(
-                f"another {who} is at work in {folder} ({file.read().strip() or 'unknown'}); wait for it, stop it, or "
-                "give this one another folder"
+                f"another {who} is running in {folder} ({file.read().strip() or 'unknown'}); wait until it ends, stop "
+                "it, or choose another folder"
             ) from None
         file.seek(0)
         before = re.match(r"process (\d+)", file.read())
@@ -70,7 +70,10 @@ def locked(folder: str | os.PathLike[str], who: str) -> Iterator[int | None]:
 
 
 def _let_go() -> None:
-    """Closes inherited lock files in a forked process, such as a data loader's, which would keep the lock otherwise."""
+    """Closes inherited lock files in a forked process, such as a data loader's worker.
+
+    Otherwise the forked process would still hold the lock after its parent has ended.
+    """
     while _held:
         _held.pop().close()
 

@@ -1,4 +1,4 @@
-"""Imports the user's own code before a command or a run: what it registers is then known by name."""
+"""Imports the user's own code before a command or a run, so that configs can name what the code registers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..errors import InputError, near
 
 
 def import_own(name: str) -> None:
-    """Imports a file, a package or a module, once.
+    """Imports a file, a package or a module; does nothing if it was imported before.
 
     Args:
-        name: a .py file, which can import what lies beside it; the folder of a package; or the name of a module, also
-            of one in the current folder.
+        name: a .py file, the folder of a package, or the name of a module. A file can import modules of its own
+            folder. A module is also found in the current folder.
 
     Raises:
-        InputError: there is none, or running it raises an error.
+        InputError: the file or module does not exist, or running it raises an error.
     """
     file = Path(name)
     if name.endswith(".py") and not file.is_file():
@@ -37,7 +37,7 @@ def import_own(name: str) -> None:
         raise
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-            raise InputError(f"--import {name}: there is no such module; a file's name ends in .py") from None
+            raise InputError(f"--import {name}: there is no such module; the name of a file must end in .py") from None
         raise InputError(f"--import {name}: {_said(error, file)}") from None
 
 
@@ -49,7 +49,7 @@ def _run(file: Path) -> None:
     module_name = file.stem if file.stem not in sys.modules else f"own_{file.stem}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
-        raise InputError(f"--import {file.name}: not a Python file; its name ends in .py")
+        raise InputError(f"--import {file.name}: not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
@@ -63,11 +63,11 @@ def _import_package(folder: Path) -> None:
     sys.path.insert(0, str(folder.parent))
     module = importlib.import_module(folder.name)
     if Path(module.__file__ or "").parent.resolve() != folder:
-        raise InputError(f"--import {folder}: a module {folder.name} was imported before, from {module.__file__}")
+        raise InputError(f"--import {folder}: another {folder.name} was imported before, from {module.__file__}")
 
 
 def _said(error: BaseException, file: Path) -> str:
-    """An error, with the line of the user's file that raised it."""
+    """Returns the text of an error, with the line of the user's file that raised it."""
     if isinstance(error, SyntaxError):
         lines = [error.lineno]
     else:

@@ -1,8 +1,8 @@
 """Reads NumPy arrays from pickles, the format of Detectron2's model zoo, without running any code from the file.
 
-NumPy's own unpickling is not safe either: it trusts the dtype in the file, so that bytes can be read as pointers to
-objects. Here the pickle only creates stand-ins that record their arguments. An array is built from a stand-in once its
-type, shape and number of bytes are known to match.
+NumPy's own unpickling is not safe either: NumPy trusts the dtype in the file, so bytes can be read as pointers to
+objects. Here the pickle only creates stand-ins, objects that record their arguments. An array is built only after a
+check that its type, shape and number of bytes match.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import numpy as np
 from ..errors import InputError
 
 KINDS = "biufc"
-"""The kinds of dtypes that are read: booleans, integers, real and complex numbers."""
+"""NumPy's codes of the dtypes that are read: booleans, integers, real and complex numbers."""
 DEEPEST = 8
-"""The deepest nesting of containers that is read. Files of the model zoo nest a few; deep nesting could exhaust the
-recursion limit."""
+"""The deepest nesting of containers that is read. Files of the model zoo nest only a few containers; deep nesting could
+exceed Python's recursion limit."""
 BROKEN = (
     RuntimeError, EOFError, OSError, LookupError, TypeError, AttributeError, ValueError, ImportError, MemoryError,
     OverflowError, AssertionError, struct.error, zipfile.BadZipFile, pickle.UnpicklingError,
 )  # fmt: skip
-"""The errors that unpickling by Python or PyTorch raises for a file that is truncated, altered or of another format."""
+"""Errors that Python's or PyTorch's unpickling raises for a file that is truncated, altered or in another format."""
 
 
 class _Type:
-    """The stand-in of a dtype, from its name and byte order."""
+    """The stand-in of a dtype, built from its name and byte order."""
 
     def __init__(self, name: Any, *_: Any):
         self.plain = np.dtype(_text(name))
@@ -41,12 +41,12 @@ class _Type:
             raise pickle.UnpicklingError(f"it holds an array of {self.plain}")
 
     def __setstate__(self, state: tuple) -> None:
-        order: Any = _text(state[1])  # NumPy checks it; the rest of the state is for structured types
+        order: Any = _text(state[1])  # NumPy checks the byte order; the rest of the state is for structured types
         self.plain = self.plain.newbyteorder(order)
 
 
 class _Array:
-    """The stand-in of an array that is created empty and filled by `__setstate__`, as `numpy.ndarray` is pickled."""
+    """The stand-in of a pickled `numpy.ndarray`, which is created empty and then filled by `__setstate__`."""
 
     content: np.ndarray | None = None
 
@@ -56,20 +56,20 @@ class _Array:
 
 
 class _Whole(_Array):
-    """The stand-in of an array that is created with its content, as scalars and buffers are pickled."""
+    """The stand-in of a pickled scalar or buffer, which is created with its content."""
 
     def __init__(self, content: np.ndarray):
         self.content = content
 
 
 def _array(raw: Any, kind: Any, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
-    """Builds an array from its bytes, after checking that their number matches type and shape."""
+    """Builds an array from its bytes, after a check that the number of bytes matches type and shape."""
     if not isinstance(kind, _Type) or not all(type(n) is int and n >= 0 for n in shape):
         raise pickle.UnpicklingError("it holds an array without a plain type and shape")
     raw = raw.encode("latin1") if isinstance(raw, str) else bytes(memoryview(raw))
     if math.prod(shape) * kind.plain.itemsize != len(raw):
         raise pickle.UnpicklingError(f"it holds {len(raw)} bytes for an array of shape {tuple(shape)}")
-    return np.frombuffer(raw, kind.plain).reshape(shape, order=order).copy()  # a copy is writable
+    return np.frombuffer(raw, kind.plain).reshape(shape, order=order).copy()  # the copy is writable
 
 
 def _text(value: Any) -> str:
@@ -92,7 +92,7 @@ def _encoded(text: str, encoding: str = "latin1") -> bytes:
 
 def _no_bytes(*given: Any) -> bytes:
     if given:
-        raise pickle.UnpicklingError("it makes bytes of something")
+        raise pickle.UnpicklingError("it creates bytes from other values")
     return b""
 
 
@@ -112,9 +112,9 @@ class _Reader(pickle.Unpickler):
                 return known[name]
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        if (module, name) == ("_codecs", "encode"):  # how protocol 2 pickles bytes
+        if (module, name) == ("_codecs", "encode"):  # bytes in pickle protocol 2
             return _encoded
-        if (module, name) in (("__builtin__", "bytes"), ("builtins", "bytes")):  # how protocol 2 pickles empty bytes
+        if (module, name) in (("__builtin__", "bytes"), ("builtins", "bytes")):  # empty bytes in pickle protocol 2
             return _no_bytes
         raise pickle.UnpicklingError(f"it holds a {module}.{name}")
 
@@ -126,10 +126,10 @@ def read_arrays(path: Path) -> Any:
         path: the file.
 
     Returns:
-        Dicts, lists, texts, numbers and arrays; tuples become lists.
+        Nested dicts and lists of texts, numbers and arrays; tuples become lists.
 
     Raises:
-        InputError: the file is broken or holds other objects.
+        InputError: the file is damaged or holds other objects.
     """
     try:
         with path.open("rb") as file:
@@ -139,9 +139,9 @@ def read_arrays(path: Path) -> Any:
 
 
 def broken(path: str | os.PathLike[str], error: BaseException) -> InputError:
-    """Returns the error for a file of weights that cannot be read, with the reason in one line."""
+    """Returns the InputError for a file of weights that cannot be read, with the reason in one line."""
     reason = " ".join(str(error).partition("\n")[0].split())[:160] or type(error).__name__
-    return InputError(f"{path} cannot be read as weights ({reason}); copy or make it again")
+    return InputError(f"{path} cannot be read as weights ({reason}); copy or create the file again")
 
 
 def _plain(value: Any, deep: int, done: dict[int, Any]) -> Any:
@@ -149,8 +149,8 @@ def _plain(value: Any, deep: int, done: dict[int, Any]) -> Any:
 
     Args:
         value: an unpickled object.
-        deep: how many more containers may be nested.
-        done: {id of a container: its replacement}, so that a container used twice is replaced once.
+        deep: number of further levels of containers that are allowed.
+        done: {id of a container: its replacement}, so that a container that occurs twice is replaced only once.
 
     Raises:
         pickle.UnpicklingError: an array has no content, an object is of another type, or nesting is too deep.

@@ -1,4 +1,4 @@
-"""Silences libraries that print, warn or log, so that only our own lines reach the user."""
+"""Silences libraries that print, warn or log, so that users see only sirfp's own lines."""
 
 from __future__ import annotations
 

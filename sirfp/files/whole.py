@@ -1,4 +1,4 @@
-"""Writes a file completely or not at all: to a temporary file in the same folder, which is then renamed."""
+"""Writes a file completely or not at all: writes a temporary file in the same folder, then renames it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..errors import InputError
 
 @contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path` to write to, and renames it to `path` at the end.
+    """Yields the path of a temporary file in the folder of `path`; renames the file to `path` at the end.
 
     Raises:
-        InputError: the folder cannot be written to or the disk is full; no partial file is left.
+        InputError: the folder cannot be written to or the disk is full; the temporary file is then removed.
     """
     path = Path(path)
     try:
@@ -41,13 +41,13 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_parts(folder: str | os.PathLike) -> None:
-    """Removes the partial files that killed writers left in a folder. No writer may be running there now."""
+    """Removes the temporary files that killed programs left in a folder; no program may be writing to the folder."""
     for part in Path(folder).glob(".*.part"):
         part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Syncs a folder to disk, so that a renaming survives a crash; ignores file systems that cannot sync folders."""
+    """Syncs a folder to disk, so that a renamed file survives a crash; does nothing if folders cannot be synced."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

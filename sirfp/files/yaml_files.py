@@ -1,4 +1,4 @@
-"""Reads YAML files of unknown origin: plain values only, of limited size and depth."""
+"""Reads YAML files from untrusted sources: plain values only, with limits on size and depth."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import yaml
 
 from ..errors import InputError, one_line
 
-# The limits were chosen: far above what configs hold, and small enough that a hostile file is refused in a moment.
+# Limits chosen far above the content of configs, and small enough that a malicious file is refused within a moment.
 LARGEST = 128 << 10
 """The largest file that is read, in bytes."""
 ALIASES = 20
-"""The most aliases in a file. Nested aliases grow exponentially ("billion laughs"), so more are refused."""
+"""The largest number of aliases in a file. Nested aliases grow exponentially ("billion laughs")."""
 VALUES = 20_000
-"""The most values in a file; a value that aliases repeat is counted each time."""
+"""The largest number of values in a file; a value that aliases repeat is counted each time."""
 DEEPEST = 40
 """The deepest nesting of lists and mappings that is read."""
 FILES = 40
-"""The most files that a config may build on (`_BASE_`), itself included; a file named twice is counted twice."""
+"""The largest number of files of one config: the file itself and its bases (`_BASE_`); a base named twice counts
+twice."""
 _WRONG = (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which makes plain values only; stops reading as soon as a limit is exceeded."""
+    """PyYAML's safe loader, which creates only plain values; stops reading when a limit is exceeded."""
 
     aliases = values = deep = 0
 
@@ -37,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         for count, most, what in (
             (self.aliases, ALIASES, "aliases"),
             (self.values, VALUES, "values"),
-            (self.deep, DEEPEST, "blocks in each other"),
+            (self.deep, DEEPEST, "nested blocks"),
         ):
             if count > most:
                 mark = self.peek_event().start_mark
@@ -62,7 +63,7 @@ def read_yaml(path: str | os.PathLike[str], what: str = "config file") -> tuple[
     """
     path = Path(path)
     try:
-        if not path.is_file():  # reading a device might never end
+        if not path.is_file():  # also refuses devices, whose reading might never end
             raise InputError(f"{what} {path}: no such file")
         if path.stat().st_size > LARGEST:
             raise InputError(f"{what} {path} has {path.stat().st_size} bytes; at most {LARGEST} are read")
@@ -74,24 +75,25 @@ def read_yaml(path: str | os.PathLike[str], what: str = "config file") -> tuple[
         raise InputError(f"{what} {path}: {error.strerror or error}") from None
     except _WRONG as error:
         said = one_line(error, 300) or type(error).__name__
-        plain = "; it holds plain values, nothing that is run" if "tag:yaml.org,2002:python" in said else ""
+        plain = "; only plain values are allowed, no Python objects" if "tag:yaml.org,2002:python" in said else ""
         raise InputError(f"{what} {path} is no valid YAML: {said}{plain}") from None
     _check_extent(content, f"{what} {path}")
     return content, text
 
 
 def check_config_files(path: str | os.PathLike[str]) -> None:
-    """Checks a config and the files it builds on (`_BASE_`) before Detectron2, which could run code in it, reads it.
+    """Checks a config and its bases (`_BASE_`) before Detectron2 reads them, since Detectron2 could run code in them.
 
     Raises:
-        InputError: see `read_yaml`; or a file does not hold KEY: VALUE lines, or its base is not a local file.
+        InputError: a file cannot be read (see `read_yaml`), does not hold KEY: VALUE lines, or has a base that is not a
+            local file; or there are too many files.
     """
     left, read = [Path(path)], 0
     while left:
         file = left.pop()
         read += 1
         if read > FILES:
-            raise InputError(f"config file {path} builds on more than {FILES} files (_BASE_); do they name each other?")
+            raise InputError(f"config file {path} has more than {FILES} base files (_BASE_); do they name each other?")
         content, _ = read_yaml(file)
         if not isinstance(content, dict):
             raise InputError(f"config file {file} must hold KEY: VALUE lines, got {content!r:.80}")
@@ -107,13 +109,13 @@ def _bases(content: dict[Any, Any], path: Path) -> Iterator[Path]:
 
 
 def _check_extent(content: Any, name: str) -> None:
-    """Raises InputError if a content has too many values or is nested too deep."""
+    """Raises InputError if a file's content has too many values or is nested too deeply."""
     left, count = [(content, 0)], 0
     while left:
         value, deep = left.pop()
         count += 1
         if count > VALUES or deep > DEEPEST:
-            raise InputError(f"{name} holds more than {VALUES} values, or nests them more than {DEEPEST} deep")
+            raise InputError(f"{name} holds more than {VALUES} values, or more than {DEEPEST} nested blocks")
         if isinstance(value, dict):
             left.extend((part, deep + 1) for pair in value.items() for part in pair)
         elif isinstance(value, (list, tuple, set)):

@@ -224,7 +224,7 @@ def test_list_and_only(bench, capsys):
 def test_one_study_at_a_time(bench, capsys):
     with locked(bench.root / "out", "study"):
         assert bench.run() == 2
-        assert f"another study is at work in {bench.root / 'out'} (process {os.getpid()}" in capsys.readouterr().err
+        assert f"another study is running in {bench.root / 'out'} (process {os.getpid()}" in capsys.readouterr().err
     (bench.root / "out/lock").write_text("process 4194303 on here\n")  # one that was killed
     with locked(bench.root / "out", "study") as before:
         assert before == 4194303
