@@ -1,4 +1,4 @@
-"""Configs: the keys sirfp adds to Detectron2's, reading and checking a file, and the data sets it names."""
+"""Configs: sirfp's keys, reading and checking of config files, and the data sets that a config names."""
 
 from .checks import validate
 from .data import register_data

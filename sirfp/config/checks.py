@@ -12,10 +12,10 @@ from .values import check_proposals, check_values
 
 
 def validate(cfg: CfgNode) -> None:
-    """Checks what can be checked before anything is built.
+    """Checks everything in a config that can be checked before anything is built.
 
     Raises:
-        InputError: a value is out of its range; names the key, the value and what would be right.
+        InputError: a value is out of its range; the message names the key, the value and the allowed values.
     """
     check_values(cfg)
     check_proposals(cfg)
@@ -36,15 +36,15 @@ def validate(cfg: CfgNode) -> None:
             raise InputError(f"SIRFP.SPARSITY.{key} must be at least 0, got {value}")
     for name in {"SlimmingPenalty", "GroupRegularization"} & set(ours.HOOKS):
         if "Accumulate" in ours.HOOKS and ours.HOOKS.index("Accumulate") > ours.HOOKS.index(name):
-            raise InputError(f"SIRFP.HOOKS: Accumulate must stand before {name}, whose penalty is no part of the loss")
+            raise InputError(f"SIRFP.HOOKS: Accumulate must come before {name}, whose penalty is not part of the loss")
     check_options(cfg)
     if target.share < 1 and "PruneSteps" not in ours.HOOKS:
         raise InputError(
-            f"SIRFP.KEEP_{target.name.upper()} {target.share} asks for pruning, but SIRFP.HOOKS lacks PruneSteps; "
+            f"SIRFP.KEEP_{target.name.upper()} {target.share} requires pruning, but SIRFP.HOOKS lacks PruneSteps; "
             "the usual hooks are ['Accumulate', 'Report', 'PruneSteps', 'Recover']"
         )
     if {"Report", "PruneSteps"} <= set(ours.HOOKS) and ours.HOOKS.index("Report") > ours.HOOKS.index("PruneSteps"):
-        raise InputError("SIRFP.HOOKS: Report must stand before PruneSteps, since it evaluates the dense network")
+        raise InputError("SIRFP.HOOKS: Report must come before PruneSteps, because Report evaluates the dense network")
     for key in ("MAX_ITER", "IMS_PER_BATCH"):
         if cfg.SOLVER[key] < 1:
             raise InputError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
@@ -53,5 +53,8 @@ def validate(cfg: CfgNode) -> None:
 
 
 def between(value: float, name: str, low: float, high: float, ends: str) -> None:
-    """Raises InputError unless a value lies in an interval; `ends` is "[]", "(]", "[)" or "()"."""
+    """Raises InputError unless a value is between `low` and `high`.
+
+    `ends` is "[]", "(]", "[)" or "()"; a square bracket means that this end is allowed too.
+    """
     Within(low, high, ends).check(value, name)

@@ -8,10 +8,10 @@ from ..errors import InputError, near
 
 
 def register_data(cfg: CfgNode) -> None:
-    """Registers sirfp's data sets and the config's own folder, and checks the names of all that are used.
+    """Registers sirfp's data sets and those of DATASETS.{FOLDER,IMAGES,COCO}; checks the names of all used data sets.
 
     Raises:
-        InputError: a name in DATASETS.TRAIN or DATASETS.TEST is not known, or DATASETS.FOLDER is not whole.
+        InputError: a name in DATASETS.TRAIN or DATASETS.TEST is unknown, or DATASETS.FOLDER is incomplete.
     """
     from detectron2.data import DatasetCatalog
 
@@ -44,5 +44,5 @@ def register_data(cfg: CfgNode) -> None:
         for name in cfg.DATASETS[key]:
             if name not in DatasetCatalog:
                 places = "Detectron2, sirfp or DATASETS.{FOLDER,IMAGES,COCO}"
-                hint = near(name, DatasetCatalog.list()) or f"; names come from {places}"
+                hint = near(name, DatasetCatalog.list()) or f"; data sets are defined by {places}"
                 raise InputError(f"DATASETS.{key}: there is no data set {name!r}{hint}")

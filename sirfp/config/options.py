@@ -1,8 +1,8 @@
-"""Options of the criterion in a config: `SIRFP.OPTIONS`, and the keys that stood for them before.
+"""Options of the criterion in a config: the keys of `SIRFP.OPTIONS`, and the older keys that they replaced.
 
-`SIRFP.OPTIONS.EMA 0.9` gives the option `ema`. Names are those of the criterion's constructor, in upper case as all
-keys; lower case is read too. A config is often shared by several criteria, so an option of another criterion is left
-out with a line in the log; a name that no criterion has is an error.
+`SIRFP.OPTIONS.EMA 0.9` sets the option `ema`. The names are the argument names of the criterion's constructor, in upper
+case as for all keys; lower case is also read. Several criteria often share a config. Therefore an option of another
+criterion is ignored with a line in the log. An option that no criterion has is an error.
 """
 
 from __future__ import annotations
@@ -32,36 +32,38 @@ OLD_KEYS = {
     "IMPORTANCE_WEIGHT": "importance_weight",
     "COST_EXPONENT": "cost_exponent",
 }
-"""Keys of `SIRFP` that gave an option before there was `SIRFP.OPTIONS`; they still do."""
+"""{older key of `SIRFP`: the option that it sets}; these keys, older than `SIRFP.OPTIONS`, are still read."""
 
 
 def old_key(key: str) -> str:
-    """The key in full that gave an option before, e.g. SIRFP.EMA of SIRFP.OPTIONS.EMA; other keys as they are."""
+    """Returns the older key of an option, e.g. SIRFP.EMA for SIRFP.OPTIONS.EMA; returns other keys unchanged."""
     before = {f"{PLACE}.{option.upper()}": f"SIRFP.{old}" for old, option in OLD_KEYS.items()}
     return before.get(key, key)
 
 
 def name_in_capitals(cfg: CfgNode) -> None:
-    """Gives the keys below `SIRFP.OPTIONS` upper case, so that a later value of one replaces an earlier one.
+    """Renames the keys below `SIRFP.OPTIONS` to upper case, so that later values override earlier ones.
 
     Raises:
-        InputError: one stands there in both spellings.
+        InputError: a key occurs in both spellings.
     """
     ours = cfg.get("SIRFP")
     node: Any = ours.get("OPTIONS") if isinstance(ours, CfgNode) else None
     for key in list(node) if isinstance(node, CfgNode) else ():
         if key != str(key).upper():
             if str(key).upper() in node:
-                raise InputError(f"{PLACE} has both {str(key).upper()} and {key}; write one of them")
+                raise InputError(f"{PLACE} has both {str(key).upper()} and {key}; keep only one of them")
             node[str(key).upper()] = node.pop(key)
 
 
 def make_room(cfg: CfgNode, keys: Iterable[str]) -> None:
-    """Empties the places of options that are given next: yacs takes no value of another type than it has, nor new keys.
+    """Sets the options whose values are merged next to None.
+
+    Otherwise yacs refuses a value of another type than the present one, and a new key.
 
     Args:
-        cfg: what the values will be merged into.
-        keys: in full, as SIRFP.OPTIONS.EMA; others than of options are left alone.
+        cfg: the config into which the values will be merged.
+        keys: full names of keys, e.g. SIRFP.OPTIONS.EMA; keys of other settings are ignored.
     """
     for key in keys:
         place, _, name = key.rpartition(".")
@@ -72,10 +74,14 @@ def make_room(cfg: CfgNode, keys: Iterable[str]) -> None:
 
 
 def prepare(cfg: CfgNode, opts: list[str]) -> list[str]:
-    """Makes room in a config for the options that KEY VALUE pairs name.
+    """Prepares a config for merging options from the command line (see `make_room`).
+
+    Args:
+        cfg: the config; changed in place.
+        opts: KEY, VALUE, KEY, VALUE, ...
 
     Returns:
-        The pairs, with the names of options in upper case.
+        The same list, with the names of criteria's options in upper case.
     """
     keys = [key.upper() if key.startswith(f"{PLACE}.") else key for key in opts[::2]]
     make_room(cfg, keys)
@@ -83,10 +89,10 @@ def prepare(cfg: CfgNode, opts: list[str]) -> list[str]:
 
 
 def written(cfg: CfgNode) -> dict[str, tuple[str, Any]]:
-    """The options that a config gives, {option: (key in full, value)}; the key is the one that the user has written.
+    """Returns the options that a config sets, {option: (the full name of the key that the user wrote, value)}.
 
     Raises:
-        InputError: an old key and a new one give it different values.
+        InputError: an older and a newer key set the same option to different values.
     """
     found = {str(key).lower(): (f"{PLACE}.{key}", value) for key, value in cfg.SIRFP.OPTIONS.items()}
     for old, option in OLD_KEYS.items():
@@ -96,8 +102,8 @@ def written(cfg: CfgNode) -> dict[str, tuple[str, Any]]:
         key, new = found.get(option, ("", value))
         if new != value:
             raise InputError(
-                f"SIRFP.{old} {value} and {key} {new} give the criterion's option {option} two values; "
-                f"remove SIRFP.{old}, its old key"
+                f"SIRFP.{old} {value} and {key} {new} set the criterion's option {option} to two values; "
+                f"remove SIRFP.{old}, the older key"
             )
         if not key:
             found[option] = f"SIRFP.{old}", value
@@ -105,13 +111,13 @@ def written(cfg: CfgNode) -> dict[str, tuple[str, Any]]:
 
 
 def check_options(cfg: CfgNode) -> dict[str, Any]:
-    """Checks the criterion and the options that a config gives, before anything is built.
+    """Checks the criterion and its options in a config, before anything is built.
 
     Returns:
-        The options that the criterion takes, as its constructor takes them.
+        The arguments for the criterion's constructor, {option: value}.
 
     Raises:
-        InputError: there is no such criterion, no criterion has such an option, or not with such a value.
+        InputError: the criterion is unknown, no criterion has the option, or the option's value is not allowed.
     """
     criterion: type[Criterion] = CRITERIA.find(cfg.SIRFP.CRITERION, "SIRFP.CRITERION")
     given = written(cfg)
@@ -123,7 +129,7 @@ def check_options(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _check_other(criterion: type[Criterion], option: str, key: str, value: Any) -> None:
-    """Checks an option that is not the criterion's: another one must have it, with this value."""
+    """Checks an option that the chosen criterion does not have: another criterion must have it and allow the value."""
     having = [other.options()[option] for other in CRITERIA.values() if option in other.options()]
     if not having:
         takes = ", ".join(criterion.options()) or "none"
@@ -141,7 +147,7 @@ def _check_other(criterion: type[Criterion], option: str, key: str, value: Any) 
 
 
 def criterion_options(cfg: CfgNode) -> dict[str, Any]:
-    """The options that a run builds its criterion with; the log says, once, which keys are old or not its own.
+    """Returns the arguments for the criterion of a run; logs, once, which keys are old and which options are ignored.
 
     Raises:
         InputError: see `check_options`.
@@ -151,10 +157,10 @@ def criterion_options(cfg: CfgNode) -> dict[str, Any]:
     old = [key for key, _ in given.values() if not key.startswith(f"{PLACE}.")]
     if old:
         new = [f"{PLACE}.{OLD_KEYS[key.removeprefix('SIRFP.')].upper()}" for key in old]
-        _say(f"{', '.join(old)}: the key is now {', '.join(new)}; the old one is still read")
+        _say(f"{', '.join(old)}: the key is now {', '.join(new)}; the old key is still read")
     others = [key for option, (key, _) in given.items() if option not in options and key not in old]
     if others:
-        _say(f"{', '.join(others)}: left out, as criterion {cfg.SIRFP.CRITERION} takes no such option")
+        _say(f"{', '.join(others)}: ignored, because criterion {cfg.SIRFP.CRITERION} has no such option")
     return check_options(cfg)
 
 

@@ -1,4 +1,4 @@
-"""Config keys that code outside sirfp adds: those of a project (a task with its trainer), of a hook, of a criterion.
+"""Registers config keys that code outside sirfp adds: keys of a project (a task with its trainer), hook or criterion.
 
     from sirfp.config import register_config
 
@@ -7,9 +7,9 @@
         cfg.MODEL.DEPTH = CfgNode()
         cfg.MODEL.DEPTH.BINS = 64
 
-A config of the project says so by `PROJECT: depth`, in itself or in a file of its `_BASE_`. A config names no code:
-the project's is imported by its own `train_net.py`, or by `--import`. Only the projects of this checkout are found
-by their name.
+A config of this project contains `PROJECT: depth`, in its own file or in a base file (`_BASE_`). A config cannot name
+code to import: the project's `train_net.py` or the option `--import` imports the project's code. Only the projects of
+this checkout are found by their name.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from ..files.own_code import import_own
 
 AddConfig = Callable[[CfgNode], None]
 PROJECTS: dict[str, AddConfig] = {}
-"""What adds the keys of a project, by the project's name."""
+"""{name of a project: the function that adds its keys}."""
 ALWAYS: list[AddConfig] = []
-"""What adds keys to every config."""
+"""Functions that add keys to every config."""
 CHECKOUT = Path(__file__).resolve().parents[2] / "projects"
-"""sirfp's own projects; not there where sirfp is installed without them."""
+"""Folder of sirfp's own projects; does not exist if sirfp is installed without them."""
 
 
 def register_config(project: str = "") -> Callable[[AddConfig], AddConfig]:
-    """Registers a function that adds keys to a config before a file is read over it.
+    """Registers a function that adds keys with their defaults to a config, before any config file is read.
 
     Args:
-        project: the name of the project that the keys belong to: configs with `PROJECT: <name>` have them. "": every
-            config has them, as suits a hook or a criterion with keys of its own.
+        project: the name of a project: the keys are added to configs with `PROJECT: <name>`. "": the keys are added to
+            every config, for hooks or criteria with their own keys.
 
     Raises:
         ValueError: another function is registered for the project.
@@ -61,15 +61,15 @@ def register_config(project: str = "") -> Callable[[AddConfig], AddConfig]:
 
 
 def add_keys(cfg: CfgNode, project: str, given: AddConfig | None = None) -> None:
-    """Adds a project's keys to a config that has sirfp's, and those of every config; calls each function once.
+    """Adds the keys of a project and the keys of every config (`ALWAYS`); calls each function once.
 
     Args:
-        cfg: the config.
-        project: its PROJECT; "" where it is of none.
-        given: a further function that adds keys.
+        cfg: a config with sirfp's keys; changed in place.
+        project: the config's PROJECT; "" if it belongs to no project.
+        given: a further function that adds keys, or None.
 
     Raises:
-        InputError: the project is not known, or a function raises an error.
+        InputError: the project is unknown, or a function raises an error.
     """
     found = [given] if given is not None else []
     if project and project not in PROJECTS:
@@ -84,19 +84,19 @@ def add_keys(cfg: CfgNode, project: str, given: AddConfig | None = None) -> None
 
 
 def name_of(function: AddConfig | None) -> str:
-    """The project that a function adds the keys of; "" for one that is not registered."""
+    """Returns the project for which a function is registered; "" if it is not registered."""
     return next((name for name, known in PROJECTS.items() if known is function), "")
 
 
 def project_in(contents: Iterable[Mapping[str, Any]], opts: Sequence[str]) -> str:
-    """The PROJECT that configs and options name; the last of them that names one wins.
+    """Returns the PROJECT of config files and options; "" if none of them sets it.
 
     Args:
-        contents: what files say with their bases, each laid over those before it.
-        opts: KEY, VALUE, KEY, VALUE, ...
+        contents: the contents of the files with their bases; each later file overrides keys of the earlier ones.
+        opts: KEY, VALUE, KEY, VALUE, ...; they override the files.
 
     Raises:
-        InputError: it is no name.
+        InputError: PROJECT is not a valid name.
     """
     said = [content.get("PROJECT") for content in contents]
     said += [value for key, value in zip(opts[::2], opts[1::2], strict=False) if key == "PROJECT"]
@@ -107,22 +107,22 @@ def project_in(contents: Iterable[Mapping[str, Any]], opts: Sequence[str]) -> st
 
 
 def project_by_keys(contents: Iterable[Mapping[str, Any]], cfg: CfgNode, given: AddConfig | None = None) -> str:
-    """The project of this checkout that configs without PROJECT are of, by their keys.
+    """Finds the project of config files without PROJECT by their keys, among the projects of this checkout.
 
-    Runs wrote such configs before PROJECT existed.
+    Runs wrote such files before the key PROJECT existed.
 
     Args:
-        contents: what files say with their bases.
+        contents: the contents of the files with their bases.
         cfg: a config with sirfp's own keys.
-        given: a further function that adds keys.
+        given: a further function that adds keys, or None.
 
     Returns:
-        The name of the first project that knows every key; "" where none is needed or none knows them.
+        The name of the first project that has all keys; "" if no project is needed or no project has all keys.
     """
     contents = list(contents)
     for project in ("", *sorted(file.parent.name for file in CHECKOUT.glob("*/train_net.py"))):
         full = cfg.clone()
-        with suppress(InputError):  # a project that adds no keys
+        with suppress(InputError):  # raised for a project that adds no keys
             add_keys(full, project, given)
             if all(_has_keys(full, content) for content in contents):
                 return project
@@ -130,7 +130,7 @@ def project_by_keys(contents: Iterable[Mapping[str, Any]], cfg: CfgNode, given: 
 
 
 def _has_keys(node: Any, content: Mapping[str, Any]) -> bool:
-    """Whether every key of some content has its place in a config."""
+    """Returns True if every key of a file's content exists in a config."""
     if not isinstance(node, CfgNode) or node.is_new_allowed():
         return True
     return all(
@@ -146,13 +146,13 @@ def _import_project(project: str) -> None:
     if project not in PROJECTS:
         known = sorted({*PROJECTS, *(file.parent.name for file in CHECKOUT.glob("*/train_net.py"))})
         raise InputError(
-            f"PROJECT: the code of project {project!r} is not imported: give --import FILE, such as its train_net.py; "
-            f"known are {', '.join(known)}{near(project, known)}"
+            f"PROJECT: the code of project {project!r} is not imported; use --import FILE, e.g. with its train_net.py; "
+            f"known projects: {', '.join(known)}{near(project, known)}"
         )
 
 
 def _same(one: AddConfig, other: AddConfig) -> bool:
-    """Whether two functions come from the same lines of a file, which was run twice."""
+    """Returns True if two functions are the same function of a file that was run twice."""
     return _place(one) == _place(other)
 
 

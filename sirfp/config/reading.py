@@ -1,4 +1,4 @@
-"""Reads a config file over the defaults; says what is wrong with one in one line."""
+"""Reads config files, whose keys override the defaults; explains errors in one line."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\
 
 
 def pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
-    """Options as (key, value).
+    """Returns the options as (key, value) pairs.
 
     Raises:
-        InputError: a word is left over.
+        InputError: the number of words is odd.
     """
     if len(opts) % 2:
         raise InputError(f"options are KEY VALUE pairs, got {len(opts)} words; the last one is {opts[-1]!r}")
@@ -34,10 +34,10 @@ def pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def config_file(path: str | os.PathLike[str]) -> Path:
-    """The path of a config file.
+    """Returns the path of a config file.
 
     Raises:
-        InputError: there is none; names one like it.
+        InputError: the file does not exist; the message names files with similar names.
     """
     if not os.path.isfile(path):
         raise InputError(f"there is no config file {path}{_neighbours(Path(path))}")
@@ -45,7 +45,7 @@ def config_file(path: str | os.PathLike[str]) -> Path:
 
 
 def _of_the_zoo(path: str | os.PathLike[str]) -> bool:
-    """Whether a config is one of the installed Detectron2's own; some of those compute values in Python."""
+    """Returns True if a config belongs to the installed Detectron2; some of its configs compute values in Python."""
     import detectron2
 
     return Path(path).resolve().is_relative_to(Path(detectron2.__file__).resolve().parent)
@@ -59,24 +59,24 @@ def load_config(
     opts: Sequence[str] = (),
     add_config: AddConfig | None = None,
 ) -> CfgNode:
-    """Reads a config file over Detectron2's and sirfp's defaults.
+    """Reads config files, whose keys override the defaults of Detectron2 and sirfp.
 
     Args:
-        path: a YAML file, which may name a `_BASE_`; "" for the defaults; or several files, each laid over those before
-            it, e.g. a dense network, a recipe that prunes it and a criterion.
-        opts: KEY VALUE pairs that win over the files.
-        add_config: adds keys beside those of the config's PROJECT (`sirfp.config.projects`).
+        path: a YAML file, which may name a `_BASE_`; or "" for the defaults. Or several files, e.g. a dense network, a
+            pruning recipe and a criterion: each later file overrides keys of the earlier ones.
+        opts: KEY, VALUE, KEY, VALUE, ...; they override the files.
+        add_config: a function that adds keys besides those of the config's PROJECT (`sirfp.config.projects`), or None.
 
     Returns:
-        The config. Where there is a file and nothing gives OUTPUT_DIR, it is named after the file and what was changed
-        in its pruning (`sirfp.config.layers.output_folder`).
+        The config. If a file is given but OUTPUT_DIR is not, OUTPUT_DIR is set to a name made of the files' names,
+        the criterion and the budget (`sirfp.config.layers.output_folder`).
 
     Raises:
-        InputError: a file is missing or no YAML, its project is not known, or a key or a value's type is not.
+        InputError: a file is missing or not valid YAML, its project or a key is unknown, or a value has a wrong type.
     """
     cfg = get_cfg()
     usual = cfg.OUTPUT_DIR
-    pairs(opts)  # refuses half a pair
+    pairs(opts)  # raises an error for a key without a value
     files = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     stages: list[Pruning] = []
     file = files[0]
@@ -105,14 +105,14 @@ def load_config(
         raise InputError(_explain(error, cfg, file)) from error
     for key, value in leaves(cfg):
         if value is None and defaults.get(key) is not None:
-            raise InputError(f"config key {key} needs a value, such as its default {defaults[key]!r:.80}, and has none")
+            raise InputError(f"config key {key} has no value; set one, e.g. its default {defaults[key]!r:.80}")
     if cfg.OUTPUT_DIR == "" and files[0]:
         cfg.OUTPUT_DIR = output_folder(files, [*stages, Pruning.of(cfg)])
     return cfg
 
 
 def _content(file: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file says, with its bases; all of them are checked."""
+    """Returns the content of a config file with its bases, after checking all of these files."""
     known = _of_the_zoo(config_file(file))
     if not known:
         check_config_files(file)
@@ -120,7 +120,10 @@ def _content(file: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _merge(cfg: CfgNode, file: str | os.PathLike[str], *, first: bool) -> None:
-    """Lays a checked file over a config; one that is laid over others needs no VERSION."""
+    """Overrides keys of a config by those of a checked file.
+
+    Detectron2 reads or guesses the VERSION of the first file; further files need no VERSION.
+    """
     known = _of_the_zoo(file)
     if first:
         cfg.merge_from_file(str(file), allow_unsafe=known)
@@ -133,27 +136,27 @@ def _merge(cfg: CfgNode, file: str | os.PathLike[str], *, first: bool) -> None:
 
 
 def input_size(cfg: CfgNode) -> tuple[int, int]:
-    """Height and width of the image that FLOPs are counted and latency is measured on: SIRFP.INPUT_SIZE, else INPUT's.
+    """Returns height and width of the image for counting FLOPs and measuring latency: SIRFP.INPUT_SIZE, else INPUT's.
 
     Raises:
-        InputError: the config says no size.
+        InputError: the config contains no image size.
     """
     crop, side = cfg.INPUT.CROP, cfg.INPUT.MIN_SIZE_TEST
     crops = crop.SIZE if crop.ENABLED and crop.TYPE == "absolute" else (0, 0)
     for height, width in (cfg.SIRFP.INPUT_SIZE, crops, (side, side), cfg.INPUT.get("TRAIN_SIZE", (0, 0))):
         if height and width:
             return int(height), int(width)
-    raise InputError("the config says no size of images: set SIRFP.INPUT_SIZE, or give --size HEIGHT WIDTH")
+    raise InputError("the config contains no image size; set SIRFP.INPUT_SIZE, or give --size HEIGHT WIDTH")
 
 
 def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> str:
-    """One line for what yacs, YAML or the file system said."""
+    """Returns a message of one line for an error of yacs, PyYAML or the file system."""
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     unknown = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
     if unknown:
         key = unknown[1]
         known = [key for key, _ in leaves(cfg)]
-        own = "" if cfg.PROJECT or key.count(".") > 1 else "; a project's own needs its PROJECT in the config"
+        own = "" if cfg.PROJECT or key.count(".") > 1 else "; keys of a project need PROJECT in the config"
         return f"there is no config key {key}{near(key, known) or _same_tail(key, known)}{own}"
     mismatch = re.search(_MISMATCH, text)
     if mismatch:
@@ -162,7 +165,7 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
     if isinstance(error, OSError):
         return f"config file {error.filename or path}: {error.strerror or text}"
     if isinstance(error, yaml.YAMLError):
-        plain = "; a config holds plain values, nothing that is run" if "tag:yaml.org,2002:python" in text else ""
+        plain = "; only plain values are allowed, no Python objects" if "tag:yaml.org,2002:python" in text else ""
         return f"config file {path} is no valid YAML: {text}{plain}"
     return f"config {path or 'options'}: {text}"
 
@@ -176,5 +179,5 @@ def _same_tail(key: str, known: Sequence[str]) -> str:
 def _neighbours(path: Path) -> str:
     folder = path.parent
     if not os.path.isdir(folder):
-        return f" (nor a folder {folder})"
+        return f"; the folder {folder} does not exist either"
     return near(path.name, [file.name for file in folder.iterdir() if file.suffix in (".yaml", ".py")])

@@ -1,4 +1,4 @@
-"""What every value of a config must be, whatever its key: finite numbers, and in lists what the default's hold."""
+"""Checks that hold for many keys: numbers are finite, lists hold values of the right type, proposal files are safe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..files.pickles import read_arrays
 
 LARGEST_SIDE = 16384
-"""Pixels of an image."""
+"""The largest height or width of an image, in pixels."""
 OF_TEXTS = {
     "SIRFP": ("METRICS", "IGNORE", "PARTITIONS", "HOOKS"),
     "DATASETS": ("TRAIN", "TEST"),
@@ -21,16 +21,16 @@ OF_TEXTS = {
     "DATASETS.IMAGES": ("SPLITS",),
     "MODEL.TIMM": ("OUT_FEATURES",),
 }
-"""Keys whose value is a list of texts; the config's own check ends at "a list"."""
+"""Keys whose value is a list of texts; yacs only checks that the value is a list."""
 OF_SIZES = {"SIRFP": ("INPUT_SIZE",)}
-"""Keys whose value is [height, width]; 0 stands for others'."""
+"""Keys whose value is [height, width] in pixels; 0 means not given."""
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Checks what holds for every key of a kind.
+    """Checks that numbers are finite and that lists of texts and sizes hold values of the right type.
 
     Raises:
-        InputError: a number is not finite, or a list holds what it cannot; names the key.
+        InputError: a value is wrong; the message names its key.
     """
     for key, value in leaves(cfg):
         numbers = value if isinstance(value, (list, tuple)) else [value]
@@ -49,10 +49,10 @@ def check_values(cfg: CfgNode) -> None:
 
 
 def check_proposals(cfg: CfgNode) -> None:
-    """Checks files of proposals, which are pickles, before Detectron2 reads them without any.
+    """Checks files of proposals, which are pickles, because Detectron2 reads them without any check.
 
     Raises:
-        InputError: one is missing, or holds other things than arrays and lists.
+        InputError: a file is missing, or holds objects other than arrays and plain containers.
     """
     if not cfg.MODEL.LOAD_PROPOSALS:
         return
@@ -64,7 +64,7 @@ def check_proposals(cfg: CfgNode) -> None:
 
 
 def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a config in full, and its value."""
+    """Yields the full name of every key of a config, and its value."""
     for key, value in node.items():
         if isinstance(value, CfgNode):
             yield from leaves(value, f"{prefix}{key}.")

@@ -40,7 +40,7 @@ def test_the_defaults_are_valid():
         ("SIRFP.RECOVER_ITERS", "-1", "at least 0, got -1"),
         ("SIRFP.IMPORTANCE", "tailor", "must be taylor or dcfp, got 'tailor'; did you mean taylor"),
         ("SIRFP.SPARSITY.WEIGHT", "-1.0", "SIRFP.SPARSITY.WEIGHT must be at least 0"),
-        ("SIRFP.HOOKS", "['SlimmingPenalty', 'Accumulate']", "Accumulate must stand before SlimmingPenalty"),
+        ("SIRFP.HOOKS", "['SlimmingPenalty', 'Accumulate']", "Accumulate must come before SlimmingPenalty"),
         ("SOLVER.MAX_ITER", "0", "SOLVER.MAX_ITER must be at least 1"),
         ("SOLVER.BASE_LR", "0.0", "SOLVER.BASE_LR must be positive"),
         ("DATASETS.TRAIN", "('camvid_sem_seg_trian',)", "did you mean camvid_sem_seg_train"),
@@ -64,7 +64,7 @@ def test_an_unknown_criterion_lists_the_known():
 def test_pruning_without_its_hook_is_said():
     assert "lacks PruneSteps" in wrong("SIRFP.KEEP_FLOPS", "0.5")
     late = wrong("SIRFP.KEEP_FLOPS", "0.5", "SIRFP.HOOKS", "['PruneSteps', 'Report']")
-    assert "Report must stand before" in late
+    assert "Report must come before" in late
 
 
 def test_an_option_without_a_value():

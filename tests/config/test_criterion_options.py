@@ -127,7 +127,7 @@ def test_every_old_key_still_gives_its_option():
 def test_an_option_of_another_criterion_is_left_out_but_looked_at(said):
     given = ("SIRFP.CRITERION", "magnitude", "SIRFP.OPTIONS.COST_EXPONENT", "0.125")
     assert options(*given) == {}
-    assert "SIRFP.OPTIONS.COST_EXPONENT: left out, as criterion magnitude takes no such option" in said.text
+    assert "SIRFP.OPTIONS.COST_EXPONENT: ignored, because criterion magnitude has no such option" in said.text
     assert "must be at least 0" in wrong(*given[:-1], "-1")
     assert "takes no option 'cost_exp'" in wrong(*given[:2], "SIRFP.OPTIONS.COST_EXP", "1")
 
@@ -136,7 +136,7 @@ def test_the_log_names_the_new_key_once(said):
     for _ in range(2):
         options("SIRFP.SEARCH", "local", "SIRFP.COUPLED", "union")
     new = "SIRFP.OPTIONS.COUPLED, SIRFP.OPTIONS.SEARCH"
-    assert said.messages == [f"SIRFP.COUPLED, SIRFP.SEARCH: the key is now {new}; the old one is still read"]
+    assert said.messages == [f"SIRFP.COUPLED, SIRFP.SEARCH: the key is now {new}; the old key is still read"]
 
 
 def test_a_config_from_before_is_read(tmp_path):

@@ -77,7 +77,7 @@ def test_every_config_of_a_project_with_keys_of_its_own_names_it():
         ("PROJECT: segmentatoin", "'segmentatoin' is not imported.*did you mean segmentation"),
         ("PROJECT: ../../elsewhere", "PROJECT must be a name"),
         ("PROJECT: [segmentation]", "PROJECT must be a name"),
-        ("MODEL:\n  MONOCULAR:\n    BINS: 8", "no config key MODEL.MONOCULAR.*; a project's own needs its PROJECT"),
+        ("MODEL:\n  MONOCULAR:\n    BINS: 8", "no config key MODEL.MONOCULAR.*; keys of a project need PROJECT"),
     ],
 )
 def test_what_is_not_known_is_named(text, what, tmp_path):
@@ -89,7 +89,7 @@ def test_a_config_runs_no_code_that_lies_beside_it(tmp_path):
     (tmp_path / "depth").mkdir()
     (tmp_path / "depth/__init__.py").write_text("raise SystemExit('was run')")
     (tmp_path / "train_net.py").write_text("raise SystemExit('was run')")
-    with pytest.raises(InputError, match="give --import FILE"):
+    with pytest.raises(InputError, match="use --import FILE"):
         load_config(write(tmp_path / "a.yaml", "PROJECT: depth"))
 
 

@@ -63,7 +63,7 @@ def test_without_its_code_a_line_says_what_to_give(folder, monkeypatch, capsys):
     monkeypatch.setattr(projects, "PROJECTS", {})
     assert main(["report", *CONFIG]) == 2
     said = capsys.readouterr().err
-    assert "the code of project 'share' is not imported: give --import FILE" in said and said.count("\n") == 1
+    assert "the code of project 'share' is not imported; use --import FILE" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
