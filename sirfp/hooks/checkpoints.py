@@ -1,4 +1,4 @@
-"""Hooks that write checkpoints: every few iterations, at the end, and of the best network so far."""
+"""Hooks that write checkpoints: every few iterations, at the end of a run, and after the best evaluation so far."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from ..training.checkpointer import BEST, FINAL, Checkpointer
 
 
 class PeriodicCheckpoint(HookBase):
-    """Writes a checkpoint every few iterations and at the end, of what all processes have seen; each of them has one.
+    """Writes a checkpoint every few iterations and at the end, with statistics averaged over all processes.
+
+    Every process needs this hook, since the averaging involves all of them.
 
     Args:
-        checkpointer: what writes, on the first process.
-        period: iterations between two.
+        checkpointer: the checkpointer, which writes files only on the first process.
+        period: number of iterations from one checkpoint to the next.
     """
 
     def __init__(self, checkpointer: Checkpointer, period: int):
@@ -31,13 +33,13 @@ class PeriodicCheckpoint(HookBase):
 
 
 class BestCheckpoint(BestCheckpointer):
-    """Keeps the best network as `model_best.pth`, and remembers how good it was when a run is resumed."""
+    """Keeps the network with the best metric as `model_best.pth`; a resumed run remembers the best value so far."""
 
     def __init__(self, period: int, checkpointer: Checkpointer, metric: str):
         super().__init__(period, checkpointer, metric, file_prefix=BEST)
 
     def forget(self) -> None:
-        """What was best counts no longer, as the network is another one now."""
+        """Discards the best value so far. Called after a pruning, since the value is that of a larger network."""
         self.best_metric = self.best_iter = None
 
     def state_dict(self) -> dict[str, Any]:

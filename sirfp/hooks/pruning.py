@@ -1,4 +1,4 @@
-"""Trainer hooks that join pruning to a run: they accumulate statistics, cut the model, and re-estimate batch norms."""
+"""Trainer hooks for pruning in a run: accumulate statistics, cut the model, and re-estimate batch norm statistics."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 @HOOKS.register()
 class Accumulate(HookBase):
-    """Shows the criterion the features and the gradients of the iterations before each pruning.
+    """Updates the criterion's statistics with the features and gradients of the iterations before each pruning.
 
-    An iteration is looked at when its gradients are ready: unscaled, averaged over processes, neither clipped nor
-    applied. What adds a penalty to them (`sirfp.hooks.sparsity`) stands after this hook.
+    The hook acts after the backward pass, when gradients are unscaled and averaged over processes, but not yet clipped.
+    In SIRFP.HOOKS it comes before hooks that add a penalty to the gradients (`sirfp.hooks.sparsity`).
     """
 
     def __init__(self, cfg):
@@ -55,14 +55,17 @@ class Accumulate(HookBase):
 
 @HOOKS.register()
 class PruneSteps(HookBase):
-    """Cuts the model at the scheduled iterations; optimizer, schedule and wrapper go on with the smaller model."""
+    """Cuts the model at the scheduled iterations; the run continues with the smaller model.
+
+    The state of the optimizer is cut together with the parameters, and the distributed wrapper is created again.
+    """
 
     def __init__(self, cfg):
         self.schedule = Schedule.from_config(cfg)
         self.reconstruction = cfg.SIRFP.RECONSTRUCTION_ITERS
 
     def before_train(self) -> None:
-        """Ends the run at once if the next pruning cannot meet its budget."""
+        """Raises an error at the start of the run if the next pruning cannot meet its budget."""
         pruning = session(self.trainer)
         if pruning.steps >= self.schedule.steps:
             return
@@ -81,11 +84,11 @@ class PruneSteps(HookBase):
         self.trainer.checkpointer.plan = plan
         self.trainer.rewrap()
         for hook in self.trainer._hooks:
-            if isinstance(hook, BestCheckpoint):  # the best network so far had other channels
+            if isinstance(hook, BestCheckpoint):  # the best network so far had more channels
                 hook.forget()
         seconds = time.perf_counter() - start
         logger.info(
-            "Pruned, step %d of %d, in %.1f s: asked for %s, kept %.4f; %.4f of the FLOPs, %.4f of the parameters",
+            "Pruned, step %d of %d, in %.1f s: target %s, kept %.4f; %.4f of the FLOPs, %.4f of the parameters",
             step + 1,
             self.schedule.steps,
             seconds,
@@ -98,7 +101,10 @@ class PruneSteps(HookBase):
             logger.info("  %-60s %5d of %5d channels", name, len(indices), plan.channels[name])
 
     def _moments(self) -> Moments | None:
-        """Moments of the layers' inputs in the next training batches, for the refit; None if there is no refit."""
+        """Returns second moments of the layers' inputs over the next training batches.
+
+        The refit of the layers that read removed channels needs them. Returns None if the config disables the refit.
+        """
         if not self.reconstruction:
             return None
         model = unwrapped(self.trainer.model)
@@ -116,9 +122,9 @@ class PruneSteps(HookBase):
 
 @HOOKS.register()
 class Recover(HookBase):
-    """Re-estimates the batch norms' statistics of a freshly cut model before training goes on.
+    """Re-estimates the batch norms' running statistics after each pruning, before training continues.
 
-    The statistics of SIRFP.RECOVER_NORM_ITERS training batches, without gradients (fvcore's precise batch norm).
+    Uses SIRFP.RECOVER_NORM_ITERS training batches, without gradients (fvcore's precise batch norm); 0 disables it.
     """
 
     def __init__(self, cfg):
@@ -135,7 +141,7 @@ class Recover(HookBase):
         self.steps = pruning.steps
         model = unwrapped(self.trainer.model)
         if self.iterations and model.training and get_bn_modules(model):
-            log_first_n(logging.INFO, f"Taking norm statistics anew from {self.iterations} batches", n=1)
+            log_first_n(logging.INFO, f"Re-estimating batch norm statistics on {self.iterations} batches", n=1)
             with self.trainer.autocast(), finite_norms(model):
                 update_bn_stats(model, self.trainer.batches(), self.iterations)
             average_norms(model)

@@ -1,7 +1,7 @@
-"""A hook that keeps the redundancy matrices of a run's most pruned layers, before and after, to be looked at.
+"""A hook that writes the redundancy matrices of the most pruned layers, before and after pruning, for figures.
 
-They are SIRFP's (Wu et al., AAAI 2025, section "Spatial-aware redundancy"), whatever the criterion of the run, and
-taken alike from both networks: the dense one just before the first pruning and the fine-tuned one.
+Redundancies are those of SIRFP (Wu et al., AAAI 2025, section "Spatial-aware redundancy"), for every criterion of the
+run. They are computed in the same way for the dense network just before the first pruning and for the fine-tuned one.
 """
 
 from __future__ import annotations
@@ -30,17 +30,24 @@ from .registry import HOOKS, rebuilt, session, unwrapped
 
 NAME = "redundancies.npz"
 GROUPS, BATCHES, LARGEST = 4, 4, 512
-"""How many layers, seen on how many batches, and the most channels that one of them has."""
+"""Number of groups in the file, number of batches for their redundancies, largest number of channels of a group."""
 
 
 @HOOKS.register()
 class Redundancies(HookBase):
-    """Writes `redundancies.npz` at the end of a run; stands after Report, which keeps the dense network.
+    """Writes `redundancies.npz` at the end of a run.
 
-    The file has `names` and, for the i-th of them, `before<i>` (C, C) and `after<i>` (k, k), float16 values in [0, 1],
-    `order<i>` (C,), the channels as the greedy clique removes them, and `kept<i>` (k,), those that stayed. Channels
-    are counted as they compete: of a group norm, all of one of its groups are one. A layer that the cut leaves with
-    other channels that compete, such as a group norm with one group, is not in it.
+    In SIRFP.HOOKS it comes after Report, which writes the dense network. The file holds `names`, the names of the
+    groups, and these arrays for group i:
+
+        before<i>: redundancies in the dense network, (C, C), float16 in [0, 1].
+        after<i>: redundancies in the fine-tuned network, (k, k), float16 in [0, 1].
+        order<i>: the channels in the order in which the greedy clique removes them, (C,).
+        kept<i>: positions of the kept channels, (k,), in [0, C).
+
+    C and k count atoms, the smallest units that can be removed: usually single channels, but all channels of one group
+    of a group norm form one atom. A layer is left out if its number of atoms in the fine-tuned network differs from the
+    plan, e.g. because its group norm has only one group left.
     """
 
     def __init__(self, cfg):
@@ -70,7 +77,7 @@ class Redundancies(HookBase):
 
 
 def most_pruned(plan: PruningPlan, count: int = GROUPS) -> list[str]:
-    """The groups that lost most channels, of those that are not too large to be looked at."""
+    """Returns the names of the `count` groups that lost most channels, without groups of more than LARGEST channels."""
     lost = {name: plan.channels[name] - len(kept) for name, kept in plan.kept.items()}
     fit = [name for name in lost if lost[name] > 0 and plan.channels[name] <= LARGEST]
     return sorted(fit, key=lambda name: -lost[name])[:count]
@@ -79,7 +86,7 @@ def most_pruned(plan: PruningPlan, count: int = GROUPS) -> list[str]:
 def redundancies(
     model: nn.Module, example_inputs: Any, names: Sequence[str], batches: Sequence[Any]
 ) -> dict[str, torch.Tensor]:
-    """The redundancy matrices, (C, C), of a model's groups of those names, mean over batches."""
+    """Returns the redundancy matrix, (C, C), of each named group of a model, averaged over batches."""
     groups: list[Group] = [g for g in find_groups(model, example_inputs, trial=False) if g.name in names and g.features]
     criterion = SIRFP(model, groups, ema=0.9, stride=1)
     with Observer(model, criterion) as observer, inference(model):
@@ -90,6 +97,6 @@ def redundancies(
 
 
 def scaled(matrix: torch.Tensor) -> np.ndarray:
-    """Redundancies as shares of what two equal maps would have, in [0, 1] for maps that are alike in strength."""
+    """Normalises redundancies by those of each channel with itself, r_ij / sqrt(r_ii r_jj), clipped to [0, 1]."""
     own = matrix.diagonal().clamp_min(1e-30).sqrt()
     return (matrix.abs() / (own[:, None] * own)).nan_to_num(0).clamp(0, 1).half().numpy()

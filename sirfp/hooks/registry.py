@@ -1,4 +1,4 @@
-"""The registry of trainer hooks, which `SIRFP.HOOKS` names, and the pruning session of a run, which hooks share."""
+"""The registry of the trainer hooks for `SIRFP.HOOKS`, and functions that these hooks share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOOKS: Registry[type[HookBase]] = Registry("hook")
 
 
 def session(trainer) -> PruningSession:
-    """The trainer's pruning session, made from its config at the first call."""
+    """Returns the trainer's pruning session; builds it from the config at the first call."""
     if getattr(trainer, "pruning", None) is None:
         node = trainer.cfg.SIRFP
         trainer.pruning = PruningSession(
@@ -36,12 +36,12 @@ def session(trainer) -> PruningSession:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model without its distributed wrapper."""
+    """Returns the model without its distributed wrapper."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def rebuilt(trainer, path: str) -> nn.Module:
-    """The network of a safetensors file that the run has written."""
+    """Builds the network that the run has written to a safetensors file."""
     model = trainer.build_model(trainer.cfg)
     plan, state = read_safetensors(path)
     restore(model, plan, state, os.path.basename(path))

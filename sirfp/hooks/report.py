@@ -1,4 +1,4 @@
-"""The trainer hook that evaluates around the prunings and writes what a run did."""
+"""The trainer hook that evaluates before and after the prunings and reports the results."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ logger = logging.getLogger(__name__)
 
 @HOOKS.register()
 class Report(HookBase):
-    """Evaluates around the prunings and, at the end, writes the pruned model, its plan, a table and a figure.
+    """Evaluates before and after the prunings; at the end writes the pruned model, its plan, tables and figures.
 
-    Rows of the table: `dense` (just before the first pruning; `start` in a run that began with a pruned network),
-    `pruned` (just after the last), `fine-tuned` (at the end). Written to the output folder: `dense.safetensors`,
-    `pruned.safetensors`, `plan.json`, `pruning.json` (the numbers), `pruning.md` (the table), `metrics.md` (every
-    metric), `kept_channels.png` and, where the task draws them, `predictions.png`.
-    It stands before PruneSteps in SIRFP.HOOKS.
+    The table has three rows:
+
+    - `dense`: just before the first pruning. In a run that starts from a pruned network its name is `start`.
+    - `pruned`: just after the last pruning.
+    - `fine-tuned`: at the end of the run.
+
+    Files in the output folder: `dense.safetensors` or `start.safetensors`, `pruned.safetensors`, `plan.json`,
+    `pruning.json` (the numbers), `pruning.md` (the table), `metrics.md` (all metrics), `kept_channels.png`, and
+    `predictions.png` if the task draws predictions. This hook comes before PruneSteps in SIRFP.HOOKS.
     """
 
     def __init__(self, cfg):
@@ -41,7 +45,7 @@ class Report(HookBase):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows = json.loads(state["rows"])
 
-    def after_step(self) -> None:  # comes before PruneSteps
+    def after_step(self) -> None:  # runs before that of PruneSteps
         if self.trainer.iter + 1 == self.schedule.iterations[0] and session(self.trainer).steps == 0:
             self._row("start" if session(self.trainer).plan else "dense")
 
@@ -90,14 +94,14 @@ class Report(HookBase):
         figures.kept_channels(plan, self._path("kept_channels.png"))
         if self.trainer.cfg.DATASETS.TEST:
             self.trainer.draw({first: before, "fine-tuned": model}, self._path("predictions.png"))
-        logger.info("What the run did:\n%s", table)
+        logger.info("Results of the run:\n%s", table)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
 
 
 def _flat(results: Any, prefix: str = "") -> dict[str, float]:
-    """Nested evaluation results as {"sem_seg/mIoU": value}."""
+    """Flattens nested evaluation results to {"sem_seg/mIoU": value}."""
     flat: dict[str, float] = {}
     for key, value in (results or {}).items():
         if isinstance(value, dict):

@@ -1,7 +1,8 @@
-"""Sparsity training: hooks that push channels towards zero before they are cut, as the rivals' methods ask for.
+"""Sparsity training: hooks that push channels towards zero before pruning, as some compared methods require.
 
-Each adds the gradient of a penalty once a step's gradients are ready, until the last pruning, on the channels that may
-be cut: after a pruning these are found again. Hooks that look at gradients come before them, clipping after.
+Each hook adds the gradient of a penalty to the weights' gradients, in every step until the last pruning. Only channels
+that may be cut are penalised; they are found again after each pruning. Hooks that read gradients, such as Accumulate,
+must come before these hooks. Gradients are clipped afterwards.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class _Penalty(HookBase):
 
 @HOOKS.register()
 class SlimmingPenalty(_Penalty):
-    """L1 on the scales of norm layers (Network Slimming, Liu et al. 2017, section 3), for `slimming`.
+    """L1 penalty on the scales of norm layers (Network Slimming, Liu et al. 2017, section 3), for `slimming`.
 
-    SIRFP.SPARSITY.WEIGHT is the paper's lambda (1e-4 or 1e-5 there).
+    SIRFP.SPARSITY.WEIGHT is the paper's lambda (1e-4 or 1e-5 in the paper).
     """
 
     def add(self, model: nn.Module, groups: Iterable[Group]) -> None:
@@ -49,9 +50,9 @@ class SlimmingPenalty(_Penalty):
 
 @HOOKS.register()
 class GroupRegularization(_Penalty):
-    """The group penalty that grows as a channel shrinks (DepGraph, Fang et al. 2023, section 3.3), for `depgraph`.
+    """Group penalty, stronger for smaller channels (DepGraph, Fang et al. 2023, section 3.3), for `depgraph`.
 
-    SIRFP.SPARSITY.GROWTH is the paper's alpha (4).
+    SIRFP.SPARSITY.GROWTH is the paper's alpha (4 in the paper).
     """
 
     def __init__(self, cfg):
@@ -64,9 +65,10 @@ class GroupRegularization(_Penalty):
 
 @torch.no_grad()
 def add_slimming_penalty(model: nn.Module, groups: Iterable[Group], weight: float) -> None:
-    """Adds `weight * sign(gamma)` to the gradients of the scales of norm layers that a group runs through.
+    """Adds `weight * sign(gamma)` to the gradients of the scales gamma of each group's norm layers.
 
-    A layer that several groups share gets it on the channels of each; a scale without a gradient (frozen) gets none.
+    If several groups share a norm layer, each group penalises its own channels. Frozen scales, which have no gradient,
+    are skipped.
     """
     for group in groups:
         for layer in trained_norm_layers(model, group):
@@ -80,9 +82,9 @@ def add_slimming_penalty(model: nn.Module, groups: Iterable[Group], weight: floa
 def add_group_penalty(model: nn.Module, groups: Iterable[Group], weight: float, growth: float) -> None:
     """Adds `weight * strength * w` to the gradient of each coupled weight w of a channel.
 
-    It is the gradient of half of `weight * strength * I`, I being the channel's squared norm over all coupled weights
-    and `strength = 2 ** (growth * (max I - I) / (max I - min I))`, taken as constant: from 1 for the group's largest
-    channel to `2 ** growth` for its smallest.
+    This is the gradient of the penalty `weight * strength * I / 2`. I is the squared norm of all coupled weights of the
+    channel. `strength = 2 ** (growth * (max I - I) / (max I - min I))` is 1 for the group's largest channel and
+    `2 ** growth` for its smallest; it is treated as a constant.
     """
     for group in groups:
         norms = group_norms(model, group)
