@@ -1,1 +1,1 @@
-"""Running any network: calling it, setting its mode, timing it, and knowing the sizes that its own code repeats."""
+"""Runs any network: calls it, sets its mode, measures its latency, and updates sizes in its attributes after a cut."""

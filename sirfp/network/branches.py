@@ -1,7 +1,7 @@
 """Branches of a network that run only in training, such as auxiliary heads.
 
-A module marks itself by an attribute `training_only = True`. Its own channels are never cut; its inputs are cut along
-with the layers that feed it. It is not counted among the parameters and not written to exported files.
+Such a module has an attribute `training_only = True`. Its own channels are never cut. Its input channels are removed if
+the layers before it lose them. Its parameters are not counted and not written to exported files.
 """
 
 from __future__ import annotations
@@ -17,5 +17,5 @@ def training_only(model: nn.Module) -> tuple[str, ...]:
 
 
 def within(name: str, branches: Iterable[str]) -> bool:
-    """True if a tensor of this name belongs to one of these modules."""
+    """Returns True if a tensor of this name belongs to one of these modules."""
     return any(name.startswith(f"{branch}.") for branch in branches)

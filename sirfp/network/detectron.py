@@ -1,4 +1,4 @@
-"""Detectron2's models: inputs for their training branches, the widths they announce, averages kept in attributes."""
+"""Support for Detectron2's models: announced widths, inputs for training branches, running averages in attributes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .timm_attributes import TimmWidths
 
 
 class feature_widths:  # noqa: N801  (a context manager, used like a function)
-    """Records, while active, the channels of each feature that a Detectron2 backbone or a timm network announces.
+    """Records, while active, the channels of each feature whose width a Detectron2 or timm network stores.
 
-    A Detectron2 backbone announces the widths of its outputs in `_out_feature_channels`, from which heads are built.
+    A Detectron2 backbone stores the widths of its outputs in `_out_feature_channels`, which is used to build heads.
 
     Attributes:
         found: {module name: {feature name: channel labels}}.
@@ -53,11 +53,11 @@ class feature_widths:  # noqa: N801  (a context manager, used like a function)
 
 
 def training_inputs(model: nn.Module, inputs: list[dict]) -> list[dict]:
-    """Adds a made-up annotation to each input that has none, since Detectron2's losses need one.
+    """Adds an artificial annotation to each input that has no annotation, because Detectron2's losses need one.
 
     Args:
-        model: the model, which tells the number of keypoints.
-        inputs: Detectron2's `list[dict]`; left as they are.
+        model: the model, from which the number of keypoints is read.
+        inputs: Detectron2's `list[dict]`; not changed.
 
     Returns:
         Copies of the inputs with `instances` of one box, mask and set of keypoints, and `sem_seg` of class 0.
@@ -86,7 +86,7 @@ def training_inputs(model: nn.Module, inputs: list[dict]) -> list[dict]:
 
 
 AVERAGES = ("loss_normalizer",)
-"""Attributes in which `DenseDetector` keeps a running average; being plain numbers, they are in no state dict."""
+"""Attributes in which `DenseDetector` keeps running averages as plain numbers; a state dict does not contain them."""
 
 
 def averages(model: nn.Module) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Reads a module's output before its activation, also from modules that apply the activation in their own forward."""
+"""Reads the output of a module before its activation, also if the module applies the activation in its own forward."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class _Restore:
 
 
 def watch(module: nn.Module, see: Callable[[torch.Tensor], None]):
-    """Calls `see` with each output of a module before its activation.
+    """Calls `see` with each output of a module, before the activation is applied.
 
     timm's norms with an activation (such as `BatchNormAct2d`) and Detectron2's `Conv2d` apply the activation in their
-    own forward, so a forward hook on the module would get the activated output.
+    own forward. A forward hook on the module would get the output after the activation.
 
     Args:
         module: the module.
-        see: called with the output, or with its first tensor if the module returns several.
+        see: a function, called with the output, or with the first tensor if the module returns several.
 
     Returns:
         A handle with `remove()`.

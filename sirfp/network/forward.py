@@ -1,4 +1,4 @@
-"""Calls any model with the inputs it takes, in evaluation or training mode, and finds the tensors in its output."""
+"""Calls any model with its kind of inputs, in evaluation or training mode, and finds the tensors in its output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def is_detectron_input(inputs: Any) -> bool:
-    """True if the inputs are Detectron2's `list[dict]`."""
+    """Returns True if the inputs are Detectron2's `list[dict]`."""
     return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], Mapping)
 
 
@@ -54,7 +54,7 @@ def _names(slots: Any) -> tuple[str, ...]:
 
 
 def random_images(size: tuple[int, int], count: int, generator: torch.Generator) -> list[dict[str, Any]]:
-    """Returns inputs for Detectron2's models: `count` images of random noise of one size (height, width)."""
+    """Returns inputs for Detectron2's models: `count` images of random noise, all of the same size (height, width)."""
     height, width = size
     images = [torch.randint(0, 256, (3, height, width), generator=generator).float() for _ in range(count)]
     return [{"image": image, "height": height, "width": width} for image in images]
@@ -70,9 +70,9 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training_branches(model: nn.Module) -> Iterator[None]:
-    """Sets training mode and disables gradients; norms and dropout stay in evaluation mode, so no statistic changes.
+    """Sets training mode and disables gradients; afterwards restores every module's mode.
 
-    Afterwards restores every module's mode.
+    Norms and dropout stay in evaluation mode, so that running statistics do not change.
     """
     with _modes(model), torch.no_grad(), _event_storage():
         _train_steadily(model)
@@ -83,16 +83,16 @@ def training_branches(model: nn.Module) -> Iterator[None]:
 def gradients(model: nn.Module, losses_in_training: bool, seed: int = 0) -> Iterator[None]:
     """Prepares a model for losses and their gradients, and restores it afterwards.
 
-    Inside, norms use their running statistics without updating them, dropout is off, and every parameter gets a
-    gradient, also those of frozen layers. Afterwards, these are as before: the modes, the floats in modules' attributes
-    (such as the averaged normaliser of Detectron2's dense detectors), `requires_grad` of each parameter and the state
-    of the random number generators. Gradients are deleted.
+    While active, norms use their running statistics without updating them, dropout is off, and all parameters get
+    gradients, including those of frozen layers. Afterwards gradients are deleted, and these are restored: the modes,
+    float attributes of modules (such as the averaged loss normaliser of Detectron2's dense detectors), `requires_grad`
+    of each parameter, and the state of the random number generators.
 
     Args:
         model: the model.
-        losses_in_training: True if the model returns losses in training mode only, as Detectron2's do; False runs it in
-            evaluation mode.
-        seed: the seed of random choices inside the model, for example of a detector's proposals.
+        losses_in_training: True if the model returns losses only in training mode, like Detectron2's models. False to
+            run the model in evaluation mode.
+        seed: the seed of random choices inside the model, e.g. the sampling of a detector's proposals.
     """
     required = [(p, p.requires_grad) for p in model.parameters() if p.is_floating_point()]
     devices = {p.device for p, _ in required if p.is_cuda}
@@ -115,13 +115,13 @@ def gradients(model: nn.Module, losses_in_training: bool, seed: int = 0) -> Iter
 
 
 def backward_seed(loss: torch.Tensor) -> torch.Tensor:
-    """Seed of the backward pass: 1.0, or NaN if the loss is not finite, so that all gradients become NaN.
+    """Returns the seed of the backward pass: 1.0, or NaN if the loss is not finite, so that all gradients become NaN.
 
     Args:
         loss: a tensor with one value.
 
     Returns:
-        A tensor with one value, of the loss's type, for `loss.backward`.
+        A tensor with one value and the loss's dtype, for `loss.backward`.
     """
     return torch.where(loss.detach().isfinite(), 1.0, torch.nan).to(loss.dtype)
 
@@ -131,7 +131,7 @@ def _floats(module: nn.Module) -> dict[str, float]:
 
 
 def _train_steadily(model: nn.Module) -> None:
-    """Sets training mode, but evaluation mode for norms and dropout, also for modules with a `dropout` attribute."""
+    """Sets training mode, but evaluation mode for norms, dropout, and modules with a float attribute `dropout`."""
     model.train()
     for module in model.modules():
         kind, norm = type(module).__name__, isinstance(module, nn.modules.batchnorm._NormBase)
@@ -150,7 +150,7 @@ def _modes(model: nn.Module) -> Iterator[None]:
 
 
 def _event_storage():
-    """Returns a context with an event storage, to which Detectron2's heads write in training mode."""
+    """Returns a context with an event storage; Detectron2's heads write to it in training mode."""
     if "detectron2" not in sys.modules:
         return nullcontext()
     from detectron2.utils.events import EventStorage

@@ -1,4 +1,4 @@
-"""Measures how long one call of each of several models takes, in turns."""
+"""Measures the latency of several models by calling them in turns."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .forward import call, inference
 
 @dataclass(frozen=True)
 class Latency:
-    """The time of one call in seconds.
+    """The time of one call, in seconds.
 
     Attributes:
-        median: the median of all repeats.
+        median: the median of all timed calls.
         low: the lower quartile.
         high: the upper quartile.
-        repeats: how many calls were timed.
+        repeats: the number of timed calls.
     """
 
     median: float
@@ -38,15 +38,15 @@ def measure(
     repeats: int = 11,
     threads: int | None = None,
 ) -> dict[str, Latency]:
-    """Times models in turns, one call of each per round, so that other load on the machine affects all alike.
+    """Times models in turns: each round calls every model once. Thus other load on the machine slows all models alike.
 
     Models run in evaluation mode and without gradients.
 
     Args:
         models: {name: (model, its inputs)}.
-        warmup: rounds that are not counted.
-        repeats: rounds that are counted.
-        threads: PyTorch's number of CPU threads during the measurement; unchanged by default.
+        warmup: number of rounds at the start that are not counted.
+        repeats: number of rounds that are counted.
+        threads: number of PyTorch's CPU threads during the measurement; unchanged by default.
 
     Returns:
         {name: latency}.
@@ -65,9 +65,9 @@ def in_turns(
     repeats: int = 11,
     threads: int | None = None,
 ) -> dict[str, Latency]:
-    """Does the same for functions that return the seconds they took; see `measure`."""
+    """Times functions in turns; each returns the time of its own call in seconds. See `measure` for the arguments."""
     if repeats < 1 or warmup < 0:
-        raise ValueError(f"at least one repeat and no negative warm-up are needed, got {repeats} and {warmup}")
+        raise ValueError(f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}")
     before = torch.get_num_threads()
     times: dict[str, list[float]] = {name: [] for name in calls}
     try:

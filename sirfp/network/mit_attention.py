@@ -1,4 +1,4 @@
-"""Attention of segmentation-models-pytorch's Mix Transformers that takes its sizes from its weights, not its input."""
+"""Attention of Mix Transformers (segmentation-models-pytorch) whose sizes come from its weights, not from its input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .timm_elastic import attend, heads
 
 
 class MixAttention(mix_transformer.Attention):
-    """SegFormer's attention: keys and values are computed from a feature map reduced by a convolution (`sr`)."""
+    """SegFormer's attention: keys and values are computed from a feature map that a convolution (`sr`) reduces."""
 
     def forward(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Maps (N, L, C) tokens of a feature map of (height, width) to (N, L, C) tokens."""

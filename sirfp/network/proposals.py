@@ -1,10 +1,10 @@
 """Fixes the number of boxes in two-stage detectors, so that their FLOPs do not depend on the image.
 
-How many boxes survive NMS depends on the image and the weights, and so do the FLOPs of the box, mask and keypoint
-heads. Under `fixed_proposals` every region proposal network returns exactly POST_NMS_TOPK_TEST boxes per image, and the
-heads that read detections get exactly TEST.DETECTIONS_PER_IMAGE, repeating boxes if there are fewer. Masks are not
-pasted into the image: that depends on the boxes too and is not part of the network. Detectron2's own analysis leaves it
-out as well.
+The number of boxes after NMS depends on the image and the weights. So do the FLOPs of the box, mask and keypoint heads.
+While `fixed_proposals` is active, every region proposal network returns exactly POST_NMS_TOPK_TEST boxes per image, and
+the heads that read detections get exactly TEST.DETECTIONS_PER_IMAGE boxes. If the network finds fewer boxes, they are
+repeated. Masks are not pasted into the image, as in Detectron2's own analysis: pasting is not part of the network, and
+its cost depends on the boxes too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def fixed_proposals(model: nn.Module, most: int = sys.maxsize) -> Iterator[None]
 
     Args:
         model: the detector.
-        most: the most boxes per image, to make a trial run fast.
+        most: the largest number of boxes per image; a small number makes a trial run fast.
     """
     patched: list[tuple[nn.Module, str]] = []
 
@@ -45,11 +45,11 @@ def fixed_proposals(model: nn.Module, most: int = sys.maxsize) -> Iterator[None]
         yield
     finally:
         for module, name in patched:
-            delattr(module, name)  # uncovers the method of the class
+            delattr(module, name)  # the method of the class becomes visible again
 
 
 def detections_per_image(heads: nn.Module) -> int:
-    """Returns the most detections per image of the box head of `ROIHeads`, 0 if it has none."""
+    """Returns the largest number of detections per image of `ROIHeads`, 0 if they have no box head."""
     predictor: Any = getattr(heads, "box_predictor", None)
     if isinstance(predictor, nn.ModuleList):  # a cascade
         predictor = predictor[-1]
@@ -57,7 +57,7 @@ def detections_per_image(heads: nn.Module) -> int:
 
 
 def _proposing(module: Any, predict: Callable, most: int) -> Callable:
-    """Returns a `predict_proposals` of a region proposal network that gives a fixed number of boxes per image."""
+    """Returns a `predict_proposals` for a region proposal network that yields a fixed number of boxes per image."""
     count = min(module.post_nms_topk[False], most)
 
     def predict_proposals(anchors, logits, deltas, image_sizes):
@@ -68,7 +68,7 @@ def _proposing(module: Any, predict: Callable, most: int) -> Callable:
 
 
 def _detecting(module: nn.Module, forward: Callable, most: int) -> Callable:
-    """Returns a `forward_with_given_boxes` of ROI heads that reads a fixed number of boxes and pastes no masks."""
+    """Returns a `forward_with_given_boxes` for ROI heads that reads a fixed number of boxes and pastes no masks."""
     count = min(detections_per_image(module), most)
 
     def forward_with_given_boxes(features, instances):
@@ -82,7 +82,7 @@ def _detecting(module: nn.Module, forward: Callable, most: int) -> Callable:
 
 
 def _unpasted(masks: torch.Tensor) -> Any:
-    """Wraps masks of boxes, (N, M, M), so that pasting them into an image gives empty masks at no cost."""
+    """Wraps masks of boxes, (N, M, M), so that pasting them into an image returns empty masks at no cost."""
     from detectron2.structures import BitMasks, ROIMasks
 
     class Unpasted(ROIMasks):
@@ -96,7 +96,7 @@ def _unpasted(masks: torch.Tensor) -> Any:
 
 
 def exactly(instances: Any, count: int) -> Any:
-    """Returns `Instances` of `count` members: the given ones repeated, or whole-image boxes if there are none."""
+    """Returns `Instances` with `count` members: the given members, repeated; if there are none, whole-image boxes."""
     found = len(instances)
     if found == count:
         return instances
@@ -116,13 +116,13 @@ def exactly(instances: Any, count: int) -> Any:
 
 
 def random_proposals(height: int, width: int, count: int, generator: torch.Generator) -> Any:
-    """Returns random boxes in place of the proposals that a Fast R-CNN takes as input (`PrecomputedProposals`).
+    """Returns random boxes as input of a Fast R-CNN, in place of precomputed proposals (`PrecomputedProposals`).
 
     Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        count: how many boxes.
-        generator: draws corners and scores.
+        height: the image's height in pixels.
+        width: the image's width in pixels.
+        count: the number of boxes.
+        generator: the random number generator for corners and scores.
     """
     from detectron2.structures import Boxes, Instances
 

@@ -1,14 +1,16 @@
-"""A way round a fault of oneDNN that breaks training on x86 processors after a cut.
+"""Works around a bug in oneDNN that breaks training on x86 CPUs after a cut.
 
-A 1 x 1 convolution with a stride and few input channels, as the shortcuts of a pruned ResNet are, writes past its
-workspace where oneDNN computes the gradient of its weight from channels-last maps
-(https://github.com/uxlfoundation/oneDNN/issues/6035): the process crashes later, hangs, or goes on with wrong
-gradients. With AVX2 fewer than 8 input channels are affected, with AVX-512 fewer than 16, as
-`benchmarks/strided_pointwise_sweep.py` shows. Such a layer reads every s-th position only, so the others are left out
-before it and it runs with stride 1: the same numbers, computed by code without the fault.
+The bug concerns 1 x 1 convolutions with a stride and few input channels, such as the shortcuts of a pruned ResNet. When
+oneDNN computes the gradient of their weight from channels-last feature maps, it writes beyond its workspace
+(https://github.com/uxlfoundation/oneDNN/issues/6035). The process crashes later, hangs, or continues with wrong
+gradients. With AVX2, layers with fewer than 8 input channels are affected, with AVX-512 those with fewer than 16
+(`benchmarks/strided_pointwise_sweep.py`).
 
-`guard` gives hooks to the layers concerned and to no others. The hooks act where a gradient will be taken on an x86
-processor; in evaluation, on GPUs, in `torch.jit.trace` and in TorchScript the layer runs as it is.
+A 1 x 1 convolution with stride s only reads every s-th position of its input. The workaround first selects these
+positions and then convolves with stride 1. The results are the same, and other code without the bug computes them.
+
+`guard` adds hooks to the affected layers only. The hooks act if gradients are enabled on an x86 CPU. In evaluation, on
+GPUs, in `torch.jit.trace` and in TorchScript the layer runs unchanged.
 """
 
 from __future__ import annotations
@@ -24,20 +26,20 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 FEWEST = 16
-"""Input channels from which on no kernel is affected: the channels that AVX-512 code takes at a time."""
+"""Layers with at least this number of input channels are not affected: AVX-512 code processes 16 channels at a time."""
 _X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686", "x86")
 
 
 def guard(model: nn.Module) -> nn.Module:
-    """Has the strided 1 x 1 convolutions of few input channels in a model trained without oneDNN's fault; in place.
+    """Adds hooks, in place, that protect the affected convolutions of a model from oneDNN's bug in training.
 
-    Parameters, buffers, their names and every attribute stay. Guarding twice changes nothing.
+    Parameters, buffers, their names and all attributes are unchanged. A second call changes nothing.
 
     Args:
-        model: any module; those inside it that have a `weight` (O, I, 1, 1) and a `stride` are looked at.
+        model: any module; its modules with a `weight` (O, I, 1, 1) and a `stride` are checked.
 
     Returns:
-        The model.
+        The same model.
     """
     for module in model.modules():
         if _is_affected(module) and not is_guarded(module):
@@ -47,7 +49,7 @@ def guard(model: nn.Module) -> nn.Module:
 
 
 def is_guarded(module: nn.Module) -> bool:
-    """Whether `guard` has given this very module its hooks."""
+    """Returns True if `guard` has added hooks to this module itself."""
     return _enter in module._forward_pre_hooks.values()
 
 
@@ -63,7 +65,7 @@ def _is_affected(module: nn.Module) -> bool:
 
 
 def _is_few(shape: Sequence[int], groups: int) -> bool:
-    """Whether a weight (O, I, H, W) is that of an ungrouped pointwise convolution of few inputs."""
+    """Returns True if a weight (O, I, H, W) belongs to an ungrouped 1 x 1 convolution with few input channels."""
     return len(shape) == 4 and groups == 1 and shape[1] < FEWEST and shape[2] == shape[3] == 1
 
 
@@ -74,7 +76,7 @@ def _above_one(stride: Any) -> bool:
 
 
 class _Unstrided(TorchFunctionMode):
-    """Inside it pointwise convolutions of few inputs run with stride 1, on the positions that they read."""
+    """While active, runs affected convolutions with stride 1, on the positions that they read."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch.conv2d:
@@ -94,10 +96,10 @@ def _convolve(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.conv2d`, with stride 1 where the fault would be met."""
+    """Computes `torch.conv2d`; an affected convolution runs with stride 1."""
     if input.device.type != "cpu" or not _above_one(stride) or not _is_few(weight.shape, groups):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    # "same" is not there: PyTorch refuses it with a stride
+    # padding is not "same" here: PyTorch does not allow "same" together with a stride
     (down, right), (high, wide) = _pair(stride), _pair(0 if isinstance(padding, str) else padding)
     if high or wide:
         input = functional.pad(input, [wide, wide, high, high])
@@ -110,11 +112,11 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _on_processor(inputs: tuple) -> bool:
-    """Whether a module is called with a tensor on a processor; one given by name is taken for such."""
+    """Returns True if a module's first input is on a CPU, or is no tensor (e.g. because it is passed by name)."""
     return not (inputs and isinstance(inputs[0], Tensor)) or inputs[0].device.type == "cpu"
 
 
-# Hooks of modules. TorchScript compiles them, for which it wants these very types, and then leaves the else out.
+# Hooks of modules. TorchScript compiles them too: it requires these annotations, and does not compile the else branch.
 
 
 def _enter(self, inputs: Tuple[Tensor]) -> None:  # noqa: UP006
@@ -130,6 +132,6 @@ def _leave(self, inputs: Tuple[Tensor], output: Tensor) -> None:  # noqa: UP006
     if torch.jit.is_scripting():
         return None
     else:
-        if _get_current_function_mode() is _UNSTRIDED:  # not where a hook before `_enter` has raised
+        if _get_current_function_mode() is _UNSTRIDED:  # not active if a hook before `_enter` raised
             _UNSTRIDED.__exit__(None, None, None)
         return None

@@ -1,9 +1,9 @@
-"""Pruning attention of timm's transformers and of SegFormer: whole heads are removed.
+"""Prunes attention in timm's transformers and in SegFormer by removing whole heads.
 
-A head's query, key and value form one atom, so the heads of a block compete with each other. Heads and the channels
-inside a head lie in one dimension of the weights, so only one of them can be pruned. Heads are: removing a head
-shortens every part of attention, keeps the scale and the fused kernels, and removes its column of Swin's position bias.
-Only in a block with a single head are channels inside the head removed.
+Query, key and value of a head are removed together, so a group's candidates are the heads of a block. Heads and the
+channels inside a head share one dimension of the weights, so only one of the two can be pruned. Heads are pruned:
+removing a head makes every part of attention smaller, keeps the scale and the fused kernels, and removes the head's
+column of Swin's position bias. In a block with a single head, channels inside the head are removed instead.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ LAYERS = {
     "timm.models.crossvit.CrossAttention": {"wq": 1, "wk": 1, "wv": 1},
     "segmentation_models_pytorch.encoders.mix_transformer.Attention": {"q": 1, "kv": 2},
 }
-"""{kind of attention: {linear layer: how many of query, key and value, its parts, it computes}}.
+"""{class of attention: {linear layer: number of its parts}}; the parts are query, key and value, or some of them.
 
 The outputs of a layer are ordered (parts, heads, width)."""
 
 
 def attention_kind(module: nn.Module) -> str:
-    """Returns the kind of attention that a module is (a key of `LAYERS`), or ""."""
+    """Returns the key of `LAYERS` for an attention module, "" for other modules."""
     names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__)
     return next((name for name in names if name in LAYERS), "")
 
 
 def follow_heads(trace: Any, name: str, attention: Any) -> None:
-    """Labels each head as one channel; leaves the labels of a single head's channels as they are.
+    """Gives all channels of a head the same label; does nothing if there is a single head.
 
     Args:
         trace: a trace that has not run yet.
         name: the name of the attention module.
-        attention: the module.
+        attention: the attention module.
     """
     count = attention.num_heads
     if count == 1:
@@ -51,7 +51,7 @@ def follow_heads(trace: Any, name: str, attention: Any) -> None:
 
 
 def elastic(attention: nn.Module) -> None:
-    """Replaces, in place, a forward that takes its sizes from its input by one that takes them from its weights."""
+    """Replaces, in place, a forward whose sizes come from the input by one whose sizes come from the weights."""
     kind = attention_kind(attention)
     if kind.startswith(("timm.models.pvt_v2", "timm.models.crossvit")):
         from .timm_elastic import ELASTIC
@@ -64,11 +64,11 @@ def elastic(attention: nn.Module) -> None:
 
 
 def refit_heads(attention: Any) -> None:
-    """Sets the number of heads, or the width of the only head, from the weights after a cut."""
+    """Sets the number of heads, or the width of a single head, from the weights after a cut."""
     elastic(attention)
     layer, parts = next(iter(LAYERS[attention_kind(attention)].items()))
     rows = getattr(attention, layer).out_features // parts
-    width = round(attention.scale**-2)  # of a dense head: a cut does not change the scale, width ** -0.5
+    width = round(attention.scale**-2)  # width of a dense head: a cut does not change the scale, width ** -0.5
     attention.num_heads = max(1, rows // width)
     if hasattr(attention, "head_dim"):
         attention.head_dim = min(rows, width)

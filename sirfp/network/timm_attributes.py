@@ -1,9 +1,12 @@
 """Updates the sizes that timm's networks keep in attributes, so that timm can use a pruned network.
 
-There are two kinds. Widths that other code reads (`num_features`, `feature_info`, `in_features` of heads that
-`reset_classifier` rebuilds) are only known from a forward pass: `TimmWidths` records the channels behind them during
-the trace, the plan stores how many are kept, and `announce` sets them. Sizes by which a block's own forward splits its
-channels follow from its weights: `refit` sets them after a cut.
+There are two kinds of sizes:
+
+- Widths that other code reads: `num_features`, `feature_info`, and `in_features` of heads that `reset_classifier`
+  rebuilds. They are only known from a forward pass. `TimmWidths` records the channels of these widths during the
+  trace, the plan stores the number of kept channels, and `announce` sets the attributes.
+- Sizes by which the forward of a block splits its channels. They follow from the block's weights; `refit` sets them
+  after a cut.
 """
 
 from __future__ import annotations
@@ -26,22 +29,22 @@ def kind(module: nn.Module) -> str:
 
 
 def is_network(module: nn.Module) -> bool:
-    """True if a module is a whole network of timm."""
+    """Returns True if a module is a whole network of timm."""
     return type(module).__module__.startswith("timm.") and hasattr(module, "forward_features")
 
 
 def is_head(module: nn.Module) -> bool:
-    """True if a module is one of timm's heads, which `reset_classifier` rebuilds from the head's attributes."""
+    """Returns True if a module is one of timm's heads; `reset_classifier` rebuilds a head from its attributes."""
     return type(module).__module__ == "timm.layers.classifier" and isinstance(getattr(module, "in_features", None), int)
 
 
 class TimmWidths:
-    """Records, while active, the channel labels behind the widths that timm's networks announce.
+    """Records, while active, the channel labels of the widths that timm's networks store in attributes.
 
     Args:
-        model: a network of timm, or a model that contains some.
+        model: a network of timm, or a model that contains networks of timm.
         trace: the trace that labels the channels.
-        found: filled in: {module name: {attribute: channel labels}}.
+        found: a dict to fill: {module name: {attribute: channel labels}}.
     """
 
     def __init__(self, model: nn.Module, trace: Any, found: dict[str, dict[str, Any]]):
@@ -66,7 +69,10 @@ class TimmWidths:
             self._undo.pop()()
 
     def _watch_attention(self, name: str, attention: Any) -> None:
-        """Labels heads, and turns fused attention off: it takes its scale from the head's width, unfused keeps it."""
+        """Labels heads and disables fused attention.
+
+        Fused attention computes its scale from the width of a head; the other implementation uses the stored scale.
+        """
         before, fused = type(attention), getattr(attention, "fused_attn", False)
         follow_heads(self.trace, name, attention)
         elastic(attention)
@@ -76,7 +82,7 @@ class TimmWidths:
             self._undo.append(lambda: setattr(attention, "fused_attn", True))
 
     def _watch_network(self, name: str, network: Any) -> None:
-        """Hooks all that tells a network's announced widths: `forward_features`, the classifier, `feature_info`."""
+        """Adds hooks that record a network's widths: on `forward_features`, the classifier, and `feature_info`."""
         width, forward = getattr(network, "num_features", None), network.forward_features
         same = [key for key in WIDTHS if isinstance(width, int) and getattr(network, key, None) == width]
         hidden = getattr(network, "head_hidden_size", None)
@@ -114,7 +120,7 @@ class TimmWidths:
 
 
 def _classifiers(network: Any) -> list[nn.Module]:
-    """Returns the network's classifier in a list, the first of several; an empty list if it has none."""
+    """Returns a list with the network's classifier, or with the first of several; an empty list if it has none."""
     try:
         found = network.get_classifier()
     except (AttributeError, NotImplementedError):
@@ -124,7 +130,7 @@ def _classifiers(network: Any) -> list[nn.Module]:
 
 
 def _features(network: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module | None]]:
-    """Yields each entry of `feature_info` with the module it names, None if the network has no such module."""
+    """Yields each entry of `feature_info` and the module that the entry names, None if this module does not exist."""
     info = getattr(network, "feature_info", None)
     for entry in info if isinstance(info, list) else ():
         try:
@@ -134,11 +140,11 @@ def _features(network: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module | 
 
 
 def announce(module: Any, widths: Mapping[str, int]) -> None:
-    """Sets the widths that a network or head of timm announces; ignores other modules.
+    """Sets the widths in the attributes of a network or head of timm; ignores other modules.
 
     Args:
         module: the module.
-        widths: {attribute, or "feature_info." and the entry's number: width}.
+        widths: {name of an attribute, or "feature_info.<number of the entry>": width}.
     """
     if not (is_network(module) or is_head(module)):
         return
@@ -166,11 +172,11 @@ REFITS: dict[str, Callable[[Any], None]] = {
     "timm.models.res2net.Bottle2neck": _refit_res2net,
     "timm.layers.selective_kernel.SelectiveKernel": _refit_selective_kernel,
 }
-"""{kind of block: the function that sets the sizes in its attributes from its weights}."""
+"""{class of a block: the function that sets the sizes in the block's attributes from its weights}."""
 
 
 def refit(model: nn.Module) -> None:
-    """Sets the sizes in attributes of timm's blocks from their weights after a cut."""
+    """Sets the sizes in the attributes of timm's blocks from their weights, after a cut."""
     for module in model.modules():
         fix = refit_heads if attention_kind(module) else REFITS.get(kind(module))
         if fix is not None:

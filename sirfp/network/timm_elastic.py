@@ -1,6 +1,6 @@
-"""Attention of PVT v2 and CrossViT that takes its sizes from its weights; timm's takes them from its input.
+"""Attention of PVT v2 and CrossViT whose sizes come from its weights; in timm's classes they come from the input.
 
-These are subclasses of timm's classes with a forward that computes the same. Parameters and their names are unchanged.
+The classes are subclasses of timm's classes. Their forward computes the same, and parameters keep their names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def heads(x: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def attend(attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Computes softmax attention for each head and projects the result, (N, heads, L, width) to (N, L, C)."""
+    """Computes softmax attention for each head, (N, heads, L, width), and projects the result to (N, L, C)."""
     drop = attention.attn_drop.p if attention.training else 0.0
     if getattr(attention, "fused_attn", False):
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
@@ -26,7 +26,7 @@ def attend(attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torc
 
 
 class PyramidAttention(pvt_v2.Attention):
-    """PVT v2's attention: keys and values come from a feature map that a convolution (`sr`) or pooling reduces."""
+    """PVT v2's attention: keys and values are computed from a feature map that a convolution or pooling reduces."""
 
     def forward(self, x: torch.Tensor, feat_size: list[int]) -> torch.Tensor:
         """Maps (N, L, C) tokens of a feature map of size `feat_size` to (N, L, C) tokens."""
@@ -41,7 +41,7 @@ class PyramidAttention(pvt_v2.Attention):
 
 
 class ClassAttention(crossvit.CrossAttention):
-    """CrossViT's attention: only the class token makes a query."""
+    """CrossViT's attention: the query is computed from the class token only."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps (N, L, C) tokens to the class token, (N, 1, C)."""
@@ -53,4 +53,4 @@ ELASTIC = {
     "timm.models.pvt_v2.Attention": PyramidAttention,
     "timm.models.crossvit.CrossAttention": ClassAttention,
 }
-"""{kind of timm's attention: the class that replaces it}."""
+"""{class of timm's attention: the class that replaces it}."""
