@@ -1,1 +1,1 @@
-"""Builders of networks: backbones, heads and detectors that a config selects by name, and their initial weights."""
+"""Builds networks: backbones, heads and detectors that a config selects by name, and their initial weights."""

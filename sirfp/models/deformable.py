@@ -1,7 +1,7 @@
-"""Deformable convolutions by torchvision's operator, for a Detectron2 without its compiled operators.
+"""Deformable convolutions with torchvision's operator, for installations of Detectron2 without compiled operators.
 
-Detectron2's own layers raise an error on construction if `detectron2._C` cannot be imported. The layers here take the
-same arguments and have the same weights, and run on CPUs too.
+Detectron2's own layers raise an error on construction if `detectron2._C` cannot be imported. These layers have the same
+arguments and the same weights, and also run on CPUs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class DeformableConv(nn.Module):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: see `nn.Conv2d`.
         deformable_groups: number of groups of input channels with separate offsets.
-        norm: module applied to the result, or None.
-        activation: function applied after the norm, or None.
+        norm: module that is applied to the result, or None.
+        activation: function that is applied after the norm, or None.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class DeformableConv(nn.Module):
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
 
     def forward(self, x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Convolves at shifted positions.
+        """Convolves features at shifted positions.
 
         Args:
             x: features, (N, C, H, W).
-            offset: vertical and horizontal shift of each kernel tap in pixels, (N, 2 * groups * k * k, H', W').
-            mask: factor of each kernel tap, (N, groups * k * k, H', W'), or None.
+            offset: vertical and horizontal shift of each kernel position in pixels, (N, 2 * groups * k * k, H', W').
+            mask: factor of each kernel position, (N, groups * k * k, H', W'), or None.
 
         Returns:
             (N, C', H', W').
@@ -55,7 +55,7 @@ class DeformableConv(nn.Module):
 
 
 class ModulatedDeformableConv(DeformableConv):
-    """A deformable convolution that has a bias by default, as Detectron2's modulated layer has."""
+    """A deformable convolution that has a bias by default, like Detectron2's modulated layer."""
 
     def __init__(
         self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, deformable_groups=1,
@@ -68,7 +68,7 @@ class ModulatedDeformableConv(DeformableConv):
 
 
 def provide_deformable() -> None:
-    """Replaces Detectron2's deformable layers by these if its compiled operators are missing; else does nothing."""
+    """Replaces Detectron2's deformable layers by these layers if Detectron2's compiled operators are missing."""
     try:
         from detectron2 import _C  # noqa: F401
     except ImportError:

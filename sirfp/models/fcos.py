@@ -1,4 +1,4 @@
-"""FCOS (Tian et al., 2019) by a YAML config; Detectron2 has the detector, but only configures it in Python.
+"""FCOS (Tian et al., 2019), selected by a YAML config; Detectron2 has this detector, but only for Python configs.
 
 MODEL:
   META_ARCHITECTURE: FCOS
@@ -37,7 +37,7 @@ class FCOS(fcos.FCOS):
         super().__init__(**kwargs)
 
     def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes, pred_centerness):
-        """Detectron2's losses of predictions in float32: its box loss combines them with anchors, which are float32."""
+        """Computes Detectron2's losses in float32, since the box loss combines predictions with float32 anchors."""
         logits, deltas, centerness = (
             [level.float() for level in levels] for levels in (pred_logits, pred_anchor_deltas, pred_centerness)
         )
@@ -45,7 +45,7 @@ class FCOS(fcos.FCOS):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The constructor's arguments, from a config."""
+        """Returns the constructor's arguments for a config."""
         node, backbone = cfg.MODEL.FCOS, build_backbone(cfg)
         shapes = backbone.output_shape()
         inputs = [shapes[name] for name in node.IN_FEATURES]

@@ -1,4 +1,4 @@
-"""SegFormer's Mix Transformers (Xie et al., NeurIPS 2021) of segmentation-models-pytorch as Detectron2 backbones.
+"""Detectron2 backbones of SegFormer's Mix Transformers (Xie et al., NeurIPS 2021) from segmentation-models-pytorch.
 
 MODEL:
   BACKBONE: {NAME: build_mit_backbone}
@@ -20,18 +20,18 @@ from ..errors import InputError, near
 PACKAGE = "segmentation-models-pytorch"
 NAMES = tuple(f"mit_b{size}" for size in range(6))
 IMAGENET = "imagenet"
-"""Value of MODEL.MIT.WEIGHTS for the library's own weights."""
+"""Value of MODEL.MIT.WEIGHTS that selects the library's own weights."""
 STRIDES = (4, 8, 16, 32)
 CLASSIFIER = ("head.weight", "head.bias")
-"""Tensors of the ImageNet classifier in files of weights, which a backbone does not have."""
+"""Tensors of the ImageNet classifier in files of weights; a backbone has no classifier."""
 
 
 class MiTBackbone(Backbone):
-    """The four feature maps of a Mix Transformer: "stride4" to "stride32".
+    """A Mix Transformer with four feature maps, "stride4", "stride8", "stride16" and "stride32".
 
     Args:
         name: one of `NAMES`.
-        weights: "" for random ones, "imagenet" for the library's (a download), or a local file.
+        weights: "" for random weights, "imagenet" to download the library's weights, or a local file.
 
     Raises:
         InputError: the network does not exist, the library is not installed, or the weights cannot be loaded.
@@ -55,12 +55,12 @@ class MiTBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The largest stride, to whose multiples Detectron2 pads the sides of images."""
+        """The largest stride; Detectron2 pads the sides of images to multiples of it."""
         return STRIDES[-1]
 
 
 def _encoder(name: str, weights: str | None) -> Any:
-    """The library's encoder, a module with `out_channels`; weights "imagenet" or None."""
+    """Builds the library's encoder, a module with `out_channels`; `weights` is "imagenet" or None."""
     if name not in NAMES:
         raise InputError(f"MODEL.MIT.NAME must be one of {', '.join(NAMES)}, got {name!r}{near(name, NAMES)}")
     try:

@@ -1,7 +1,7 @@
 """Semantic segmentation heads of PSPNet, HRNet and SegFormer, with Detectron2's interface.
 
-All read `MODEL.SEM_SEG_HEAD`: IN_FEATURES, CONVS_DIM, NORM, NUM_CLASSES, IGNORE_VALUE, LOSS_WEIGHT, LOSS_TYPE, and
-COMMON_STRIDE, which must be the stride of the finest feature.
+All heads read these keys of `MODEL.SEM_SEG_HEAD`: IN_FEATURES, CONVS_DIM, NORM, NUM_CLASSES, IGNORE_VALUE, LOSS_WEIGHT,
+LOSS_TYPE and COMMON_STRIDE. COMMON_STRIDE must be the stride of the finest feature.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from torch import nn
 from torch.nn import functional as F
 
 DROPOUT = 0.1
-"""Share of channels that are dropped before the classifier, as in PSPNet's and SegFormer's published code."""
+"""Dropout rate of channels before the classifier, as in PSPNet's and SegFormer's published code."""
 HARD_PIXELS = 0.2
-"""Share of pixels of highest loss that LOSS_TYPE hard_pixel_mining averages, the value of Detectron2's DeepLab."""
+"""Share of the pixels, those with the highest loss, that LOSS_TYPE hard_pixel_mining averages; as in Detectron2's
+DeepLab."""
 
 
 def convolution(in_channels: int, channels: int, norm: str, kernel: int = 1, activation=F.relu) -> Conv2d:
-    """A convolution with norm and activation, initialised as in Detectron2's heads."""
+    """Builds a convolution with norm and activation, initialised as in Detectron2's heads."""
     layer = Conv2d(
         in_channels,
         channels,
@@ -48,7 +49,7 @@ class DenseHead(nn.Module):
         input_shape: {feature: shape} of all features of the backbone.
 
     Raises:
-        ValueError: COMMON_STRIDE is not the stride of the finest feature, or LOSS_TYPE is not known.
+        ValueError: COMMON_STRIDE is not the stride of the finest feature, or LOSS_TYPE is unknown.
     """
 
     def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]):
@@ -85,19 +86,22 @@ class DenseHead(nn.Module):
         Args:
             in_channels: channels of each feature, from fine to coarse.
             channels: CONVS_DIM.
-            norm: name of the norm, "" for none.
+            norm: name of the norm, "" for no norm.
 
         Returns:
-            Number of channels that the classifier reads.
+            The number of input channels of the classifier.
         """
         raise NotImplementedError
 
     def layers(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """Maps features, from fine to coarse, to the classifier's input, at the stride of the finest."""
+        """Maps the features, from fine to coarse, to the classifier's input, at the stride of the finest feature."""
         raise NotImplementedError
 
     def forward(self, features: dict[str, torch.Tensor], targets: torch.Tensor | None = None):
-        """Returns (None, losses) in training, else (logits (N, K, H, W) at the images' size, {})."""
+        """Returns (None, losses) in training mode, else (logits, {}).
+
+        The logits, (N, K, H, W), have the height and width of the images.
+        """
         x = self.predictor(self.dropout(self.layers([features[name] for name in self.in_features])))
         x = F.interpolate(x, scale_factor=self.common_stride, mode="bilinear", align_corners=False)
         if self.training:
@@ -126,9 +130,9 @@ class PyramidPoolingHead(DenseHead):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class ConcatenationHead(DenseHead):
-    """Resizes all features to the finest and concatenates them, then a 1 x 1 convolution (HRNetV2; Wang et al., 2019).
+    """Concatenates all features at the finest size and fuses them by a 1 x 1 convolution (HRNetV2; Wang et al., 2019).
 
-    The convolution has as many output channels as the features together; CONVS_DIM is not read.
+    The convolution has as many output channels as input channels; CONVS_DIM is not read.
     """
 
     def build(self, in_channels: list[int], channels: int, norm: str) -> int:

@@ -1,11 +1,12 @@
-"""Any timm network as a Detectron2 backbone, selected by the config.
+"""Detectron2 backbones built from any timm network, selected by the config.
 
     MODEL:
       BACKBONE: {NAME: build_timm_backbone}
       TIMM: {NAME: tf_efficientnet_lite0, OUT_FEATURES: ["stride4", "stride16"], OUTPUT_STRIDE: 16}
 
-Features are named by their stride; if several have the same stride, the name means the deepest. If dilation makes
-strides equal, "stage3" selects the network's feature map of index 3 (in a ResNet, the output of `layer3`).
+Features are named by their stride. If several features have the same stride, the name means the deepest of them.
+"stage3" means the network's feature map of index 3 (in a ResNet, the output of `layer3`); with dilation, several stages
+can have the same stride.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ T = TypeVar("T")
 
 
 class TimmBackbone(Backbone):
-    """A timm network's feature maps.
+    """A backbone that returns feature maps of a timm network.
 
     Args:
         name: one of `timm.list_models()`.
-        out_features: strides as "stride8", or stages as "stage3"; the network ends after the last of them.
-        output_stride: the largest stride; 8 and 16 replace strides by dilation, in networks that can.
+        out_features: names of features, e.g. "stride8" or "stage3"; layers after the last of them are not built.
+        output_stride: the largest stride. 8 and 16 replace strides by dilation, in networks that support it.
         weights: see `timm_weights.create_timm`.
         norm: "" to keep the network's norms, "FrozenBN" or "SyncBN" to convert its batch norms.
-        in_channels: channels of the images.
-        options: further arguments of the network.
+        in_channels: number of channels of the images.
+        options: further arguments of the network, or None.
 
     Raises:
         InputError: the network, a feature, the stride, the norm or the weights do not exist.
@@ -61,7 +62,7 @@ class TimmBackbone(Backbone):
         whole: Any = create_timm(name, **options)
         largest = max(whole.feature_info.reduction())
         if largest > output_stride != 32:  # some timm networks ignore the option silently
-            raise InputError(f"timm network {name!r} has no output_stride={output_stride}: its largest is {largest}")
+            raise InputError(f"timm network {name!r} ignores output_stride={output_stride}: its stride is {largest}")
         indices, stages = _features(whole)
         for feature in out_features:
             if feature not in indices and feature not in stages:
@@ -90,17 +91,17 @@ class TimmBackbone(Backbone):
         return named
 
     def _named(self, values: Sequence[T]) -> dict[str, T]:
-        """{feature: its value}, from values of the network's feature maps."""
+        """Returns {feature: value}, from a list with one value for each feature map of the network."""
         return {feature: values[place] for feature, place in zip(self._out_features, self._places, strict=True)}
 
     @property
     def size_divisibility(self) -> int:
-        """The largest stride, to whose multiples Detectron2 pads the sides of images."""
+        """The largest stride; Detectron2 pads the sides of images to multiples of it."""
         return max(self._out_feature_strides.values())
 
 
 def _features(network: Any) -> tuple[dict[str, int], dict[str, int]]:
-    """{"stride8": index of the deepest feature map of this stride, ...} and {"stage3": 3, ...}."""
+    """Returns {"stride8": index of the deepest feature map with this stride, ...} and {"stage3": 3, ...}."""
     info = network.feature_info
     strides = {f"stride{stride}": i for i, stride in zip(info.out_indices, info.reduction(), strict=True)}
     return strides, {f"stage{i}": i for i in info.out_indices}
@@ -134,13 +135,19 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Builds it with a feature pyramid on `MODEL.FPN.IN_FEATURES`: p2 to p6, for Faster, Mask and Cascade R-CNN."""
+    """Builds the backbone with a feature pyramid, p2 to p6, for Faster, Mask and Cascade R-CNN.
+
+    The pyramid reads `MODEL.FPN.IN_FEATURES`.
+    """
     return _pyramid(cfg, build_timm_backbone(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Builds it with a feature pyramid and two levels on top: p3 to p7, for RetinaNet and FCOS."""
+    """Builds the backbone with a feature pyramid, p3 to p7, for RetinaNet and FCOS.
+
+    The pyramid reads `MODEL.FPN.IN_FEATURES`; p6 and p7 are computed from the coarsest of these features.
+    """
     bottom_up = build_timm_backbone(cfg, input_shape)
     last = cfg.MODEL.FPN.IN_FEATURES[-1]
     channels = bottom_up.output_shape()[last].channels

