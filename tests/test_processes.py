@@ -96,11 +96,11 @@ def test_every_way_to_start_them_is_the_same(pair, tmp_path, how, monkeypatch, c
 @pytest.mark.parametrize(
     ("fault", "code", "says"),
     [
-        ("kill:1:9", 1, "process 1 of this machine's 2 was ended by SIGKILL"),
+        ("kill:1:9", 1, "process 1 of 2 on this machine was ended by SIGKILL"),
         ("wrong:1:9", 2, "process 1 has read something wrong"),
         pytest.param("wrong:0:9", 2, "process 0 has read something wrong", marks=pytest.mark.slow),
         pytest.param("crash:1:9", 1, "ValueError: a fault of the program", marks=pytest.mark.slow),
-        pytest.param("freeze:1:9", 1, "said nothing for 0.1 minutes", marks=pytest.mark.slow),
+        pytest.param("freeze:1:9", 1, "did not respond for 0.1 minutes", marks=pytest.mark.slow),
     ],
 )
 def test_one_that_fails_ends_the_run_with_a_word(tmp_path, fault, code, says, monkeypatch, capfd):
@@ -167,11 +167,11 @@ def test_how_many_processes_there_are(flags, torchrun, gpus, expected, monkeypat
 @pytest.mark.parametrize(
     ("flags", "torchrun", "gpus", "says"),
     [
-        (["--num-gpus", "2"], None, 1, "this machine has 1 usable; --num-processes N"),
+        (["--num-gpus", "2"], None, 1, "more than this machine has (1); --num-processes N"),
         (["--num-gpus", "2", "--num-processes", "2"], None, 2, "not both"),
         (["--num-gpus", "2"], "4", 8, "torchrun has started 4"),
-        ([], "4", 2, "this machine has 2 usable"),
-        (["--num-processes", "2"], "2", 0, "leave out --num-processes"),
+        ([], "4", 2, "more than this machine has (2)"),
+        (["--num-processes", "2"], "2", 0, "remove --num-processes"),
         (["--num-machines", "2"], None, 1, "tcp://HOST:PORT"),
         (["--num-machines", "2", "--machine-rank", "2"], None, 1, "must lie in [0, 1]"),
         (["--num-processes", "-1"], None, 1, "at least 0"),

@@ -1,1 +1,1 @@
-"""What a training run needs beside its hooks: processes, steps, schedules, checkpoints, its output folder."""
+"""Parts of a training run other than hooks: processes, steps, schedules, checkpoints, the output folder."""

@@ -1,4 +1,4 @@
-"""Training checkpoints: written completely or not at all, read without pickled code, and only into their own model."""
+"""Writes and reads training checkpoints: complete files only, no pickled code, and with checks of the model."""
 
 from __future__ import annotations
 
@@ -32,32 +32,34 @@ _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 
 
 class BrokenFile(InputError):
-    """A checkpoint is missing or broken; an earlier one can be used instead."""
+    """A checkpoint is missing or damaged; an earlier checkpoint can be used instead."""
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, made strict and safe.
+    """Detectron2's checkpointer with complete writes, safe reading and checks of the model.
 
-    A file is written under a temporary name and renamed. `--resume` continues from the last checkpoint, not from the
-    best network; if the last one is broken, from the one before it. PyTorch's files are read as tensors and plain data
-    only, `.pkl` files of Detectron2's model zoo as arrays.
-
-    The file of a pruned network holds its plan as text; the dense model that it is loaded into is cut first.
+    - A file is written under a temporary name and then renamed.
+    - `--resume` continues from the last checkpoint, not from the best network. If the last checkpoint is damaged, it
+      continues from an earlier one.
+    - PyTorch's files may hold only tensors and plain data; `.pkl` files of Detectron2's model zoo may hold only arrays.
+    - The file of a pruned network holds its plan as text. Loading it into a dense model first cuts the model.
 
     Attributes:
-        strict: if True, the next load must fill the model exactly. If False, as for weights to fine-tune from, entries
-            that do not fit are skipped with a warning.
+        strict: if True, a file must fill the model exactly. If False, entries that do not fit are skipped with a
+            warning, as for initial weights.
+        plan: the plan by which the model was pruned; None for a dense model.
+        optimizer: the optimizer whose state is cut when a plan is loaded; or None.
     """
 
     strict = False
 
     def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
-        self.plan: PruningPlan | None = None  # the plan by which the model was pruned
-        self.optimizer: torch.optim.Optimizer | None = None  # cut along when a plan is loaded
+        self.plan: PruningPlan | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes `<name>.pth`: the model, the state of the registered checkpointables, and `kwargs`."""
+        """Writes the model, the states of the registered checkpointables and `kwargs` to `<name>.pth`."""
         if not self.save_dir or not self.save_to_disk:
             return
         content = {"model": self.model.state_dict(), "plan": self.plan.to_json() if self.plan else ""}
@@ -68,7 +70,7 @@ class Checkpointer(DetectionCheckpointer):
         with whole_file(file) as beside:
             try:
                 torch.save(content, beside)
-            except RuntimeError as error:  # PyTorch's writer wraps the system's error
+            except RuntimeError as error:  # PyTorch's writer wraps the error of the system
                 reason = str(error).rpartition(" . ")[2]
                 raise OSError(f"the file could not be written completely ({reason}); is the disk full?") from error
         if name != BEST:
@@ -76,18 +78,17 @@ class Checkpointer(DetectionCheckpointer):
                 beside.write_text(file.name)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Continues from the last intact checkpoint, or starts from the weights in `path` ("" for none).
+        """Continues from the last undamaged checkpoint, or starts from the weights in `path`.
 
         Args:
-            path: the file of weights to start from, if the run does not continue.
-            resume: True to continue from a checkpoint, if there is one.
+            path: the file of weights to start from if no checkpoint is used; "" for random weights.
+            resume: True to continue from a checkpoint, if the folder has one.
 
         Returns:
-            What else the file holds beside the model.
+            The entries of the file other than the model.
 
         Raises:
-            InputError: on every process: the file is missing or broken, or a checkpoint to continue from is for
-                another model.
+            InputError: the file is missing or damaged, or the checkpoint is for another model. Raised on every process.
         """
         files = decide_once(self.resumable) if resume else []
         if not files:
@@ -99,11 +100,22 @@ class Checkpointer(DetectionCheckpointer):
                 try:
                     read = self.load(str(file))
                 except BrokenFile as error:
-                    raise InputError(f"{error}; all machines of a run need one OUTPUT_DIR on a shared disk") from error
+                    raise InputError(f"{error}; all machines of a run must share OUTPUT_DIR on one disk") from error
         return read
 
     def _load_first(self, files: list[Path], read: dict[str, Any]) -> Path:
-        """Loads the first intact file into `read`, logs a warning if it is not the first one, and returns its path."""
+        """Loads the first undamaged file of a list; logs a warning for each damaged file before it.
+
+        Args:
+            files: the files, in the order in which they are tried.
+            read: a dict to fill with the entries of the file other than the model.
+
+        Returns:
+            The path of the loaded file.
+
+        Raises:
+            InputError: all files are damaged.
+        """
         broken = []
         for file in files:
             try:
@@ -114,13 +126,13 @@ class Checkpointer(DetectionCheckpointer):
                 broken.append(error)
                 continue
             if broken:
-                self.logger.warning(f"Going on from {file}, as the later checkpoints are broken")
+                self.logger.warning(f"Continuing from {file}, because the later checkpoints are damaged")
             return file
-        before = ", and no earlier one is whole" if len(files) > 1 else ""
-        raise InputError(f"{broken[0]}{before}; to begin anew, empty {self.save_dir} or give OUTPUT_DIR another folder")
+        before = ", and all earlier ones are damaged" if len(files) > 1 else ""
+        raise InputError(f"{broken[0]}{before}; to start a new run, empty {self.save_dir} or change OUTPUT_DIR")
 
     def resumable(self) -> list[Path]:
-        """Lists the run's checkpoints, newest first: the one that `last_checkpoint` names, then earlier ones.
+        """Lists the run's checkpoints, newest first: the file that `last_checkpoint` names, then earlier files.
 
         Raises:
             InputError: `last_checkpoint` names a file in another folder.
@@ -128,7 +140,7 @@ class Checkpointer(DetectionCheckpointer):
         folder = Path(self.save_dir)
         numbered = sorted((f for f in folder.glob("model_*.pth") if _NUMBERED.fullmatch(f.name)), reverse=True)
         last = self.get_checkpoint_file()
-        if not last:  # the run was killed before it wrote `last_checkpoint`, or the file was lost
+        if not last:  # the run was killed before writing `last_checkpoint`, or the file was lost
             ended = [file for file in (folder / f"{FINAL}.pth",) if file.is_file()]
             return sorted([*ended, *numbered], key=lambda file: file.stat().st_mtime, reverse=True)
         named = Path(last)
@@ -136,12 +148,12 @@ class Checkpointer(DetectionCheckpointer):
         return [named, *earlier]
 
     def has_checkpoint(self) -> bool:
-        """True if there is a checkpoint to continue from."""
+        """Returns True if the folder has a checkpoint to continue from."""
         return bool(self.resumable())
 
     @contextmanager
     def strictly(self) -> Iterator[None]:
-        """While active, a file must fill the model exactly; a file that does not raises InputError."""
+        """While active, loading a file that does not fill the model exactly raises InputError."""
         before, self.strict = self.strict, True
         try:
             yield
@@ -152,11 +164,12 @@ class Checkpointer(DetectionCheckpointer):
         """Loads one file; see `resume_or_load`.
 
         Args:
-            path: the file, or "" for none.
-            checkpointables: names of the registered objects to load too; all by default.
+            path: the file, or "" to load nothing.
+            checkpointables: names of the registered objects whose states are loaded too; by default all.
 
         Raises:
-            InputError: the file cannot be read, or does not hold what the run needs; `BrokenFile` if it is missing.
+            BrokenFile: the file is missing or damaged.
+            InputError: the file cannot be read, or lacks data that the run needs.
         """
         if path and "://" not in path and not os.path.isfile(path):
             raise BrokenFile(f"there is no checkpoint {path}; correct MODEL.WEIGHTS or OUTPUT_DIR")
@@ -166,17 +179,17 @@ class Checkpointer(DetectionCheckpointer):
             raise
         except (LookupError, TypeError, AttributeError, ValueError, AssertionError, RuntimeError) as error:
             reason = one_line(error, 160)
-            raise InputError(f"{path} does not hold what this run needs ({type(error).__name__}: {reason})") from error
+            raise InputError(f"{path} does not fit this run ({type(error).__name__}: {reason})") from error
         except OSError as error:  # a download failed
             raise InputError(
                 f"{path} cannot be downloaded or read ({type(error).__name__}); "
-                "give MODEL.WEIGHTS a local file, or '' for none"
+                "set MODEL.WEIGHTS to a local file, or to '' for random weights"
             ) from error
         finally:
             self._parsed_url_during_load = None
 
     def get_checkpoint_file(self) -> str:
-        """Returns the file in the run's folder that `last_checkpoint` names, "" if it names none."""
+        """Returns the path of the file that `last_checkpoint` names, "" if it does not exist or is empty."""
         try:
             name = (Path(self.save_dir) / "last_checkpoint").read_text().strip("\0 \n")
         except (OSError, UnicodeDecodeError):
@@ -184,21 +197,21 @@ class Checkpointer(DetectionCheckpointer):
         if not name:
             return ""
         if Path(name).name != name:
-            raise InputError(f"{self.save_dir}/last_checkpoint names {name!r}, which is no file beside it")
+            raise InputError(f"{self.save_dir}/last_checkpoint names {name!r}, which is not a file in the same folder")
         return str(Path(self.save_dir) / name)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if filename.endswith(".pkl"):
             return _from_zoo(read_arrays(Path(filename)), filename)
         if filename.endswith(".pyth"):
-            raise InputError(f"{filename}: pycls's files are not read; save its model_state as a .pth")
+            raise InputError(f"{filename}: files of pycls are not supported; save their model_state as a .pth file")
         try:
             return super()._load_file(filename)
         except InputError:
             raise
         except (*BROKEN, SafetensorError) as error:
             reason = str(error).partition("\n")[0]
-            raise BrokenFile(f"{filename} is not a whole checkpoint ({reason}); copy or make it again") from error
+            raise BrokenFile(f"{filename} is not a complete checkpoint ({reason}); copy or create it again") from error
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         if f.endswith(".safetensors"):
@@ -217,35 +230,38 @@ class Checkpointer(DetectionCheckpointer):
                 self.plan = plan
         incompatible = super()._load_model(checkpoint)
         if self.strict:
-            branches = training_only(self.model)  # exported files do not hold them
+            branches = training_only(self.model)  # exported files do not contain these branches
             for problem, names in (
                 ("lacks", [name for name in incompatible.missing_keys if not within(name, branches)]),
-                ("has other than this model", incompatible.unexpected_keys),
+                ("has the additional", incompatible.unexpected_keys),
                 ("has in another shape", [name for name, *_ in incompatible.incorrect_shapes]),
             ):
                 if names:
                     raise InputError(
-                        f"the checkpoint is for another model: it {problem} {names[0]!r} ({len(names)} such); "
-                        "use the config it was made with"
+                        f"the checkpoint is for another model: it {problem} {names[0]!r} ({len(names)} in all); "
+                        "use the config of the run that wrote it"
                     )
         return incompatible
 
 
 def _check_whole(file: Path) -> None:
-    """Raises BrokenFile if a checkpoint's checksums do not match its content; PyTorch does not check them."""
+    """Raises BrokenFile if a checkpoint's content does not match its checksums, which PyTorch does not check."""
     if not file.is_file():
         return
     try:
         with zipfile.ZipFile(file) as archive:
             bad = archive.testzip()
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise BrokenFile(f"{file} is not a whole checkpoint ({error}); copy or make it again") from error
+        raise BrokenFile(f"{file} is not a complete checkpoint ({error}); copy or create it again") from error
     if bad:
-        raise BrokenFile(f"{file} is not a whole checkpoint ({bad} is not what was written); copy or make it again")
+        raise BrokenFile(f"{file} is not a complete checkpoint ({bad} is damaged); copy or create it again")
 
 
 def _from_zoo(content: Any, filename: str) -> dict[str, Any]:
-    """Brings the content of a `.pkl` into the format of Detectron2's model zoo; marks Caffe2's names to be matched."""
+    """Converts the content of a `.pkl` file to the format of Detectron2's model zoo.
+
+    Weights with Caffe2's names are marked, so that Detectron2 matches them to the names of the model.
+    """
     if not isinstance(content, dict):
         raise InputError(f"{filename} holds no weights by name")
     if "model" in content and "__author__" in content:

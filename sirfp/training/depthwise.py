@@ -1,7 +1,7 @@
 """Computes the gradients of bfloat16 depthwise convolutions on a CPU in float32, which is several times as fast.
 
-oneDNN has fast kernels for the forward pass in bfloat16 and for the backward pass in float32. In bfloat16 its backward
-pass falls back to slow code for 5 x 5 kernels, strides and dilations. `benchmarks/depthwise.py` measures both.
+oneDNN has fast kernels for the forward pass in bfloat16 and for the backward pass in float32. Its backward pass in
+bfloat16 uses slow code for 5 x 5 kernels, strides and dilations. `benchmarks/depthwise.py` measures both.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ Pair = tuple[int, int]
 class DepthwiseGradients(TorchFunctionMode):
     """While active, depthwise `conv2d` under autocast to bfloat16 on a CPU computes its gradients in float32.
 
-    Depthwise means one group per input channel and as many output channels. PyTorch's own code is used for all other
-    convolutions, for 3 x 3 kernels of stride and dilation 1, which oneDNN is fast for, and on other devices and types.
+    A convolution is depthwise if the numbers of groups, input channels and output channels are equal. PyTorch's own
+    code runs in all other cases: other convolutions, other devices, other dtypes, and kernels up to 3 x 3 with stride
+    and dilation 1, for which oneDNN's backward pass is fast.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

@@ -1,7 +1,8 @@
-"""Starts the processes of a run and ends them with a clear error message.
+"""Starts the processes of a run, and ends all of them with a clear error message if one fails.
 
-Processes run on GPUs (NCCL) or CPUs (gloo), on one machine or several, started here or by torchrun. Detectron2's
-`launch` supports one process per GPU only, and if one of them dies, prints the parent's trace instead of the reason.
+Processes run on GPUs (NCCL) or CPUs (gloo), on one machine or several. They are started by this module or by torchrun.
+Detectron2's `launch` only supports one process per GPU. If a process dies, it prints the traceback of the parent
+process instead of the reason.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ from ..errors import InputError, one_line
 from ..files.config_files import AddConfigFile
 
 WRONG, FAULT, ALONE = 2, 1, 75
-"""Exit codes: wrong input; any other error; this process ended because others had (never the code of a whole run)."""
+"""Exit codes: wrong input; any other error; a process that ended because another process had ended (never the exit code
+of the whole run)."""
 GRACE = 5
-"""Seconds that the other processes have to end by themselves after one has ended. Chosen: enough to notice the lost
-connection and print a message, short enough not to hold the machine; then they are killed."""
+"""Seconds after the end of one process until the others are killed. Chosen long enough for a process to notice the lost
+connection and print a message, and short enough not to block the machine."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-"""Errors of a disk that cannot take the file: full, over quota, read-only, or the file too large."""
+"""Error numbers of a disk that cannot store a file: disk full, quota exceeded, read-only, file too large."""
 _PEER = re.compile(r"closed by peer|reset by peer|broken pipe|timed? ?out|socket|nccl|gloo", re.IGNORECASE)
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Returns Detectron2's parser for a training script, with arguments for processes without GPUs added."""
+    """Returns Detectron2's argument parser for a training script, with additional arguments for runs on CPUs."""
     detectron2 = default_argument_parser()
     parser = argparse.ArgumentParser(
         parents=[detectron2], add_help=False, conflict_handler="resolve", epilog=detectron2.epilog,
@@ -48,7 +50,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--config-file", default="", metavar="FILE", action=AddConfigFile,
-        help="path to config file; files given by it again are laid over the first, the last wins",
+        help="path to config file; may be repeated, each later file overrides keys of the earlier ones",
     )  # fmt: skip
     parser.set_defaults(num_gpus=None, dist_url="auto")
     parser.add_argument(
@@ -57,7 +59,7 @@ def argument_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="CODE",
-        help="your own code to run first, in every process, a .py file, a folder of a package or a module; repeatable",
+        help="your own code to import first in every process: a .py file, folder of a package or module; repeatable",
     )
     parser.add_argument(
         "--num-processes", type=int, default=0, metavar="N", help="train on CPUs, in N processes *per machine*"
@@ -69,7 +71,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
-    """True if torchrun, or another launcher that sets the same variables, has started this process."""
+    """Returns True if torchrun, or a launcher that sets the same environment variables, has started this process."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(environment)
 
 
@@ -78,7 +80,7 @@ def resolve_devices(args: argparse.Namespace, environment: Mapping[str, str] = o
 
     Args:
         args: the arguments of `argument_parser`, changed in place.
-        environment: the environment variables, by which torchrun is recognised.
+        environment: the environment variables, which show whether torchrun has started this process.
 
     Raises:
         InputError: a number is out of range, or two arguments contradict each other.
@@ -92,18 +94,18 @@ def resolve_devices(args: argparse.Namespace, environment: Mapping[str, str] = o
         raise InputError(f"--timeout must be more than 0 minutes, got {args.timeout}")
     if by_torchrun(environment):
         if args.num_processes or args.num_machines > 1:
-            raise InputError("torchrun has started the processes: leave out --num-processes and --num-machines")
+            raise InputError("torchrun has started the processes: remove --num-processes and --num-machines")
         args.num_processes = int(environment.get("LOCAL_WORLD_SIZE", 1))
         if args.num_gpus is None:
             args.num_gpus = args.num_processes if gpus else 0
         if args.num_gpus not in (0, args.num_processes):
             raise InputError(
                 f"--num-gpus {args.num_gpus}: torchrun has started {args.num_processes} processes on this machine; "
-                "leave it out, or give 0 for processors"
+                "remove this option, or set it to 0 to train on CPUs"
             )
     elif args.num_processes:
         if args.num_gpus:
-            raise InputError("--num-processes is for processors: give it, or --num-gpus, not both")
+            raise InputError("--num-processes trains on CPUs: give --num-processes or --num-gpus, not both")
         args.num_gpus = 0
     else:
         if args.num_gpus is None:
@@ -111,15 +113,15 @@ def resolve_devices(args: argparse.Namespace, environment: Mapping[str, str] = o
         args.num_processes = args.num_gpus or 1
     if args.num_gpus > gpus:
         raise InputError(
-            f"--num-gpus {args.num_gpus}: this machine has {gpus} usable; --num-processes N trains on processors"
+            f"--num-gpus {args.num_gpus} is more than this machine has ({gpus}); --num-processes N trains on CPUs"
         )
     if args.num_machines > 1 and args.dist_url == "auto":
-        raise InputError("--dist-url: several machines meet at tcp://HOST:PORT, HOST being the machine of rank 0")
+        raise InputError("--dist-url must be tcp://HOST:PORT for several machines, where HOST is the machine of rank 0")
 
 
 def show_crashes() -> None:
-    """Has this process print where it was, thread by thread, when a signal such as a segmentation fault ends it."""
-    with suppress(AttributeError, OSError, RuntimeError, ValueError):  # standard error is closed, or is no file
+    """Makes this process print the stack of each thread if a signal such as a segmentation fault ends it."""
+    with suppress(AttributeError, OSError, RuntimeError, ValueError):  # standard error is closed or not a file
         if not faulthandler.is_enabled():
             faulthandler.enable()
 
@@ -128,12 +130,12 @@ def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> Non
     """Calls `main(args, *more)` in every process of a run and waits until all have ended.
 
     Args:
-        main: the function to run; it must be importable from a module.
-        args: the arguments after `resolve_devices`.
+        main: the function to run; other processes must be able to import it from a module.
+        args: the command line's arguments, completed by `resolve_devices`.
         *more: further arguments of `main`.
 
     Raises:
-        SystemExit: the run has failed; the reason was printed.
+        SystemExit: the run has failed; the reason has been printed.
     """
     show_crashes()
     if by_torchrun():
@@ -144,7 +146,7 @@ def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> Non
             main(args, *more)
     else:
         url = args.dist_url if args.dist_url != "auto" else f"tcp://127.0.0.1:{_free_port()}"
-        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # no warning for each process it ends
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # no warning for each ended process
         context = mp.start_processes(
             _spawned, (main, args, more, url), nprocs=args.num_processes, join=False, start_method="spawn"
         )
@@ -153,7 +155,7 @@ def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> Non
                 pass
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
             raise SystemExit(_explain(error, [process.exitcode for process in context.processes], args)) from None
-        except KeyboardInterrupt:  # the other processes have received it too
+        except KeyboardInterrupt:  # the other processes have received the signal too
             for process in context.processes:
                 process.join(GRACE)
                 process.kill()
@@ -185,7 +187,7 @@ def _take_part(
             )
         except (RuntimeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
-            raise InputError(f"process {rank} of {world} cannot meet the others at {url}: {reason}") from error
+            raise InputError(f"process {rank} of {world} cannot connect to the others at {url}: {reason}") from error
         comm.create_local_process_group(args.num_processes)
         comm.synchronize()
         main(args, *more)
@@ -199,7 +201,13 @@ def _free_port() -> int:
 
 
 def _explain(error: Exception, codes: list[int | None], args: argparse.Namespace) -> int:
-    """Prints in one line why processes of this machine ended, unless a process has; returns the exit code."""
+    """Prints in one line why processes of this machine ended, unless a process has printed it; returns the exit code.
+
+    Args:
+        error: the error of `torch.multiprocessing`.
+        codes: the exit codes of the processes, None for a process that is still running.
+        args: the command line's arguments.
+    """
     if WRONG in codes:
         return WRONG
     by_signal = [(rank, -code) for rank, code in enumerate(codes) if code and code < 0 and -code != signal.SIGTERM]
@@ -208,45 +216,43 @@ def _explain(error: Exception, codes: list[int | None], args: argparse.Namespace
     if by_signal:
         rank, number = by_signal[0]
         why = ", often because memory ran out" if number == signal.SIGKILL else ""
-        line = f"process {rank} of this machine's {len(codes)} was ended by {signal.Signals(number).name}{why}"
+        line = f"process {rank} of {len(codes)} on this machine was ended by {signal.Signals(number).name}{why}"
     elif isinstance(error, mp.ProcessRaisedException):
         print(error, file=sys.stderr)
         return FAULT
     elif ALONE in codes:
-        line = f"a process of the run has ended, or said nothing for {args.timeout:g} minutes"
+        line = f"a process of the run has ended, or did not respond for {args.timeout:g} minutes"
     else:
         return next(code for code in codes if code)
-    print(f"error: {line}; the others were stopped, and --resume goes on from the last checkpoint", file=sys.stderr)
+    print(f"error: {line}; the others were stopped; --resume continues from the last checkpoint", file=sys.stderr)
     return FAULT
 
 
 def in_one_line(error: BaseException) -> str:
-    """Returns the message for an error that is not a fault of the program: wrong input, a full disk, a lost process.
-
-    Returns "" for all other errors.
-    """
+    """Returns the message for wrong input, a full disk or a lost process; returns "" for all other errors."""
     if isinstance(error, InputError):
         return one_line(error)
     if isinstance(error, OSError) and error.errno in FULL:
         where = f" {error.filename}" if error.filename else ""
-        return f"cannot write{where}: {error.strerror}; make room, then --resume goes on from the last checkpoint"
+        return f"cannot write{where}: {error.strerror}; free space, then --resume continues from the last checkpoint"
     if _is_alone(error):
         reason = str(error).partition("\n")[0]
-        return f"process {comm.get_rank()} lost the others ({reason}); --resume goes on from the last checkpoint"
+        return f"process {comm.get_rank()} lost the others ({reason}); --resume continues from the last checkpoint"
     return ""
 
 
 def _is_alone(error: BaseException) -> bool:
-    """True if an error means that another process of the run has ended or does not respond."""
+    """Returns True if an error means that another process of the run has ended or does not respond."""
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return several and isinstance(error, RuntimeError) and bool(_PEER.search(str(error)))
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """While active, turns wrong user input into one line on standard error and exit code 2.
+    """While active, prints errors of `in_one_line` as one line on standard error and ends the process.
 
-    In a run of several processes, only the first one that fails prints its line.
+    The exit code is WRONG; for a lost process it is FAULT or ALONE. In a run of several processes, only the first
+    process that fails prints its line.
     """
     try:
         yield
@@ -267,12 +273,12 @@ def _speaks_first() -> bool:
         return os.environ.get("RANK", "0") == "0"
     try:
         return dist.distributed_c10d._get_default_store().add("sirfp/said", 1) == 1
-    except RuntimeError:  # the first process, which keeps the store, has ended
+    except RuntimeError:  # the first process has ended, and the store with it
         return False
 
 
 class OneLine(logging.Filter):
-    """Removes the traceback from log records of errors that `in_one_line` has a message for."""
+    """A log filter that replaces the traceback of an error by the message of `in_one_line`, if it has one."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         line = in_one_line(record.exc_info[1]) if record.exc_info and record.exc_info[1] else ""

@@ -1,4 +1,4 @@
-"""The learning rate and weight decay in each phase of a run with prunings (docs/method.md, section 4)."""
+"""Sets learning rate and weight decay in each phase of a run with prunings (docs/method.md, section 4)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .schedule import Schedule
 class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
     """Warm-up and polynomial decay to zero in each phase: dense training, every recovery, fine-tuning.
 
-    The paper's recipes train, recover and fine-tune in separate runs, each with its own schedule; this does the same in
-    one run. Weight decay has a factor for each phase too, since the recipes raise it after the first pruning. Both
-    depend on the iteration only, so that a resumed run continues unchanged.
+    The paper's recipes train, recover and fine-tune in separate runs with separate schedules. This class does the same
+    in one run. Weight decay has a factor for each phase too, since the recipes raise it after the first pruning.
+    Learning rate and weight decay depend only on the iteration, so that a resumed run continues unchanged.
 
     Args:
-        optimizer: the optimizer; the learning rates and weight decays of its groups are multiplied.
+        optimizer: the optimizer; the learning rate and weight decay of each of its groups are multiplied.
         lengths: the number of iterations of each phase.
         factors: the factor of the base learning rate in each phase.
         decays: the factor of weight decay in each phase; 1 by default.
         power: the exponent of the polynomial decay; 0.9 in the paper.
-        warmup: iterations of linear warm-up in each phase, at most a quarter of the phase.
-        warmup_factor: the factor of the learning rate at which warm-up starts.
+        warmup: iterations of linear warm-up in each phase; shortened to at most a quarter of the phase.
+        warmup_factor: the factor of the learning rate at the start of warm-up.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
 
     @classmethod
     def from_config(cls, cfg, optimizer: torch.optim.Optimizer) -> PhasedPolyLR:
-        """Builds the schedule from a config: one phase without pruning, else the phases of `Schedule`.
+        """Builds the schedule from a config: a single phase without pruning, else the phases of `Schedule`.
 
-        After the first pruning the factors are those of SIRFP.LR_FACTOR and SIRFP.WEIGHT_DECAY_FACTOR.
+        After the first pruning the factors are SIRFP.LR_FACTOR and SIRFP.WEIGHT_DECAY_FACTOR.
         """
         lengths: tuple[int, ...] = (cfg.SOLVER.MAX_ITER,)
         factors: tuple[float, ...] = (1.0,)
@@ -53,7 +53,7 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
         if Target.from_config(cfg).share < 1 and cfg.SIRFP.HOOKS:
             schedule = Schedule.from_config(cfg)
             lengths = schedule.lengths
-            trained = cfg.SIRFP.START_ITER > 0  # else the run starts from a trained network
+            trained = cfg.SIRFP.START_ITER > 0  # False: the run starts from a trained network
             factors = (1.0 if trained else cfg.SIRFP.LR_FACTOR, *[cfg.SIRFP.LR_FACTOR] * (len(lengths) - 1))
             decays = (1.0, *[cfg.SIRFP.WEIGHT_DECAY_FACTOR] * (len(lengths) - 1))
         return cls(
@@ -78,7 +78,10 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
         return factor * ramp * (1 - iteration / length) ** self.power
 
     def _phase(self, iteration: int) -> tuple[int, float, float, int]:
-        """Returns the phase of an iteration and the iteration's number in it; iterations after the end count on."""
+        """Returns the phase of an iteration, and the number of the iteration within this phase.
+
+        Iterations after the end of the run belong to the last phase.
+        """
         for phase in self.phases[:-1]:
             if iteration < phase[0]:
                 return *phase, iteration
@@ -86,7 +89,7 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
         return *self.phases[-1], iteration
 
     def step(self, epoch: int | None = None) -> None:
-        """Sets the rates and the weight decays of the next iteration."""
+        """Sets the learning rates and weight decays of the next iteration."""
         super().step(epoch)
         decay = self._phase(self.last_epoch)[2]
         for group, base in zip(self.optimizer.param_groups, self.base_decays, strict=True):
@@ -96,5 +99,5 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
         return [base * self.multiplier(self.last_epoch) for base in self.base_lrs]
 
     def state_dict(self) -> dict:
-        """Returns the iteration and the base rates; the phases come from the config."""
+        """Returns the iteration and the base learning rates; the phases are read from the config."""
         return {"last_epoch": self.last_epoch, "base_lrs": self.base_lrs}

@@ -1,6 +1,7 @@
-"""Skips iterations with a NaN or infinite loss or gradients; stops after MAX_NONFINITE in a row.
+"""Skips iterations with a NaN or infinite loss or gradients; stops after MAX_NONFINITE such iterations in a row.
 
-Checks and counts stay on the training device, so that no step waits for the host, which reads the counts now and then.
+Checks and counts are computed on the training device. The host reads the counts only now and then, so that it need not
+wait for the device in every step.
 """
 
 from __future__ import annotations
@@ -20,33 +21,35 @@ logger = logging.getLogger(__name__)
 READ_EVERY = 20
 """Iterations between two reads of the counts from a GPU; on a CPU they are read in each iteration.
 
-Chosen: reading makes the host wait for the GPU, which in one of 20 iterations hardly costs time, and a run that should
-stop wastes at most 20 iterations."""
+Reading makes the host wait for the GPU. The interval of 20 was chosen because one wait in 20 iterations costs hardly
+any time, and a run that should stop wastes at most 20 iterations."""
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _NORMS = nn.modules.batchnorm._NormBase
 
 
 class FiniteSteps:
-    """Keeps NaN and infinite losses, gradients and features out of a model.
+    """Protects a model from NaN and infinite losses, gradients and features.
 
-    Call, in a step, `remember` before the forward pass, `seed` for the backward pass, `judge` after it, and `undo`
-    before the update. In a non-finite iteration the gradients are set to zero, so that the weights still move by their
-    momentum, and the norms' running statistics are restored. Running statistics are also restored if only they are not
-    finite, for example because a feature's square overflows. Processes that average their gradients all decide alike.
+    Each training step calls `remember` before the forward pass, `seed` for the backward pass, `judge` after the
+    backward pass, and `undo` before the update.
+
+    In a non-finite iteration, gradients are set to zero, and the norms' running statistics are restored. Weights still
+    move by their momentum. Running statistics are also restored if only they are not finite, e.g. because the square of
+    a feature overflows. Processes that average their gradients make the same decision.
 
     Args:
-        limit: the number of non-finite iterations in a row after which `read_counts` ends the run; 0 for no limit.
+        limit: the number of non-finite iterations in a row after which `read_counts` stops the run; 0 for no limit.
 
     Attributes:
         seen: the number of non-finite iterations at the last read.
-        before_end: called before `read_counts` ends the run.
+        before_end: a function that `read_counts` calls before it stops the run.
     """
 
     def __init__(self, limit: int = 0):
         self.limit = limit
         self.seen = self._said = 0
         self.before_end: Callable[[], None] = lambda: None
-        self._counts: torch.Tensor | None = None  # non-finite iterations: in all, in a row now, most in a row
+        self._counts: torch.Tensor | None = None  # non-finite iterations: in all, currently in a row, most in a row
         self._model: nn.Module | None = None
         self._norms: list[nn.Module] = []
         self._kept: list[torch.Tensor] = []
@@ -65,12 +68,12 @@ class FiniteSteps:
 
     @staticmethod
     def seed(loss: torch.Tensor) -> torch.Tensor:
-        """Seed of the backward pass: 1.0, or NaN if the loss is not finite, so that all gradients become NaN."""
+        """Returns the seed of the backward pass: 1.0, or NaN if the loss is not finite; see `backward_seed`."""
         return backward_seed(loss)
 
     @torch.no_grad()
     def judge(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
-        """Counts the iteration; returns True if all gradients are finite, as () of bool on their device."""
+        """Updates the counts; returns whether all gradients are finite, as a bool tensor () on their device."""
         gradients = list(_gradients(optimizer))
         if not gradients:
             return torch.tensor(True)
@@ -87,7 +90,8 @@ class FiniteSteps:
     def undo(self, optimizer: torch.optim.Optimizer, finite: torch.Tensor) -> None:
         """Zeroes the gradients and restores the running statistics, unless the iteration was finite.
 
-        On a CPU `finite` is read to skip the work; on a GPU reading it would make the host wait, so all is computed.
+        On a CPU nothing is computed in a finite iteration. On a GPU everything is computed in each iteration, because
+        reading `finite` would make the host wait.
         """
         readable = finite.device.type == "cpu"
         if not (readable and finite):
@@ -99,11 +103,11 @@ class FiniteSteps:
                 restore(now, self._kept, finite)
 
     def read_counts(self, iteration: int, every: int = READ_EVERY) -> bool:
-        """Reads and logs the counts, if it is time to; to be called before each iteration.
+        """Reads and logs the counts; call it before each iteration.
 
         Args:
             iteration: the number of the iteration.
-            every: reads a GPU's counts in every so many iterations.
+            every: the interval, in iterations, at which counts are read from a GPU.
 
         Returns:
             True if the counts were read.
@@ -117,7 +121,7 @@ class FiniteSteps:
         if total > self._said and (not self._said or iteration % every == 0 or most == self.limit):
             self._said = total
             logger.warning(
-                "By iteration %d, %d iterations had a loss or gradients that are not finite; they changed nothing",
+                "By iteration %d, %d iterations had a NaN or infinite loss or gradients; they were skipped",
                 iteration,
                 total,
             )
@@ -125,9 +129,9 @@ class FiniteSteps:
         if self.limit and most >= self.limit:
             self.before_end()
             raise InputError(
-                f"the loss or its gradients were not finite in {most} iterations in a row, by iteration {iteration}: "
-                "nothing is learned; lower SOLVER.BASE_LR, clip gradients (SOLVER.CLIP_GRADIENTS) or look for broken "
-                "data, then go on with --resume (the limit is SIRFP.MAX_NONFINITE)"
+                f"the loss or its gradients were not finite in {most} iterations in a row, by iteration {iteration}; "
+                "lower SOLVER.BASE_LR, clip gradients (SOLVER.CLIP_GRADIENTS) or look for damaged data, then continue "
+                "with --resume (the limit is SIRFP.MAX_NONFINITE)"
             )
         return True
 
@@ -138,7 +142,7 @@ class FiniteSteps:
 
 @contextmanager
 def finite_norms(model: nn.Module) -> Iterator[None]:
-    """While active, restores running statistics after a forward pass that makes them NaN or infinite."""
+    """While active, restores a norm's running statistics after each call that makes them NaN or infinite."""
     norms = [module for module in model.modules() if isinstance(module, _NORMS) and module.running_mean is not None]
     handles = [norm.register_forward_hook(_keeper(norm)) for norm in norms]
     try:
@@ -164,13 +168,16 @@ def _keeper(norm: nn.Module) -> Callable[..., None]:
 
 
 def clear(tensors: list[torch.Tensor], keep: torch.Tensor) -> None:
-    """Zeroes tensors in place unless `keep`, () of bool. Multiplies their bits, since NaN times 0 is NaN."""
+    """Zeroes tensors in place unless `keep`, a bool tensor (), is True.
+
+    The tensors' bits are multiplied as integers, because NaN times 0 is NaN.
+    """
     for bits in _by_type(tensors):
         torch._foreach_mul_(bits, keep.to(bits[0].dtype))
 
 
 def restore(tensors: list[torch.Tensor], before: list[torch.Tensor], keep: torch.Tensor) -> None:
-    """Sets tensors to their values in `before` unless `keep`, in place; overwrites `before`."""
+    """Sets tensors in place to their values in `before`, unless `keep` is True; overwrites `before`."""
     clear(tensors, keep)
     clear(before, ~keep)
     for now, then in zip(_by_type(tensors), _by_type(before), strict=True):

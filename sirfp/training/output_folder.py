@@ -1,4 +1,4 @@
-"""The output folder of a training run: one run at a time uses it, and none overwrites checkpoints."""
+"""Protects the output folder of a training run: one run at a time writes to it, and no run overwrites checkpoints."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .checkpointer import Checkpointer
 
 @contextmanager
 def hold_output_folder(folder: str, *, resume: bool) -> Iterator[None]:
-    """Locks the output folder of a training run, for all its processes.
+    """Locks the output folder of a training run, for all processes of the run.
 
     Args:
-        folder: created if missing.
+        folder: the folder; created if missing.
         resume: True if the run continues from checkpoints in the folder.
 
     Raises:
-        InputError: another run holds the folder, it cannot be written to, or it holds checkpoints and `resume` is
-            False, so that they would be overwritten.
+        InputError: another run uses the folder, the folder cannot be written to, or it holds checkpoints and `resume`
+            is False, so that the run would overwrite them.
     """
     with ExitStack() as held:
 
@@ -34,8 +34,8 @@ def hold_output_folder(folder: str, *, resume: bool) -> Iterator[None]:
             there = Checkpointer(nn.Identity(), folder).resumable()
             if there and not resume:
                 raise InputError(
-                    f"{folder} holds checkpoints of an earlier run ({there[0].name}): --resume goes on from them; to "
-                    "begin anew, give OUTPUT_DIR another folder or remove this one"
+                    f"{folder} holds checkpoints of an earlier run ({there[0].name}); continue it with --resume, or "
+                    "start a new run after setting OUTPUT_DIR to another folder or removing this folder"
                 )
 
         decide_once(take)

@@ -12,16 +12,17 @@ from ..errors import InputError
 class Schedule:
     """The phases of a run, in iterations.
 
-    The first pruning happens after `start` iterations, later ones every `recover` iterations. Statistics are
-    accumulated in the last `accumulate` iterations before the first pruning, and in all iterations between prunings.
+    The first pruning comes after `start` iterations; each later one comes `recover` iterations after the one before.
+    Statistics are accumulated in the last `accumulate` iterations before the first pruning, and in all iterations
+    between prunings.
 
     Attributes:
-        start: iterations before the first pruning.
-        steps: the number of prunings.
-        accumulate: iterations of statistics before the first pruning.
-        recover: iterations between prunings.
-        keep: the budget that the last pruning meets.
-        end: iterations of the run.
+        start: number of iterations before the first pruning.
+        steps: number of prunings.
+        accumulate: number of iterations with statistics before the first pruning.
+        recover: number of iterations between two prunings.
+        keep: the budget, which the last pruning meets.
+        end: number of iterations of the run.
     """
 
     start: int
@@ -49,7 +50,7 @@ class Schedule:
             )
         if schedule.keep.share < 1:
             if not start:
-                raise InputError("SIRFP.ACCUMULATE_ITERS and START_ITER are 0: set one, the first pruning comes then")
+                raise InputError("SIRFP.ACCUMULATE_ITERS and START_ITER are 0; set one of them to prune after it")
             if node.STEPS > 1 and not node.RECOVER_ITERS:
                 raise InputError(f"SIRFP.STEPS {node.STEPS} needs SIRFP.RECOVER_ITERS of at least 1, got 0")
             if node.STEPS > cfg.SOLVER.MAX_ITER:
@@ -63,15 +64,18 @@ class Schedule:
 
     @property
     def iterations(self) -> tuple[int, ...]:
-        """The number of iterations completed at each pruning."""
+        """For each pruning, the number of iterations before it."""
         return tuple(self.start + k * self.recover for k in range(self.steps))
 
     def target(self, step: int) -> Target:
-        """Returns the budget of pruning `step` (counted from 0): each removes an equal share of the dense network."""
+        """Returns the budget of pruning `step` (counted from 0).
+
+        Every pruning removes an equal share of the dense network.
+        """
         return replace(self.keep, share=1 - (1 - self.keep.share) * (step + 1) / self.steps)
 
     def accumulates(self, iteration: int) -> bool:
-        """True if statistics are accumulated in an iteration (counted from 0)."""
+        """Returns True if statistics are accumulated in an iteration (counted from 0)."""
         return self.start - self.accumulate <= iteration < self.iterations[-1]
 
     def phase(self, iteration: int) -> str:

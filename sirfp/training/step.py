@@ -19,10 +19,10 @@ from .nonfinite import FiniteSteps
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """Returns the 16-bit type that makes training faster on a device, or None if there is none.
+    """Returns the 16-bit dtype that makes training faster on a device, or None if no 16-bit dtype does.
 
-    bfloat16 is preferred, since it needs no loss scaling; a GPU without it uses float16. A CPU without bfloat16 units
-    would only emulate it, so it uses none.
+    bfloat16 is preferred, because it needs no loss scaling. GPUs without bfloat16 use float16. CPUs without bfloat16
+    instructions only emulate it, which is slow, so the result is None for them.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -37,7 +37,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 def use_channels_last(model: nn.Module) -> nn.Module:
     """Stores a model's convolution weights channels-last, in place, so that its feature maps are channels-last too.
 
-    Layers that oneDNN would then train wrongly are guarded (`sirfp.network.strided_pointwise`).
+    Also protects layers from a bug of oneDNN with channels-last maps (`sirfp.network.strided_pointwise`).
     """
     return guard(model.to(memory_format=torch.channels_last))
 
@@ -45,18 +45,22 @@ def use_channels_last(model: nn.Module) -> nn.Module:
 class MixedPrecisionTrainer(SimpleTrainer):
     """Detectron2's `SimpleTrainer` with autocast on any device.
 
-    Detectron2's own `AMPTrainer` requires CUDA. This one differs from both in three points: gradients are unscaled
-    before `after_backward`; `after_backward` is the outer trainer's, so that hooks are called; and an iteration with a
-    NaN or infinite loss or gradients is skipped instead of ending the run (see `sirfp.training.nonfinite`).
+    Detectron2's own `AMPTrainer` requires CUDA. This trainer differs from `AMPTrainer` and `SimpleTrainer` as follows:
+
+    - Gradients are unscaled before `after_backward` is called.
+    - `after_backward` is a method of the outer trainer, so that its hooks are called.
+    - An iteration with a NaN or infinite loss or gradients is skipped instead of ending the run
+      (`sirfp.training.nonfinite`).
 
     Args:
-        model: takes a batch and returns a dict of losses. Like `optimizer`, it may be replaced between two steps.
-        data_loader: yields batches.
+        model: a module that takes a batch and returns a dict of losses. Model and optimizer may be replaced between
+            two steps.
+        data_loader: an iterable of batches.
         optimizer: the optimizer of the model's parameters.
-        precision: the type of autocast; None for float32.
-        after_backward: called when the gradients are ready.
-        losses: computes the losses of a model on a batch; by default the model returns them.
-        max_nonfinite: the number of non-finite iterations in a row after which the run ends; 0 for no limit.
+        precision: the dtype of autocast; None for float32.
+        after_backward: a function that is called when the gradients are ready.
+        losses: a function that computes the losses of a model on a batch; by default the model returns them.
+        max_nonfinite: the number of non-finite iterations in a row after which the run stops; 0 for no limit.
     """
 
     def __init__(
@@ -78,12 +82,12 @@ class MixedPrecisionTrainer(SimpleTrainer):
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
-        """The context in which the model runs in a step: autocast, and float32 gradients of depthwise convolutions."""
+        """Returns the context of the forward pass: autocast, and float32 gradients of depthwise convolutions."""
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None), DepthwiseGradients():
             yield
 
     def run_step(self) -> None:
-        """One iteration: data, losses, gradients, update."""
+        """Runs one iteration: reads a batch, computes losses and gradients, updates the weights."""
         assert self.model.training, "the model is in evaluation mode"
         if self.finite.read_counts(self.iter):
             get_event_storage().put_scalar("sirfp/nonfinite", self.finite.seen, smoothing_hint=False)
@@ -91,8 +95,8 @@ class MixedPrecisionTrainer(SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        # TorchScript (in detectors' losses) optimises a function after its second call, which changes the last digits:
-        # a resumed run would differ from one that was not interrupted
+        # TorchScript functions (in detectors' losses) are optimised after their second call, which changes the last
+        # digits of results. Then a resumed run would differ from an uninterrupted run.
         with self.autocast(), torch.jit.optimized_execution(self.device.type != "cpu"):
             losses = self.losses(self.model, data)
             if isinstance(losses, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Synchronised batch norm on CPUs: PyTorch's `SyncBatchNorm` supports GPUs only."""
+"""Synchronised batch norm for CPUs; PyTorch's `SyncBatchNorm` supports only GPUs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..processes import world_size
 
 
 class SyncNorm(nn.BatchNorm2d):  # a subclass of PyTorch's norm, so that other code recognises it as a norm
-    """PyTorch's `SyncBatchNorm` for any device: batch norm over all processes' batches, which may differ in size."""
+    """PyTorch's `SyncBatchNorm` for any device: normalises over the batches of all processes; sizes may differ."""
 
     def _check_input_dim(self, x: torch.Tensor) -> None:
         pass
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalises (N, C, ...); in training, by mean and variance over all processes' batches."""
+        """Normalises (N, C, ...). In training mode, mean and variance are those of the batches of all processes."""
         if not self.training or world_size() == 1:
             return super().forward(x)
         dims = [d for d in range(x.dim()) if d != 1]
@@ -37,7 +37,7 @@ class SyncNorm(nn.BatchNorm2d):  # a subclass of PyTorch's norm, so that other c
 
     @torch.no_grad()
     def _update_statistics(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        """Moves the running statistics, each (C,), towards those of a batch."""
+        """Updates the running statistics with a batch's mean and variance, each (C,)."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -61,7 +61,7 @@ _REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {nn.SyncBatchNorm: SyncN
 
 
 def replace_sync_norms(model: nn.Module) -> nn.Module:
-    """Replaces a model's synchronised norms by those for any device, in place; parameters and names do not change."""
+    """Replaces a model's synchronised norms by norms for any device, in place; parameters and names do not change."""
     for module in model.modules():
         module.__class__ = _REPLACEMENTS.get(type(module), type(module))
     return model

@@ -154,14 +154,14 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(whole, tmp_path, damage
     DAMAGE[damage](tmp_path / "model_0000011.pth")
     with caplog.at_level("WARNING", logger="fvcore"):
         run(tmp_path, resume=True)
-    assert "model_0000008.pth, as the later checkpoints are broken" in caplog.text
+    assert "model_0000008.pth, because the later checkpoints are damaged" in caplog.text
     assert "model_0000011.pth" in caplog.text
     check_same(tmp_path, whole)
 
 
 def test_without_a_whole_checkpoint_nothing_begins_anew_by_itself(tmp_path):
     (tmp_path / "model_0000002.pth").write_bytes(b"")
-    with pytest.raises(InputError, match="model_0000002.pth is not a whole checkpoint"):
+    with pytest.raises(InputError, match="model_0000002.pth is not a complete checkpoint"):
         run(tmp_path, resume=True)
     assert [file.name for file in tmp_path.glob("*.pth")] == ["model_0000002.pth"]
 
@@ -177,10 +177,10 @@ def test_an_older_file_is_no_fall_back(tmp_path):
 
 
 def test_a_second_run_leaves_the_first_alone(tmp_path):
-    with locked(tmp_path, "training run"), pytest.raises(InputError, match=f"at work in .*process {os.getpid()}"):
+    with locked(tmp_path, "training run"), pytest.raises(InputError, match=f"is running in .*process {os.getpid()}"):
         run(tmp_path)
     (tmp_path / "model_0000002.pth").write_text("days of work")
-    with pytest.raises(InputError, match="holds checkpoints of an earlier run .*--resume goes on"):
+    with pytest.raises(InputError, match="holds checkpoints of an earlier run .*continue it with --resume"):
         run(tmp_path)
     assert (tmp_path / "model_0000002.pth").read_text() == "days of work"
 
@@ -238,7 +238,7 @@ def test_a_disk_that_takes_no_more_is_told_in_one_line(number, capsys):
     with pytest.raises(SystemExit) as end, launch.one_line_errors():
         raise OSError(number, os.strerror(number), "out/metrics.json")
     assert end.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: cannot write out/metrics.json: {os.strerror(number)}; make room")
+    assert capsys.readouterr().err.startswith(f"error: cannot write out/metrics.json: {os.strerror(number)}; free ")
     assert errno.EIO not in launch.FULL
 
 
