@@ -4,19 +4,19 @@
     sirfp.save("small.safetensors", model, plan)
     plan = sirfp.load("small.safetensors", fresh_dense_model)
 
-Neither Detectron2 nor timm is imported here. A map of the code, from what a user runs down to the ground; a module
-imports from its own line or from lines below:
+`import sirfp` imports neither Detectron2 nor timm. The packages, from the top level to the lowest; a module imports
+only from its own line or from lines below:
 
     commands                                 the subcommands of `sirfp`
-    engine, hooks, exporting                 how pruning joins a training run; ONNX files
-    study, sources, session, config          grids of runs; where dense models come from; a run's prunings; keys
+    engine, hooks, exporting                 training runs with pruning; ONNX files
+    study, sources, session, config          grids of runs; sources of dense models; prunings of a run; config keys
     prune                                    the method on one page: begin here
-    models, training, channels               builders of networks; what a run needs; which channels belong together
-    checkpoint, verify, budget               files of pruned models; the proof of a cut; how many channels stay where
-    reporting, criteria, surgery             tables and figures; what a channel is worth; cutting
+    models, training, channels               builders of networks; parts of a training run; groups of tied channels
+    checkpoint, verify, budget               files of pruned models; verification of a cut; number of channels to keep
+    reporting, criteria, surgery             tables and figures; scores of channels; cutting
     files, data, structure                   safe reading and writing; data sets; groups, cost and plan as plain data
-    clique, redundancy, network, tracing     the mathematics; running any network; following channels through it
-    errors, processes                        what everything may import
+    clique, redundancy, network, tracing     the mathematics; running any network; tracing channels through a network
+    errors, processes                        errors and distributed processes, used by all other modules
 """
 
 from . import channels, clique, criteria, redundancy, verify

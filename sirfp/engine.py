@@ -1,6 +1,6 @@
-"""The training run of all tasks: Detectron2's trainer on any device, hooks named by the config, and the main function.
+"""The training run of all tasks: Detectron2's trainer on any device, with hooks that the config names.
 
-A project's `train_net.py` defines a subclass of `Trainer` (its data, its evaluator) and ends in
+A project's `train_net.py` defines a subclass of `Trainer` (its data, its evaluator) and ends with
 
     if __name__ == "__main__":
         run(MyTrainer, add_my_config)
@@ -53,14 +53,14 @@ Configure = Callable[[CfgNode], None]
 class Trainer(DefaultTrainer):
     """Detectron2's `DefaultTrainer` for any task, on CPUs or GPUs.
 
-    Every step reads `model`, `optimizer`, `scheduler` and `checkpointer` anew, so that a hook may replace them.
+    A hook may replace `model`, `optimizer`, `scheduler` and `checkpointer`: each step reads these attributes again.
 
     Args:
-        cfg: the whole config; with `SOLVER.AMP.ENABLED` steps run in 16 bits on devices that are faster with them.
+        cfg: the whole config. With `SOLVER.AMP.ENABLED`, steps run in a 16-bit type on devices where it is faster.
     """
 
     def __init__(self, cfg: CfgNode):
-        super(DefaultTrainer, self).__init__()  # as in DefaultTrainer, except for the step and the checkpointer
+        super(DefaultTrainer, self).__init__()  # the rest follows DefaultTrainer, except for step and checkpointer
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
         if batch % processes:
@@ -95,7 +95,7 @@ class Trainer(DefaultTrainer):
         """Builds the model that the config describes.
 
         Raises:
-            InputError: the config names something that does not exist, or values that do not fit together.
+            InputError: the config names a part that does not exist, or its values contradict each other.
         """
         provide_deformable()
         try:
@@ -122,11 +122,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainingStream:
-        """Detectron2's training batches, augmented."""
+        """Builds the stream of augmented training batches in Detectron2's format."""
         return detection_stream(cfg)
 
     def run_step(self) -> None:
-        """Runs one iteration; its random numbers depend only on the seed and the number of the iteration."""
+        """Runs one iteration, whose random numbers depend only on the seed and the iteration's number."""
         if isinstance(self._trainer.data_loader, TrainingStream):
             self._trainer.data_loader.seed_step(self.iter)
         super().run_step()
@@ -140,13 +140,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
-        """Builds the object that writes and reads training checkpoints, in OUTPUT_DIR."""
+        """Builds the checkpointer, which writes and reads training checkpoints in OUTPUT_DIR."""
         return Checkpointer(model, cfg.OUTPUT_DIR, **checkpointables)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Builds Detectron2's hooks and those that `SIRFP.HOOKS` names.
+        """Builds Detectron2's hooks and the hooks of `SIRFP.HOOKS`.
 
-        The latter run after the schedule and before checkpoints and evaluation, which thus see the pruned model.
+        The hooks of `SIRFP.HOOKS` run after the learning-rate schedule and before checkpoints and evaluation. Thus
+        checkpoints hold the pruned model, and evaluation tests it.
         """
         ret = super().build_hooks()
         after = 1 + max(i for i, hook in enumerate(ret) if isinstance(hook, hooks.LRScheduler))
@@ -164,13 +165,13 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Resumes from the last checkpoint in OUTPUT_DIR, or starts from MODEL.WEIGHTS."""
         super().resume_or_load(resume)
-        if hasattr(self.scheduler, "max_iters"):  # the checkpoint's value is that of its run, which this one may extend
+        if hasattr(self.scheduler, "max_iters"):  # this run may be longer than the run that wrote the checkpoint
             self.scheduler.max_iters = self.max_iter
         if self.checkpointer.plan:
             self.rewrap()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the run, including running averages that a model keeps outside its `state_dict`."""
+        """Returns the state of the run, including running averages that a model keeps outside its `state_dict`."""
         return super().state_dict() | {"averages": averages(self.checkpointer.model)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -189,7 +190,7 @@ class Trainer(DefaultTrainer):
             self._trainer.model = self.distribute(model.module)
 
     def agree(self) -> None:
-        """Averages over processes what each has gathered from its data: norms' and the criterion's statistics."""
+        """Combines, over all processes, the statistics of the norms and of the criterion."""
         pruning = getattr(self, "pruning", None)
         if pruning is not None:
             pruning.agree()
@@ -198,38 +199,41 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict[str, Any]:
-        """Runs Detectron2's evaluation, with norms' statistics averaged so that all processes test the same network."""
+        """Runs Detectron2's evaluation; first averages norms' statistics, so that all processes test one network."""
         average_norms(model)
         return super().test(cfg, model, evaluators)
 
     def evaluate(self) -> dict[str, Any]:
-        """Tests the current model; after the last iteration a second call returns the first one's results."""
+        """Tests the current model; after the last iteration, further calls return the results of the first call."""
         if self.iter < self.max_iter or self._last_tested != self.iter:
             self._last_eval_results = self.test(self.cfg, self.model)
             self._last_tested = self.iter
         return self._last_eval_results
 
     def draw(self, models: Mapping[str, nn.Module], path: str) -> None:
-        """Draws predictions of models, {name: model}, for a few images to a PNG file; a task may override it."""
+        """Draws the predictions of `models`, {name: model}, for a few images into a PNG file; does nothing by default.
+
+        A task may override it.
+        """
 
     def losses(self, model: nn.Module, data: Any) -> dict[str, torch.Tensor]:
-        """The losses of a model on a training batch, {name: scalar}; Detectron2's models return them when called."""
+        """Computes the losses of a model on a training batch, {name: scalar}; Detectron2's models return them."""
         return model(data)
 
     def batches(self) -> Iterator[Any]:
-        """The batches of the next training steps."""
+        """Returns an iterator over the batches of the next training steps."""
         return iter(self._trainer._data_loader_iter)
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The context in which a training step runs the model."""
+        """Returns the context in which a training step runs the model."""
         return self._trainer.autocast()
 
     def example_inputs(self) -> Any:
-        """The input for counting FLOPs and measuring latency: one random image."""
+        """Returns the input for counting FLOPs and measuring latency: one random image."""
         return random_images(input_size(self.cfg), 1, torch.Generator().manual_seed(0))
 
     def train(self) -> dict[str, Any] | None:
-        """Runs training; returns the results of the last evaluation, None if there was none."""
+        """Trains the model; returns the results of the last evaluation, None if the run had no evaluation."""
         super().train()
         return getattr(self, "_last_eval_results", None)
 
@@ -238,7 +242,7 @@ def build_hook(name: str, cfg: CfgNode) -> HookBase:
     """Builds a trainer hook by its name in the registry `sirfp.hooks.HOOKS`.
 
     Raises:
-        InputError: no hook has this name; the message lists those that exist.
+        InputError: no hook has this name; the message lists the existing hooks.
     """
     return HOOKS.find(name, "SIRFP.HOOKS")(cfg)
 
@@ -251,7 +255,7 @@ def reading_data(names: Sequence[str]) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, AssertionError) as error:
         reason = one_line(error)
         raise InputError(
-            f"data set {' or '.join(map(repr, names))} cannot be read: {reason}; it must lie below the folder "
+            f"data set {' or '.join(map(repr, names))} cannot be read: {reason}; it must be in the folder "
             f"that the environment variable DETECTRON2_DATASETS names{advice(names)}"
         ) from error
 
@@ -283,7 +287,7 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer], add_config: Con
     """
     logging.getLogger("detectron2.engine.train_loop").addFilter(launch.OneLine())
     cfg = setup(args, add_config)
-    for name in cfg.DATASETS.TEST:  # now, since a missing one would else stop the run at its first evaluation
+    for name in cfg.DATASETS.TEST:  # otherwise the run would only fail at its first evaluation
         with reading_data([name]):
             DatasetCatalog.get(name)
     with nullcontext() if args.eval_only else hold_output_folder(cfg.OUTPUT_DIR, resume=args.resume):
@@ -313,12 +317,12 @@ def run(trainer_class: type[Trainer], add_config: Configure | None = None, argv:
 
     Args:
         trainer_class: the task's trainer.
-        add_config: adds the task's own config keys.
-        argv: the command line; the program's own by default.
+        add_config: a function that adds the task's own config keys.
+        argv: the command line; by default that of the program.
     """
     args = launch.argument_parser().parse_args(argv)
     with one_line_errors():
         launch.resolve_devices(args)
-        cfg = setup(args, add_config)  # here, so that mistakes are reported once, before processes are started
+        cfg = setup(args, add_config)  # before processes are started, so that a mistake is reported only once
         trainer_class.check_data(cfg, (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST))
     launch.start(main, args, trainer_class, add_config)

@@ -1,4 +1,4 @@
-"""The exception for wrong user input, which the command line turns into exit code 2, and the wording of messages."""
+"""The exception for wrong user input (exit code 2 on the command line), and functions for the text of messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """The user's input is wrong: a file, a folder, a config value.
 
-    The message is one line: it names the input, says what is wrong with it and what to do.
+    The message is one line. It names the input, and says what is wrong with the input and what to do.
     """
 
 

@@ -1,4 +1,7 @@
-"""What the processes of a distributed run share: decisions and batch norm statistics. With one process, no-ops."""
+"""Shares decisions and batch norm statistics between the processes of a distributed run.
+
+In a run of one process these functions change nothing.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def decide_once(decide: Callable[[], T]) -> T:
         decide: the function; its result is pickled to reach the other processes.
 
     Raises:
-        Exception: what `decide` raised, on every process, so that none waits for the others.
+        Exception: the error that `decide` raised, on every process, so that no process waits for the others.
     """
     if world_size() == 1:
         return decide()
@@ -44,8 +47,8 @@ def decide_once(decide: Callable[[], T]) -> T:
 def average_norms(model: nn.Module) -> None:
     """Sets the running statistics of every process's batch norms to their mean over all processes.
 
-    Each process sees different images, so its running statistics drift apart from those of the others. Statistics that
-    are already equal on all processes stay bit-identical.
+    Each process sees different images, so the running statistics of the processes drift apart. Statistics that are
+    already equal on all processes stay bit-identical.
     """
     if world_size() == 1:
         return

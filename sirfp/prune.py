@@ -1,11 +1,13 @@
-"""Pruning a model: groups, scores, decision, cut, on one page.
+"""Prunes a model in one shot: the whole method of docs/method.md on one page.
 
-This is docs/method.md in code. Channels that must go together are found, each is scored by a criterion (SIRFP: its
-redundancy at the moment the greedy clique removes it), the lowest of each partition go until the budget is met, what
-they still emitted is compensated, and the model is cut. A training run takes the same steps, several times and with
-statistics of its own batches (`sirfp.session`).
+1. Find the groups of channels that can only be removed together.
+2. Score each channel by a criterion. SIRFP's score is the redundancy of a channel when the greedy clique removes it.
+3. Decide: remove the channels with the lowest scores of each partition until the budget is met.
+4. Compensate for the constant output of the removed channels, and cut the model.
 
-`prune` is the one function that is defined here; those that it is made of are also importable from here.
+A training run does the same in several steps, with statistics of its own batches (`sirfp.session`).
+
+Only `prune` is defined here. The functions that it calls can also be imported from here.
 """
 
 from __future__ import annotations
@@ -55,32 +57,35 @@ def prune(
 
     Args:
         model: a module called with tensors, a timm model, or a Detectron2 model called with `list[dict]`.
-        example_inputs: what it is called with (`sirfp.network.forward.call`); FLOPs are counted on it.
-        criterion: a name in the registry: "sirfp", "magnitude", "random", ... By default "sirfp_joint" where there are
-            gradients, that is with a `loss` or with annotated batches of Detectron2, and "sirfp" where there are none.
-        keep_flops: the share of the FLOPs that the plan may keep, in (0, 1]; 0.4 where no budget is given.
-        calibration: batches, for criteria that look at features or gradients and for the reconstruction.
-        keep_params: instead of it, the share of the parameters.
-        keep_latency: instead of it, the share of the time that a call with the example inputs takes on this machine,
-            in evaluation mode (`sirfp.budget.latency`).
-        loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models bring their own.
-        bias_correction: add what removed channels still emitted where it was read (docs/method.md, section 3).
-        reconstruction: the number of calibration batches on which the layers that read removed channels are fitted to
-            read instead from those that stay (`sirfp.surgery.reconstruction`); 0: none are fitted, as in the paper.
-        ignore: names or patterns of modules whose channels all stay.
-        round_to: widths are multiples of this.
-        seed: of what is random.
-        min_keep: the share of its channels that every group keeps at least.
-        partitions: prefixes of names; the groups of the first that matches any are ranked apart from the rest; "*"
-            ranks every group apart, so that all lose the same share.
-        optimizer: its state is cut along.
-        **options: the criterion's own.
+        example_inputs: inputs of the model (`sirfp.network.forward.call`), on which FLOPs are counted.
+        criterion: a name in the registry: "sirfp", "magnitude", "random", ... The default is "sirfp_joint" if gradients
+            are available, that is, with a `loss` or with annotated batches of Detectron2; else "sirfp".
+        keep_flops: the share of the FLOPs that the plan may keep, in (0, 1]; 0.4 if no budget is given.
+        calibration: batches, for criteria that need features or gradients and for the reconstruction.
+        keep_params: the share of the parameters that the plan may keep, in place of `keep_flops`.
+        keep_latency: the share of the latency that the plan may keep, in place of `keep_flops`. Latency is the time of
+            a call with the example inputs on this machine, in evaluation mode (`sirfp.budget.latency`).
+        loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models compute their own losses.
+        bias_correction: True to add the constant output of removed channels to the layers that read them
+            (docs/method.md, section 3).
+        reconstruction: the number of calibration batches on which the layers that read removed channels are refitted
+            to read only the remaining ones (`sirfp.surgery.reconstruction`). 0: no refit, as in the paper.
+        ignore: names or patterns of modules whose channels are all kept.
+        round_to: widths after pruning are multiples of this number.
+        seed: the seed of random numbers.
+        min_keep: the smallest share of its channels that a group keeps.
+        partitions: prefixes of module names. Groups are ranked within their partition: a group belongs to the first
+            prefix that its name starts with, and the remaining groups form one more partition. "*" makes every group a
+            partition, so that all lose the same share.
+        optimizer: the model's optimizer, whose state is cut together with the parameters; or None.
+        **options: arguments of the criterion.
 
     Returns:
-        The plan: what was kept, the FLOPs and parameters before and after.
+        The plan: the kept channels, and the FLOPs and parameters before and after.
 
     Raises:
-        InputError: for values out of range, several budgets, an unknown criterion or option, or a budget out of reach.
+        InputError: a value is out of range, several budgets are given, the criterion or an option is unknown, or the
+            budget is too small to be met.
     """
     target = Target.of(KEEP_FLOPS, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency)
     limits = Limits(partitions, min_keep, round_to, ignore)

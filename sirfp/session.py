@@ -1,7 +1,7 @@
-"""A pruning in several steps inside a training run: its statistics, its decisions, and its state in a checkpoint.
+"""Prunes a model in several steps inside a training run, and keeps the state of the pruning in checkpoints.
 
-Each step is that of `sirfp.prune`: groups, scores, decision, cut. What differs is where statistics come from (the
-run's own batches) and that several processes have to agree.
+Each step does the same as `sirfp.prune`: it finds groups, scores channels, decides and cuts. There are two differences:
+the statistics come from the training batches, and all processes of the run have to cut the same channels.
 """
 
 from __future__ import annotations
@@ -29,22 +29,24 @@ logger = logging.getLogger(__name__)
 
 
 class PruningSession:
-    """Prunes one model step by step; every step accumulates its own statistics on the model as it is then.
+    """Prunes one model step by step; every step accumulates new statistics on the current model.
 
     Args:
         model: the model, without a distributed wrapper; changed in place.
-        example_inputs: what FLOPs are counted on.
-        optimizer: its state is cut along.
-        criterion: a name in the registry; by default that of a run, which has gradients (`default_criterion`).
-        options: the criterion's own options.
-        period: look at every `period`-th iteration only.
-        limits: what plans have to respect.
+        example_inputs: the inputs on which FLOPs are counted.
+        optimizer: the model's optimizer, whose state is cut together with the parameters; or None.
+        criterion: a name in the registry of criteria; by default the one for runs with gradients (`default_criterion`).
+        options: arguments of the criterion.
+        period: the interval, in iterations, at which statistics are taken.
+        limits: the constraints on every plan: partitions, the smallest share to keep, rounding, ignored modules.
         bias_correction, seed: as in `sirfp.prune`.
 
     Attributes:
-        plan: of all prunings so far.
-        steps: how many they were.
-        followers: models of the same structure that are cut along, e.g. an average of the weights.
+        plan: the plan of all prunings so far, or None before the first.
+        steps: the number of prunings so far.
+        followers: models of the same structure that lose the same channels, e.g. a moving average of the weights.
+        observer: the hooks that take statistics; None while they are not attached.
+        found: the groups of the current model; None until they are needed.
     """
 
     def __init__(
@@ -72,13 +74,13 @@ class PruningSession:
         self._statistics: dict[str, Any] | None = None
 
     def find(self) -> ChannelGroups:
-        """The groups of the model as it is now; found anew only after a pruning."""
+        """Returns the groups of the current model; finds them at the first call and again after each pruning."""
         if self.found is None:
             self.found = find_groups(self.model, self.example_inputs, self.limits.ignore)
         return self.found
 
     def attach(self) -> Observer:
-        """Attaches the criterion to the model, if it is not yet; loads the statistics of a resumed run, if any."""
+        """Attaches the criterion to the model, if it is not attached; restores the statistics of a resumed run."""
         if self.observer is None:
             scorer = build_criterion(self.criterion, self.model, self.find().groups, seed=self.seed, **self.options)
             self.observer = Observer(self.model, scorer, self.period, training=True)
@@ -90,30 +92,30 @@ class PruningSession:
         return self.observer
 
     def agree(self) -> None:
-        """Joins the statistics of all processes: the criterion's, and the running statistics of the norms."""
+        """Combines, over all processes, the statistics of the criterion and the running statistics of the norms."""
         for model in (self.model, *self.followers):
             average_norms(model)
         if self.observer is not None:
             self.observer.criterion.reduce()
 
     def prune(self, target: Target, moments: Moments | None = None) -> PruningPlan:
-        """Prunes to a budget, a share of the *dense* model's, by the statistics taken since the last pruning.
+        """Prunes to a budget, using the statistics taken since the last pruning.
 
-        In a distributed run the first process decides on the joined statistics; all processes cut the same channels.
+        In a distributed run the first process decides on the combined statistics; all processes cut the same channels.
 
         Args:
-            target: the budget.
-            moments: second moments of the layers' inputs (`sirfp.surgery.reconstruction.take_moments`); with them the
-                layers that read removed channels are reconstructed.
+            target: the budget, a share of the FLOPs, parameters or latency of the *dense* model.
+            moments: second moments of the layers' inputs (`sirfp.surgery.reconstruction.take_moments`). If given, the
+                layers that read removed channels are refitted to read only the remaining ones.
 
         Returns:
-            The plan of all steps together, in terms of the dense model.
+            The plan of all steps together; its indices refer to the dense model.
         """
         observer, found = self.attach(), self.find()
         observer.detach()
         if observer.criterion.left_out:
             logger.warning(
-                "%d images had features that are not finite; they are left out of the statistics",
+                "%d images had NaN or infinite features; they are left out of the statistics",
                 observer.criterion.left_out,
             )
         self.agree()
@@ -135,7 +137,7 @@ class PruningSession:
         return self.plan
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the plan as text, the number of steps, the statistics so far."""
+        """Returns the state for resuming: the plan as text, the number of steps, the statistics so far."""
         state: dict[str, Any] = {"steps": self.steps, "plan": self.plan.to_json() if self.plan else ""}
         if self.observer is not None:
             state["statistics"] = {
@@ -145,7 +147,7 @@ class PruningSession:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a state into a session whose model was cut by its plan already."""
+        """Restores a state that `state_dict` returned; the model must already be cut by the plan in it."""
         self.steps = state["steps"]
         self.plan = PruningPlan.from_json(state["plan"]) if state["plan"] else None
         self._statistics = state.get("statistics")

@@ -67,7 +67,7 @@ def test_the_default_budget_is_one_number():
     args = parse(["prune", "--timm", "resnet18", "-o", "small.safetensors"])
     assert args.keep_flops is args.keep_params is args.keep_latency is SIGNATURE["keep_flops"] is None
     assert sirfp.prune(build(Residual), BATCHES[0], "magnitude").budget == ("flops", KEEP_FLOPS)
-    assert f"(default {KEEP_FLOPS} " in _help() and f"; {KEEP_FLOPS} where" in sirfp.prune.__doc__
+    assert f"(default {KEEP_FLOPS} " in _help() and f"; {KEEP_FLOPS} if no budget" in sirfp.prune.__doc__
     assert Target.from_config(load_config("")).share == 1, "a config without a budget is a dense run"
 
 
