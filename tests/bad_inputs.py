@@ -49,7 +49,7 @@ COMMANDS = {
     "cut short": (["report", "F/short.safetensors"], "not a complete safetensors file"),
     "no plan": (["verify", "F/planless.safetensors", *NETWORK], "holds no pruning plan"),
     "altered": (["verify", "F/altered.safetensors", *NETWORK], "must hold at least one index below"),
-    "lacking": (["verify", "F/lacking.safetensors", *NETWORK], "lacks"),
+    "lacking": (["verify", "F/lacking.safetensors", *NETWORK], "is missing"),
     "other model": (["report", "F/small.safetensors", "--timm", "test_vit"], "is for another model"),
     "latency alone": (["report", "F/small.safetensors", "--latency"], "needs the dense model"),
     "tolerance": (["verify", "F/small.safetensors", *NETWORK, "--tolerance", "0"], "above 0"),
