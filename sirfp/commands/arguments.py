@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..files.config_files import AddConfigFile, config_files
+from ..files.own_code import add_import
 
 if TYPE_CHECKING:
     from ..sources.source import Source
@@ -63,19 +64,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_import(group)
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=at_least(0), default=0, help="seed of all random numbers (default %(default)s)")
-
-
-def add_import(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Adds `--import` for the user's own code."""
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="CODE",
-        help="your own code to run first: a .py file, a folder of a package, or a module. It can register a project, "
-        "a model, a criterion or a data set; repeatable",
-    )
 
 
 def add_images(parser: argparse.ArgumentParser | argparse._ArgumentGroup, why: str, count: int, batch: int) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from ..errors import InputError
+from ..files.own_code import add_import
 from . import data_sets
-from .arguments import add_import, at_least
+from .arguments import at_least
 from .outcome import Outcome
 
 USAGE = "sirfp data {scenes,check,prepare} ..."

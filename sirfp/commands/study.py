@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..files.own_code import add_import
 from .arguments import at_least
 from .outcome import Outcome
 
@@ -38,15 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="only runs whose name matches a pattern with * and ?, or contains the text; may be repeated",
     )
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="CODE",
-        help="your own code to run first, here and in every run: a .py file or a module that registers a criterion; "
-        "repeatable",
-    )
+    add_import(parser, "here and in every run")
     parser.add_argument("--retry", action="store_true", help="also repeat runs that failed")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="run nothing: list the runs and their states")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import sys
@@ -9,6 +10,24 @@ import traceback
 from pathlib import Path
 
 from ..errors import InputError, near
+
+
+def add_import(parser: argparse.ArgumentParser | argparse._ArgumentGroup, where: str = "") -> None:
+    """Adds the option `--import` for the user's own code; the parsed values are in `imports`.
+
+    Args:
+        parser: the parser of a command or a script.
+        where: the processes that import the code, for the help: "in every process".
+    """
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="CODE",
+        help=f"your own code to import first{where and f' {where}'}: a .py file, the folder of a package, or a module. "
+        "It can register a project, a model, a criterion, a hook or a data set; repeatable",
+    )
 
 
 def import_own(name: str) -> None:

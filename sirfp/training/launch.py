@@ -29,6 +29,7 @@ from detectron2.utils import comm
 
 from ..errors import InputError, one_line
 from ..files.config_files import AddConfigFile
+from ..files.own_code import add_import
 
 WRONG, FAULT, ALONE = 2, 1, 75
 """Exit codes: wrong input; any other error; a process that ended because another process had ended (never the exit code
@@ -53,14 +54,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="path to config file; may be repeated, each later file overrides keys of the earlier ones",
     )  # fmt: skip
     parser.set_defaults(num_gpus=None, dist_url="auto")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="CODE",
-        help="your own code to import first in every process: a .py file, folder of a package or module; repeatable",
-    )
+    add_import(parser, "in every process")
     parser.add_argument(
         "--num-processes", type=int, default=0, metavar="N", help="train on CPUs, in N processes *per machine*"
     )
