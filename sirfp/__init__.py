@@ -19,14 +19,19 @@ only from its own line or from lines below:
     errors, processes                        errors and distributed processes, used by all other modules
 """
 
+import sys as _sys
+
 from . import channels, clique, criteria, redundancy, verify
 from .channels.find import find_groups
 from .checkpoint import load, save
 from .errors import InputError
+from .network import forward as _forward
 from .prune import prune
 from .structure.plan import PruningPlan
 
 __version__ = "0.1.0"
+
+_sys.modules[f"{__name__}.calling"] = _forward  # the name of this module in 0.1.0, which programs of users import
 
 __all__ = [
     "InputError",

@@ -137,3 +137,9 @@ def test_a_study_is_listed_and_reported_as_then_and_runs_nothing(name, tmp_path,
         page = (out / "report.html").read_text()
         assert all(row["criterion"] in page for row in stored["rows"])
         assert content(out) == before and not (tmp_path / "calls.txt").exists(), "no run was started"
+
+
+def test_programs_of_that_time_find_how_models_are_called():
+    from sirfp.calling import call, tensors
+
+    assert [path for path, _ in tensors(call(torch.nn.Identity(), torch.ones(1)))] == ["output"]
