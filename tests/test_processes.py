@@ -81,7 +81,8 @@ def test_every_way_to_start_them_is_the_same(pair, tmp_path, how, monkeypatch, c
             probe.bind(("127.0.0.1", 0))
             url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
         flags = ["--num-machines", "2", "--dist-url", url, "--num-processes", "1", "--machine-rank"]
-        both = [subprocess.Popen([*SCRIPT, *flags, str(i), "OUTPUT_DIR", str(tmp_path)]) for i in range(2)]
+        threads = {**os.environ, "OMP_NUM_THREADS": "1"}  # as --num-processes 2 sets: more sum in another order
+        both = [subprocess.Popen([*SCRIPT, *flags, str(i), "OUTPUT_DIR", str(tmp_path)], env=threads) for i in range(2)]
         assert [machine.wait(300) for machine in both] == [0, 0]
     else:  # cut off between the two prunings
         assert run(tmp_path, "--num-processes", "2", fault="kill:0:11", monkeypatch=monkeypatch) == 1
