@@ -5,7 +5,6 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 from ..budget.target import Target, check_share
-from ..criteria.options import Within
 from ..errors import InputError
 from .options import check_options
 from .values import check_proposals, check_values
@@ -50,11 +49,3 @@ def validate(cfg: CfgNode) -> None:
             raise InputError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
     if cfg.SOLVER.BASE_LR <= 0:
         raise InputError(f"SOLVER.BASE_LR must be positive, got {cfg.SOLVER.BASE_LR}")
-
-
-def between(value: float, name: str, low: float, high: float, ends: str) -> None:
-    """Raises InputError unless a value is between `low` and `high`.
-
-    `ends` is "[]", "(]", "[)" or "()"; a square bracket means that this end is allowed too.
-    """
-    Within(low, high, ends).check(value, name)

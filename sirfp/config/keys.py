@@ -101,9 +101,9 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.ROUND_TO = Limits.round_to  # the number of channels of a layer after pruning is a multiple of this
     cfg.SIRFP.MIN_KEEP = Limits.min_keep  # the smallest share of its channels that a group keeps; one channel stays
     cfg.SIRFP.IGNORE = list(Limits.ignore)  # names or patterns of modules whose output channels are all kept
-    # Prefixes of module names. Groups are ranked within their partition: a group belongs to the first prefix that its
-    # name starts with; the remaining groups (e.g. the head) form one more partition. ["*"]: each group is a separate
-    # partition, so that all groups lose the same share of channels.
+    # Prefixes of module names. The first prefix that matches any group makes one partition; all other groups (e.g. the
+    # head) make a second one. Each partition is ranked on its own. ["*"]: each group is a separate partition, so that
+    # all groups lose the same share of channels.
     cfg.SIRFP.PARTITIONS = list(Limits.partitions)
     # Sparsity training until the last pruning, by the hooks SlimmingPenalty (for the criterion slimming) and
     # GroupRegularization (for depgraph). They come after Accumulate in HOOKS.

@@ -107,9 +107,9 @@ def project_in(contents: Iterable[Mapping[str, Any]], opts: Sequence[str]) -> st
 
 
 def project_by_keys(contents: Iterable[Mapping[str, Any]], cfg: CfgNode, given: AddConfig | None = None) -> str:
-    """Finds the project of config files without PROJECT by their keys, among the projects of this checkout.
+    """Finds the project of a run's `config.yaml` without PROJECT by its keys, among the projects of this checkout.
 
-    Runs wrote such files before the key PROJECT existed.
+    Runs wrote such files, which have every key, before the key PROJECT existed. For other files no project is imported.
 
     Args:
         contents: the contents of the files with their bases.
@@ -120,6 +120,8 @@ def project_by_keys(contents: Iterable[Mapping[str, Any]], cfg: CfgNode, given: 
         The name of the first project that has all keys; "" if no project is needed or no project has all keys.
     """
     contents = list(contents)
+    if not any(set(cfg) - {"PROJECT"} <= set(content) for content in contents):
+        return ""
     for project in ("", *sorted(file.parent.name for file in CHECKOUT.glob("*/train_net.py"))):
         full = cfg.clone()
         with suppress(InputError):  # raised for a project that adds no keys

@@ -83,8 +83,7 @@ def load_config(
     try:
         contents = []
         for file in files:
-            if file:
-                contents.append(_content(file))
+            contents.append(_content(file) if file else {})
         add_sirfp_config(cfg)
         project = project_in(contents, opts)
         if not project and not name_of(add_config):
@@ -94,9 +93,12 @@ def load_config(
         if files[0] and usual == cfg.OUTPUT_DIR:
             cfg.OUTPUT_DIR = ""
         defaults = dict(leaves(cfg))
-        for file in files:
-            if file:
-                _merge(cfg, file, first=not stages)
+        for file, content in zip(files, contents, strict=True):
+            if not stages and file:
+                cfg.merge_from_file(str(file), allow_unsafe=_of_the_zoo(file))  # handles an older VERSION
+                name_in_capitals(cfg)
+            else:
+                _override(cfg, content)
             stages.append(Pruning.of(cfg))
         cfg.merge_from_list(prepare(cfg, list(opts)))
     except InputError:
@@ -119,20 +121,12 @@ def _content(file: str | os.PathLike[str]) -> dict[str, Any]:
     return CfgNode.load_yaml_with_base(str(file), allow_unsafe=known) or {}
 
 
-def _merge(cfg: CfgNode, file: str | os.PathLike[str], *, first: bool) -> None:
-    """Overrides keys of a config by those of a checked file.
-
-    Detectron2 reads or guesses the VERSION of the first file; further files need no VERSION.
-    """
-    known = _of_the_zoo(file)
-    if first:
-        cfg.merge_from_file(str(file), allow_unsafe=known)
-        name_in_capitals(cfg)
-    else:
-        over = CfgNode(CfgNode.load_yaml_with_base(str(file), allow_unsafe=known))
-        name_in_capitals(over)
-        make_room(cfg, [key for key, _ in leaves(over)])
-        cfg.merge_from_other_cfg(over)
+def _override(cfg: CfgNode, content: dict[str, Any]) -> None:
+    """Overrides keys of a config by those of a further file, which needs no VERSION."""
+    over = CfgNode(content)
+    name_in_capitals(over)
+    make_room(cfg, [key for key, _ in leaves(over)])
+    cfg.merge_from_other_cfg(over)
 
 
 def input_size(cfg: CfgNode) -> tuple[int, int]:

@@ -112,3 +112,13 @@ def test_a_package_is_imported_from_its_folder(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="was imported before, from .*here"):
         import_own(str(tmp_path / "there/a_users_package"))
     del sys.modules["a_users_package"]
+
+
+def test_a_mistake_in_a_config_imports_no_project(tmp_path, monkeypatch):
+    """Only a run's whole config.yaml is looked up by its keys."""
+    monkeypatch.setattr(projects, "_import_project", pytest.fail)
+    monkeypatch.setattr(projects, "PROJECTS", {})
+    file = tmp_path / "mistake.yaml"
+    file.write_text("INPUT: {COLOUR_JITTER: 0.1}\n")
+    with pytest.raises(InputError, match="there is no config key INPUT.COLOUR_JITTER"):
+        load_config(file)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from sirfp.config.checks import between
 from sirfp.config.projects import register_config
+from sirfp.criteria.options import Within
 from sirfp.data.images import check_images, number_of_classes
 from sirfp.errors import InputError
 
@@ -67,9 +67,9 @@ def check_config(cfg: CfgNode) -> None:
     node, teacher, augment = cfg.MODEL.CLASSIFIER, cfg.MODEL.TEACHER, cfg.INPUT.AUGMENT
     if node.LOSS not in LOSSES:
         raise InputError(f"MODEL.CLASSIFIER.LOSS must be one of {', '.join(LOSSES)}, got {node.LOSS!r}")
-    between(node.LABEL_SMOOTHING, "MODEL.CLASSIFIER.LABEL_SMOOTHING", 0, 1, "[)")
-    between(teacher.WEIGHT, "MODEL.TEACHER.WEIGHT", 0, 1, "[]")
-    between(cfg.SOLVER.AVERAGE_DECAY, "SOLVER.AVERAGE_DECAY", 0, 1, "[)")
+    Within(0, 1, "[)").check(node.LABEL_SMOOTHING, "MODEL.CLASSIFIER.LABEL_SMOOTHING")
+    Within(0, 1, "[]").check(teacher.WEIGHT, "MODEL.TEACHER.WEIGHT")
+    Within(0, 1, "[)").check(cfg.SOLVER.AVERAGE_DECAY, "SOLVER.AVERAGE_DECAY")
     if teacher.WEIGHT and not teacher.WEIGHTS and "Report" not in cfg.SIRFP.HOOKS:
         raise InputError("MODEL.TEACHER.WEIGHT: name the teacher's MODEL.TEACHER.WEIGHTS, or use the hook Report")
     if (augment.MIXUP or augment.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH % 2:

@@ -7,8 +7,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.projects.deeplab import add_deeplab_config
 from torch import nn
 
-from sirfp.config.checks import between
 from sirfp.config.projects import register_config
+from sirfp.criteria.options import Within
 from sirfp.errors import InputError
 
 
@@ -48,7 +48,7 @@ def add_segmentation_config(cfg: CfgNode) -> None:
 
 def check_data(cfg: CfgNode) -> None:
     """Raises InputError unless each data set has the config's number of classes and the values in `TEST` are valid."""
-    between(cfg.TEST.BOUNDARY_RATIO, "TEST.BOUNDARY_RATIO", 0, 1, "[)")
+    Within(0, 1, "[)").check(cfg.TEST.BOUNDARY_RATIO, "TEST.BOUNDARY_RATIO")
     if cfg.INPUT.CROP.ENABLED:
         raise InputError("INPUT.CROP.ENABLED must be False here; INPUT.TRAIN_SIZE is the size of training crops")
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES

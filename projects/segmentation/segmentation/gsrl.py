@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sirfp.config.checks import between
+from sirfp.criteria.options import Within
 from sirfp.errors import InputError
 
 NO_CLASS = -1
@@ -38,7 +38,7 @@ class GSRL(nn.Module):
 
     def __init__(self, ignore: int, beta: float = 0.9999, window: int = 9, gamma: float = 9.0):
         super().__init__()
-        between(beta, "SOLVER.GSRL.BETA", 0, 1, "()")
+        Within(0, 1, "()").check(beta, "SOLVER.GSRL.BETA")
         if window < 1 or window % 2 == 0:
             raise InputError(f"SOLVER.GSRL.WINDOW must be odd and at least 1, got {window}")
         if gamma < 0:
