@@ -35,6 +35,7 @@ from sirfp.config.options import criterion_options
 from sirfp.criteria import build_criterion
 from sirfp.criteria.sirfp import SIRFP
 from sirfp.errors import InputError
+from sirfp.moments import take_moments
 from sirfp.network.features import watch
 from sirfp.network.forward import call, inference, training_branches
 from sirfp.prune import cut
@@ -42,7 +43,6 @@ from sirfp.redundancy import edge_weights
 from sirfp.reporting import figures, tables
 from sirfp.structure.groups import ChannelGroups, Group
 from sirfp.structure.plan import PruningPlan
-from sirfp.surgery.reconstruction import take_moments
 
 PROJECT = Path(__file__).resolve().parents[1] / "projects" / "segmentation"
 NAME = "how_it_works"

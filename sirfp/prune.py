@@ -25,10 +25,11 @@ from .budget.target import KEEP_FLOPS, Target
 from .channels.find import find_groups
 from .criteria import build_criterion
 from .criteria.calibration import Loss, calibrate, default_criterion, gives_gradients
+from .moments import take_moments
 from .network.forward import call, inference
 from .structure.plan import PruningPlan
 from .surgery.plan_and_cut import cut, cut_to, plan_for
-from .surgery.reconstruction import BATCHES, take_moments
+from .surgery.reconstruction import BATCHES
 
 __all__ = ["calibrate", "cut", "cut_to", "decide", "plan_for", "prune", "refined"]
 

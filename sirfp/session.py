@@ -19,11 +19,11 @@ from .channels.find import find_again, find_groups
 from .criteria import build_criterion
 from .criteria.calibration import default_criterion
 from .criteria.observer import PERIOD, Observer
+from .moments import Moments
 from .processes import average_norms, decide_once
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
 from .surgery.plan_and_cut import cut, cut_to
-from .surgery.reconstruction import Moments
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class PruningSession:
 
         Args:
             target: the budget, a share of the FLOPs, parameters or latency of the *dense* model.
-            moments: second moments of the layers' inputs (`sirfp.surgery.reconstruction.take_moments`). If given, the
+            moments: second moments of the layers' inputs (`sirfp.moments.take_moments`). If given, the
                 layers that read removed channels are refitted to read only the remaining ones.
 
         Returns:

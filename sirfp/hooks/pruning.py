@@ -11,9 +11,9 @@ from detectron2.engine.hooks import HookBase
 from detectron2.utils.logger import log_first_n
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
+from ..moments import Moments, take_moments
 from ..network.forward import training_branches
 from ..processes import average_norms, decide_once
-from ..surgery.reconstruction import Moments, take_moments
 from ..training.nonfinite import finite_norms
 from ..training.schedule import Schedule
 from .checkpoints import BestCheckpoint

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..moments import Moments
 from ..structure.groups import ChannelGroups, Emission
 from .cut import give_bias
-from .reconstruction import Moments, take_up
+from .reconstruction import take_up
 
 
 def compensate(

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..moments import Moments
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
 from .compensation import compensate
 from .cut import apply, cuts_for
-from .reconstruction import Moments
 
 
 def cut_to(
