@@ -61,10 +61,17 @@ def random_images(size: tuple[int, int], count: int, generator: torch.Generator)
 
 
 @contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Sets evaluation mode; afterwards restores every module's mode."""
+    with _modes(model):
+        model.eval()
+        yield
+
+
+@contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Sets evaluation mode and disables gradients; afterwards restores every module's mode."""
-    with _modes(model), torch.no_grad():
-        model.eval()
+    with evaluation(model), torch.no_grad():
         yield
 
 
