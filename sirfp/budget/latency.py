@@ -119,13 +119,17 @@ class LatencyTable:
     def __call__(self, keep: np.ndarray) -> float:
         """Returns the seconds of one call for the atoms kept, (atoms,) of bool, interpolated linearly in the table."""
         at = self.share(keep)
+        return float(self.between(np.arange(len(at)), at[:, None]).sum())
+
+    def between(self, rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Returns the seconds of rows of the table, (n,) of int, at shares (n, M), interpolated linearly, (n, M)."""
         points = self.shares.shape[1]
-        right = np.clip((self.shares < at[:, None]).sum(axis=1), 1, points - 1)
-        line = np.arange(len(at))
+        right = np.clip((self.shares[rows, :, None] < shares[:, None]).sum(axis=1), 1, points - 1)
+        line = rows[:, None]
         x0, x1 = self.shares[line, right - 1], self.shares[line, right]
         y0, y1 = self.seconds[line, right - 1], self.seconds[line, right]
-        way = np.divide(at - x0, x1 - x0, out=np.ones_like(at), where=x1 > x0)
-        return float((y0 + np.clip(way, 0, 1) * (y1 - y0)).sum())
+        way = np.divide(shares - x0, x1 - x0, out=np.ones_like(shares), where=x1 > x0)
+        return y0 + np.clip(way, 0, 1) * (y1 - y0)
 
 
 def meet(
@@ -137,12 +141,33 @@ def meet(
     before: PruningPlan | None = None,
     limits: Limits = DEFAULT,
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """Chooses atoms by their scores so that one call takes a given share of the dense model's time, on this machine.
+
+    The arguments are those of `meet_by`, with scores as in `sirfp.budget.target.Target.choose`.
+    """
+
+    def choose(seconds: float, table: LatencyTable) -> np.ndarray:
+        return allocate(found, scores, seconds, table, limits=limits, what="latency")
+
+    return meet_by(model, example_inputs, found, choose, share, before, limits)
+
+
+def meet_by(
+    model: nn.Module,
+    example_inputs: Any,
+    found: ChannelGroups,
+    choose: Callable[[float, LatencyTable], np.ndarray],
+    share: float,
+    before: PruningPlan | None = None,
+    limits: Limits = DEFAULT,
+) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Chooses atoms so that one call takes a given share of the dense model's time, on this machine.
 
     Args:
+        choose: returns the atoms to keep, (atoms,) of bool, so that a call takes at most some seconds by a table.
         share: the share of the dense model's latency, in (0, 1].
         before: the plan of earlier prunings; None for a dense model.
-        model, example_inputs, found, scores, limits: as in `sirfp.budget.target.Target.choose`.
+        model, example_inputs, found, limits: as in `sirfp.budget.target.Target.choose`.
 
     Returns:
         The atoms to keep, (atoms,) of bool, and the seconds of one call (of the given model, of the cut model),
@@ -160,7 +185,7 @@ def meet(
     requested, factors, tried = wanted, [], []
     for _ in range(TRIES):
         requested = min(1.0, max(bottom, requested))
-        keep = allocate(found, scores, requested * dense, table, limits=limits, what="latency")
+        keep = choose(requested * dense, table)
         smaller = cut_copy(model, found, keep)
         pair = _compared(model, smaller, example_inputs)
         if abs(_ratio(pair) / wanted - 1) <= CLOSE:  # measure again: the first result may be close by chance

@@ -16,7 +16,10 @@ from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import QUANTITIES, PruningPlan
 from .allocation import allocate, out_of_reach, smallest
+from .curve import Curve
 from .limits import DEFAULT, Limits, check_share
+from .width_cost import WidthCost, of_latencies, of_products
+from .widths import choose_widths, keep_for
 
 KEEP_FLOPS = 0.4
 """The share of the FLOPs that `sirfp.prune` and `sirfp prune` keep if no budget is given; the paper removes 60%."""
@@ -119,6 +122,28 @@ class Target(ABC):
         """
 
     @abstractmethod
+    def choose_by_curves(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        found: ChannelGroups,
+        curves: Mapping[str, Curve],
+        order: Mapping[str, torch.Tensor],
+        limits: Limits = DEFAULT,
+        before: PruningPlan | None = None,
+    ) -> Choice:
+        """Chooses the atoms to keep: as many in each group as its loss curve suggests, those that are removed last.
+
+        Args:
+            curves: {group: its loss curve}, of this model (`sirfp.budget.widths.choose_widths`).
+            order: {group: its atoms from the first one to remove to the last, (size,) of int}.
+            model, example_inputs, found, limits, before: as in `choose`.
+
+        Raises:
+            InputError: the budget is out of reach, or a curve is missing or belongs to a group of another size.
+        """
+
+    @abstractmethod
     def check_reach(
         self,
         model: nn.Module,
@@ -154,6 +179,15 @@ class Counted(Target):
         )
         return self.choice(keep)
 
+    @abstractmethod
+    def by_width(self, found: ChannelGroups) -> WidthCost:
+        """Returns the quantity as a function of the groups' widths."""
+
+    def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
+        dense, cost = self.dense(found, before), self.by_width(found)
+        widths = choose_widths(found, curves, self.share * dense, cost, limits=limits, dense=dense, what=self.words)
+        return self.choice(keep_for(found, order, widths))
+
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
         dense, least = self.dense(found, before), self.cost(found)(smallest(found, limits))
         if least > self.share * dense:
@@ -168,6 +202,9 @@ class Flops(Counted):
     def cost(self, found: ChannelGroups) -> Callable[..., float]:
         return found.flops
 
+    def by_width(self, found: ChannelGroups) -> WidthCost:
+        return of_products(found.cost.operations, found)
+
     def pair(self, plan: PruningPlan) -> tuple[float, float]:
         return plan.flops
 
@@ -179,6 +216,9 @@ class Params(Counted):
 
     def cost(self, found: ChannelGroups) -> Callable[..., float]:
         return found.params
+
+    def by_width(self, found: ChannelGroups) -> WidthCost:
+        return of_products(found.cost.parameters, found)
 
     def pair(self, plan: PruningPlan) -> tuple[float, float]:
         return plan.params
@@ -200,6 +240,15 @@ class Latency(Target):
         from .latency import meet
 
         return self.choice(*meet(model, example_inputs, found, scores, self.share, before, limits))
+
+    def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
+        from .latency import LatencyTable, meet_by
+
+        def choose(seconds: float, table: LatencyTable) -> np.ndarray:
+            cost = of_latencies(table, found)
+            return keep_for(found, order, choose_widths(found, curves, seconds, cost, limits=limits, what=self.words))
+
+        return self.choice(*meet_by(model, example_inputs, found, choose, self.share, before, limits))
 
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
         from .latency import within_reach

@@ -1,0 +1,117 @@
+"""Costs as functions of the groups' widths alone, for searches that try many widths.
+
+All atoms of a group take the same part in the same dimensions of the model, so that their number gives the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..structure.cost import SumOfProducts
+from ..structure.groups import ChannelGroups
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+    from .latency import LatencyTable
+
+
+@dataclass(frozen=True)
+class WidthCost:
+    """The sum over lines k of `price_k(prod_j size(side_kj))`, where the size of a side is linear in the widths.
+
+    Attributes:
+        sides: the sides of each line as rows of `fixed` and `members`, (K, J).
+        fixed: size of each side without the groups, (S,).
+        members: how much each atom of a group adds to each side, (S, groups).
+        price: the total cost of lines (n,) of int at products of their sides, (n, M) of float to (M,).
+    """
+
+    sides: np.ndarray
+    fixed: np.ndarray
+    members: np.ndarray
+    price: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def __call__(self, widths: np.ndarray) -> float:
+        """Returns the cost at the groups' widths in atoms, (groups,)."""
+        products = self.sizes(widths)[self.sides].prod(axis=1)
+        return float(self.price(np.arange(len(self.sides)), products[:, None])[0])
+
+    def sizes(self, widths: np.ndarray) -> np.ndarray:
+        """Returns the size of each side, (S,), at the groups' widths, (groups,)."""
+        return self.fixed + self.members @ widths
+
+    def along(self, sizes: np.ndarray, group: int, steps: np.ndarray) -> np.ndarray:
+        """Returns how the cost changes if one group becomes wider or narrower and the rest stays.
+
+        Args:
+            sizes: the present size of each side; see `sizes`.
+            group: the position of the group.
+            steps: numbers of atoms that it gains, negative if it loses atoms, (M,).
+
+        Returns:
+            The cost after each step, less the present cost, (M,).
+        """
+        lines, slopes = self._touched[group]
+        present = sizes[self.sides[lines]]
+        products = np.ones((len(lines), len(steps)))
+        for j in range(present.shape[1]):
+            products *= present[:, j, None] + slopes[:, j, None] * steps
+        return self.price(lines, products) - self.price(lines, present.prod(axis=1)[:, None])
+
+    @cached_property
+    def _touched(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each group the lines that its width changes, (n,), and what each of its atoms adds to their sides."""
+        lines = [np.flatnonzero((self.members[self.sides, g] != 0).any(axis=1)) for g in range(self.members.shape[1])]
+        return [(touched, self.members[self.sides[touched], g]) for g, touched in enumerate(lines)]
+
+
+def of_products(terms: SumOfProducts, found: ChannelGroups) -> WidthCost:
+    """Returns FLOPs or parameters as a function of the widths; terms of the same sides are added."""
+    sides, line = np.unique(np.sort(terms.sides, axis=1), axis=0, return_inverse=True)
+    factors = np.bincount(line.reshape(-1), weights=terms.factors, minlength=len(sides))
+    return WidthCost(sides, terms.fixed, for_each_group(terms.members, found), _Linear(factors))
+
+
+def of_latencies(table: LatencyTable, found: ChannelGroups) -> WidthCost:
+    """Returns the seconds of one call by a table of layers' times as a function of the widths."""
+    members = for_each_group(table.members, found)
+    fixed = table.sizes - members @ np.array([group.size for group in found], dtype=float)
+    one, together = len(fixed) - 1, len(fixed)  # the side of size 1, and a side that is all sides together
+    sides = np.vstack([table.layers, [together, one]])
+    return WidthCost(
+        sides, np.append(fixed, fixed.sum()), np.vstack([members, members.sum(axis=0)]), _Interpolated(table)
+    )
+
+
+def for_each_group(members: csr_matrix, found: ChannelGroups) -> np.ndarray:
+    """Returns how many channels each atom of a group has in each side, (S, groups), from those of all atoms."""
+    columns = members.tocsc()
+    parts = [columns[:, found.spans[g.name]].sum(axis=1) / g.size for g in found]
+    return np.concatenate([np.asarray(part).reshape(-1, 1) for part in parts] or [np.zeros((members.shape[0], 0))], 1)
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """The price of lines that cost a factor times the product of their sides; factors (K,)."""
+
+    factors: np.ndarray
+
+    def __call__(self, lines: np.ndarray, products: np.ndarray) -> np.ndarray:
+        return self.factors[lines] @ products
+
+
+@dataclass(frozen=True)
+class _Interpolated:
+    """The price of lines that are the rows of a table of layers' times."""
+
+    table: LatencyTable
+
+    def __call__(self, lines: np.ndarray, products: np.ndarray) -> np.ndarray:
+        dense = np.append(self.table.sizes[self.table.layers].prod(axis=1), self.table.sizes.sum())
+        return self.table.between(lines, products / dense[lines, None]).sum(axis=0)
