@@ -141,7 +141,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_checkpointer(cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> Checkpointer:
         """Builds the checkpointer, which writes and reads training checkpoints in OUTPUT_DIR."""
-        return Checkpointer(model, cfg.OUTPUT_DIR, **checkpointables)
+        return Checkpointer(model, cfg.OUTPUT_DIR, cfg.SIRFP.PLAN, **checkpointables)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Builds Detectron2's hooks and the hooks of `SIRFP.HOOKS`.

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def chosen(jobs: tuple[Job, ...], patterns: list[str] | None) -> list[Job]:
-    """The runs whose names match any of the patterns, and the dense runs that these runs need.
+    """The runs whose names match any of the patterns, and the runs that these runs need.
 
     Raises:
         InputError: a pattern matches no run.
@@ -112,7 +112,7 @@ def chosen(jobs: tuple[Job, ...], patterns: list[str] | None) -> list[Job]:
         matching = [job for job in jobs if matches(job.name, pattern)]
         if not matching:
             raise InputError(f"--only {pattern}: no run of that name; --list shows them, for example {jobs[-1].name}")
-        names.update(run.name for job in matching for run in (job, job.needs) if run)
+        names.update(run.name for job in matching for run in (job, *job.needed))
     return [job for job in jobs if job.name in names]
 
 

@@ -81,6 +81,9 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.KEEP_FLOPS = 1.0  # share of the dense network's multiply-adds to keep; 1.0: no pruning
     cfg.SIRFP.KEEP_PARAMS = 1.0  # in place of KEEP_FLOPS: share of the parameters to keep
     cfg.SIRFP.KEEP_LATENCY = 1.0  # in place of KEEP_FLOPS: share of the latency of one image on this machine to keep
+    # A plan (plan.json) by which the network is cut before training, after MODEL.WEIGHTS are loaded: trains the network
+    # that another run has left, from its initial weights
+    cfg.SIRFP.PLAN = ""
     cfg.SIRFP.STEPS = 1  # number of prunings; the last one reaches the budget
     cfg.SIRFP.START_ITER = 0  # iterations before the first pruning; 0: equal to ACCUMULATE_ITERS
     cfg.SIRFP.ACCUMULATE_ITERS = 100  # iterations of statistics before the first pruning

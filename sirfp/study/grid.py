@@ -1,4 +1,8 @@
-"""Turns a study's YAML file into a list of runs. All pruning runs of one model and seed start from one dense run."""
+"""Turns a study's YAML file into a list of runs, and says which run each one needs.
+
+All pruning runs of one model and seed start from one dense run. A run from scratch trains the pruned network of a
+pruning run from its initial weights.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .schema import CONTROL, CriterionSpec, TaskSpec, read_study
+from .rows import CONTROL, RowSpec
+from .schema import TaskSpec, read_study
 
 HOOKS = ("Accumulate", "Report", "PruneSteps", "Recover", "Redundancies")
 """Hooks of a pruning run. Hooks that a criterion adds are inserted after the first."""
@@ -27,16 +32,18 @@ class Job:
     Attributes:
         name: "task/model/dense/seed1" or "task/model/criterion/0.4/seed1".
         task, model: names of the task and the model in the study.
-        criterion: name of the criterion in the study; "" for a dense run, "unpruned" for a control run.
+        criterion: name of the row in the study; "" for a dense run, "unpruned" for a control run.
         budget: share of FLOPs to keep; None for a dense run, 1 for a control run.
         seed: the random seed.
         metric: the metric to compare, e.g. "sem_seg/mIoU"; higher is better.
         script: the `train_net.py`.
         config: the config file of the dense model.
-        options: config overrides as KEY VALUE pairs, except OUTPUT_DIR and MODEL.WEIGHTS.
+        options: config overrides as KEY VALUE pairs, except OUTPUT_DIR, MODEL.WEIGHTS and SIRFP.PLAN.
         iterations: number of training iterations.
-        needs: the dense run whose weights this run starts from; None for a dense run.
+        needs: the run that must be done first: the dense run whose weights this run starts from, or, for a run from
+            scratch, the pruning run whose plan it trains. None for a dense run.
         fingerprint: hash of all settings that influence the result.
+        scratch: True for a run that trains a pruned network from its initial weights.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Job:
     iterations: int
     needs: Job | None
     fingerprint: str
+    scratch: bool = False
 
     @property
     def dense(self) -> bool:
@@ -61,7 +69,12 @@ class Job:
     @property
     def prunes(self) -> bool:
         """True for a run that prunes."""
-        return self.budget is not None and self.budget < 1
+        return self.budget is not None and self.budget < 1 and not self.scratch
+
+    @property
+    def needed(self) -> tuple[Job, ...]:
+        """The runs that must be done before this one, the dense run last."""
+        return (self.needs, *self.needs.needed) if self.needs else ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class Study:
         name: the file's name without its extension.
         folder: where runs and the report are written.
         text: the content of the file.
-        jobs: all runs; each dense run precedes the runs that start from its weights.
+        jobs: all runs; each run comes after the run that it needs.
     """
 
     name: str
@@ -82,7 +95,7 @@ class Study:
 
     @property
     def cells(self) -> tuple[Job, ...]:
-        """The runs that start from dense weights: pruning runs and control runs."""
+        """The runs that need another run: pruning runs, control runs and runs from scratch."""
         return tuple(job for job in self.jobs if not job.dense)
 
 
@@ -107,15 +120,22 @@ def _task_jobs(spec: TaskSpec) -> list[Job]:
     for model, config in spec.models.items():
         texts = config_texts(config)
         trained: dict[int, Job] = {}
-        for variant in spec.criteria:
-            for seed in variant.seeds or spec.seeds:
+        pruned: dict[tuple[str, float, int], Job] = {}
+        for row in spec.rows:
+            for seed in row.seeds:
                 if seed not in trained:
                     trained[seed] = _dense_job(spec, model, config, texts, seed)
                     jobs.append(trained[seed])
                     if spec.control:
                         jobs.append(_control_job(spec, model, config, texts, trained[seed]))
                 for budget in spec.budgets:
-                    jobs.append(_pruning_job(spec, model, config, texts, variant, budget, trained[seed]))
+                    if row.scratch:
+                        needs = pruned[row.scratch, budget, seed]
+                        jobs.append(_scratch_job(spec, model, config, texts, row, needs))
+                        continue
+                    job = _pruning_job(spec, model, config, texts, row, budget, trained[seed])
+                    jobs.append(job)
+                    pruned[row.name, budget, seed] = job
     return jobs
 
 
@@ -132,6 +152,16 @@ def _dense_job(spec: TaskSpec, model: str, config: Path, texts: list[str], seed:
     return _job(spec, name, model, "", None, seed, config, texts, options, length, None)
 
 
+def _unpruned_options(spec: TaskSpec, length: int, seed: int) -> dict[str, Any]:
+    """Options of a run without cuts that stands beside pruning runs: their settings, except those of sirfp."""
+    return {
+        **_shared_options(length, seed),
+        "SIRFP.KEEP_FLOPS": 1.0,
+        **spec.overrides,
+        **{key: value for key, value in spec.pruning_overrides.items() if not key.startswith("SIRFP.")},
+    }
+
+
 def _control_job(spec: TaskSpec, model: str, config: Path, texts: list[str], needs: Job) -> Job:
     """A control run: trains the dense network further, without pruning, for the iterations of a pruning run.
 
@@ -139,15 +169,26 @@ def _control_job(spec: TaskSpec, model: str, config: Path, texts: list[str], nee
     the effect of longer training alone.
     """
     length = _pruning_iterations(spec)
-    options = {
-        **_shared_options(length, needs.seed),
-        "SIRFP.KEEP_FLOPS": 1.0,
-        **spec.overrides,
-        **{key: value for key, value in spec.pruning_overrides.items() if not key.startswith("SIRFP.")},
-        "SIRFP.HOOKS": [],
-    }
+    options = {**_unpruned_options(spec, length, needs.seed), "SIRFP.HOOKS": []}
     name = f"{spec.name}/{model}/{CONTROL}/seed{needs.seed}"
     return _job(spec, name, model, CONTROL, 1.0, needs.seed, config, texts, options, length, needs)
+
+
+def _scratch_job(spec: TaskSpec, model: str, config: Path, texts: list[str], row: RowSpec, needs: Job) -> Job:
+    """A run that trains the network of a pruning run from the weights that the config starts from.
+
+    It trains for as many iterations as the dense run and the pruning run together, on one schedule, with the settings
+    of the pruning run except those of sirfp. The comparison is that of Liu et al., "Rethinking the Value of Network
+    Pruning", ICLR 2019, section 3.
+    """
+    length = spec.iterations["dense"] + _pruning_iterations(spec)
+    options = {
+        **_unpruned_options(spec, length, needs.seed),
+        "SIRFP.HOOKS": list(row.hooks),
+        **dict(row.overrides),
+    }
+    name = f"{spec.name}/{model}/{row.name}/{needs.budget:g}/seed{needs.seed}"
+    return _job(spec, name, model, row.name, needs.budget, needs.seed, config, texts, options, length, needs, True)
 
 
 def _pruning_iterations(spec: TaskSpec) -> int:
@@ -156,25 +197,25 @@ def _pruning_iterations(spec: TaskSpec) -> int:
 
 
 def _pruning_job(
-    spec: TaskSpec, model: str, config: Path, texts: list[str], variant: CriterionSpec, budget: float, needs: Job
+    spec: TaskSpec, model: str, config: Path, texts: list[str], row: RowSpec, budget: float, needs: Job
 ) -> Job:
     times, length = spec.iterations, _pruning_iterations(spec)
     options = {
         **_shared_options(length, needs.seed),
-        "SIRFP.CRITERION": variant.criterion,
+        "SIRFP.CRITERION": row.criterion,
         "SIRFP.KEEP_FLOPS": budget,
-        "SIRFP.STEPS": variant.steps or spec.steps,
+        "SIRFP.STEPS": row.steps or spec.steps,
         "SIRFP.START_ITER": 0,
         "SIRFP.ACCUMULATE_ITERS": times["accumulate"],
         "SIRFP.RECOVER_ITERS": times["recover"],
         "SIRFP.SEED": needs.seed,
-        "SIRFP.HOOKS": [HOOKS[0], *variant.hooks, *HOOKS[1:]],
+        "SIRFP.HOOKS": [HOOKS[0], *row.hooks, *HOOKS[1:]],
         **spec.overrides,
         **spec.pruning_overrides,
-        **dict(variant.overrides),
+        **dict(row.overrides),
     }
-    name = f"{spec.name}/{model}/{variant.name}/{budget:g}/seed{needs.seed}"
-    return _job(spec, name, model, variant.name, budget, needs.seed, config, texts, options, length, needs)
+    name = f"{spec.name}/{model}/{row.name}/{budget:g}/seed{needs.seed}"
+    return _job(spec, name, model, row.name, budget, needs.seed, config, texts, options, length, needs)
 
 
 def _shared_options(length: int, seed: int) -> dict[str, Any]:
@@ -200,6 +241,7 @@ def _job(
     options: Mapping[str, Any],
     length: int,
     needs: Job | None,
+    scratch: bool = False,
 ) -> Job:
     """Makes a run. Its fingerprint is a hash of its name, its options, its config's text and the run that it needs."""
     from ..config.options import old_key
@@ -210,7 +252,7 @@ def _job(
     fingerprint = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
     return Job(
         name, spec.name, model, criterion, budget, seed, spec.metric, spec.script, config, pairs, length, needs,
-        fingerprint,
+        fingerprint, scratch,
     )  # fmt: skip
 
 

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
+from .values import as_block
+
+SET_BY_STUDY = {
+    "SEED": "seeds", "SIRFP.SEED": "seeds", "SIRFP.CRITERION": "criteria", "SIRFP.KEEP_FLOPS": "budgets",
+    "SIRFP.STEPS": "steps", "SIRFP.START_ITER": "iterations", "SIRFP.ACCUMULATE_ITERS": "iterations",
+    "SIRFP.RECOVER_ITERS": "iterations", "SOLVER.MAX_ITER": "iterations", "OUTPUT_DIR": "folder",
+    "MODEL.WEIGHTS": "models", "SIRFP.PLAN": "criteria",
+}  # fmt: skip
+"""{config key that only the study may set: the study's key for it}."""
+
+
+def read_overrides(value: Any, at: str) -> dict[str, Any]:
+    """Reads a block {config key: value}. Keys that start with SIRFP are checked here, others by the run.
+
+    Raises:
+        InputError: a key is not valid, or only the study may set it.
+    """
+    found = {}
+    for key, setting in as_block(value, at).items():
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", str(key)):
+            raise InputError(f"{at}: {key!r} is no config key; write it like SOLVER.BASE_LR")
+        if key in SET_BY_STUDY:
+            raise InputError(f"{at}: {key} is set by the study's {SET_BY_STUDY[key]}")
+        if isinstance(setting, Mapping):
+            raise InputError(f"{at}: write {key}.{next(iter(setting), 'KEY')} in full, not a block below {key}")
+        if key.startswith("SIRFP."):  # other keys may belong to a project; only its script knows them
+            check_key(key, setting, at)
+        found[key] = setting
+    return found
 
 
 def check_key(key: str, value: Any, at: str) -> None:

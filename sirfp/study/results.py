@@ -21,8 +21,8 @@ class Row:
 
     Attributes:
         task, model, metric: names in the study.
-        criterion: name of the criterion; "dense" for networks before pruning, "unpruned" for control runs, which
-            train the dense network further.
+        criterion: name of the row in the study; "dense" for networks before pruning, "unpruned" for control runs,
+            which train the dense network further.
         budget: share of FLOPs to keep; None for dense networks, 1 for control runs.
         seeds: seeds of the runs that are done.
         mean, std: mean and sample standard deviation of the metric over seeds; std is None for one run.
@@ -60,7 +60,7 @@ class Row:
 
     @property
     def pruned(self) -> bool:
-        """True for pruned networks."""
+        """True for pruned networks, also for those that were trained from scratch."""
         return self.budget is not None and self.budget < 1
 
 
@@ -105,7 +105,7 @@ def _dense_costs(prunings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _pruned_row(runs: Sequence[tuple[Job, Mapping[str, Any]]], folders: RunFolders) -> Row:
-    """The row of pruning runs with one criterion and budget, or of control runs."""
+    """The row of pruning runs or runs from scratch of one name and budget, or of control runs."""
     job = runs[0][0]
     results = [result for _, result in runs]
     starts = [next(iter(result["rows"].values())) for result in results]
@@ -136,8 +136,8 @@ def _pruned_row(runs: Sequence[tuple[Job, Mapping[str, Any]]], folders: RunFolde
 
 
 def _dense_score(job: Job, folders: RunFolders) -> list[float]:
-    """The metric of the dense network that a run started from; [] if its result is missing."""
-    result = folders.result(job.needs) if job.needs else None
+    """The metric of the dense network of the same seed; [] if its result is missing."""
+    result = folders.result(job.needed[-1]) if job.needed else None
     return [result["rows"]["dense"]["metrics"][job.metric]] if result else []
 
 

@@ -24,7 +24,8 @@ from ..structure.plan import PruningPlan
 from .grid import Job, settings
 from .markers import read_done, read_failed
 
-DONE, FAILED, CONSOLE, WEIGHTS = "done.json", "failed.json", "console.txt", "model_final.pth"
+DONE, FAILED, CONSOLE = "done.json", "failed.json", "console.txt"
+WEIGHTS, PLAN = "model_final.pth", "plan.json"
 TAIL_LINES = 40
 """Number of last lines of a failed run's output stored in `failed.json`: enough for a traceback."""
 LOG_BYTES = 65536
@@ -87,7 +88,9 @@ class RunFolders:
     def arguments(self, job: Job) -> list[str]:
         """The command line of a run, after `python`; `--resume` continues from the last checkpoint, if there is one."""
         options = {**dict(job.options), "OUTPUT_DIR": str(self.folder(job))}
-        if job.needs:
+        if job.needs and job.scratch:
+            options["SIRFP.PLAN"] = str(self.folder(job.needs) / PLAN)
+        elif job.needs:
             options["MODEL.WEIGHTS"] = str(self.folder(job.needs) / WEIGHTS)
         pairs = [word for pair in options.items() for word in pair]
         own = [word for code in self.imports for word in ("--import", code)]
@@ -111,6 +114,8 @@ class RunFolders:
         folder = self.folder(job)
         try:
             found = _pruning_result(folder) if job.prunes else _dense_result(folder)
+            if job.scratch and job.needs:
+                found |= _plan_result(self.folder(job.needs))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             return f"the run exited without an error but left no result: {' '.join(str(error).split())}"
         problem = _metric_problem(found["rows"], job.metric)
@@ -182,10 +187,14 @@ def _pruning_result(folder: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: a file is missing or damaged.
     """
-    rows = json.loads((folder / "pruning.json").read_text())
-    plan = PruningPlan.from_json((folder / "plan.json").read_text())
+    return {"rows": json.loads((folder / "pruning.json").read_text()), **_plan_result(folder)}
+
+
+def _plan_result(folder: Path) -> dict[str, Any]:
+    """Costs and widths of the network that a pruning run has left, see `_pruning_result`."""
+    plan = PruningPlan.from_json((folder / PLAN).read_text())
     widths = {name: [len(kept), plan.channels[name]] for name, kept in plan.kept.items()}
-    return {"rows": rows, "flops": plan.flops, "params": plan.params, "widths": widths}
+    return {"flops": plan.flops, "params": plan.params, "widths": widths}
 
 
 def _metric_problem(rows: Mapping[str, Any], metric: str) -> str:

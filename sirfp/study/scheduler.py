@@ -1,4 +1,4 @@
-"""Runs a study: starts each run once the dense run that it needs is done, and records results.
+"""Runs a study: starts each run once the run that it needs is done, and records results.
 
 A failed run does not stop the others.
 """
@@ -79,7 +79,7 @@ def run_jobs(
     """Runs all jobs that are not done, at most `limit` at a time; an interrupt stops the active runs.
 
     Args:
-        jobs: the runs; each dense run precedes the runs that start from its weights.
+        jobs: the runs; each run comes after the run that it needs.
         folders: folders of the runs.
         runner: starts the runs.
         limit: number of concurrent runs.
@@ -194,10 +194,11 @@ def ended_by(number: int, iterations: int) -> str:
 
 
 def _fail_dependents(progress: Progress) -> None:
-    """Marks runs whose dense run failed as failed, in memory only: a later start of the study tries them again."""
+    """Marks runs that need a failed run as failed, in memory only: a later start of the study tries them again."""
     for job in progress.remaining:
-        if job.needs and job.needs.name in progress.failed:
-            progress.failed[job.name] = f"its dense run {job.needs.name} failed"
+        failed = next((other.name for other in reversed(job.needed) if other.name in progress.failed), None)
+        if failed is not None:
+            progress.failed[job.name] = f"the run that it needs, {failed}, failed"
 
 
 def duration(seconds: float) -> str:

@@ -44,6 +44,12 @@ class Checkpointer(DetectionCheckpointer):
     - PyTorch's files may hold only tensors and plain data; `.pkl` files of Detectron2's model zoo may hold only arrays.
     - The file of a pruned network holds its plan as text. Loading it into a dense model first cuts the model.
 
+    Args:
+        model: the model, without a distributed wrapper.
+        save_dir: folder of the checkpoints.
+        first_plan: a file with a plan (plan.json) by which a new run cuts its model; "" for none.
+        checkpointables: objects whose states are part of a checkpoint.
+
     Attributes:
         strict: if True, a file must fill the model exactly. If False, entries that do not fit are skipped with a
             warning, as for initial weights.
@@ -53,8 +59,9 @@ class Checkpointer(DetectionCheckpointer):
 
     strict = False
 
-    def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any):
+    def __init__(self, model: nn.Module, save_dir: str = "", first_plan: str = "", **checkpointables: Any):
         super().__init__(model, save_dir, **checkpointables)
+        self.first_plan = first_plan
         self.plan: PruningPlan | None = None
         self.optimizer: torch.optim.Optimizer | None = None
 
@@ -78,7 +85,7 @@ class Checkpointer(DetectionCheckpointer):
                 beside.write_text(file.name)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Continues from the last undamaged checkpoint, or starts from the weights in `path`.
+        """Continues from the last undamaged checkpoint, or starts from the weights in `path`, cut by `first_plan`.
 
         Args:
             path: the file of weights to start from if no checkpoint is used; "" for random weights.
@@ -88,11 +95,14 @@ class Checkpointer(DetectionCheckpointer):
             The entries of the file other than the model.
 
         Raises:
-            InputError: the file is missing or damaged, or the checkpoint is for another model. Raised on every process.
+            InputError: the file is missing or damaged, or the checkpoint or the plan is for another model. Raised on
+                every process.
         """
         files = decide_once(self.resumable) if resume else []
         if not files:
-            return self.load(path, checkpointables=[])
+            loaded = self.load(path, checkpointables=[])
+            self._cut_by_first_plan()
+            return loaded
         read: dict[str, Any] = {}
         with self.strictly():
             file = decide_once(lambda: self._load_first(files, read))
@@ -102,6 +112,16 @@ class Checkpointer(DetectionCheckpointer):
                 except BrokenFile as error:
                     raise InputError(f"{error}; all machines of a run must share OUTPUT_DIR on one disk") from error
         return read
+
+    def _cut_by_first_plan(self) -> None:
+        if not self.first_plan:
+            return
+        plan = read_plan(self.first_plan)
+        if self.plan is None:
+            apply(self.model, plan, self.optimizer)
+            self.plan = plan
+        elif plan != self.plan:
+            raise InputError(f"SIRFP.PLAN {self.first_plan}: MODEL.WEIGHTS are pruned already; remove one of the two")
 
     def _load_first(self, files: list[Path], read: dict[str, Any]) -> Path:
         """Loads the first undamaged file of a list; logs a warning for each damaged file before it.
@@ -242,6 +262,22 @@ class Checkpointer(DetectionCheckpointer):
                         "use the config of the run that wrote it"
                     )
         return incompatible
+
+
+def read_plan(path: str) -> PruningPlan:
+    """Reads a plan from a file, such as the plan.json of a run.
+
+    Raises:
+        InputError: the file is missing or holds no plan.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"SIRFP.PLAN {path} cannot be read ({one_line(error, 160)}); it must be a plan.json") from None
+    try:
+        return PruningPlan.from_json(text)
+    except InputError as error:
+        raise InputError(f"SIRFP.PLAN {path}: {error}") from None
 
 
 def _check_whole(file: Path) -> None:

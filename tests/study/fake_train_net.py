@@ -46,7 +46,10 @@ if told_to("leave"):
     sys.exit()
 keep = float(options["SIRFP.KEEP_FLOPS"])
 if keep == 1:
-    metrics(length, **{"task/score": (65.0 if "MODEL.WEIGHTS" in options else 60.0) + seed})
+    score = 65.0 if "MODEL.WEIGHTS" in options else 60.0
+    if "SIRFP.PLAN" in options:
+        score = 40.0 + 10 * json.loads(Path(options["SIRFP.PLAN"]).read_text())["flops"][1] / 1000
+    metrics(length, **{"task/score": score + seed})
     (out / "model_final.pth").write_text("dense weights")
     sys.exit()
 assert Path(options["MODEL.WEIGHTS"]).read_text() == "dense weights"

@@ -17,7 +17,7 @@ from sirfp.data import make_scenes
 STUDY = {
     "iterations": {"dense": 12, "accumulate": 20, "recover": 2, "finetune": 20},
     "steps": 2,
-    "criteria": ["sirfp", "random"],
+    "criteria": ["sirfp", "random", {"name": "scratch", "scratch": "random"}],
     "budgets": [0.5],
     "seeds": [1],
     "overrides": {
@@ -57,9 +57,13 @@ def test_a_study_that_was_killed_loses_no_finished_cell_and_goes_on(tmp_path):
     (log,) = tmp_path.glob("out/cells/*random*/console.txt")
     assert "Starting training from iteration 20" in log.read_text()
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert [row["criterion"] for row in results["rows"]] == ["dense", "sirfp", "random"]
-    for row in results["rows"][1:]:
+    assert [row["criterion"] for row in results["rows"]] == ["dense", "sirfp", "random", "scratch"]
+    for row in results["rows"][1:3]:
         assert 0.45 < row["flops_kept"] <= 0.5 and 0 <= row["mean"] <= 100 and row["latency"] > 0
-    for folder in tmp_path.glob("out/cells/*"):
+    random, scratch = results["rows"][2:]
+    assert scratch["flops"] == random["flops"] and 0 <= scratch["mean"] <= 100
+    (log,) = tmp_path.glob("out/cells/*scratch*/log.txt")
+    assert "Starting training from iteration 0" in log.read_text()
+    for folder in [*tmp_path.glob("out/cells/*-sirfp-*"), *tmp_path.glob("out/cells/*-random-*")]:
         assert {"redundancies.npz", "predictions.png", "pruned.safetensors"} <= {file.name for file in folder.iterdir()}
     assert (tmp_path / "out/report.html").read_text().count("Predictions of") == 2
