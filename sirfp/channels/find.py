@@ -66,7 +66,7 @@ def find_groups(
     branches = training_only(model)
     _keep(model, trace, state, branches, "it runs only in training")
     _ignore(model, trace, state, ignore)
-    found = build_groups(model, trace, state, widths.found, outputs.dims)
+    found = build_groups(model, trace, state, widths.found, outputs)
     if trial and found.groups:
         from .trial import freeze_failing
 

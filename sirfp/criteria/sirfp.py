@@ -6,6 +6,7 @@ AAAI 2025; sections "Spatial-aware redundancy" and "Efficient heuristic greedy p
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,8 @@ from ..redundancy.average import RedundancyAverage, edge_weights
 from ..structure.groups import Feature, Group
 from .options import Within
 from .registry import Criterion, features_of, register
+
+logger = logging.getLogger(__name__)
 
 
 @register("sirfp")
@@ -34,22 +37,23 @@ class SIRFP(Criterion):
         ema: decay of the moving average over iterations.
         edge_weight: weight of the Sobel edge term of DCFP in the score (lambda); 0.2 to 0.4 on large images in the
             reference, 0 on ADE20K. Only useful with per_position false: otherwise redundancies are H x W times larger.
-        edge_prefixes: prefixes of the names of groups that have the edge term (in the reference, those of the
-            backbone).
+        edge_prefixes: prefixes of the names of groups that have the edge term. By default the groups whose names begin
+            with backbone have it, as in the reference, or all groups if there is no such name.
         coupled: scoring of layers that share channels. graph scores the mean of their redundancy matrices; union (the
             reference) scores each layer alone and gives a channel its highest score.
         self_similarity: add the term i = j to the redundancy sum, as in the reference's code; the paper has no such
             term.
         normalize: the norm over positions that each map is divided by. The paper uses l1; with l2 redundancy is the
             cosine.
-        per_position: multiply a layer's redundancies by the number of positions of its maps. L1-normalised maps of P
-            positions have inner products of about 1 / P. Without the factor (the paper), layers of low resolution
-            therefore lose most of their channels.
-        stride: use only every stride-th row and column of a map (at least 4 of each), with another offset at each
-            iteration: an unbiased estimate for 1 / stride^2 of the cost.
+        per_position: multiply the redundancies of each image by the number of positions of its own maps. L1-normalised
+            maps of P positions have inner products of about 1 / P. Without the factor (the paper), layers of low
+            resolution therefore lose most of their channels.
+        stride: use only every stride-th row and column of a map (at least 4 of each), other ones for each image of a
+            batch and at each iteration: an estimate without bias over stride^2 iterations, for 1 / stride^2 of the
+            cost.
         pooled: use globally pooled features instead of maps (an ablation).
         search: greedy (the paper) or local. local then exchanges channels within each layer, at the same width, until
-            no exchange makes a better clique.
+            no exchange makes a better clique, with the edge term among the weights of its vertices.
     """
 
     needs = "features"
@@ -62,7 +66,7 @@ class SIRFP(Criterion):
         seed: int = 0,
         ema: Annotated[float, Within(0, 1, "[)")] = 0.99,
         edge_weight: Annotated[float, Within(0)] = 0.0,
-        edge_prefixes: tuple[str, ...] = ("backbone",),
+        edge_prefixes: tuple[str, ...] = (),
         coupled: Literal["graph", "union"] = "graph",
         self_similarity: bool = False,
         normalize: Literal["l1", "l2"] = "l1",
@@ -77,9 +81,15 @@ class SIRFP(Criterion):
         self.edge_weight, self.edge_prefixes = edge_weight, tuple(edge_prefixes)
         self.coupled, self.self_similarity, self.per_position = coupled, self_similarity, per_position
         self.ema, self.search = ema, search
+        edged = self._edged()
         self.averages = {
             f.module: RedundancyAverage(
-                ema=ema, edges=edge_weight != 0, normalize=normalize, pooled=pooled, stride=stride
+                ema=ema,
+                edges=f.module in edged,
+                normalize=normalize,
+                pooled=pooled,
+                stride=stride,
+                per_position=per_position,
             )
             for f in self.features()
         }
@@ -93,6 +103,19 @@ class SIRFP(Criterion):
     def step(self) -> None:
         for average in self.averages.values():
             average.step()
+
+    def _edged(self) -> set[str]:
+        """Chooses the groups that have the edge term, and returns the modules whose edges it needs."""
+        chosen = [g for g in self.groups if g.name.startswith(self.edge_prefixes or "backbone")]
+        if self.edge_weight and not chosen and self.groups:
+            if self.edge_prefixes:
+                names = " or ".join(map(repr, self.edge_prefixes))
+                logger.warning("edge_weight has no effect: no layer's name begins with %s (edge_prefixes)", names)
+            else:
+                logger.warning("edge_weight: no layer's name begins with 'backbone', so all layers have the edge term")
+                chosen = list(self.groups)
+        self._edges = {group.name for group in chosen if self.edge_weight}
+        return {f.module for group in chosen if self.edge_weight for f in group.features}
 
     def matrix(self, group: Group) -> torch.Tensor:
         """Returns the redundancy matrix of a group, the mean over its features, (size, size) in float32."""
@@ -115,11 +138,11 @@ class SIRFP(Criterion):
             if not members:
                 blind.append(group)
                 continue
+            edges = self._edge_terms(group)
             if self.coupled == "graph":
-                members = [torch.stack(members).mean(0)]
-            score = torch.stack([self._clique(m, vertices.get(group.name)) for m in members]).amax(0)
-            if self.edge_weight and group.name.startswith(self.edge_prefixes):
-                score = score + self.edge_weight * self._edge(group)
+                members, edges = [torch.stack(members).mean(0)], [torch.stack(edges).mean(0)]
+            vertex = vertices.get(group.name)
+            score = torch.stack([self._clique(m, vertex) + e for m, e in zip(members, edges, strict=True)]).amax(0)
             result[group.name] = score
         top = max((float(score.max()) for score in result.values()), default=0.0)
         return result | {group.name: torch.full((group.size,), top) for group in blind}
@@ -129,10 +152,16 @@ class SIRFP(Criterion):
         return {}
 
     def refine(self, group: Group, kept: torch.Tensor) -> torch.Tensor:
-        if self.search == "greedy" or not self._members(group):
+        members, edges = self._members(group), self._edge_terms(group)
+        if self.search == "greedy" or not members:
             return kept
-        weights, vertices = self._weights(self.matrix(group), self.vertices().get(group.name))
-        return local_search(weights, kept, vertices)[0]
+        matrix, edge = torch.stack(members), torch.stack(edges)
+        if self.coupled == "graph":
+            matrix, edge = matrix.mean(0), edge.mean(0)
+        else:  # a channel stays if one of the layers wants it: a pair is as redundant as where it is least so
+            matrix, edge = matrix.abs().amin(0), edge.amax(0)
+        weights, vertices = self._weights(matrix, self.vertices().get(group.name))
+        return local_search(weights, kept, edge if vertices is None else edge + vertices)[0]
 
     def _weights(self, matrix: torch.Tensor, vertices: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         weights = edge_weights(matrix, self_similarity=self.self_similarity)
@@ -147,14 +176,19 @@ class SIRFP(Criterion):
         result[order.cpu()] = score.float().cpu()
         return result
 
-    def _members(self, group: Group) -> list[torch.Tensor]:
-        seen = [f for f in group.features if self._average(f).images]
-        return [_block(self._average(f).matrix().cpu() * (f.positions if self.per_position else 1), f) for f in seen]
+    def _seen(self, group: Group) -> list[Feature]:
+        return [f for f in group.features if self._average(f).images]
 
-    def _edge(self, group: Group) -> torch.Tensor:
-        seen = [f for f in group.features if self._average(f).images]
-        edges = [self._average(f).edge().cpu()[torch.as_tensor(f.index)].mean(1) for f in seen]
-        return torch.stack(edges).mean(0)
+    def _members(self, group: Group) -> list[torch.Tensor]:
+        """Returns the redundancies of a group's atoms in each of its features that was seen, (size, size) each."""
+        return [_block(self._average(f).matrix().cpu(), f) for f in self._seen(group)]
+
+    def _edge_terms(self, group: Group) -> list[torch.Tensor]:
+        """Returns the edge term of a group's atoms in each of its features that was seen, (size,) each."""
+        if group.name not in self._edges:
+            return [torch.zeros(group.size) for _ in self._seen(group)]
+        edges = [self._average(f).edge().cpu()[torch.as_tensor(f.index)] for f in self._seen(group)]
+        return [self.edge_weight * edge.mean(1) for edge in edges]
 
     def _average(self, feature: Feature) -> RedundancyAverage:
         return self.averages[feature.module]
@@ -168,8 +202,9 @@ class SIRFP(Criterion):
         return {module: average.state_dict() for module, average in self.averages.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        positions = {f.module: f.positions for f in self.features()}
         for module, average in self.averages.items():
-            average.load_state_dict(state[module])
+            average.load_state_dict(state[module], positions[module])
 
     def reduce(self) -> None:
         for average in self.averages.values():

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from .products import add_products, check_options, mirror, packed, sampled, tiles
 from .sobel import CHUNK_BYTES, accumulation_dtype, as_maps, edge_strength, map_edges
 
 __all__ = ["RedundancyAverage", "edge_strength", "edge_weights", "similarity"]
@@ -23,18 +24,30 @@ _GAIN_LIMIT = 1e4  # the sums are rescaled when their factor exceeds this: far f
 
 
 @torch.no_grad()
-def similarity(features: torch.Tensor, normalize: str = "l1", pooled: bool = False, stride: int = 1) -> torch.Tensor:
+def similarity(
+    features: torch.Tensor,
+    normalize: str = "l1",
+    pooled: bool = False,
+    stride: int = 1,
+    per_position: bool = False,
+    turn: int = 0,
+) -> torch.Tensor:
     """Computes the spatial similarity of each pair of channels, averaged over the images.
 
     Computes only the blocks on and above the diagonal, by one matrix product for each chunk of positions. Features may
     be contiguous or channels-last; neither is copied as a whole. Autocast is disabled inside.
 
     Args:
-        features: `(N, C, H, W)`, `(N, C, L)` or `(N, C)`, in any floating-point type.
+        features: `(N, C, H, W)`, `(N, C, D, H, W)`, `(N, C, L)` or `(N, C)`, in any floating-point type.
         normalize: "l1" (the paper) or "l2" (cosine): each map is divided by this norm over positions, plus 1e-5.
         pooled: an ablation: each map is replaced by its mean, and the images of the batch serve as positions.
         stride: computes the products only at every stride-th row and column (but at least 4 of each), and the norms
-            over the whole map: an unbiased estimate, for little more than 1/stride^2 of the cost.
+            over the whole map, for little more than 1/stride^2 of the cost. The rows and columns change from image to
+            image: stride^2 consecutive images use each position once, so the estimate over that many images, or turns,
+            has no bias. One image sees a border row or column too often, or never.
+        per_position: multiplies the products by the number of positions of a map. Products of L1-normalised maps of P
+            positions are about 1 / P; with the factor, maps of different sizes are comparable.
+        turn: sets the rows and columns of the first image if `stride` is above 1.
 
     Returns:
         `(C, C)` float32 (float64 for float64 features) on the features' device; NaN or infinite in the rows and columns
@@ -45,8 +58,9 @@ def similarity(features: torch.Tensor, normalize: str = "l1", pooled: bool = Fal
     """
     x = as_maps(features, pooled)
     result = _empty_sums(x)["matrix"]
-    _accumulate(result, x, normalize, 1 / len(x), stride, 0)
-    return _mirror(result)
+    gain = (x.shape[2] * x.shape[3] if per_position else 1) / len(x)
+    _accumulate(result, x, normalize, gain, stride, turn)
+    return mirror(result)
 
 
 def edge_weights(matrix: torch.Tensor, self_similarity: bool = False) -> torch.Tensor:
@@ -65,14 +79,18 @@ class RedundancyAverage:
     """The similarity matrix of one layer, averaged over the images of an iteration and exponentially over iterations.
 
     An image has the weight `ema ** k` after k iterations, and the weighted sum is divided by the sum of the weights.
-    With batches of equal size this is the paper's moving average with its bias corrected. New products are added with a
-    growing factor, instead of multiplying the sums by `ema`, so an iteration passes over the sums only once. Images
-    with a NaN or infinite feature are skipped, without making the device wait for the host.
+    With batches of equal size this is the paper's moving average with its bias corrected. An iteration without images
+    leaves the average as it is and counts as one of the k: other processes may have had images in it. New products are
+    added with a growing factor, instead of multiplying the sums by `ema`, so an iteration passes over the sums only
+    once. Images with a NaN or infinite feature are skipped, without making the device wait for the host.
 
     Args:
         ema: the decay from one iteration to the next, alpha in the paper, in [0, 1).
         edges: True to average `edge_strength` too.
-        normalize, pooled, stride: see `similarity`. The rows and columns that `stride` selects change each iteration.
+        normalize, pooled, stride: see `similarity`. The rows and columns that `stride` selects change with each image
+            of a call and with each iteration.
+        per_position: see `similarity`. The factor is that of each image's own map: a layer that runs on several maps,
+            such as a detector's head on a pyramid, has maps of several sizes.
 
     Attributes:
         steps: number of closed iterations that had images.
@@ -93,15 +111,18 @@ class RedundancyAverage:
         normalize: str = "l1",
         pooled: bool = False,
         stride: int = 1,
+        per_position: bool = False,
     ):
         if not 0 <= ema < 1:
             raise ValueError(f"ema must lie in [0, 1), got {ema}")
-        _check_options(normalize, stride)
+        check_options(normalize, stride)
         self.ema, self.edges, self.normalize, self.pooled, self.stride = ema, edges, normalize, pooled, stride
+        self.per_position = per_position
         self.steps = 0
         self._sums: dict[str, torch.Tensor] = {}
         self._gain = 1.0  # the weight of an image of this iteration
         self._open = False  # True once this iteration has images
+        self._idle = 0  # iterations closed without images since the last one that had some
 
     @torch.no_grad()
     def update(self, features: torch.Tensor) -> None:
@@ -118,9 +139,10 @@ class RedundancyAverage:
         x = as_maps(features, self.pooled)
         self._prepare(x)
         finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        _accumulate(self._sums["matrix"], x, self.normalize, self._gain, self.stride, self.steps, finite)
+        gain = self._gain * (x.shape[2] * x.shape[3] if self.per_position else 1)
+        _accumulate(self._sums["matrix"], x, self.normalize, gain, self.stride, self.steps, finite)
         if self.edges:
-            edges = map_edges(as_maps(features)).nan_to_num_(0, 0, 0)
+            edges = map_edges(features.detach()).nan_to_num_(0, 0, 0)
             edges = edges.mean(0, keepdim=True) if self.pooled else edges
             self._sums["edge"].add_(edges.mul_(finite[:, None]).sum(0), alpha=self._gain)
         count = finite.sum()
@@ -128,8 +150,9 @@ class RedundancyAverage:
         self._sums["skipped"].add_(len(x) - count)
 
     def step(self) -> None:
-        """Closes the iteration. If it had no images, nothing changes."""
+        """Closes the iteration. If it had no images, the average stays, and earlier images are one iteration older."""
         self.steps += self._open
+        self._idle = 0 if self._open else self._idle + 1
         self._open = False
 
     def matrix(self) -> torch.Tensor:
@@ -138,7 +161,7 @@ class RedundancyAverage:
         Raises:
             ValueError: no image so far had only finite features.
         """
-        return _mirror(self._average("matrix"))
+        return mirror(self._average("matrix"))
 
     def edge(self) -> torch.Tensor:
         """Returns the average edge strength so far, `(C,)`; zeros if `edges` is False.
@@ -168,14 +191,18 @@ class RedundancyAverage:
         if not dist.is_available() or not dist.is_initialized():
             return
         device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-        sizes = torch.tensor([len(self._sums["edge"]) if self._sums else 0, self.steps], device=device)
+        never = torch.iinfo(torch.int64).max
+        idle = self._idle if self._sums else never
+        sizes = torch.tensor([len(self._sums["edge"]) if self._sums else 0, self.steps, -idle], device=device)
         dist.all_reduce(sizes, dist.ReduceOp.MAX)
-        channels, self.steps = sizes.tolist()
+        channels, self.steps, latest = sizes.tolist()
         if not channels:
             return
         if not self._sums:
-            self._sums = _empty_sums(torch.empty(0, channels, device=device))
-        self._rescale()
+            self._sums, idle = _empty_sums(torch.empty(0, channels, device=device)), -latest
+        # Images of a process that had none in the last iterations are older than those of the others.
+        self._rescale(self.ema ** (idle + latest))
+        self._idle = -latest
         for name in ("matrix", "edge", "weight"):
             # The mean, not the sum: a sum would give these iterations world-size times the weight of later ones.
             dist.all_reduce(self._sums[name])
@@ -183,10 +210,16 @@ class RedundancyAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the sums as tensors and plain numbers, without the options. Call it between iterations."""
-        return {"steps": self.steps, "gain": self._gain, **self._sums}
+        plain = {"steps": self.steps, "gain": self._gain, "idle": self._idle, "per_position": self.per_position}
+        return plain | self._sums
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], positions: int = 1) -> None:
         """Restores a state. The tensors are copied; the next `update` moves them to the device of its features.
+
+        Args:
+            state: as `state_dict` returned it.
+            positions: the number of positions of the layer's maps. Version 0.1.0 saved products without the factor of
+                `per_position`; they are multiplied by it here.
 
         Raises:
             ValueError: `state` is not the state of a `RedundancyAverage`.
@@ -195,6 +228,9 @@ class RedundancyAverage:
         if not {"steps", "gain"} <= set(state) or set(sums) not in (set(), set(_empty_sums(torch.empty(0, 0)))):
             raise ValueError(f"not the state of a RedundancyAverage: it has {', '.join(state) or 'nothing'}")
         self.steps, self._gain, self._sums, self._open = state["steps"], state["gain"], sums, False
+        self._idle = state.get("idle", 0)
+        if sums and self.per_position and "per_position" not in state:
+            sums["matrix"].mul_(positions)
 
     def _prepare(self, x: torch.Tensor) -> None:
         """Creates the sums or moves them to x's device, and opens the iteration, which decays earlier weights."""
@@ -209,13 +245,16 @@ class RedundancyAverage:
             return
         self._open = True
         if self.steps:
-            self._gain = self._gain / self.ema if self.ema else float("inf")
-            if self._gain > _GAIN_LIMIT:
-                self._rescale()
+            decay = self.ema ** (1 + self._idle)
+            if self._gain > _GAIN_LIMIT * decay:
+                self._rescale(decay)
+            else:
+                self._gain /= decay
 
-    def _rescale(self) -> None:
+    def _rescale(self, decay: float = 1.0) -> None:
+        """Multiplies the weights by `decay` and divides them by the gain, which becomes 1."""
         for name in ("matrix", "edge", "weight"):
-            self._sums[name].mul_(1 / self._gain)
+            self._sums[name].mul_(decay / self._gain)
         self._gain = 1.0
 
     def _average(self, name: str) -> torch.Tensor:
@@ -232,22 +271,6 @@ def _empty_sums(x: torch.Tensor) -> dict[str, torch.Tensor]:
         "weight": torch.zeros((), dtype=dtype, device=device),  # sum of the images' weights
         "skipped": torch.zeros((), dtype=torch.int64, device=device),
     }
-
-
-def _check_options(normalize: str, stride: int) -> None:
-    if normalize not in ("l1", "l2"):
-        raise ValueError(f"normalize must be l1 or l2, got {normalize!r}")
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}")
-
-
-def _lattice(x: torch.Tensor, stride: int, turn: int) -> torch.Tensor:
-    """Returns a view of every stride-th row and column, but at least 4 of each if the map has 4.
-
-    The offset depends on `turn`.
-    """
-    down, across = (max(1, min(stride, size // 4)) for size in x.shape[2:])
-    return x[:, :, turn % down :: down, turn // down % across :: across]
 
 
 def _accumulate(
@@ -267,61 +290,39 @@ def _accumulate(
         normalize: see `similarity`.
         gain: the factor.
         stride: see `similarity`.
-        turn: number of the iteration; it sets the offset of the rows and columns that `stride` selects.
+        turn: sets the rows and columns of the first image that `stride` selects.
         finite: (N,) of bool, filled in: False for images with a NaN or infinite feature, which are skipped. None counts
             all images.
     """
-    _check_options(normalize, stride)
+    check_options(normalize, stride)
     # The order of dimensions in memory: positions before channels for channels-last, else channels first.
-    order, per_image = ((0, 2, 3, 1), (1, 2)) if x.stride(1) == 1 else ((1, 0, 2, 3), (2, 3))
-    seen = _lattice(x, stride, turn)
-    positions, share = x.shape[2] * x.shape[3], seen[0, 0].numel() / x[0, 0].numel()
+    last = x.stride(1) == 1
+    order, per_image = ((0, 2, 3, 1), (1, 2)) if last else ((1, 0, 2, 3), (2, 3))
+    positions = x.shape[2] * x.shape[3]
     cells = max(1, CHUNK_BYTES // (out.element_size() * x.shape[1]))
     at_once = max(1, cells // positions)
     # One buffer for all chunks: a buffer for each would fragment the heap, and several would exist at the same time.
     buffer = torch.empty(min(cells, len(x) * positions) * x.shape[1], dtype=out.dtype, device=x.device)
-    start = 0
-    for part, seen_part in zip(x.split(at_once), seen.split(at_once), strict=True):
+    for start in range(0, len(x), at_once):
+        part = x[start : start + at_once]
         # Magnitudes in place, then a plain sum: many times as fast as `vector_norm` over these dimensions on a CPU.
         norm = torch.zeros((), dtype=out.dtype, device=x.device)
-        for tile in _tiles(part, order, cells):
+        for tile in tiles(part, order, cells):
             chunk = buffer[: tile.numel()].view(tile.shape).copy_(tile)
             norm = norm + (chunk.abs_() if normalize == "l1" else chunk.square_()).sum(per_image, keepdim=True)
         norm = norm.sqrt_() if normalize == "l2" else norm
         bad = None
         if finite is not None:
-            # (images, 1, 1, 1) or (1, images, 1, 1)
-            good = norm.isfinite().all(order.index(1), keepdim=True)
+            good = norm.isfinite().all(order.index(1), keepdim=True)  # (images, 1, 1, 1) or (1, images, 1, 1)
             finite[start : start + len(part)] = good.flatten()
             if x.device.type != "cpu" or not good.all():
                 bad = ~good
-        start += len(part)
         scale = norm.add_(_EPS).reciprocal_()
-        for tile in _tiles(seen_part, order, cells):
-            chunk = buffer[: tile.numel()].view(tile.shape).copy_(tile).mul_(scale)
-            if bad is not None:
-                chunk.masked_fill_(bad, 0)
-            _add_products(out, chunk.flatten(0, 2).t() if order[-1] == 1 else chunk.flatten(1), gain / share)
-
-
-def _tiles(x: torch.Tensor, order: tuple[int, ...], cells: int) -> list[torch.Tensor]:
-    """Splits an image's positions into tiles of at most `cells` positions, and permutes the dimensions of each tile."""
-    images, channels, height, width = x.shape
-    if x.stride(2) == width * x.stride(3):
-        x = x.view(images, channels, 1, height * width)
-        width *= height
-    return [tile.permute(order) for rows in x.split(max(1, cells // width), 2) for tile in rows.split(cells, 3)]
-
-
-def _add_products(out: torch.Tensor, rows: torch.Tensor, gain: float) -> None:
-    """Adds `gain * rows @ rows.T` to `out`, only on and above the diagonal, in strips: about half of the work."""
-    strip = max(128, -(-len(out) // 8))
-    with torch.autocast(out.device.type, enabled=False):
-        for i in range(0, len(out), strip):
-            out[i : i + strip, i:].addmm_(rows[i : i + strip], rows[i:].t(), alpha=gain)
-
-
-def _mirror(matrix: torch.Tensor) -> torch.Tensor:
-    """Returns the symmetric matrix with the given part on and above the diagonal."""
-    upper = matrix.triu()
-    return upper + upper.triu(1).t()
+        pieces = []
+        for which, seen in sampled(part, stride, turn, start):
+            # The root, since both factors of a product have it: a sample of a share of the positions stands for all.
+            own = which if last else (slice(None), which)
+            factors = scale[own] * (positions / (seen.shape[2] * seen.shape[3])) ** 0.5
+            pieces += [(tile, factors, None if bad is None else bad[own]) for tile in tiles(seen, order, cells)]
+        for together in [pieces] if len(part) > 1 else [[piece] for piece in pieces]:
+            add_products(out, packed(buffer, together, last), gain)

@@ -22,10 +22,11 @@ def edge_strength(features: torch.Tensor) -> torch.Tensor:
     """Computes each channel's edge strength: the standard deviation over positions of the Sobel gradient's magnitude.
 
     The gradient is computed only where the 3 x 3 filters fit, so the border adds no edge. The standard deviation is
-    that of the population (divided by n). Maps smaller than 3 x 3 give 0.
+    that of the population (divided by n). Maps smaller than 3 x 3 give 0. The slices of a volume along its depth are
+    maps; its edge strength is their mean.
 
     Args:
-        features: `(N, C, H, W)`.
+        features: `(N, C, H, W)`, or `(N, C, D, H, W)` for volumes.
 
     Returns:
         `(C,)` float32 (float64 for float64 features), the mean over the images.
@@ -33,11 +34,19 @@ def edge_strength(features: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: features have another shape or type, no images or no positions.
     """
-    return map_edges(as_maps(features)).mean(0)
+    return map_edges(features.detach()).mean(0)
 
 
 def map_edges(x: torch.Tensor) -> torch.Tensor:
-    """Returns the standard deviation of the Sobel gradient's magnitude over the positions of each map, `(N, C)`."""
+    """Returns the standard deviation of the Sobel gradient's magnitude over the positions of each map, `(N, C)`.
+
+    Args:
+        x: features of any shape that `as_maps` takes. Of volumes the mean over the slices along the depth is returned.
+    """
+    if x.ndim > 4:
+        slices = x.flatten(2, -3).unbind(2)
+        return torch.stack([map_edges(one) for one in slices]).mean(0)
+    x = as_maps(x)
     images, channels, height, width = x.shape
     if height < 3 or width < 3:
         return torch.zeros(images, channels, dtype=accumulation_dtype(x), device=x.device)
@@ -62,16 +71,20 @@ def _sobel(x: torch.Tensor) -> torch.Tensor:
 def as_maps(features: torch.Tensor, pooled: bool = False) -> torch.Tensor:
     """Checks features and returns them as maps, `(N, C, H, W)`.
 
-    If `pooled` is True, returns the mean of each map, `(1, C, 1, N)`: the images serve as positions of one image.
+    The slices of a volume lie below each other, `(N, C, D * H, W)`: a view if the features are contiguous, in either
+    memory format. If `pooled` is True, returns the mean of each map, `(1, C, 1, N)`: the images serve as positions of
+    one image.
     """
-    if features.ndim not in (2, 3, 4) or not features.is_floating_point():
+    if features.ndim < 2 or not features.is_floating_point():
         raise ValueError(
-            f"features must be floating-point (N, C, H, W), (N, C, L) or (N, C), "
+            f"features must be floating-point (N, C, H, W), (N, C, D, H, W), (N, C, L) or (N, C), "
             f"got {features.dtype} of shape {tuple(features.shape)}"
         )
     if not features.numel():
         raise ValueError(f"features must have images, channels and positions, got shape {tuple(features.shape)}")
     x = features.detach()
+    if x.ndim > 4:
+        x = x.flatten(2, -2)
     x = x[:, :, None] if x.ndim == 3 else x.reshape(*x.shape, *[1] * (4 - x.ndim))
     if pooled:
         x = x.mean((2, 3), dtype=accumulation_dtype(x)).t()[None, :, None]

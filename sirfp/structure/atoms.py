@@ -15,7 +15,7 @@ from torch import nn
 
 from ..network.branches import training_only, within
 from ..tracing import ChannelTrace
-from ..tracing.outputs import channel_dim
+from ..tracing.outputs import Outputs, channel_dim
 from .cost import Cost
 from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Statistic
 
@@ -63,7 +63,7 @@ class _Places:
     blocks: dict[bytes, list[np.ndarray]]
 
 
-def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict, outputs: dict) -> ChannelGroups:
+def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict, outputs: Outputs) -> ChannelGroups:
     """Builds atoms and groups from the labels of a trace.
 
     Args:
@@ -71,7 +71,7 @@ def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dic
         trace: the trace.
         state: the model's tensors by name (`state_tensors`).
         widths: {module: {feature: labels of its channels}}, for the widths that modules announce.
-        outputs: {module: labels of each dimension of its output}.
+        outputs: the recorded outputs of the modules.
     """
     components = _components(trace)
     places = _places(model, trace, state, components)
@@ -228,7 +228,7 @@ def sides(tensor: torch.Tensor) -> int:
 
 
 def _features(
-    model: nn.Module, trace: ChannelTrace, component: np.ndarray, outputs: dict
+    model: nn.Module, trace: ChannelTrace, component: np.ndarray, outputs: Outputs
 ) -> list[tuple[Feature, np.ndarray, np.ndarray]]:
     """Lists every module whose output holds channels, once.
 
@@ -243,9 +243,10 @@ def _features(
         if module not in found:
             ids = component[tap.labels]
             empty = np.zeros((0, 0), dtype=np.int64)
-            dim = channel_dim(tap.dim, [None if d is None else component[d] for d in outputs.get(module, ())], ids)
+            dim = channel_dim(tap.dim, [None if d is None else component[d] for d in outputs.dims.get(module, ())], ids)
             order = np.argsort(ids, kind="stable")
-            found[module] = (Feature(module, tap.norm, dim, empty, tap.positions, len(ids)), order, ids[order])
+            feature = Feature(module, tap.norm, dim, empty, outputs.positions(module, len(ids)), len(ids))
+            found[module] = (feature, order, ids[order])
     return list(found.values())
 
 

@@ -35,7 +35,8 @@ class Feature:
         norm: True for a normalisation layer, False for a convolution or linear layer.
         dim: the channel dimension of the output.
         index: the channels of the output that belong to each atom, (size of the group, channels per atom).
-        positions: the number of positions of one feature map, with the example inputs.
+        positions: the number of positions of one feature map of one image, with the example inputs; of the first map if
+            the module runs on several.
         channels: the number of channels of the output.
     """
 

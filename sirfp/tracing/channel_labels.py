@@ -40,14 +40,12 @@ class Tap:
         labels: the labels of the features' channels, (C,).
         norm: True for a normalisation layer (preferred), False for a convolution or linear layer.
         dim: the features' channel dimension, counted from the end for channels-last features.
-        positions: the number of positions of one feature map.
     """
 
     tensor: torch.Tensor
     labels: Array
     norm: bool
     dim: int
-    positions: int = 1
 
 
 @dataclass

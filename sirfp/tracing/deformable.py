@@ -38,4 +38,4 @@ def deformable(trace, func, args, kwargs, out) -> None:
     positions = prod(out.shape[2:])
     count_convolution(trace, x, weight, positions)
     if w_dims[0] is not None and trace.is_state(weight):
-        trace.taps.append(Tap(weight, w_dims[0], norm=False, dim=1, positions=positions))
+        trace.taps.append(Tap(weight, w_dims[0], norm=False, dim=1))

@@ -7,6 +7,7 @@ It may differ from the channel dimension of the operation inside the module: a l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,13 @@ class Outputs:
 
     Attributes:
         dims: {module name: labels of each dimension of its output}; only outputs that are tensors.
+        shapes: {module name: shape of its output}; the same outputs.
     """
 
     def __init__(self, model: nn.Module, trace: Any):
         self.model, self.trace = model, trace
         self.dims: dict[str, list[np.ndarray | None]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self._handles: list = []
 
     def __enter__(self) -> Outputs:
@@ -40,8 +43,14 @@ class Outputs:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, torch.Tensor):
                 self.dims.setdefault(name, list(self.trace.dims(output)))
+                self.shapes.setdefault(name, tuple(output.shape))
 
         return keep
+
+    def positions(self, name: str, channels: int) -> int:
+        """Returns the number of positions of one feature map of a module's output; 1 if none was recorded."""
+        shape = self.shapes.get(name, ())
+        return max(1, prod(shape[1:]) // channels) if shape else 1
 
     def __exit__(self, *exc) -> None:
         while self._handles:

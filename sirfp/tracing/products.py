@@ -52,7 +52,7 @@ def convolution(trace, func, args, kwargs, out) -> None:
     count_convolution(trace, x, weight, prod(x.shape[2:] if transposed else out.shape[2:]))
     owned = [t for t in (weight, bias) if trace.is_state(t)]  # a computed weight (standardised) names no module
     if result is not None and owned:
-        trace.taps.append(Tap(owned[0], result, norm=False, dim=1, positions=prod(out.shape[2:])))
+        trace.taps.append(Tap(owned[0], result, norm=False, dim=1))
     emitted = trace.emitted(x)
     if x_in is not None and not transposed and not depthwise and trace.is_state(weight):
         trace.reads(out, weight, x_in, emitted[1] if emitted is not None and emitted[0] == 1 else None, groups)
@@ -153,8 +153,7 @@ def _matrix_product(trace, a, b, out, op: str) -> None:
 
 def _linear_tap(trace, weight, labels, out, x) -> None:
     if labels is not None and trace.is_state(weight):
-        positions = prod(out.shape[:-1])
-        trace.taps.append(Tap(weight, labels, norm=False, dim=-1, positions=positions))
+        trace.taps.append(Tap(weight, labels, norm=False, dim=-1))
     emitted = trace.emitted(x)
     inner = trace.dim(x, -1)
     if inner is not None and trace.is_state(weight):

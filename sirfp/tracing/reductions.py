@@ -36,7 +36,7 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
     trace.count("batch_norm", scale * others * (1 if channels is not None else x.shape[1]), channels)
     owned = [v for v in vectors if trace.is_state(v)]
     if owned and channels is not None:
-        trace.taps.append(Tap(owned[-1], channels, norm=True, dim=1, positions=prod(x.shape[2:])))
+        trace.taps.append(Tap(owned[-1], channels, norm=True, dim=1))
     if isinstance(args[2], torch.Tensor):
         trace.set_emitted(result, 1, args[2].detach())
     if isinstance(args[3], torch.Tensor) and trace.is_state(args[3]):
@@ -65,7 +65,7 @@ def layer_norm(trace, func, args, kwargs, out) -> None:
         affine = isinstance(args[2], torch.Tensor)
         trace.count("layer_norm", (5 if affine else 4) * fixed, *(d for d in dims if d is not None))
     if count == 1 and vectors and dims[-1] is not None and trace.is_state(vectors[0]):
-        trace.taps.append(Tap(vectors[0], dims[-1], norm=True, dim=-1, positions=prod(x.shape[1:-1])))
+        trace.taps.append(Tap(vectors[0], dims[-1], norm=True, dim=-1))
 
 
 ENOUGH_GROUPS = 8
@@ -101,7 +101,7 @@ def group_norm(trace, func, args, kwargs, out) -> None:
     fixed = x.numel() / (1 if channels is None else x.shape[1])
     trace.count("group_norm", (5 if vectors else 4) * fixed, channels)
     if vectors and channels is not None and trace.is_state(vectors[0]):
-        trace.taps.append(Tap(vectors[0], channels, norm=True, dim=1, positions=prod(x.shape[2:])))
+        trace.taps.append(Tap(vectors[0], channels, norm=True, dim=1))
 
 
 @rule(

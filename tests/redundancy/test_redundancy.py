@@ -149,7 +149,7 @@ def test_calls_of_one_iteration_are_one_batch_whatever_their_sizes():
     torch.testing.assert_close(average.matrix(), (naive(large) + 2 * naive(small)) / 3)
 
 
-def test_iterations_without_images_and_images_that_are_not_finite_change_nothing():
+def test_images_that_are_not_finite_change_nothing():
     good, bad = maps(2, 3, 5, 5), maps(2, 3, 5, 5, seed=1)
     bad[0, 1, 2, 2] = float("nan")
     average, clean = (RedundancyAverage(ema=0.5, edges=True) for _ in range(2))
@@ -158,12 +158,29 @@ def test_iterations_without_images_and_images_that_are_not_finite_change_nothing
     for x in (good, bad, good):
         average.update(x)
         average.step()
-        average.step()
         clean.update(x[1:] if x is bad else x)
         clean.step()
     torch.testing.assert_close(average.matrix(), clean.matrix())
     torch.testing.assert_close(average.edge(), clean.edge())
     assert (average.steps, average.skipped, clean.skipped) == (3, 1, 0)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5, 0.99])
+def test_iterations_without_images_change_nothing_but_the_age_of_earlier_images(ema):
+    old, new = maps(2, 3, 5, 5), maps(2, 3, 5, 5, seed=1)
+    average = RedundancyAverage(ema, edges=True)
+    average.step()  # nothing to age
+    average.update(old)
+    average.step()
+    for _ in range(2):
+        average.step()
+        torch.testing.assert_close(average.matrix(), naive(old))
+    average.update(new)
+    average.step()
+    weight = ema**3
+    torch.testing.assert_close(average.matrix(), (weight * naive(old) + naive(new)) / (weight + 1))
+    torch.testing.assert_close(average.edge(), (weight * edge_strength(old) + edge_strength(new)) / (weight + 1))
+    assert average.steps == 2
 
 
 def test_a_state_goes_on_where_it_was_saved(tmp_path):
