@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from ..errors import InputError
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import QUANTITIES, PruningPlan
-from .allocation import allocate, out_of_reach, smallest
+from .allocation import PROMISED, allocate, out_of_reach, smallest
 from .curve import Curve
 from .limits import DEFAULT, Limits, check_share
 from .width_cost import WidthCost, of_latencies, of_products
 from .widths import choose_widths, keep_for
+
+logger = logging.getLogger(__name__)
 
 KEEP_FLOPS = 0.4
 """The share of the FLOPs that `sirfp.prune` and `sirfp prune` keep if no budget is given; the paper removes 60%."""
@@ -173,10 +176,16 @@ class Counted(Target):
         return pair[0] if pair else self.cost(found)()
 
     def choose(self, model, example_inputs, found, scores, limits=DEFAULT, before=None) -> Choice:
-        dense = self.dense(found, before)
-        keep = allocate(
-            found, scores, self.share * dense, self.cost(found), limits=limits, dense=dense, what=self.words
-        )
+        dense, cost = self.dense(found, before), self.cost(found)
+        target = self.share * dense
+        keep = allocate(found, scores, target, cost, limits=limits, dense=dense, what=self.words)
+        kept = cost(keep)
+        if not keep.all() and target - kept > PROMISED * target:
+            rounding = f" in multiples of {limits.round_to}" if limits.round_to > 1 else ""
+            logger.warning(
+                "The plan keeps %.3f of the %s where %.3f is allowed: no choice of widths%s that was tried comes closer",
+                kept / dense, self.words, self.share, rounding,
+            )  # fmt: skip
         return self.choice(keep)
 
     @abstractmethod
