@@ -104,9 +104,9 @@ def worth_for_cost(
 ) -> Mapping[str, torch.Tensor]:
     """Divides scores by a power of the channels' cost, as in the greedy solution of a knapsack problem.
 
-    All channels of a group have the same cost: the saving from removing half of the group's channels, divided by their
-    number, with all other groups dense. Negative scores are multiplied by the cost instead, so that expensive channels
-    are removed first among them too.
+    All channels of a group have the same cost: the saving from removing half of the group's atoms, with all other groups
+    dense, divided by the number of their channels. (Scores are those of channels too: an atom of several has their
+    mean.) Negative scores are multiplied by the cost instead, so that expensive channels are removed first among them.
 
     Args:
         found: the groups.
@@ -126,7 +126,7 @@ def worth_for_cost(
         half = max(1, group.size // 2)
         keep = np.ones(found.atoms, dtype=bool)
         keep[found.spans[group.name]][:half] = False
-        factor = max((whole - cost(keep)) / half / whole, 1e-12) ** exponent
+        factor = max((whole - cost(keep)) / (half * group.width) / whole, 1e-12) ** exponent
         score = scores[group.name].double()
         worth[group.name] = torch.where(score < 0, score * factor, score / factor)
     return worth

@@ -24,7 +24,7 @@ class DCFP(GradientCriterion):
 
     Such a gradient makes |gamma| smaller. Gradients of the opposite sign, mostly of classes with many pixels, are left
     out. The average starts at 0, as in the authors' code, so it stays low for a channel that seldom has such gradients.
-    If a group runs through several norm layers, the score is the mean over them.
+    If a group runs through several norm layers, the score is the mean over them, and over the channels of an atom.
 
     A group may have no trainable gamma (FrozenBN, or no norm). Then a gate of value 1, multiplied with each filter, is
     used in place of gamma; its gradient is the sum of gradient * weight over the filter. A group without gradients is
@@ -74,8 +74,7 @@ class DCFP(GradientCriterion):
     def scores(self) -> dict[str, torch.Tensor]:
         result = {}
         for name, members in self._members.items():
-            seen = [
-                rows(self.sums[p.tensor], Slice(p.tensor, 0, p.index)).mean(1) for p in members if self.counts[p.tensor]
-            ]
+            pieces = [Slice(p.tensor, 0, p.index) for p in members if self.counts[p.tensor]]
+            seen = [rows(self.sums[piece.tensor], piece).mean((1, 2)) for piece in pieces]
             result[name] = torch.stack(seen).mean(0) if seen else None
         return self._whole(result)

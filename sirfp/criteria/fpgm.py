@@ -17,7 +17,8 @@ class FPGM(Criterion):
     """The sum of the Euclidean distances of a channel's filter to the other filters of its group.
 
     The other filters can best replace the filter nearest to the geometric median. If several layers make a group's
-    channels, the score is the mean over them. Norm layers are ignored.
+    channels, the score is the mean over them. The distance of two atoms of several channels is the root mean square of
+    their channels' distances. Norm layers are ignored.
     """
 
     def scores(self) -> dict[str, torch.Tensor]:
@@ -25,5 +26,6 @@ class FPGM(Criterion):
 
 
 def _distances(filters: torch.Tensor) -> torch.Tensor:
-    wide = filters.double()  # cdist subtracts products: in float32, small distances would be rounding errors
-    return torch.cdist(wide, wide).fill_diagonal_(0).sum(1).float()
+    channels = filters.shape[1]
+    wide = filters.flatten(1).double()  # cdist subtracts products: in float32, small distances would be rounding errors
+    return torch.cdist(wide, wide).fill_diagonal_(0).sum(1).div(channels**0.5).float()

@@ -10,11 +10,11 @@ from .registry import Criterion, register
 
 @register("magnitude")
 class Magnitude(Criterion):
-    """The L1 norm of each channel's filter, averaged over the layers that make the group's channels.
+    """The L1 norm of each channel's filter, averaged over an atom's channels and the layers that make them.
 
     The filters are the slices along the first dimension of weights (the second for transposed convolutions). The score
     of a residual stream is therefore the mean over all layers that add to it.
     """
 
     def scores(self) -> dict[str, torch.Tensor]:
-        return {g.name: mean_over_filters(self.model, g, lambda w: w.abs().sum(1)) for g in self.groups}
+        return {g.name: mean_over_filters(self.model, g, lambda w: w.abs().sum(2).mean(1)) for g in self.groups}

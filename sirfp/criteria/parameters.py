@@ -48,10 +48,10 @@ def scale(model: nn.Module, layer: Feature) -> torch.Tensor:
 
 
 def rows(tensor: torch.Tensor, piece: Slice) -> torch.Tensor:
-    """Returns the values of each atom in a tensor, `(size, values)` in float32."""
+    """Returns the values of each atom in a tensor, `(size, channels of an atom, values of a channel)` in float32."""
     index = torch.as_tensor(piece.index, device=tensor.device)
     flat = tensor.detach().float().movedim(piece.dim, 0).reshape(tensor.shape[piece.dim], -1)
-    return flat[index].flatten(1)
+    return flat[index]
 
 
 def sums(values: torch.Tensor, piece: Slice) -> torch.Tensor:
@@ -67,7 +67,9 @@ def mean_over_filters(model: nn.Module, group: Group, measure: Callable[[torch.T
     Args:
         model: the model.
         group: the group.
-        measure: computes scores, `(size,)`, from the weights of each channel's filter, `(size, values)`.
+        measure: computes scores, `(size,)`, from the filters of each atom's channels, `(size, channels of an atom,
+            values)`. The score of an atom is the mean over its channels, so that atoms of one and of several channels
+            compare.
     """
     tensors = dict(model.named_parameters())
     found = [measure(rows(tensors[piece.tensor], piece)) for piece in filters(model, group)]

@@ -212,10 +212,15 @@ class SIRFP(Criterion):
 
 
 def _block(matrix: torch.Tensor, feature: Feature) -> torch.Tensor:
-    """Returns the part of a module's matrix for a group's atoms, averaged over the channels of each atom."""
+    """Returns the part of a module's matrix for a group's atoms.
+
+    The redundancy of an atom of several channels with another is that of one of its channels, in the mean, with all
+    channels of the other. Row sums then compare with those of atoms of one channel.
+    """
     index = torch.as_tensor(feature.index)
     size, times = index.shape
     if times == 1 and size == len(matrix) and bool((index[:, 0] == torch.arange(size)).all()):
         return matrix
     flat = index.reshape(-1)
-    return matrix[flat][:, flat].reshape(size, times, size, times).mean((1, 3))
+    block = matrix[flat][:, flat]
+    return (block.abs() if times > 1 else block).reshape(size, times, size, times).sum(3).mean(1)

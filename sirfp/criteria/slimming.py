@@ -18,8 +18,8 @@ class Slimming(Criterion):
     The method first trains with an L1 penalty on gamma: the hook `SlimmingPenalty`. A gamma that is a buffer (FrozenBN)
     is used too, although the penalty does not change it.
 
-    A group without norm layers that scale channels is scored by the L2 norm of its filters, averaged over the layers
-    that make the channels. Like |gamma| after a norm, this is the standard deviation of the channel, if the inputs have
+    A group without norm layers that scale channels is scored by the L2 norm of its filters, averaged in the same way
+    over the layers that make the channels. Like |gamma| after a norm, this is the standard deviation of the channel, if the inputs have
     unit variance.
     """
 
@@ -33,5 +33,5 @@ class Slimming(Criterion):
             if scales:
                 result[group.name] = torch.stack(scales).mean(0)
             else:
-                result[group.name] = mean_over_filters(self.model, group, lambda w: w.norm(dim=1))
+                result[group.name] = mean_over_filters(self.model, group, lambda w: w.norm(dim=2).mean(1))
         return result

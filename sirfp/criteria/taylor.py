@@ -26,7 +26,8 @@ class Taylor(GradientCriterion):
     (FrozenBN, or no norm) the weights are its filters and their biases.
 
     If several layers share channels, their sums are added before they are squared, as the paper does for weights that
-    are removed together. A group without gradients (layers frozen in training) is pruned last.
+    are removed together. So are the sums of an atom's channels; the square is then divided by their number, because a
+    ranking compares channels. A group without gradients (layers frozen in training) is pruned last.
     """
 
     def __init__(self, model: nn.Module, groups: Iterable[Group], *, seed: int = 0):
@@ -46,10 +47,14 @@ class Taylor(GradientCriterion):
         for group in self.groups:
             parts = [(w.grad, w, piece) for w, piece in self._parts[group.name] if w.grad is not None]
             if parts:
-                carried = torch.stack([sums(grad.float() * w.float(), piece) for grad, w, piece in parts]).sum(0)
-                square = carried.square()
+                square = torch.stack([_carried(grad, w, piece) for grad, w, piece in parts]).sum(0).square()
                 finite = self._count(group.name, square)
                 self.sums[group.name] += torch.where(finite, square, 0)
 
     def scores(self) -> dict[str, torch.Tensor]:
         return self._whole({n: s / self.counts[n] if self.counts[n] else None for n, s in self.sums.items()})
+
+
+def _carried(gradient: torch.Tensor, weight: torch.Tensor, piece: Slice) -> torch.Tensor:
+    """Returns the sum of gradient * weight of each atom, divided by the root of its number of channels, (size,)."""
+    return sums(gradient.float() * weight.float(), piece) / piece.index.shape[1] ** 0.5

@@ -18,8 +18,8 @@ def check_options(normalize: str, stride: int) -> None:
 def sampled(x: torch.Tensor, stride: int, turn: int, start: int = 0) -> Iterator[tuple[slice, torch.Tensor]]:
     """Selects every stride-th row and column of each image, but at least 4 of each if the map has 4.
 
-    The images of a call start at `stride` places in turns, so that a batch uses each row and each column: a single place
-    would see the borders of all images too often, or never. After `stride^2` turns an image used each position once.
+    The images of a call start at `stride` places in turns, so that a batch uses each row and each column. With a single
+    place all images would show a border too often, or never. After `stride^2` turns an image used each position once.
 
     Args:
         x: features, (N, C, H, W).
