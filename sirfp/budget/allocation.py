@@ -104,9 +104,9 @@ def worth_for_cost(
 ) -> Mapping[str, torch.Tensor]:
     """Divides scores by a power of the channels' cost, as in the greedy solution of a knapsack problem.
 
-    All channels of a group have the same cost: the saving from removing half of the group's atoms, with all other groups
-    dense, divided by the number of their channels. (Scores are those of channels too: an atom of several has their
-    mean.) Negative scores are multiplied by the cost instead, so that expensive channels are removed first among them.
+    All channels of a group have the same cost: the saving from removing half of the group's channels, divided by their
+    number, with all other groups dense. (An atom's score is the mean over its channels.) Negative scores are multiplied
+    by the cost instead, so that expensive channels are removed first among them too.
 
     Args:
         found: the groups.

@@ -183,7 +183,7 @@ class Counted(Target):
         if not keep.all() and target - kept > PROMISED * target:
             rounding = f" in multiples of {limits.round_to}" if limits.round_to > 1 else ""
             logger.warning(
-                "The plan keeps %.3f of the %s where %.3f is allowed: no choice of widths%s that was tried comes closer",
+                "The plan keeps %.3f of the %s where %.3f is allowed: no widths%s that were tried come closer",
                 kept / dense, self.words, self.share, rounding,
             )  # fmt: skip
         return self.choice(keep)

@@ -19,8 +19,8 @@ class Slimming(Criterion):
     is used too, although the penalty does not change it.
 
     A group without norm layers that scale channels is scored by the L2 norm of its filters, averaged in the same way
-    over the layers that make the channels. Like |gamma| after a norm, this is the standard deviation of the channel, if the inputs have
-    unit variance.
+    over the layers that make the channels. Like |gamma| after a norm, this is the standard deviation of the channel, if
+    the inputs have unit variance.
     """
 
     def scores(self) -> dict[str, torch.Tensor]:

@@ -319,10 +319,9 @@ def _accumulate(
                 bad = ~good
         scale = norm.add_(_EPS).reciprocal_()
         pieces = []
-        for which, seen in sampled(part, stride, turn, start):
-            # The root, since both factors of a product have it: a sample of a share of the positions stands for all.
+        for which, seen, times in sampled(part, stride, turn, start):
             own = which if last else (slice(None), which)
-            factors = scale[own] * (positions / (seen.shape[2] * seen.shape[3])) ** 0.5
+            factors = scale[own] * times**0.5  # the root, since both factors of a product have it
             pieces += [(tile, factors, None if bad is None else bad[own]) for tile in tiles(seen, order, cells)]
         for together in [pieces] if len(part) > 1 else [[piece] for piece in pieces]:
             add_products(out, packed(buffer, together, last), gain)

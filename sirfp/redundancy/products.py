@@ -15,7 +15,7 @@ def check_options(normalize: str, stride: int) -> None:
         raise ValueError(f"stride must be at least 1, got {stride}")
 
 
-def sampled(x: torch.Tensor, stride: int, turn: int, start: int = 0) -> Iterator[tuple[slice, torch.Tensor]]:
+def sampled(x: torch.Tensor, stride: int, turn: int, start: int = 0) -> Iterator[tuple[slice, torch.Tensor, int]]:
     """Selects every stride-th row and column of each image, but at least 4 of each if the map has 4.
 
     The images of a call start at `stride` places in turns, so that a batch uses each row and each column. With a single
@@ -28,14 +28,15 @@ def sampled(x: torch.Tensor, stride: int, turn: int, start: int = 0) -> Iterator
         start: the number of images of the call before x.
 
     Yields:
-        (images, sample): a slice of the images that share their rows and columns, and the view of their features.
+        (images, sample, times): a slice of the images that share their rows and columns, the view of their features,
+        and the number of positions that one of the sample stands for.
     """
     down, across = (max(1, min(stride, size // 4)) for size in x.shape[2:])
     places = max(down, across)
     for first in range(min(len(x), places)):
         which, image = slice(first, None, places), start + first
         row, column = (turn + image) % down, (turn // down + turn % down + image) % across
-        yield which, x[which, :, row::down, column::across]
+        yield which, x[which, :, row::down, column::across], down * across
 
 
 def tiles(x: torch.Tensor, order: tuple[int, ...], cells: int) -> list[torch.Tensor]:

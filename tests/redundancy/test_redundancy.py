@@ -217,6 +217,9 @@ def test_wrong_input_is_named():
             call()
 
 
+GAPS = ((4, 4), (4, 0), (0, 3), (1, 4), (2, 0))  # images of two processes in iterations; some have none
+
+
 def _process(rank, file, results):
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
     average = RedundancyAverage(ema=0.9, edges=True)
@@ -231,7 +234,17 @@ def _process(rank, file, results):
         late.update(maps(8, 5, 6, 6))
         late.step()
     late.reduce()
-    torch.save((average.matrix(), average.edge(), late.matrix()), f"{results}/{rank}.pt")
+    gaps = {}
+    for ema in (0.0, 0.9):
+        gaps[ema] = RedundancyAverage(ema=ema)
+        for images in GAPS:
+            if images[rank]:
+                gaps[ema].update(maps(8, 5, 6, 6, seed=sum(images))[4 * rank : 4 * rank + images[rank]])
+            gaps[ema].step()
+        gaps[ema].reduce()
+    torch.save(
+        (average.matrix(), average.edge(), late.matrix(), *(g.matrix() for g in gaps.values())), f"{results}/{rank}.pt"
+    )
     dist.destroy_process_group()
 
 
@@ -242,8 +255,17 @@ def test_two_processes_see_what_one_sees(tmp_path):
         one.update(maps(8, 5, 6, 6, seed=t))
         one.step()
     one.reduce()
+    gaps = {ema: RedundancyAverage(ema=ema) for ema in (0.0, 0.9)}
+    for images in GAPS:
+        for running in gaps.values():
+            for rank in range(2):
+                if images[rank]:
+                    running.update(maps(8, 5, 6, 6, seed=sum(images))[4 * rank : 4 * rank + images[rank]])
+            running.step()
     for rank in range(2):
-        matrix, edge, late = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        matrix, edge, late, *seen = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for running, other in zip(gaps.values(), seen, strict=True):
+            torch.testing.assert_close(other, running.matrix(), atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(matrix, one.matrix(), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(edge, one.edge(), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(late, similarity(maps(8, 5, 6, 6)))
