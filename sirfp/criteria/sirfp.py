@@ -40,7 +40,8 @@ class SIRFP(Criterion):
         edge_prefixes: prefixes of the names of groups that have the edge term. By default the groups whose names begin
             with backbone have it, as in the reference, or all groups if there is no such name.
         coupled: scoring of layers that share channels. graph scores the mean of their redundancy matrices; union (the
-            reference) scores each layer alone and gives a channel its highest score.
+            reference) scores each layer alone and gives a channel its highest score; for local search a pair is then as
+            redundant as in the layer in which it is least so.
         self_similarity: add the term i = j to the redundancy sum, as in the reference's code; the paper has no such
             term.
         normalize: the norm over positions that each map is divided by. The paper uses l1; with l2 redundancy is the

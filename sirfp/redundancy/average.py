@@ -58,9 +58,8 @@ def similarity(
     """
     x = as_maps(features, pooled)
     result = _empty_sums(x)["matrix"]
-    gain = (x.shape[2] * x.shape[3] if per_position else 1) / len(x)
-    _accumulate(result, x, normalize, gain, stride, turn)
-    return mirror(result)
+    weights = _accumulate(result, x, normalize, x.shape[2] * x.shape[3] if per_position else 1, stride, turn)
+    return mirror(result / weights.sum())
 
 
 def edge_weights(matrix: torch.Tensor, self_similarity: bool = False) -> torch.Tensor:
@@ -138,16 +137,14 @@ class RedundancyAverage:
         """
         x = as_maps(features, self.pooled)
         self._prepare(x)
-        finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
         gain = self._gain * (x.shape[2] * x.shape[3] if self.per_position else 1)
-        _accumulate(self._sums["matrix"], x, self.normalize, gain, self.stride, self.steps, finite)
+        weights = _accumulate(self._sums["matrix"], x, self.normalize, gain, self.stride, self.steps, skip=True)
         if self.edges:
             edges = map_edges(features.detach()).nan_to_num_(0, 0, 0)
             edges = edges.mean(0, keepdim=True) if self.pooled else edges
-            self._sums["edge"].add_(edges.mul_(finite[:, None]).sum(0), alpha=self._gain)
-        count = finite.sum()
-        self._sums["weight"].add_(count, alpha=self._gain)
-        self._sums["skipped"].add_(len(x) - count)
+            self._sums["edge"].add_(edges.mul_(weights[:, None]).sum(0), alpha=self._gain)
+        self._sums["weight"].add_(weights.sum(), alpha=self._gain)
+        self._sums["skipped"].add_((weights == 0).sum())
 
     def step(self) -> None:
         """Closes the iteration. If it had no images, the average stays, and earlier images are one iteration older."""
@@ -280,8 +277,8 @@ def _accumulate(
     gain: float,
     stride: int,
     turn: int,
-    finite: torch.Tensor | None = None,
-) -> None:
+    skip: bool = False,
+) -> torch.Tensor:
     """Adds `gain` times the similarity of each image to the blocks of `out` on and above the diagonal.
 
     Args:
@@ -291,8 +288,10 @@ def _accumulate(
         gain: the factor.
         stride: see `similarity`.
         turn: sets the rows and columns of the first image that `stride` selects.
-        finite: (N,) of bool, filled in: False for images with a NaN or infinite feature, which are skipped. None counts
-            all images.
+        skip: True to skip images with a NaN or infinite feature.
+
+    Returns:
+        The weight of each image, (N,): 0 if skipped, else about 1, in proportion to the positions in its sample.
     """
     check_options(normalize, stride)
     # The order of dimensions in memory: positions before channels for channels-last, else channels first.
@@ -301,6 +300,7 @@ def _accumulate(
     positions = x.shape[2] * x.shape[3]
     cells = max(1, CHUNK_BYTES // (out.element_size() * x.shape[1]))
     at_once = max(1, cells // positions)
+    weights = torch.ones(len(x), dtype=out.dtype, device=x.device)
     # One buffer for all chunks: a buffer for each would fragment the heap, and several would exist at the same time.
     buffer = torch.empty(min(cells, len(x) * positions) * x.shape[1], dtype=out.dtype, device=x.device)
     for start in range(0, len(x), at_once):
@@ -311,10 +311,10 @@ def _accumulate(
             chunk = buffer[: tile.numel()].view(tile.shape).copy_(tile)
             norm = norm + (chunk.abs_() if normalize == "l1" else chunk.square_()).sum(per_image, keepdim=True)
         norm = norm.sqrt_() if normalize == "l2" else norm
-        bad = None
-        if finite is not None:
+        bad, own_weights = None, weights[start : start + len(part)]
+        if skip:
             good = norm.isfinite().all(order.index(1), keepdim=True)  # (images, 1, 1, 1) or (1, images, 1, 1)
-            finite[start : start + len(part)] = good.flatten()
+            own_weights.copy_(good.flatten())
             if x.device.type != "cpu" or not good.all():
                 bad = ~good
         scale = norm.add_(_EPS).reciprocal_()
@@ -322,6 +322,8 @@ def _accumulate(
         for which, seen, times in sampled(part, stride, turn, start):
             own = which if last else (slice(None), which)
             factors = scale[own] * times**0.5  # the root, since both factors of a product have it
+            own_weights[which].mul_(times * seen.shape[2] * seen.shape[3] / positions)
             pieces += [(tile, factors, None if bad is None else bad[own]) for tile in tiles(seen, order, cells)]
         for together in [pieces] if len(part) > 1 else [[piece] for piece in pieces]:
             add_products(out, packed(buffer, together, last), gain)
+    return weights
