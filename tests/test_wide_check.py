@@ -73,8 +73,8 @@ def test_plans_depend_on_batch_format_and_type_only_within_rounding(kind, name, 
 def compare(found, criterion, wanted: dict, scores: dict, expected, plan, rounding: float) -> None:
     """Requires scores that agree to a rounding error, and kept channels that are worth the same to a rounding error.
 
-    The greedy search gives two channels that are nearly equal the scores of either order, so scores are compared by rank,
-    and sets of channels by their worth: of pairs and channels where there is a clique, else of channels alone.
+    The greedy search takes two channels that are nearly equal in either order, so scores are compared by rank
+    and sets of channels by their worth: that of pairs and channels for a clique, else of channels alone.
     """
     top = max(float(score.abs().max()) for score in wanted.values())
     for group in found:

@@ -220,3 +220,23 @@ def test_a_broken_budget_in_a_plan_is_refused(change):
     plan = sirfp.prune(build(Wide), X, "magnitude", 0.5)
     with pytest.raises(InputError, match=f"plan.{next(iter(change))}"):
         PruningPlan.from_json(json.dumps(json.loads(plan.to_json()) | change))
+
+
+@pytest.mark.parametrize("quantity", ["flops", "params"])
+def test_a_plan_far_below_its_budget_is_said(quantity, caplog):
+    caplog.set_level("WARNING", "sirfp")
+    for round_to, said in ((1, False), (32, True)):
+        caplog.clear()
+        plan = sirfp.prune(build(Wide), X, "magnitude", **{f"keep_{quantity}": 0.52}, round_to=round_to)
+        dense, kept = getattr(plan, quantity)
+        assert (kept / dense < 0.995 * 0.52) == said == ("The plan keeps" in caplog.text)
+    assert f"keeps {kept / dense:.3f} of the {QUANTITIES[quantity]} where 0.520 is allowed" in caplog.text
+    assert "no widths in multiples of 32 that were tried" in caplog.text
+
+
+def test_a_plan_that_has_to_cut_nothing_says_nothing(caplog):
+    caplog.set_level("WARNING", "sirfp")
+    first = sirfp.prune(model := build(Wide), X, "magnitude", 0.5)
+    found = find_groups(model, X)
+    choice = Flops(0.9).choose(model, X, found, _scores(found, 0), Limits(), first)
+    assert choice.keep.all() and "The plan keeps" not in caplog.text
