@@ -177,9 +177,12 @@ class Counted(Target):
 
     def choose(self, model, example_inputs, found, scores, limits=DEFAULT, before=None) -> Choice:
         dense, cost = self.dense(found, before), self.cost(found)
-        target = self.share * dense
-        keep = allocate(found, scores, target, cost, limits=limits, dense=dense, what=self.words)
-        kept = cost(keep)
+        keep = allocate(found, scores, self.share * dense, cost, limits=limits, dense=dense, what=self.words)
+        return self._near(found, keep, dense, limits)
+
+    def _near(self, found: ChannelGroups, keep: np.ndarray, dense: float, limits: Limits) -> Choice:
+        """Returns the choice of these atoms; logs a warning if it cuts more than the budget asks for."""
+        target, kept = self.share * dense, self.cost(found)(keep)
         if not keep.all() and target - kept > PROMISED * target:
             rounding = f" in multiples of {limits.round_to}" if limits.round_to > 1 else ""
             logger.warning(
@@ -195,7 +198,7 @@ class Counted(Target):
     def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
         dense, cost = self.dense(found, before), self.by_width(found)
         widths = choose_widths(found, curves, self.share * dense, cost, limits=limits, dense=dense, what=self.words)
-        return self.choice(keep_for(found, order, widths))
+        return self._near(found, keep_for(found, order, widths), dense, limits)
 
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
         dense, least = self.dense(found, before), self.cost(found)(smallest(found, limits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -225,13 +226,19 @@ def test_a_broken_budget_in_a_plan_is_refused(change):
 @pytest.mark.parametrize("quantity", ["flops", "params"])
 def test_a_plan_far_below_its_budget_is_said(quantity, caplog):
     caplog.set_level("WARNING", "sirfp")
-    for round_to, said in ((1, False), (32, True)):
+    model, found, said = build(Wide), FOUND[Wide], set()
+    target = TARGETS[quantity]
+    for share, round_to in itertools.product((0.45, 0.5, 0.55, 0.6, 0.65), (1, 32)):
         caplog.clear()
-        plan = sirfp.prune(build(Wide), X, "magnitude", **{f"keep_{quantity}": 0.52}, round_to=round_to)
-        dense, kept = getattr(plan, quantity)
-        assert (kept / dense < 0.995 * 0.52) == said == ("The plan keeps" in caplog.text)
-    assert f"keeps {kept / dense:.3f} of the {QUANTITIES[quantity]} where 0.520 is allowed" in caplog.text
-    assert "no widths in multiples of 32 that were tried" in caplog.text
+        choice = target(share).choose(model, X, found, _scores(found, 0), Limits(round_to=round_to))
+        kept = target(share).cost(found)(choice.keep) / target(share).cost(found)()
+        far = kept < 0.995 * share
+        text = (
+            f"keeps {kept:.3f} of the {QUANTITIES[quantity]} where {share:.3f} is allowed: no widths in multiples of 32"
+        )
+        assert (text in caplog.text) == far == bool(caplog.text) and not (far and round_to == 1)
+        said.add(far)
+    assert said == {False, True}
 
 
 def test_a_plan_that_has_to_cut_nothing_says_nothing(caplog):
