@@ -153,10 +153,9 @@ class SIRFP(Criterion):
         return {}
 
     def refine(self, group: Group, kept: torch.Tensor) -> torch.Tensor:
-        members, edges = self._members(group), self._edge_terms(group)
-        if self.search == "greedy" or not members:
+        if self.search == "greedy" or not self._seen(group):
             return kept
-        matrix, edge = torch.stack(members), torch.stack(edges)
+        matrix, edge = torch.stack(self._members(group)), torch.stack(self._edge_terms(group))
         if self.coupled == "graph":
             matrix, edge = matrix.mean(0), edge.mean(0)
         else:  # a channel stays if one of the layers wants it: a pair is as redundant as where it is least so
