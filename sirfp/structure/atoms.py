@@ -188,6 +188,7 @@ def _emissions(trace: ChannelTrace, state: dict, atom_of_label: np.ndarray) -> t
             consumer.emitted,
             consumer.groups,
             by_tensor[id(norms[id(consumer)])] if id(consumer) in norms else None,
+            consumer.positions,
         )
         for consumer in trace.consumers
     )

@@ -98,10 +98,12 @@ class Emission:
     Attributes:
         weight: name of the layer's weight.
         atoms: the atom of each input channel, counted over all groups, -1 if the channel is frozen, (I,).
-        emitted: the constant that each input channel emits if its norm's scale is zero, NaN if unknown, (I,).
+        emitted: the mean over output positions of what each tap of the kernel reads of each input channel if its norm's
+            scale is zero, NaN if unknown, (I, taps), or (I, 1) if all taps read the same. Zero padding counts as zeros.
         groups: the layer's number of groups.
         norm_mean: name of the running mean of the batch norm that is this layer's only consumer and normalises no other
             layer, or None.
+        positions: the number of output positions of the call.
     """
 
     weight: str
@@ -109,6 +111,7 @@ class Emission:
     emitted: torch.Tensor
     groups: int
     norm_mean: str | None
+    positions: int = 1
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ If the moments of a layer's input are known, the layer is reconstructed from the
 (`sirfp.surgery.reconstruction`). Otherwise it is corrected for the constants that the removed channels emitted. A
 channel whose norm has scale zero emits `act(beta)`, with beta the norm's shift (docs/method.md, section 3; the paper's
 reference code). The trace follows these constants c through activations, sums, pooling and concatenation. A layer that
-reads removed channels i at kernel positions k therefore loses `sum_i sum_k W[:, i, k] c_i`.
+reads removed channels i at taps k of its kernel therefore loses `sum_i sum_k W[:, i, k] s_k c_i`, where s_k is the
+share of output positions at which the tap lies inside the map and not in zero padding.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def compensate(
     A layer's constant is subtracted from the running mean of the batch norm behind the layer, if this norm is the
     layer's only consumer and normalises no other layer. Otherwise the constant is added to the layer's bias. A layer
     that is called several times is corrected only if the constants of all calls are equal or each call has its own
-    norm.
+    norm. Where equal constants are read by kernels that lie in the padding to different shares (maps of several sizes),
+    the mean over the calls' positions is taken.
 
     Args:
         model: the dense model.
@@ -62,7 +64,12 @@ def compensate(
         shifts = [_shift(state[name], c, e.groups) for c, e in zip(constants, emissions, strict=True)]
         if not any(bool(shift.any()) for shift in shifts) or not all(bool(s.isfinite().all()) for s in shifts):
             continue
-        equal = all(torch.allclose(c, constants[0], equal_nan=True) for c in constants)
+        full = [_full(c) for c in constants]
+        equal = all(torch.allclose(c, full[0], equal_nan=True) for c in full)
+        if equal and len({e.norm_mean for e in emissions}) < len(emissions):  # calls differ in what lies in the padding
+            positions = [e.positions for e in emissions]
+            mean = sum(s * n for s, n in zip(shifts, positions, strict=True)) / sum(positions)
+            shifts = [mean] * len(emissions)
         _place(model, state, emissions, shifts, equal, given, optimizer)
     return tuple(given)
 
@@ -111,17 +118,22 @@ def _gone(emission: Emission, keep: np.ndarray) -> np.ndarray:
 
 
 def _constants(emission: Emission, keep: np.ndarray) -> torch.Tensor:
-    """Returns the constants that a layer's removed input channels emit, NaN if unknown, 0 for kept channels, (I,)."""
-    gone = _gone(emission, keep)
-    return torch.where(torch.as_tensor(gone, device=emission.emitted.device), emission.emitted, 0)
+    """Returns what a layer's taps read of its removed input channels, NaN if unknown, 0 for kept ones, (I, taps)."""
+    gone = torch.as_tensor(_gone(emission, keep), device=emission.emitted.device)
+    return torch.where(gone[:, None], emission.emitted, 0)
+
+
+def _full(constants: torch.Tensor) -> torch.Tensor:
+    """Returns what the tap reads that lies inside the map most often, (I,), from what all taps read, (I, taps)."""
+    return constants.gather(1, constants.abs().argmax(1, keepdim=True)).flatten()
 
 
 def _shift(weight: torch.Tensor, constants: torch.Tensor, groups: int) -> torch.Tensor:
-    """Returns the layer's output for the known constants, (O,); unknown constants count as 0."""
-    kernel = weight.detach().reshape(groups, -1, weight.shape[1], *weight.shape[2:])
-    kernel = kernel.flatten(3).sum(3) if kernel.dim() > 3 else kernel
+    """Returns the layer's mean output for the known constants (I, taps): (O,). Unknown constants count as 0."""
+    kernel = weight.detach().reshape(groups, -1, weight.shape[1], weight[0, 0].numel())
     known = constants.to(weight).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-    return torch.einsum("goi,gi->go", kernel, known.reshape(groups, -1)).reshape(-1)
+    known = known.expand(-1, kernel.shape[3]).reshape(groups, *kernel.shape[2:])
+    return torch.einsum("goit,git->go", kernel, known).reshape(-1)
 
 
 def _add_to_bias(model: nn.Module, weight: str, shift: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> str:

@@ -57,8 +57,10 @@ class Consumer:
     Attributes:
         weight: the layer's weight, (O, I / groups, ...) in PyTorch's layout.
         labels: labels of the input channels, (I,).
-        emitted: the constant that each input channel emits when emptied, NaN if unknown, (I,).
+        emitted: the mean of what each tap of the kernel reads of each input channel when emptied, zero where the tap
+            lies in the padding, NaN if unknown, (I, taps), or (I, 1) if all taps read the same.
         groups: the layer's number of groups.
+        positions: the number of output positions, of all images.
         readers: the number of operations that read the layer's output.
     """
 
@@ -66,6 +68,7 @@ class Consumer:
     labels: Array
     emitted: torch.Tensor
     groups: int
+    positions: int
     readers: int = 0
 
 

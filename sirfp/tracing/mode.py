@@ -71,7 +71,7 @@ class ChannelTrace(TorchDispatchMode):
         self.touched: set[str] = set()
         self.counting = True  # False in the training pass: products and statistics are those of inference
         self._dims = WeakTensorKeyDictionary()
-        self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants)
+        self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants or their maps)
         self._names = WeakTensorKeyDictionary()
         self._when_read = WeakTensorKeyDictionary()  # tensor -> (labels, reason) to freeze when the tensor is read
         self._made_by = WeakTensorKeyDictionary()  # output of a convolution -> its Consumer
@@ -122,12 +122,34 @@ class ChannelTrace(TorchDispatchMode):
         elif tensor in self._dims:
             del self._dims[tensor]
 
-    def emitted(self, tensor: torch.Tensor) -> tuple[int, torch.Tensor] | None:
-        return self._emitted.get(tensor)
+    def emitted(self, tensor: torch.Tensor, maps: bool = False) -> tuple[int, torch.Tensor] | None:
+        """Returns what emptied channels emit: the channel dimension and a constant for each channel, (C,).
+
+        Where a channel emits another value in zero padding than elsewhere, these are maps, with the dimensions of
+        `tensor` or of size one: None, unless the rule takes `maps`.
+        """
+        known = self._emitted.get(tensor)
+        return known if maps or known is None or known[1].dim() == 1 else None
 
     def set_emitted(self, tensor: torch.Tensor, dim: int, constants: torch.Tensor | None) -> None:
-        if constants is not None and len(constants) == tensor.shape[dim]:
-            self._emitted[tensor] = (dim % tensor.dim(), constants)
+        """Sets what emptied channels emit: (C,), or maps with as many dimensions as `tensor`."""
+        if constants is None:
+            return
+        dim %= tensor.dim()
+        if constants.dim() > 1 and constants.numel() == constants.shape[dim]:
+            constants = constants.flatten()
+        if constants.shape[0 if constants.dim() == 1 else dim] == tensor.shape[dim]:
+            self._emitted[tensor] = (dim, constants)
+
+    def emitted_maps(self, tensor: torch.Tensor) -> tuple[int, torch.Tensor] | None:
+        """Returns what emptied channels emit as maps: with the dimensions of `tensor`, but one image only."""
+        known = self.emitted(tensor, maps=True)
+        if known is None:
+            return None
+        dim, constants = known
+        if constants.dim() == 1:
+            constants = constants.reshape([-1 if axis == dim else 1 for axis in range(tensor.dim())])
+        return dim, constants.expand([1, *tensor.shape[1:]] if dim else tensor.shape)
 
     def name(self, tensor: Any) -> str | None:
         """Returns the name of a parameter or buffer, None for any other tensor."""
@@ -151,12 +173,13 @@ class ChannelTrace(TorchDispatchMode):
             output: the layer's output.
             weight: the layer's weight.
             labels: labels of its input channels, (I,).
-            emitted: the constants that these channels emit when emptied, (I,), or None if unknown.
+            emitted: the mean of what each tap reads of these channels when they are emptied, (I, taps), or None if
+                unknown.
             groups: the layer's number of groups.
         """
         if emitted is None:
-            emitted = torch.full((len(labels),), torch.nan, device=weight.device)
-        self.consumers.append(Consumer(weight, labels, emitted, groups))
+            emitted = torch.full((len(labels), 1), torch.nan, device=weight.device)
+        self.consumers.append(Consumer(weight, labels, emitted, groups, output.numel() // weight.shape[0]))
         self._made_by[output] = self.consumers[-1]
 
     def maker(self, tensor: torch.Tensor) -> Consumer | None:
@@ -211,10 +234,10 @@ class ChannelTrace(TorchDispatchMode):
     def _overwriting(self, func: Any, inputs: list[torch.Tensor]) -> Iterator[None]:
         """Drops the constants (`emitted`) of tensors that an operation overwrites, unless its rule sets new ones."""
         written = [t for t in (inputs[0], inputs[0]._base) if t is not None] if func._schema.is_mutable else []
-        before = [self.emitted(t) for t in written]
+        before = [self.emitted(t, maps=True) for t in written]
         yield
         for tensor, old in zip(written, before, strict=True):
-            if old is not None and self.emitted(tensor) is old:
+            if old is not None and self.emitted(tensor, maps=True) is old:
                 del self._emitted[tensor]
 
 

@@ -59,10 +59,10 @@ def _tensors(tree) -> list[torch.Tensor]:
 def _emitted(trace, func, args, kwargs, inputs):
     """Returns the channel dimension and the constants that emptied channels emit after the operation, or None.
 
-    The constants, (C,), are computed by applying the operation to the constants of the inputs. Every input must have
-    constants, all in the same dimension.
+    The constants, (C,) or maps, are computed by applying the operation to the constants of the inputs. Every input must
+    have constants, all in the same dimension.
     """
-    known = [trace.emitted(t) for t in inputs if t.numel() > 1]
+    known = [trace.emitted(t, maps=True) for t in inputs if t.numel() > 1]
     if not known or any(k is None for k in known) or len({k[0] for k in known}) != 1:
         return None
     if len({t.dim() for t in inputs if t.numel() > 1}) != 1:
@@ -72,10 +72,12 @@ def _emitted(trace, func, args, kwargs, inputs):
     def constant(value):
         if not isinstance(value, torch.Tensor) or value.numel() <= 1:
             return value
-        vector = trace.emitted(value)[1]
-        return vector.reshape([-1 if i == dim else 1 for i in range(value.dim())]).clone()
+        constants = trace.emitted(value, maps=True)[1]
+        if constants.dim() == 1:
+            constants = constants.reshape([-1 if i == dim else 1 for i in range(value.dim())])
+        return constants.clone()
 
     value = func(*tree_map(constant, args), **tree_map(constant, kwargs))
     if isinstance(value, (tuple, list)):
         value = value[0]
-    return dim, value.reshape(-1)
+    return dim, value

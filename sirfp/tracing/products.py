@@ -9,6 +9,7 @@ import torch
 
 from .channel_labels import Tap
 from .table import rule
+from .taps import axes_of, means_under_taps
 
 
 @rule("convolution", "_convolution", "convolution_overrideable", counted=("convolution",))
@@ -53,9 +54,19 @@ def convolution(trace, func, args, kwargs, out) -> None:
     owned = [t for t in (weight, bias) if trace.is_state(t)]  # a computed weight (standardised) names no module
     if result is not None and owned:
         trace.taps.append(Tap(owned[0], result, norm=False, dim=1))
-    emitted = trace.emitted(x)
     if x_in is not None and not transposed and not depthwise and trace.is_state(weight):
-        trace.reads(out, weight, x_in, emitted[1] if emitted is not None and emitted[0] == 1 else None, groups)
+        trace.reads(out, weight, x_in, _emitted_under_taps(trace, args, out), groups)
+
+
+def _emitted_under_taps(trace, args, out) -> torch.Tensor | None:
+    """Returns the mean of what each tap reads of emptied channels, (I, taps), None if unknown."""
+    x, weight, _, stride, padding, dilation = args[:6]
+    emitted = trace.emitted(x, maps=True)
+    if emitted is None or emitted[0] != 1:
+        return None
+    values = emitted[1] if emitted[1].dim() == 1 else trace.emitted_maps(x)[1][0]
+    axes = axes_of(x.shape[2:], out.shape[2:], weight.shape[2:], stride, padding, dilation)
+    return means_under_taps(values, axes)
 
 
 def count_convolution(trace, x, weight, positions: int) -> None:
@@ -157,7 +168,8 @@ def _linear_tap(trace, weight, labels, out, x) -> None:
     emitted = trace.emitted(x)
     inner = trace.dim(x, -1)
     if inner is not None and trace.is_state(weight):
-        trace.reads(out, weight, inner, emitted[1] if emitted is not None and emitted[0] == x.dim() - 1 else None)
+        known = emitted is not None and emitted[0] == x.dim() - 1
+        trace.reads(out, weight, inner, emitted[1][:, None] if known else None)
 
 
 def _batched(trace, a, b, out) -> None:

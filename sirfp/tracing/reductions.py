@@ -119,13 +119,15 @@ def reduction(trace, func, args, kwargs, out) -> None:
     result = [d for axis, d in enumerate(dims) if axis not in axes]
     if keep:
         result = [None if axis in axes else d for axis, d in enumerate(dims)]
-    emitted = trace.emitted(x)
+    emitted = trace.emitted(x, maps=True)
     for tensor in out if isinstance(out, (tuple, list)) else [out]:
         if tensor.dim() == len(result):
             trace.set(tensor, list(result))
             if emitted is not None and emitted[0] not in axes and func._schema.name == "aten::mean":
-                shift = 0 if keep else sum(axis < emitted[0] for axis in axes)
-                trace.set_emitted(tensor, emitted[0] - shift, emitted[1])
+                dim, constants = emitted
+                if constants.dim() > 1:
+                    constants = constants.mean(sorted(axes), keepdim=keep)
+                trace.set_emitted(tensor, dim if keep else dim - sum(axis < dim for axis in axes), constants)
     if trace.pooling and func._schema.name == "aten::mean":
         fixed = prod(n for n, d in zip(x.shape, dims, strict=True) if d is None)
         trace.count("adaptive_avg_pool2d", fixed, *(d for d in dims if d is not None))
@@ -217,9 +219,14 @@ def resampling(trace, func, args, kwargs, out) -> None:
     first = out[0] if isinstance(out, (tuple, list)) else out
     for tensor in out if isinstance(out, (tuple, list)) else [out]:
         trace.set(tensor, list(result))
-    emitted = trace.emitted(x)
+    emitted = trace.emitted(x, maps=True)
     if emitted is not None and emitted[0] < x.dim() - spatial:
-        trace.set_emitted(first, *emitted)
+        padded = name.startswith("aten::avg_pool") and any(args[3] if len(args) > 3 else ())
+        if not padded and emitted[1].dim() == 1:
+            trace.set_emitted(first, *emitted)
+        elif "grid" not in name:
+            value = func(trace.emitted_maps(x)[1], *args[1:], **kwargs)
+            trace.set_emitted(first, emitted[0], value[0] if isinstance(value, (tuple, list)) else value)
     op, numel = {
         "aten::upsample_nearest2d": ("upsample_nearest2d", first.numel()),
         "aten::upsample_bilinear2d": ("upsample_bilinear2d", 4 * first.numel()),

@@ -28,13 +28,25 @@ def cat(trace, func, args, kwargs, out) -> None:
                 labels = trace.labels.tie(labels, part, "cat joins it with a fixed size")
             result.append(labels)
     trace.set(out, result)
-    emitted = [trace.emitted(t) for t in tensors]
-    if any(e is not None and e[0] == axis for e in emitted):
+    emitted = [trace.emitted(t, maps=True) for t in tensors]
+    if any(e is not None and e[1].dim() > 1 for e in emitted):
+        _cat_maps(trace, tensors, axis, out)
+    elif any(e is not None and e[0] == axis for e in emitted):
         known = [None if e is None or e[0] != axis else e[1] for e in emitted]
         parts = [
             t.new_full((t.shape[axis],), torch.nan) if k is None else k for k, t in zip(known, tensors, strict=True)
         ]
         trace.set_emitted(out, axis, torch.cat(parts))
+
+
+def _cat_maps(trace, tensors, axis: int, out) -> None:
+    """Joins what emptied channels emit where it is another value in zero padding than elsewhere."""
+    maps = [trace.emitted_maps(t) for t in tensors]
+    if axis == 1 and all(known is None or known[0] == axis for known in maps):
+        shape = [1, -1, *out.shape[2:]]
+        unknown = [t.new_full((1, *t.shape[1:]), torch.nan) for t in tensors]
+        parts = [u if known is None else known[1].expand(shape) for known, u in zip(maps, unknown, strict=True)]
+        trace.set_emitted(out, axis, torch.cat(parts, axis))
 
 
 def _or_fixed(trace, labels, size: int):
@@ -202,9 +214,9 @@ def constant_pad(trace, func, args, kwargs, out) -> None:
             trace.labels.freeze(dims[axis], "it is padded")
             dims[axis] = None
     trace.set(out, dims)
-    emitted = trace.emitted(x)
-    if emitted is not None:
-        trace.set_emitted(out, *emitted)
+    emitted = trace.emitted_maps(x)
+    if emitted is not None and emitted[0] > 0 and all(x.shape[axis] == out.shape[axis] for axis in (0, emitted[0])):
+        trace.set_emitted(out, emitted[0], func(emitted[1], *args[1:], **kwargs))
 
 
 @rule("roll", "flip")
