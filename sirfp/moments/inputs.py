@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from .centred import CentredSums
+
+UNFOLDED = 1152
+"""Maximum number of input channels times taps of a kernel whose moments are taken over channels and taps: a 3 x 3
+kernel on 128 channels. They take 2.5 MiB for each half of the images."""
 
 
 class InputMoments:
@@ -13,17 +19,28 @@ class InputMoments:
     The images come in two halves. A fit on one of them can be judged on the other, whose images it has not seen.
 
     Args:
-        width: the number of input channels I.
+        shape: the shape of the layer's weight, (O, I, ...).
         device: where the sums are kept.
 
     Attributes:
-        halves: the sums of each half of the images.
+        taps: the number of taps of the layer's kernel; 1 for a linear layer.
+        halves: the sums of each half of the images, over channels.
+        unfolded: the sums of each half of the images, over channels and taps in the order of the weight, with zeros
+            where a tap lies in the padding; None for one tap and above `UNFOLDED`.
         images: the number of images in which the layer was called.
+        inside: for each tap the number of output positions at which it lies inside the map, (taps,) in float64.
+        positions: the number of output positions, in float64.
     """
 
-    def __init__(self, width: int, device: torch.device | str | None = None):
+    def __init__(self, shape: torch.Size, device: torch.device | str | None = None):
+        width, self.taps = shape[1], shape[2:].numel()
         self.halves = CentredSums(width, device), CentredSums(width, device)
+        self.unfolded = None
+        if self.taps > 1 and width * self.taps <= UNFOLDED:
+            self.unfolded = CentredSums(width * self.taps, device), CentredSums(width * self.taps, device)
         self.images = 0
+        self.inside = torch.zeros(self.taps, dtype=torch.float64, device=device)
+        self.positions = torch.zeros((), dtype=torch.float64, device=device)
 
     @property
     def rows(self) -> int:
@@ -35,10 +52,23 @@ class InputMoments:
         """The number of input channels I."""
         return len(self.halves[0].mean)
 
+    @property
+    def shares(self) -> torch.Tensor:
+        """The share of output positions at which each tap lies inside the map, (taps,) in float64."""
+        return torch.where(self.positions > 0, self.inside / self.positions.clamp_min(1), 1)
+
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Returns the mean (I,), the covariance (I, I), both in float64, and the number of rows, over all images."""
         sums = self.halves[0].joined(self.halves[1])
         return sums.mean, sums.covariance(), int(sums.rows)
+
+    def reduce(self, add_up: Callable[[torch.Tensor], object]) -> None:
+        """Replaces the sums by those of all processes; `add_up` sums a tensor over them, in place."""
+        for half in (*self.halves, *(self.unfolded or ())):
+            half.reduce(add_up)
+        counts = torch.cat([self.inside, self.positions[None], self.positions.new_tensor([self.images])])
+        add_up(counts)
+        self.inside, self.positions, self.images = counts[: self.taps], counts[-2], int(counts[-1])
 
 
 Moments = dict[str, InputMoments]

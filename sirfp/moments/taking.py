@@ -13,7 +13,10 @@ from torch import nn
 
 from ..network.forward import call, tensors
 from ..structure.groups import ChannelGroups
+from ..tracing.taps import shares
+from .centred import CentredSums
 from .inputs import InputMoments, Moments
+from .unfolding import axes_between, padded, spread, unfolded
 
 ROWS = 4096
 """Maximum number of positions of one call that are used. It bounds the time of a call's product. Neighbouring positions
@@ -21,6 +24,9 @@ of a map are similar."""
 WIDEST = 4096
 """Maximum number of input channels of a layer whose moments are taken. The moments are a matrix with this many rows: 32
 MiB for the lower half in float32, 128 MiB for the whole matrix in float64 when it is solved."""
+_FREE = 512
+"""Up to this number of channels times taps, `ROWS` positions of a call are unfolded; above it fewer, so that the
+product takes no longer."""
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -47,9 +53,8 @@ def take_moments(
         for name in dict.fromkeys(emission.weight for emission in found.emissions):
             module: Any = model.get_submodule(name.rpartition(".")[0])
             if name.endswith("weight") and _is_plain(module) and module.weight.shape[1] <= WIDEST:
-                moments[name] = InputMoments(module.weight.shape[1], module.weight.device)
-                hook = _adder(moments[name], 1 - module.weight.dim(), state)
-                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+                moments[name] = InputMoments(module.weight.shape, module.weight.device)
+                handle = module.register_forward_hook(_adder(moments[name], state), with_kwargs=True)
                 handles.callback(handle.remove)
         batches = iter(batches)
         first = list(islice(batches, 2))
@@ -60,11 +65,7 @@ def take_moments(
             state.batch += 1
     if dist.is_available() and dist.is_initialized():
         for taken in moments.values():
-            for half in taken.halves:
-                half.reduce(dist.all_reduce)
-            images = torch.tensor(taken.images, device=taken.halves[0].mean.device)
-            dist.all_reduce(images)
-            taken.images = int(images)
+            taken.reduce(dist.all_reduce)
     return {name: taken for name, taken in moments.items() if taken.rows}
 
 
@@ -102,36 +103,50 @@ def _is_plain(module: nn.Module) -> bool:
     return base is not None and (known or type(module).forward is base.forward) and getattr(module, "groups", 1) == 1
 
 
-def _adder(taken: InputMoments, channels: int, state: _Progress) -> Callable:
-    """Returns a pre-hook that adds the second moments of a layer's input to `taken`.
+def _adder(taken: InputMoments, state: _Progress) -> Callable:
+    """Returns a hook that adds the second moments of a layer's input to `taken`.
 
     Args:
         taken: the moments, changed in place.
-        channels: the channel dimension of the input, counted from the end.
         state: which batch runs.
     """
     calls, last = 0, -1
 
-    def add(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def add(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         nonlocal calls, last
         x = next((x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)), None)
-        if x is None:
+        if x is None or not x.numel():
             return
         with torch.autocast(x.device.type, enabled=False):
-            rows = x.detach().movedim(channels, -1).reshape(-1, taken.width)
-            step = -(-len(rows) // ROWS) or 1
-            chosen = rows[calls % step :: step].float()
-            if state.alone:
-                images = (
-                    torch.arange(calls % step, len(rows), step, device=x.device) * state.images // max(1, len(rows))
-                )
-                for parity, half in enumerate(taken.halves):
-                    half.add(chosen[images % 2 == parity])
-            else:
-                taken.halves[state.batch % 2].add(chosen)
+            x = padded(module, x.detach())
+            flat = x.movedim(1 - module.weight.dim(), -1).reshape(-1, taken.width)
+            step = -(-len(flat) // ROWS) or 1
+            start = calls % step
+            images = torch.arange(start, len(flat), step, device=x.device) * state.images // len(flat)
+            _add_to_halves(taken.halves, flat[start::step].float(), images, state)
+            axes = axes_between(module, x, output)
+            if axes is not None and taken.taps > 1:
+                total = output.numel() // module.weight.shape[0]
+                taken.inside += shares(axes).to(taken.inside) * min(total, ROWS)
+                taken.positions += min(total, ROWS)
+                if taken.unfolded is not None:
+                    count = min(ROWS, ROWS * _FREE**2 // (taken.width * taken.taps) ** 2)
+                    positions = spread(total, count, calls, x.device)
+                    rows = unfolded(flat, axes, positions).float()
+                    _add_to_halves(taken.unfolded, rows, positions * state.images // total, state)
         calls += 1
         if last != state.batch:
             taken.images += state.images
             last = state.batch
 
     return add
+
+
+def _add_to_halves(
+    halves: tuple[CentredSums, CentredSums], rows: torch.Tensor, images: torch.Tensor, state: _Progress
+) -> None:
+    """Adds rows (n, I) to the half of their batch or, if there is one batch only, of their images, (n,)."""
+    if not state.alone:
+        return halves[state.batch % 2].add(rows)
+    for parity, half in enumerate(halves):
+        half.add(rows[images % 2 == parity])

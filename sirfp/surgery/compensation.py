@@ -54,24 +54,46 @@ def compensate(
         calls.setdefault(emission.weight, []).append(emission)
     for name, emissions in calls.items():
         gone = _gone(emissions[0], keep)
+        shifts, equal = _emitted(state[name], emissions, keep)
         if moments and name in moments and gone.any() and not gone.all():
-            weight, shift = take_up(state[name].detach(), moments[name], gone)
-            if _place(model, state, emissions, [shift] * len(emissions), True, given, optimizer):
-                with torch.no_grad():
-                    state[name].copy_(weight)
+            emitted = shifts[0] if equal and shifts else None
+            refit = take_up(state[name].detach(), moments[name], gone, emitted)
+            if refit is not None and refit[0].kind == "none":
                 continue
-        constants = [_constants(emission, keep) for emission in emissions]
-        shifts = [_shift(state[name], c, e.groups) for c, e in zip(constants, emissions, strict=True)]
-        if not any(bool(shift.any()) for shift in shifts) or not all(bool(s.isfinite().all()) for s in shifts):
-            continue
-        full = [_full(c) for c in constants]
-        equal = all(torch.allclose(c, full[0], equal_nan=True) for c in full)
-        if equal and len({e.norm_mean for e in emissions}) < len(emissions):  # calls differ in what lies in the padding
-            positions = [e.positions for e in emissions]
-            mean = sum(s * n for s, n in zip(shifts, positions, strict=True)) / sum(positions)
-            shifts = [mean] * len(emissions)
-        _place(model, state, emissions, shifts, equal, given, optimizer)
+            if refit is not None and refit[0].kind != "emitted":
+                _, weight, shift = refit
+                if _place(model, state, emissions, [shift] * len(emissions), True, given, optimizer):
+                    with torch.no_grad():
+                        state[name].copy_(weight)
+                    continue
+        if shifts:
+            _place(model, state, emissions, shifts, equal, given, optimizer)
     return tuple(given)
+
+
+def _emitted(weight: torch.Tensor, emissions: list[Emission], keep: np.ndarray) -> tuple[list[torch.Tensor], bool]:
+    """Returns a layer's mean outputs for what its removed inputs emit.
+
+    Args:
+        weight: the layer's weight.
+        emissions: one for each call of the layer.
+        keep: the atoms to keep, (atoms,) of bool.
+
+    Returns:
+        One output (O,) for each call, none if there is nothing to correct, and whether the removed inputs emit the same
+        constants in all calls.
+    """
+    constants = [_constants(emission, keep) for emission in emissions]
+    shifts = [_shift(weight, c, e.groups) for c, e in zip(constants, emissions, strict=True)]
+    full = [_full(c) for c in constants]
+    equal = all(torch.allclose(c, full[0], equal_nan=True) for c in full)
+    if not any(bool(shift.any()) for shift in shifts) or not all(bool(s.isfinite().all()) for s in shifts):
+        return [], equal
+    if equal and len({e.norm_mean for e in emissions}) < len(emissions):  # calls differ in what lies in the padding
+        positions = [e.positions for e in emissions]
+        mean = torch.stack([s * n for s, n in zip(shifts, positions, strict=True)]).sum(0) / sum(positions)
+        shifts = [mean] * len(emissions)
+    return shifts, equal
 
 
 def _place(

@@ -2,35 +2,44 @@
 
 Each removed channel `x_r` of a layer's input is predicted from the kept ones, `x_r ~ b_r + sum_k B_rk x_k` (ridge
 regression on training images). The prediction is then folded into the layer's weights, `W_k += sum_r W_r B_rk`, and
-`sum_r W_r b_r` is added to its bias. This is valid for kernels of any size, because the sum over channels and the
-convolution over space commute.
+`sum_r W_r b_r` is added to its bias. For kernels of several taps, a prediction of channels holds under every tap, but
+the constants are read only where the tap lies inside the map; they are weighed by the share of these positions. Small
+kernels are fitted with all their taps as inputs, which is exact also at the borders (`InputMoments.unfolded`).
 
 It is the feature reconstruction of He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017,
 section 3.1, but all layers are solved together, on the dense network's features. A reconstructed layer needs no bias
 compensation (docs/method.md, section 3).
+
+How far to go is decided for each layer by cross-validation: a candidate is fitted on one half of the images, and its
+error in the layer's output is computed on the other half, from this half's moments alone.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import torch
 
-from ..moments import InputMoments, Moments, take_moments
+from ..moments import CentredSums, InputMoments, Moments, take_moments
 
 __all__ = ["BATCHES", "RIDGE", "Moments", "fit", "take_moments", "take_up"]
 
 BATCHES = 16
 """Default number of batches on which layers are fitted, in `sirfp.prune`, `sirfp prune` and training runs."""
-RIDGE = 0.01
-"""The ridge: this share of each variance is added to it. Removed channels are predicted from few batches. Without a
-ridge, channels that are nearly linear combinations of one another would get large weights that fit noise."""
+RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""The ridges to choose from: this share of each variance is added to it. Removed channels are predicted from few
+batches. Without a ridge, channels that are nearly linear combinations of one another would get large weights that fit
+noise."""
+RIDGE = RIDGES[1]
 FLOOR, ROUNDING = 1e-4, 1e-10
 """These shares of the mean variance and of the mean square are added to each variance, so that variances of zero, and
 those that are mere rounding, predict nothing."""
 
 
 def fit(
-    mean: torch.Tensor, covariance: torch.Tensor, gone: np.ndarray, ridge: float = RIDGE
+    mean: torch.Tensor, covariance: torch.Tensor, gone: np.ndarray | torch.Tensor, ridge: float = RIDGE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fits the removed channels as linear functions of the kept ones.
 
@@ -53,23 +62,137 @@ def fit(
     return factors, mean[removed] - mean[kept] @ factors
 
 
+@dataclass(frozen=True)
+class Correction:
+    """How a layer is corrected for its removed inputs.
+
+    Attributes:
+        kind: "refit", "constants" (those of the calibration), "emitted" (those of emptied channels) or "none".
+        error: the mean squared error of the layer's output, summed over outputs, on images that the fit did not see.
+        ridge: of a refit.
+    """
+
+    kind: str
+    error: float
+    ridge: float = 0.0
+
+
 @torch.no_grad()
-def take_up(weight: torch.Tensor, moments: InputMoments, gone: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Folds the fit of the removed channels into a layer's weight.
+def take_up(
+    weight: torch.Tensor, moments: InputMoments, gone: np.ndarray, emitted: torch.Tensor | None = None
+) -> tuple[Correction, torch.Tensor, torch.Tensor] | None:
+    """Corrects a layer for its removed inputs, in the way that does best on images that the correction has not seen.
 
     Args:
         weight: the layer's weight, (O, I, ...).
         moments: the moments of its input, see `take_moments`.
         gone: the removed input channels, (I,) of bool.
+        emitted: the layer's mean output for what its removed inputs emit when emptied, (O,), as another candidate.
 
     Returns:
-        The new weight, with the weights of removed inputs unchanged, and the constant to add to each output, (O,).
+        The correction, the new weight, with the weights of removed inputs unchanged, and the constant to add to each
+        output, (O,). None if all images are in one half, so that nothing can be checked.
     """
-    mean, covariance, _ = moments.statistics()
-    factors, constants = fit(mean, covariance, gone)
-    out = torch.as_tensor(gone, device=weight.device)
-    lost = weight[:, out].double()
-    new = weight.clone()
-    new[:, ~out] += torch.einsum("or...,kr->ok...", lost, factors).to(weight)
-    shift = torch.einsum("or...,r->o...", lost, constants)
-    return new, shift.flatten(1).sum(1).to(weight) if shift.dim() > 1 else shift.to(weight)
+    reader = _Reader(weight, moments, gone)
+    if not all(float(half.rows) for half in reader.halves):
+        return None
+    best = _choose(reader, emitted)
+    new, shift = weight.clone(), weight.new_zeros(weight.shape[0])
+    if best.kind == "emitted" and emitted is not None:
+        shift = emitted.to(weight)
+    elif best.kind == "constants":
+        shift = (reader.read @ reader.whole.mean[reader.removed]).to(weight)
+    elif best.kind == "refit":
+        factors, constants = fit(reader.whole.mean, reader.whole.covariance(), reader.gone, best.ridge)
+        new = reader.folded(factors)
+        shift = (reader.read @ constants).to(weight)
+    return best, new, shift
+
+
+class _Reader:
+    """A layer that reads removed channels, as a regression over its inputs: channels, or channels and taps.
+
+    Attributes:
+        halves: the sums over each half of the images.
+        gone: the removed inputs, (inputs,) of bool.
+        kept, removed: their indices.
+        read: what the layer's mean output reads of the removed inputs' means, (O, removed) in float64.
+        gram: the products of the layer's weights of removed inputs, summed over outputs, (removed, removed). The error
+            of the layer's output is the sum of its products with the covariance of the inputs' errors. Where the inputs
+            are channels, errors under several taps count as independent.
+    """
+
+    def __init__(self, weight: torch.Tensor, moments: InputMoments, gone: np.ndarray):
+        self.weight, out = weight, torch.as_tensor(gone, device=weight.device)
+        self.unfolded = moments.unfolded is not None
+        self.halves = moments.unfolded or moments.halves
+        self.gone = out.repeat_interleave(moments.taps) if self.unfolded else out
+        self.kept, self.removed = (~self.gone).nonzero().flatten(), self.gone.nonzero().flatten()
+        if self.unfolded:
+            taps, share = weight.flatten(1)[:, self.gone, None].double(), moments.shares.new_ones(1)
+        else:
+            taps, share = weight[:, out].reshape(len(weight), -1, moments.taps).double(), moments.shares
+        self.read = taps @ share
+        scaled = (taps * share.sqrt()).movedim(2, 1).flatten(0, 1)
+        self.gram = scaled.T @ scaled
+
+    @cached_property
+    def whole(self) -> CentredSums:
+        """The sums over all images."""
+        return self.halves[0].joined(self.halves[1])
+
+    def folded(self, factors: torch.Tensor) -> torch.Tensor:
+        """Returns the weight with the predictions of removed inputs, (kept, removed), added to the kept ones."""
+        new = (self.weight.flatten(1) if self.unfolded else self.weight).clone()
+        lost = new[:, self.removed].double()
+        new[:, self.kept] += torch.einsum("or...,kr->ok...", lost, factors).to(new)
+        return new.reshape(self.weight.shape)
+
+
+class _Check:
+    """Judges corrections that were fitted on one half of the images on the other half."""
+
+    def __init__(self, reader: _Reader, seen: CentredSums, unseen: CentredSums):
+        self.reader, self.mean, self.covariance = reader, seen.mean, seen.covariance()
+        kept, removed, covariance = reader.kept, reader.removed, unseen.covariance()
+        self.inner, self.cross = covariance[kept][:, kept], covariance[kept][:, removed]
+        self.means = unseen.mean[kept], unseen.mean[removed]
+        self.share = unseen.rows
+        self.plain = (reader.gram * covariance[removed][:, removed]).sum()
+
+    def constant(self, shift: torch.Tensor | None) -> torch.Tensor:
+        """Returns the error, times the rows, of adding constants (O,) to the output; None: those of the seen half."""
+        reader = self.reader
+        shift = reader.read @ self.mean[reader.removed] if shift is None else shift
+        return self.share * (self.plain + (reader.read @ self.means[1] - shift).square().sum())
+
+    def refit(self, ridge: float) -> torch.Tensor:
+        """Returns the error, times the rows, of a refit."""
+        factors, constants = fit(self.mean, self.covariance, self.reader.gone, ridge)
+        weighed = factors @ self.reader.gram
+        error = self.plain - 2 * (self.cross * weighed).sum() + (self.inner @ factors * weighed).sum()
+        left = self.reader.read @ (self.means[1] - self.means[0] @ factors - constants)
+        return self.share * (error + left.square().sum())
+
+
+def _choose(reader: _Reader, emitted: torch.Tensor | None) -> Correction:
+    """Returns the correction with the least error on unseen images; the first of `Correction.kind` where they tie."""
+    first, second = reader.halves
+    checks = _Check(reader, first, second), _Check(reader, second, first)
+    rows = first.rows + second.rows
+
+    def error(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one + other) / rows)
+
+    zero = reader.read.new_zeros(len(reader.read))
+    found = [Correction("none", error(*(check.constant(zero) for check in checks)))]
+    if emitted is not None:
+        found.append(Correction("emitted", error(*(check.constant(emitted.to(zero)) for check in checks))))
+    found.append(Correction("constants", error(*(check.constant(None) for check in checks))))
+    ridges = [Correction("refit", error(*(check.refit(r) for check in checks)), r) for r in RIDGES[1:3]]
+    falling = ridges[1].error < ridges[0].error
+    for ridge in RIDGES[3:] if falling else RIDGES[:1]:
+        ridges.append(Correction("refit", error(*(check.refit(ridge) for check in checks)), ridge))
+        if ridges[-1].error > ridges[-2 if falling else 0].error:
+            break
+    return min([*found, *ridges], key=lambda correction: correction.error)
