@@ -20,6 +20,7 @@ from ..moments import Moments
 from ..structure.groups import ChannelGroups, Emission
 from .cut import give_bias
 from .reconstruction import take_up
+from .upstream import UpstreamErrors
 
 
 def compensate(
@@ -52,12 +53,16 @@ def compensate(
     calls: dict[str, list[Emission]] = {}
     for emission in found.emissions:
         calls.setdefault(emission.weight, []).append(emission)
+    upstream = UpstreamErrors(found, keep)
     for name, emissions in calls.items():
         gone = _gone(emissions[0], keep)
         shifts, equal = _emitted(state[name], emissions, keep)
-        if moments and name in moments and gone.any() and not gone.all():
+        noise = upstream.of(emissions[0].atoms)
+        missing = float(np.where(gone, 1, noise.clip(max=1)).mean())
+        if moments and name in moments and not gone.all() and np.isfinite(noise).all():
             emitted = shifts[0] if equal and shifts else None
-            refit = take_up(state[name].detach(), moments[name], gone, emitted)
+            refit = take_up(state[name].detach(), moments[name], gone, noise, emitted)
+            upstream.note(name, missing if refit is None else refit[0].error)
             if refit is not None and refit[0].kind == "none":
                 continue
             if refit is not None and refit[0].kind != "emitted":
@@ -66,6 +71,8 @@ def compensate(
                     with torch.no_grad():
                         state[name].copy_(weight)
                     continue
+        else:
+            upstream.note(name, missing)
         if shifts:
             _place(model, state, emissions, shifts, equal, given, optimizer)
     return tuple(given)

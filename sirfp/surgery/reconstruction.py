@@ -39,7 +39,7 @@ those that are mere rounding, predict nothing."""
 
 
 def fit(
-    mean: torch.Tensor, covariance: torch.Tensor, gone: np.ndarray | torch.Tensor, ridge: float = RIDGE
+    mean: torch.Tensor, covariance: torch.Tensor, gone: np.ndarray | torch.Tensor, ridge: float | torch.Tensor = RIDGE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Fits the removed channels as linear functions of the kept ones.
 
@@ -47,7 +47,7 @@ def fit(
         mean: the mean of each channel, (I,) in float64.
         covariance: their covariance, (I, I) in float64.
         gone: the removed channels, (I,) of bool.
-        ridge: this share of each variance is added to it.
+        ridge: this share of each variance is added to it; one for all channels or one for each kept channel, (kept,).
 
     Returns:
         Factors (kept, removed) and constants (removed,), in float64.
@@ -68,7 +68,8 @@ class Correction:
 
     Attributes:
         kind: "refit", "constants" (those of the calibration), "emitted" (those of emptied channels) or "none".
-        error: the mean squared error of the layer's output, summed over outputs, on images that the fit did not see.
+        error: the squared error of the layer's output on images that the fit did not see, as a share of the output's
+            variance.
         ridge: of a refit.
     """
 
@@ -79,7 +80,7 @@ class Correction:
 
 @torch.no_grad()
 def take_up(
-    weight: torch.Tensor, moments: InputMoments, gone: np.ndarray, emitted: torch.Tensor | None = None
+    weight: torch.Tensor, moments: InputMoments, gone: np.ndarray, noise: np.ndarray, emitted: torch.Tensor | None = None
 ) -> tuple[Correction, torch.Tensor, torch.Tensor] | None:
     """Corrects a layer for its removed inputs, in the way that does best on images that the correction has not seen.
 
@@ -87,13 +88,14 @@ def take_up(
         weight: the layer's weight, (O, I, ...).
         moments: the moments of its input, see `take_moments`.
         gone: the removed input channels, (I,) of bool.
+        noise: the squared error of each input channel in the pruned network, as a share of its variance, (I,).
         emitted: the layer's mean output for what its removed inputs emit when emptied, (O,), as another candidate.
 
     Returns:
         The correction, the new weight, with the weights of removed inputs unchanged, and the constant to add to each
         output, (O,). None if all images are in one half, so that nothing can be checked.
     """
-    reader = _Reader(weight, moments, gone)
+    reader = _Reader(weight, moments, gone, noise)
     if not all(float(half.rows) for half in reader.halves):
         return None
     best = _choose(reader, emitted)
@@ -103,7 +105,7 @@ def take_up(
     elif best.kind == "constants":
         shift = (reader.read @ reader.whole.mean[reader.removed]).to(weight)
     elif best.kind == "refit":
-        factors, constants = fit(reader.whole.mean, reader.whole.covariance(), reader.gone, best.ridge)
+        factors, constants = fit(reader.whole.mean, reader.whole.covariance(), reader.gone, best.ridge + reader.noise)
         new = reader.folded(factors)
         shift = (reader.read @ constants).to(weight)
     return best, new, shift
@@ -117,29 +119,37 @@ class _Reader:
         gone: the removed inputs, (inputs,) of bool.
         kept, removed: their indices.
         read: what the layer's mean output reads of the removed inputs' means, (O, removed) in float64.
-        gram: the products of the layer's weights of removed inputs, summed over outputs, (removed, removed). The error
-            of the layer's output is the sum of its products with the covariance of the inputs' errors. Where the inputs
-            are channels, errors under several taps count as independent.
+        gram: the products of the layer's weights, summed over outputs, (inputs, inputs). The error of the layer's
+            output is the sum of its products with the covariance of the inputs' errors. Where the inputs are channels,
+            errors under several taps count as independent.
+        noise: the squared error of the kept inputs in the pruned network, as a share of their variance, (kept,). It
+            counts as independent of the inputs and of one another.
     """
 
-    def __init__(self, weight: torch.Tensor, moments: InputMoments, gone: np.ndarray):
+    def __init__(self, weight: torch.Tensor, moments: InputMoments, gone: np.ndarray, noise: np.ndarray):
         self.weight, out = weight, torch.as_tensor(gone, device=weight.device)
         self.unfolded = moments.unfolded is not None
         self.halves = moments.unfolded or moments.halves
         self.gone = out.repeat_interleave(moments.taps) if self.unfolded else out
         self.kept, self.removed = (~self.gone).nonzero().flatten(), self.gone.nonzero().flatten()
-        if self.unfolded:
-            taps, share = weight.flatten(1)[:, self.gone, None].double(), moments.shares.new_ones(1)
-        else:
-            taps, share = weight[:, out].reshape(len(weight), -1, moments.taps).double(), moments.shares
-        self.read = taps @ share
+        count = 1 if self.unfolded else moments.taps
+        share = moments.shares.new_ones(1) if self.unfolded else moments.shares
+        taps = weight.reshape(len(weight), -1, count).double()
+        self.read = taps[:, self.removed] @ share
         scaled = (taps * share.sqrt()).movedim(2, 1).flatten(0, 1)
         self.gram = scaled.T @ scaled
+        each = torch.as_tensor(noise, dtype=torch.float64, device=weight.device)
+        self.noise = (each.repeat_interleave(moments.taps) if self.unfolded else each)[self.kept]
 
     @cached_property
     def whole(self) -> CentredSums:
         """The sums over all images."""
         return self.halves[0].joined(self.halves[1])
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """The variance of the dense layer's output, summed over outputs."""
+        return (self.gram * self.whole.covariance()).sum()
 
     def folded(self, factors: torch.Tensor) -> torch.Tensor:
         """Returns the weight with the predictions of removed inputs, (kept, removed), added to the kept ones."""
@@ -158,7 +168,10 @@ class _Check:
         self.inner, self.cross = covariance[kept][:, kept], covariance[kept][:, removed]
         self.means = unseen.mean[kept], unseen.mean[removed]
         self.share = unseen.rows
-        self.plain = (reader.gram * covariance[removed][:, removed]).sum()
+        self.gram, self.mixed = reader.gram[removed][:, removed], reader.gram[kept][:, removed]
+        self.noise = reader.noise * self.inner.diagonal()
+        self.plain = (self.gram * covariance[removed][:, removed]).sum()
+        self.plain += (reader.gram.diagonal()[kept] * self.noise).sum()
 
     def constant(self, shift: torch.Tensor | None) -> torch.Tensor:
         """Returns the error, times the rows, of adding constants (O,) to the output; None: those of the seen half."""
@@ -168,9 +181,10 @@ class _Check:
 
     def refit(self, ridge: float) -> torch.Tensor:
         """Returns the error, times the rows, of a refit."""
-        factors, constants = fit(self.mean, self.covariance, self.reader.gone, ridge)
-        weighed = factors @ self.reader.gram
+        factors, constants = fit(self.mean, self.covariance, self.reader.gone, ridge + self.reader.noise)
+        weighed = factors @ self.gram
         error = self.plain - 2 * (self.cross * weighed).sum() + (self.inner @ factors * weighed).sum()
+        error += (self.noise[:, None] * factors * (2 * self.mixed + weighed)).sum()
         left = self.reader.read @ (self.means[1] - self.means[0] @ factors - constants)
         return self.share * (error + left.square().sum())
 
@@ -179,13 +193,15 @@ def _choose(reader: _Reader, emitted: torch.Tensor | None) -> Correction:
     """Returns the correction with the least error on unseen images; the first of `Correction.kind` where they tie."""
     first, second = reader.halves
     checks = _Check(reader, first, second), _Check(reader, second, first)
-    rows = first.rows + second.rows
+    scale = (first.rows + second.rows) * reader.variance.clamp_min(torch.finfo(torch.float32).tiny)
 
     def error(one: torch.Tensor, other: torch.Tensor) -> float:
-        return float((one + other) / rows)
+        return float((one + other) / scale)
 
     zero = reader.read.new_zeros(len(reader.read))
     found = [Correction("none", error(*(check.constant(zero) for check in checks)))]
+    if not len(reader.removed):
+        return found[0]
     if emitted is not None:
         found.append(Correction("emitted", error(*(check.constant(emitted.to(zero)) for check in checks))))
     found.append(Correction("constants", error(*(check.constant(None) for check in checks))))
