@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 
+from ..network.forward import call
 from .centred import CentredSums
 
 UNFOLDED = 1152
@@ -71,5 +75,30 @@ class InputMoments:
         self.inside, self.positions, self.images = counts[: self.taps], counts[-2], int(counts[-1])
 
 
-Moments = dict[str, InputMoments]
-"""{name of a layer's weight: moments of its input}; see `take_moments`."""
+class Moments(dict[str, InputMoments]):
+    """{name of a layer's weight: moments of its input}, and images to check corrections on; see `take_moments`.
+
+    Attributes:
+        unseen: batches of the second half of the images, with `CHECKED` images or more where there are as many. A
+            single image is the only one: no layer is fitted to it.
+        run: calls a model with a batch.
+        training: the mode of each module when the moments were taken.
+    """
+
+    def __init__(self, run: Callable[[nn.Module, Any], Any] = call) -> None:
+        super().__init__()
+        self.unseen: list[Any] = []
+        self.run = run
+        self.training: dict[str, bool] = {}
+
+    @contextmanager
+    def as_taken(self, model: nn.Module) -> Iterator[None]:
+        """Sets every module's mode to that in which the moments were taken, and restores it afterwards."""
+        before = [(module, module.training) for module in model.modules()]
+        for name, module in model.named_modules():
+            module.training = self.training.get(name, module.training)
+        try:
+            yield
+        finally:
+            for module, mode in before:
+                module.training = mode

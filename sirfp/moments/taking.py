@@ -24,6 +24,8 @@ of a map are similar."""
 WIDEST = 4096
 """Maximum number of input channels of a layer whose moments are taken. The moments are a matrix with this many rows: 32
 MiB for the lower half in float32, 128 MiB for the whole matrix in float64 when it is solved."""
+CHECKED = 8
+"""Number of images, at least, on which the whole cut network is compared with the dense one."""
 _FREE = 512
 """Up to this number of channels times taps, `ROWS` positions of a call are unfolded; above it fewer, so that the
 product takes no longer."""
@@ -48,7 +50,8 @@ def take_moments(
         batch, every second image. Layers that were not called, or with NaN or infinite values only, are left out.
     """
     state = _Progress()
-    moments: Moments = {}
+    moments, checked = Moments(run), 0
+    moments.training = {name: module.training for name, module in model.named_modules()}
     with ExitStack() as handles:
         for name in dict.fromkeys(emission.weight for emission in found.emissions):
             module: Any = model.get_submodule(name.rpartition(".")[0])
@@ -62,11 +65,25 @@ def take_moments(
         for batch in chain(first, batches):
             state.images = count_images(batch)
             run(model, batch)
+            if (state.alone or state.batch % 2) and checked < CHECKED:
+                part = _second_half(batch) if state.alone and state.images > 1 else batch
+                checked += count_images(part)
+                moments.unseen.append(part)
             state.batch += 1
     if dist.is_available() and dist.is_initialized():
         for taken in moments.values():
             taken.reduce(dist.all_reduce)
-    return {name: taken for name, taken in moments.items() if taken.rows}
+    for name in [name for name, taken in moments.items() if not taken.rows]:
+        del moments[name]
+    return moments
+
+
+def _second_half(batch: Any) -> Any:
+    """Returns every second image of a batch, from the second one on; the whole batch if it is of an unknown kind."""
+    sliceable = isinstance(batch, torch.Tensor) or (
+        isinstance(batch, list) and all(isinstance(x, Mapping) for x in batch)
+    )
+    return batch[1::2] if sliceable else batch
 
 
 class _Progress:
@@ -112,7 +129,7 @@ def _adder(taken: InputMoments, state: _Progress) -> Callable:
     """
     calls, last = 0, -1
 
-    def add(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+    def add(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         nonlocal calls, last
         x = next((x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)), None)
         if x is None or not x.numel():

@@ -29,6 +29,7 @@ def compensate(
     keep: np.ndarray,
     optimizer: torch.optim.Optimizer | None = None,
     moments: Moments | None = None,
+    half: bool = False,
 ) -> tuple[str, ...]:
     """Corrects the layers of the dense model that read removed channels, in place and before the cut.
 
@@ -44,6 +45,7 @@ def compensate(
         keep: the atoms to keep, (atoms,) of bool.
         optimizer: new biases are added to its parameter groups.
         moments: the moments of layers' inputs; layers without moments are corrected for constants only.
+        half: True to fit on the first half of the images only, so that the result can be checked on the second half.
 
     Returns:
         The names of the modules that had no bias and were given one.
@@ -61,7 +63,7 @@ def compensate(
         missing = float(np.where(gone, 1, noise.clip(max=1)).mean())
         if moments and name in moments and not gone.all() and np.isfinite(noise).all():
             emitted = shifts[0] if equal and shifts else None
-            refit = take_up(state[name].detach(), moments[name], gone, noise, emitted)
+            refit = take_up(state[name].detach(), moments[name], gone, noise, emitted, half)
             upstream.note(name, missing if refit is None else refit[0].error)
             if refit is not None and refit[0].kind == "none":
                 continue

@@ -12,6 +12,7 @@ from ..moments import Moments
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
+from .checked import best_way
 from .compensation import compensate
 from .cut import apply, cuts_for
 
@@ -66,7 +67,27 @@ def cut(
     Returns:
         The plan.
     """
-    biases = compensate(model, found, keep, optimizer, moments) if bias_correction or moments else ()
+    way = "emitted" if bias_correction else "none"
+    if moments:
+        ways = ("refit", "emitted", "none") if bias_correction else ("refit", "none")
+        half = lambda copied, way: _correct_and_cut(copied, found, keep, way, moments, half=True)  # noqa: E731
+        way = best_way(model, found, keep, moments, half, ways)
+    return _correct_and_cut(model, found, keep, way, moments, criterion, optimizer)
+
+
+def _correct_and_cut(
+    model: nn.Module,
+    found: ChannelGroups,
+    keep: np.ndarray,
+    way: str,
+    moments: Moments | None,
+    criterion: str = "",
+    optimizer: torch.optim.Optimizer | None = None,
+    half: bool = False,
+) -> PruningPlan:
+    """Corrects the layers that read removed channels in one of `WAYS`, and cuts the model, in place."""
+    used = moments if way == "refit" else None
+    biases = () if way == "none" else compensate(model, found, keep, optimizer, used, half)
     plan = plan_for(found, keep, criterion, biases)
     apply(model, plan, optimizer)
     return plan

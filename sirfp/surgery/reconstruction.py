@@ -80,7 +80,12 @@ class Correction:
 
 @torch.no_grad()
 def take_up(
-    weight: torch.Tensor, moments: InputMoments, gone: np.ndarray, noise: np.ndarray, emitted: torch.Tensor | None = None
+    weight: torch.Tensor,
+    moments: InputMoments,
+    gone: np.ndarray,
+    noise: np.ndarray,
+    emitted: torch.Tensor | None = None,
+    half: bool = False,
 ) -> tuple[Correction, torch.Tensor, torch.Tensor] | None:
     """Corrects a layer for its removed inputs, in the way that does best on images that the correction has not seen.
 
@@ -90,6 +95,7 @@ def take_up(
         gone: the removed input channels, (I,) of bool.
         noise: the squared error of each input channel in the pruned network, as a share of its variance, (I,).
         emitted: the layer's mean output for what its removed inputs emit when emptied, (O,), as another candidate.
+        half: True to fit on the first half of the images only.
 
     Returns:
         The correction, the new weight, with the weights of removed inputs unchanged, and the constant to add to each
@@ -99,13 +105,14 @@ def take_up(
     if not all(float(half.rows) for half in reader.halves):
         return None
     best = _choose(reader, emitted)
+    sums = reader.halves[0] if half else reader.whole
     new, shift = weight.clone(), weight.new_zeros(weight.shape[0])
     if best.kind == "emitted" and emitted is not None:
         shift = emitted.to(weight)
     elif best.kind == "constants":
-        shift = (reader.read @ reader.whole.mean[reader.removed]).to(weight)
+        shift = (reader.read @ sums.mean[reader.removed]).to(weight)
     elif best.kind == "refit":
-        factors, constants = fit(reader.whole.mean, reader.whole.covariance(), reader.gone, best.ridge + reader.noise)
+        factors, constants = fit(sums.mean, sums.covariance(), reader.gone, best.ridge + reader.noise)
         new = reader.folded(factors)
         shift = (reader.read @ constants).to(weight)
     return best, new, shift

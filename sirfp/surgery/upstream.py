@@ -1,7 +1,8 @@
 """How far the channels that a layer still reads differ from the dense network's, because layers before it were cut.
 
 All layers are refitted at once, on what the dense network's layers read. The pruned network's channels carry the errors
-of the layers that make them. A fit that uses small differences between nearly equal channels would magnify these errors.
+of the layers that make them. A fit that uses small differences between nearly equal channels would magnify these
+errors.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import numpy as np
 
 from ..structure.groups import ChannelGroups
 
-
 ENOUGH = 64
 """Number of channels left from which on the statistics of a norm over them count as known."""
 
@@ -18,9 +18,9 @@ ENOUGH = 64
 class UpstreamErrors:
     """The squared error of each atom's channels as a share of their variance, as the layers are gone through in order.
 
-    An atom that several layers add to has the mean of their errors. Where a norm's statistics run over removed channels,
-    the norm changes all channels that stay. With n of them left, a mean over them is off by about the removed share over
-    n of their variance; below `ENOUGH` the error is infinite: nothing is known of what these channels become.
+    An atom that several layers add to has the mean of their errors. Where a norm's statistics run over removed
+    channels, the norm changes all channels that stay. With n of them left, a mean over them is off by about the removed
+    share over n of their variance. Below `ENOUGH` the error is infinite: it is not known what these channels become.
 
     Args:
         found: the model's groups.
