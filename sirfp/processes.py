@@ -20,6 +20,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Returns the number of this process in the run, 0 for the first."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def decide_once(decide: Callable[[], T]) -> T:
     """Calls a function on the first process only and returns its result on every process.
 
@@ -32,7 +37,7 @@ def decide_once(decide: Callable[[], T]) -> T:
     if world_size() == 1:
         return decide()
     box: list[Any] = [None]
-    if dist.get_rank() == 0:
+    if rank() == 0:
         try:
             box[0] = decide()
         except Exception as error:

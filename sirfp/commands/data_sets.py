@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..reporting.progress import with_progress
 from .arguments import at_least
-from .outcome import Outcome, with_progress
+from .outcome import Outcome
 
 if TYPE_CHECKING:
     from ..data.survey import Fault, Survey

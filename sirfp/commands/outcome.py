@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 @dataclass
@@ -22,12 +19,3 @@ class Outcome:
     data: dict[str, Any]
     output: list[Any] = field(default_factory=list)
     failure: str = ""
-
-
-def with_progress(items: Iterable[T], label: str, total: int) -> Iterator[T]:
-    """Yields items; shows a progress bar if standard error is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return iter(track(items, label, total=total, console=console, transient=True, disable=not console.is_terminal))

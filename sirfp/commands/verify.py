@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..reporting.progress import with_progress
 from .arguments import (
     MODEL_USAGE,
     OPTS_USAGE,
@@ -18,7 +19,7 @@ from .arguments import (
     need_model,
     split_words,
 )
-from .outcome import Outcome, with_progress
+from .outcome import Outcome
 
 if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
     from torch import nn

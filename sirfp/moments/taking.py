@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..network.forward import call, tensors
+from ..network.batches import count_images
+from ..network.forward import call
 from ..structure.groups import ChannelGroups
 from ..tracing.taps import shares
 from .centred import CentredSums
@@ -100,14 +101,6 @@ class _Progress:
         self.batch = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         self.images = 0
         self.alone = False
-
-
-def count_images(batch: Any) -> int:
-    """Returns the number of images of a batch: the length of a list of dictionaries, else of its first tensor."""
-    if isinstance(batch, list) and batch and isinstance(batch[0], Mapping):
-        return len(batch)
-    first = next((tensor for _, tensor in tensors(batch) if tensor.dim()), None)
-    return 1 if first is None else len(first)
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -38,6 +38,8 @@ def divergence_for(model: nn.Module, divergence: Callable[[Any, Any], torch.Tens
 class _Custom(Divergence):
     """A user's divergence of raw outputs; `outputs` holds one element, the network's raw output."""
 
+    sampled = False
+
     def __init__(self, divergence: Callable[[Any, Any], torch.Tensor]):
         super().__init__()
         self.divergence = divergence

@@ -122,7 +122,12 @@ class Divergence:
     maps of several sizes, which are features, not logits. Outputs of several tensors have the sum of the terms; where
     some are named as logits, only those and predictions (`pred...`) are compared, not hidden states. Probabilities
     (of sum 1 over the classes) are replaced by their logarithms.
+
+    Attributes:
+        sampled: True if `probe` samples the Hessian.
     """
+
+    sampled = True
 
     def __init__(self) -> None:
         self._checked = False

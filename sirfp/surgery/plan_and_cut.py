@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -91,6 +92,38 @@ def _correct_and_cut(
     plan = plan_for(found, keep, criterion, biases)
     apply(model, plan, optimizer)
     return plan
+
+
+def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray, moments: Moments | None = None) -> nn.Module:
+    """Returns a copy of a model, cut to chosen atoms, to try a choice out.
+
+    The copy shares every tensor that the cut leaves as it is with the model. Do not change either while both are used.
+    Corrections are made without checking that they help.
+
+    Args:
+        model, found, keep, moments: as in `cut`.
+    """
+    changed = touched_tensors(found, keep)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    shared = {id(tensor): tensor for name, tensor in tensors if name not in changed}
+    copied = copy.deepcopy(model, shared)
+    _correct_and_cut(copied, found, keep, "refit" if moments else "emitted", moments)
+    return copied
+
+
+def touched_tensors(found: ChannelGroups, keep: np.ndarray) -> set[str]:
+    """Returns the names of the tensors that a cut replaces or corrects; a bias may not exist yet.
+
+    Args:
+        found: the groups.
+        keep: the atoms to keep, (atoms,) of bool.
+    """
+    names = {piece.tensor for group in found for piece in group.slices if not keep[found.spans[group.name]].all()}
+    for emission in found.emissions:
+        if not keep[emission.atoms[emission.atoms >= 0]].all():
+            bias = f"{emission.weight.rpartition('.')[0]}.bias".lstrip(".")
+            names |= {emission.weight, bias, emission.norm_mean or emission.weight}
+    return names
 
 
 def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases: tuple[str, ...] = ()) -> PruningPlan:
