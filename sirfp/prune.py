@@ -7,12 +7,12 @@
 
 A training run does the same in several steps, with statistics of its own batches (`sirfp.session`).
 
-Only `prune` is defined here. The functions that it calls can also be imported from here.
+Only `prune` is defined here. The functions that it consists of can also be imported from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from typing import Any
 
@@ -20,13 +20,14 @@ import torch
 from torch import nn
 
 from .budget.decision import decide, refined
+from .budget.evidence import Evidence, default_widths
 from .budget.limits import Limits
 from .budget.target import KEEP_FLOPS, Target
-from .channels.find import find_groups
-from .criteria import build_criterion
-from .criteria.calibration import Loss, calibrate, default_criterion, gives_gradients
-from .moments import take_moments
-from .network.forward import call, inference
+from .criteria import Criterion
+from .criteria.calibration import Loss, calibrate
+from .network.divergence import divergence_for
+from .network.forward import call
+from .session import PruningSession
 from .structure.plan import PruningPlan
 from .surgery.plan_and_cut import cut, cut_to, plan_for
 from .surgery.reconstruction import BATCHES
@@ -46,6 +47,9 @@ def prune(
     loss: Loss | None = None,
     bias_correction: bool = True,
     reconstruction: int = BATCHES,
+    widths: str | None = None,
+    steps: int | None = None,
+    divergence: Callable[[Any, Any], torch.Tensor] | None = None,
     ignore: Iterable[str] = Limits.ignore,
     round_to: int = Limits.round_to,
     seed: int = 0,
@@ -59,8 +63,7 @@ def prune(
     Args:
         model: a module called with tensors, a timm model, or a Detectron2 model called with `list[dict]`.
         example_inputs: inputs of the model (`sirfp.network.forward.call`), on which FLOPs are counted.
-        criterion: a name in the registry: "sirfp", "magnitude", "random", ... The default is "sirfp_joint" if gradients
-            are available, that is, with a `loss` or with annotated batches of Detectron2; else "sirfp".
+        criterion: a name in the registry: "sirfp_setwise" (the default), "sirfp" (the paper's), "magnitude", ...
         keep_flops: the share of the FLOPs that the plan may keep, in (0, 1]; 0.4 if no budget is given.
         calibration: batches, for criteria that need features or gradients and for the reconstruction.
         keep_params: the share of the parameters that the plan may keep, in place of `keep_flops`.
@@ -71,6 +74,14 @@ def prune(
             (docs/method.md, section 3).
         reconstruction: the number of calibration batches on which the layers that read removed channels are refitted
             to read only the remaining ones (`sirfp.surgery.reconstruction`). 0: no refit, as in the paper.
+        widths: how the number of channels that each group keeps is decided. "curves": by the divergence from the dense
+            network, measured on calibration images that are held back (`sirfp.budget.curves`). "ranking": by one
+            ranking of all scores, as in the paper. The default is the criterion's own way (`Criterion.widths`).
+        steps: the number of cuts in which the budget is reached. Orders, moments and curves are made anew for each cut.
+            By default so many that each cut keeps at least `sirfp.session.GENTLE` of the budget's quantity if widths
+            come from curves, else 1.
+        divergence: compares the raw outputs of the dense network and of another one, for curves: a function that
+            returns a tensor with one value. By default KL for class scores (`sirfp.network.divergence`).
         ignore: names or patterns of modules whose channels are all kept.
         round_to: widths after pruning are multiples of this number.
         seed: the seed of random numbers.
@@ -90,18 +101,19 @@ def prune(
     """
     target = Target.of(KEEP_FLOPS, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency)
     limits = Limits(partitions, min_keep, round_to, ignore)
-    found = find_groups(model, example_inputs, limits.ignore)
-    batches = None if calibration is None else iter(calibration)
-    first = list(islice(batches or (), max(1, reconstruction)))
-    if criterion is None:
-        criterion = default_criterion(gives_gradients(first[0] if first else None, loss))
-    scorer = build_criterion(criterion, model, found.groups, seed=seed, **options)
-    if scorer.needs != "weights":
-        calibrate(model, scorer, None if batches is None else chain(first, batches), loss)
-    choice = decide(model, example_inputs, found, scorer, target, limits)
-    with inference(model):
-        seen = first[:reconstruction]
-        moments = take_moments(model, found, seen, loss or call) if seen else None
-    return cut_to(
-        model, found, choice, criterion, bias_correction=bias_correction, optimizer=optimizer, moments=moments
-    )
+    batches = iter(() if calibration is None else calibration)
+    first = list(islice(batches, reconstruction or BATCHES))
+    session = PruningSession(
+        model, example_inputs, optimizer,
+        criterion=criterion, options=options, limits=limits, bias_correction=bias_correction, seed=seed,
+    )  # fmt: skip
+    widths = default_widths(session.criterion, first) if widths is None else widths
+    evidence = Evidence.of(first, widths, divergence_for(model, divergence), run=loss or call)
+    rest: list[Any] = []
+
+    def statistics(scorer: Criterion) -> None:
+        rest.extend(batches)
+        calibrate(model, scorer, None if calibration is None else chain(first, rest), loss)
+
+    evidence.statistics = statistics
+    return session.prune(target, evidence, refit=reconstruction > 0, steps=steps)

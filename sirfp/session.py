@@ -7,23 +7,32 @@ the statistics come from the training batches, and all processes of the run have
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from .budget.curve import Curve
 from .budget.decision import decide
+from .budget.evidence import Evidence
 from .budget.limits import DEFAULT, Limits
 from .budget.target import Target
 from .channels.find import find_again, find_groups
-from .criteria import build_criterion
+from .criteria import CRITERIA, build_criterion
 from .criteria.calibration import default_criterion
 from .criteria.observer import PERIOD, Observer
-from .moments import Moments
+from .errors import InputError
+from .network.divergence import divergence_for
 from .processes import average_norms, decide_once
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
 from .surgery.plan_and_cut import cut, cut_to
+
+GENTLE = 0.75
+"""The share of the present FLOPs (parameters, latency) that one cut keeps at least where loss curves decide the widths:
+curves of single groups tell what a cut of many groups does only while it is small. docs/oneshot.md compares cuts."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +44,7 @@ class PruningSession:
         model: the model, without a distributed wrapper; changed in place.
         example_inputs: the inputs on which FLOPs are counted.
         optimizer: the model's optimizer, whose state is cut together with the parameters; or None.
-        criterion: a name in the registry of criteria; by default the one for runs with gradients (`default_criterion`).
+        criterion: a name in the registry of criteria; by default that of `default_criterion`.
         options: arguments of the criterion.
         period: the interval, in iterations, at which statistics are taken.
         limits: the constraints on every plan: partitions, the smallest share to keep, rounding, ignored modules.
@@ -47,6 +56,7 @@ class PruningSession:
         followers: models of the same structure that lose the same channels, e.g. a moving average of the weights.
         observer: the hooks that take statistics; None while they are not attached.
         found: the groups of the current model; None until they are needed.
+        curves: the loss curves of the last pruning; None before, or if a ranking decided the widths.
     """
 
     def __init__(
@@ -71,6 +81,7 @@ class PruningSession:
         self.followers: list[nn.Module] = []
         self.observer: Observer | None = None
         self.found: ChannelGroups | None = None
+        self.curves: dict[str, Curve] | None = None
         self._statistics: dict[str, Any] | None = None
 
     def find(self) -> ChannelGroups:
@@ -98,30 +109,56 @@ class PruningSession:
         if self.observer is not None:
             self.observer.criterion.reduce()
 
-    def prune(self, target: Target, moments: Moments | None = None) -> PruningPlan:
+    def prune(
+        self, target: Target, evidence: Evidence | None = None, refit: bool = True, steps: int | None = 1
+    ) -> PruningPlan:
         """Prunes to a budget, using the statistics taken since the last pruning.
 
         In a distributed run the first process decides on the combined statistics; all processes cut the same channels.
 
         Args:
             target: the budget, a share of the FLOPs, parameters or latency of the *dense* model.
-            moments: second moments of the layers' inputs (`sirfp.moments.take_moments`). If given, the
-                layers that read removed channels are refitted to read only the remaining ones.
+            evidence: batches for orders, loss curves and refits; None to use the statistics of training alone.
+            refit: refit the layers that read removed channels to read only the remaining ones, on the batches of
+                `evidence`.
+            steps: the number of cuts in which the budget is reached, each with orders, moments and curves of the model
+                that the cut before left. None: as many as keep each cut above `GENTLE` where curves are measured. A
+                criterion whose statistics come from training iterations needs 1.
 
         Returns:
-            The plan of all steps together; its indices refer to the dense model.
+            The plan of all prunings together; its indices refer to the dense model.
+
+        Raises:
+            InputError: the budget is out of reach, or the criterion needs batches and `evidence` is None.
         """
+        evidence = evidence or Evidence((), (), divergence_for(self.model))
+        present = target.kept(self.plan) if self.plan else 1.0
+        shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
+        for share in shares:
+            plan = self._cut(replace(target, share=share), evidence, refit)
+        self.steps += 1
+        return plan
+
+    def _repeatable(self, evidence: Evidence) -> bool:
+        """True if a criterion can be built again for a cut model, without training iterations in between."""
+        return evidence.statistics is not None or CRITERIA.find(self.criterion).needs in ("weights", "moments")
+
+    def _cut(self, target: Target, evidence: Evidence, refit: bool) -> PruningPlan:
+        """Cuts once; returns the plan of all cuts so far."""
         observer, found = self.attach(), self.find()
         observer.detach()
-        if observer.criterion.left_out:
+        criterion = observer.criterion
+        moments = evidence.moments(self.model, found) if refit or criterion.needs == "moments" else None
+        evidence.learn(self.model, found, criterion, moments)
+        moments = moments if refit else None
+        if criterion.left_out:
             logger.warning(
-                "%d images had NaN or infinite features; they are left out of the statistics",
-                observer.criterion.left_out,
+                "%d images had NaN or infinite features; they are left out of the statistics", criterion.left_out
             )
         self.agree()
-
+        curves = self.curves = evidence.curves(self.model, found, criterion, moments, self.limits)
         choice = decide_once(
-            lambda: decide(self.model, self.example_inputs, found, observer.criterion, target, self.limits, self.plan)
+            lambda: decide(self.model, self.example_inputs, found, criterion, target, self.limits, self.plan, curves)
         )
         found = find_again(self.model, self.example_inputs, self.limits.ignore, found)
         plan = cut_to(
@@ -132,7 +169,6 @@ class PruningSession:
             same = find_again(other, self.example_inputs, self.limits.ignore, found)
             cut(other, same, choice.keep, self.criterion, bias_correction=self.bias_correction, moments=moments)
         self.plan = self.plan.then(plan) if self.plan else plan
-        self.steps += 1
         self.observer = self.found = None
         return self.plan
 
@@ -152,3 +188,27 @@ class PruningSession:
         self.plan = PruningPlan.from_json(state["plan"]) if state["plan"] else None
         self._statistics = state.get("statistics")
         self.found = None
+
+
+def _shares(present: float, share: float, steps: int | None, measured: bool, repeatable: bool) -> list[float]:
+    """Returns the budget of each cut on the way to a share, each the same factor below the one before.
+
+    Args:
+        present: the share that the model keeps now.
+        share: the share to reach.
+        steps: the number of cuts; None: as many as `GENTLE` asks for.
+        measured: True if loss curves decide the widths.
+        repeatable: True if more than one cut is possible.
+
+    Raises:
+        InputError: several cuts are asked for and only one is possible.
+    """
+    if steps is not None and steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}")
+    if steps is not None and steps > 1 and not repeatable:
+        raise InputError("steps must be 1: the criterion's statistics come from training iterations")
+    if not 0 < share < present < math.inf:
+        return [share]
+    if steps is None:
+        steps = max(1, math.ceil(math.log(share / present) / math.log(GENTLE) - 0.1)) if measured and repeatable else 1
+    return [present * (share / present) ** (step / steps) for step in range(1, steps)] + [share]

@@ -8,39 +8,20 @@ import sys
 import pytest
 import torch
 from small_networks import INPUT, OneLayer, Residual, build, mean_square
-from torch import nn
 
 import sirfp
+from sirfp.budget.evidence import default_widths
 from sirfp.budget.limits import Limits
 from sirfp.budget.target import KEEP_FLOPS, Target
 from sirfp.cli import parse
 from sirfp.config import load_config
 from sirfp.criteria import CRITERIA
-from sirfp.criteria.calibration import default_criterion, gives_gradients
+from sirfp.criteria.calibration import default_criterion
 from sirfp.hooks.registry import criterion_options
 from sirfp.session import PruningSession
 
 SIGNATURE = {p.name: p.default for p in inspect.signature(sirfp.prune).parameters.values()}
 BATCHES = [torch.randn(INPUT) for _ in range(2)]
-
-
-class Segmentor(nn.Module):
-    """Called with Detectron2's `list[dict]`: returns its loss in training, maps otherwise."""
-
-    def __init__(self):
-        super().__init__()
-        self.network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
-
-    def forward(self, batch):
-        maps = self.network(torch.stack([item["image"] for item in batch]))
-        if self.training:
-            return {"loss": nn.functional.cross_entropy(maps, torch.stack([item["sem_seg"] for item in batch]))}
-        return [{"sem_seg": one} for one in maps]
-
-
-def _items(annotated: bool) -> list[dict]:
-    labels = {"sem_seg": torch.randint(0, 4, (16, 16))} if annotated else {}
-    return [{"image": torch.randn(3, 16, 16), "height": 16, "width": 16, **labels} for _ in range(2)]
 
 
 def test_the_three_defaults_are_the_same():
@@ -77,22 +58,15 @@ def _help() -> str:
     return " ".join(build_parser()[1]["prune"].format_help().split())
 
 
-def test_the_default_criterion_is_the_joint_one_where_there_are_gradients():
+def test_the_default_criterion_is_the_set_wise_one_with_widths_by_curves():
     assert SIGNATURE["criterion"] is parse(["prune", "-o", "x"]).criterion is None
-    model = build(Residual)
-    session = PruningSession(model, BATCHES[0])
-    assert session.criterion == load_config("").SIRFP.CRITERION == default_criterion() == "sirfp_joint"
+    assert SIGNATURE["widths"] is parse(["prune", "-o", "x"]).widths is None and not load_config("").SIRFP.WIDTHS
+    session = PruningSession(build(Residual), BATCHES[0])
+    assert session.criterion == load_config("").SIRFP.CRITERION == default_criterion() == "sirfp_setwise"
     assert session.period == load_config("").SIRFP.ACCUMULATE_PERIOD
-    with_loss = sirfp.prune(model, BATCHES[0], calibration=iter(BATCHES), loss=mean_square)
-    without = sirfp.prune(build(Residual), BATCHES[0], calibration=iter(BATCHES))
-    assert (with_loss.criterion, without.criterion) == ("sirfp_joint", "sirfp")
-
-
-@pytest.mark.parametrize(("annotated", "criterion"), [(True, "sirfp_joint"), (False, "sirfp")])
-def test_annotated_batches_of_detectron2_have_gradients(annotated, criterion):
-    batch = _items(annotated)
-    assert gives_gradients(batch) is annotated
-    assert sirfp.prune(Segmentor(), batch, keep_flops=0.6, calibration=[batch, batch]).criterion == criterion
+    assert sirfp.prune(build(Residual), BATCHES[0], calibration=iter(BATCHES)).criterion == "sirfp_setwise"
+    assert default_widths("sirfp_setwise", BATCHES * 4) == "curves"
+    assert default_widths("sirfp_setwise", BATCHES[:1]) == default_widths("sirfp", BATCHES * 4) == "ranking"
 
 
 def test_every_batch_is_looked_at_once_whatever_is_read_ahead(monkeypatch):
@@ -103,13 +77,14 @@ def test_every_batch_is_looked_at_once_whatever_is_read_ahead(monkeypatch):
             seen.append(batch)
             return mean_square(model, batch)
 
-        monkeypatch.setattr(sys.modules["sirfp.prune"], "take_moments", lambda *_: {})
-        sirfp.prune(build(Residual), BATCHES[0], calibration=iter(BATCHES), loss=loss, reconstruction=reconstruction)
+        monkeypatch.setattr(sys.modules["sirfp.budget.evidence"], "take_moments", lambda *_: {})
+        how = {"loss": loss, "reconstruction": reconstruction}
+        sirfp.prune(build(Residual), BATCHES[0], "sirfp_joint", calibration=iter(BATCHES), **how)
         assert [any(one is batch for batch in BATCHES) for one in seen] == [True, True] and seen[0] is not seen[1]
 
 
 def test_without_calibration_the_default_asks_for_it():
-    with pytest.raises(sirfp.InputError, match="'sirfp' needs features: give calibration batches"):
+    with pytest.raises(sirfp.InputError, match="'sirfp_setwise' looks at images: give calibration batches"):
         sirfp.prune(OneLayer([[1.0, 0, 0], [0, 1.0, 0]]), BATCHES[0])
 
 

@@ -16,6 +16,7 @@ from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
 from .allocation import worth_for_cost
+from .curve import Curve
 from .limits import DEFAULT, Limits
 from .target import Target
 
@@ -28,6 +29,7 @@ def decide(
     target: Target,
     limits: Limits = DEFAULT,
     before: PruningPlan | None = None,
+    curves: Mapping[str, Curve] | None = None,
 ) -> Choice:
     """Decides which channels stay, by a criterion's statistics. The model is not changed.
 
@@ -41,6 +43,8 @@ def decide(
         target: the budget, relative to the dense model.
         limits: the limits of the plan. `limits.ignore` has no effect here: `find_groups` used it to find `found`.
         before: the plan of earlier prunings. The budget is then a share of the model that was dense before them.
+        curves: loss curves of all groups (`sirfp.budget.curves`). If given, they decide the width of each group, and
+            the criterion only the channels; otherwise a ranking of the scores decides both.
 
     Returns:
         The choice, with each group refined by `Criterion.refine`.
@@ -48,7 +52,11 @@ def decide(
     Raises:
         InputError: the budget is out of reach (the message names the smallest possible), or a score is not finite.
     """
-    choice = choose(model, example_inputs, found, criterion.scores(), target, limits, before, criterion.cost_exponent)
+    if curves is None:
+        scores = criterion.scores()
+        choice = choose(model, example_inputs, found, scores, target, limits, before, criterion.cost_exponent)
+    else:
+        choice = target.choose_by_curves(model, example_inputs, found, curves, criterion.orders(), limits, before)
     return replace(choice, keep=refined(found, choice.keep, criterion))
 
 

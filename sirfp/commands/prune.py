@@ -8,10 +8,12 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..budget.evidence import WIDTHS
 from ..budget.limits import Limits, check_share
 from ..budget.target import KEEP_FLOPS, Target
 from ..criteria.calibration import default_criterion
 from ..errors import InputError
+from ..reporting.progress import with_progress
 from ..surgery.reconstruction import BATCHES
 from .arguments import (
     MODEL_USAGE,
@@ -26,7 +28,7 @@ from .arguments import (
     split_words,
 )
 from .labelled_images import Loss, labelled_batches
-from .outcome import Outcome, with_progress
+from .outcome import Outcome
 
 if TYPE_CHECKING:
     from ..criteria import Criterion
@@ -36,10 +38,9 @@ EXAMPLE = """example:
   sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors"""
 
 CRITERIA_HELP = (
-    "sirfp needs images; magnitude, slimming, fpgm, depgraph and random need only weights; taylor, dcfp and "
-    "sirfp_joint (redundancy and importance) need labels too: images in one folder per class for timm, the data set of "
-    "DATASETS.TRAIN for Detectron2. By default sirfp with --images, whose labels are not read, and sirfp_joint with a "
-    "model of Detectron2 and no --images"
+    "sirfp_setwise (the default) and sirfp (the paper's) need images; magnitude, slimming, fpgm, depgraph and random "
+    "need only weights; taylor, dcfp and sirfp_joint need labels too: images in one folder per class for timm, the "
+    "data set of DATASETS.TRAIN for Detectron2"
 )
 
 
@@ -68,6 +69,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="an option of the criterion, listed below; repeatable",
+    )
+    group.add_argument(
+        "--widths",
+        choices=WIDTHS,
+        help="how the number of channels of each layer is decided: by the measured loss of the output, on images that "
+        "are held back, or by one ranking of all scores (default: curves for sirfp_setwise, else ranking)",
+    )
+    group.add_argument(
+        "--steps",
+        type=at_least(1),
+        metavar="N",
+        help="number of cuts in which the budget is reached, each measured anew (default: as many as keep each cut "
+        "small with --widths curves, else 1)",
     )
     group.add_argument(
         "--round-to",
@@ -126,11 +140,10 @@ def run(args: argparse.Namespace) -> Outcome:
     Target.of(KEEP_FLOPS, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
     check_writable(args.output)
-    if args.criterion is None:  # Detectron2's data sets have labels, a folder of images is taken to have none
-        args.criterion = default_criterion(not args.images and bool(args.config_file or args.zoo))
+    args.criterion = args.criterion or default_criterion()
     criterion = CRITERIA.find(args.criterion)
     options = read_options(criterion, args.option)
-    if criterion.needs == "features" and not args.images:
+    if criterion.needs in ("features", "moments") and not (args.images or args.config_file or args.zoo):
         raise InputError(
             f"criterion {args.criterion!r} looks at images: give --images FOLDER, or --criterion magnitude"
         )
@@ -149,6 +162,8 @@ def run(args: argparse.Namespace) -> Outcome:
             loss=loss,
             bias_correction=not args.no_bias_correction,
             reconstruction=args.reconstruction,
+            widths=args.widths,
+            steps=args.steps,
             ignore=args.ignore,
             round_to=args.round_to,
             seed=args.seed,
@@ -184,10 +199,13 @@ def read_options(criterion: type[Criterion], given: Iterable[str]) -> dict[str, 
 
 
 def _calibration(args: argparse.Namespace, source, needs: str) -> tuple[Iterable[Any] | None, Loss | None]:
-    """The batches for a criterion, and the loss if the criterion needs gradients."""
+    """The batches for a criterion, and the loss if the criterion needs gradients.
+
+    Without --images, batches of a model of Detectron2 are those of its data set.
+    """
     if needs == "weights" and not args.images:
         return None, None
-    if needs == "gradients":
+    if needs == "gradients" or not args.images:
         batches, loss = labelled_batches(args, source)
     else:
         batches, loss = source.batches(args.images, args.batches, args.batch, args.seed), None

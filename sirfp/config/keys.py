@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from ..budget.evidence import IMAGES
 from ..budget.limits import Limits
 from ..criteria.calibration import default_criterion
 from ..criteria.observer import PERIOD
@@ -101,6 +102,10 @@ def _add_pruning(cfg: CfgNode) -> None:
     # Number of batches on which the layers that read removed channels are refitted to read only the remaining ones.
     # 0: no refit, as in the paper
     cfg.SIRFP.RECONSTRUCTION_ITERS = BATCHES
+    # How the number of channels that each group keeps is decided: "curves" of the loss, measured on training images,
+    # "ranking" of all scores, as in the paper, or "": the criterion's own way
+    cfg.SIRFP.WIDTHS = ""
+    cfg.SIRFP.CURVE_IMAGES = IMAGES  # number of images on which the loss curves are measured
     cfg.SIRFP.ROUND_TO = Limits.round_to  # the number of channels of a layer after pruning is a multiple of this
     cfg.SIRFP.MIN_KEEP = Limits.min_keep  # the smallest share of its channels that a group keeps; one channel stays
     cfg.SIRFP.IGNORE = list(Limits.ignore)  # names or patterns of modules whose output channels are all kept

@@ -5,7 +5,7 @@ the file here. A file outside sirfp is imported by `--import FILE` instead. Opti
 constructor (`sirfp.criteria.options`). docs/extending.md has an example with its test.
 """
 
-from . import dcfp, depgraph, fpgm, joint, magnitude, random, sirfp, slimming, taylor  # noqa: F401  (for the registry)
+from . import dcfp, depgraph, fpgm, joint, magnitude, random, setwise, sirfp, slimming, taylor  # noqa: F401  (for the registry)
 from .registry import CRITERIA, Criterion, build_criterion
 
 __all__ = ["CRITERIA", "Criterion", "build_criterion"]

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import InputError
+from ..moments.gradients import take_gradients
+from ..moments.inputs import Moments
+from ..network.divergence import Divergence
 from ..network.forward import backward_seed, call, gradients, inference, is_detectron_input
+from ..processes import rank
+from ..structure.groups import ChannelGroups
 from .observer import Observer
 from .registry import Criterion
+from .setwise import Setwise
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
 
 
-def default_criterion(has_gradients: bool = True) -> str:
-    """Returns the default criterion: `sirfp_joint` if there are gradients, else `sirfp`.
-
-    `sirfp.prune`, the command `sirfp prune` and training runs (`SIRFP.CRITERION`) all use this function. `sirfp_joint`
-    needs gradients of a loss, which a training run has. `sirfp` is the part of it that needs only images.
-
-    Args:
-        has_gradients: True if there is a loss (`gives_gradients`).
-    """
-    return "sirfp_joint" if has_gradients else "sirfp"
-
-
-def gives_gradients(batch: Any, loss: Loss | None = None) -> bool:
-    """True if there is a loss: `loss` is given, or the batch is Detectron2's and annotated (the model has a loss)."""
-    return loss is not None or (is_detectron_input(batch) and is_annotated(batch))
+def default_criterion() -> str:
+    """Returns the default criterion of `sirfp.prune`, of the command `sirfp prune` and of training runs."""
+    return "sirfp_setwise"
 
 
 def is_annotated(batch: list[dict[str, Any]]) -> bool:
@@ -91,3 +86,41 @@ def _loss(model: nn.Module, batch: Any, criterion: Criterion, loss: Loss | None)
         kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
         raise InputError(f"the loss must be a tensor of one value that has a gradient, got {kind}")
     return value
+
+
+def learn(
+    model: nn.Module,
+    found: ChannelGroups,
+    criterion: Setwise,
+    moments: Moments,
+    batches: Iterable[Any],
+    divergence: Divergence,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> None:
+    """Gives a criterion that needs moments of layers' inputs what it needs, right before a cut.
+
+    Gradients sample the Hessian of the divergence from the dense network; labels are not used. The model is not
+    changed.
+
+    Args:
+        model: the model, whole or cut before.
+        found: its groups.
+        criterion: a criterion built for these groups.
+        moments: moments of the layers' inputs.
+        batches: the inputs of each call, for gradients.
+        divergence: the measure whose Hessian is sampled.
+        context: the context of every forward pass, e.g. autocast.
+    """
+    names = criterion.begin(found, moments)
+    taken: dict[str, torch.Tensor] = {}
+    if criterion.output_gradients and divergence.sampled:
+        generator = torch.Generator().manual_seed(criterion.seed + 7919 * rank())
+
+        def score(model: nn.Module, batch: Any) -> tuple[torch.Tensor, int]:
+            with context():
+                outputs = divergence.outputs(model, batch)
+            return divergence.probe(outputs, generator), divergence.images(outputs)
+
+        with gradients(model, False, criterion.seed):
+            taken = take_gradients(model, names, batches, score, criterion.step)
+    criterion.learn(found, moments, taken)

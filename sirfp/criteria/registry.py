@@ -52,14 +52,18 @@ class Criterion:
         seed: the seed of random numbers.
 
     Attributes:
-        needs: the data that scores need: only "weights", "features" of forward passes, or "gradients" of losses.
+        needs: the data that scores need: only "weights", "features" of forward passes, "gradients" of losses, or
+            "moments" of layers' inputs, which are taken right before a cut.
         cost_exponent: channels are ranked by their score divided by their cost to this power: 0 ranks by score alone, 1
             by score per multiply-add (`sirfp.budget.allocation.worth_for_cost`).
+        widths: how the number of channels that each group keeps is decided if the user does not say: "ranking" by
+            scores, or "curves" of the measured loss (`sirfp.budget.curves`).
     """
 
     name: str = ""
     needs: str = "weights"
     cost_exponent: float = 0.0
+    widths: str = "ranking"
 
     def __new__(cls, *args: Any, **options: Any) -> Criterion:
         cls.check_options({name: value for name, value in options.items() if name in cls.options()})
@@ -81,6 +85,10 @@ class Criterion:
     def scores(self) -> dict[str, torch.Tensor]:
         """Returns the worth of each channel, {group name: (size,)}, comparable between groups."""
         raise NotImplementedError
+
+    def orders(self) -> dict[str, torch.Tensor]:
+        """Returns each group's channels from first to last removed, {group name: (size,) of int64}."""
+        return {name: score.argsort(stable=True).cpu() for name, score in self.scores().items()}
 
     def refine(self, group: Group, kept: torch.Tensor) -> torch.Tensor:
         """Returns a better choice of equally many channels of a group, if the criterion knows one.

@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from itertools import islice
+from math import ceil
 from typing import Any
 
 from detectron2.engine.hooks import HookBase
 from detectron2.utils.logger import log_first_n
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
-from ..moments import Moments, take_moments
+from ..budget.evidence import CURVES, Evidence
+from ..criteria import CRITERIA
+from ..network.batches import count_images, joined
+from ..network.divergence_loss import divergence_on
 from ..network.forward import training_branches
-from ..processes import average_norms, decide_once
+from ..processes import average_norms, decide_once, world_size
+from ..surgery.reconstruction import BATCHES
 from ..training.nonfinite import finite_norms
 from ..training.schedule import Schedule
 from .checkpoints import BestCheckpoint
@@ -63,6 +68,9 @@ class PruneSteps(HookBase):
     def __init__(self, cfg):
         self.schedule = Schedule.from_config(cfg)
         self.reconstruction = cfg.SIRFP.RECONSTRUCTION_ITERS
+        self.criterion = CRITERIA.find(cfg.SIRFP.CRITERION, "SIRFP.CRITERION")
+        self.curves = (cfg.SIRFP.WIDTHS or self.criterion.widths) == CURVES
+        self.images = cfg.SIRFP.CURVE_IMAGES
 
     def before_train(self) -> None:
         """Raises an error at the start of the run if the next pruning cannot meet its budget."""
@@ -80,7 +88,7 @@ class PruneSteps(HookBase):
             return
         step, target, start = pruning.steps, self.schedule.target(pruning.steps), time.perf_counter()
         average_norms(pruning.model)
-        plan = pruning.prune(target, self._moments())
+        plan = pruning.prune(target, self._evidence(), self.reconstruction > 0, steps=None)
         self.trainer.checkpointer.plan = plan
         self.trainer.rewrap()
         for hook in self.trainer._hooks:
@@ -100,17 +108,21 @@ class PruneSteps(HookBase):
         for name, indices in plan.kept.items():
             logger.info("  %-60s %5d of %5d channels", name, len(indices), plan.channels[name])
 
-    def _moments(self) -> Moments | None:
-        """Returns second moments of the layers' inputs over the next training batches.
+    def _evidence(self) -> Evidence | None:
+        """Returns the next training batches for orders, loss curves and refits; None if the config needs none.
 
-        The refit of the layers that read removed channels needs them. Returns None if the config disables the refit.
+        Curves are measured on other batches than those that are fitted on.
         """
-        if not self.reconstruction:
+        if not (self.reconstruction or self.curves or self.criterion.needs == "moments"):
             return None
-        model = unwrapped(self.trainer.model)
-        batches = islice(self.trainer.batches(), self.reconstruction)
-        with training_branches(model), self.trainer.autocast():
-            return take_moments(model, session(self.trainer).find(), batches)
+        batches, model = self.trainer.batches(), unwrapped(self.trainer.model)
+        fit, held = list(islice(batches, self.reconstruction or BATCHES)), []
+        if self.curves:
+            each = max(1, count_images(fit[0]) * world_size())
+            held = joined(list(islice(batches, ceil(self.images / each))))
+        with self.trainer.autocast():
+            divergence = divergence_on(model, fit[0])
+        return Evidence(fit, held, divergence, mode=training_branches, context=self.trainer.autocast)
 
     def before_step(self) -> None:
         plan, storage = session(self.trainer).plan, self.trainer.storage

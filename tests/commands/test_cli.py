@@ -32,7 +32,8 @@ def test_prune_then_report_then_verify(files, tmp_path, capsys):
     small = tmp_path / "small.safetensors"
     pruned = run(
         capsys, "prune", *NETWORK, "--weights", files / "dense.pth", "--images", files / "images", "--batch", 2,
-        "--batches", 2, "--keep-flops", 0.6, "--option", "ema=0.9", "--ignore", "layer1", "-o", small,
+        "--batches", 2, "--keep-flops", 0.6, "--criterion", "sirfp", "--option", "ema=0.9", "--ignore", "layer1",
+        "-o", small,
     )  # fmt: skip
     assert 0.5 < pruned["flops"]["kept"] <= 0.6 and pruned["criterion"] == "sirfp"
     assert [p.name for p in tmp_path.iterdir()] == ["small.safetensors"]
@@ -78,7 +79,7 @@ def test_criteria_that_need_labels(files, tmp_path, capsys):
     assert pruned["criterion"] == "taylor" and pruned["flops"]["kept"] <= 0.5
     del given[-4:-2]  # the criterion
     pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, *given)
-    assert pruned["criterion"] == "sirfp_joint" and 0.38 < pruned["flops"]["kept"] <= 0.4, "the defaults"
+    assert pruned["criterion"] == "sirfp_setwise" and 0.38 < pruned["flops"]["kept"] <= 0.4, "the defaults"
 
 
 def test_help_names_every_criterion_and_option(capsys):

@@ -121,7 +121,7 @@ def test_every_old_key_still_gives_its_option():
         default = CRITERIA["sirfp_joint"].options()[option].default
         value = taken.get(option, 2 if option == "stride" else default)
         value = not value if isinstance(value, bool) else value
-        assert options(f"SIRFP.{key}", repr(value))[option] == value
+        assert options("SIRFP.CRITERION", "sirfp_joint", f"SIRFP.{key}", repr(value))[option] == value
 
 
 def test_an_option_of_another_criterion_is_left_out_but_looked_at(said):

@@ -58,7 +58,8 @@ def test_a_run_takes_options_of_the_criterion(tmp_path, caplog, monkeypatch):
     assert kept[0] != kept[1] and kept[0].keys() == kept[1].keys()
     logger._LOG_COUNTER.clear()  # what other tests have had said
     monkeypatch.setattr(logging.getLogger("sirfp"), "propagate", True)
-    trainer = run(tmp_path / "old", "SIRFP.EMA", "0.25", "SIRFP.OPTIONS.IMPORTANCE", "dcfp", "SOLVER.MAX_ITER", "18")
+    older = ("SIRFP.CRITERION", "sirfp_joint", "SIRFP.EMA", "0.25", "SIRFP.OPTIONS.IMPORTANCE", "dcfp")
+    trainer = run(tmp_path / "old", *older, "SOLVER.MAX_ITER", "18")
     assert trainer.pruning.options == {"ema": 0.25, "importance": "dcfp"}
     assert "SIRFP.EMA: the key is now SIRFP.OPTIONS.EMA" in caplog.text
 
@@ -149,12 +150,12 @@ def test_rivals_prune_in_a_run_and_resume(tmp_path, criterion, penalty):
     assert run(tmp_path / "cut", *opts, resume=True).pruning.plan == whole.pruning.plan
 
 
-@pytest.mark.parametrize("criterion", ["sirfp", "magnitude", "random"])
+@pytest.mark.parametrize("criterion", ["sirfp", "sirfp_setwise", "magnitude", "random"])
 @pytest.mark.parametrize("hooks", [HOOKS, "['Accumulate', 'PruneSteps']", "['PruneSteps']"])
 def test_criteria_and_hooks_combine(tmp_path, criterion, hooks):
     if criterion == "sirfp" and "Accumulate" not in hooks:
         with pytest.raises(InputError, match="Accumulate"):
-            run(tmp_path, "SIRFP.HOOKS", hooks)
+            run(tmp_path, "SIRFP.CRITERION", criterion, "SIRFP.HOOKS", hooks)
         return
     plan = run(tmp_path, "SIRFP.CRITERION", criterion, "SIRFP.HOOKS", hooks).pruning.plan
     assert plan.flops[1] / plan.flops[0] <= 0.4 and plan.criterion == criterion

@@ -62,6 +62,7 @@ def options(folder, tmp_path):
 
 
 PRUNING = [
+    "SIRFP.CRITERION", "sirfp_joint",
     "SIRFP.KEEP_FLOPS", "0.6", "SIRFP.STEPS", "2", "SIRFP.ACCUMULATE_ITERS", "2", "SIRFP.RECOVER_ITERS", "1",
     "SIRFP.ACCUMULATE_PERIOD", "1", "SOLVER.MAX_ITER", "5", "TEST.EVAL_PERIOD", "2",
     "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover', 'AverageWeights', 'Redundancies']",

@@ -1,0 +1,140 @@
+"""Measures loss curves: for each group alone, how far fewer channels move the network's output from the dense one's.
+
+Scores of layers do not compare, so a ranking of scores says little about how many channels each layer should keep. A
+curve measures it: a copy of the network is cut to a few widths of one group, the layers that read the group are
+refitted, and the copy's output is compared with the dense network's on images that the refit has not seen. No labels
+are needed. `sirfp.budget.widths` then chooses the widths of all groups that meet a budget at the least sum of losses.
+
+Relatives: HALP (Shen et al., NeurIPS 2022) and SPDY (Frantar and Alistarh, ICML 2022), which solve such a knapsack with
+scores and with layer-wise errors.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..moments.inputs import Moments
+from ..network.divergence import Divergence
+from ..network.forward import inference
+from ..network.replay import Replay
+from ..reporting.progress import with_progress
+from ..structure.groups import ChannelGroups, Group
+from ..surgery.plan_and_cut import cut_copy, touched_tensors
+from .allocation import grid
+from .curve import Curve
+from .limits import DEFAULT, Limits
+
+logger = logging.getLogger(__name__)
+
+LEVELS = (0.9, 0.75, 0.55, 0.35, 0.2)
+"""Shares of a group's channels at which its curve is measured."""
+
+
+def measure_curves(
+    model: nn.Module,
+    found: ChannelGroups,
+    orders: Mapping[str, torch.Tensor],
+    moments: Moments | None,
+    batches: Sequence[Any],
+    divergence: Divergence,
+    *,
+    dense: Sequence[Sequence[Any]] | None = None,
+    limits: Limits = DEFAULT,
+    levels: Iterable[float] = LEVELS,
+    context: Callable[[], AbstractContextManager] = nullcontext,
+) -> dict[str, Curve]:
+    """Measures the loss curve of every group.
+
+    In a distributed run each process measures on its own batches, and the losses are averaged.
+
+    Args:
+        model: the network; it is not changed.
+        found: its groups.
+        orders: the atoms of each group from first to last removed, {group: (size,)}.
+        moments: second moments of the layers' inputs, on other images than those of `batches`.
+        batches: images that `moments` has not seen.
+        divergence: compares outputs (`sirfp.network.divergence.divergence_for`).
+        dense: the outputs of the dense network for each batch; by default those of `model`.
+        limits: the widths that are allowed.
+        levels: shares of a group's atoms at which its curve is measured.
+        context: the context of every forward pass, e.g. autocast.
+
+    Returns:
+        {group: curve}; losses in the divergence's unit (nats), 0 at the group's full width.
+
+    Raises:
+        InputError: a divergence is not finite, or not 0 for the dense network itself.
+    """
+    begin = time.perf_counter()
+    grid = {group.name: _grid(group, limits, levels) for group in found}
+    losses: dict[str, list[float]] = {}
+    with inference(model), context():
+        replay = Replay(model, batches, divergence.outputs)
+        dense = replay.outputs if dense is None else dense
+        start = _mean(divergence, dense, replay.outputs)
+        changed = {group.name: _changed_modules(found, group) for group in found}
+        in_time = sorted(found.groups, key=lambda group: replay.moment(changed[group.name]))
+        for group in with_progress(in_time, "measuring loss curves", len(in_time)):
+            losses[group.name] = []
+            replay.prepare(changed[group.name])
+            for width in grid[group.name]:
+                keep = np.ones(found.atoms, dtype=bool)
+                gone = orders[group.name][: group.size - width].cpu().numpy()
+                keep[found.spans[group.name].start + gone] = False
+                copy = cut_copy(model, found, keep, moments)
+                outputs = [replay.run(copy, number) for number in range(len(batches))]
+                losses[group.name].append(_mean(divergence, dense, outputs) - start)
+    _average(losses)
+    counted = [sum(map(len, losses.values())), len(losses), sum(divergence.images(one) for one in dense)]
+    logger.info("Measured %d points of %d loss curves on %d images in %.1f s", *counted, time.perf_counter() - begin)
+    return {
+        group.name: Curve(group.name, group.size, (*grid[group.name], group.size), (*losses[group.name], 0.0))
+        for group in found
+    }
+
+
+def _changed_modules(found: ChannelGroups, group: Group) -> set[str]:
+    """Returns the names of the modules that change if a group is cut."""
+    span = found.spans[group.name]
+    keep = np.ones(found.atoms, dtype=bool)
+    keep[span] = False
+    names = {tensor.rpartition(".")[0] for tensor in touched_tensors(found, keep)}
+    padded = np.append(keep, True)
+    return names | {m for m, widths in found.widths.items() if any(not padded[a].all() for a in widths.values())}
+
+
+def _grid(group: Group, limits: Limits, levels: Iterable[float]) -> list[int]:
+    """Returns the widths below the full one at which a group's curve is measured, in atoms, ascending."""
+    allowed = np.array(grid(group, limits)[:-1])
+    if not len(allowed):
+        return []
+    wanted = [share * group.size for share in levels]
+    return sorted({int(allowed[np.abs(allowed - width).argmin()]) for width in wanted})
+
+
+def _mean(divergence: Divergence, dense: Sequence[Any], outputs: Sequence[Any]) -> float:
+    """Returns the mean divergence over the images of all batches."""
+    images = [divergence.images(one) for one in dense]
+    values = [float(divergence.compare(a, b)) for a, b in zip(dense, outputs, strict=True)]
+    return float(np.average(values, weights=images))
+
+
+def _average(losses: dict[str, list[float]]) -> None:
+    """Replaces losses by their mean over all processes, in place."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    flat = torch.tensor([x for each in losses.values() for x in each], dtype=torch.float64, device=device)
+    dist.all_reduce(flat)
+    values = iter((flat / dist.get_world_size()).tolist())
+    for name, each in losses.items():
+        losses[name] = [next(values) for _ in each]

@@ -1,0 +1,143 @@
+"""Batches that a cut looks at: some to learn and to refit from, others held out to measure loss curves on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..criteria import CRITERIA, Criterion
+from ..criteria.calibration import learn
+from ..criteria.setwise import Setwise
+from ..errors import InputError
+from ..moments import Moments, take_moments
+from ..network.batches import count_images, hold_out, joined
+from ..network.divergence import Divergence
+from ..network.forward import call, inference
+from ..processes import decide_once
+from ..structure.groups import ChannelGroups
+from .curve import Curve
+from .curves import measure_curves
+from .limits import DEFAULT, Limits
+
+CURVES, RANKING = "curves", "ranking"
+WIDTHS = (CURVES, RANKING)
+"""How the number of channels that each group keeps is decided: by measured loss curves, or by ranking scores."""
+IMAGES = 64
+"""Maximum number of images, of each process, on which loss curves are measured."""
+FEWEST = 8
+"""With fewer calibration images, widths come from a ranking if curves are not asked for by name: curves measured on one
+or two images say little."""
+
+
+def default_widths(criterion: str, batches: Sequence[Any]) -> str:
+    """Returns how widths are decided if the user does not say: the criterion's own way, where there are enough images.
+
+    Args:
+        criterion: a name in the registry.
+        batches: the calibration batches.
+    """
+    own = CRITERIA.find(criterion).widths
+    return RANKING if sum(map(count_images, batches)) < FEWEST else own
+
+
+@dataclass
+class Evidence:
+    """Batches for one cut or several, and how to run them.
+
+    Attributes:
+        fit: batches that orders and refits are learned from.
+        held: batches of other images, on which loss curves are measured; empty if widths come from a ranking.
+        divergence: compares outputs with the dense network's.
+        dense: the dense network's outputs for each batch of `held`; None until the first cut.
+        run: `run(model, batch)` runs a network for the moments of its layers' inputs.
+        mode: the context that sets a network's mode for these moments.
+        context: the context of every forward pass, e.g. autocast.
+        statistics: gives a criterion the features or gradients of batches; None in a training run, in which they come
+            from the iterations before the cut.
+    """
+
+    fit: Sequence[Any]
+    held: Sequence[Any]
+    divergence: Divergence
+    dense: list[Any] | None = None
+    run: Callable[[nn.Module, Any], Any] = call
+    mode: Callable[[nn.Module], AbstractContextManager] = inference
+    context: Callable[[], AbstractContextManager] = nullcontext
+    statistics: Callable[[Criterion], None] | None = None
+
+    @staticmethod
+    def of(batches: Sequence[Any], widths: str, divergence: Divergence, images: int = IMAGES, **how: Any) -> Evidence:
+        """Divides batches as a way to decide widths needs them.
+
+        Args:
+            batches: the batches.
+            widths: one of `WIDTHS`.
+            divergence: compares outputs.
+            images: the maximum number of images that are held out.
+            **how: `run` and `context`.
+
+        Raises:
+            InputError: curves are wanted, and there are fewer than two images.
+        """
+        if widths == RANKING:
+            return Evidence(batches, [], divergence, **how)
+        fit, held = hold_out(batches, images)
+        if not held:
+            raise InputError(
+                f"loss curves need images that the refit has not seen: give at least two calibration images, not "
+                f"{sum(map(count_images, batches))}, or decide widths by ranking"
+            )
+        return Evidence(fit, joined(held), divergence, **how)
+
+    def moments(self, model: nn.Module, found: ChannelGroups) -> Moments | None:
+        """Takes the moments of the layers' inputs over the batches to fit on; None if there are none."""
+        if not self.fit:
+            return None
+        with self.mode(model), self.context():
+            return take_moments(model, found, self.fit, self.run)
+
+    def learn(self, model: nn.Module, found: ChannelGroups, criterion: Criterion, moments: Moments | None) -> None:
+        """Gives a criterion all it needs: features or gradients of batches, or moments of layers' inputs.
+
+        Raises:
+            InputError: the criterion needs batches, and there are none.
+        """
+        if criterion.needs in ("features", "gradients") and self.statistics is not None:
+            self.statistics(criterion)
+        if isinstance(criterion, Setwise):
+            if moments is None:
+                raise InputError(f"criterion {criterion.name!r} looks at images: give calibration batches")
+            learn(model, found, criterion, moments, self.fit, self.divergence, self.context)
+
+    def curves(
+        self,
+        model: nn.Module,
+        found: ChannelGroups,
+        criterion: Criterion,
+        moments: Moments | None,
+        limits: Limits = DEFAULT,
+    ) -> dict[str, Curve] | None:
+        """Measures the loss curves of a model's groups; None if widths come from a ranking.
+
+        The divergence is that from the dense network also where `model` was cut before with the same evidence.
+        """
+        if not self.held:
+            return None
+        if self.dense is None:
+            with inference(model), self.context():
+                self.dense = [self.divergence.outputs(model, batch) for batch in self.held]
+        return measure_curves(
+            model,
+            found,
+            decide_once(criterion.orders),
+            moments,
+            self.held,
+            self.divergence,
+            dense=self.dense,
+            limits=limits,
+            context=self.context,
+        )

@@ -1,0 +1,180 @@
+"""SIRFP with set-wise redundancy: how well all channels that stay replace a removed one, in the layers that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..moments.inputs import InputMoments, Moments
+from ..redundancy.elimination import Reader, eliminate
+from ..structure.groups import ChannelGroups, Emission, Group
+from .magnitude import Magnitude
+from .options import Within
+from .registry import Criterion, register
+from .taylor import Taylor
+
+FLOOR = 1e-4
+"""This share of the mean variance of a layer's input is added to each variance, so that constant channels have one."""
+
+
+@register("sirfp_setwise")
+class Setwise(Criterion):
+    """The error that a channel's removal adds if the layers that read it are refitted to the channels that stay.
+
+    Channels are eliminated one by one, the one with the least error first (`sirfp.redundancy.elimination`). The errors
+    of all layers that read a group are added. Pairwise redundancy (`sirfp`) asks how well one other channel repeats a
+    channel; this criterion asks how well all others together do, on the same feature maps, and how much the network's
+    output depends on what is lost.
+
+    It needs no statistics of training iterations: before a cut, some batches are run for the covariance of the layers'
+    inputs, which the refit takes too, and for that of the gradients at their outputs. Groups that no ungrouped
+    convolution or linear layer reads are scored by Taylor importance (`taylor`) from the same gradients, or by
+    magnitude if there are none.
+
+    Errors are those of the divergence from the dense network. Within a group they order the channels; across groups
+    they compare badly, so widths by measured loss curves (SIRFP.WIDTHS curves) fit this criterion best.
+
+    Args:
+        model: the model.
+        groups: its channel groups.
+        seed: the seed of the random gradients.
+        ridge: this share of each input channel's variance is added to it.
+        output_gradients: weigh errors by the covariance of gradients at the layers' outputs. The gradients sample the
+            Hessian of the divergence from the dense network and need no labels. If False, all outputs count alike.
+    """
+
+    needs = "moments"
+    cost_exponent = 1.0
+    widths = "curves"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Iterable[Group],
+        *,
+        seed: int = 0,
+        ridge: Annotated[float, Within(0, 1)] = 0.01,
+        output_gradients: bool = True,
+    ):
+        super().__init__(model, groups, seed=seed)
+        self.ridge, self.output_gradients = ridge, output_gradients
+        self._orders: dict[str, torch.Tensor] = {}
+        self._scores: dict[str, torch.Tensor] = {}
+        self._others: Taylor | None = None
+
+    def begin(self, found: ChannelGroups, moments: Moments) -> tuple[str, ...]:
+        """Returns the names of the weights of the layers at whose outputs gradients are to be taken."""
+        readers = _readers(found, moments)
+        self._others = Taylor(self.model, [group for group in self.groups if group.name not in readers])
+        return tuple(dict.fromkeys(emission.weight for each in readers.values() for emission in each))
+
+    def step(self) -> None:
+        """Takes the gradients of a batch for the groups that no layer with moments reads."""
+        if self._others is not None:
+            self._others.step()
+
+    def learn(self, found: ChannelGroups, moments: Moments, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Orders the channels of all groups.
+
+        Args:
+            found: the groups of the model.
+            moments: moments of the layers' inputs (`sirfp.moments.take_moments`).
+            gradients: covariances of the gradients at the layers' outputs (`sirfp.moments.gradients.take_gradients`).
+                The identity is used for all layers if it is empty; otherwise layers that are not in it do not count.
+        """
+        weights = dict(self.model.named_parameters())
+        matrices: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for group, emissions in _readers(found, moments).items():
+            used = [e for e in emissions if not gradients or e.weight in gradients]
+            for e in used:
+                if e.weight not in matrices:
+                    matrices[e.weight] = _matrices(
+                        weights[e.weight], moments[e.weight], gradients.get(e.weight), self.ridge
+                    )
+            size, span = found[group].size, found.spans[group]
+            readers = [Reader(*_with_channels(*matrices[e.weight], e.atoms, span)) for e in used]
+            if readers:
+                order, errors = eliminate(readers, size)
+                self._orders[group] = order
+                self._scores[group] = torch.empty_like(errors).index_copy_(0, order, errors.cummax(0).values)
+        self._score_others(bool(gradients))
+
+    def _score_others(self, gradients: bool) -> None:
+        rest = [group for group in self.groups if group.name not in self._scores]
+        if not rest:
+            return
+        if gradients and self._others is not None and any(map(float, self._others.counts.values())):
+            scores = {n: s / 2 for n, s in self._others.scores().items()}
+        else:
+            scores = Magnitude(self.model, rest).scores()
+        for group in rest:
+            score = scores.get(group.name)
+            self._scores[group.name] = torch.zeros(group.size) if score is None else score
+            self._orders[group.name] = self._scores[group.name].argsort(stable=True).cpu()
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        if self.groups and not self._scores:
+            raise InputError(f"criterion {self.name!r} has seen no images: give it moments of layers' inputs (`learn`)")
+        return dict(self._scores)
+
+    def orders(self) -> dict[str, torch.Tensor]:
+        return dict(self._orders)
+
+
+def _readers(found: ChannelGroups, moments: Moments) -> dict[str, list[Emission]]:
+    """Returns the layers with moments that read each group, each layer once; groups without any are left out."""
+    first: dict[str, Emission] = {}
+    for emission in found.emissions:
+        if emission.weight in moments:
+            first.setdefault(emission.weight, emission)
+    names = np.array([group.name for group in found], dtype=object)
+    owner = np.repeat(np.arange(len(names)), [group.size for group in found])
+    readers: dict[str, list[Emission]] = {}
+    for emission in first.values():
+        atoms = emission.atoms[emission.atoms >= 0]
+        for index in np.unique(owner[atoms]).tolist():
+            readers.setdefault(names[index], []).append(emission)
+    return readers
+
+
+def _matrices(
+    weight: torch.Tensor, moments: InputMoments, gradients: torch.Tensor | None, ridge: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the inverse of a layer's input covariance plus ridge, and `W' G W`, both (I, I) in float64."""
+    _, covariance, _ = moments.statistics()
+    variance = covariance.diagonal().clamp_min(0)
+    floor = variance.mean().clamp_min(torch.finfo(torch.float32).tiny) * FLOOR
+    covariance.diagonal().copy_(variance * (1 + ridge) + floor)
+    taps = weight.detach().double().reshape(weight.shape[0], weight.shape[1], -1)
+    seen = taps if gradients is None else torch.einsum("op,pit->oit", gradients.to(taps), taps)
+    effect = torch.einsum("oit,ojt->ij", taps, seen)
+    return torch.linalg.inv(covariance), effect
+
+
+def _with_channels(
+    inverse: torch.Tensor, effect: torch.Tensor, atoms: np.ndarray, span: slice
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns a reader's matrices and the input channels of each atom of a group.
+
+    Where atoms have different numbers of channels, channels of no effect fill up the shorter lists.
+    """
+    size = span.stop - span.start
+    inside = np.flatnonzero((atoms >= span.start) & (atoms < span.stop))
+    own = atoms[inside] - span.start
+    inside, own = inside[np.argsort(own, kind="stable")], np.sort(own)
+    counts = np.bincount(own, minlength=size)
+    slots = np.arange(len(own)) - np.repeat(np.cumsum(counts) - counts, counts)
+    channels = np.full((size, int(counts.max())), -1)
+    channels[own, slots] = inside
+    missing = int((channels < 0).sum())
+    if missing:
+        width = len(inverse)
+        channels[channels < 0] = np.arange(width, width + missing)
+        inverse = torch.block_diag(inverse, torch.eye(missing).to(inverse))
+        effect = torch.block_diag(effect, torch.zeros(missing, missing).to(effect))
+    return inverse, effect, torch.as_tensor(channels, device=inverse.device)

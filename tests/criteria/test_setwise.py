@@ -1,0 +1,105 @@
+"""Set-wise redundancy as a criterion: orders by the layers that read a group, and groups without such layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+import sirfp
+from sirfp.budget.evidence import Evidence
+from sirfp.channels import find_groups
+from sirfp.criteria import build_criterion
+from sirfp.criteria.setwise import _with_channels
+from sirfp.errors import InputError
+from sirfp.network.divergence import divergence_for
+from sirfp.network.forward import inference
+
+
+class Copies(nn.Module):
+    """Eight channels of which the last four are mixtures of the first four, and a classifier that reads all."""
+
+    def __init__(self):
+        super().__init__()
+        self.make, self.norm, self.read = nn.Conv2d(4, 8, 1, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1)
+        mixed = torch.tensor([[0.6, 0.8, 0, 0], [0, 0.6, 0.8, 0], [0, 0, 0.6, 0.8], [0.8, 0, 0, 0.6]])
+        with torch.no_grad():
+            self.make.weight.copy_(torch.cat([torch.eye(4), mixed])[:, :, None, None])
+
+    def forward(self, x):
+        return self.read(self.norm(self.make(x))).mean((2, 3))
+
+
+def learned(model: nn.Module, batches: list, **options):
+    found = find_groups(model, batches[0][:1])
+    criterion = build_criterion("sirfp_setwise", model, found.groups, **options)
+    evidence = Evidence(batches, [], divergence_for(model))
+    evidence.learn(model, found, criterion, evidence.moments(model, found))
+    return found, criterion
+
+
+def test_channels_that_the_others_make_up_cost_nothing():
+    torch.manual_seed(0)
+    model, batches = Copies().eval(), [torch.randn(16, 4, 6, 6) for _ in range(4)]
+    images = torch.cat(batches)
+    for gradients in (True, False):
+        found, criterion = learned(model, batches, ridge=1e-6, output_gradients=gradients)
+        [group] = found
+        scores = criterion.scores()[group.name][criterion.orders()[group.name]]
+        assert scores[3] < 1e-2 * scores[4]  # four of eight channels are enough
+        keep = np.ones(8, dtype=bool)
+        keep[criterion.orders()[group.name][:4].numpy()] = False
+        pruned = sirfp.prune(model, images[:1], "sirfp_setwise", 0.6, batches, ridge=1e-6)
+        assert len(pruned.kept[group.name]) == 4
+        with inference(model):
+            y = model(images)
+        torch.manual_seed(0)
+        model = Copies().eval()
+        with inference(model):
+            assert (model(images) - y).abs().max() < 0.05 * y.std()
+
+
+def test_scores_rank_as_the_channels_were_removed_in_a_network_of_many_readers():
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=7).eval()
+    found, criterion = learned(model, [torch.randn(4, 3, 48, 48) for _ in range(2)])
+    orders, scores = criterion.orders(), criterion.scores()
+    assert set(orders) == set(scores) == {group.name for group in found}
+    for group in found:
+        order, score = orders[group.name], scores[group.name]
+        assert sorted(order.tolist()) == list(range(group.size)) and score.isfinite().all() and (score >= 0).all()
+        assert (score[order].diff() >= 0).all()
+
+
+def test_groups_that_no_plain_layer_reads_are_scored_by_their_gradients():
+    class Grouped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=2)
+
+        def forward(self, x):
+            return self.b(self.a(x).relu()).mean((2, 3))
+
+    torch.manual_seed(0)
+    model = Grouped().eval()
+    for gradients in (True, False):
+        found, criterion = learned(model, [torch.randn(4, 3, 8, 8)], output_gradients=gradients)
+        for name, score in criterion.scores().items():
+            assert len(score) == found[name].size and score.isfinite().all() and score.std() > 0
+
+
+def test_atoms_of_different_numbers_of_channels():
+    atoms = np.array([5, 3, 3, -1, 4, 4, 4, 9])
+    inverse, effect = torch.eye(8, dtype=torch.float64), torch.ones(8, 8, dtype=torch.float64)
+    wider, more, channels = _with_channels(inverse, effect, atoms, slice(3, 6))
+    assert channels.tolist() == [[1, 2, 8], [4, 5, 6], [0, 9, 10]]
+    assert torch.equal(wider, torch.eye(11, dtype=torch.float64))
+    assert more[:8, :8].eq(1).all() and more[8:].eq(0).all() and more[:, 8:].eq(0).all()
+
+
+def test_no_batches_is_said():
+    model = Copies().eval()
+    with pytest.raises(InputError, match="'sirfp_setwise' looks at images: give calibration batches"):
+        sirfp.prune(model, torch.randn(1, 4, 6, 6), "sirfp_setwise", 0.6)
