@@ -99,7 +99,7 @@ class _Watch(TorchFunctionMode):
         @wraps(forward)
         def noted(*args: Any, **kwargs: Any) -> Any:
             with torch._C.DisableTorchFunction():
-                number = self._start(name, (args, kwargs))
+                number = self._start(name, module, (args, kwargs))
                 before = _attributes(module)
             try:
                 output = forward(*args, **kwargs)
@@ -111,13 +111,16 @@ class _Watch(TorchFunctionMode):
 
         return noted
 
-    def _start(self, name: str, inputs: Any) -> int:
+    def _start(self, name: str, module: nn.Module, inputs: Any) -> int:
         self._note_writes()
         number = len(self.schedule.calls)
         self.schedule.calls.append(Call(name, self.running[-1], self.now))
         self.running.append(number)
+        passes_on = type(module).forward is nn.Sequential.forward
         for _, tensor in tensors(inputs):
-            self._seen(tensor).uses.append((self.now, number))
+            seen = self._seen(tensor)
+            if not passes_on:  # a function that cannot be watched may read it, e.g. one written in C++
+                seen.uses.append((self.now, number))
         self.now += 1
         return number
 

@@ -289,6 +289,18 @@ def test_whatever_modules_do_replays_equal_full_runs(name):
         model.store.list.clear()
     replayed, full = check(model, [torch.randn(shape), torch.randn(shape)])
     assert replayed < full
+    for last in owners(model)[-2:]:  # what comes before it is recorded in one pass
+        check(model, [torch.randn(shape)], [last])
+
+
+def test_what_is_returned_at_the_end_is_recorded():
+    model = Features()
+    replay = Replay(model, [torch.randn(3, 4)], run)
+    replay.prepare(["layers.3"])
+    other = changed(model, "layers.3")
+    output, counts = calls_of(other, lambda: replay.run(other, 0))
+    assert counts == {"layers.3": 1} and same(output, run(other, replay.batches[0]))
+    assert [t.is_meta for _, t in tensors(replay._records[0])] == [False, True, False]
 
 
 def test_a_network_that_draws_random_numbers_runs_in_full():
@@ -392,6 +404,14 @@ def test_detectors(config):
     source = from_zoo(config, SMALL, size=(64, 96))
     names = owners(source.model)
     replayed, full = check(source.model, [source.example()], names[:: len(names) // 6])
+    assert replayed < 0.8 * full
+    divergence = divergence_for(source.model)
+
+    def runner(model, batch):
+        with torch.no_grad():
+            return divergence.outputs(model, batch)
+
+    replayed, full = check(source.model, [source.example()], names[:: len(names) // 6], runner)
     assert replayed < 0.8 * full
 
 
