@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,9 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from .divergence_detectors import DenseDivergence
+from .divergence_regions import RegionDivergence
+from .divergence_semantic import SegmentorDivergence
 from .divergence_terms import Divergence, exact
 from .forward import call, evaluation
 
@@ -26,12 +28,13 @@ def divergence_for(model: nn.Module, divergence: Callable[[Any, Any], torch.Tens
     """
     if divergence is not None:
         return _Custom(divergence)
-    if "detectron2" in sys.modules:
-        from .divergence_detectron import detectron_divergence
-
-        found = detectron_divergence(model)
-        if found is not None:
-            return found
+    kinds = {kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("detectron2.")}
+    if "DenseDetector" in kinds:
+        return DenseDivergence(model)
+    if kinds & {"GeneralizedRCNN", "ProposalNetwork"}:
+        return RegionDivergence(model)
+    if "SemanticSegmentor" in kinds:
+        return SegmentorDivergence()
     return Divergence()
 
 

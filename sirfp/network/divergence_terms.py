@@ -21,8 +21,8 @@ the Hessian.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
@@ -82,13 +82,18 @@ class _Squared:
 
 
 class Huber(NamedTuple):
-    """A squared error, linear for differences above `beta` (smooth L1 loss; Girshick, Fast R-CNN, ICCV 2015)."""
+    """A squared error, linear for differences above `beta` (smooth L1 loss; Girshick, Fast R-CNN, ICCV 2015).
 
-    beta: float
+    Attributes:
+        beta: one value, or one for each element.
+    """
+
+    beta: float | torch.Tensor
 
     def value(self, dense: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """Returns the error of each element."""
-        return F.smooth_l1_loss(exact(other), exact(dense), reduction="none", beta=self.beta)
+        away = exact(other) - exact(dense)
+        return torch.where(away.abs() < self.beta, away.square() / (2 * self.beta), away.abs() - self.beta / 2)
 
     def score(self, output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Returns each element times a draw from a normal distribution of variance 1 / beta."""
@@ -271,8 +276,18 @@ def _uniform(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.rand(like.shape, generator=generator, device=generator.device).to(like)
 
 
-class _Enough(BaseException):
+class Enough(BaseException):
     """Ends a forward pass whose outputs are known; not an Exception, so that no network catches it."""
+
+
+@contextmanager
+def noted(module: nn.Module, see: Callable[[Any, Any], None]) -> Iterator[None]:
+    """Passes, while active, the positional inputs and the output of each call of a module to `see`."""
+    handle = module.register_forward_hook(lambda _, inputs, output: see(inputs, output))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def until(model: nn.Module, batch: Any, last: nn.Module, see: Callable[[Any], None]) -> Any:
@@ -288,14 +303,10 @@ def until(model: nn.Module, batch: Any, last: nn.Module, see: Callable[[Any], No
         None, or the network's output if it does not call `last`.
     """
 
-    def hook(_, inputs, output):
+    def end(_: Any, output: Any) -> None:
         see(output)
-        raise _Enough
+        raise Enough
 
-    handle = last.register_forward_hook(hook)
-    try:
-        with suppress(_Enough):
-            return call(model, batch)
-    finally:
-        handle.remove()
+    with suppress(Enough), noted(last, end):
+        return call(model, batch)
     return None

@@ -16,11 +16,9 @@ import torch
 from torch import nn
 
 from ..network.forward import call, inference, tensors
+from ..network.same_boxes import same_boxes
 from ..structure.plan import PruningPlan
 from .proof import Difference, furthest
-
-POOLER = "ROIPooler"
-PROPOSALS = "ROIHeads"
 
 
 def is_detector(output: Any) -> bool:
@@ -75,7 +73,7 @@ def continuous(
         {layer: its output}, and the detector's output. From the second call of a layer on, its name ends in
         " (call 2)", " (call 3)", ...
     """
-    with inference(model), _replaying(model, boxes, record=record), _recording(model, names) as found:
+    with inference(model), same_boxes(model, boxes, record=record), _recording(model, names) as found:
         output = call(model, inputs)
     return found, output
 
@@ -99,36 +97,6 @@ def _recording(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, tor
     handles = [modules[name].register_forward_hook(hook_for(name)) for name in names]
     try:
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _replaying(model: nn.Module, boxes: list[Any], *, record: bool) -> Iterator[None]:
-    """Records the boxes that a detector's heads and poolers read, or replaces them by recorded ones, call by call."""
-    queue = iter(boxes)
-
-    def hook_for(position: int):
-        def hook(_, inputs):
-            if len(inputs) <= position:
-                return None
-            if record:
-                boxes.append(inputs[position])
-                return None
-            given = next(queue, inputs[position])
-            return (*inputs[:position], given, *inputs[position + 1 :])
-
-        return hook
-
-    handles = []
-    for module in model.modules():
-        kinds = {kind.__name__ for kind in type(module).__mro__}
-        if kinds & {POOLER, PROPOSALS}:
-            position = 1 if POOLER in kinds else 2
-            handles.append(module.register_forward_pre_hook(hook_for(position)))
-    try:
-        yield
     finally:
         for handle in handles:
             handle.remove()

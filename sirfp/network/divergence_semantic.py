@@ -10,15 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from .divergence_terms import SOFTMAX, Divergence, Term, comparable, exact, until
+from .divergence_terms import SOFTMAX, Divergence, Term, comparable, exact, noted, until
 from .forward import evaluation
-
-
-def detectron_divergence(model: nn.Module) -> Divergence | None:
-    """Returns the divergence of a model of Detectron2, None for other models."""
-    if isinstance(getattr(model, "sem_seg_head", None), nn.Module) and not hasattr(model, "proposal_generator"):
-        return SegmentorDivergence()
-    return None
 
 
 class SegmentorDivergence(Divergence):
@@ -39,8 +32,15 @@ class SegmentorDivergence(Divergence):
 
     def terms(self, dense: Sequence[torch.Tensor]) -> list[Term]:
         """Returns one term for each tensor."""
-        count = self.images(dense)
-        return [Term(i, SOFTMAX, exact(z).new_tensor(1 / (count * z[0, 0].numel()))) for i, z in enumerate(dense)]
+        return semantic_terms(dense, 0)
+
+
+def semantic_terms(dense: Sequence[torch.Tensor], first: int) -> list[Term]:
+    """Returns the terms of class logits, from a position in the list of outputs on: the mean over pixels and images."""
+    count = sum(len(z) for z in dense[first:])
+    return [
+        Term(i, SOFTMAX, exact(z).new_tensor(1 / (count * z[0, 0].numel()))) for i, z in enumerate(dense) if i >= first
+    ]
 
 
 def semantic_logits(model: Any, batch: list[dict[str, Any]]) -> list[torch.Tensor]:
@@ -54,18 +54,35 @@ def semantic_logits(model: Any, batch: list[dict[str, Any]]) -> list[torch.Tenso
     """
     found: list[torch.Tensor] = []
     padded: list[torch.Size] = []
-    head = model.sem_seg_head
-    handle = model.backbone.register_forward_pre_hook(lambda _, inputs: padded.append(inputs[0].shape[-2:]))
-    try:
-        last = getattr(head, "predictor", head)
-        output = until(model, batch, last, lambda x: found.append(x[0] if isinstance(x, tuple) else x))
-    finally:
-        handle.remove()
+    with noted(model.backbone, lambda inputs, _: padded.append(inputs[0].shape[-2:])):
+        output = until(model, batch, classifier(model), lambda x: found.append(x[0] if isinstance(x, tuple) else x))
     if not found:  # a head that does not call its classifier as a module
         return [comparable(one["sem_seg"].unsqueeze(0))[0] for one in output]
-    logits, (height, width) = found[0], padded[0]
+    return without_padding(found[0], padded[0], batch)
+
+
+def classifier(model: Any) -> nn.Module:
+    """Returns the module of a `sem_seg_head` that makes the logits: its `predictor`, or the whole head."""
+    return getattr(model.sem_seg_head, "predictor", model.sem_seg_head)
+
+
+def without_padding(logits: torch.Tensor, padded: Sequence[int], batch: list[dict[str, Any]]) -> list[torch.Tensor]:
+    """Removes the rows and columns of logits that belong to the padding of images.
+
+    Args:
+        logits: (N, K, h, w).
+        padded: height and width of the padded images.
+        batch: the inputs, N images.
+
+    Returns:
+        The logits: one tensor, or one for each image if the sizes differ.
+
+    Raises:
+        InputError: the logits are not a map.
+    """
     if logits.dim() != 4:
         raise InputError(f"the segmentation head returns no map of logits but {tuple(logits.shape)}; give divergence=")
+    height, width = padded
     sizes = [item["image"].shape[-2:] for item in batch]
     rows = [(ceil(h * logits.shape[2] / height), ceil(w * logits.shape[3] / width)) for h, w in sizes]
     if len(set(rows)) == 1:
