@@ -21,8 +21,8 @@ from torch import nn
 from ..moments import Moments
 from ..structure.groups import ChannelGroups
 
-WAYS = ("refit", "emitted", "none")
-"""Refitting; correcting for what emptied channels emit; no correction."""
+WAYS = ("refit", "careful", "emitted", "none")
+"""Refitting with small ridges; with the best ridge of each layer; correcting for emptied channels; no correction."""
 
 
 @torch.no_grad()

@@ -19,8 +19,8 @@ from torch import nn
 from ..moments import Moments
 from ..structure.groups import ChannelGroups, Emission
 from .cut import give_bias
-from .reconstruction import take_up
-from .upstream import UpstreamErrors
+from .reconstruction import TOLERANCE, take_up
+from .upstream import norm_errors
 
 
 def compensate(
@@ -30,6 +30,7 @@ def compensate(
     optimizer: torch.optim.Optimizer | None = None,
     moments: Moments | None = None,
     half: bool = False,
+    tolerance: float = TOLERANCE,
 ) -> tuple[str, ...]:
     """Corrects the layers of the dense model that read removed channels, in place and before the cut.
 
@@ -46,6 +47,7 @@ def compensate(
         optimizer: new biases are added to its parameter groups.
         moments: the moments of layers' inputs; layers without moments are corrected for constants only.
         half: True to fit on the first half of the images only, so that the result can be checked on the second half.
+        tolerance: of the choice of ridges (`sirfp.surgery.reconstruction.take_up`).
 
     Returns:
         The names of the modules that had no bias and were given one.
@@ -55,16 +57,14 @@ def compensate(
     calls: dict[str, list[Emission]] = {}
     for emission in found.emissions:
         calls.setdefault(emission.weight, []).append(emission)
-    upstream = UpstreamErrors(found, keep)
+    changed = norm_errors(found, keep)
     for name, emissions in calls.items():
         gone = _gone(emissions[0], keep)
         shifts, equal = _emitted(state[name], emissions, keep)
-        noise = upstream.of(emissions[0].atoms)
-        missing = float(np.where(gone, 1, noise.clip(max=1)).mean())
+        noise = changed[emissions[0].atoms]
         if moments and name in moments and not gone.all() and np.isfinite(noise).all():
             emitted = shifts[0] if equal and shifts else None
-            refit = take_up(state[name].detach(), moments[name], gone, noise, emitted, half)
-            upstream.note(name, missing if refit is None else refit[0].error)
+            refit = take_up(state[name].detach(), moments[name], gone, noise, emitted, half, tolerance)
             if refit is not None and refit[0].kind == "none":
                 continue
             if refit is not None and refit[0].kind != "emitted":
@@ -73,8 +73,6 @@ def compensate(
                     with torch.no_grad():
                         state[name].copy_(weight)
                     continue
-        else:
-            upstream.note(name, missing)
         if shifts:
             _place(model, state, emissions, shifts, equal, given, optimizer)
     return tuple(given)

@@ -13,9 +13,10 @@ from ..moments import Moments
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
-from .checked import best_way
+from .checked import WAYS, best_way
 from .compensation import compensate
 from .cut import apply, cuts_for
+from .reconstruction import TOLERANCE
 
 
 def cut_to(
@@ -70,7 +71,7 @@ def cut(
     """
     way = "emitted" if bias_correction else "none"
     if moments:
-        ways = ("refit", "emitted", "none") if bias_correction else ("refit", "none")
+        ways = WAYS if bias_correction else tuple(way for way in WAYS if way != "emitted")
         half = lambda copied, way: _correct_and_cut(copied, found, keep, way, moments, half=True)  # noqa: E731
         way = best_way(model, found, keep, moments, half, ways)
     return _correct_and_cut(model, found, keep, way, moments, criterion, optimizer)
@@ -87,8 +88,9 @@ def _correct_and_cut(
     half: bool = False,
 ) -> PruningPlan:
     """Corrects the layers that read removed channels in one of `WAYS`, and cuts the model, in place."""
-    used = moments if way == "refit" else None
-    biases = () if way == "none" else compensate(model, found, keep, optimizer, used, half)
+    used = moments if way in ("refit", "careful") else None
+    tolerance = 1.0 if way == "careful" else TOLERANCE
+    biases = () if way == "none" else compensate(model, found, keep, optimizer, used, half, tolerance)
     plan = plan_for(found, keep, criterion, biases)
     apply(model, plan, optimizer)
     return plan

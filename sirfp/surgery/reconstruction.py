@@ -16,8 +16,9 @@ error in the layer's output is computed on the other half, from this half's mome
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -28,11 +29,16 @@ __all__ = ["BATCHES", "RIDGE", "Moments", "fit", "take_moments", "take_up"]
 
 BATCHES = 16
 """Default number of batches on which layers are fitted, in `sirfp.prune`, `sirfp prune` and training runs."""
-RIDGES = (0.001, 0.01, 0.1, 1.0, 10.0)
+RIDGES = (0.01, 0.1, 1.0, 10.0)
 """The ridges to choose from: this share of each variance is added to it. Removed channels are predicted from few
 batches. Without a ridge, channels that are nearly linear combinations of one another would get large weights that fit
 noise."""
-RIDGE = RIDGES[1]
+RIDGE = RIDGES[0]
+TOLERANCE, SLACK = 2.5, 0.02
+"""The smallest ridge is taken whose error on unseen images is at most this factor of the least error plus this share of
+the output's variance. The check fits on half of the images, so it finds small ridges worse than they are on all. And a
+larger ridge shrinks what removed channels added: such errors have the same sign in every layer and add up, while the
+noise of a small ridge averages out. The best ridge of each layer alone gave a worse network (docs/choices.md)."""
 FLOOR, ROUNDING = 1e-4, 1e-10
 """These shares of the mean variance and of the mean square are added to each variance, so that variances of zero, and
 those that are mere rounding, predict nothing."""
@@ -86,6 +92,7 @@ def take_up(
     noise: np.ndarray,
     emitted: torch.Tensor | None = None,
     half: bool = False,
+    tolerance: float = TOLERANCE,
 ) -> tuple[Correction, torch.Tensor, torch.Tensor] | None:
     """Corrects a layer for its removed inputs, in the way that does best on images that the correction has not seen.
 
@@ -96,6 +103,7 @@ def take_up(
         noise: the squared error of each input channel in the pruned network, as a share of its variance, (I,).
         emitted: the layer's mean output for what its removed inputs emit when emptied, (O,), as another candidate.
         half: True to fit on the first half of the images only.
+        tolerance: the smallest ridge is taken whose error is at most this factor of the least; 1 takes the best ridge.
 
     Returns:
         The correction, the new weight, with the weights of removed inputs unchanged, and the constant to add to each
@@ -104,7 +112,7 @@ def take_up(
     reader = _Reader(weight, moments, gone, noise)
     if not all(float(half.rows) for half in reader.halves):
         return None
-    best = _choose(reader, emitted)
+    best = _choose(reader, emitted, tolerance)
     sums = reader.halves[0] if half else reader.whole
     new, shift = weight.clone(), weight.new_zeros(weight.shape[0])
     if best.kind == "emitted" and emitted is not None:
@@ -196,26 +204,33 @@ class _Check:
         return self.share * (error + left.square().sum())
 
 
-def _choose(reader: _Reader, emitted: torch.Tensor | None) -> Correction:
-    """Returns the correction with the least error on unseen images; the first of `Correction.kind` where they tie."""
+def _choose(reader: _Reader, emitted: torch.Tensor | None, tolerance: float) -> Correction:
+    """Returns the correction that does best on unseen images; of refits, the first that is near the best one.
+
+    A refit is taken if one of the ridges does better than the constants of the calibration, those of emptied channels,
+    and no correction.
+    """
     first, second = reader.halves
     checks = _Check(reader, first, second), _Check(reader, second, first)
     scale = (first.rows + second.rows) * reader.variance.clamp_min(torch.finfo(torch.float32).tiny)
 
-    def error(one: torch.Tensor, other: torch.Tensor) -> float:
-        return float((one + other) / scale)
+    def error(judge: Callable[[_Check], torch.Tensor]) -> float:
+        return float(sum(judge(check) for check in checks) / scale)
 
     zero = reader.read.new_zeros(len(reader.read))
-    found = [Correction("none", error(*(check.constant(zero) for check in checks)))]
+    others = [Correction("none", error(lambda check: check.constant(zero)))]
     if not len(reader.removed):
-        return found[0]
+        return others[0]
     if emitted is not None:
-        found.append(Correction("emitted", error(*(check.constant(emitted.to(zero)) for check in checks))))
-    found.append(Correction("constants", error(*(check.constant(None) for check in checks))))
-    ridges = [Correction("refit", error(*(check.refit(r) for check in checks)), r) for r in RIDGES[1:3]]
-    falling = ridges[1].error < ridges[0].error
-    for ridge in RIDGES[3:] if falling else RIDGES[:1]:
-        ridges.append(Correction("refit", error(*(check.refit(ridge) for check in checks)), ridge))
-        if ridges[-1].error > ridges[-2 if falling else 0].error:
-            break
-    return min([*found, *ridges], key=lambda correction: correction.error)
+        others.append(Correction("emitted", error(lambda check: check.constant(emitted.to(zero)))))
+    others.append(Correction("constants", error(lambda check: check.constant(None))))
+    other = min(others, key=lambda correction: correction.error)
+    refits = [Correction("refit", error(partial(_Check.refit, ridge=RIDGE)), RIDGE)]
+    slack = SLACK if tolerance > 1 else 0.0
+    if refits[0].error <= min(slack, other.error):
+        return refits[0]
+    refits += [Correction("refit", error(partial(_Check.refit, ridge=ridge)), ridge) for ridge in RIDGES[1:]]
+    least = min(refit.error for refit in refits)
+    if least >= other.error:
+        return other
+    return next(refit for refit in refits if refit.error <= tolerance * least + slack)

@@ -88,7 +88,7 @@ def take(model, found, batches):
 
 def test_pruning_takes_it_from_the_calibration(monkeypatch):
     """Uses the first two of three batches, and none without reconstruction or calibration."""
-    module, seen = sys.modules["sirfp.prune"], []
+    module, seen = sys.modules["sirfp.budget.evidence"], []
     monkeypatch.setattr(module, "take_moments", lambda model, found, batches, run: seen.append(list(batches)) or {})
     batches = [IMAGE * i for i in (1, 2, 3)]
     for criterion, calibration, count in (("sirfp", batches, 2), ("magnitude", batches, 2), ("magnitude", None, 2)):
