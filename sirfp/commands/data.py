@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from ..errors import InputError
 from ..files.own_code import add_import
@@ -143,9 +145,14 @@ def _folders(args: argparse.Namespace) -> Outcome:
     sizes = sorted({(pair.height, pair.width) for pair in pairs})
     span = " x ".join(map(str, sizes[0])) + (f" to {' x '.join(map(str, sizes[-1]))}" if len(sizes) > 1 else "")
     data = {"images": len(pairs), "classes": len(classes), "sizes": [list(size) for size in sizes]}
-    return Outcome(
-        data, [f"{len(pairs)} images with label maps of {len(classes)} classes, {span} pixels: all is well."]
-    )
+    what = f"{len(pairs)} images with label maps of {len(classes)} classes, {span} pixels"
+    return _with_remarks(data, what, pairs.remarks)
+
+
+def _with_remarks(data: dict[str, Any], what: str, remarks: Sequence[str]) -> Outcome:
+    """Says that data are well, or what is allowed in them but probably not meant."""
+    said = f"{what}: all is well." if not remarks else f"{what}: valid, but look at this:"
+    return Outcome({**data, "remarks": list(remarks)}, [said, *(f"- {remark}" for remark in remarks)])
 
 
 def _coco(args: argparse.Namespace) -> Outcome:
@@ -153,5 +160,6 @@ def _coco(args: argparse.Namespace) -> Outcome:
 
     if args.classes:
         raise InputError("--classes is for label maps; a COCO file names its own (--num-classes N checks how many)")
-    names = check_coco(args.coco, args.images, args.num_classes).classes
-    return Outcome({"classes": list(names)}, [f"{args.coco}: {len(names)} classes ({', '.join(names)}): all is well."])
+    found = check_coco(args.coco, args.images, args.num_classes)
+    what = f"{args.coco}: {len(found.classes)} classes ({', '.join(found.classes)})"
+    return _with_remarks({"classes": list(found.classes)}, what, found.remarks)

@@ -10,13 +10,17 @@ from ..errors import InputError, near
 def register_data(cfg: CfgNode) -> None:
     """Registers sirfp's data sets and those of DATASETS.{FOLDER,IMAGES,COCO}; checks the names of all used data sets.
 
+    Afterwards Detectron2's mappers read 16-bit images too (`sirfp.data.pixels`).
+
     Raises:
         InputError: a name in DATASETS.TRAIN or DATASETS.TEST is unknown, or DATASETS.FOLDER is incomplete.
     """
     from detectron2.data import DatasetCatalog
 
+    from ..data.pixels import provide_depth
     from ..data.registration import register_all, register_coco, register_images, register_sem_seg_folder
 
+    provide_depth()
     register_all()
     own = cfg.DATASETS.FOLDER
     used = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sirfp.data.folders import DECODED, check_image, has_end, image_size, in_threads
+from sirfp.data.pixels import depth_remarks
 from sirfp.errors import InputError
 
 LAYOUT = "COCO's format with images, annotations and categories"
@@ -23,10 +24,12 @@ class CocoSet:
     Attributes:
         classes: names of the categories in the order of their ids, which is the order of Detectron2's classes.
         masks: forms of the masks, crowds excluded: "polygon", "bitmask" (run-length encoded), "none".
+        remarks: one line for each property of the decoded images that is allowed but probably not meant.
     """
 
     classes: tuple[str, ...]
     masks: frozenset[str]
+    remarks: tuple[str, ...] = ()
 
 
 def check_coco(
@@ -80,8 +83,8 @@ def check_coco(
     )
     if not masks:
         raise InputError(f"{path}: all annotations are crowds (iscrowd 1), which are not learned; add objects")
-    _check_images(path, folder, list(records.values()), decoded)
-    return CocoSet(tuple(names.values()), masks)
+    remarks = depth_remarks(_check_images(path, folder, list(records.values()), decoded))
+    return CocoSet(tuple(names.values()), masks, tuple(remarks))
 
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -196,7 +199,8 @@ def _finite(numbers: list[Any]) -> bool:
     return all(isinstance(n, int | float) and abs(n) <= 1e300 for n in numbers)
 
 
-def _check_images(path: Path, folder: Path, records: list[dict[str, Any]], decoded: int) -> None:
+def _check_images(path: Path, folder: Path, records: list[dict[str, Any]], decoded: int) -> list[int | None]:
+    """Checks the images of a file; returns `check_image` of those that it decodes."""
     files = [folder / record["file_name"] for record in records]
     missing = [file for file in files if not file.is_file()]
     if missing:
@@ -207,7 +211,7 @@ def _check_images(path: Path, folder: Path, records: list[dict[str, Any]], decod
     whole = in_threads(lambda record: _check_size(path, folder, record), records)
     cut = [file for file, ended in zip(files, whole, strict=True) if not ended]
     step = max(1, -(-len(files) // decoded))
-    in_threads(check_image, list(dict.fromkeys([*cut[:decoded], *files[::step]])))
+    return in_threads(check_image, list(dict.fromkeys([*cut[:decoded], *files[::step]])))
 
 
 def _check_size(path: Path, folder: Path, record: dict[str, Any]) -> bool:

@@ -18,6 +18,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
+from sirfp.data.pixels import check_depth, depth_remarks, is_deep
+from sirfp.data.remarks import label_remarks
 from sirfp.errors import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
@@ -42,6 +44,19 @@ class Pair:
     height: int
 
 
+class SemSegFolder(list[Pair]):
+    """The pairs of a segmentation data set, sorted by name.
+
+    Attributes:
+        remarks: one line for each property of the decoded files that is allowed but probably not meant: classes without
+            a pixel, mostly ignored pixels, 16-bit images.
+    """
+
+    def __init__(self, pairs: Iterable[Pair], remarks: Iterable[str] = ()):
+        super().__init__(pairs)
+        self.remarks = tuple(remarks)
+
+
 def check_sem_seg_folder(
     images: str | os.PathLike[str],
     labels: str | os.PathLike[str],
@@ -50,7 +65,7 @@ def check_sem_seg_folder(
     *,
     decoded: int = DECODED,
     listed: str | os.PathLike[str] = "",
-) -> list[Pair]:
+) -> SemSegFolder:
     """Checks a segmentation data set and lists its pairs, sorted by name.
 
     Args:
@@ -62,6 +77,9 @@ def check_sem_seg_folder(
         decoded: largest number of pairs to decode.
         listed: file with one stem per line; the set has only these images. All images by default.
 
+    Returns:
+        The pairs, and remarks on what is allowed but probably not meant (`SemSegFolder.remarks`).
+
     Raises:
         InputError: a folder is missing or empty, an image has no label map, a file cannot be read, sizes differ, or a
             label is outside the classes. The message names the first such file.
@@ -70,8 +88,11 @@ def check_sem_seg_folder(
     pairs = _pair_by_stem(Path(images), Path(labels), Path(listed) if listed else None)
     measured = in_threads(lambda pair: _measure(*pair), pairs)
     step = max(1, -(-len(measured) // decoded))
-    in_threads(lambda pair: _check_pixels(pair, len(classes), ignore), measured[::step])
-    return measured
+    found = in_threads(lambda pair: _check_pixels(pair, len(classes), ignore), measured[::step])
+    counts = np.sum([one for one, _ in found], axis=0)
+    return SemSegFolder(
+        measured, label_remarks(counts, classes, ignore, len(found)) + depth_remarks(d for _, d in found)
+    )
 
 
 def check_classes(classes: Sequence[str], ignore: int) -> None:
@@ -128,14 +149,25 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def check_image(path: str | os.PathLike[str]) -> None:
-    """Decodes an image; raises InputError if it is truncated or damaged."""
+def check_image(path: str | os.PathLike[str]) -> int | None:
+    """Decodes an image.
+
+    Returns:
+        The largest value of an image of 16 bits; None for the usual 8 bits.
+
+    Raises:
+        InputError: the image is truncated or damaged, or has 32-bit values.
+    """
     from PIL import Image
 
     try:
         with Image.open(path) as image, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
+            check_depth(image, path)
+            return int(np.asarray(image).max()) if is_deep(image) else None
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
         raise unreadable(path, error) from error
 
@@ -241,8 +273,9 @@ def _measure(image: Path, label: Path) -> Pair:
     return Pair(image, label, width, height)
 
 
-def _check_pixels(pair: Pair, classes: int, ignore: int) -> None:
-    check_image(pair.image)
+def _check_pixels(pair: Pair, classes: int, ignore: int) -> tuple[np.ndarray, int | None]:
+    """Decodes a pair; returns the pixels of each class and the ignored ones, (classes + 1,), and `check_image`."""
+    depth = check_image(pair.image)
     pixels = read_label(pair.label)
     wrong = pixels[((pixels < 0) | (pixels >= classes)) & (pixels != ignore)]
     if wrong.size:
@@ -250,6 +283,9 @@ def _check_pixels(pair: Pair, classes: int, ignore: int) -> None:
             f"{pair.label}: label {int(wrong[0])} is outside the {classes} classes; allowed are "
             f"0..{classes - 1} and {ignore} (ignored); correct the labels, the classes or the ignore value"
         )
+    labelled = pixels[pixels != ignore]
+    counts = np.bincount(labelled.ravel(), minlength=classes)
+    return np.append(counts, pixels.size - labelled.size), depth
 
 
 def unreadable(path: str | os.PathLike[str], error: Exception) -> InputError:

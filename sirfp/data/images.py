@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sirfp.data.folders import DECODED, check_image, in_threads
+from sirfp.data.pixels import depth_remarks, format_of
 from sirfp.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ def open_images(
     training: bool = False,
     batch_size: int = 1,
     seed: int = 0,
+    channels: int = 3,
 ) -> Dataset:
-    """Opens labelled images.
+    """Opens labelled images, those of 16 bits per channel as 8 bits (`sirfp.data.pixels`).
 
     Args:
         root: location of the images. For reader "": a folder with one subfolder per class, a tar file of such a folder,
@@ -39,13 +41,17 @@ def open_images(
         training: True to shuffle; only for streaming readers.
         batch_size: batch size; only for streaming readers.
         seed: seed of the order; only for streaming readers.
+        channels: number of channels: 1 (grey), 3 (RGB) or 4 (with transparency).
 
     Raises:
-        InputError: there are no images, or a package for this reader is missing.
+        InputError: there are no images, image files do not have so many channels, or a package for this reader is
+            missing.
     """
     from timm.data import create_dataset
 
-    root = Path(root)
+    from sirfp.data.timm_images import as_eight_bits
+
+    root, mode = Path(root), format_of(channels)
     if not (root.exists() or reader):
         raise InputError(f"{root}: no such folder or tar file; expected a folder with one subfolder per class")
     prefix = reader.lower().partition("/")[0]
@@ -59,13 +65,18 @@ def open_images(
     tars = not reader and (root.suffix == ".tar" or any(root.glob("*.tar")))
     options: dict[str, Any] = {"is_training": training, "batch_size": batch_size, "seed": seed}
     options["class_map"] = class_map or None
+    if prefix in ("wds", "hfids"):
+        options["input_img_mode"] = ""  # images are converted later; tfds has decoded arrays of 8 bits
+    elif prefix == "tfds":
+        options["input_img_mode"] = mode
     try:
         if tars:
             from timm.data import ImageDataset
             from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-            return ImageDataset(str(root), reader=ReaderImageInTar(str(root), class_map=class_map, cache_tarinfo=False))
-        return create_dataset(reader, str(root), split, search_split=False, **options)
+            tar = ReaderImageInTar(str(root), class_map=class_map, cache_tarinfo=False)
+            return as_eight_bits(ImageDataset(str(root), reader=tar), mode)
+        return as_eight_bits(create_dataset(reader, str(root), split, search_split=False, **options), mode)
     except (ImportError, NameError) as error:
         package = {"wds": "webdataset", "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets"}
         needed = package.get(prefix, reader)
@@ -82,13 +93,16 @@ def number_of_classes(images: Dataset) -> int | None:
     return len(known) if known else None
 
 
-def check_images(images: Dataset) -> None:
+def check_images(images: Dataset) -> list[str]:
     """Decodes at most `DECODED` evenly spaced images of a set in a folder.
 
     The check is needed because timm silently replaces an unreadable image by another one.
+
+    Returns:
+        Remarks on what is allowed but probably not meant: `pixels.depth_remarks`.
 
     Raises:
         InputError: an image cannot be read.
     """
     files = [Path(file) for file, _ in getattr(getattr(images, "reader", None), "samples", ()) if Path(file).is_file()]
-    in_threads(check_image, files[:: max(1, -(-len(files) // DECODED))])
+    return depth_remarks(in_threads(check_image, files[:: max(1, -(-len(files) // DECODED))]))

@@ -19,6 +19,7 @@ from sirfp.data.descriptions import DATA_SETS
 from sirfp.data.folders import Pair, check_classes, check_sem_seg_folder
 from sirfp.data.images import open_images
 from sirfp.data.location import datasets_root
+from sirfp.data.remarks import log_remarks
 from sirfp.data.scenes import STUFF_CLASSES, load_scenes
 from sirfp.data.sets.camvid import CAMVID
 from sirfp.errors import InputError, one_line
@@ -191,7 +192,9 @@ def _register_sem_seg(
     @cache
     def pairs() -> list[Pair]:
         ready()
-        return check_sem_seg_folder(images, labels, classes, ignore, listed=listed)
+        found = check_sem_seg_folder(images, labels, classes, ignore, listed=listed)
+        log_remarks(name, found.remarks)
+        return found
 
     def load() -> Records:
         return [
@@ -228,7 +231,9 @@ def _register_coco(
     def checked() -> CocoSet:
         ready()
         count = None if classes is None else len(classes)
-        return check_coco(annotations, images, count, flat_boxes=flat_boxes)
+        found = check_coco(annotations, images, count, flat_boxes=flat_boxes)
+        log_remarks(name, found.remarks)
+        return found
 
     def load() -> Records:
         checked()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.folders import IMAGE_SUFFIXES
+from ..data.pixels import eight_bits
 from ..errors import InputError, near
 
 if TYPE_CHECKING:
@@ -28,17 +29,19 @@ def find_images(folder: str) -> list[Path]:
 
 
 def read_image(path: Path) -> Image:
-    """Decodes an image file with PIL.
+    """Decodes an image file with PIL, an image of 16 bits per channel to 8 bits (`sirfp.data.pixels`).
 
     Raises:
-        InputError: the file cannot be read or decoded.
+        InputError: the file cannot be read or decoded, or has 32-bit values.
     """
     import PIL.Image
 
     try:
         with PIL.Image.open(path) as image:
             image.load()
-            return image
+            return eight_bits(image, path)
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
         reason = " ".join(str(error).replace(str(path), "the file").split())
         raise InputError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from None

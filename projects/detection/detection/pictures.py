@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from torch import nn
 
+from sirfp.data.pixels import read_pixels
 from sirfp.network.forward import inference
 from sirfp.reporting import figures
 from sirfp.reporting.figures import Picture
@@ -40,7 +40,7 @@ def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: 
 
     rows = []
     for record in chosen:
-        image = read_image(record["file_name"], "RGB")
+        image = read_pixels(record["file_name"], "RGB")
         true = [(BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS), a["category_id"])
                 for a in record.get("annotations", ())]  # fmt: skip
         row = [picture(image, "truth", [box for box, _ in true], [c for _, c in true])]
