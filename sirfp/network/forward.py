@@ -53,11 +53,33 @@ def _names(slots: Any) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
-def random_images(size: tuple[int, int], count: int, generator: torch.Generator) -> list[dict[str, Any]]:
-    """Returns inputs for Detectron2's models: `count` images of random noise, all of the same size (height, width)."""
+def random_images(
+    size: tuple[int, int], count: int, generator: torch.Generator, channels: int = 3
+) -> list[dict[str, Any]]:
+    """Returns inputs for Detectron2's models: `count` images of random noise, all of the same size (height, width).
+
+    `channels` is the number of channels that the model reads: `len(cfg.MODEL.PIXEL_MEAN)`, or `image_channels`.
+    """
     height, width = size
-    images = [torch.randint(0, 256, (3, height, width), generator=generator).float() for _ in range(count)]
+    images = [torch.randint(0, 256, (channels, height, width), generator=generator).float() for _ in range(count)]
     return [{"image": image, "height": height, "width": width} for image in images]
+
+
+def image_channels(model: nn.Module, default: int = 3) -> int:
+    """Returns the number of channels of a network's images.
+
+    This is the length of the buffer `pixel_mean` of Detectron2's models. For others it is the number of input channels
+    of the first convolution that images can reach: timm names it (`pretrained_cfg["first_conv"]`), else the first
+    module with `in_channels`. Without any, `default`.
+    """
+    mean = getattr(model, "pixel_mean", None)
+    if isinstance(mean, torch.Tensor):
+        return mean.numel()
+    modules = dict(model.named_modules())
+    first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
+    named = [modules[name] for name in ([first] if isinstance(first, str) else first or ()) if name in modules]
+    counts = (getattr(module, "in_channels", None) for module in (*named, *modules.values()))
+    return next((count for count in counts if isinstance(count, int)), default)
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def predictions(
     """Draws a row per image: the image, its ground truth, and the prediction of each network.
 
     Args:
-        images: (H, W, 3) RGB in 0..255.
+        images: (H, W, C) in 0..255, of any number of channels (`as_rgb`).
         truths: (H, W) class indices of each image, or `ignore`.
         predicted: {name of the network: (H, W) class indices of each image}.
         classes: names of the classes.
@@ -113,7 +113,7 @@ def predictions(
         for i, content in enumerate(column):
             axes = grid[i, j]
             pixels = np.asarray(content)
-            drawn = np.clip(pixels, 0, 255).astype(np.uint8) if name == "image" else paint(pixels, palette, ignore)
+            drawn = as_rgb(pixels) if name == "image" else paint(pixels, palette, ignore)
             axes.imshow(drawn, interpolation="nearest" if min(pixels.shape[:2]) < 200 else "antialiased")
             axes.set_axis_off()
             if i == 0:
@@ -133,7 +133,7 @@ class Picture:
     """An image with boxes and captions.
 
     Attributes:
-        pixels: (H, W, 3) RGB in 0..255.
+        pixels: (H, W, C) in 0..255, of any number of channels (`as_rgb`).
         title: a line above the image.
         boxes: (left, top, right, bottom) in pixels.
         names: label of each box.
@@ -169,7 +169,7 @@ def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cel
     height = cell * tall + len(rows) * (0.17 * lines + 0.22)
     figure, grid = _figure(cell * len(rows[0]), height, (len(rows), len(rows[0])))
     for axes, picture in zip(grid.flat, (picture for row in rows for picture in row), strict=True):
-        axes.imshow(np.clip(picture.pixels, 0, 255).astype(np.uint8), interpolation="antialiased")
+        axes.imshow(as_rgb(picture.pixels), interpolation="antialiased")
         axes.set_axis_off()
         axes.set_title(picture.title, fontsize=8.5, color=INK, pad=3)
         for (left, top, right, bottom), name, colour in zip(picture.boxes, picture.names, picture.colours, strict=True):
@@ -191,6 +191,16 @@ def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
     """Selects at most `count` items at equal distances, including the first and the last."""
     indices = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[i] for i in indices]
+
+
+def as_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Returns an image (H, W, C) or (H, W) in 0..255 as (H, W, 3) of uint8 for drawing.
+
+    One or two channels are drawn in grey by the first one. More than three are drawn by the first three: red, green and
+    blue of an image with transparency.
+    """
+    shown = np.clip(np.atleast_3d(pixels), 0, 255).astype(np.uint8)
+    return shown[..., :3] if shown.shape[-1] >= 3 else np.repeat(shown[..., :1], 3, axis=-1)
 
 
 def paint(labels: np.ndarray, palette: np.ndarray, ignore: int = 255) -> np.ndarray:

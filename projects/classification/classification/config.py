@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog
 from sirfp.config.projects import register_config
 from sirfp.criteria.options import Within
 from sirfp.data.images import check_images, number_of_classes
+from sirfp.data.remarks import log_remarks
 from sirfp.errors import InputError
 
 CN = CfgNode
@@ -33,6 +34,7 @@ def add_classification_config(cfg: CfgNode) -> None:
     cfg.MODEL.TEACHER.TEMPERATURE = 1.0
 
     # Empty or 0 means timm's value for the network.
+    cfg.INPUT.CHANNELS = 0  # channels of an image: 1 (grey), 3 or 4 (with transparency)
     cfg.INPUT.SIZE = 0  # side of the square that training crops are resized to
     cfg.INPUT.TEST_SIZE = 0  # side of the square test image; 0: SIZE
     cfg.INPUT.CROP_PCT = 0.0  # share of a test image's shorter side that is cropped
@@ -76,7 +78,7 @@ def check_config(cfg: CfgNode) -> None:
         raise InputError(f"mixup and cutmix need an even SOLVER.IMS_PER_BATCH, got {cfg.SOLVER.IMS_PER_BATCH}")
     for name in cfg.DATASETS.TEST:
         images = DatasetCatalog.get(name)
-        check_images(images)
+        log_remarks(name, check_images(images))
         classes = number_of_classes(images)
         if classes and classes != node.NUM_CLASSES and not cfg.DATASETS.IMAGES.CLASS_MAP:
             raise InputError(

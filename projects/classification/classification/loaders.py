@@ -14,10 +14,11 @@ from timm.data import FastCollateMixup, create_loader
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sirfp.data.images import check_images, open_images
+from sirfp.data.remarks import log_remarks
 from sirfp.data.stream import BATCH, ITEM, Shuffled, TrainingStream, seed_all
 from sirfp.errors import InputError
 
-from .inputs import preprocessing
+from .inputs import image_channels, preprocessing
 from .policies import patch_policies
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -54,7 +55,7 @@ class SeededErasing:
     """Random erasing of whole batches on the device, as in timm, with a separate seed per batch.
 
     Args:
-        erase: timm's random erasing of images (N, 3, H, W).
+        erase: timm's random erasing of images (N, C, H, W).
         seed: seed of the run.
         done: number of batches so far.
     """
@@ -69,7 +70,7 @@ class SeededErasing:
 
 
 def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0) -> Iterator[Batch]:
-    """Repeats a loader's epochs: batches of images (N, 3, H, W) and labels (N,), or (N, classes) if mixed.
+    """Repeats a loader's epochs: batches of images (N, C, H, W) and labels (N,), or (N, classes) if mixed.
 
     Args:
         loader: one of timm's loaders.
@@ -116,9 +117,10 @@ def train_loader(cfg: CfgNode) -> TrainingStream:
         raise InputError(f"DATASETS.TRAIN: classification trains on one data set, got {len(cfg.DATASETS.TRAIN)}")
     batch = node.IMS_PER_BATCH // comm.get_world_size()
     images = open_images(
-        **MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).images, training=True, batch_size=batch, seed=max(cfg.SEED, 0)
-    )
-    check_images(images)
+        **MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).images, training=True, batch_size=batch, seed=max(cfg.SEED, 0),
+        channels=image_channels(cfg),
+    )  # fmt: skip
+    log_remarks(cfg.DATASETS.TRAIN[0], check_images(images))
     if len(images) < node.IMS_PER_BATCH:
         raise InputError(f"SOLVER.IMS_PER_BATCH is {node.IMS_PER_BATCH}, the training set has {len(images)} images")
     if not isinstance(images, IterableDataset):
@@ -160,7 +162,7 @@ def test_loader(cfg: CfgNode, name: str) -> Any:
     """Makes batches of the whole test set, in order."""
     batch = max(cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), 1)
     how = preprocessing(cfg)
-    images = open_images(**MetadataCatalog.get(name).images, batch_size=batch)
+    images = open_images(**MetadataCatalog.get(name).images, batch_size=batch, channels=how["input_size"][0])
     loader = create_loader(
         images,
         input_size=how["input_size"],

@@ -40,7 +40,7 @@ class Objective:
 
         Args:
             model: the network in training mode.
-            images: (N, 3, H, W).
+            images: (N, C, H, W).
             labels: classes (N,), or shares of classes (N, classes).
             pruned: whether the network has been pruned already.
 

@@ -22,6 +22,7 @@ def build_network(cfg: CfgNode, weights: bool = True) -> nn.Module:
     """
     node = cfg.MODEL.CLASSIFIER
     options: dict[str, Any] = {"num_classes": node.NUM_CLASSES}
+    options |= {"in_chans": cfg.INPUT.CHANNELS} if cfg.INPUT.CHANNELS else {}
     options |= {"drop_rate": node.DROP} if node.DROP else {}
     options |= {"drop_path_rate": node.DROP_PATH} if node.DROP_PATH else {}
     network = create_timm(cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.WEIGHTS if weights else "", **options)

@@ -26,5 +26,6 @@ def build_source(cfg: CfgNode, weights: str, size: tuple[int, int] | None) -> So
         weights=weights or cfg.MODEL.TIMM.WEIGHTS,
         size=size or image_size(cfg),
         num_classes=cfg.MODEL.CLASSIFIER.NUM_CLASSES,
+        channels=cfg.INPUT.CHANNELS,
         preprocessing=preprocessing(cfg),
     )

@@ -9,6 +9,7 @@ from operator import getitem
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from sirfp.data.pixels import check_channels
 from sirfp.data.registration import detections
 from sirfp.engine import reading_data
 from sirfp.errors import InputError
@@ -28,10 +29,12 @@ def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
     Raises:
         InputError: one of these faults is found:
 
+            - INPUT.FORMAT and MODEL.PIXEL_MEAN differ in their number of channels;
             - a data set has a mistake;
             - its number of classes differs from the config's, or its classes from the first data set's;
             - it lacks the masks or keypoints that the config needs.
     """
+    check_channels(cfg.INPUT.FORMAT, len(cfg.MODEL.PIXEL_MEAN))
     key = NUM_CLASSES.get(cfg.MODEL.META_ARCHITECTURE)
     asked = None if key is None else reduce(getitem, key.split("."), cfg)
     first: Sequence[str] = ()

@@ -116,7 +116,8 @@ def frames_per_second(cfg: CfgNode, model: nn.Module) -> float:
     windows or mirror images.
     """
     size = input_size(cfg)
-    found = measure({"network": (model, random_images(size, 1, torch.Generator().manual_seed(0)))})["network"]
+    inputs = random_images(size, 1, torch.Generator().manual_seed(0), len(cfg.MODEL.PIXEL_MEAN))
+    found = measure({"network": (model, inputs)})["network"]
     device = next(model.parameters()).device
     text = "%.2f frames per second of %d x %d pixels on %s: %.1f ms, between the quartiles %.1f and %.1f"
     times = [1e3 * seconds for seconds in (found.median, found.low, found.high)]

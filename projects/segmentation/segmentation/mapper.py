@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data import detection_utils as reading
+from detectron2.data.detection_utils import check_image_size
 
 from sirfp.data.folders import read_label
+from sirfp.data.pixels import check_channels, read_pixels
 
 
 class SegmentationMapper:
-    """Maps a record to a new one with "image" (3, H, W) uint8 and, for training, "sem_seg" (H, W) int64.
+    """Maps a record to a new one with "image" (C, H, W) uint8 and, for training, "sem_seg" (H, W) int64.
 
     Training images are randomly scaled (`INPUT.MIN_SIZE_TRAIN`), then cropped and padded to `INPUT.TRAIN_SIZE`. The
     data set's ignore value is replaced by the head's, so that configs need not set it.
@@ -29,6 +30,7 @@ class SegmentationMapper:
     def __init__(self, cfg: CfgNode, is_train: bool):
         self.is_train = is_train
         self.format = cfg.INPUT.FORMAT
+        check_channels(self.format, len(cfg.MODEL.PIXEL_MEAN))
         self.ignore = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
         self.ignored = sorted({MetadataCatalog.get(name).get("ignore_label", 255) for name in names})
@@ -36,8 +38,8 @@ class SegmentationMapper:
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         record = dict(record)
-        image = reading.read_image(record["file_name"], format=self.format)
-        reading.check_image_size(record, image)
+        image = read_pixels(record["file_name"], self.format)
+        check_image_size(record, image)
         label_file = record.pop("sem_seg_file_name", None)
         label = None
         if self.is_train:
@@ -70,5 +72,13 @@ def augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         steps.append(T.RandomFlip(horizontal=node.RANDOM_FLIP == "horizontal", vertical=node.RANDOM_FLIP == "vertical"))
     if node.COLOR_JITTER:
         low, high = 1 - node.COLOR_JITTER, 1 + node.COLOR_JITTER
-        steps += [kind(low, high) for kind in (T.RandomBrightness, T.RandomContrast, T.RandomSaturation)]
+        steps += [kind(low, high) for kind in (T.RandomBrightness, T.RandomContrast, ColourSaturation)]
     return steps
+
+
+class ColourSaturation(T.RandomSaturation):
+    """Random saturation of images of three channels; others have no saturation and are left as they are."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Returns the transform of an image (H, W, C)."""
+        return super().get_transform(image) if image.shape[-1] == 3 else T.NoOpTransform()
