@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import InputError
 from ..files.whole import whole_file
 from ..network.branches import training_only, within
+from ..network.wrappers import on_plain_model
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply
 
@@ -21,12 +22,13 @@ PLAN_KEY = "sirfp_plan"
 """Key of the plan in a file's metadata."""
 
 
+@on_plain_model
 def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) -> None:
     """Writes a pruned model's weights and its plan to one file, without branches that run only in training.
 
     Args:
         path: the file, usually `*.safetensors`; written under a temporary name and renamed when it is complete.
-        model: the pruned model.
+        model: the pruned model; a wrapped one is written with the plain names (`sirfp.network.wrappers`).
         plan: the plan that turned the dense model into this model; None for a dense model.
 
     Raises:
@@ -108,6 +110,7 @@ def load(path: str | os.PathLike, model: nn.Module) -> PruningPlan:
     return plan
 
 
+@on_plain_model
 def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Cuts a dense model by a plan, if one is given, and loads weights into the model.
 

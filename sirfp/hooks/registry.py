@@ -10,6 +10,7 @@ from torch import nn
 from ..budget.limits import Limits
 from ..checkpoint.pruned import read_safetensors, restore
 from ..config.options import criterion_options
+from ..network.wrappers import unwrapped
 from ..session import PruningSession
 from ..tracing.registry import Registry
 
@@ -33,11 +34,6 @@ def session(trainer) -> PruningSession:
         )
         trainer.pruning.plan = trainer.checkpointer.plan  # a run may start from a pruned network
     return trainer.pruning
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Returns the model without its distributed wrapper."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def rebuilt(trainer, path: str) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import InputError
 from ..network.strided_pointwise import guard
 from ..network.timm_attributes import announce, refit
+from ..network.wrappers import on_plain_model
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
 
@@ -44,6 +45,7 @@ def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:
     return tuple(Cut(tuple(places), size, indices) for (size, indices), places in joined.items())
 
 
+@on_plain_model
 def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Cuts a dense model by a plan, in place.
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..moments import Moments
+from ..network.wrappers import on_plain_model
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
@@ -44,6 +45,7 @@ def cut_to(
     return replace(plan, budget=choice.budget, latency=choice.latency)
 
 
+@on_plain_model
 def cut(
     model: nn.Module,
     found: ChannelGroups,

@@ -1,0 +1,181 @@
+"""Takes a network out of its wrappers: distributed training, compilation, moving averages, Lightning.
+
+A wrapper changes the names of the network's parameters or adds operations to its calls. Every function that finds
+groups, cuts, writes or reads works on the plain network. Therefore files and plans hold its plain names, and load into
+the plain network and into any wrapper.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+WRAPPERS = {
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+    "AveragedModel": "module",
+    "_FabricModule": "_forward_module",
+    "DeepSpeedEngine": "module",
+}
+"""{class, by its name so that no library has to be there: attribute of the network inside}."""
+AVERAGES = ("module", "ema", "ema_model", "averaged_model", "model")
+"""Attributes of the network inside a moving average, which is a class with "EMA" or "Ema" in its name."""
+
+
+def unwrapped(model: Any) -> Any:
+    """Returns the network inside all of a model's wrappers; the model itself if it has none."""
+    inner = _inside(model) or _averaged(model) or _of_lightning(model)
+    return model if inner is None or inner is model else unwrapped(inner)
+
+
+@contextmanager
+def plain(model: Any) -> Iterator[nn.Module]:
+    """Gives the plain network inside a model, and restores the wrappers afterwards.
+
+    While active, the modules inside the network are out of their wrappers too, and compiled code runs as plain Python.
+    If the network's parameters were replaced meanwhile, `DistributedDataParallel` starts anew with the new ones: every
+    process has to come here.
+
+    Args:
+        model: the model, wrapped or not.
+
+    Raises:
+        InputError: the model is not a `torch.nn.Module`, or its parameters are sharded.
+    """
+    network = unwrapped(model)
+    _check_module(network)
+    replaced = []
+    for parent in list(network.modules()):
+        for name, child in parent._modules.items():
+            inner = child
+            while (next_inner := _inside(inner)) is not None:
+                inner = next_inner
+            if inner is not child:
+                replaced.append((parent, name, child))
+                parent._modules[name] = inner
+    before = {id(p) for p in network.parameters()}
+    # without this module nothing is compiled, and to import it takes seconds
+    stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    try:
+        with stance:
+            yield network
+    finally:
+        for parent, name, child in replaced:
+            parent._modules[name] = child
+        if {id(p) for p in network.parameters()} != before:
+            for wrapper in [model, *(child for _, _, child in replaced)]:
+                _start_anew(wrapper)
+
+
+def on_plain_model(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes a function with an argument `model` work on the plain network inside it; see `plain`."""
+    place = list(inspect.signature(function).parameters).index("model")
+
+    @wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        given: dict[str, Any] = dict(kwargs)
+        words: list[Any] = list(args)
+        if "model" not in given and len(words) <= place:
+            return function(*args, **kwargs)  # Python says which argument is missing
+        with plain(given["model"] if "model" in given else words[place]) as network:
+            if "model" in given:
+                given["model"] = network
+            else:
+                words[place] = network
+            call: Any = function
+            return call(*words, **given)
+
+    return inside
+
+
+def check_prunable(model: nn.Module) -> None:
+    """Raises InputError for a network whose channels cannot be followed, or that has no values yet."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            "the model is TorchScript, whose code cannot be followed; give the module that it was made from"
+        )
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    lazy = next((name for name, t in tensors if nn.parameter.is_lazy(t)), None)
+    if lazy is not None:
+        raise InputError(f"{lazy!r} has no shape yet, as its layer is lazy; call the model once before")
+    meta = next((name for name, t in tensors if t.is_meta), None)
+    if meta is not None:
+        raise InputError(f"{meta!r} is on the device 'meta' and has no values; build the model on a real device")
+    if isinstance(model, torch.fx.GraphModule) and "eval" in vars(model):  # set by torch.export, to raise an error
+        raise InputError(
+            "the model is an exported program, which fixes all sizes; give the module that it was made from"
+        )
+
+
+def _check_module(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        kind, hint = type(model).__name__, "give a torch.nn.Module"
+        if isinstance(model, Mapping):
+            hint = "build the network and load these weights into it: model.load_state_dict(...)"
+        elif isinstance(model, str):
+            hint = f"build the network first, e.g. timm.create_model({model!r})"
+        elif callable(model):
+            hint = "give the torch.nn.Module that it calls"
+        raise InputError(f"the model is no torch.nn.Module, but {kind}; {hint}")
+    kinds = {kind.__name__ for kind in type(model).__mro__}
+    sharded = any(hasattr(p, "device_mesh") and hasattr(p, "placements") for p in model.parameters())
+    if "FullyShardedDataParallel" in kinds or "FSDPModule" in kinds or sharded:
+        raise InputError("the model's parameters are sharded over processes; prune the model before it is sharded")
+
+
+def _inside(model: Any) -> nn.Module | None:
+    """Returns the network in one of `WRAPPERS`."""
+    for kind in type(model).__mro__:
+        inner = getattr(model, WRAPPERS.get(kind.__name__, ""), None)
+        if isinstance(inner, nn.Module):
+            return inner
+    return None
+
+
+def _averaged(model: Any) -> nn.Module | None:
+    """Returns the network in a moving average, e.g. timm's `ModelEmaV3`, which need not be a module itself."""
+    if not re.search("EMA|Ema|ExponentialMovingAverage", type(model).__name__):
+        return None
+    inner = [getattr(model, name, None) for name in AVERAGES]
+    return next((one for one in inner if isinstance(one, nn.Module)), None)
+
+
+def _of_lightning(model: Any) -> nn.Module | None:
+    """Returns the network of a `LightningModule`, if only one of its modules has parameters."""
+    if "LightningModule" not in {kind.__name__ for kind in type(model).__mro__}:
+        return None
+    networks = [child for child in model.children() if next(child.parameters(), None) is not None]
+    own = next(model.parameters(recurse=False), None)
+    return networks[0] if own is None and len(networks) == 1 else None
+
+
+def _start_anew(wrapper: Any) -> None:
+    """Lets a `DistributedDataParallel`, in one of the wrappers, average the gradients of the present parameters."""
+    while not isinstance(wrapper, DistributedDataParallel):
+        wrapper = _inside(wrapper)
+        if wrapper is None:
+            return
+    training, network = wrapper.training, wrapper.module
+    same = ("device_ids", "output_device", "dim", "broadcast_buffers", "process_group", "find_unused_parameters",
+            "gradient_as_bucket_view", "static_graph", "mixed_precision")  # fmt: skip
+    options: dict[str, Any] = {name: getattr(wrapper, name) for name in same}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # `broadcast_buffers` has a new name in newer versions
+        DistributedDataParallel.__init__(wrapper, network, **options)
+    wrapper.training = training
