@@ -10,6 +10,7 @@ import torch
 
 from ..errors import InputError
 from ..structure.groups import ChannelGroups, Group
+from .frozen import check_groups
 from .limits import DEFAULT, Limits
 
 EACH = "*"
@@ -71,7 +72,7 @@ def allocate(
     keep = np.ones(found.atoms, dtype=bool)
     if cost(keep) <= target or not found.groups:
         if cost(keep) > target:
-            raise InputError("nothing in the model can be cut: every channel is frozen")
+            check_groups(found)
         return keep
     chunks = _sequence(found, scores, limits)
 

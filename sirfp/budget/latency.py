@@ -29,6 +29,7 @@ from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply, cuts_for
 from .allocation import allocate, out_of_reach, smallest, widths_at
+from .frozen import check_groups
 from .limits import DEFAULT, Limits
 
 logger = logging.getLogger(__name__)
@@ -231,8 +232,7 @@ def within_reach(
     wanted = share / earlier
     if wanted >= 1:
         return wanted
-    if not found.groups:
-        raise InputError("nothing in the model can be cut: every channel is frozen")
+    check_groups(found)
     floor = _ratio(_compared(model, cut_copy(model, found, smallest(found, limits)), example_inputs))
     if floor > wanted * (1 + PROMISED):
         raise out_of_reach(share, floor * earlier, 1.0, "latency", limits)

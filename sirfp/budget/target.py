@@ -18,6 +18,7 @@ from ..structure.groups import ChannelGroups
 from ..structure.plan import QUANTITIES, PruningPlan
 from .allocation import PROMISED, allocate, out_of_reach, smallest
 from .curve import Curve
+from .frozen import check_groups
 from .limits import DEFAULT, Limits, check_share
 from .width_cost import WidthCost, of_latencies, of_products
 from .widths import choose_widths, keep_for
@@ -203,6 +204,7 @@ class Counted(Target):
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
         dense, least = self.dense(found, before), self.cost(found)(smallest(found, limits))
         if least > self.share * dense:
+            check_groups(found)
             raise out_of_reach(self.share * dense, least, dense, self.words, limits)
 
 

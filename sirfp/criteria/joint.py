@@ -74,6 +74,8 @@ class SIRFPJoint(SIRFP):
     def vertices(self) -> dict[str, torch.Tensor]:
         """Returns the vertex weights of each group, {group name: (size,)} in float32."""
         values = self.importance.scores()
+        if not values:
+            return {}
         if isinstance(self.importance, Taylor):
             values = {name: value.sqrt() for name, value in values.items()}
         matrices = [torch.stack(members).mean(0) for members in map(self._members, self.groups) if members]
