@@ -13,6 +13,7 @@ Only `prune` is defined here. The functions that it consists of can also be impo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -25,8 +26,9 @@ from .budget.limits import Limits
 from .budget.target import KEEP_FLOPS, Target
 from .criteria import Criterion
 from .criteria.calibration import Loss, calibrate
+from .network.batches import Run, attempted, finite, runner
 from .network.divergence import divergence_for
-from .network.forward import call
+from .network.wrappers import on_plain_model
 from .session import PruningSession
 from .structure.plan import PruningPlan
 from .surgery.plan_and_cut import cut, cut_to, plan_for
@@ -35,6 +37,7 @@ from .surgery.reconstruction import BATCHES
 __all__ = ["calibrate", "cut", "cut_to", "decide", "plan_for", "prune", "refined"]
 
 
+@on_plain_model
 def prune(
     model: nn.Module,
     example_inputs: Any,
@@ -45,6 +48,7 @@ def prune(
     keep_params: float | None = None,
     keep_latency: float | None = None,
     loss: Loss | None = None,
+    forward: Run | None = None,
     bias_correction: bool = True,
     reconstruction: int = BATCHES,
     widths: str | None = None,
@@ -61,15 +65,21 @@ def prune(
     """Prunes a model in place, in one shot.
 
     Args:
-        model: a module called with tensors, a timm model, or a Detectron2 model called with `list[dict]`.
+        model: a module called with tensors, a timm model, or a Detectron2 model called with `list[dict]`. It may be
+            wrapped (`sirfp.network.wrappers`): distributed, compiled, averaged, or in a `LightningModule`.
         example_inputs: inputs of the model (`sirfp.network.forward.call`), on which FLOPs are counted.
         criterion: a name in the registry: "sirfp_setwise" (the default), "sirfp" (the paper's), "magnitude", ...
         keep_flops: the share of the FLOPs that the plan may keep, in (0, 1]; 0.4 if no budget is given.
-        calibration: batches, for criteria that need features or gradients and for the reconstruction.
+        calibration: batches, for criteria that need features or gradients and for the reconstruction: inputs like
+            `example_inputs`, alone or with labels, as a list, tuple or mapping. Of batches without a length, such as an
+            endless loader, the first `sirfp.network.batches.ENDLESS` are used.
         keep_params: the share of the parameters that the plan may keep, in place of `keep_flops`.
         keep_latency: the share of the latency that the plan may keep, in place of `keep_flops`. Latency is the time of
             a call with the example inputs on this machine, in evaluation mode (`sirfp.budget.latency`).
         loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models compute their own losses.
+            Without `forward`, it also runs the batches for features.
+        forward: `forward(model, batch)`, which calls the model with a batch, where batches are not like the example
+            inputs.
         bias_correction: True to add the constant output of removed channels to the layers that read them
             (docs/method.md, section 3).
         reconstruction: the number of calibration batches on which the layers that read removed channels are refitted
@@ -96,24 +106,27 @@ def prune(
         The plan: the kept channels, and the FLOPs and parameters before and after.
 
     Raises:
-        InputError: a value is out of range, several budgets are given, the criterion or an option is unknown, or the
-            budget is too small to be met.
+        InputError: a value is out of range, several budgets are given, the criterion or an option is unknown, the
+            budget is too small to be met, nothing can be cut (the message names the most frequent reasons), or the
+            model cannot be run on the inputs (the cause is kept).
     """
     target = Target.of(KEEP_FLOPS, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency)
     limits = Limits(partitions, min_keep, round_to, ignore)
-    batches = iter(() if calibration is None else calibration)
+    batches = finite(() if calibration is None else calibration)
     first = list(islice(batches, reconstruction or BATCHES))
     session = PruningSession(
         model, example_inputs, optimizer,
         criterion=criterion, options=options, limits=limits, bias_correction=bias_correction, seed=seed,
     )  # fmt: skip
     widths = default_widths(session.criterion, first) if widths is None else widths
-    evidence = Evidence.of(first, widths, divergence_for(model, divergence), run=loss or call)
+    run = runner(example_inputs, forward, loss)
+    measure = divergence_for(model, divergence, runner(example_inputs, forward))
+    evidence = Evidence.of(first, widths, measure, run=partial(attempted, run, what="a calibration batch"))
     rest: list[Any] = []
 
     def statistics(scorer: Criterion) -> None:
         rest.extend(batches)
-        calibrate(model, scorer, None if calibration is None else chain(first, rest), loss)
+        calibrate(model, scorer, None if calibration is None else chain(first, rest), loss, run)
 
     evidence.statistics = statistics
     return session.prune(target, evidence, refit=reconstruction > 0, steps=steps)

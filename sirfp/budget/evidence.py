@@ -14,7 +14,7 @@ from ..criteria.calibration import learn
 from ..criteria.setwise import Setwise
 from ..errors import InputError
 from ..moments import Moments, take_moments
-from ..network.batches import count_images, hold_out, joined
+from ..network.held_out import count_images, hold_out, joined
 from ..network.divergence import Divergence
 from ..network.forward import call, inference
 from ..processes import decide_once

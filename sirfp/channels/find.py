@@ -21,10 +21,12 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError, near
+from ..network.batches import attempted
 from ..network.branches import training_only, within
 from ..network.detectron import feature_widths, training_inputs
 from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
 from ..network.proposals import fixed_proposals
+from ..network.wrappers import check_prunable, on_plain_model
 from ..structure.atoms import build_groups, makes, sides, state_tensors
 from ..structure.groups import ChannelGroups
 from ..tracing import ChannelTrace
@@ -33,6 +35,7 @@ from ..tracing.outputs import Outputs
 logger = logging.getLogger(__name__)
 
 
+@on_plain_model
 def find_groups(
     model: nn.Module, example_inputs: Any, ignore: Iterable[str] = (), *, trial: bool = True
 ) -> ChannelGroups:
@@ -41,20 +44,23 @@ def find_groups(
     Args:
         model: any module; it is not changed.
         example_inputs: its inputs (a tensor, a tuple, a mapping, or Detectron2's list[dict]).
-        ignore: names or patterns (`backbone.stem*`) of modules or tensors whose channels are frozen.
+        ignore: names or patterns (`backbone.stem*`) of modules or tensors whose output channels are frozen. Their
+            inputs may still be cut: to keep these, name the modules that make them.
         trial: True to cut and run copies too, and to freeze the groups whose cut breaks the copy.
 
     Returns:
         The groups, and the frozen channels with their reasons.
 
     Raises:
-        InputError: a name in `ignore` matches nothing in the model, or the model returns no tensor.
+        InputError: a name in `ignore` matches nothing in the model, the model returns no tensor, it cannot be run on
+            the inputs (the cause is kept), or it is no module whose calls can be followed.
     """
+    check_prunable(model)
     state = state_tensors(model)
     trace = ChannelTrace(state, [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)])
     widths, outputs = feature_widths(model, trace), Outputs(model, trace)
     with inference(model), fixed_proposals(model), widths, outputs, trace:
-        output = call(model, example_inputs)
+        output = attempted(call, model, example_inputs, "the example inputs")
     returned = [t for _, t in tensors(output)]
     if not returned:
         raise InputError(

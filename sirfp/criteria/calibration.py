@@ -12,8 +12,10 @@ from torch import nn
 from ..errors import InputError
 from ..moments.gradients import take_gradients
 from ..moments.inputs import Moments
+from ..network.batches import Run, attempted
 from ..network.divergence import Divergence
 from ..network.forward import backward_seed, call, gradients, inference, is_detectron_input
+from ..network.wrappers import on_plain_model
 from ..processes import rank
 from ..structure.groups import ChannelGroups
 from .observer import Observer
@@ -33,7 +35,14 @@ def is_annotated(batch: list[dict[str, Any]]) -> bool:
     return all({"instances", "sem_seg"} & set(item) for item in batch)
 
 
-def calibrate(model: nn.Module, criterion: Criterion, batches: Iterable[Any] | None, loss: Loss | None = None) -> None:
+@on_plain_model
+def calibrate(
+    model: nn.Module,
+    criterion: Criterion,
+    batches: Iterable[Any] | None,
+    loss: Loss | None = None,
+    run: Run | None = None,
+) -> None:
     """Runs batches through a model for a criterion: forward passes, and backward passes if it needs gradients.
 
     The model is not changed: norms use their running statistics and do not update them, and dropout is off. Afterwards
@@ -46,10 +55,13 @@ def calibrate(model: nn.Module, criterion: Criterion, batches: Iterable[Any] | N
         criterion: a criterion built for the model's groups.
         batches: the inputs of each call.
         loss: `loss(model, batch)` returns a tensor with one value.
+        run: `run(model, batch)` calls the model, for criteria that need no gradients; `call`, or `loss` if it is given.
 
     Raises:
-        InputError: there are no batches, or the criterion needs gradients and there is no loss.
+        InputError: there are no batches, the criterion needs gradients and there is no loss, or the model cannot be run
+            on a batch (the cause is kept).
     """
+    run = run or loss or call
     if batches is None:
         raise InputError(f"criterion {criterion.name!r} needs {criterion.needs}: give calibration batches")
     observer, seen = Observer(model, criterion), 0
@@ -58,21 +70,21 @@ def calibrate(model: nn.Module, criterion: Criterion, batches: Iterable[Any] | N
             if criterion.needs == "gradients":
                 with gradients(model, is_detectron_input(batch), criterion.seed + seen):
                     model.zero_grad(set_to_none=True)
-                    value = _loss(model, batch, criterion, loss)
+                    value = _loss(model, batch, criterion, loss, f"calibration batch {seen}")
                     value.backward(backward_seed(value))
                     observer.step()
             else:
                 with inference(model):
-                    call(model, batch)
+                    attempted(run, model, batch, f"calibration batch {seen}")
                 observer.step()
     if not seen:
         raise InputError(f"criterion {criterion.name!r} needs {criterion.needs}, but there are no calibration batches")
 
 
-def _loss(model: nn.Module, batch: Any, criterion: Criterion, loss: Loss | None) -> torch.Tensor:
+def _loss(model: nn.Module, batch: Any, criterion: Criterion, loss: Loss | None, what: str) -> torch.Tensor:
     """Returns the loss of a batch: the value of `loss`, or the sum of the losses that Detectron2's model returns."""
     if loss is not None:
-        value = loss(model, batch)
+        value = attempted(loss, model, batch, what)
     elif not is_detectron_input(batch):
         raise InputError(f"criterion {criterion.name!r} needs gradients: give loss=..., called with (model, batch)")
     elif not is_annotated(batch):
@@ -81,7 +93,7 @@ def _loss(model: nn.Module, batch: Any, criterion: Criterion, loss: Loss | None)
             "annotations, 'instances' or 'sem_seg'"
         )
     else:
-        value = sum(call(model, batch).values())
+        value = sum(attempted(call, model, batch, what).values())
     if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
         kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
         raise InputError(f"the loss must be a tensor of one value that has a gradient, got {kind}")

@@ -14,7 +14,7 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 from ..budget.evidence import CURVES, Evidence
 from ..criteria import CRITERIA
-from ..network.batches import count_images, joined
+from ..network.held_out import count_images, joined
 from ..network.divergence_loss import divergence_on
 from ..network.forward import training_branches
 from ..processes import average_norms, decide_once, world_size

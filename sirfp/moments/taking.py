@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..network.batches import count_images
+from ..network.held_out import count_images
 from ..network.forward import call
 from ..structure.groups import ChannelGroups
 from ..tracing.taps import shares

@@ -1,107 +1,136 @@
-"""Counts and divides the images of batches."""
+"""Calibration batches as loaders give them: with labels, as lists, as dictionaries, without end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
+from torch import nn
 
-from .forward import tensors
+from ..errors import InputError, one_line
+from .forward import call, is_detectron_input
 
+logger = logging.getLogger(__name__)
 
-def count_images(batch: Any) -> int:
-    """Returns the number of images of a batch: the length of a list of dictionaries, else of its first tensor."""
-    if isinstance(batch, list) and batch and isinstance(batch[0], Mapping):
-        return len(batch)
-    first = next((tensor for _, tensor in tensors(batch) if tensor.dim()), None)
-    return 1 if first is None else len(first)
-
-
-def part(batch: Any, start: int, stop: int) -> Any:
-    """Returns the images from `start` to `stop` of a batch, with all that belongs to them.
-
-    Args:
-        batch: a list of dictionaries, or tensors in nested tuples, lists and dictionaries. Tensors with as many rows as
-            the batch has images are divided; all else is passed on as it is.
-        start: the first image.
-        stop: the image after the last one.
-    """
-    if isinstance(batch, list) and batch and isinstance(batch[0], Mapping):
-        return batch[start:stop]
-    return _part(batch, count_images(batch), start, stop)
+Run = Callable[[nn.Module, Any], Any]
+"""`run(model, batch)` calls a model with a batch."""
+ENDLESS = 256
+"""Number of batches that are used of a calibration without a length, which may be endless: a generator, a cycle."""
 
 
-def _part(value: Any, images: int, start: int, stop: int) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value[start:stop] if value.dim() and len(value) == images else value
-    if isinstance(value, Mapping):
-        return {key: _part(each, images, start, stop) for key, each in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)(_part(each, images, start, stop) for each in value)
-    return value
-
-
-def hold_out(batches: Sequence[Any], most: int, share: float = 0.25) -> tuple[list[Any], list[Any]]:
-    """Divides batches into those for fitting and those that are held out, to check what was fitted.
-
-    Whole batches are held out where there are enough of them, spread evenly; otherwise the last images of each batch.
-
-    Args:
-        batches: the batches.
-        most: the maximum number of images that are held out.
-        share: the share of the images that is held out, if that is not more than `most`.
-
-    Returns:
-        The batches for fitting, and those that are held out: none of either is empty unless there is a single image,
-        which is for fitting.
-    """
-    sizes = [count_images(batch) for batch in batches]
-    wanted = min(most, max(1, round(share * sum(sizes))))
-    if sum(sizes) < 2:
-        return list(batches), []
-    if len(batches) > 1 and max(sizes) <= wanted:
-        count = max(1, int(wanted / (sum(sizes) / len(sizes))))
-        chosen = {round((i + 0.5) * len(batches) / count - 0.5) for i in range(count)}
-        return (
-            [batch for i, batch in enumerate(batches) if i not in chosen],
-            [batch for i, batch in enumerate(batches) if i in chosen],
+def finite(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yields batches: as many as `len` says, or at most `ENDLESS` if they have no length."""
+    known: Any = batches
+    try:
+        most = len(known)
+    except TypeError:
+        most = None
+    source = iter(batches)
+    yield from islice(source, ENDLESS if most is None else most)
+    if most is None and next(source, source) is not source:
+        logger.warning(
+            f"calibration has no length; its first {ENDLESS} batches are used. Give a list, or "
+            "itertools.islice(batches, N), to use another number"
         )
-    fit, held, left = [], [], wanted
-    for batch, size in sorted(zip(batches, sizes, strict=True), key=lambda pair: -pair[1]):
-        count = min(left, max(1, round(wanted * size / sum(sizes)))) if left else 0
-        count = min(count, size - 1) if size > 1 else 0
-        left -= count
-        fit.append(part(batch, 0, size - count))
-        if count:
-            held.append(part(batch, size - count, size))
-    return (fit, held) if held else (fit[:-1], fit[-1:])
 
 
-def joined(batches: Sequence[Any], most: int = 16) -> list[Any]:
-    """Joins batches of equal shapes to larger ones, so that a network is called fewer times.
+def runner(example_inputs: Any, forward: Run | None = None, loss: Run | None = None) -> Run:
+    """Returns how a calibration batch is run: by `forward`, else by `loss`, else as the example inputs are.
 
     Args:
-        batches: tensors (N, ...), or lists of dictionaries of Detectron2; others are left as they are.
-        most: the maximum number of images of a joined batch.
+        example_inputs: inputs of the model.
+        forward: the user's `forward(model, batch)`.
+        loss: the user's `loss(model, batch)`, which calls the model.
     """
-    result: list[Any] = []
-    for batch in batches:
-        last = result[-1] if result else None
-        if last is None or _shape(last) != _shape(batch) or count_images(last) + count_images(batch) > most:
-            result.append(batch)
-        elif isinstance(batch, torch.Tensor):
-            result[-1] = torch.cat([last, batch])
-        else:
-            result[-1] = [*last, *batch]
-    return result
+    return forward or loss or (lambda model, batch: call(model, inputs_of(batch, example_inputs)))
 
 
-def _shape(batch: Any) -> Any:
-    """Returns the shape of each image if a batch can be joined with another of the same shape, else a new object."""
-    if isinstance(batch, torch.Tensor) and batch.dim():
-        return batch.shape[1:]
-    if isinstance(batch, list) and batch and all(isinstance(one, Mapping) and "image" in one for one in batch):
-        shapes = {one["image"].shape for one in batch}
-        return shapes.pop() if len(shapes) == 1 else object()
-    return object()
+def inputs_of(batch: Any, example: Any) -> Any:
+    """Takes the inputs of a model out of a batch, by their likeness to example inputs.
+
+    Args:
+        batch: inputs, or a list, tuple or mapping with inputs and labels.
+        example: inputs that the model was called with.
+
+    Raises:
+        InputError: the batch has nothing like the example inputs.
+    """
+    found: Any = None
+    if isinstance(example, torch.Tensor):
+        found = next((part for part in _parts(batch) if _alike(part, example)), None)
+    elif is_detectron_input(example):
+        found = batch if is_detectron_input(batch) else None
+    elif isinstance(example, Mapping):
+        given = next((part for part in _parts(batch, Mapping) if set(example) <= set(part)), None)
+        found = None if given is None else {name: given[name] for name in example}
+    elif isinstance(example, (tuple, list)) and all(isinstance(part, torch.Tensor) for part in example):
+        wanted = len(example) if isinstance(example, tuple) else None  # a list may have any number of images
+        for part in (batch, *_parts(batch, (tuple, list))):
+            parts = [part] if isinstance(part, torch.Tensor) else list(part) if isinstance(part, (tuple, list)) else []
+            inputs = parts[:wanted]
+            matches = zip(inputs, example if wanted else [example[0]] * len(inputs), strict=False)
+            if inputs and len(inputs) == (wanted or len(parts)) and all(_alike(a, b) for a, b in matches):
+                found = type(example)(inputs)
+                break
+    else:
+        return batch
+    if found is None:
+        raise InputError(
+            f"a calibration batch is {described(batch)}, in which nothing is like the example inputs, "
+            f"{described(example)}; say how a batch is run by forward=lambda model, batch: ..."
+        )
+    return found
+
+
+def attempted(run: Run, model: nn.Module, batch: Any, what: str) -> Any:
+    """Runs a batch; errors of the model's own code become an InputError, which keeps them as its cause.
+
+    Args:
+        run: calls the model with the batch.
+        model: the model.
+        batch: the batch.
+        what: description of the batch, for the message.
+
+    Raises:
+        InputError: the run fails.
+    """
+    try:
+        return run(model, batch)
+    except InputError:
+        raise
+    except Exception as error:  # any class: the user's code raises it
+        raise InputError(
+            f"the model cannot be run on {what}, {described(batch)}: {type(error).__name__}: {one_line(error, 200)}"
+        ) from error
+
+
+def described(value: Any) -> str:
+    """Describes a batch in a few words, e.g. "a list of a tensor (4, 3, 16, 16) and a tensor (4,)"."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a mapping of {', '.join(map(repr, list(value)[:6]))}"
+    if isinstance(value, (tuple, list)):
+        parts = [described(part) for part in value[:3]] + (["more"] if len(value) > 3 else [])
+        return f"a {type(value).__name__} of {' and '.join(parts) or 'nothing'}"
+    return f"an object of class {type(value).__name__}"
+
+
+def _parts(batch: Any, kinds: type | tuple[type, ...] = torch.Tensor) -> Iterator[Any]:
+    """Yields the parts of a batch that are of some kinds: the batch itself, then its elements or values."""
+    if isinstance(batch, kinds):
+        yield batch
+    inner = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
+    yield from (part for part in inner if isinstance(part, kinds))
+
+
+def _alike(part: Any, example: torch.Tensor) -> bool:
+    """True for a tensor of as many dimensions as an example, and also of floats or also of integers."""
+    return (
+        isinstance(part, torch.Tensor)
+        and part.dim() == example.dim()
+        and part.is_floating_point() == example.is_floating_point()
+    )

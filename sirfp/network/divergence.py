@@ -18,16 +18,21 @@ from .forward import call, evaluation
 __all__ = ["Divergence", "divergence_for"]
 
 
-def divergence_for(model: nn.Module, divergence: Callable[[Any, Any], torch.Tensor] | None = None) -> Divergence:
+def divergence_for(
+    model: nn.Module,
+    divergence: Callable[[Any, Any], torch.Tensor] | None = None,
+    run: Callable[[nn.Module, Any], Any] = call,
+) -> Divergence:
     """Returns the divergence that fits a model.
 
     Args:
         model: the dense network: one of Detectron2, or any module.
         divergence: replaces the measure: a function of the raw outputs of the dense network and of another one, which
             returns a tensor with one value, 0 for equal outputs.
+        run: `run(model, batch)` calls a network that is not Detectron2's.
     """
     if divergence is not None:
-        return _Custom(divergence)
+        return _Custom(divergence, run)
     kinds = {kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("detectron2.")}
     if "DenseDetector" in kinds:
         return DenseDivergence(model)
@@ -35,7 +40,7 @@ def divergence_for(model: nn.Module, divergence: Callable[[Any, Any], torch.Tens
         return RegionDivergence(model)
     if "SemanticSegmentor" in kinds:
         return SegmentorDivergence()
-    return Divergence()
+    return Divergence(run)
 
 
 class _Custom(Divergence):
@@ -43,13 +48,13 @@ class _Custom(Divergence):
 
     sampled = False
 
-    def __init__(self, divergence: Callable[[Any, Any], torch.Tensor]):
-        super().__init__()
+    def __init__(self, divergence: Callable[[Any, Any], torch.Tensor], run: Callable[[nn.Module, Any], Any] = call):
+        super().__init__(run)
         self.divergence = divergence
 
     def outputs(self, model: nn.Module, batch: Any) -> list[Any]:
         with evaluation(model):
-            return [call(model, batch)]
+            return [self.run(model, batch)]
 
     def _advice(self) -> str:
         return "mend the function given as divergence"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from .batches import count_images
+from .held_out import count_images
 from .divergence import divergence_for
 from .divergence_terms import Divergence, exact
 from .forward import call, inference, training_branches

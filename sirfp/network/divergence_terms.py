@@ -128,14 +128,17 @@ class Divergence:
     some are named as logits, only those and predictions (`pred...`) are compared, not hidden states. Probabilities
     (of sum 1 over the classes) are replaced by their logarithms.
 
+    Args:
+        run: `run(model, batch)` calls a network.
+
     Attributes:
         sampled: True if `probe` samples the Hessian.
     """
 
     sampled = True
 
-    def __init__(self) -> None:
-        self._checked = False
+    def __init__(self, run: Callable[[nn.Module, Any], Any] = call) -> None:
+        self.run, self._checked = run, False
 
     def outputs(self, model: nn.Module, batch: Any) -> list[Any]:
         """Runs a network in evaluation mode and returns what is compared.
@@ -150,7 +153,7 @@ class Divergence:
             InputError: the network returns no floating-point tensor.
         """
         with evaluation(model):
-            return comparable(call(model, batch))
+            return comparable(self.run(model, batch))
 
     def images(self, outputs: Sequence[Any]) -> int:
         """Returns the number of images of a batch."""
