@@ -13,7 +13,7 @@ import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -29,9 +29,9 @@ from torch import nn
 from .config.checks import validate
 from .config.data import register_data
 from .config.reading import input_size, load_config
-from .data.descriptions import advice
+from .data.reading import reading_data
 from .data.stream import TrainingStream, detection_stream
-from .errors import InputError, one_line
+from .errors import InputError
 from .files.config_files import config_files
 from .files.own_code import import_own
 from .hooks import HOOKS, BestCheckpoint, PeriodicCheckpoint
@@ -246,19 +246,6 @@ def build_hook(name: str, cfg: CfgNode) -> HookBase:
         InputError: no hook has this name; the message lists the existing hooks.
     """
     return HOOKS.find(name, "SIRFP.HOOKS")(cfg)
-
-
-@contextmanager
-def reading_data(names: Sequence[str]) -> Iterator[None]:
-    """Turns the errors of Detectron2's loaders about missing data sets of these names into an InputError."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError, AssertionError) as error:
-        reason = one_line(error)
-        raise InputError(
-            f"data set {' or '.join(map(repr, names))} cannot be read: {reason}; it must be in the folder "
-            f"that the environment variable DETECTRON2_DATASETS names{advice(names)}"
-        ) from error
 
 
 def setup(args: argparse.Namespace, add_config: Configure | None = None) -> CfgNode:

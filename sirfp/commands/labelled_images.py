@@ -74,7 +74,7 @@ def _from_data_set(args: argparse.Namespace, source: DetectronSource) -> Iterato
     from detectron2.data.detection_utils import build_augmentation
 
     from ..config.data import register_data
-    from ..engine import reading_data
+    from ..data.reading import reading_data
 
     cfg = source.cfg
     if not cfg.DATASETS.TRAIN:

@@ -44,6 +44,12 @@ def validate(cfg: CfgNode) -> None:
         )
     if {"Report", "PruneSteps"} <= set(ours.HOOKS) and ours.HOOKS.index("Report") > ours.HOOKS.index("PruneSteps"):
         raise InputError("SIRFP.HOOKS: Report must come before PruneSteps, because Report evaluates the dense network")
+    sides = cfg.INPUT.MIN_SIZE_TRAIN
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sides) != 2:
+        raise InputError(
+            "INPUT.MIN_SIZE_TRAIN must be the least and the largest side, as MIN_SIZE_TRAIN_SAMPLING is 'range'; got "
+            f"{tuple(sides)}" + (f", write ({sides[0]}, {sides[0]})" if len(sides) == 1 else "")
+        )
     for key in ("MAX_ITER", "IMS_PER_BATCH"):
         if cfg.SOLVER[key] < 1:
             raise InputError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sirfp.data.folders import unreadable
+from sirfp.data.reading import does_not_fit
 from sirfp.errors import InputError
 
 ITEM, STEP, BATCH = 0, 1, 2  # purposes of seeds
@@ -149,6 +151,8 @@ class Augmented(Dataset):
             return error
         except (OSError, SyntaxError) as error:  # raised by Pillow for unreadable files
             return unreadable(self.records[index]["file_name"], error)
+        except (AssertionError, SizeMismatchError) as error:  # raised by augmentations, and by checks of the size
+            return does_not_fit(self.records[index]["file_name"], error)
         return item
 
 

@@ -60,7 +60,7 @@ def test_training_on_unprepared_labels_names_the_check(name, tmp_path, request):
     """Of sets that sirfp registers when they are read, of Detectron2's own in one line of the engine."""
     from detectron2.data import DatasetCatalog
 
-    from sirfp.engine import reading_data
+    from sirfp.data.reading import reading_data
 
     known, message = DATA_SETS[name], f"sirfp data check {name}"
     if known.detectron2:

@@ -10,8 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from sirfp.data.pixels import check_channels
+from sirfp.data.reading import reading_data
 from sirfp.data.registration import detections
-from sirfp.engine import reading_data
 from sirfp.errors import InputError
 
 NUM_CLASSES = {
