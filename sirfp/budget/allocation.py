@@ -303,7 +303,7 @@ def least(group: Group, min_keep: float) -> int:
 
 def _chunks(order: np.ndarray, group: Group, limits: Limits) -> list[np.ndarray]:
     """Splits a group's atoms, lowest first, into chunks. The group's width is within the limits after each removal."""
-    step = limits.round_to // math.gcd(limits.round_to, group.width)  # atoms per chunk: widths stay multiples
+    step = group.step(limits.round_to)
     fewest = math.ceil(least(group, limits.min_keep) / step) * step
     chunks, start, size = [], 0, len(order) % step or step
     while len(order) - start - size >= fewest:

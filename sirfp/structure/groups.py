@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -61,6 +62,8 @@ class Group:
             several), (size,).
         inexact: reason why the pruned network cannot equal the masked one (a statistic over the channels changes), or
             None.
+        layer_widths: number of channels per atom in the inputs and outputs of each layer; above 1 e.g. for attention
+            heads, and different in the layers before and after a pixel shuffle.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Group:
     features: tuple[Feature, ...]
     channels: tuple[int, ...]
     inexact: str | None = None
+    layer_widths: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -78,6 +82,11 @@ class Group:
     def width(self) -> int:
         """Number of channels per atom in the module that names the group: above 1 for attention heads, norm groups."""
         return sum(piece.index.shape[1] for piece in self.slices if (piece.tensor, piece.dim) == self.place) or 1
+
+    def step(self, round_to: int) -> int:
+        """Returns the number of atoms to remove at a time, so that every layer's width stays a multiple of `round_to`."""
+        widths = set(self.layer_widths) or {self.width}
+        return math.lcm(*(round_to // math.gcd(round_to, width) for width in widths))
 
 
 @dataclass(frozen=True)

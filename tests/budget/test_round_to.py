@@ -1,0 +1,115 @@
+"""ROUND_TO holds for every layer that is cut, also where a channel of one layer is several of another."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import sirfp
+from sirfp.budget.allocation import grid
+from sirfp.budget.limits import Limits
+from sirfp.channels import find_groups
+
+
+class Shuffled(nn.Module):
+    """A pixel shuffle: four channels of `up` are one of `c`."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.up, self.shuffle = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 256, 3), nn.PixelShuffle(2)
+        self.c, self.out = nn.Conv2d(64, 64, 3), nn.Conv2d(64, 3, 3)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.c(torch.relu(self.shuffle(self.up(torch.relu(self.a(x))))))))
+
+
+class Unshuffled(nn.Module):
+    """The other way round: one channel of `a` is four of `c`."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.shuffle = nn.Conv2d(3, 64, 3, padding=1), nn.PixelUnshuffle(2)
+        self.c, self.out = nn.Conv2d(256, 64, 3), nn.Conv2d(64, 3, 3)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.c(self.shuffle(torch.relu(self.a(x))))))
+
+
+class Joined(nn.Module):
+    """A map beside its negative, as in ghost modules: one channel of `a` is two of `c` and one of `b`."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 32, 3)
+        self.c, self.out = nn.Conv2d(128, 32, 3), nn.Conv2d(32, 3, 3)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.out(torch.relu(self.b(x) + self.c(torch.cat([x, -x], 1))))
+
+
+class Grouped(nn.Sequential):
+    """Two channels of each of eight groups go at once."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3, groups=8), nn.ReLU(), nn.Conv2d(64, 3, 3))
+
+
+class Flattened(nn.Sequential):
+    """One channel is nine inputs of the linear layer."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 64, 14), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 9, 64), nn.Linear(64, 3))
+
+
+class Transposed(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.ConvTranspose2d(3, 64, 3), nn.ReLU(), nn.ConvTranspose2d(64, 64, 3), nn.Conv2d(64, 3, 3))
+
+
+NETWORKS = {
+    **{kind.__name__: kind for kind in (Shuffled, Unshuffled, Joined, Grouped, Flattened, Transposed)},
+    "ghostnet_050": lambda: timm.create_model("ghostnet_050"),
+}
+
+
+def sides(model: nn.Module) -> dict[str, tuple[int, int]]:
+    return {
+        name: (layer.in_channels, layer.out_channels)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.modules.conv._ConvNd)
+    }
+
+
+@pytest.mark.parametrize("round_to", [4, 8])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_convolution_that_is_cut_has_a_multiple(name, round_to):
+    model = NETWORKS[name]().eval()
+    dense, x = sides(model), torch.randn(1, 3, *((16, 16) if name != "ghostnet_050" else (64, 64)))
+    plan = sirfp.prune(model, x, "magnitude", keep_flops=0.6, round_to=round_to)
+    cut = [
+        (key, side, now)
+        for key, both in sides(model).items()
+        for side, now in enumerate(both)
+        if dense[key][side] != now
+    ]
+    assert cut and not [one for one in cut if one[2] % round_to]
+    assert plan.flops[1] <= 0.6 * plan.flops[0]
+
+
+@pytest.mark.parametrize(
+    "kind, layer, round_to, step",
+    [
+        (Shuffled, "up", 8, 8),  # four channels of `up` at once, but one of `c`
+        (Unshuffled, "a", 8, 8),
+        (Joined, "a", 8, 8),
+        (Grouped, "0", 8, 1),  # eight channels at once: no wider steps than needed
+        (Grouped, "0", 12, 3),
+        (Flattened, "0", 6, 6),
+        (Transposed, "0", 16, 16),
+    ],
+)
+def test_steps_are_no_larger_than_needed(kind, layer, round_to, step):
+    found = find_groups(kind().eval(), torch.randn(1, 3, 16, 16), trial=False)
+    widths = grid(found[layer], Limits(round_to=round_to))
+    assert widths[1] - widths[0] == step
