@@ -17,9 +17,15 @@ from ..network.branches import training_only, within
 from ..network.wrappers import on_plain_model
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply
+from ..surgery.earlier_cuts import check_whole
 
 PLAN_KEY = "sirfp_plan"
 """Key of the plan in a file's metadata."""
+CLASSES = (
+    "is the number of classes the same? For another one, load into the network of the file's classes, then replace its "
+    "classifier (timm: model.reset_classifier)"
+)
+"""The end of messages on files that differ from the model."""
 
 
 @on_plain_model
@@ -32,8 +38,10 @@ def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) ->
         plan: the plan that turned the dense model into this model; None for a dense model.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or the plan is not the whole way from the dense model to this one.
     """
+    if plan is not None:
+        check_whole(model, plan)
     branches = training_only(model)
     state: dict[str, torch.Tensor] = {}
     seen: set[tuple] = set()
@@ -162,8 +170,9 @@ def _cut_shapes(shapes: dict[str, list[int]], plan: PruningPlan, model: nn.Modul
             shape = shapes.get(name) or unsaved.get(name)
             if shape is None or dim >= len(shape) or shape[dim] != cut.size:
                 found = "is missing" if shape is None else f"has shape {tuple(shape)}"
+                hint = f"; {CLASSES}" if shape is None else ""
                 raise InputError(
-                    f"{source} is for another model: {name!r} {found}, expected {cut.size} in dimension {dim}"
+                    f"{source} is for another model: {name!r} {found}, expected {cut.size} in dimension {dim}{hint}"
                 )
             shape[dim] = len(cut.keep)
 
@@ -205,7 +214,11 @@ def _check_state(
         raise InputError(f"{source} is for another model or incomplete: {name!r} is missing ({count} missing in all)")
     if unknown:
         name, count = min(unknown), len(unknown)
-        raise InputError(f"{source} is for another model: this model has no {name!r} ({count} unknown in all)")
+        raise InputError(
+            f"{source} is for another model: this model has no {name!r} ({count} unknown in all); {CLASSES}"
+        )
     for name, tensor in state.items():
         if list(tensor.shape) != shapes[name]:
-            raise InputError(f"{source}: {name!r} has shape {tuple(tensor.shape)}, expected {tuple(shapes[name])}")
+            raise InputError(
+                f"{source}: {name!r} has shape {tuple(tensor.shape)}, expected {tuple(shapes[name])}; {CLASSES}"
+            )

@@ -18,6 +18,7 @@ from ..network.timm_attributes import announce, refit
 from ..network.wrappers import on_plain_model
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
+from .earlier_cuts import remember
 
 
 def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:
@@ -69,6 +70,7 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
             announce(modules[name], features)
     refit(model)
     guard(model)
+    remember(model, plan)
 
 
 def _fitting(
@@ -157,13 +159,32 @@ def _is_channels_last(tensor: torch.Tensor) -> bool:
 
 
 def give_bias(module: Any, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Gives a convolution or linear layer a bias of zeros, (O,), and adds it to the optimizer group of its weight."""
+    """Gives a convolution or linear layer a bias of zeros, (O,), and adds it to the optimizer (`_group_of_bias`)."""
     weight = module.weight
     module.bias = nn.Parameter(torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device))
     if optimizer is not None:
         for group in optimizer.param_groups:
             if any(p is weight for p in group["params"]):
-                group["params"].append(module.bias)
+                _group_of_bias(optimizer, group)["params"].append(module.bias)
+                break
+
+
+def _group_of_bias(optimizer: torch.optim.Optimizer, of_weight: dict[str, Any]) -> dict[str, Any]:
+    """Returns the optimizer group for the new bias of a weight.
+
+    Many optimizers have separate groups for parameters of one dimension (biases and norms), which are not decayed. The
+    bias joins such a group, of the nearest learning rate. If the weight's group has parameters of one dimension, or if
+    no group has them alone, the bias joins the weight's group.
+    """
+
+    def separate(group: dict[str, Any]) -> bool:
+        return bool(group["params"]) and all(p.dim() <= 1 for p in group["params"])
+
+    if any(p.dim() <= 1 for p in of_weight["params"]):
+        return of_weight
+    rate = float(of_weight.get("lr", 0))
+    vectors = [group for group in optimizer.param_groups if separate(group)]
+    return min(vectors, key=lambda group: abs(float(group.get("lr", 0)) - rate), default=of_weight)
 
 
 def _cut_optimizer(optimizer: torch.optim.Optimizer, replaced: Mapping) -> None:
