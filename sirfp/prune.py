@@ -92,7 +92,8 @@ def prune(
             come from curves, else 1.
         divergence: compares the raw outputs of the dense network and of another one, for curves: a function that
             returns a tensor with one value. By default KL for class scores (`sirfp.network.divergence`).
-        ignore: names or patterns of modules whose channels are all kept.
+        ignore: names or patterns of modules whose output channels are all kept. Their inputs may still be cut: to keep
+            these too, name the modules that make them.
         round_to: widths after pruning are multiples of this number.
         seed: the seed of random numbers.
         min_keep: the smallest share of its channels that a group keeps.

@@ -131,7 +131,7 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
 
 def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
-        if not _keep(model, trace, state, [pattern], f"IGNORE names {pattern}"):
+        if not _keep(model, trace, state, [pattern], f"IGNORE names {pattern}, whose outputs are kept"):
             every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
             modules = {name.rpartition(".")[0] for name in every}
             raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, modules)}")

@@ -23,7 +23,7 @@ WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "model_state_d
 """Keys under which training checkpoints store a model's weights; averaged weights first, which timm prefers too."""
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes of names in distributed and compiled models."""
-OPTIONAL = ("num_batches_tracked", "pixel_mean", "pixel_std", "relative_position_index")
+OPTIONAL = ("num_batches_tracked", "pixel_mean", "pixel_std", "relative_position_index", "n_averaged")
 """Last parts of the names of tensors that may be missing in the file or in the model: counters, and buffers that only
 some versions save."""
 
@@ -89,6 +89,27 @@ def _without_prefixes(name: str) -> str:
     return name
 
 
+def without_owner(state: Mapping[str, torch.Tensor], own: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+    """Takes a network's weights out of those of the module that owns it, e.g. "model." of a `LightningModule`.
+
+    Args:
+        state: {name: tensor} of a file.
+        own: {name: tensor} of the network.
+
+    Returns:
+        The weights with a prefix under which the file has all tensors of the network, without this prefix; `state` if
+        there is no or more than one such prefix.
+    """
+    needed = [name for name in own if not name.endswith(OPTIONAL)]
+    if not needed or all(name in state for name in needed):
+        return state
+    ends = [name.removesuffix(needed[0]) for name in state if name.endswith(f".{needed[0]}")]
+    owners = [prefix for prefix in ends if all(prefix + name in state for name in needed)]
+    if len(owners) != 1:
+        return state
+    return {name.removeprefix(owners[0]): tensor for name, tensor in state.items() if name.startswith(owners[0])}
+
+
 def fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Loads weights into a model; their names and shapes must be exactly those of the model.
 
@@ -103,10 +124,14 @@ def fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> No
         InputError: a tensor is missing, unknown or of another shape; the model is then unchanged.
     """
     own = model.state_dict()
+    state = without_owner(state, own)
     missing = [n for n in own if n not in state and not n.endswith(OPTIONAL)]
     unknown = [n for n in state if n not in own and not n.endswith(OPTIONAL)]
     if missing:
-        raise InputError(f"{source} is for another model: {missing[0]!r} is missing ({len(missing)} missing in all)")
+        raise InputError(
+            f"{source} is for another model: {missing[0]!r} is missing ({len(missing)} missing in all); its first "
+            f"tensor is {next(iter(state), None)!r}"
+        )
     if unknown:
         raise InputError(
             f"{source} is for another model: this model has no {unknown[0]!r} ({len(unknown)} unknown in all)"

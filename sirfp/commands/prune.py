@@ -102,7 +102,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a module, or a pattern of modules, that is not pruned; repeatable",
+        help="a module, or a pattern, whose output channels are all kept (its inputs may be cut); repeatable",
     )
     group.add_argument(
         "--no-bias-correction", action="store_true", help="do not add the mean output of removed channels to biases"

