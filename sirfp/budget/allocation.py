@@ -70,10 +70,9 @@ def allocate(
     """
     cost = cost or found.flops
     keep = np.ones(found.atoms, dtype=bool)
-    if cost(keep) <= target or not found.groups:
-        if cost(keep) > target:
-            check_groups(found)
+    if cost(keep) <= target:
         return keep
+    check_groups(found)
     chunks = _sequence(found, scores, limits)
 
     def kept_after(count: int) -> np.ndarray:
