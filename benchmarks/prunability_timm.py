@@ -210,12 +210,7 @@ def prune_by_torch_pruning(model: nn.Module, inputs: torch.Tensor) -> dict[str, 
     """Prunes by torch-pruning's high-level pruner, as in its guide."""
     import torch_pruning as tp
 
-    def flops() -> int:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval()(inputs)
-        return counter.get_total_flops() // 2
-
-    dense, before = flops(), sum(p.numel() for p in model.parameters())
+    dense, before = counted_flops(model, inputs), sum(p.numel() for p in model.parameters())
     start = time.perf_counter()
     classes = model.num_classes
     ignored = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
@@ -229,7 +224,25 @@ def prune_by_torch_pruning(model: nn.Module, inputs: torch.Tensor) -> dict[str, 
     if sum(p.numel() for p in model.parameters()) == before:
         raise RuntimeError("nothing was removed")
     train_step(model, inputs)
-    return {"seconds": seconds, "flops": dense, "kept": flops() / dense}
+    return {"seconds": seconds, "flops": dense, "kept": counted_flops(model, inputs) / dense}
+
+
+def counted_flops(model: nn.Module, inputs: torch.Tensor) -> int:
+    """The multiply-adds of a call, by PyTorch's counter.
+
+    The counter follows modules by hooks on gradients of their inputs. It fails where a parameter is such an input and
+    gradients are off (a class token in CaiT and PiT), so parameters need no gradient while it counts.
+    """
+    needed = [p for p in model.parameters() if p.requires_grad]
+    for parameter in needed:
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.eval()(inputs)
+    finally:
+        for parameter in needed:
+            parameter.requires_grad_(True)
+    return counter.get_total_flops() // 2
 
 
 def train_step(model: nn.Module, inputs: torch.Tensor) -> None:

@@ -84,7 +84,7 @@ class Group:
         return sum(piece.index.shape[1] for piece in self.slices if (piece.tensor, piece.dim) == self.place) or 1
 
     def step(self, round_to: int) -> int:
-        """Returns the number of atoms to remove at a time, so that widths in all layers stay multiples of `round_to`."""
+        """Returns the number of atoms to remove at a time, so that all layers keep multiples of `round_to`."""
         widths = set(self.layer_widths) or {self.width}
         return math.lcm(*(round_to // math.gcd(round_to, width) for width in widths))
 

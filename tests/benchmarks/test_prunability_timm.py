@@ -72,3 +72,21 @@ def test_a_network_that_ends_badly_is_a_row_of_its_own(benchmark, monkeypatch, w
     monkeypatch.setattr(benchmark[0], "measure", lambda tool, network: what())
     args = SimpleNamespace(seconds=1 if "more" in says else 30, memory=64, threads=1)
     assert says in benchmark[0].in_process("sirfp", "resnet", "test_resnet", args)["error"]
+
+
+class Token(torch.nn.Module):
+    """A parameter is the input of a module, as the class tokens of CaiT and PiT are."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.body = torch.nn.Parameter(torch.zeros(1, 4)), torch.nn.Linear(4, 8)
+        self.frozen = torch.nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x):
+        return self.body(x) + self.body(self.token)
+
+
+def test_counting_for_torch_pruning_does_not_fail_on_tokens(benchmark):
+    model = Token()
+    assert benchmark[0].counted_flops(model, torch.randn(3, 4)) == (3 + 1) * 4 * 8
+    assert [p.requires_grad for p in model.parameters()] == [True, False, True, True]
