@@ -96,7 +96,7 @@ class Source:
             height, width = self.size
             reason = one_line(error, 200) or type(error).__name__
             raise InputError(
-                f"{self.name} cannot be run on images of {height} x {width} pixels ({reason}); "
+                f"{self.name} cannot be run on {height} x {width} pixels ({reason}); "
                 "choose another --size, if the size is to blame"
             ) from None
 
