@@ -17,6 +17,7 @@ from torch import nn
 from .budget.curve import Curve
 from .budget.decision import decide
 from .budget.evidence import Evidence
+from .budget.frozen import check_groups
 from .budget.limits import DEFAULT, Limits
 from .budget.target import Target
 from .channels.find import find_again, find_groups
@@ -145,7 +146,10 @@ class PruningSession:
 
     def _cut(self, target: Target, evidence: Evidence, refit: bool) -> PruningPlan:
         """Cuts once; returns the plan of all cuts so far."""
-        observer, found = self.attach(), self.find()
+        found = self.find()
+        if target.share < 1:
+            check_groups(found)
+        observer = self.attach()
         observer.detach()
         criterion = observer.criterion
         moments = evidence.moments(self.model, found) if refit or criterion.needs == "moments" else None
@@ -160,7 +164,8 @@ class PruningSession:
         choice = decide_once(
             lambda: decide(self.model, self.example_inputs, found, criterion, target, self.limits, self.plan, curves)
         )
-        found = find_again(self.model, self.example_inputs, self.limits.ignore, found)
+        if evidence.statistics is None and found.groups:  # weights were trained since the groups were found
+            found = find_again(self.model, self.example_inputs, self.limits.ignore, found)
         plan = cut_to(
             self.model, found, choice, self.criterion,
             bias_correction=self.bias_correction, optimizer=self.optimizer, moments=moments,

@@ -14,9 +14,9 @@ from ..criteria.calibration import learn
 from ..criteria.setwise import Setwise
 from ..errors import InputError
 from ..moments import Moments, take_moments
-from ..network.held_out import count_images, hold_out, joined
 from ..network.divergence import Divergence
 from ..network.forward import call, inference
+from ..network.held_out import count_images, hold_out, joined
 from ..processes import decide_once
 from ..structure.groups import ChannelGroups
 from .curve import Curve

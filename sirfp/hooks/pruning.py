@@ -14,9 +14,9 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 from ..budget.evidence import CURVES, Evidence
 from ..criteria import CRITERIA
-from ..network.held_out import count_images, joined
 from ..network.divergence_loss import divergence_on
 from ..network.forward import training_branches
+from ..network.held_out import count_images, joined
 from ..processes import average_norms, decide_once, world_size
 from ..surgery.reconstruction import BATCHES
 from ..training.nonfinite import finite_norms

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..network.held_out import count_images
 from ..network.forward import call
+from ..network.held_out import count_images
 from ..structure.groups import ChannelGroups
 from ..tracing.taps import shares
 from .centred import CentredSums

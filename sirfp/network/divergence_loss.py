@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from .held_out import count_images
 from .divergence import divergence_for
 from .divergence_terms import Divergence, exact
 from .forward import call, inference, training_branches
+from .held_out import count_images
 
 
 class LossIncrease(Divergence):
