@@ -90,15 +90,15 @@ def _part(problem: Knapsack, part: list[int], budget: float) -> Knapsack:
 
 def _starts(problem: Knapsack, dense: np.ndarray) -> Iterator[np.ndarray]:
     """Yields choices within the budget: at one price for cost, at one price for atoms, and with even shares."""
-    yield _by_price(problem, dense)
-    yield _by_price(problem, np.zeros_like(dense))
+    yield by_price(problem, dense)
+    yield by_price(problem, np.zeros_like(dense))
     savings = [problem.along(dense, g) for g in range(len(dense))]
     for units in (savings, [grid / grid[-1] for grid in problem.grids], problem.grids):
-        yield _at_fixed_costs(problem, units)
-    yield _even(problem)
+        yield at_fixed_costs(problem, units)
+    yield even(problem)
 
 
-def _by_price(problem: Knapsack, at: np.ndarray) -> np.ndarray:
+def by_price(problem: Knapsack, at: np.ndarray) -> np.ndarray:
     """Moves the price for cost until the budget is met from above, or just not exceeded from below.
 
     Args:
@@ -170,7 +170,7 @@ def _settled(problem: Knapsack, at: np.ndarray, price: float, tried: list[np.nda
     return at
 
 
-def _at_fixed_costs(problem: Knapsack, costs: list[np.ndarray]) -> np.ndarray:
+def at_fixed_costs(problem: Knapsack, costs: list[np.ndarray]) -> np.ndarray:
     """Returns the widths within the budget, as positions, at the lowest price for costs that do not affect one another.
 
     Args:
@@ -192,7 +192,7 @@ def _at_fixed_costs(problem: Knapsack, costs: list[np.ndarray]) -> np.ndarray:
     return at_price(high) if problem.fits(at_price(high)) else np.zeros(len(costs), dtype=int)
 
 
-def _even(problem: Knapsack) -> np.ndarray:
+def even(problem: Knapsack) -> np.ndarray:
     """Returns the widths within the budget, as positions, with about the same share of each group's atoms."""
     at, low, high = np.zeros(len(problem.grids), dtype=int), 0.0, 1.0
     for _ in range(BISECTIONS):

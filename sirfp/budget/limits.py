@@ -26,7 +26,7 @@ class Limits:
         partitions: prefixes of group names. The first prefix that matches any group makes one partition of the matching
             groups; all other groups make a second one. Each partition is ranked on its own and loses the same share of
             its channels. "*" makes every group a partition. Without prefixes there is one partition. Stored as a tuple,
-            like `ignore`.
+            like `ignore`. `sirfp.budget.widths.choose_widths` says what they mean where widths come from loss curves.
         min_keep: minimum share of its channels that every group keeps, in [0, 1]. A group always keeps a channel.
         round_to: every reduced width is a multiple of this number.
         ignore: names or patterns of modules that keep all their channels.
