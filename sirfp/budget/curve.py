@@ -87,7 +87,8 @@ class Curve:
 
         Below the smallest measured width the loss is unknown, and a high loss is assumed. Its square root rises with
         the steepest slope of the curve, and at least as fast as the width falls: half the width, four times the loss.
-        At width 0 the loss is infinite.
+        A curve that is 0 at its smallest width stays 0. The loss is infinite at width 0, and at all widths below the
+        full one if no other was measured.
 
         Args:
             widths: widths in atoms, from 0 to `size`.
@@ -102,7 +103,7 @@ class Curve:
             far = given[below]
             shares = np.divide(known[0], far, out=np.full(len(far), np.inf), where=far > 0)
             assumed = np.maximum(roots[0] + slope * (known[0] - far), roots[0] * np.where(far > 0, shares, 1.0))
-            root[below] = np.where(far > 0, assumed, np.inf)
+            root[below] = np.where((far > 0) & (len(known) > 1), assumed, np.inf)
         return root**2
 
     def to_json(self) -> dict[str, Any]:

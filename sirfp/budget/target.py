@@ -21,7 +21,7 @@ from .curve import Curve
 from .frozen import check_groups
 from .limits import DEFAULT, Limits, check_share
 from .width_cost import WidthCost, of_latencies, of_products
-from .widths import choose_widths, keep_for
+from .widths import choose_widths, keep_for, warn_of_guesses
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +138,8 @@ class Target(ABC):
     ) -> Choice:
         """Chooses the atoms to keep: as many in each group as its loss curve suggests, those that are removed last.
 
+        A warning says how many groups have to be narrower than their curves were measured.
+
         Args:
             curves: {group: its loss curve}, of this model (`sirfp.budget.widths.choose_widths`).
             order: {group: its atoms from the first one to remove to the last, (size,) of int}.
@@ -199,7 +201,9 @@ class Counted(Target):
     def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
         dense, cost = self.dense(found, before), self.by_width(found)
         widths = choose_widths(found, curves, self.share * dense, cost, limits=limits, dense=dense, what=self.words)
-        return self._near(found, keep_for(found, order, widths), dense, limits)
+        keep = keep_for(found, order, widths)
+        warn_of_guesses(found, curves, keep)
+        return self._near(found, keep, dense, limits)
 
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
         dense, least = self.dense(found, before), self.cost(found)(smallest(found, limits))
@@ -262,7 +266,9 @@ class Latency(Target):
             cost = of_latencies(table, found)
             return keep_for(found, order, choose_widths(found, curves, seconds, cost, limits=limits, what=self.words))
 
-        return self.choice(*meet_by(model, example_inputs, found, choose, self.share, before, limits))
+        keep, seconds = meet_by(model, example_inputs, found, choose, self.share, before, limits)
+        warn_of_guesses(found, curves, keep)
+        return self.choice(keep, seconds)
 
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
         from .latency import within_reach

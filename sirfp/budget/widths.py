@@ -47,8 +47,8 @@ def choose_widths(
         what: name of the cost in messages.
 
     Returns:
-        {group: number of atoms to keep}. The cost is at most the budget, and at most `PROMISED` below it unless more
-        cost would not lower the loss. A warning names a group that has to be narrower than its curve was measured.
+        {group: number of atoms to keep}. The cost is at most the budget, and at most `PROMISED` below it unless all
+        ways to use more of it raise the loss.
 
     Raises:
         InputError: the smallest plan within the limits costs more than the budget, or a curve is missing or belongs to
@@ -57,6 +57,8 @@ def choose_widths(
     _check(found, curves)
     grids = [np.array(grid(group, limits)) for group in found]
     losses = [curves[group.name].over(widths) for group, widths in zip(found, grids, strict=True)]
+    known = [np.isfinite(each) for each in losses]  # a group that was measured at its full width only stays whole
+    grids, losses = ([each[one] for each, one in zip(part, known, strict=True)] for part in (grids, losses))
     whole, least = (cost(np.array([widths[end] for widths in grids], dtype=float)) for end in (-1, 0))
     if whole <= budget:
         return {group.name: group.size for group in found}
@@ -70,9 +72,7 @@ def choose_widths(
         parts = split(found.groups, limits.partitions)
     order = {group.name: i for i, group in enumerate(found)}
     at = knapsack.solve_parts(problem, [[order[group.name] for group in part] for part in parts])
-    widths = {group.name: int(widths[i]) for group, widths, i in zip(found, grids, at.tolist(), strict=True)}
-    _warn_of_unmeasured(curves, widths)
-    return widths
+    return {group.name: int(widths[i]) for group, widths, i in zip(found, grids, at.tolist(), strict=True)}
 
 
 def keep_for(found: ChannelGroups, order: Mapping[str, torch.Tensor], widths: Mapping[str, int]) -> np.ndarray:
@@ -110,8 +110,15 @@ def _check(found: ChannelGroups, curves: Mapping[str, Curve]) -> None:
             )
 
 
-def _warn_of_unmeasured(curves: Mapping[str, Curve], widths: Mapping[str, int]) -> None:
-    """Warns of groups that keep fewer atoms than the smallest width at which their loss was measured."""
+def warn_of_guesses(found: ChannelGroups, curves: Mapping[str, Curve], keep: np.ndarray) -> None:
+    """Warns if groups keep fewer atoms than the smallest width at which their loss was measured.
+
+    Args:
+        found: the groups.
+        curves: {group: its loss curve}.
+        keep: the atoms that stay, (atoms,) of bool.
+    """
+    widths = {group.name: int(keep[found.spans[group.name]].sum()) for group in found}
     below = [name for name, width in widths.items() if width < curves[name].widths[0]]
     if below:
         worst = min(below, key=lambda name: widths[name] / curves[name].widths[0])

@@ -228,6 +228,13 @@ def test_widths_that_were_not_measured_are_said(caplog):
     assert "keep fewer channels than their loss curves were measured at" in caplog.text
 
 
+def test_a_group_that_was_not_measured_stays_whole():
+    found, curves = FOUND[Wide], random_curves(FOUND[Wide], 0)
+    group = found.groups[1]
+    keep = chosen(found, curves | {group.name: Curve(group.name, group.size, (group.size,), (0.0,))}, 0.5)
+    assert keep[found.spans[group.name]].all() and not keep.all()
+
+
 def test_atoms_are_removed_in_their_order():
     found = FOUND[Wide]
     order = {g.name: torch.randperm(g.size, generator=torch.Generator().manual_seed(0)) for g in found}
