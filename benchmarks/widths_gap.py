@@ -78,6 +78,7 @@ def chains(count: int) -> list[dict]:
             problem = problem_of(grids, cost, generator.choice(SHARES), kind, generator)
             gaps.append(gaps_of(problem, of_all_combinations(problem)))
         rows.append({"what": f"chain of {groups + 1} layers", "kind": kind, "gaps": gaps})
+        print(line(rows[-1]), flush=True)
     return rows
 
 
