@@ -23,9 +23,8 @@ FILL_TRIES = 4000
 """Maximum number of removed chunks that are tried to fill up the budget, best first. It bounds the time: the plan's
 cost is computed for each chunk. Once a chunk of a group does not fit, no other chunk of this group is tried."""
 EXCHANGES, EXCHANGE_TRIES = 8, 40
-"""Maximum number of successive exchanges, and of pairs of groups tried for each. Both bound the time. Pairs are tried
-in the order of their estimated distance from the budget: the sum of the two chunks' costs, exact unless both groups are
-in one layer."""
+"""Maximum number of successive exchanges, and of pairs of groups tried for each, which bound the time. Pairs are tried
+in the order of their distance from the budget, with the sum of the two chunks' costs as an estimate."""
 SEARCH_TRIES = 5000
 """Maximum number of combinations of widths that the search tries. It bounds the time: the number of combinations grows
 exponentially with the number of groups. The search is for networks of few wide chunks, where exchanges do not come
@@ -313,8 +312,8 @@ def _chunks(order: np.ndarray, group: Group, limits: Limits) -> list[np.ndarray]
 
 def grid(group: Group, limits: Limits) -> tuple[int, ...]:
     """Returns the widths that a group may have within the limits, in atoms, ascending."""
-    removed = [0, *map(len, _chunks(np.arange(group.size), group, limits))]
-    return tuple((group.size - np.cumsum(removed)[::-1]).tolist())
+    removed = np.cumsum([0, *map(len, _chunks(np.arange(group.size), group, limits))])
+    return tuple((group.size - removed[::-1]).tolist())
 
 
 def split(groups: Iterable[Group], prefixes: Iterable[str]) -> list[list[Group]]:
