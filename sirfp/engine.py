@@ -34,7 +34,7 @@ from .data.stream import TrainingStream, detection_stream
 from .errors import InputError
 from .files.config_files import config_files
 from .files.own_code import import_own
-from .hooks import HOOKS, BestCheckpoint, PeriodicCheckpoint
+from .hooks import HOOKS, BestCheckpoint, PeriodicCheckpoint, teachers
 from .models.deformable import provide_deformable
 from .network.detectron import averages, set_averages
 from .network.forward import random_images
@@ -144,14 +144,14 @@ class Trainer(DefaultTrainer):
         return Checkpointer(model, cfg.OUTPUT_DIR, cfg.SIRFP.PLAN, **checkpointables)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Builds Detectron2's hooks and the hooks of `SIRFP.HOOKS`.
+        """Builds Detectron2's hooks, the hook of distillation, if any, and the hooks of `SIRFP.HOOKS`.
 
         The hooks of `SIRFP.HOOKS` run after the learning-rate schedule and before checkpoints and evaluation. Thus
         checkpoints hold the pruned model, and evaluation tests it.
         """
         ret = super().build_hooks()
         after = 1 + max(i for i, hook in enumerate(ret) if isinstance(hook, hooks.LRScheduler))
-        ret[after:after] = [build_hook(name, self.cfg) for name in self.cfg.SIRFP.HOOKS]
+        ret[after:after] = [*teachers(self.cfg), *(build_hook(name, self.cfg) for name in self.cfg.SIRFP.HOOKS)]
         ret = [hook for hook in ret if not isinstance(hook, hooks.PeriodicCheckpointer)]
         before = next(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
         ret[before] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate)

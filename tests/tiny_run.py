@@ -25,6 +25,7 @@ from sirfp import engine
 from sirfp.config import load_config
 from sirfp.data.stream import TrainingStream
 from sirfp.errors import InputError
+from sirfp.training.distillation import DISTILLATIONS, Distillation
 
 HOOKS = "['Accumulate', 'Report', 'PruneSteps', 'Recover']"
 IMAGE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -46,6 +47,20 @@ class Task(nn.Module):
     def forward(self, x):
         y = self.backbone(x)
         return {"loss": F.mse_loss(y, x.mean((1,), keepdim=True).expand_as(y))} if self.training else y
+
+
+@DISTILLATIONS.register("Task")
+class TaskDistillation(Distillation):
+    """Compares the maps of student and teacher."""
+
+    def modules(self, student):
+        return {"backbone": student.backbone}
+
+    def losses(self, teacher, calls):
+        ((inputs, output),) = calls["backbone"]
+        with torch.no_grad():
+            wanted = teacher.backbone(*inputs)
+        return {"loss_teacher": F.mse_loss(output, wanted)}
 
 
 def batches(seed, start):

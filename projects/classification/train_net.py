@@ -70,7 +70,7 @@ class ClassificationTrainer(Trainer):
 
     def losses(self, model: torch.nn.Module, data: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Computes the losses of a batch of images and labels."""
-        return self.objective(model, *data, pruned=self.checkpointer.plan is not None)
+        return self.objective(model, *data)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
         """Draws the predictions of networks for a few test images."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from detectron2.config import CfgNode
 
 from ..budget.target import Target, check_share
+from ..criteria.options import Within
 from ..errors import InputError
 from .options import check_options
 from .values import check_proposals, check_values
@@ -44,6 +47,7 @@ def validate(cfg: CfgNode) -> None:
         )
     if {"Report", "PruneSteps"} <= set(ours.HOOKS) and ours.HOOKS.index("Report") > ours.HOOKS.index("PruneSteps"):
         raise InputError("SIRFP.HOOKS: Report must come before PruneSteps, because Report evaluates the dense network")
+    _check_teacher(cfg)
     sides = cfg.INPUT.MIN_SIZE_TRAIN
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sides) != 2:
         raise InputError(
@@ -55,3 +59,14 @@ def validate(cfg: CfgNode) -> None:
             raise InputError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
     if cfg.SOLVER.BASE_LR <= 0:
         raise InputError(f"SOLVER.BASE_LR must be positive, got {cfg.SOLVER.BASE_LR}")
+
+
+def _check_teacher(cfg: CfgNode) -> None:
+    teacher = cfg.MODEL.TEACHER
+    Within(0, math.inf, "[)").check(teacher.WEIGHT, "MODEL.TEACHER.WEIGHT")
+    Within(0, math.inf, "()").check(teacher.TEMPERATURE, "MODEL.TEACHER.TEMPERATURE")
+    if teacher.WEIGHT and not teacher.WEIGHTS and "PruneSteps" not in cfg.SIRFP.HOOKS:
+        raise InputError(
+            "MODEL.TEACHER.WEIGHT: the teacher is the network before the first cut, but SIRFP.HOOKS lacks PruneSteps; "
+            "name the teacher's file in MODEL.TEACHER.WEIGHTS, or set the weight to 0"
+        )

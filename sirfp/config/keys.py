@@ -17,10 +17,18 @@ CN = CfgNode
 
 
 def add_sirfp_config(cfg: CfgNode) -> None:
-    """Adds `PROJECT`, `SIRFP`, `MODEL.{TIMM,MIT,FCOS}`, `DATASETS.{FOLDER,IMAGES,COCO}`, keys of SOLVER and TEST."""
+    """Adds `PROJECT`, `SIRFP`, `MODEL.{TEACHER,TIMM,MIT,FCOS}`, `DATASETS.{FOLDER,IMAGES,COCO}`, SOLVER, TEST."""
     cfg.PROJECT = ""  # the project that adds further keys: a name in `sirfp.config.projects.PROJECTS`
     _add_pruning(cfg)
     add_fcos_config(cfg)
+
+    # Distillation (docs/distillation.md): the network before the first cut of a run teaches the pruned network
+    cfg.MODEL.TEACHER = CN()
+    # Weight of the distillation loss; 0: no teacher. In classification it is the share of the loss, in [0, 1];
+    # elsewhere the distillation loss times this weight is added to the task's losses.
+    cfg.MODEL.TEACHER.WEIGHT = 0.0
+    cfg.MODEL.TEACHER.TEMPERATURE = 1.0  # logits of student and teacher are divided by it
+    cfg.MODEL.TEACHER.WEIGHTS = ""  # a file of another teacher of the same kind, which teaches from the first iteration
 
     cfg.MODEL.TIMM = CN()
     cfg.MODEL.TIMM.NAME = "resnet18"  # any of `timm.list_models()`

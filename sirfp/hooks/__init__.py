@@ -12,5 +12,6 @@ checkpoint always match.
 from . import pruning, redundancies, report, sparsity  # noqa: F401  (these modules register hooks)
 from .checkpoints import BestCheckpoint, PeriodicCheckpoint
 from .registry import HOOKS, session, unwrapped
+from .teacher import teachers
 
-__all__ = ["HOOKS", "BestCheckpoint", "PeriodicCheckpoint", "session", "unwrapped"]
+__all__ = ["HOOKS", "BestCheckpoint", "PeriodicCheckpoint", "session", "teachers", "unwrapped"]

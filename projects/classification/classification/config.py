@@ -17,21 +17,13 @@ LOSSES = ("cross_entropy", "bce")
 
 @register_config("classification")
 def add_classification_config(cfg: CfgNode) -> None:
-    """Adds the keys for classifier, input, augmentation, optimizer and distillation."""
+    """Adds the keys for classifier, input, augmentation and optimizer."""
     cfg.MODEL.CLASSIFIER = CN()
     cfg.MODEL.CLASSIFIER.NUM_CLASSES = 1000
     cfg.MODEL.CLASSIFIER.DROP = 0.0  # share of features that dropout sets to zero before the classifier
     cfg.MODEL.CLASSIFIER.DROP_PATH = 0.0  # stochastic depth
     cfg.MODEL.CLASSIFIER.LOSS = "cross_entropy"  # or "bce": binary cross-entropy for each class
     cfg.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.0
-
-    # Distillation from the dense network. If WEIGHTS is a file of the dense network, distillation starts at the first
-    # iteration. Otherwise the teacher is the network just before the first pruning (the hook Report writes its file),
-    # and distillation starts after the first pruning.
-    cfg.MODEL.TEACHER = CN()
-    cfg.MODEL.TEACHER.WEIGHT = 0.0  # share of the distillation loss in the loss; 0: no teacher
-    cfg.MODEL.TEACHER.WEIGHTS = ""
-    cfg.MODEL.TEACHER.TEMPERATURE = 1.0
 
     # Empty or 0 means timm's value for the network.
     cfg.INPUT.CHANNELS = 0  # channels of an image: 1 (grey), 3 or 4 (with transparency)
@@ -66,14 +58,12 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         InputError: a value is out of range, or the number of classes differs from the data's.
     """
-    node, teacher, augment = cfg.MODEL.CLASSIFIER, cfg.MODEL.TEACHER, cfg.INPUT.AUGMENT
+    node, augment = cfg.MODEL.CLASSIFIER, cfg.INPUT.AUGMENT
     if node.LOSS not in LOSSES:
         raise InputError(f"MODEL.CLASSIFIER.LOSS must be one of {', '.join(LOSSES)}, got {node.LOSS!r}")
     Within(0, 1, "[)").check(node.LABEL_SMOOTHING, "MODEL.CLASSIFIER.LABEL_SMOOTHING")
-    Within(0, 1, "[]").check(teacher.WEIGHT, "MODEL.TEACHER.WEIGHT")
+    Within(0, 1, "[]").check(cfg.MODEL.TEACHER.WEIGHT, "MODEL.TEACHER.WEIGHT")
     Within(0, 1, "[)").check(cfg.SOLVER.AVERAGE_DECAY, "SOLVER.AVERAGE_DECAY")
-    if teacher.WEIGHT and not teacher.WEIGHTS and "Report" not in cfg.SIRFP.HOOKS:
-        raise InputError("MODEL.TEACHER.WEIGHT: name the teacher's MODEL.TEACHER.WEIGHTS, or use the hook Report")
     if (augment.MIXUP or augment.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH % 2:
         raise InputError(f"mixup and cutmix need an even SOLVER.IMS_PER_BATCH, got {cfg.SOLVER.IMS_PER_BATCH}")
     for name in cfg.DATASETS.TEST:
