@@ -69,6 +69,20 @@ def test_two_processes_equal_one(pair, tmp_path):
     same(first["weights"], whole["weights"], rtol=1e-3, atol=1e-4)
 
 
+def test_two_processes_learn_from_one_teacher(tmp_path):
+    taught = ("MODEL.TEACHER.WEIGHT", "0.5")
+    assert run(tmp_path / "two", "--num-processes", "2", *taught) == 0
+    assert run(tmp_path / "one", "--num-gpus", "0", *taught) == 0
+    whole, first, second = kept(tmp_path / "one"), kept(tmp_path / "two", 0), kept(tmp_path / "two", 1)
+    same(first["weights"], second["weights"])
+    same(first["weights"], whole["weights"], rtol=1e-3, atol=1e-4)
+    teachers = [
+        torch.load(tmp_path / name / "model_final.pth", weights_only=True)["trainer"]["hooks"]["Teach"]["weights"]
+        for name in ("one", "two")
+    ]
+    same(*teachers, rtol=1e-3, atol=1e-4)
+
+
 WAYS = ["torchrun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("machines", "resume"))]
 
 
@@ -130,6 +144,7 @@ def test_every_project_trains_prunes_and_evaluates(tmp_path, task, monkeypatch):
     with loaded("benchmarks/random_kills.py") as kills:
         kills.small_scenes(tmp_path)
         arguments = [str(argument) for argument in kills.arguments(task, tmp_path / "out")]
+    arguments += ["MODEL.TEACHER.WEIGHT", "0.5"]
     assert arguments.pop(0) == "--num-gpus" and arguments.pop(0) == "0"
     subprocess.run([sys.executable, script, "--num-processes", "2", *arguments], check=True, timeout=600)
     rows = json.loads((tmp_path / "out/pruning.json").read_text())
