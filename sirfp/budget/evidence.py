@@ -12,7 +12,7 @@ from torch import nn
 from ..criteria import CRITERIA, Criterion
 from ..criteria.calibration import learn
 from ..criteria.setwise import Setwise
-from ..errors import InputError
+from ..errors import InputError, near
 from ..moments import Moments, take_moments
 from ..network.divergence import Divergence
 from ..network.forward import call, inference
@@ -42,6 +42,12 @@ def default_widths(criterion: str, batches: Sequence[Any]) -> str:
     """
     own = CRITERIA.find(criterion).widths
     return RANKING if sum(map(count_images, batches)) < FEWEST else own
+
+
+def check_widths(widths: str, called: str = "widths") -> None:
+    """Raises InputError if there is no such way to decide widths; the message calls the setting `called`."""
+    if widths not in WIDTHS:
+        raise InputError(f"{called} must be one of {', '.join(WIDTHS)}, got {widths!r}{near(widths, WIDTHS)}")
 
 
 @dataclass
@@ -81,8 +87,9 @@ class Evidence:
             **how: `run` and `context`.
 
         Raises:
-            InputError: curves are wanted, and there are fewer than two images.
+            InputError: the way has no such name, or curves are wanted and there are fewer than two images.
         """
+        check_widths(widths)
         if widths == RANKING:
             return Evidence(batches, [], divergence, **how)
         fit, held = hold_out(batches, images)

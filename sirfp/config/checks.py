@@ -6,6 +6,7 @@ import math
 
 from detectron2.config import CfgNode
 
+from ..budget.evidence import WIDTHS, check_widths
 from ..budget.target import Target, check_share
 from ..criteria.options import Within
 from ..errors import InputError
@@ -25,7 +26,7 @@ def validate(cfg: CfgNode) -> None:
     target = Target.from_config(cfg)
     check_share("SIRFP.MIN_KEEP", ours.MIN_KEEP, zero=True)
     for least, keys in (
-        (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD")),
+        (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD", "CURVE_IMAGES")),
         (0, ("MAX_NONFINITE",)),
         (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "RECONSTRUCTION_ITERS")),
         (0, ("LR_FACTOR", "WEIGHT_DECAY_FACTOR")),
@@ -48,6 +49,7 @@ def validate(cfg: CfgNode) -> None:
     if {"Report", "PruneSteps"} <= set(ours.HOOKS) and ours.HOOKS.index("Report") > ours.HOOKS.index("PruneSteps"):
         raise InputError("SIRFP.HOOKS: Report must come before PruneSteps, because Report evaluates the dense network")
     _check_teacher(cfg)
+    check_widths(ours.WIDTHS or WIDTHS[0], "SIRFP.WIDTHS")
     sides = cfg.INPUT.MIN_SIZE_TRAIN
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sides) != 2:
         raise InputError(

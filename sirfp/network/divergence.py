@@ -14,6 +14,7 @@ from .divergence_regions import RegionDivergence
 from .divergence_semantic import SegmentorDivergence
 from .divergence_terms import Divergence, exact
 from .forward import call, evaluation
+from .held_out import count_images
 
 __all__ = ["Divergence", "divergence_for"]
 
@@ -55,6 +56,9 @@ class _Custom(Divergence):
     def outputs(self, model: nn.Module, batch: Any) -> list[Any]:
         with evaluation(model):
             return [self.run(model, batch)]
+
+    def images(self, outputs: Sequence[Any]) -> int:
+        return count_images(outputs[0])
 
     def _advice(self) -> str:
         return "mend the function given as divergence"

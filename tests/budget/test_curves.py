@@ -1,0 +1,142 @@
+"""Loss curves: what they measure, on which images, and mistakes in what they are given."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+import sirfp
+from sirfp.budget.curves import measure_curves
+from sirfp.budget.evidence import Evidence
+from sirfp.budget.limits import Limits
+from sirfp.channels import find_groups
+from sirfp.moments import take_moments
+from sirfp.network.divergence import divergence_for
+from sirfp.network.forward import inference
+from sirfp.network.held_out import count_images, hold_out, joined
+from sirfp.surgery.plan_and_cut import cut_copy
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A small residual network with statistics of its own images, its groups, moments, and images for curves."""
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=5)
+    images = [torch.randn(8, 3, 48, 48) for _ in range(4)]
+    with torch.no_grad():
+        for batch in images:
+            model.train()(batch)
+    model.eval()
+    found = find_groups(model, images[0][:1])
+    with inference(model):
+        moments = take_moments(model, found, images[:3])
+    return model, found, moments, images[3:]
+
+
+def orders(found) -> dict[str, torch.Tensor]:
+    return {group.name: torch.arange(group.size) for group in found}
+
+
+def test_a_curve_is_the_divergence_of_a_copy_in_which_one_group_is_cut(network):
+    model, found, moments, held = network
+    before = copy.deepcopy(model.state_dict())
+    curves = measure_curves(model, found, orders(found), moments, held, divergence_for(model), levels=(0.75, 0.25))
+    assert set(curves) == {group.name for group in found}
+    with inference(model):
+        dense = model(held[0]).log_softmax(1)
+    for group in found:
+        curve = curves[group.name]
+        assert curve.widths[-1] == curve.size == group.size and curve.losses[-1] == 0
+        for width, loss in zip(curve.widths[:-1], curve.losses[:-1], strict=True):
+            keep = np.ones(found.atoms, dtype=bool)
+            keep[found.spans[group.name].start :][: group.size - width] = False
+            pruned = cut_copy(model, found, keep, moments)
+            with inference(pruned):
+                other = pruned(held[0]).log_softmax(1)
+            wanted = float((dense.exp() * (dense - other)).sum(1).mean())
+            assert loss == pytest.approx(wanted, rel=1e-3, abs=1e-7)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_widths_of_a_curve_are_allowed_ones(network):
+    model, found, moments, held = network
+    limits = Limits(round_to=8, min_keep=0.5)
+    curves = measure_curves(model, found, orders(found), moments, held, divergence_for(model), limits=limits)
+    assert all(width % 8 == 0 and width >= curve.size / 2 for curve in curves.values() for width in curve.widths)
+
+
+def test_a_second_cut_is_measured_from_the_dense_network(network):
+    model, found, moments, held = network
+    evidence = Evidence(held, held, divergence_for(model))
+    with inference(model):
+        evidence.dense = [evidence.divergence.outputs(model, batch) for batch in held]
+    keep = np.ones(found.atoms, dtype=bool)
+    keep[found.spans[found.groups[-1].name].start :][: found.groups[-1].size // 2] = False
+    pruned = cut_copy(model, found, keep, moments)
+    again = find_groups(pruned, held[0][:1])
+    dense = evidence.dense
+    far = measure_curves(pruned, again, orders(again), None, held, evidence.divergence, dense=dense, levels=(0.2,))
+    near = measure_curves(pruned, again, orders(again), None, held, evidence.divergence, levels=(0.2,))
+    assert any(abs(far[name].losses[0] - near[name].losses[0]) > 0.01 * near[name].losses[0] for name in far)
+
+
+def test_images_are_held_out_of_what_is_fitted():
+    for sizes in ([8] * 8, [32], [5, 5], [1, 1, 1, 1], [1, 3], [64, 64, 64]):
+        batches = [torch.arange(sum(sizes[:i]), sum(sizes[: i + 1]))[:, None] for i in range(len(sizes))]
+        fit, held = hold_out(batches, 16)
+        parts = torch.cat([*fit, *held])[:, 0].sort().values
+        assert parts.tolist() == list(range(sum(sizes)))
+        assert held and fit and sum(map(count_images, held)) <= 16
+    assert hold_out([torch.zeros(1, 3)], 16)[1] == []
+
+
+def test_batches_of_one_shape_are_joined():
+    batches = [torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8), torch.zeros(15, 3, 8, 8)]
+    assert [len(batch) for batch in joined(batches)] == [4, 2, 15]
+    items = [[{"image": torch.zeros(3, side, side)}] for side in (4, 4, 8, 8)]
+    assert [len(batch) for batch in joined(items)] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"calibration": [torch.randn(1, 3, 16, 16)], "widths": "curves"}, "at least two calibration images, not 1"),
+        ({"calibration": [torch.randn(4, 3, 16, 16)], "widths": "curvs"}, "must be one of curves, ranking.*you mean"),
+        ({"calibration": [torch.randn(16, 3, 16, 16)], "steps": 0}, "steps must be at least 1"),
+        ({"calibration": [torch.full((16, 3, 16, 16), torch.nan)], "widths": "curves"}, "finite|nan"),
+        ({"calibration": [torch.randn(16, 3, 16, 16)], "divergence": lambda a, b: a.sum() * 0 + 1}, "not 0"),
+        ({"calibration": [torch.randn(16, 3, 16, 16)], "divergence": lambda a, b: a.sum() / 0}, "inf|nan"),
+    ],
+)
+def test_mistakes_end_in_one_line(given, says):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    model = nn.Sequential(*layers)
+    with pytest.raises(sirfp.InputError, match=says) as error:
+        sirfp.prune(model.eval(), torch.randn(1, 3, 16, 16), keep_flops=0.5, **given)
+    assert "\n" not in str(error.value)
+
+
+def test_a_divergence_of_one_s_own_decides_widths():
+    """Only the first output counts, so the layers that the second reads alone are cut most."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3)) for _ in range(2))
+
+        def forward(self, x):
+            return self.a(x), self.b(x)
+
+    torch.manual_seed(0)
+    images = [torch.randn(8, 3, 12, 12) for _ in range(3)]
+    plan = sirfp.prune(
+        Two().eval(), images[0][:1], keep_flops=0.6, calibration=images, widths="curves", min_keep=0.1,
+        divergence=lambda dense, other: (dense[0] - other[0]).square().mean(),
+    )  # fmt: skip
+    assert len(plan.kept["a.0"]) > 13 > 6 > len(plan.kept["b.0"])
