@@ -149,7 +149,7 @@ def _matrices(
     _, covariance, _ = moments.statistics()
     variance = covariance.diagonal().clamp_min(0)
     floor = variance.mean().clamp_min(torch.finfo(torch.float32).tiny) * FLOOR
-    covariance.diagonal().copy_(variance * (1 + ridge) + floor)
+    covariance = covariance + torch.diag(variance * ridge + floor)
     taps = weight.detach().double().reshape(weight.shape[0], weight.shape[1], -1)
     seen = taps if gradients is None else torch.einsum("op,pit->oit", gradients.to(taps), taps)
     effect = torch.einsum("oit,ojt->ij", taps, seen)

@@ -8,9 +8,14 @@ there is one row only.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import torch
+
+KEPT = 2**27
+"""Maximum size of the covariances that are kept, in bytes: eight matrices of 1448 channels."""
+_KEPT: dict[int, tuple[weakref.ref[CentredSums], int, torch.Tensor]] = {}
 
 
 class CentredSums:
@@ -75,8 +80,19 @@ class CentredSums:
         self.mean = mean
 
     def covariance(self) -> torch.Tensor:
-        """Returns the covariance (I, I) in float64: the mean product of the deviations, zero if there are no rows."""
-        return unpacked(self.products) / self.rows.clamp_min(1)
+        """Returns the covariance (I, I) in float64: the mean product of the deviations, zero if there are no rows.
+
+        The last ones that were computed are kept, up to `KEPT` bytes: many cuts of one layer read the same. Do not
+        change the result in place.
+        """
+        known = _KEPT.pop(id(self), None)
+        version = int(self.rows)
+        if known is None or known[0]() is not self or known[1] != version:
+            known = weakref.ref(self), version, unpacked(self.products) / self.rows.clamp_min(1)
+        _KEPT[id(self)] = known
+        while sum(matrix.nbytes for _, _, matrix in _KEPT.values()) > KEPT and len(_KEPT) > 1:
+            _KEPT.pop(next(iter(_KEPT)))
+        return known[2]
 
 
 def packed(matrix: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -61,9 +62,19 @@ class InputMoments:
         """The share of output positions at which each tap lies inside the map, (taps,) in float64."""
         return torch.where(self.positions > 0, self.inside / self.positions.clamp_min(1), 1)
 
+    @cached_property
+    def whole(self) -> CentredSums:
+        """The sums over all images, over channels; joined at the first use."""
+        return self.halves[0].joined(self.halves[1])
+
+    @cached_property
+    def widest(self) -> CentredSums:
+        """The sums over all images, over channels and taps if there are any, else over channels."""
+        return self.unfolded[0].joined(self.unfolded[1]) if self.unfolded else self.whole
+
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Returns the mean (I,), the covariance (I, I), both in float64, and the number of rows, over all images."""
-        sums = self.halves[0].joined(self.halves[1])
+        sums = self.whole
         return sums.mean, sums.covariance(), int(sums.rows)
 
     def reduce(self, add_up: Callable[[torch.Tensor], object]) -> None:

@@ -134,9 +134,10 @@ class _Reader:
         gone: the removed inputs, (inputs,) of bool.
         kept, removed: their indices.
         read: what the layer's mean output reads of the removed inputs' means, (O, removed) in float64.
-        gram: the products of the layer's weights, summed over outputs, (inputs, inputs). The error of the layer's
-            output is the sum of its products with the covariance of the inputs' errors. Where the inputs are channels,
-            errors under several taps count as independent.
+        taps: the layer's weights, (O * taps, inputs) in float64. Their products, summed over outputs, times the
+            covariance of the inputs' errors are the error of the layer's output. Where the inputs are channels, errors
+            under several taps count as independent.
+        whole: the sums over all images.
         noise: the squared error of the kept inputs in the pruned network, as a share of their variance, (kept,). It
             counts as independent of the inputs and of one another.
     """
@@ -151,20 +152,19 @@ class _Reader:
         share = moments.shares.new_ones(1) if self.unfolded else moments.shares
         taps = weight.reshape(len(weight), -1, count).double()
         self.read = taps[:, self.removed] @ share
-        scaled = (taps * share.sqrt()).movedim(2, 1).flatten(0, 1)
-        self.gram = scaled.T @ scaled
+        self.taps = (taps * share.sqrt()).movedim(2, 1).flatten(0, 1)
+        self.whole = moments.widest
         each = torch.as_tensor(noise, dtype=torch.float64, device=weight.device)
         self.noise = (each.repeat_interleave(moments.taps) if self.unfolded else each)[self.kept]
 
     @cached_property
-    def whole(self) -> CentredSums:
-        """The sums over all images."""
-        return self.halves[0].joined(self.halves[1])
-
-    @property
     def variance(self) -> torch.Tensor:
         """The variance of the dense layer's output, summed over outputs."""
-        return (self.gram * self.whole.covariance()).sum()
+        return (self.taps @ self.whole.covariance() * self.taps).sum()
+
+    def gram(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Returns the products of the weights of some inputs with those of others, (rows, columns)."""
+        return self.taps[:, rows].T @ self.taps[:, columns]
 
     def folded(self, factors: torch.Tensor) -> torch.Tensor:
         """Returns the weight with the predictions of removed inputs, (kept, removed), added to the kept ones."""
@@ -183,10 +183,13 @@ class _Check:
         self.inner, self.cross = covariance[kept][:, kept], covariance[kept][:, removed]
         self.means = unseen.mean[kept], unseen.mean[removed]
         self.share = unseen.rows
-        self.gram, self.mixed = reader.gram[removed][:, removed], reader.gram[kept][:, removed]
+        self.gram = reader.gram(removed, removed)
         self.noise = reader.noise * self.inner.diagonal()
         self.plain = (self.gram * covariance[removed][:, removed]).sum()
-        self.plain += (reader.gram.diagonal()[kept] * self.noise).sum()
+        self.mixed = None
+        if bool(reader.noise.any()):
+            self.mixed = reader.gram(kept, removed)
+            self.plain += (reader.taps[:, kept].square().sum(0) * self.noise).sum()
 
     def constant(self, shift: torch.Tensor | None) -> torch.Tensor:
         """Returns the error, times the rows, of adding constants (O,) to the output; None: those of the seen half."""
@@ -199,7 +202,8 @@ class _Check:
         factors, constants = fit(self.mean, self.covariance, self.reader.gone, ridge + self.reader.noise)
         weighed = factors @ self.gram
         error = self.plain - 2 * (self.cross * weighed).sum() + (self.inner @ factors * weighed).sum()
-        error += (self.noise[:, None] * factors * (2 * self.mixed + weighed)).sum()
+        if self.mixed is not None:
+            error += (self.noise[:, None] * factors * (2 * self.mixed + weighed)).sum()
         left = self.reader.read @ (self.means[1] - self.means[0] @ factors - constants)
         return self.share * (error + left.square().sum())
 
