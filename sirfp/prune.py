@@ -28,6 +28,7 @@ from .criteria import Criterion
 from .criteria.calibration import Loss, calibrate
 from .network.batches import Run, attempted, finite, runner
 from .network.divergence import divergence_for
+from .network.untouched import leave_inference, outside_inference_mode
 from .network.wrappers import on_plain_model
 from .session import PruningSession
 from .structure.plan import PruningPlan
@@ -37,6 +38,7 @@ from .surgery.reconstruction import BATCHES
 __all__ = ["calibrate", "cut", "cut_to", "decide", "plan_for", "prune", "refined"]
 
 
+@outside_inference_mode()
 @on_plain_model
 def prune(
     model: nn.Module,
@@ -113,6 +115,7 @@ def prune(
     """
     target = Target.of(KEEP_FLOPS, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency)
     limits = Limits(partitions, min_keep, round_to, ignore)
+    leave_inference(model)
     batches = finite(() if calibration is None else calibration)
     first = list(islice(batches, reconstruction or BATCHES))
     session = PruningSession(

@@ -26,6 +26,7 @@ from .criteria.calibration import default_criterion
 from .criteria.observer import PERIOD, Observer
 from .errors import InputError
 from .network.divergence import divergence_for
+from .network.untouched import untouched
 from .processes import average_norms, decide_once
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
@@ -152,18 +153,22 @@ class PruningSession:
         observer = self.attach()
         observer.detach()
         criterion = observer.criterion
-        moments = evidence.moments(self.model, found) if refit or criterion.needs == "moments" else None
-        evidence.learn(self.model, found, criterion, moments)
+        with untouched(self.model):
+            moments = evidence.moments(self.model, found) if refit or criterion.needs == "moments" else None
+            evidence.learn(self.model, found, criterion, moments)
         moments = moments if refit else None
         if criterion.left_out:
             logger.warning(
                 "%d images had NaN or infinite features; they are left out of the statistics", criterion.left_out
             )
         self.agree()
-        curves = self.curves = evidence.curves(self.model, found, criterion, moments, self.limits)
-        choice = decide_once(
-            lambda: decide(self.model, self.example_inputs, found, criterion, target, self.limits, self.plan, curves)
-        )
+        with untouched(self.model):
+            curves = self.curves = evidence.curves(self.model, found, criterion, moments, self.limits)
+            choice = decide_once(
+                lambda: decide(
+                    self.model, self.example_inputs, found, criterion, target, self.limits, self.plan, curves
+                )
+            )
         if evidence.statistics is None and found.groups:  # weights were trained since the groups were found
             found = find_again(self.model, self.example_inputs, self.limits.ignore, found)
         plan = cut_to(

@@ -25,6 +25,7 @@ from torch import nn
 from ..errors import InputError
 from ..network.forward import call, inference
 from ..network.latency import Latency, measure, synchronizer
+from ..network.untouched import copied_inputs
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply, cuts_for
@@ -316,9 +317,10 @@ def _profile(model: nn.Module, inputs: Any, layers: Mapping[str, int]) -> np.nda
     with inference(model):
         for _ in range(TABLE_REPEATS + 1):
             spent.update(dict.fromkeys(layers, 0.0))
+            given = copied_inputs(inputs)
             wait()
             first = time.perf_counter()
-            call(model, inputs)
+            call(model, given, copied=True)
             wait()
             total = time.perf_counter() - first
             rows.append([*spent.values(), total - sum(spent.values())])

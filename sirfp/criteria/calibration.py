@@ -15,6 +15,7 @@ from ..moments.inputs import Moments
 from ..network.batches import Run, attempted
 from ..network.divergence import Divergence
 from ..network.forward import backward_seed, call, gradients, inference, is_detectron_input
+from ..network.untouched import copied_inputs
 from ..network.wrappers import on_plain_model
 from ..processes import rank
 from ..structure.groups import ChannelGroups
@@ -84,7 +85,7 @@ def calibrate(
 def _loss(model: nn.Module, batch: Any, criterion: Criterion, loss: Loss | None, what: str) -> torch.Tensor:
     """Returns the loss of a batch: the value of `loss`, or the sum of the losses that Detectron2's model returns."""
     if loss is not None:
-        value = attempted(loss, model, batch, what)
+        value = attempted(loss, model, copied_inputs(batch), what)  # also of tensors made in inference mode
     elif not is_detectron_input(batch):
         raise InputError(f"criterion {criterion.name!r} needs gradients: give loss=..., called with (model, batch)")
     elif not is_annotated(batch):

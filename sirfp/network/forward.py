@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from .untouched import copied_inputs, outside_inference_mode
 
-def call(model: nn.Module, inputs: Any) -> Any:
+
+def call(model: nn.Module, inputs: Any, *, copied: bool = False) -> Any:
     """Calls a model: with a tensor as `model(x)`, a tuple as `model(*xs)`, a mapping as `model(**xs)`.
 
-    A list of dictionaries (Detectron2's `list[dict]`) and any other object is passed as one argument.
+    A list of dictionaries (Detectron2's `list[dict]`) and any other object is passed as one argument. The model gets
+    copies of the tensors, because some models write into their inputs; `copied` if the inputs are copies already.
     """
+    inputs = inputs if copied else copied_inputs(inputs)
     if isinstance(inputs, tuple):
         return model(*inputs)
     if isinstance(inputs, Mapping):
@@ -93,18 +97,25 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Sets evaluation mode and disables gradients; afterwards restores every module's mode."""
-    with evaluation(model), torch.no_grad():
+    with evaluation(model), outside_inference_mode(), torch.no_grad():
         yield
 
 
 @contextmanager
-def training_branches(model: nn.Module) -> Iterator[None]:
+def training_branches(model: nn.Module, *, whole: bool = False) -> Iterator[None]:
     """Sets training mode and disables gradients; afterwards restores every module's mode.
 
     Norms and dropout stay in evaluation mode, so that running statistics do not change.
+
+    Args:
+        model: the model.
+        whole: True to leave only PyTorch's own norms and dropouts in evaluation mode, so that all other code for
+            training runs; for copies of a model.
     """
-    with _modes(model), torch.no_grad(), _event_storage():
+    with _modes(model), outside_inference_mode(), torch.no_grad(), _event_storage():
         _train_steadily(model)
+        for module in model.modules() if whole else ():
+            module.training = not is_steady(module)
         yield
 
 
@@ -126,7 +137,7 @@ def gradients(model: nn.Module, losses_in_training: bool, seed: int = 0) -> Iter
     required = [(p, p.requires_grad) for p in model.parameters() if p.is_floating_point()]
     devices = {p.device for p, _ in required if p.is_cuda}
     numbers = [(vars(module), _floats(module)) for module in model.modules()]
-    with _modes(model), torch.enable_grad(), _event_storage(), torch.random.fork_rng(devices):
+    with _modes(model), outside_inference_mode(), torch.enable_grad(), _event_storage(), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         _train_steadily(model) if losses_in_training else model.eval()
         for parameter, _ in required:
@@ -159,18 +170,29 @@ def _floats(module: nn.Module) -> dict[str, float]:
     return {name: value for name, value in vars(module).items() if type(value) is float}
 
 
+def is_steady(module: nn.Module) -> bool:
+    """True for PyTorch's norms and dropouts, whose training mode keeps the place of every channel."""
+    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd))
+
+
+def is_held(module: nn.Module) -> bool:
+    """True for norms, dropouts and modules with a float attribute `dropout`, of any library."""
+    kind = type(module).__name__
+    dropout = isinstance(getattr(module, "dropout", None), float)
+    return is_steady(module) or "Norm" in kind or "Drop" in kind or dropout
+
+
 def _train_steadily(model: nn.Module) -> None:
     """Sets training mode, but evaluation mode for norms, dropout, and modules with a float attribute `dropout`."""
     model.train()
     for module in model.modules():
-        kind, norm = type(module).__name__, isinstance(module, nn.modules.batchnorm._NormBase)
-        if norm or "Norm" in kind or "Drop" in kind or isinstance(getattr(module, "dropout", None), float):
+        if is_held(module):
             module.training = False
 
 
 @contextmanager
 def _modes(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]  # a frozen ScriptModule has no mode
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .forward import call, inference
+from .untouched import copied_inputs
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,10 @@ def in_turns(
 def _time(model: nn.Module, inputs: Any) -> float:
     wait = synchronizer(model)
     with inference(model):
+        given = copied_inputs(inputs)
         wait()
         start = time.perf_counter()
-        call(model, inputs)
+        call(model, given, copied=True)
         wait()
         return time.perf_counter() - start
 
