@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .channel_labels import Array, Consumer, Dims, Labels, Product, Tap
 from .pointwise import pointwise
-from .table import COUNTED, RULES, STATISTICS
+from .table import COUNTED, RULES
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +64,22 @@ class ChannelTrace(TorchDispatchMode):
         self.regrouped = frozenset(regrouped)
         self.labels = Labels()
         self.products: list[Product] = []
-        self.statistics: list[tuple[str, tuple[int, ...], Dims]] = []  # operation, shape and labels of its input
         self.taps: list[Tap] = []
         self.consumers: list[Consumer] = []
         self.normed: list[tuple[torch.Tensor, Consumer | None]] = []  # running mean, the layer before the norm
         self.touched: set[str] = set()
-        self.counting = True  # False in the training pass: products and statistics are those of inference
+        self.counting = True  # False in the training pass: products are those of inference
+        self.steady = False  # True in the training pass: PyTorch's dropouts return their input
+        self.code = 0  # a hash of the operations so far with their shapes and numbers
+        self.written: set[int] = set()  # addresses of the memory that operations wrote into
+        self.before: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # shape, steps of a tensor before its change
         self._dims = WeakTensorKeyDictionary()
         self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants or their maps)
         self._names = WeakTensorKeyDictionary()
+        self._read: set[int] = set()  # identities of the weights of layers called in evaluation mode
         self._when_read = WeakTensorKeyDictionary()  # tensor -> (labels, reason) to freeze when the tensor is read
         self._made_by = WeakTensorKeyDictionary()  # output of a convolution -> its Consumer
-        self._functions = _FunctionWatch()
+        self._functions = FunctionWatch()
         self.state_dims: dict[str, Dims] = {}
         for name, tensor in state.items():
             dims = [self.labels.fresh(n) if n > 1 else None for n in tensor.shape]
@@ -88,6 +92,7 @@ class ChannelTrace(TorchDispatchMode):
         return False  # True makes PyTorch import its compiler on the first call, which takes seconds
 
     def __enter__(self):
+        self._functions.steady = self.steady
         self._functions.__enter__()
         return super().__enter__()
 
@@ -179,8 +184,12 @@ class ChannelTrace(TorchDispatchMode):
         """
         if emitted is None:
             emitted = torch.full((len(labels), 1), torch.nan, device=weight.device)
-        self.consumers.append(Consumer(weight, labels, emitted, groups, output.numel() // weight.shape[0]))
-        self._made_by[output] = self.consumers[-1]
+        positions = output.numel() // weight.shape[0]
+        consumer = self._made_by[output] = Consumer(weight, labels, emitted, groups, positions)
+        if self.counting:
+            self._read.add(id(weight))
+        if self.counting or id(weight) not in self._read:  # a second pass makes the same calls again
+            self.consumers.append(consumer)
 
     def maker(self, tensor: torch.Tensor) -> Consumer | None:
         return self._made_by.get(tensor)
@@ -192,17 +201,23 @@ class ChannelTrace(TorchDispatchMode):
             self.labels.freeze(*self._when_read.get(tensor, (None, "")))
 
     # ---- the forward pass -----------------------------------------------------------------------
+    def compute(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """Runs an operation. A subclass may compute something else."""
+        return func(*args, **kwargs)
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Runs an operation and applies its rule to the labels of its inputs and outputs."""
         kwargs = kwargs or {}
         name = func._schema.name
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        leaves = tree_leaves((args, kwargs))
+        inputs = [t for t in leaves if isinstance(t, torch.Tensor)]
         self._note_reads(inputs)
         labelled = [t for t in inputs if t in self._dims]
         into_part = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
-        if self.counting and name in STATISTICS:
-            self.statistics.append((name, tuple(args[0].shape), self.dims(args[0])))
-        out = func(*args, **kwargs)
+        self.code = fingerprint(self.code, name, leaves)
+        if func._schema.is_mutable and inputs:
+            self._note_write(inputs[0])
+        out = self.compute(func, args, kwargs)
         if name in _UNLABELLED or not (labelled or name in COUNTED):
             return out
         if into_part and labelled:
@@ -221,6 +236,11 @@ class ChannelTrace(TorchDispatchMode):
                 logger.debug("the rule for %s failed on %s: %s", name, [tuple(t.shape) for t in inputs], error)
                 self.freeze_tensors(labelled, f"{name} is used in a way that its rule does not cover")
         return out
+
+    def _note_write(self, tensor: torch.Tensor) -> None:
+        if tensor.layout == torch.strided:
+            self.before = tuple(tensor.shape), tensor.stride()
+            self.written.add(tensor.untyped_storage().data_ptr())
 
     def _note_reads(self, inputs: list[torch.Tensor]) -> None:
         """Notes the parameters and buffers that are read, and freezes the labels that wait for a read (`when_read`)."""
@@ -241,14 +261,44 @@ class ChannelTrace(TorchDispatchMode):
                 del self._emitted[tensor]
 
 
-class _FunctionWatch(TorchFunctionMode):
-    """Notes calls of F.adaptive_avg_pool2d: fvcore counts them, but ATen may show them as a plain mean."""
+def fingerprint(code: int, name: str, leaves: Iterable[Any]) -> int:
+    """Returns a hash of the operations so far.
 
-    def __init__(self):
+    Args:
+        code: the hash of the earlier operations.
+        name: name of the operation.
+        leaves: its arguments; of tensors the shape counts.
+    """
+    described = (
+        tuple(value.shape)
+        if isinstance(value, torch.Tensor)
+        else value
+        if isinstance(value, (bool, int, float, str))
+        else None
+        for value in leaves
+    )
+    return hash((code, name, *described))
+
+
+_DROPOUTS = frozenset(["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"])
+
+
+class FunctionWatch(TorchFunctionMode):
+    """Notes calls of F.adaptive_avg_pool2d: fvcore counts them, but ATen may show them as a plain mean.
+
+    Args:
+        steady: True to let PyTorch's dropouts return their input. Their noise has no labels, as if its width were
+            written in the code.
+    """
+
+    def __init__(self, steady: bool = False):
         super().__init__()
+        self.steady = steady
         self.pooling = 0  # depth of nested calls
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if self.steady and args and getattr(func, "__name__", "") in _DROPOUTS:
+            return args[0]
         pooling = func is torch._C._nn.adaptive_avg_pool2d or func is torch.nn.functional.adaptive_avg_pool2d
         self.pooling += pooling
         try:

@@ -25,13 +25,13 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
         known = trace.dim(vector, 0)
         if channels is not None or known is not None:
             channels = trace.labels.tie(channels, known, "batch norm ties it to an input of fixed size")
-    for dim in (*dims[:1], *dims[2:]):
+    training = normalises_batch(func, args, kwargs)
+    for dim in (*dims[:1], *dims[2:]) if training else ():
         trace.labels.mark_inexact(dim, "batch norm's statistics run over these channels")
     result = out[0]
     trace.set(result, [dims[0], channels, *dims[2:]])
     others = x.numel() / x.shape[1]
     affine = isinstance(args[1], torch.Tensor)
-    training = bool(args[5]) if len(args) > 5 and isinstance(args[5], bool) else False
     scale = (5 if affine else 4) if training else (2 if affine else 1)
     trace.count("batch_norm", scale * others * (1 if channels is not None else x.shape[1]), channels)
     owned = [v for v in vectors if trace.is_state(v)]
@@ -41,6 +41,16 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
         trace.set_emitted(result, 1, args[2].detach())
     if isinstance(args[3], torch.Tensor) and trace.is_state(args[3]):
         trace.normed.append((args[3], trace.maker(x)))
+
+
+def normalises_batch(func, args, kwargs) -> bool:
+    """True if a batch norm of these arguments computes its statistics from its input."""
+    return bool(_given(func, args, kwargs).get("training", func._schema.name.endswith("with_update")))
+
+
+def _given(func, args, kwargs) -> dict:
+    """Returns an operation's arguments by name; trailing arguments that have defaults may be absent."""
+    return dict(zip([a.name for a in func._schema.arguments], args)) | kwargs  # noqa: B905
 
 
 @rule("native_layer_norm", "_fused_rms_norm", statistic=True, counted=("native_layer_norm",))
@@ -96,6 +106,8 @@ def group_norm(trace, func, args, kwargs, out) -> None:
     elif groups < x.shape[1]:
         trace.labels.tie_rows(channels, groups)
         trace.labels.mark_inexact(channels, "group norm's statistics run over these channels")
+    for dim in dims[2:]:
+        trace.labels.mark_inexact(dim, "group norm's statistics run over these channels")
     result = out[0]
     trace.set(result, [dims[0], channels, *dims[2:]])
     fixed = x.numel() / (1 if channels is None else x.shape[1])
@@ -113,7 +125,7 @@ def reduction(trace, func, args, kwargs, out) -> None:
     """Drops the labels of the reduced dimensions. Marks reduced channels inexact, because the statistic changes."""
     x = args[0]
     dims = trace.dims(x)
-    axes, keep = _reduced_axes(func, args, kwargs, x)
+    axes, keep = reduced_axes(func, args, kwargs, x)
     for axis in axes:
         trace.labels.mark_inexact(dims[axis], f"{func._schema.name} runs over these channels")
     result = [d for axis, d in enumerate(dims) if axis not in axes]
@@ -133,9 +145,8 @@ def reduction(trace, func, args, kwargs, out) -> None:
         trace.count("adaptive_avg_pool2d", fixed, *(d for d in dims if d is not None))
 
 
-def _reduced_axes(func, args, kwargs, x) -> tuple[set[int], bool]:
-    names = [a.name for a in func._schema.arguments]
-    given = dict(zip(names, args)) | kwargs  # noqa: B905  (trailing arguments have defaults)
+def reduced_axes(func, args, kwargs, x) -> tuple[set[int], bool]:
+    given = _given(func, args, kwargs)
     axes = given.get("dim")
     axes = [axes] if isinstance(axes, int) else axes
     axes = list(range(x.dim())) if axes is None or len(axes) == 0 else axes
@@ -161,7 +172,7 @@ def ordering(trace, func, args, kwargs, out) -> None:
 
         return pointwise(trace, func, args, kwargs, out)
     dims = trace.dims(x)
-    given = dict(zip([a.name for a in func._schema.arguments], args)) | kwargs  # noqa: B905
+    given = _given(func, args, kwargs)
     if name in ("aten::max", "aten::min"):
         return _extremes(trace, name, dims, given, out)
     axis = given.get("dim", -1 if name in ("aten::sort", "aten::topk", "aten::argsort", "aten::kthvalue") else None)

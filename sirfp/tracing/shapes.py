@@ -138,11 +138,13 @@ def _reorder(trace, x, order, out) -> None:
 
 @rule("as_strided_")
 def restride(trace, func, args, kwargs, out) -> None:
-    """Freezes the channels unless the shape stays the same: a convolution restrides a map of one position in place."""
-    dims = trace.dims(out)
-    shape = tuple(args[1])
-    fits = len(dims) == len(shape) and all(d is None or len(d) == n for d, n in zip(dims, shape, strict=True))
-    if not fits or out.numel() != max(shape):
+    """Freezes the channels unless each index keeps its place in memory.
+
+    A convolution restrides maps of one position, (N, C, 1, 1), in place: only the steps of dimensions of length one
+    change, which have no meaning.
+    """
+    shape, steps = trace.before
+    if tuple(out.shape) != shape or any(n > 1 and a != b for n, a, b in zip(shape, steps, out.stride(), strict=True)):
         trace.freeze_tensors([out], "as_strided_ gives it another shape")
 
 
