@@ -18,6 +18,8 @@ from torch import nn
 class Outputs:
     """Records, while active, the labels of the first output of each module that owns parameters or buffers.
 
+    TorchScript modules take no hooks and are left out; their channels are frozen.
+
     Args:
         model: the model whose modules are recorded.
         trace: the trace that labels the channels.
@@ -35,7 +37,7 @@ class Outputs:
 
     def __enter__(self) -> Outputs:
         for name, module in self.model.named_modules():
-            if module._parameters or module._buffers:
+            if (module._parameters or module._buffers) and not isinstance(module, torch.jit.ScriptModule):
                 self._handles.append(module.register_forward_hook(self._keep(name)))
         return self
 
