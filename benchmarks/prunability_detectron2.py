@@ -177,7 +177,7 @@ def pruned_and_compared(
     mask(masked, plan)
     with inference(pruned):
         detects = is_detector(call(pruned, inputs))
-    difference = compare_continuous(masked, pruned, inputs, plan) if detects else compare(masked, pruned, inputs)
+    difference = compare_continuous(masked, pruned, inputs, plan) if detects else compare(masked, pruned, inputs, plan)
     if difference.problem:
         raise RuntimeError(difference.problem)
     if train:

@@ -187,7 +187,7 @@ def difference(model: nn.Module, pruned: nn.Module, plan: Any, inputs: torch.Ten
 
     masked = copy.deepcopy(model)
     mask(masked, plan)
-    found = compare(masked, pruned, inputs)
+    found = compare(masked, pruned, inputs, plan)
     if found.problem:
         raise RuntimeError(found.problem)
     return found.relative

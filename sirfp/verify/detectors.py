@@ -8,8 +8,8 @@ every score, box delta, mask and feature map that a head returns.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from ..network.forward import call, inference, tensors
 from ..network.same_boxes import same_boxes
 from ..structure.plan import PruningPlan
+from .kept import as_if_cut
 from .proof import Difference, furthest
 
 
@@ -31,14 +32,15 @@ def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPla
     """Runs two detectors on the same inputs and the same boxes, and compares their layers' outputs.
 
     Args:
-        a: the dense model, or the masked one.
+        a: the masked dense model. Its statistics over channels are taken over the kept ones.
         b: the pruned model.
         inputs: `list[dict]`.
         plan: the plan; layers whose output channels are not in the plan are compared.
     """
     names = whole_layers(a, {place for c in plan.cuts for place in c.tensors})
     boxes: list[Any] = []
-    first, _ = continuous(a, inputs, names, boxes, record=True)
+    with as_if_cut(a, plan):
+        first, _ = continuous(a, inputs, names, boxes, record=True)
     second, _ = continuous(b, inputs, names, boxes, record=False)
     for path, tensor in first.items():
         other = second.get(path)
@@ -58,7 +60,13 @@ def whole_layers(model: nn.Module, cut: Collection[tuple[str, int]]) -> list[str
 
 
 def continuous(
-    model: nn.Module, inputs: Any, names: Iterable[str], boxes: list[Any], *, record: bool
+    model: nn.Module,
+    inputs: Any,
+    names: Iterable[str],
+    boxes: list[Any],
+    *,
+    record: bool,
+    mode: Callable[[nn.Module], AbstractContextManager[None]] = inference,
 ) -> tuple[dict[str, torch.Tensor], Any]:
     """Runs a detector and collects the outputs of layers.
 
@@ -68,12 +76,13 @@ def continuous(
         names: the layers.
         boxes: filled with the detector's boxes if `record`; otherwise they replace the detector's own boxes.
         record: True to record the boxes, False to replay them.
+        mode: sets the mode in which the detector runs.
 
     Returns:
         {layer: its output}, and the detector's output. From the second call of a layer on, its name ends in
         " (call 2)", " (call 3)", ...
     """
-    with inference(model), same_boxes(model, boxes, record=record), _recording(model, names) as found:
+    with mode(model), same_boxes(model, boxes, record=record), _recording(model, names) as found:
         output = call(model, inputs)
     return found, output
 

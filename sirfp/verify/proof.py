@@ -12,6 +12,8 @@ from torch import nn
 from ..network.forward import call, inference, tensors
 from ..structure.plan import PruningPlan
 from ..surgery.cut import give_bias
+from .choices import Choices
+from .kept import as_if_cut
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,21 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
             tensor[torch.meshgrid(*index, indexing="ij")] = pruned[name].to(tensor)
 
 
-def compare(a: nn.Module, b: nn.Module, inputs: Any) -> Difference:
-    """Runs two models on the same inputs, in evaluation mode, and compares every output tensor."""
-    outputs = []
-    for model in (a, b):
-        with inference(model):
+def compare(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan | None = None) -> Difference:
+    """Runs two models on the same inputs, in evaluation mode, and compares every output tensor.
+
+    Args:
+        a: a model, e.g. the masked dense one.
+        b: the other model, e.g. the pruned one. It repeats the discrete choices of `a` (`sirfp.verify.choices`).
+        inputs: their inputs.
+        plan: the plan if `a` is a masked model: it then takes statistics over the kept channels only
+            (`sirfp.verify.kept`), as the pruned model does.
+    """
+    outputs, choices = [], Choices()
+    for model, kept in ((a, plan), (b, None)):
+        with inference(model), choices, as_if_cut(model, kept):
             outputs.append(dict(tensors(call(model, inputs))))
+        choices = Choices(choices)
     first, second = outputs
     if set(first) != set(second):
         odd = min(set(first) ^ set(second))
