@@ -18,6 +18,12 @@ def one_line(error: BaseException, most: int | None = None) -> str:
     return " ".join(str(error).split())[:most]
 
 
+def first_line(error: BaseException) -> str:
+    """Returns an error's class and the first line of its text, cut off after 160 characters."""
+    text = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {text[0][:160]}"
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean X or Y?" with the known names most similar to `name`, or "" if none is similar."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=3)

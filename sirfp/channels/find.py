@@ -16,16 +16,20 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
-from ..errors import InputError, near
+from ..errors import InputError, first_line, near
 from ..network.batches import attempted
 from ..network.branches import training_only, within
 from ..network.detectron import feature_widths, training_inputs
-from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
+from ..network.forward import call, inference, is_detectron_input, is_held, tensors, training_branches
 from ..network.proposals import fixed_proposals
+from ..network.training_reads import TrainingReads
+from ..network.untouched import copied_model, outside_inference_mode, random_states, untouched
 from ..network.wrappers import check_prunable, on_plain_model
 from ..structure.atoms import build_groups, makes, sides, state_tensors
 from ..structure.groups import ChannelGroups
@@ -56,27 +60,51 @@ def find_groups(
             the inputs (the cause is kept), or it is no module whose calls can be followed.
     """
     check_prunable(model)
+    with outside_inference_mode(), random_states(model):
+        try:
+            own = copied_model(model)
+            guard: AbstractContextManager[None] = nullcontext()
+        except Exception as error:  # e.g. a lock, an open file, a tensor with a gradient graph
+            if trial:
+                raise InputError(
+                    f"the model cannot be copied (copy.deepcopy: {first_line(error)}); cuts are tried on copies"
+                ) from error
+            own, guard = model, untouched(model)
+        with guard:
+            return _find(own, example_inputs, ignore, trial)
+
+
+def _find(model: nn.Module, example_inputs: Any, ignore: Iterable[str], trial: bool) -> ChannelGroups:
+    """Finds the channel groups of a model that may be changed, see `find_groups`."""
     state = state_tensors(model)
     trace = ChannelTrace(state, [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)])
-    widths, outputs = feature_widths(model, trace), Outputs(model, trace)
-    with inference(model), fixed_proposals(model), widths, outputs, trace:
-        output = attempted(call, model, example_inputs, "the example inputs")
-    returned = [t for _, t in tensors(output)]
-    if not returned:
-        raise InputError(
-            f"the model returns no tensor, but {type(output).__name__}, so it is unknown which widths must stay; "
-            "wrap it in a module that returns its tensors"
-        )
-    trace.freeze_tensors(returned, "it is the model's output")
-    _follow_training(model, example_inputs, trace, state)
+    widths, outputs, reads = feature_widths(model, trace), Outputs(model, trace), TrainingReads()
+    with widths:
+        with inference(model), fixed_proposals(model), outputs, reads, trace:
+            output = attempted(call, model, example_inputs, "the example inputs")
+        announced = {name: dict(features) for name, features in widths.found.items()}
+        returned = [t for _, t in tensors(output)]
+        if not returned:
+            raise InputError(
+                f"the model returns no tensor, but {type(output).__name__}, so it is unknown which widths must stay; "
+                "wrap it in a module that returns its tensors"
+            )
+        trace.freeze_tensors(returned, "it is the model's output")
+        _freeze_scripted(model, trace, state)
+        askers = [module for module in reads.modules if not type(module).__module__.startswith("torch.nn.modules")]
+        code = trace.code
+        ran = _follow_training(model, example_inputs, trace, state, bool(askers))
+        trains = ran and (trace.code != code or any(map(is_held, askers)))
     branches = training_only(model)
     _keep(model, trace, state, branches, "it runs only in training")
     _ignore(model, trace, state, ignore)
-    found = build_groups(model, trace, state, widths.found, outputs)
+    found = build_groups(model, trace, state, announced, outputs)
     if trial and found.groups:
         from .trial import freeze_failing
 
-        found = freeze_failing(model, example_inputs, output, found)
+        places = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+        rewrites = not trace.written.isdisjoint(places)
+        found = freeze_failing(model, example_inputs, output, found, trains=trains, asks=ran, rewrites=rewrites)
     return found
 
 
@@ -103,15 +131,28 @@ def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], fou
     return again if parts[0] == parts[1] else found
 
 
-def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict) -> None:
-    """Traces the branches that run only in training. If they cannot run, freezes the layers that may feed them."""
-    if any(name not in trace.touched for name, _ in model.named_parameters()):
-        trace.counting = False
+def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict, asks: bool) -> bool:
+    """Traces the code that runs only in training. If it cannot run, freezes the layers that may feed it.
+
+    Args:
+        model: the model.
+        inputs: its inputs.
+        trace: the trace of the pass in evaluation mode.
+        state: the model's tensors by name.
+        asks: True if the model's code asks for its mode.
+
+    Returns:
+        True if the model ran in training mode. `trace.code` is then the hash of the operations of this pass.
+    """
+    ran = False
+    if asks or any(name not in trace.touched for name, _ in model.named_parameters()):
+        trace.code, trace.counting, trace.steady = 0, False, True
         try:
             given = training_inputs(model, inputs) if is_detectron_input(inputs) else inputs
             with training_branches(model), trace:
                 output = call(model, given)
             trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output in training")
+            ran = True
         except Exception as error:  # the model's own code may raise anything; its layers are frozen below
             logger.info("the training branches of the model could not be followed: %s", error)
     reading: dict[int, str] = {}
@@ -127,6 +168,15 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
             if len(dim) in reading:
                 reason = f"{reading[len(dim)]}, which the forward pass does not reach, may read it"
                 trace.labels.freeze(dim, reason)
+    return ran
+
+
+def _freeze_scripted(model: nn.Module, trace: ChannelTrace, state: dict) -> None:
+    """Freezes the channels of TorchScript modules, whose tensors cannot be replaced."""
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    for name in (name for name in state if within(name, scripted)):
+        for dim in trace.state_dims[name]:
+            trace.labels.freeze(dim, "a TorchScript module reads or makes it")
 
 
 def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from ..structure.groups import ChannelGroups, Frozen, Group
-from .rehearsal import CutCopy
+from .rehearsal import TRAINING, CutCopy
 
 logger = logging.getLogger(__name__)
 
@@ -28,36 +28,43 @@ HALVINGS = 1
 more halvings would cost runs and save hardly any group. The groups of a part that still fails are frozen together."""
 
 
-def freeze_failing(model: nn.Module, inputs: Any, output: Any, found: ChannelGroups) -> ChannelGroups:
+def freeze_failing(
+    model: nn.Module,
+    inputs: Any,
+    output: Any,
+    found: ChannelGroups,
+    *,
+    trains: bool = False,
+    asks: bool = False,
+    rewrites: bool = False,
+) -> ChannelGroups:
     """Freezes the groups whose cut breaks the model.
 
     All groups are cut in a copy, which is run. If it fails, the groups are tried by halves, each half together with the
     groups known to work. A group is thus frozen only if the copy fails with it and runs without it. The remaining
-    groups are then tried with another choice of widths.
+    groups are then tried with another choice of widths, and in training mode if the model runs other code in it.
 
-    Two kinds of groups are tried late:
-
-    - Once a group has failed, groups of the same role in other blocks are tried last and together, because they mostly
-      fail alike.
-    - Groups with a statistic over their channels are tried after the others, because their outputs cannot be compared
-      with those of the masked copy.
+    Once a group has failed, groups of the same role in other blocks are tried last and together, because they mostly
+    fail alike.
 
     Args:
-        model: the dense model.
+        model: a copy of the dense model; it is changed.
         inputs: its inputs.
         output: its output for these inputs.
         found: its groups.
+        trains: True if the model runs in training mode, by other code than in evaluation mode.
+        asks: True if the model runs in training mode, and its code asks for its mode.
+        rewrites: True if the model writes into its parameters when it runs.
 
     Returns:
         The groups that can be cut. All others are frozen, with the error as the reason.
-
-    Raises:
-        InputError: the model cannot be copied.
     """
-    copies = CutCopy(model, inputs, output, found)
+    copies = CutCopy(model, inputs, output, found, asks=asks and not trains, rewrites=rewrites)
     bad: dict[str, str] = {}
     left = list(found.groups)
-    for turn in range(TURNS):
+    for turn in (*range(TURNS), TRAINING):
+        if turn == TRAINING and not (trains or copies.trains):
+            break
         if left and (turn == 0 or copies.failure(left, turn)):
             bad |= _failing(copies, left, turn)
             left = [group for group in left if group.name not in bad]
@@ -100,12 +107,10 @@ def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
             try_alike(alike[:middle], halvings - 1)
             try_alike(alike[middle:], halvings - 1)
 
-    for inexact in (False, True):
-        try_halves([group for group in groups if bool(group.inexact) == inexact])
-        for alike in doubtful.values():
-            if alike:
-                try_alike(alike, HALVINGS)
-        doubtful.clear()
+    try_halves(groups)
+    for alike in doubtful.values():
+        if alike:
+            try_alike(alike, HALVINGS)
     return bad
 
 
@@ -126,9 +131,6 @@ def freeze_groups(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
         cost=found.cost.restricted_to(keep),
         sizes=found.sizes,
         emissions=tuple(replace(e, atoms=place[e.atoms]) for e in found.emissions),
-        statistics=tuple(
-            replace(s, atoms=tuple(None if a is None else place[a] for a in s.atoms)) for s in found.statistics
-        ),
         widths={m: {f: place[a] for f, a in v.items()} for m, v in found.widths.items()},
         branches=found.branches,
     )

@@ -123,27 +123,6 @@ class Emission:
     positions: int = 1
 
 
-@dataclass(frozen=True)
-class Statistic:
-    """An operation that computes a statistic over whole dimensions: a mean, a softmax, a layer norm.
-
-    Attributes:
-        name: name of the operation.
-        shape: the shape of its input.
-        atoms: for each dimension the atom of each index, -1 if frozen, or None if the dimension holds no channels.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    atoms: tuple[np.ndarray | None, ...]
-
-    def shape_of(self, keep: np.ndarray) -> tuple[int, ...]:
-        """Returns the input's shape if the atoms in `keep`, (atoms,) of bool, are kept."""
-        padded = np.append(keep, True)
-        sizes = zip(self.shape, self.atoms, strict=True)
-        return tuple(n if atoms is None else int(padded[atoms].sum()) for n, atoms in sizes)
-
-
 @dataclass
 class ChannelGroups:
     """All groups of a model, its frozen channels, and the cost of any choice of channels.
@@ -154,7 +133,6 @@ class ChannelGroups:
         cost: FLOPs and parameters as a function of the atoms kept.
         sizes: {name of a parameter or buffer: its shape}.
         emissions: the constants that emptied channels emit into the layers that read them.
-        statistics: the operations that compute statistics, in the order of the forward pass.
         widths: {module: {feature: the atom of each channel}} of the widths that modules announce.
         branches: the modules that run only in training; the cost does not count them.
     """
@@ -164,7 +142,6 @@ class ChannelGroups:
     cost: Cost
     sizes: dict[str, tuple[int, ...]]
     emissions: tuple[Emission, ...] = ()
-    statistics: tuple[Statistic, ...] = ()
     widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     branches: tuple[str, ...] = ()
 
