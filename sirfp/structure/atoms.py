@@ -17,7 +17,7 @@ from ..network.branches import training_only, within
 from ..tracing import ChannelTrace
 from ..tracing.outputs import Outputs, channel_dim
 from .cost import Cost
-from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice, Statistic
+from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice
 
 
 def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -53,14 +53,14 @@ class _Places:
     Attributes:
         names: the (tensor, dimension) of each place.
         makes: True for a place that is the output dimension of its layer.
-        blocks: {signature: blocks of the components with this signature}. A block holds the rows (component, place,
-            index in the place) of one component, (R, 3), sorted. The signature is the component's sequence of places,
-            as bytes.
+        blocks: {signature: blocks of the components with this signature, (components, R, 3)}. A block holds the rows
+            (component, place, index in the place) of one component, sorted. The signature is the component's sequence
+            of places, as bytes.
     """
 
     names: list[tuple[str, int]]
     makes: list[bool]
-    blocks: dict[bytes, list[np.ndarray]]
+    blocks: dict[bytes, np.ndarray]
 
 
 def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict, outputs: Outputs) -> ChannelGroups:
@@ -87,10 +87,6 @@ def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dic
         sizes={name: tuple(tensor.shape) for name, tensor in state.items()},
         cost=Cost.build(trace.products, parameters, atom_of, components.of, atoms),
         emissions=_emissions(trace, state, atom_of[components.of]),
-        statistics=tuple(
-            Statistic(name, shape, tuple(None if d is None else atom_of[components.of[d]] for d in dims))
-            for name, shape, dims in trace.statistics
-        ),
         widths={m: {f: atom_of[components.of[d]] for f, d in v.items()} for m, v in widths.items()},
         branches=branches,
     )
@@ -122,11 +118,29 @@ def _places(model: nn.Module, trace: ChannelTrace, state: dict, components: _Com
                 making.append(makes(model, name, dim, state[name]))
     table = np.concatenate(rows)
     table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
+    return _Places(names, making, _blocks(table))
+
+
+def _blocks(table: np.ndarray) -> dict[bytes, np.ndarray]:
+    """Collects the components with the same places, see `_Places.blocks`.
+
+    Args:
+        table: rows (component, place, index in the place), (R, 3), sorted.
+    """
     starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
-    blocks: dict[bytes, list[np.ndarray]] = {}
-    for block in np.split(table, starts[1:]) if len(table) else []:
-        blocks.setdefault(block[:, 1].tobytes(), []).append(block)
-    return _Places(names, making, blocks)
+    if not len(starts):
+        return {}
+    counts = np.diff(starts, append=len(table))
+    order = np.arange(len(table)) - np.repeat(starts, counts)
+    weights = np.random.default_rng(0).integers(1, 2**63, size=int(counts.max()), dtype=np.uint64)
+    marks = np.add.reduceat((table[:, 1].astype(np.uint64) + np.uint64(1)) * weights[order], starts)
+    _, first, kind = np.unique(marks, return_index=True, return_inverse=True)
+    blocks = {}
+    for number in np.argsort(first):
+        members = np.flatnonzero(kind == number)
+        rows = starts[members][:, None] + np.arange(counts[members[0]])
+        blocks[table[rows[0], 1].tobytes()] = table[rows]
+    return blocks
 
 
 def _groups(
@@ -147,20 +161,18 @@ def _groups(
     for key, lead in sorted(leads.items(), key=lambda item: item[1]):
         signature, blocks = signatures[key], places.blocks[key]
         name = places.names[lead][0].rpartition(".")[0] or places.names[lead][0]
-        for block in blocks if places.makes[lead] else []:  # report channels only, not e.g. kernel areas
-            reason = components.frozen.get(int(block[0, 0]))
-            if reason is not None:
-                made = int((block[:, 1] == lead).sum())
-                frozen[name, reason] = frozen.get((name, reason), 0) + made
+        reasons = [components.frozen.get(component) for component in blocks[:, 0, 0].tolist()]
+        made = int((signature == lead).sum()) if places.makes[lead] else 0  # report channels only, not kernel areas
+        for reason in filter(None, reasons if made else []):
+            frozen[name, reason] = frozen.get((name, reason), 0) + made
         first = int(np.flatnonzero(signature == lead)[0])
-        free = [block for block in blocks if int(block[0, 0]) not in components.frozen]
-        free.sort(key=lambda block: block[first, 2])
-        if not free:
+        free = blocks[[reason is None for reason in reasons]]
+        if not len(free):
             continue
-        ids = np.array([block[0, 0] for block in free])
+        free = free[np.argsort(free[:, first, 2], kind="stable")]
+        ids, index = free[:, 0, 0], free[:, :, 2]
         atom_of[ids] = atoms + np.arange(len(ids))
         atoms += len(ids)
-        index = np.stack([block[:, 2] for block in free])
         numbered[name] = numbered.get(name, 0) + 1
         groups.append(
             Group(

@@ -6,6 +6,7 @@ The model is not run, so a plan read from a file cuts a new dense model without 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -147,10 +148,16 @@ def _tensor(model: nn.Module, name: str) -> torch.Tensor:
     return getattr(model.get_submodule(owner), leaf)
 
 
+@lru_cache(maxsize=64)
+def _index(keep: tuple[int, ...]) -> torch.Tensor:
+    """Returns kept indices as a tensor, made once for the many tensors that keep the same."""
+    return torch.tensor(keep)
+
+
 def _select(tensor: torch.Tensor, pieces: Iterable[tuple[int, tuple[int, ...]]]) -> torch.Tensor:
     format_ = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
     for dim, keep in sorted(pieces, key=lambda piece: len(piece[1]) / tensor.shape[piece[0]]):
-        tensor = tensor.index_select(dim, torch.tensor(keep, device=tensor.device))
+        tensor = tensor.index_select(dim, _index(keep).to(tensor.device))
     return tensor.contiguous(memory_format=format_)
 
 
