@@ -29,7 +29,7 @@ from ..network.detectron import feature_widths, training_inputs
 from ..network.forward import call, inference, is_detectron_input, is_held, tensors, training_branches
 from ..network.proposals import fixed_proposals
 from ..network.training_reads import TrainingReads
-from ..network.untouched import copied_model, outside_inference_mode, random_states, untouched
+from ..network.untouched import SharedMemory, copied_model, outside_inference_mode, random_states, untouched
 from ..network.wrappers import check_prunable, on_plain_model
 from ..structure.atoms import build_groups, makes, sides, state_tensors
 from ..structure.groups import ChannelGroups
@@ -61,8 +61,9 @@ def find_groups(
     """
     check_prunable(model)
     with outside_inference_mode(), random_states(model):
+        shared = SharedMemory(model)
         try:
-            own = copied_model(model)
+            own = copied_model(model, share=True)
             guard: AbstractContextManager[None] = nullcontext()
         except Exception as error:  # e.g. a lock, an open file, a tensor with a gradient graph
             if trial:
@@ -71,13 +72,19 @@ def find_groups(
                 ) from error
             own, guard = model, untouched(model)
         with guard:
-            return _find(own, example_inputs, ignore, trial)
+            try:
+                return _find(own, example_inputs, ignore, trial, shared)
+            finally:
+                shared.restore()
 
 
-def _find(model: nn.Module, example_inputs: Any, ignore: Iterable[str], trial: bool) -> ChannelGroups:
-    """Finds the channel groups of a model that may be changed, see `find_groups`."""
+def _find(
+    model: nn.Module, example_inputs: Any, ignore: Iterable[str], trial: bool, shared: SharedMemory
+) -> ChannelGroups:
+    """Finds the channel groups of a copy of a model that shares its parameters, see `find_groups`."""
     state = state_tensors(model)
     trace = ChannelTrace(state, [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)])
+    trace.shared = shared
     widths, outputs, reads = feature_widths(model, trace), Outputs(model, trace), TrainingReads()
     with widths:
         with inference(model), fixed_proposals(model), outputs, reads, trace:
@@ -102,9 +109,7 @@ def _find(model: nn.Module, example_inputs: Any, ignore: Iterable[str], trial: b
     if trial and found.groups:
         from .trial import freeze_failing
 
-        places = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
-        rewrites = not trace.written.isdisjoint(places)
-        found = freeze_failing(model, example_inputs, output, found, trains=trains, asks=ran, rewrites=rewrites)
+        found = freeze_failing(model, example_inputs, output, found, shared, trains=trains, asks=ran)
     return found
 
 

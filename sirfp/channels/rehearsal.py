@@ -21,7 +21,7 @@ from ..errors import first_line
 from ..network.detectron import training_inputs
 from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
 from ..network.proposals import fixed_proposals
-from ..network.untouched import copied_model, own, seeded
+from ..network.untouched import SharedMemory, copied_model, own, replace_by_copies, seeded
 from ..structure.atoms import state_tensors
 from ..structure.groups import ChannelGroups, Group
 from ..structure.plan import PruningPlan
@@ -45,12 +45,12 @@ class CutCopy:
     """Cuts copies of a model and runs them.
 
     Args:
-        model: a copy of the model. It is changed: its constants become random (`randomise_constants`).
+        model: a copy of the model that shares its parameters. Its constants become random (`randomise_constants`).
         inputs: its inputs.
         output: its output for these inputs.
         found: its groups.
+        shared: guards the parameters. Once the model has written into them, copies no longer share them.
         asks: True if the model's code asks for its mode, and the dense model runs the same code in both modes.
-        rewrites: True if the model writes into its parameters when it runs, so that copies cannot share them.
 
     Attributes:
         trains: True once a cut copy has run other code in training mode than in evaluation mode.
@@ -62,11 +62,13 @@ class CutCopy:
         inputs: Any,
         output: Any,
         found: ChannelGroups,
+        shared: SharedMemory,
         *,
         asks: bool = False,
-        rewrites: bool = False,
     ):
-        self.model, self.inputs, self.found, self.rewrites = model, inputs, found, rewrites
+        if shared.written:
+            model = copied_model(model)
+        self.model, self.inputs, self.found, self.shared = model, inputs, found, shared
         self.asks, self.trains = asks, False
         self.output = dict(tensors(output))
         self.detector = is_detector(output)
@@ -76,7 +78,8 @@ class CutCopy:
             self._compare_layers()
         self._whole_code = True  # False if the model fails in training mode with its own dropouts and norms
         self._sound: set[int] = set()  # trials in which a masked copy has run
-        self._constants = randomise_constants(model)
+        self._constants = replace_by_copies(model, constants(model))
+        randomise_constants(model)
 
     def _compare_layers(self) -> None:
         self._doubtful.clear()
@@ -100,7 +103,7 @@ class CutCopy:
         try:
             apply(copied, plan)
             before = _shapes_of_state(copied)
-            got = self._run(copied, turn, boxes, Choices())
+            got = self._run(copied, turn, boxes, Choices(shared=self.shared))
         except Exception as error:  # the model's own code may raise anything
             return self._reason(groups, plan, turn, error)
         if self.asks and turn == TRAINING - 1:
@@ -133,7 +136,7 @@ class CutCopy:
     def _runs_other_code(self, cut: nn.Module, got: Run) -> bool:
         """True if a cut copy runs other operations in training mode than in evaluation mode, or fails in it."""
         try:
-            return self._run(cut, TRAINING, [], Choices()).choices.code != got.choices.code
+            return self._run(cut, TRAINING, [], Choices(shared=self.shared)).choices.code != got.choices.code
         except Exception as error:  # the model's own code may raise anything
             logger.debug("a cut copy fails in training mode: %s", error)
             return True
@@ -161,13 +164,12 @@ class CutCopy:
         return f"cut, the model fails{mode}: {first_line(error)}"
 
     def _restore_constants(self) -> None:
-        with torch.no_grad():
-            for tensor, values in self._constants:
-                tensor.copy_(values)
+        for table, name, tensor in self._constants:
+            table[name] = tensor
         self._constants = []
 
     def _copied(self) -> nn.Module:
-        return copied_model(self.model, share=not self.rewrites)
+        return copied_model(self.model, share=not self.shared.written)
 
     def _choice(self, groups: list[Group], turn: int) -> np.ndarray:
         """Chooses the atoms to keep, (atoms,) of bool: removes some of each group in `groups`."""
@@ -202,9 +204,10 @@ class CutCopy:
             given = training_inputs(model, given) if is_detectron_input(given) else given
             mode, functions = partial(training_branches, whole=self._whole_code), FunctionWatch(steady=True)
         with fixed_proposals(model, BOXES), seeded(model, seed), choices, kept or nullcontext(), functions:
+            layers: dict[str, torch.Tensor] = {}
             if self.layers is None:
                 with mode(model):
-                    layers, output = {}, call(model, given)
+                    output = call(model, given)
             else:
                 record = kept is None or not boxes
                 layers, output = continuous(model, given, self.layers, boxes, record=record, mode=mode)
@@ -222,15 +225,17 @@ class CutCopy:
             choices: the choices of the cut copy, or None.
             stir: True to change all weights by a few ulp and to draw other random numbers.
         """
-        model = copied_model(self.model) if stir or self.rewrites else self.model
+        model = copied_model(self.model) if stir or self.shared.written else self.model
         if stir:
             _shake(model)
         with own(model, {name for cut in plan.cuts for name, _ in cut.tensors}):
             mask(model, plan)
-            run = self._run(model, turn, boxes, Choices(choices), KeptStatistics(model, plan), seed=int(stir))
+            run = self._run(
+                model, turn, boxes, Choices(choices, self.shared), KeptStatistics(model, plan), seed=int(stir)
+            )
             if any(t.is_floating_point() and t.isnan().any() for t in run.values.values()):
                 kept = KeptStatistics(model, plan, clean=True)
-                run = self._run(model, turn, boxes, Choices(choices), kept, seed=int(stir))
+                run = self._run(model, turn, boxes, Choices(choices, self.shared), kept, seed=int(stir))
         self._sound.add(turn)
         return run
 
@@ -273,7 +278,7 @@ class CutCopy:
             for tensor in copied.parameters():
                 tensor.mul_(0.9)
         try:
-            other = self._run(copied, turn, [], Choices())
+            other = self._run(copied, turn, [], Choices(shared=self.shared))
         except Exception as error:  # the model's own code may raise anything
             logger.debug("with other weights the model fails: %s", error)
             return set(wanted.values)
@@ -281,28 +286,33 @@ class CutCopy:
 
 
 @torch.no_grad()
-def randomise_constants(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def randomise_constants(model: nn.Module) -> None:
     """Fills the constant parameters and buffers of a model with random values, in place.
 
     Otherwise scales initialised with zero or a tiny value, as at the end of a residual branch, would hide a wrong cut.
-
-    Returns:
-        (tensor, its former values) of each tensor that was filled.
     """
     generator = torch.Generator().manual_seed(0)
-    before = []
-    for tensor in (*model.parameters(), *model.buffers()):
-        if not tensor.is_floating_point() or tensor.numel() < 2 or not writable(tensor):
-            continue
-        if tensor.flatten()[0] == tensor.flatten()[-1] and tensor.min() == tensor.max():
-            before.append((tensor, tensor.clone()))
-            sides = sorted(tensor.shape)
-            if len(sides) > 1 and sides[-2] > 1:
-                values = torch.randn(tensor.shape, generator=generator) * (tensor.shape[0] / tensor.numel()) ** 0.5
-            else:
-                values = torch.rand(tensor.shape, generator=generator) + 0.5
-            tensor.copy_(values)
-    return before
+    for tensor in constants(model).values():
+        sides = sorted(tensor.shape)
+        if len(sides) > 1 and sides[-2] > 1:
+            values = torch.randn(tensor.shape, generator=generator) * (tensor.shape[0] / tensor.numel()) ** 0.5
+        else:
+            values = torch.rand(tensor.shape, generator=generator) + 0.5
+        tensor.copy_(values)
+
+
+def constants(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns the parameters and buffers of a model that have several elements of one value, by name."""
+    return {
+        name: tensor
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if tensor.is_floating_point() and tensor.numel() > 1 and writable(tensor) and _is_constant(tensor.detach())
+    }
+
+
+def _is_constant(tensor: torch.Tensor) -> bool:
+    first, last = tensor[(0,) * tensor.dim()], tensor[(-1,) * tensor.dim()]
+    return bool(first == last) and bool(tensor.min() == tensor.max())
 
 
 @torch.no_grad()

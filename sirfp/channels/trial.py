@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ..network.untouched import SharedMemory
 from ..structure.groups import ChannelGroups, Frozen, Group
 from .rehearsal import TRAINING, CutCopy
 
@@ -33,10 +34,10 @@ def freeze_failing(
     inputs: Any,
     output: Any,
     found: ChannelGroups,
+    shared: SharedMemory,
     *,
     trains: bool = False,
     asks: bool = False,
-    rewrites: bool = False,
 ) -> ChannelGroups:
     """Freezes the groups whose cut breaks the model.
 
@@ -48,18 +49,18 @@ def freeze_failing(
     fail alike.
 
     Args:
-        model: a copy of the dense model; it is changed.
+        model: a copy of the dense model that shares its parameters; it is changed, but not the parameters.
         inputs: its inputs.
         output: its output for these inputs.
         found: its groups.
+        shared: guards the parameters.
         trains: True if the model runs in training mode, by other code than in evaluation mode.
         asks: True if the model runs in training mode, and its code asks for its mode.
-        rewrites: True if the model writes into its parameters when it runs.
 
     Returns:
         The groups that can be cut. All others are frozen, with the error as the reason.
     """
-    copies = CutCopy(model, inputs, output, found, asks=asks and not trains, rewrites=rewrites)
+    copies = CutCopy(model, inputs, output, found, shared, asks=asks and not trains)
     bad: dict[str, str] = {}
     left = list(found.groups)
     for turn in (*range(TURNS), TRAINING):

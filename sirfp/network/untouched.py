@@ -113,12 +113,17 @@ def copied_model(model: nn.Module, *, share: bool = False) -> nn.Module:
 
     Args:
         model: the model.
-        share: True to share its parameters with the copy, which saves time and memory.
+        share: True to let the copy's parameters use the memory of the model's, which saves time. `SharedMemory`
+            guards it.
 
     Raises:
         Exception: of any class, if `copy.deepcopy` cannot copy it: it holds, for example, a lock or an open file.
     """
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters() if share else ():
+        if type(parameter) is nn.Parameter:
+            memo[id(parameter)] = nn.Parameter(parameter.data, parameter.requires_grad)
+            memo[id(parameter)].__dict__.update(parameter.__dict__)  # attributes that other code set
     for module in model.modules():  # weights computed by hooks, such as those of `weight_norm`, have a gradient graph
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
@@ -126,10 +131,44 @@ def copied_model(model: nn.Module, *, share: bool = False) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
+class SharedMemory:
+    """Restores the parameters whose memory copies of a model share, where an operation has written into it.
+
+    A dispatch mode that is active while a copy runs must call `before_write`.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._sharing: dict[int, list[torch.Tensor]] = {}
+        for parameter in model.parameters():
+            if parameter.layout == torch.strided and not nn.parameter.is_lazy(parameter):
+                self._sharing.setdefault(parameter.untyped_storage().data_ptr(), []).append(parameter)
+        self._saved: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @property
+    def written(self) -> bool:
+        """True if an operation has written into the memory."""
+        return bool(self._saved)
+
+    def before_write(self, tensor: torch.Tensor) -> None:
+        """Saves what an operation is about to overwrite."""
+        if tensor.layout == torch.strided:
+            for parameter in self._sharing.pop(tensor.untyped_storage().data_ptr(), ()):
+                self._saved.append((parameter, parameter.detach().clone()))
+
+    def restore(self) -> None:
+        """Puts back what was overwritten."""
+        with torch.no_grad():
+            for parameter, values in self._saved:
+                parameter.data.copy_(values)
+
+
 @contextmanager
 def own(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """Gives a model, while active, copies of some of its parameters and buffers in their place."""
-    replaced = _replace(model, names)
+    replaced = replace_by_copies(model, names)
     try:
         yield
     finally:
@@ -137,7 +176,7 @@ def own(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
             table[name] = tensor
 
 
-def _replace(model: nn.Module, names: Iterable[str]) -> list[tuple[Any, str, torch.Tensor]]:
+def replace_by_copies(model: nn.Module, names: Iterable[str]) -> list[tuple[Any, str, torch.Tensor]]:
     """Replaces parameters and buffers by copies; returns (table, name, former tensor) of each."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     wanted = {id(state[name]) for name in names if name in state}
@@ -209,4 +248,4 @@ def leave_inference(model: nn.Module) -> None:
     """Replaces, in place, parameters and buffers made in inference mode by tensors that training can use."""
     made = {id(tensor) for tensor in _tensors(model) if tensor.is_inference()}
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    _replace(model, [name for name, tensor in state.items() if id(tensor) in made])
+    replace_by_copies(model, [name for name, tensor in state.items() if id(tensor) in made])

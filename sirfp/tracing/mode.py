@@ -71,7 +71,7 @@ class ChannelTrace(TorchDispatchMode):
         self.counting = True  # False in the training pass: products are those of inference
         self.steady = False  # True in the training pass: PyTorch's dropouts return their input
         self.code = 0  # a hash of the operations so far with their shapes and numbers
-        self.written: set[int] = set()  # addresses of the memory that operations wrote into
+        self.shared: Any = None  # a `SharedMemory` that is told of each write
         self.before: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # shape, steps of a tensor before its change
         self._dims = WeakTensorKeyDictionary()
         self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants or their maps)
@@ -240,7 +240,8 @@ class ChannelTrace(TorchDispatchMode):
     def _note_write(self, tensor: torch.Tensor) -> None:
         if tensor.layout == torch.strided:
             self.before = tuple(tensor.shape), tensor.stride()
-            self.written.add(tensor.untyped_storage().data_ptr())
+        if self.shared is not None:
+            self.shared.before_write(tensor)
 
     def _note_reads(self, inputs: list[torch.Tensor]) -> None:
         """Notes the parameters and buffers that are read, and freezes the labels that wait for a read (`when_read`)."""

@@ -13,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..network.untouched import SharedMemory
 from ..tracing import STATISTICS
 from ..tracing.mode import fingerprint
 
@@ -39,6 +40,7 @@ class Choices(TorchDispatchMode):
 
     Args:
         earlier: the choices of the run to repeat, or None to record only.
+        shared: the memory that the model shares with another one, or None.
 
     Attributes:
         made: (operation, its inputs, its results) of each choice of the recorded run.
@@ -46,8 +48,9 @@ class Choices(TorchDispatchMode):
         code: a hash of the operations (`sirfp.tracing.mode.fingerprint`).
     """
 
-    def __init__(self, earlier: Choices | None = None):
+    def __init__(self, earlier: Choices | None = None, shared: SharedMemory | None = None):
         super().__init__()
+        self.shared = shared
         self.made: list[tuple[str, list[torch.Tensor], list[Any]]] = []
         self.statistics: list[tuple[str, tuple[int, ...]]] = []
         self.code = 0
@@ -61,6 +64,8 @@ class Choices(TorchDispatchMode):
         kwargs = kwargs or {}
         name, leaves = func._schema.name, tree_leaves((args, kwargs))
         self.code = fingerprint(self.code, name, leaves)
+        if func._schema.is_mutable and self.shared is not None and leaves and isinstance(leaves[0], torch.Tensor):
+            self.shared.before_write(leaves[0])
         if name in STATISTICS:
             self.statistics.append((name, tuple(args[0].shape)))
         out = func(*args, **kwargs)
