@@ -80,7 +80,7 @@ def test_every_batch_is_looked_at_once_whatever_is_read_ahead(monkeypatch):
         monkeypatch.setattr(sys.modules["sirfp.budget.evidence"], "take_moments", lambda *_: {})
         how = {"loss": loss, "reconstruction": reconstruction}
         sirfp.prune(build(Residual), BATCHES[0], "sirfp_joint", calibration=iter(BATCHES), **how)
-        assert [any(one is batch for batch in BATCHES) for one in seen] == [True, True] and seen[0] is not seen[1]
+        assert len(seen) == 2 and all(torch.equal(one, batch) for one, batch in zip(seen, BATCHES, strict=True))
 
 
 def test_without_calibration_the_default_asks_for_it():

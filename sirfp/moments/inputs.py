@@ -105,9 +105,10 @@ class Moments(dict[str, InputMoments]):
     @contextmanager
     def as_taken(self, model: nn.Module) -> Iterator[None]:
         """Sets every module's mode to that in which the moments were taken, and restores it afterwards."""
-        before = [(module, module.training) for module in model.modules()]
-        for name, module in model.named_modules():
-            module.training = self.training.get(name, module.training)
+        before = [(m, m.training) for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+        names = {id(module): name for name, module in model.named_modules()}
+        for module, mode in before:
+            module.training = self.training.get(names[id(module)], mode)
         try:
             yield
         finally:

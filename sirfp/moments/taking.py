@@ -52,7 +52,7 @@ def take_moments(
     """
     state = _Progress()
     moments, checked = Moments(run), 0
-    moments.training = {name: module.training for name, module in model.named_modules()}
+    moments.training = {name: getattr(module, "training", False) for name, module in model.named_modules()}
     with ExitStack() as handles:
         for name in dict.fromkeys(emission.weight for emission in found.emissions):
             module: Any = model.get_submodule(name.rpartition(".")[0])

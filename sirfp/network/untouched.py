@@ -159,10 +159,12 @@ class SharedMemory:
                 self._saved.append((parameter, parameter.detach().clone()))
 
     def restore(self) -> None:
-        """Puts back what was overwritten."""
+        """Puts back what was overwritten, and lets go of the parameters."""
         with torch.no_grad():
             for parameter, values in self._saved:
                 parameter.data.copy_(values)
+        self._saved.clear()
+        self._sharing.clear()
 
 
 @contextmanager

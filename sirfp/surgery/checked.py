@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..moments import Moments
+from ..network.untouched import random_states, untouched
 from ..structure.groups import ChannelGroups
 
 WAYS = ("refit", "careful", "emitted", "none")
@@ -47,16 +48,16 @@ def best_way(
     Returns:
         One of `ways`: the first if there are no images or no layers to check on.
     """
-    names = _whole_outputs(found, keep)
+    names = [n for n in _whole_outputs(found, keep) if not isinstance(model.get_submodule(n), torch.jit.ScriptModule)]
     if not moments.unseen or not names or not keep.size:
         return ways[0]
-    with moments.as_taken(model):
+    with untouched(model), moments.as_taken(model):
         wanted = list(_outputs(model, names, moments))
     errors = []
     for way in ways:
         pruned = copy.deepcopy(model)
         cut(pruned, way)
-        with moments.as_taken(pruned):
+        with random_states(pruned), moments.as_taken(pruned):
             errors.append(_error(wanted, _outputs(pruned, names, moments), names))
         del pruned
     total = torch.stack(errors)

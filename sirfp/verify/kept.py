@@ -65,7 +65,7 @@ class KeptStatistics(ChannelTrace):
         super().__exit__(*exc)
         self._widths.__exit__(*exc)
 
-    def emitted(self, tensor: torch.Tensor) -> None:
+    def emitted(self, tensor: torch.Tensor, maps: bool = False) -> None:
         """Returns None: constants of emptied channels are not followed here, which saves time."""
         return None
 
