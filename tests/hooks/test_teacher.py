@@ -228,4 +228,5 @@ def test_every_task_learns_from_its_teacher_and_resumes(tmp_path, task, clean_ca
         same_weights(teach(whole).teacher.state_dict(), teach(resumed).teacher.state_dict())
     lines = [json.loads(line) for line in (tmp_path / "whole/metrics.json").read_text().splitlines()]
     taught = [{k: v for k, v in line.items() if k.startswith("loss_teacher")} for line in lines if "total_loss" in line]
-    assert taught[-1] and all(value > 0 for value in taught[-1].values()), lines
+    losses = taught[-1].values()  # an untrained detector sees no object, so that its boxes are not compared
+    assert max(losses) > 0 and all(value >= 0 for value in losses), lines
