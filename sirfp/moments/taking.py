@@ -25,7 +25,7 @@ of a map are similar."""
 WIDEST = 4096
 """Maximum number of input channels of a layer whose moments are taken. The moments are a matrix with this many rows: 32
 MiB for the lower half in float32, 128 MiB for the whole matrix in float64 when it is solved."""
-CHECKED = 8
+CHECKED = 16
 """Number of images, at least, on which the whole cut network is compared with the dense one."""
 _FREE = 512
 """Up to this number of channels times taps, `ROWS` positions of a call are unfolded; above it fewer, so that the

@@ -25,6 +25,9 @@ from ..structure.groups import ChannelGroups
 WAYS = ("refit", "careful", "emitted", "none")
 """Refitting with small ridges; with the best ridge of each layer; correcting for emptied channels; no correction."""
 
+MARGIN = 0.03
+"""A correction is taken only if its error is smaller by this share: the images to check on are few."""
+
 
 @torch.no_grad()
 def best_way(
@@ -43,7 +46,7 @@ def best_way(
         keep: the atoms to keep, (atoms,) of bool.
         moments: they hold the images to check on.
         cut: cuts a copy of the model in one of the ways, having seen only the first half of the images.
-        ways: to choose from.
+        ways: to choose from; the last one is to correct nothing.
 
     Returns:
         One of `ways`: the first if there are no images or no layers to check on.
@@ -64,11 +67,16 @@ def best_way(
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
     total = torch.where(total.isfinite(), total, torch.inf)
+    total[-1] *= 1 - MARGIN
     return ways[int(total.argmin())]
 
 
 def _whole_outputs(found: ChannelGroups, keep: np.ndarray) -> list[str]:
-    """Returns the names of the layers that read prunable channels and keep all their outputs."""
+    """Returns the names of the layers that read prunable channels and make the model's outputs.
+
+    If there are none (the outputs of detectors are boxes), of all layers that read prunable channels and keep all their
+    outputs.
+    """
     cut = {
         piece.tensor
         for group in found
@@ -76,7 +84,9 @@ def _whole_outputs(found: ChannelGroups, keep: np.ndarray) -> list[str]:
         for piece in group.slices
         if piece.dim == 0
     }
-    return [name.rpartition(".")[0] for name in dict.fromkeys(e.weight for e in found.emissions) if name not in cut]
+    names = [name.rpartition(".")[0] for name in dict.fromkeys(e.weight for e in found.emissions) if name not in cut]
+    outputs = {frozen.name for frozen in found.frozen if frozen.reason == "it is the model's output"}
+    return [name for name in names if name in outputs] or names
 
 
 def _outputs(model: nn.Module, names: list[str], moments: Moments) -> Iterator[dict[str, list[torch.Tensor]]]:
