@@ -92,6 +92,7 @@ class Moments(dict[str, InputMoments]):
     Attributes:
         unseen: batches of the second half of the images, with `CHECKED` images or more where there are as many. A
             single image is the only one: no layer is fitted to it.
+        checked: the number of images in `unseen`.
         run: calls a model with a batch.
         training: the mode of each module when the moments were taken.
     """
@@ -99,6 +100,7 @@ class Moments(dict[str, InputMoments]):
     def __init__(self, run: Callable[[nn.Module, Any], Any] = call) -> None:
         super().__init__()
         self.unseen: list[Any] = []
+        self.checked = 0
         self.run = run
         self.training: dict[str, bool] = {}
 

@@ -51,7 +51,7 @@ def take_moments(
         batch, every second image. Layers that were not called, or with NaN or infinite values only, are left out.
     """
     state = _Progress()
-    moments, checked = Moments(run), 0
+    moments = Moments(run)
     moments.training = {name: getattr(module, "training", False) for name, module in model.named_modules()}
     with ExitStack() as handles:
         for name in dict.fromkeys(emission.weight for emission in found.emissions):
@@ -66,9 +66,9 @@ def take_moments(
         for batch in chain(first, batches):
             state.images = count_images(batch)
             run(model, batch)
-            if (state.alone or state.batch % 2) and checked < CHECKED:
+            if (state.alone or state.batch % 2) and moments.checked < CHECKED:
                 part = _second_half(batch) if state.alone and state.images > 1 else batch
-                checked += count_images(part)
+                moments.checked += count_images(part)
                 moments.unseen.append(part)
             state.batch += 1
     if dist.is_available() and dist.is_initialized():

@@ -25,8 +25,8 @@ from ..structure.groups import ChannelGroups
 WAYS = ("refit", "careful", "emitted", "none")
 """Refitting with small ridges; with the best ridge of each layer; correcting for emptied channels; no correction."""
 
-MARGIN = 0.03
-"""A correction is taken only if its error is smaller by this share: the images to check on are few."""
+MARGIN = 0.3
+"""A correction is taken only if its error is smaller by this share, divided by the root of the number of images."""
 
 
 @torch.no_grad()
@@ -63,11 +63,12 @@ def best_way(
         with random_states(pruned), moments.as_taken(pruned):
             errors.append(_error(wanted, _outputs(pruned, names, moments), names))
         del pruned
-    total = torch.stack(errors)
+    total = torch.stack([*errors, errors[0].new_tensor(moments.checked)])
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(total)
     total = torch.where(total.isfinite(), total, torch.inf)
-    total[-1] *= 1 - MARGIN
+    images, total = total[-1].clamp_min(1), total[:-1]
+    total[-1] *= 1 - MARGIN / images.sqrt()
     return ways[int(total.argmin())]
 
 
