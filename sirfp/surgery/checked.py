@@ -25,6 +25,9 @@ from ..structure.groups import ChannelGroups
 WAYS = ("refit", "careful", "emitted", "none")
 """Refitting with small ridges; with the best ridge of each layer; correcting for emptied channels; no correction."""
 
+CAREFUL = 0.8
+"""The best ridge of each layer is taken only if its network's error is below this share of that of small ridges: the
+check fits on half of the images, which favours large ridges."""
 MARGIN = 0.3
 """A correction is taken only if its error is smaller by this share, divided by the root of the number of images."""
 
@@ -69,6 +72,8 @@ def best_way(
     total = torch.where(total.isfinite(), total, torch.inf)
     images, total = total[-1].clamp_min(1), total[:-1]
     total[-1] *= 1 - MARGIN / images.sqrt()
+    if "careful" in ways:
+        total[ways.index("careful")] /= CAREFUL
     return ways[int(total.argmin())]
 
 

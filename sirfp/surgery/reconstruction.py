@@ -181,13 +181,11 @@ class _Check:
         self.reader, self.mean, self.covariance = reader, seen.mean, seen.covariance()
         kept, removed, covariance = reader.kept, reader.removed, unseen.covariance()
         self.inner, self.cross = covariance[kept][:, kept], covariance[kept][:, removed]
-        self.own = self.covariance[kept][:, kept], self.covariance[kept][:, removed]
         self.means = unseen.mean[kept], unseen.mean[removed]
         self.share = unseen.rows
         self.gram = reader.gram(removed, removed)
         self.noise = reader.noise * self.inner.diagonal()
         self.plain = (self.gram * covariance[removed][:, removed]).sum()
-        self.known = (self.gram * self.covariance[removed][:, removed]).sum()
         self.mixed = None
         if bool(reader.noise.any()):
             self.mixed = reader.gram(kept, removed)
@@ -200,21 +198,14 @@ class _Check:
         return self.share * (self.plain + (reader.read @ self.means[1] - shift).square().sum())
 
     def refit(self, ridge: float) -> torch.Tensor:
-        """Returns the error, times the rows, of a refit on all images, estimated from that of a refit on this half.
-
-        What a fit on n rows loses by noise falls with 1 / n. Its error on the rows that it has seen is too small by
-        about as much as that on other rows is too large. A fit on twice as many rows therefore has three quarters of
-        the error on unseen rows and a quarter of that on seen ones.
-        """
+        """Returns the error, times the rows, of a refit."""
         factors, constants = fit(self.mean, self.covariance, self.reader.gone, ridge + self.reader.noise)
         weighed = factors @ self.gram
         error = self.plain - 2 * (self.cross * weighed).sum() + (self.inner @ factors * weighed).sum()
         if self.mixed is not None:
             error += (self.noise[:, None] * factors * (2 * self.mixed + weighed)).sum()
         left = self.reader.read @ (self.means[1] - self.means[0] @ factors - constants)
-        inner, cross = self.own
-        seen = self.known - 2 * (cross * weighed).sum() + (inner @ factors * weighed).sum()
-        return self.share * (0.75 * (error + left.square().sum()) + 0.25 * seen)
+        return self.share * (error + left.square().sum())
 
 
 def _choose(reader: _Reader, emitted: torch.Tensor | None, tolerance: float) -> Correction:
