@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sirfp.budget.curve import Curve
@@ -23,6 +23,7 @@ def curves(draw, losses=LOSSES) -> Curve:
     return Curve("a", size, (*below, size), (*(draw(losses) for _ in below), 0.0))
 
 
+@settings(deadline=None)
 @given(curves())
 def test_losses_are_finite_and_never_rise_with_the_width(curve):
     clean = curve.cleaned()
@@ -38,6 +39,7 @@ def test_losses_are_finite_and_never_rise_with_the_width(curve):
     assert np.allclose([curve.at(width) for width in curve.widths], clean.losses)
 
 
+@settings(deadline=None)
 @given(curves())
 def test_the_hull_is_convex_and_below_the_curve(curve):
     hull, clean = curve.hull(), curve.cleaned()
@@ -67,6 +69,7 @@ def test_losses_below_the_smallest_measured_width_are_high():
     assert flat.at(1) == 0
 
 
+@settings(deadline=None)
 @given(curves())
 def test_json(curve):
     again = Curve.from_json(json.loads(json.dumps(curve.to_json(), allow_nan=False)))
