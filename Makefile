@@ -10,12 +10,13 @@ export OMP_WAIT_POLICY = passive
 DOCS := .venv/.sirfp-docs
 LOCK := uv pip compile --quiet --universal --python-version 3.10 --no-annotate --custom-compile-command "make lock"
 
-.PHONY: help setup demo test test-all lint types docs bench lock clean
+.PHONY: help setup demo test test-all test-core lint types docs bench lock clean
 
 help:
 	@echo "make demo      train, prune and report a small segmentation network (minutes)"
 	@echo "make test      all tests except the slow ones"
 	@echo "make test-all  all tests"
+	@echo "make test-core every command with timm, installed from a wheel where Detectron2 is not installed"
 	@echo "make lint      ruff"
 	@echo "make types     mypy"
 	@echo "make docs      build the website of the documentation in site/; fails on a broken link"
@@ -36,6 +37,9 @@ test: setup
 test-all: setup
 	$(RUN) -m pytest tests $(PYTEST_ARGS)
 
+test-core:
+	PYTHON="$(PYTHON)" sh tests/without_detectron2.sh
+
 lint: setup
 	$(RUN) -m ruff check .
 
@@ -54,7 +58,7 @@ bench: setup
 
 lock: setup
 	$(RUN) -m pip install --quiet uv
-	$(RUN) -m $(LOCK) --extra dev --extra bench --extra export --output-file requirements/lock.txt setup.cfg
+	$(RUN) -m $(LOCK) --extra detectron2 --extra dev --extra bench --extra export --output-file requirements/lock.txt setup.cfg
 	$(RUN) -c "import configparser as c; f = c.ConfigParser(); f.read('setup.cfg'); print(f['options.extras_require']['docs'])" \
 		| $(RUN) -m $(LOCK) --constraint requirements/lock.txt --output-file requirements/docs.txt -
 

@@ -14,21 +14,11 @@ venv=.venv
 python=$venv/bin/python
 completed=$venv/.sirfp-completed  # holds the checksum of the inputs it was completed for
 begun=$venv/.sirfp-begun          # stands while an installation is under way
-inputs="requirements/setup.sh requirements/lock.txt requirements/detectron2.txt setup.cfg"
+inputs="requirements/setup.sh requirements/lock.txt requirements/detectron2.txt requirements/detectron2.sh setup.cfg"
 
 fail() {
     echo "setup: $*" >&2
     exit 2
-}
-
-# Works for pip in any virtual environment, and for a Detectron2 built from source, which is left alone.
-install_detectron2() {
-    if "$python" -c "import detectron2" 2>/dev/null; then return; fi
-    purelib=$("$python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-    "$python" -m pip install --no-deps --require-hashes --only-binary=:all: --python-version 3.10 \
-        --upgrade --target "$purelib" -r requirements/detectron2.txt
-    rm -rf "$purelib/tools"  # a stray top-level package of that wheel
-    "$python" -c "import detectron2"
 }
 
 make_venv() {
@@ -66,7 +56,7 @@ echo "setup: installing the pinned requirements; a first time takes minutes, and
     "$python" -m pip install --no-deps --quiet "$(grep '^setuptools==' requirements/lock.txt)" \
         && "$python" -m pip install --no-deps --no-build-isolation --use-pep517 -r requirements/lock.txt
 } || { rm "$begun"; fail "could not install requirements/lock.txt; pip says why above, and keeps what it has downloaded"; }
-install_detectron2
+PYTHON=$python sh requirements/detectron2.sh
 "$python" -m pip install --no-deps --no-build-isolation --quiet -e .
 echo "$checksum" >"$completed"
 rm "$begun"

