@@ -66,8 +66,6 @@ def layer_norm(trace, func, args, kwargs, out) -> None:
             if dims[axis] is not None or known is not None:
                 dims[axis] = trace.labels.tie(dims[axis], known, "layer norm ties it to an input of fixed size")
         trace.labels.mark_inexact(dims[axis], "layer norm's statistics run over these channels")
-        if not vectors:
-            trace.labels.freeze(dims[axis], "layer norm without scale has its width in the code")
     result = out[0] if isinstance(out, (tuple, list)) else out
     trace.set(result, list(dims))
     if func._schema.name == "aten::native_layer_norm":
@@ -214,7 +212,8 @@ def data_dependent_size(trace, func, args, kwargs, out) -> None:
     "mkldnn_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_nearest1d",
     "upsample_linear1d", "upsample_trilinear3d", "upsample_nearest3d", "_upsample_bilinear2d_aa",
     "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d", "grid_sampler_2d", "grid_sampler_3d", "grid_sampler",
-    "reflection_pad2d", "replication_pad2d", "reflection_pad1d", "replication_pad1d", "lp_pool2d",
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
+    "replication_pad3d", "lp_pool2d",
     "fractional_max_pool2d",
     counted=("upsample_nearest2d", "upsample_bilinear2d", "_adaptive_avg_pool2d", "grid_sampler_2d"),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,28 @@ def mask(model: nn.Module, plan: PruningPlan) -> None:
             for name, dim in cut.tensors:
                 if name in state and not name.endswith("running_var") and writable(state[name]):
                     state[name].index_fill_(dim, index.to(state[name].device), 0)
+    _lengthen(model)
+
+
+@torch.no_grad()
+def _lengthen(model: nn.Module) -> None:
+    """Sets zero directions of weight norm to ones: a weight g v / |v| of length g = 0 is zero only if |v| is not."""
+    for module in model.modules():
+        for direction, length, dim in _weight_norms(module):
+            rows = direction.movedim(dim, 0)
+            empty = (length.movedim(dim, 0).flatten(1) == 0).all(1) & (rows.flatten(1) == 0).all(1)
+            rows[empty] = 1.0
+
+
+def _weight_norms(module: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """Yields direction, length and dimension of each weight norm of a module, of both kinds that PyTorch has."""
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__name__ == "WeightNorm" and hook.dim not in (None, -1):
+            yield getattr(module, f"{hook.name}_v"), getattr(module, f"{hook.name}_g"), hook.dim
+    if isinstance(module, nn.utils.parametrize.ParametrizationList):
+        first: Any = module[0]
+        if type(first).__name__ == "_WeightNorm" and first.dim not in (None, -1):
+            yield module.get_parameter("original1"), module.get_parameter("original0"), first.dim
 
 
 def writable(tensor: torch.Tensor) -> bool:
@@ -81,6 +103,7 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
                 index[dim] = torch.tensor(keep)
             tensor.fill_(1.0 if name.endswith("running_var") else 0.0)
             tensor[torch.meshgrid(*index, indexing="ij")] = pruned[name].to(tensor)
+    _lengthen(model)
 
 
 def compare(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan | None = None) -> Difference:
