@@ -7,6 +7,7 @@ unit of pruning. Atoms with indices in the same places form a *group* and compet
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..network.branches import training_only, within
 from ..tracing import ChannelTrace
 from ..tracing.outputs import Outputs, channel_dim
 from .cost import Cost
-from .groups import ChannelGroups, Emission, Feature, Frozen, Group, Slice
+from .groups import ChannelGroups, Emission, Feature, Frozen, Group, SizeCall, Slice
 
 
 def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -63,7 +64,9 @@ class _Places:
     blocks: dict[bytes, np.ndarray]
 
 
-def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dict, outputs: Outputs) -> ChannelGroups:
+def build_groups(
+    model: nn.Module, trace: ChannelTrace, state: dict, widths: dict, outputs: Outputs, calls: Sequence[SizeCall] = ()
+) -> ChannelGroups:
     """Builds atoms and groups from the labels of a trace.
 
     Args:
@@ -71,7 +74,8 @@ def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dic
         trace: the trace.
         state: the model's tensors by name (`state_tensors`).
         widths: {module: {feature: labels of its channels}}, for the widths that modules announce.
-        outputs: the recorded outputs of the modules.
+        outputs: {module: labels of each dimension of its output}.
+        calls: the calls in which the model's code gives sizes, with labels in place of atoms.
     """
     components = _components(trace)
     places = _places(model, trace, state, components)
@@ -89,6 +93,10 @@ def build_groups(model: nn.Module, trace: ChannelTrace, state: dict, widths: dic
         emissions=_emissions(trace, state, atom_of[components.of]),
         widths={m: {f: atom_of[components.of[d]] for f, d in v.items()} for m, v in widths.items()},
         branches=branches,
+        calls=tuple(
+            replace(c, atoms=tuple(None if d is None else atom_of[components.of[d]] for d in c.atoms)) for c in calls
+        ),
+        heads=trace.heads,
     )
 
 
@@ -266,7 +274,8 @@ def _features(
     found = {}
     for tap in trace.taps:
         module = owner[id(tap.tensor)]
-        if module not in found:
+        hidden = isinstance(model.get_submodule(module), (nn.MultiheadAttention, nn.RNNBase))  # not in their output
+        if module not in found and not hidden:
             ids = component[tap.labels]
             empty = np.zeros((0, 0), dtype=np.int64)
             dim = channel_dim(tap.dim, [None if d is None else component[d] for d in outputs.dims.get(module, ())], ids)

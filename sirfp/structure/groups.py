@@ -123,6 +123,32 @@ class Emission:
     positions: int = 1
 
 
+@dataclass(frozen=True)
+class SizeCall:
+    """A call in which the model's code gives sizes, such as `x.reshape(b, n, heads, width)`.
+
+    Attributes:
+        place: (name of the module whose forward makes it, number of the call in this forward, function).
+        sizes: the sizes that the code gives, with the example inputs.
+        atoms: for each size the atom of each index of the dimension, -1 if frozen, or None if it holds no channels.
+        fixed: for each size True if it is a constant, such as the width of heads that are cut as a whole.
+        split: the number of the operation that splits channels into these dimensions, or None.
+    """
+
+    place: tuple[str, int, str]
+    sizes: tuple[int, ...]
+    atoms: tuple[np.ndarray | None, ...]
+    fixed: tuple[bool, ...]
+    split: int | None
+
+    def sizes_of(self, keep: np.ndarray) -> tuple[int | None, ...]:
+        """Returns the right sizes if the atoms in `keep`, (atoms,) of bool, are kept; None where the code is right."""
+        padded = np.append(keep, True)
+        parts = zip(self.sizes, self.atoms, self.fixed, strict=True)
+        known = [n if fixed else None if atoms is None else int(padded[atoms].sum()) for n, atoms, fixed in parts]
+        return tuple(None if n == -1 else right for n, right in zip(self.sizes, known, strict=True))
+
+
 @dataclass
 class ChannelGroups:
     """All groups of a model, its frozen channels, and the cost of any choice of channels.
@@ -135,6 +161,8 @@ class ChannelGroups:
         emissions: the constants that emptied channels emit into the layers that read them.
         widths: {module: {feature: the atom of each channel}} of the widths that modules announce.
         branches: the modules that run only in training; the cost does not count them.
+        calls: the calls in which the model's code gives sizes, in the order of the forward pass.
+        heads: {number of an operation that splits channels: k} for splits that lose whole heads (`ChannelTrace`).
     """
 
     groups: tuple[Group, ...]
@@ -144,6 +172,8 @@ class ChannelGroups:
     emissions: tuple[Emission, ...] = ()
     widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     branches: tuple[str, ...] = ()
+    calls: tuple[SizeCall, ...] = ()
+    heads: dict[int, int] = field(default_factory=dict)
 
     def __iter__(self):
         return iter(self.groups)
@@ -164,6 +194,11 @@ class ChannelGroups:
         """{group name: the range of its atoms}, with atoms counted over all groups in order."""
         ends = np.cumsum([group.size for group in self.groups]).tolist()
         return {g.name: slice(end - g.size, end) for g, end in zip(self.groups, ends, strict=True)}
+
+    def widths_of(self, keep: np.ndarray) -> dict[str, dict[str, int]]:
+        """Returns the widths that modules announce and the sizes in their code if the atoms in `keep` are kept."""
+        padded = np.append(keep, True)
+        return {m: {key: int(padded[atoms].sum()) for key, atoms in v.items()} for m, v in self.widths.items()}
 
     def flops(self, keep: np.ndarray | None = None) -> int:
         """Returns the multiply-adds of one call with the example inputs if the atoms in `keep` are kept (None: all)."""

@@ -191,7 +191,7 @@ class PruningPlan:
             params=(self.params[0], later.params[1]),
             cuts=cuts,
             new_biases=tuple(dict.fromkeys([*self.new_biases, *later.new_biases])),
-            widths={**self.widths, **later.widths},
+            widths={m: {**self.widths.get(m, {}), **later.widths.get(m, {})} for m in {**self.widths, **later.widths}},
             criterion=later.criterion,
             frozen=later.frozen,
             branches=tuple(dict.fromkeys([*self.branches, *later.branches])),

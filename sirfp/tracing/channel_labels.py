@@ -73,6 +73,21 @@ class Consumer:
 
 
 @dataclass
+class Split:
+    """A reshape that splits channels into several dimensions: heads of attention, or rows of a channel shuffle.
+
+    Attributes:
+        labels: the labels of the dimension that shrinks, (n,).
+        depth: number of dimensions along which the labels vary, at least 2.
+        owner: name of the module whose forward runs, "" for the model or if it is unknown.
+    """
+
+    labels: Array
+    depth: int
+    owner: str
+
+
+@dataclass
 class Labels:
     """The labels, ties and freezes collected in one or several passes over one model."""
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .channel_labels import Array, Consumer, Dims, Labels, Product, Tap
+from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
+from .functions import FunctionWatch
 from .pointwise import pointwise
 from .table import COUNTED, RULES
 
@@ -52,16 +54,27 @@ class ChannelTrace(TorchDispatchMode):
         state: the model's parameters and floating-point buffers by name; each gets new labels on every dimension longer
             than one.
         regrouped: names of the weights of group norms whose number of groups can be set after a cut.
+        heads: {number of an operation that splits channels: k} for splits that lose whole heads: rows of the k-th
+            dimension before the innermost. All other splits lose the same index from each row.
 
     Raises:
         RuntimeError: no rule is registered, so every channel would be frozen; import `sirfp.tracing`.
     """
 
-    def __init__(self, state: dict[str, torch.Tensor], regrouped: Iterable[str] = ()):
+    def __init__(
+        self,
+        state: dict[str, torch.Tensor],
+        regrouped: Iterable[str] = (),
+        heads: Mapping[int, int] | None = None,
+    ):
         if "aten::convolution" not in RULES:
             raise RuntimeError("the table of rules is empty: import sirfp.tracing, which imports the modules of rules")
         super().__init__()
-        self.regrouped = frozenset(regrouped)
+        self.regrouped, self.heads = frozenset(regrouped), dict(heads or {})
+        self.operations = 0  # number of the operation that runs; the same in every trace of a model
+        self.splits: dict[int, Split] = {}  # by the number of the operation
+        self.owner: Callable[[], str] = str  # returns the name of the module whose forward runs
+        self.attended: list[Array] = []  # dimensions that batched products and attention sum over or carry
         self.labels = Labels()
         self.products: list[Product] = []
         self.taps: list[Tap] = []
@@ -79,7 +92,9 @@ class ChannelTrace(TorchDispatchMode):
         self._read: set[int] = set()  # identities of the weights of layers called in evaluation mode
         self._when_read = WeakTensorKeyDictionary()  # tensor -> (labels, reason) to freeze when the tensor is read
         self._made_by = WeakTensorKeyDictionary()  # output of a convolution -> its Consumer
-        self._functions = FunctionWatch()
+        self._broadcast = WeakTensorKeyDictionary()  # expanded tensor -> {dimension: labels that it meets}
+        self._split_by = WeakTensorKeyDictionary()  # output of a split -> (number of its operation, axes it split)
+        self._functions = FunctionWatch(trace=weakref.proxy(self))
         self.state_dims: dict[str, Dims] = {}
         for name, tensor in state.items():
             dims = [self.labels.fresh(n) if n > 1 else None for n in tensor.shape]
@@ -194,6 +209,33 @@ class ChannelTrace(TorchDispatchMode):
     def maker(self, tensor: torch.Tensor) -> Consumer | None:
         return self._made_by.get(tensor)
 
+    def outer(self, flat: np.ndarray, varying: list[int]) -> int:
+        """Returns k if the split that runs loses rows of the k-th dimension before the innermost.
+
+        Args:
+            flat: the labels of the new dimensions.
+            varying: the dimensions along which they vary.
+        """
+        return self.heads.get(self.operations, 0)
+
+    def note_split(self, out: torch.Tensor, axes: list[int], labels: Array) -> None:
+        """Notes that the operation that runs splits channels into the dimensions `axes` of its output."""
+        self._split_by[out] = (self.operations, axes)
+        self.splits[self.operations] = Split(labels, len(axes), self.owner())
+
+    def split_by(self, tensor: torch.Tensor) -> tuple[int, list[int]] | None:
+        """Returns the number of the operation that made a tensor by splitting channels, and the dimensions it made."""
+        return self._split_by.get(tensor)
+
+    def note_broadcast(self, tensor: torch.Tensor, axis: int, labels: Array | None) -> None:
+        """Notes that an expanded dimension, which has no channels of its own, meets channels."""
+        if labels is not None:
+            self._broadcast.setdefault(tensor, {})[axis % tensor.dim()] = labels
+
+    def broadcast(self, tensor: torch.Tensor) -> dict[int, Array]:
+        """Returns the channels that expanded dimensions of a tensor meet, {dimension: labels}."""
+        return self._broadcast.get(tensor, {})
+
     def freeze_tensors(self, tensors: Any, reason: str) -> None:
         for tensor in tensors:
             for labels in self.dims(tensor):
@@ -209,6 +251,7 @@ class ChannelTrace(TorchDispatchMode):
         """Runs an operation and applies its rule to the labels of its inputs and outputs."""
         kwargs = kwargs or {}
         name = func._schema.name
+        self.operations += 1
         leaves = tree_leaves((args, kwargs))
         inputs = [t for t in leaves if isinstance(t, torch.Tensor)]
         self._note_reads(inputs)
@@ -279,30 +322,3 @@ def fingerprint(code: int, name: str, leaves: Iterable[Any]) -> int:
         for value in leaves
     )
     return hash((code, name, *described))
-
-
-_DROPOUTS = frozenset(["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"])
-
-
-class FunctionWatch(TorchFunctionMode):
-    """Notes calls of F.adaptive_avg_pool2d: fvcore counts them, but ATen may show them as a plain mean.
-
-    Args:
-        steady: True to let PyTorch's dropouts return their input. Their noise has no labels, as if its width were
-            written in the code.
-    """
-
-    def __init__(self, steady: bool = False):
-        super().__init__()
-        self.steady = steady
-        self.pooling = 0  # depth of nested calls
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if self.steady and args and getattr(func, "__name__", "") in _DROPOUTS:
-            return args[0]
-        pooling = func is torch._C._nn.adaptive_avg_pool2d or func is torch.nn.functional.adaptive_avg_pool2d
-        self.pooling += pooling
-        try:
-            return func(*args, **(kwargs or {}))
-        finally:
-            self.pooling -= pooling

@@ -14,6 +14,7 @@ from .table import rule
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "zero_", "uniform_",
     "normal_", "copy_", "nan_to_num", "isfinite", "clamp", "clamp_", "pow", "add", "sub", "mul", "div",
     "rsub", "maximum", "minimum", "floor_divide", "ldexp", "rad2deg", "rad2deg_",
+    "fake_quantize_per_tensor_affine_cachemask",
     # activations: which of them are tagged as pointwise depends on the version of PyTorch
     "relu6", "hardtanh", "hardtanh_", "hardsigmoid", "hardsigmoid_", "hardswish", "hardswish_", "hardshrink",
     "softshrink", "softplus", "mish", "mish_", "gelu_", "elu", "elu_", "selu", "selu_", "celu", "celu_",
@@ -38,6 +39,9 @@ def pointwise(trace, func, args, kwargs, out) -> None:
         labels = trace.dim(lined_up[0], axis)
         for tensor in lined_up[1:]:
             labels = trace.labels.tie(labels, trace.dim(tensor, axis), f"{name} joins it with a fixed size")
+        for tensor in inputs:
+            if tensor.dim() >= -axis and tensor.shape[axis] == shape[axis] and _is_expanded(trace, tensor, axis):
+                trace.note_broadcast(tensor, axis, labels)
         result.append(labels)
     emitted = _emitted(trace, func, args, kwargs, inputs)
     for tensor in outputs:

@@ -31,6 +31,9 @@ def convolution(trace, func, args, kwargs, out) -> None:
         multiplier = out.shape[1] // groups
         repeated = None if x_in is None else np.repeat(x_in, multiplier)
         own = np.tile(w_dims[1], groups) if transposed and multiplier > 1 else w_dims[0]
+        if own is None and weight.stride(0) == 0:
+            own = repeated  # one kernel, expanded to all channels: the code gives their number
+            trace.note_broadcast(weight, 0, repeated)
         if transposed and multiplier > 1:
             labels.tie(x_in, w_dims[0], reason)
             labels.freeze(x_in, "a transposed depthwise convolution with a multiplier")
@@ -115,7 +118,7 @@ def baddbmm(trace, func, args, kwargs, out) -> None:
     _add_bias(trace, args[0], out)
 
 
-@rule("mv", "dot")
+@rule("mv", "dot", "vdot")
 def matrix_vector(trace, func, args, kwargs, out) -> None:
     a, b = args
     inner = trace.labels.tie(trace.dim(a, -1), trace.dim(b, 0), "a product ties it to an input of fixed size")
@@ -133,7 +136,9 @@ def matrix_vector(trace, func, args, kwargs, out) -> None:
 def attention(trace, func, args, kwargs, out) -> None:
     """Follows softmax(q k^T) v over (b, heads, n, d).
 
-    Ties the width d of q to the width of k, and the heads of q, k and v. The output has the heads and the width of v.
+    Ties the width d of q to the width of k, and the heads of q, k, v and of a mask. In grouped attention, which has
+    fewer heads of k and v, each of these is tied to all heads of q that share it. The output has the heads of q and the
+    width of v.
     """
     query, key, value = args[:3]
     q, k, v = trace.dims(query), trace.dims(key), trace.dims(value)
@@ -141,7 +146,13 @@ def attention(trace, func, args, kwargs, out) -> None:
     width = labels.tie(q[-1], k[-1], "attention joins it with a fixed size")
     if kwargs.get("scale") is None:
         labels.freeze(width, "attention's scale follows the head width")
-    heads = labels.tie(labels.tie(q[1], k[1], "attention heads"), v[1], "attention heads") if query.dim() == 4 else None
+    heads = _attention_heads(trace, query, key, value) if query.dim() == 4 else None
+    mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+    if isinstance(mask, torch.Tensor) and mask.dim() == query.dim() == 4 and mask.shape[1] > 1:
+        own = trace.dim(mask, 1)
+        if own is not None or (heads is not None and mask.stride(1) > 0):
+            labels.tie(heads, own, "attention's mask has a fixed number of heads")
+    trace.attended += [side for side in (width, v[-1]) if side is not None]
     for dim in (k[-2], v[-2], q[-2]):
         labels.freeze(dim, "it is a position of attention")
     result = out[0] if isinstance(out, (tuple, list)) else out
@@ -152,13 +163,28 @@ def attention(trace, func, args, kwargs, out) -> None:
         trace.count("matmul", batch * n * m * (size if side is None else 1), heads, side)
 
 
+def _attention_heads(trace, query, key, value):
+    """Ties the heads of q, k and v, and returns those of q, or None if they have no labels."""
+    heads, shared = trace.dim(query, 1), []
+    for tensor in (key, value):
+        own = trace.dim(tensor, 1)
+        times = query.shape[1] // tensor.shape[1]
+        shared.append(own if own is None or times == 1 else np.repeat(own, times))
+    if heads is None and shared == [None, None]:
+        return None
+    for other in shared:
+        heads = trace.labels.tie(heads, other, "attention heads")
+    return heads
+
+
 def _matrix_product(trace, a, b, out, op: str) -> None:
     a_dims, b_dims = trace.dims(a), trace.dims(b)
     inner = trace.labels.tie(a_dims[1], b_dims[0], "a product ties it to an input of fixed size")
     trace.set(out, [a_dims[0], b_dims[1]])
     _count_product(trace, op, [(a_dims[0], a.shape[0]), (inner, a.shape[1]), (b_dims[1], b.shape[1])])
     weight = b._base if b._is_view() else b
-    if trace.is_state(weight) and weight.dim() == 2 and b.stride(0) == weight.stride(1):
+    whole = weight.dim() == 2 and weight.shape[0] == b.shape[1]  # not one of the projections in a joint weight
+    if trace.is_state(weight) and whole and b.stride(0) == weight.stride(1):
         _linear_tap(trace, weight, b_dims[1], out, a)
 
 
@@ -182,6 +208,7 @@ def _batched(trace, a, b, out) -> None:
     if inner_a is not None or inner_b is not None:
         inner = labels.tie(inner_a, inner_b, "a product ties it to an input of fixed size")
     trace.set(out, [batch, n, m])
+    trace.attended += [labels for labels in (inner, n, m) if labels is not None]
     sizes = [(batch, a.shape[0]), (n, a.shape[1]), (inner, a.shape[2]), (m, b.shape[2])]
     _count_product(trace, "bmm", sizes)
 

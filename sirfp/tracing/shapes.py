@@ -13,11 +13,12 @@ from .table import rule
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_view_copy")
 def view(trace, func, args, kwargs, out) -> None:
-    """Follows merged and split dimensions, block by block (see `_blocks`).
+    """Follows merged and split dimensions, block by block (see `blocks`).
 
     A merged dimension repeats the labels of the one dimension in it that has labels. If a dimension is split, its
     labels go to the new dimension along which they vary. If they vary along several, they go to the innermost one; the
-    others are tied, so that all of them (attention heads, rows of a channel shuffle) lose the same indices.
+    others are tied, so that all of them (attention heads, rows of a channel shuffle) lose the same indices. A split in
+    `trace.heads` gives them to an outer one instead, and loses whole heads.
     """
     x = args[0]
     dims = trace.dims(x)
@@ -28,12 +29,12 @@ def view(trace, func, args, kwargs, out) -> None:
         trace.freeze_tensors([x], "a reshape of an empty tensor")
         return
     result = [None] * out.dim()
-    for old, new in _blocks(x.shape, out.shape):
+    for old, new in blocks(x.shape, out.shape):
         axis = _followed_axis(trace, x, old)
         if axis is not None:
             table = dims[axis].reshape([-1 if i == axis else 1 for i in old])
             flat = np.broadcast_to(table, [x.shape[i] for i in old]).reshape([out.shape[i] for i in new])
-            _carry(trace, flat, new, result)
+            _carry(trace, flat, new, result, out)
             _carry_emitted(trace, x, old, axis, out, new)
     trace.set(out, result)
 
@@ -68,7 +69,7 @@ def _carry_emitted(trace, x, old: list[int], axis: int, out, new: list[int]) -> 
             trace.set_emitted(out, target[-1], emitted[1])
 
 
-def _blocks(old: torch.Size, new: torch.Size) -> Iterator[tuple[list[int], list[int]]]:
+def blocks(old: torch.Size, new: torch.Size) -> Iterator[tuple[list[int], list[int]]]:
     """Yields pairs of old and new dimensions that a reshape merges or splits into each other, in the smallest blocks.
 
     Both sides of a block have the same product of sizes: (2, 6, 5) to (12, 5) gives ([0, 1], [0]) and ([2], [1]).
@@ -89,27 +90,28 @@ def _blocks(old: torch.Size, new: torch.Size) -> Iterator[tuple[list[int], list[
         yield run, to
 
 
-def _carry(trace, flat: np.ndarray, axes: list[int], result: list) -> None:
+def _carry(trace, flat: np.ndarray, axes: list[int], result: list, out) -> None:
     """Sets the labels of a block's new dimensions in `result`.
 
     The innermost dimension along which `flat` varies gets the labels. If they vary along other dimensions too, they are
-    tied along these.
+    tied along these. In a split that loses whole heads, the dimension of the heads gets them.
 
     Args:
         trace: the trace.
         flat: the label of each index of the block's new dimensions.
         axes: the new dimensions of the block.
         result: labels of each new dimension.
+        out: the result of the reshape.
     """
     varying = [k for k in range(flat.ndim) if (np.take(flat, [0], axis=k) != flat).any()]
     if not varying:
         return
-    last = varying[-1]
+    chosen = varying[-1 - min(trace.outer(flat, varying), len(varying) - 1)]
+    rows = np.moveaxis(flat, chosen, -1).reshape(-1, flat.shape[chosen])
     if len(varying) > 1:
-        rows = np.moveaxis(flat, last, -1).reshape(-1, flat.shape[last])
         trace.labels.tie_rows(np.ascontiguousarray(rows).reshape(-1), len(rows))
-    index = tuple(slice(None) if k == last else 0 for k in range(flat.ndim))
-    result[axes[last]] = np.ascontiguousarray(flat[index])
+        trace.note_split(out, [axes[k] for k in varying], rows[0])
+    result[axes[chosen]] = np.ascontiguousarray(rows[0])
 
 
 @rule("permute")
@@ -146,6 +148,17 @@ def restride(trace, func, args, kwargs, out) -> None:
     shape, steps = trace.before
     if tuple(out.shape) != shape or any(n > 1 and a != b for n, a, b in zip(shape, steps, out.stride(), strict=True)):
         trace.freeze_tensors([out], "as_strided_ gives it another shape")
+
+
+@rule("rot90")
+def rot90(trace, func, args, kwargs, out) -> None:
+    x, times, axes = args[0], args[1] if len(args) > 1 else 1, args[2] if len(args) > 2 else (0, 1)
+    order = list(range(x.dim()))
+    for axis in axes:
+        trace.labels.freeze(trace.dim(x, axis), "rot90 changes its order")
+    if times % 2:
+        order[axes[0]], order[axes[1]] = order[axes[1]], order[axes[0]]
+    _reorder(trace, x, order, out)
 
 
 @rule("unsqueeze", "unsqueeze_")
@@ -230,6 +243,18 @@ def im2col(trace, func, args, kwargs, out) -> None:
     dims = trace.dims(x)
     labels = None if dims[1] is None else np.repeat(dims[1], out.shape[1] // x.shape[1])
     trace.set(out, [dims[0], labels, None])
+
+
+@rule("col2im")
+def col2im(trace, func, args, kwargs, out) -> None:
+    """(N, C k k, L) -> (N, C, H, W): ties the k k positions of the kernel, which make one channel."""
+    x = args[0]
+    dims = trace.dims(x)
+    channels, places = dims[-2], out.shape[-3]
+    trace.labels.freeze(dims[-1], "it is the position of a kernel")
+    trace.labels.tie_columns(channels, places)
+    labels = None if channels is None else np.ascontiguousarray(channels.reshape(places, -1)[:, 0])
+    trace.set(out, [*dims[:-2], labels, None, None])
 
 
 @rule("unfold")

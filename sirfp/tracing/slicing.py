@@ -75,17 +75,13 @@ def stack(trace, func, args, kwargs, out) -> None:
 @rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "split_copy", "split_with_sizes_copy",
       "chunk", "unsafe_chunk")  # fmt: skip
 def split(trace, func, args, kwargs, out) -> None:
-    """Ties equal parts index by index. Freezes unequal parts, because their sizes are written in the model's code."""
+    """Ties equal parts index by index. Unequal parts keep their labels; their sizes follow (`sirfp.network.sizes`)."""
     x = args[0]
     axis = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % x.dim()
     dims = trace.dims(x)
     labels = dims[axis]
-    equal = len({part.shape[axis] for part in out}) == 1
-    if labels is not None:
-        if equal:
-            trace.labels.tie_rows(labels, len(out))
-        else:
-            trace.labels.freeze(labels, "it is split in unequal parts")
+    if labels is not None and len({part.shape[axis] for part in out}) == 1:
+        trace.labels.tie_rows(labels, len(out))
     start = 0
     for part in out:
         size = part.shape[axis]
@@ -106,14 +102,15 @@ def unbind(trace, func, args, kwargs, out) -> None:
 
 @rule("slice")
 def slice_(trace, func, args, kwargs, out) -> None:
-    """Freezes sliced channels, because the slice's bounds are written in the model's code."""
+    """Keeps the labels of the part; its bounds follow (`sirfp.network.sizes`). Freezes channels sliced with a step."""
     x = args[0]
     axis = (args[1] if len(args) > 1 else 0) % x.dim()
     dims = list(trace.dims(x))
     if x.shape[axis] != out.shape[axis] and dims[axis] is not None:
-        trace.labels.freeze(dims[axis], "a slice takes a part of it")
         start = args[2] if len(args) > 2 and args[2] is not None else 0
         step = args[4] if len(args) > 4 else 1
+        if step > 1:
+            trace.labels.freeze(dims[axis], "a slice takes a part of it")
         start = max(0, start + x.shape[axis]) if start < 0 else start
         dims[axis] = dims[axis][start::step][: out.shape[axis]]
     trace.set(out, dims)

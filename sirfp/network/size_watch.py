@@ -1,0 +1,73 @@
+"""Watches the calls in which a network's code gives sizes, such as `x.view(b, n, heads, width)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from .sizes import SizesIn, sizes_in
+
+Place = tuple[str, int, str]
+"""(name of the module whose forward makes the call, number of the call in this forward, function)."""
+
+
+class SizeWatch(TorchFunctionMode):
+    """Passes each call that takes sizes to a function, while active.
+
+    Args:
+        model: the model that runs.
+        seen: called with the place of the call, its sizes, the tensor that is its first argument, and a function that
+            makes the call with given sizes; it returns the result of the call.
+    """
+
+    def __init__(self, model: nn.Module, seen: Callable[[Place, SizesIn, Any, Callable[[list], Any]], Any]):
+        super().__init__()
+        self.model, self.seen = model, seen
+        self._running: list[tuple[str, list[int]]] = []  # each module whose forward runs, and its number of calls
+        self._handles: list = []
+
+    def owner(self) -> str:
+        """Returns the name of the module whose forward runs, "" for the model itself."""
+        return self._running[-1][0] if self._running else ""
+
+    def __enter__(self) -> SizeWatch:
+        for name, module in self.model.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                self._handles.append(module.register_forward_pre_hook(self._entering(name)))
+                self._handles.append(module.register_forward_hook(self._leaving, always_call=True))
+        return super().__enter__()
+
+    def __exit__(self, *exc) -> None:
+        super().__exit__(*exc)
+        self._running.clear()
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _entering(self, name: str):
+        def enter(module: nn.Module, inputs: Any) -> None:
+            self._running.append((name, [0]))
+
+        return enter
+
+    def _leaving(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._running:
+            self._running.pop()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        found = sizes_in(func, args, kwargs)
+        if found is None or not self._running:
+            return func(*args, **kwargs)
+        name, (number,) = self._running[-1]
+        for _, calls in self._running:
+            calls[0] += 1
+
+        def make(sizes: list) -> Any:
+            new_args, new_kwargs = found.arguments(sizes)
+            return func(*new_args, **new_kwargs)
+
+        return self.seen((name, number, found.function), found, args[0] if args else None, make)
