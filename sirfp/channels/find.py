@@ -15,31 +15,35 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import InputError, first_line, near
+from ..network.attention import followed_heads
 from ..network.batches import attempted
 from ..network.branches import training_only, within
 from ..network.detectron import feature_widths, training_inputs
 from ..network.forward import call, inference, is_detectron_input, is_held, tensors, training_branches
 from ..network.proposals import fixed_proposals
+from ..network.size_watch import SizeWatch
 from ..network.training_reads import TrainingReads
 from ..network.untouched import SharedMemory, copied_model, outside_inference_mode, random_states, untouched
 from ..network.wrappers import check_prunable, on_plain_model
 from ..structure.atoms import build_groups, makes, sides, state_tensors
 from ..structure.groups import ChannelGroups
+from ..structure.heads import next_heads
 from ..tracing import ChannelTrace
 from ..tracing.outputs import Outputs
+from .size_log import SizeLog
 
 logger = logging.getLogger(__name__)
 
 
-@on_plain_model
 def find_groups(
     model: nn.Module, example_inputs: Any, ignore: Iterable[str] = (), *, trial: bool = True
 ) -> ChannelGroups:
@@ -59,6 +63,14 @@ def find_groups(
         InputError: a name in `ignore` matches nothing in the model, the model returns no tensor, it cannot be run on
             the inputs (the cause is kept), or it is no module whose calls can be followed.
     """
+    return _found(model, example_inputs, ignore, trial)
+
+
+@on_plain_model
+def _found(
+    model: nn.Module, inputs: Any, ignore: Iterable[str], trial: bool, heads: Mapping[int, int] | None = None
+) -> ChannelGroups:
+    """Finds the channel groups; `heads` are the splits that lose whole heads if they are known, see `find_groups`."""
     check_prunable(model)
     with outside_inference_mode(), random_states(model):
         shared = SharedMemory(model)
@@ -73,22 +85,93 @@ def find_groups(
             own, guard = model, untouched(model)
         with guard:
             try:
-                return _find(own, example_inputs, ignore, trial, shared)
+                traced = _trace(own, inputs, ignore, shared, heads)
+                return _tried(own, inputs, ignore, shared, traced) if trial and traced.found.groups else traced.found
             finally:
                 shared.restore()
 
 
-def _find(
-    model: nn.Module, example_inputs: Any, ignore: Iterable[str], trial: bool, shared: SharedMemory
+def _tried(
+    model: nn.Module, inputs: Any, ignore: Iterable[str], shared: SharedMemory, traced: _Traced
 ) -> ChannelGroups:
-    """Finds the channel groups of a copy of a model that shares its parameters, see `find_groups`."""
+    """Fits the sizes in the model's code to cuts, and freezes the groups whose cut breaks the model."""
+    from .fit_sizes import fit_sizes, live_sizes
+    from .trial import freeze_failing
+
+    fit = fit_sizes(model, inputs, traced.output, traced.found, shared)
+    if fit.stubborn:
+        traced = _trace(model, inputs, ignore, shared, stubborn=fit.stubborn)
+        fit = fit_sizes(model, inputs, traced.output, traced.found, shared, settled=True)
+    output, trains, asks = traced.output, traced.trains, traced.asks
+    return live_sizes(freeze_failing(model, inputs, output, fit.found, shared, trains=trains, asks=asks))
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """A traced model.
+
+    Attributes:
+        output: its output.
+        found: its groups before any cut is tried.
+        trains: True if it runs in training mode, by other code than in evaluation mode.
+        asks: True if it runs in training mode, and its code asks for its mode.
+    """
+
+    output: Any
+    found: ChannelGroups
+    trains: bool
+    asks: bool
+
+
+def _trace(
+    model: nn.Module,
+    inputs: Any,
+    ignore: Iterable[str],
+    shared: SharedMemory,
+    heads: Mapping[int, int] | None = None,
+    stubborn: frozenset[int] = frozenset(),
+) -> _Traced:
+    """Traces a copy of a model that shares its parameters, again where splits of attention must lose whole heads.
+
+    Args:
+        shared: guards the parameters.
+        heads: the splits that lose whole heads, if an earlier trace found them; None to find them.
+        stubborn: splits that cannot lose the same channel from every head.
+        model, inputs, ignore: as in `find_groups`.
+
+    Raises:
+        InputError: see `find_groups`.
+    """
+    settled: set[int] = set()
+    known = dict(heads or {})
+    while True:
+        trace, traced = _trace_once(model, inputs, ignore, shared, known)
+        now = known if heads is not None else next_heads(trace, settled, stubborn)
+        if now == known:
+            return traced()
+        known = now
+
+
+def _trace_once(
+    model: nn.Module, inputs: Any, ignore: Iterable[str], shared: SharedMemory, heads: Mapping[int, int]
+) -> tuple[ChannelTrace, Callable[[], _Traced]]:
+    """Runs the model once in evaluation mode, and once in training mode if there is other code.
+
+    Returns:
+        The trace, and a function that builds the groups.
+    """
     state = state_tensors(model)
-    trace = ChannelTrace(state, [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)])
+    norms = [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)]
+    trace = ChannelTrace(state, norms, heads)
     trace.shared = shared
     widths, outputs, reads = feature_widths(model, trace), Outputs(model, trace), TrainingReads()
-    with widths:
-        with inference(model), fixed_proposals(model), outputs, reads, trace:
-            output = attempted(call, model, example_inputs, "the example inputs")
+    sizes = SizeLog(model, trace)
+    watch = SizeWatch(model, sizes.seen)
+    with widths, followed_heads(model, trace):
+        trace.owner = watch.owner
+        with inference(model), fixed_proposals(model), outputs, reads, watch, trace:
+            output = attempted(call, model, inputs, "the example inputs")
+        trace.owner = str  # the watch refers to the trace: without this circle, what the trace holds is freed at once
         announced = {name: dict(features) for name, features in widths.found.items()}
         returned = [t for _, t in tensors(output)]
         if not returned:
@@ -100,17 +183,16 @@ def _find(
         _freeze_scripted(model, trace, state)
         askers = [module for module in reads.modules if not type(module).__module__.startswith("torch.nn.modules")]
         code = trace.code
-        ran = _follow_training(model, example_inputs, trace, state, bool(askers))
+        ran = _follow_training(model, inputs, trace, state, bool(askers))
         trains = ran and (trace.code != code or any(map(is_held, askers)))
-    branches = training_only(model)
-    _keep(model, trace, state, branches, "it runs only in training")
+    _keep(model, trace, state, training_only(model), "it runs only in training")
     _ignore(model, trace, state, ignore)
-    found = build_groups(model, trace, state, announced, outputs)
-    if trial and found.groups:
-        from .trial import freeze_failing
 
-        found = freeze_failing(model, example_inputs, output, found, shared, trains=trains, asks=ran)
-    return found
+    def traced() -> _Traced:
+        found = build_groups(model, trace, state, announced, outputs, sizes.finished())
+        return _Traced(output, found, trains, ran)
+
+    return trace, traced
 
 
 def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], found: ChannelGroups) -> ChannelGroups:
@@ -128,16 +210,19 @@ def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], fou
     """
     from .trial import freeze_groups
 
-    now = find_groups(model, example_inputs, ignore, trial=False)
+    now = _found(model, example_inputs, ignore, False, found.heads)
     known = {group.name for group in found}
     reasons = {f.name: f.reason for f in found.frozen}
     again = freeze_groups(now, {g.name: reasons.get(g.name, "") for g in now if g.name not in known})
     parts = [[(s.tensor, s.dim, s.index.tolist()) for g in groups for s in g.slices] for groups in (again, found)]
-    return again if parts[0] == parts[1] else found
+    return replace(again, widths={**again.widths, **found.widths}) if parts[0] == parts[1] else found
 
 
 def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict, asks: bool) -> bool:
-    """Traces the code that runs only in training. If it cannot run, freezes the layers that may feed it.
+    """Traces the code that runs only in training, and freezes the parameters that no pass reaches.
+
+    If the code runs, an unreached parameter freezes only itself. If it fails, the parameter may belong to it, so the
+    layers that may feed it are frozen too.
 
     Args:
         model: the model.
@@ -164,7 +249,7 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
     for name in (name for name in state if name not in trace.touched):
         for dim in trace.state_dims[name]:
             trace.labels.freeze(dim, "the forward pass does not reach it")
-        if state[name].dim() >= 2 and isinstance(state[name], nn.Parameter):
+        if not ran and _reads_channels(model, name, state[name]):
             module = model.get_submodule(name.rpartition(".")[0])
             reading.setdefault(state[name].shape[1] * getattr(module, "groups", 1), name)
     if reading:
@@ -182,6 +267,13 @@ def _freeze_scripted(model: nn.Module, trace: ChannelTrace, state: dict) -> None
     for name in (name for name in state if within(name, scripted)):
         for dim in trace.state_dims[name]:
             trace.labels.freeze(dim, "a TorchScript module reads or makes it")
+
+
+def _reads_channels(model: nn.Module, name: str, tensor: torch.Tensor) -> bool:
+    """True if a tensor may be the weight of a layer; False for buffers, tokens such as (1, C), and embeddings."""
+    owner = model.get_submodule(name.rpartition(".")[0])
+    layer = isinstance(tensor, nn.Parameter) and tensor.dim() >= 2 and tensor.shape[0] > 1 and sides(tensor) > 1
+    return layer and not isinstance(owner, nn.Embedding)
 
 
 def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:

@@ -26,11 +26,12 @@ from ..structure.atoms import state_tensors
 from ..structure.groups import ChannelGroups, Group
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply, cuts_for
-from ..tracing.mode import FunctionWatch
+from ..tracing.functions import FunctionWatch
 from ..verify.choices import Choices
 from ..verify.detectors import continuous, is_detector, whole_layers
 from ..verify.kept import KeptStatistics
 from ..verify.proof import mask, writable
+from .choice import some_of
 from .results import Run, differences, fits, is_comparable, shape_reason
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,9 @@ class CutCopy:
             The reason why the copy fails or computes something else, or None.
         """
         keep = self._choice(groups, turn)
-        plan = PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(self.found, keep))
+        plan = PruningPlan(
+            {}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(self.found, keep), widths=self.found.widths_of(keep)
+        )
         copied = self._copied()
         boxes: list[Any] = []
         try:
@@ -172,18 +175,7 @@ class CutCopy:
         return copied_model(self.model, share=not self.shared.written)
 
     def _choice(self, groups: list[Group], turn: int) -> np.ndarray:
-        """Chooses the atoms to keep, (atoms,) of bool: removes some of each group in `groups`."""
-        keep = np.ones(self.found.atoms, dtype=bool)
-        alike: dict[int, int] = {}
-        for order, group in enumerate(groups):
-            # Groups of equal size lose different numbers of atoms, so that code that assumes equal widths fails.
-            count = alike[group.size] = alike.get(group.size, group.size // (3 + 2 * turn)) + 1
-            gone = 1 + count % max(1, group.size // 2)
-            part = keep[self.found.spans[group.name]]
-            part[np.random.default_rng((turn, order)).permutation(group.size)[:gone]] = False
-            if not part.any():
-                part[0] = True
-        return keep
+        return some_of(self.found, groups, turn)
 
     def _run(
         self, model: nn.Module, turn: int, boxes: list[Any], choices: Choices, kept: Any = None, *, seed: int = 0

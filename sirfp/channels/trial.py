@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -67,12 +67,19 @@ def freeze_failing(
         if turn == TRAINING and not (trains or copies.trains):
             break
         if left and (turn == 0 or copies.failure(left, turn)):
-            bad |= _failing(copies, left, turn)
+            bad |= failing(copies, left, turn)
             left = [group for group in left if group.name not in bad]
     return freeze_groups(found, bad) if bad else found
 
 
-def _failing(copies: CutCopy, groups: list[Group], turn: int) -> dict[str, str]:
+class Copies(Protocol):
+    """Cuts copies of a model and runs them."""
+
+    def failure(self, groups: list[Group], turn: int = 0) -> str | None:
+        """Returns the reason why a copy with cut groups fails, or None."""
+
+
+def failing(copies: Copies, groups: list[Group], turn: int) -> dict[str, str]:
     """Returns the groups whose cut breaks a copy, {group name: error}."""
     good: list[Group] = []
     bad: dict[str, str] = {}
@@ -134,4 +141,6 @@ def freeze_groups(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
         emissions=tuple(replace(e, atoms=place[e.atoms]) for e in found.emissions),
         widths={m: {f: place[a] for f, a in v.items()} for m, v in found.widths.items()},
         branches=found.branches,
+        calls=tuple(replace(c, atoms=tuple(None if a is None else place[a] for a in c.atoms)) for c in found.calls),
+        heads=found.heads,
     )

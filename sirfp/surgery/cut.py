@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..network.attention import note_heads, refit_attention
+from ..network.sizes import check_sizes, is_size_key, set_sizes
 from ..network.strided_pointwise import guard
 from ..network.timm_attributes import announce, refit
 from ..network.wrappers import on_plain_model
@@ -61,15 +63,20 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
     """
     pieces, given = _fitting(model, plan)
     modules = dict(model.named_modules())
+    note_heads(model)
     for name in given:
         give_bias(modules[name], optimizer)
     _cut_tensors(model, pieces, optimizer)
     for name, features in plan.widths.items():
         if name in modules and isinstance(getattr(modules[name], "_out_feature_channels", None), dict):
-            modules[name]._out_feature_channels.update(features)
+            modules[name]._out_feature_channels.update({f: n for f, n in features.items() if not is_size_key(f)})
         elif name in modules:
             announce(modules[name], features)
     refit(model)
+    refit_attention(model)
+    for name, features in plan.widths.items():
+        if name in modules:
+            set_sizes(modules[name], features)
     guard(model)
     remember(model, plan)
 
@@ -95,6 +102,9 @@ def _fitting(
     for name in given:
         if not isinstance(getattr(modules.get(name), "weight", None), torch.Tensor):
             raise InputError(f"the plan is for another model: this one has no {name!r} with a weight")
+    for name, widths in plan.widths.items():
+        if name in modules:
+            check_sizes(name, modules[name], widths)
     pieces: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
     for cut in plan.cuts:
         for name, dim in cut.tensors:
@@ -139,6 +149,9 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
             touched.setdefault(id(module), (module, {}))[1][leaf] = pieces
     for key, (module, gone) in touched.items():
         refresh(module, old_sizes[key], gone)
+    for module in model.modules():  # the cut tensors of a parametrized layer belong to its parametrizations
+        if torch.nn.utils.parametrize.is_parametrized(module):
+            refresh(module, old_sizes[id(module)], {})
     if optimizer is not None:
         _cut_optimizer(optimizer, replaced)
 
@@ -225,7 +238,10 @@ def refresh(module: Any, old: Mapping[str, int], cuts: Mapping[str, list]) -> No
         old: its sizes before the cut, as `_sizes` returns them.
         cuts: {tensor's name: [(dimension, kept indices)]}.
     """
-    weight: Any = getattr(module, "weight", None)
+    direction = getattr(
+        module, "weight_v", None
+    )  # with weight norm, `weight` is of the dense layer until the next call
+    weight: Any = getattr(module, "weight", None) if direction is None else direction
     if isinstance(weight, torch.Tensor) and weight.dim() >= 3 and "in_channels" in old and "out_channels" in old:
         transposed = bool(getattr(module, "transposed", False))
         groups = old.get("groups", 1)
@@ -238,6 +254,8 @@ def refresh(module: Any, old: Mapping[str, int], cuts: Mapping[str, list]) -> No
         module.in_channels, module.out_channels = (a, b) if transposed else (b, a)
     elif isinstance(weight, torch.Tensor) and weight.dim() == 2 and isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        _refresh_recurrent(module)
     elif isinstance(module, nn.Embedding):
         module.embedding_dim = weight.shape[1]
     elif "num_groups" in old and "num_channels" in old:  # a group norm
@@ -252,3 +270,16 @@ def refresh(module: Any, old: Mapping[str, int], cuts: Mapping[str, list]) -> No
         vector = weight if vector is None else vector
         if isinstance(vector, torch.Tensor) and vector.dim() == 1:
             module.num_features = len(vector)
+
+
+def _refresh_recurrent(module: Any) -> None:
+    """Sets the sizes of a recurrent layer or cell from its weights, and lists its weights anew."""
+    layers = isinstance(module, nn.RNNBase)
+    inputs, hidden = (module.weight_ih_l0, module.weight_hh_l0) if layers else (module.weight_ih, module.weight_hh)
+    name = getattr(module, "mode", type(module).__name__).upper()
+    gates = 4 if name.startswith("LSTM") else 3 if name.startswith("GRU") else 1
+    module.input_size, module.hidden_size = inputs.shape[1], inputs.shape[0] // gates
+    if layers:
+        if module.proj_size:
+            module.proj_size = hidden.shape[1]
+        module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]

@@ -146,7 +146,6 @@ def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases
         for c in cuts
         if (f"{name}.weight", 0) in c.tensors
     ]
-    padded = np.append(keep, True)
     return PruningPlan(
         kept={g.name: tuple(np.array(g.channels)[keep[found.spans[g.name]]].tolist()) for g in found},
         channels={g.name: g.size for g in found},
@@ -155,7 +154,7 @@ def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases
         params=(found.params(), found.params(keep)),
         cuts=cuts + tuple(extra),
         new_biases=biases,
-        widths={m: {f: int(padded[a].sum()) for f, a in v.items()} for m, v in found.widths.items()},
+        widths=found.widths_of(keep),
         criterion=criterion,
         frozen={f.name: f.reason for f in found.frozen},
         branches=found.branches,

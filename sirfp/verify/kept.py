@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..network.attention import followed_heads
 from ..network.detectron import feature_widths
 from ..structure.atoms import state_tensors
 from ..structure.plan import PruningPlan
@@ -47,10 +48,12 @@ class KeptStatistics(ChannelTrace):
         self.counting, self.clean = False, clean
         self.shapes: list[tuple[str, tuple[int, ...]]] = []
         self._widths = feature_widths(model, self)  # follows heads of attention where the model's code hides them
+        self._heads = followed_heads(model, self)
         self._cuts, self._gone = plan.cuts, np.zeros(0, dtype=bool)
 
     def __enter__(self):
         self._widths.__enter__()
+        self._heads.__enter__()
         self._gone = np.zeros(self.labels.count, dtype=bool)
         for cut in self._cuts:
             gone = np.ones(cut.size, dtype=bool)
@@ -63,7 +66,17 @@ class KeptStatistics(ChannelTrace):
 
     def __exit__(self, *exc):
         super().__exit__(*exc)
+        self._heads.__exit__(*exc)
         self._widths.__exit__(*exc)
+
+    def outer(self, flat: np.ndarray, varying: list[int]) -> int:
+        """Returns the dimension of a split along which the plan removes rows, see `ChannelTrace.outer`."""
+        gone = self._is_gone(flat)
+        for k, axis in enumerate(reversed(varying)):
+            rows = np.moveaxis(gone, axis, -1).reshape(-1, flat.shape[axis])
+            if (rows == rows[0]).all():
+                return k
+        return 0
 
     def emitted(self, tensor: torch.Tensor, maps: bool = False) -> None:
         """Returns None: constants of emptied channels are not followed here, which saves time."""
@@ -112,13 +125,18 @@ class KeptStatistics(ChannelTrace):
                 clean = clean.index_fill(axis, gone.nonzero().flatten(), 0)
         return clean
 
+    def _is_gone(self, labels: np.ndarray) -> np.ndarray:
+        """Returns which labels the plan removes; labels made in the pass belong to parts of fixed size."""
+        gone = np.zeros(labels.shape, dtype=bool)
+        known = labels < len(self._gone)
+        gone[known] = self._gone[labels[known]]
+        return gone
+
     def _kept(self, labels: np.ndarray | None) -> torch.Tensor | None:
         """Returns the kept indices of a dimension, None if it loses none of its channels, or all."""
         if labels is None:
             return None
-        gone = np.zeros(len(labels), dtype=bool)
-        known = labels < len(self._gone)  # labels made in the pass belong to parts of fixed size
-        gone[known] = self._gone[labels[known]]
+        gone = self._is_gone(labels)
         return torch.from_numpy(np.flatnonzero(~gone)) if gone.any() and not gone.all() else None
 
 

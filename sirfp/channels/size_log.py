@@ -1,0 +1,107 @@
+"""Records the sizes that a model's code gives during a trace, with the channels of each size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..network.size_watch import Place
+from ..network.sizes import SizesIn
+from ..structure.groups import SizeCall
+from ..tracing import ChannelTrace
+
+
+class SizeLog:
+    """Records calls for `SizeWatch`; only those whose result holds channels.
+
+    Calls of PyTorch's convolutions and norms with weights are left out: a cut sets their sizes from the weights.
+
+    Args:
+        model: the model that runs.
+        trace: the trace that labels the channels.
+
+    Attributes:
+        calls: the calls in order, with labels in place of atoms; see `finished`.
+    """
+
+    def __init__(self, model: nn.Module, trace: ChannelTrace):
+        self.trace = trace
+        self._fitting = {
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, (nn.modules.conv._ConvNd, nn.LayerNorm))
+            and "weight" in module._parameters
+            and module.weight is not None
+        }
+        self.calls: list[SizeCall] = []
+        self._expanded: list[tuple[int, torch.Tensor]] = []  # (index of the call, its result, which is only a view)
+
+    def seen(self, place: Place, given: SizesIn, x: Any, make: Callable[[list], Any]) -> Any:
+        """Makes a call as the code gives it, and records it."""
+        out = make(given.sizes)
+        if not self.trace.counting or place[0] in self._fitting or not all(isinstance(n, int) for n in given.sizes):
+            return out
+        labels, first = _labels(self.trace, given, x, out)
+        split = self.trace.split_by(out) if isinstance(out, torch.Tensor) else None
+        axes = split[1] if split else []
+        fixed = tuple(d is None and first + i in axes for i, d in enumerate(labels))
+        if given.function == "expand":
+            self._expanded.append((len(self.calls), out))
+        if any(d is not None for d in labels) or any(fixed) or given.function == "expand":
+            self.calls.append(SizeCall(place, tuple(given.sizes), tuple(labels), fixed, split[0] if split else None))
+        return out
+
+    def finished(self) -> list[SizeCall]:
+        """Returns the calls, with the channels that expanded dimensions met after the call."""
+        for index, out in self._expanded:
+            known = self.calls[index]
+            met = self.trace.broadcast(out)
+            first = out.dim() - len(known.sizes)
+            atoms = tuple(met.get(first + i) if a is None else a for i, a in enumerate(known.atoms))
+            self.calls[index] = replace(known, atoms=atoms)
+        self._expanded.clear()
+        return self.calls
+
+
+def _labels(trace: ChannelTrace, given: SizesIn, x: Any, out: Any) -> tuple[list, int]:
+    """Returns the labels of each dimension that a call gives the size of, and the first of these dimensions.
+
+    A dimension without channels has None for its labels.
+    """
+    count = len(given.sizes)
+    none: tuple[list, int] = [None] * count, 0
+    if not isinstance(x, torch.Tensor):
+        return none
+    if given.function == "getitem":  # a bound has the labels before it
+        bounds = zip(given.axes, given.sizes, strict=True)  # a bound at the end or behind it stays right
+        return [_before(trace.dim(x, axis), bound) if bound < x.shape[axis] else None for axis, bound in bounds], 0
+    if given.function == "groups":  # of a depthwise convolution
+        return [trace.dim(x, 1) if given.sizes[0] == x.shape[1] > 1 else None], 0
+    if given.function in ("narrow", "tensor_split"):
+        part = out if isinstance(out, torch.Tensor) else out[0]
+        axis = next((i for i, n in enumerate(part.shape) if n != x.shape[i]), None)
+        if axis is None:
+            return none
+        labels = trace.dim(x, axis)
+        if given.function == "tensor_split":
+            return [_before(labels, bound) for bound in given.sizes], 0
+        return [_before(labels, given.sizes[0]), trace.dim(part, axis)], 0
+    if given.function == "layer_norm":
+        return trace.dims(x)[-count:], x.dim() - count
+    if given.function == "split":
+        axis = next((i for i, n in enumerate(out[0].shape) if n != x.shape[i]), None)
+        parts = out if len(out) == count else out[:1]
+        return none if axis is None or len(parts) != count else ([trace.dim(part, axis) for part in parts], axis)
+    if given.function == "unflatten":
+        axis = next((i for i, n in enumerate(x.shape) if n != out.shape[i]), x.dim() - 1)
+        return trace.dims(out)[axis : axis + count], axis
+    return (trace.dims(out), 0) if out.dim() == count else none
+
+
+def _before(labels: np.ndarray | None, bound: int) -> np.ndarray | None:
+    return None if labels is None or not 0 <= bound <= len(labels) else labels[:bound]
