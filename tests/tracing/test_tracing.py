@@ -32,7 +32,7 @@ class Through(nn.Module):
     [
         (lambda x: F.normalize(x, dim=1), True),
         (lambda x: x * x.mean(1, keepdim=True).expand_as(x), True),
-        (lambda x: x * x.mean(1, keepdim=True).expand(-1, 8, -1, -1), False),
+        (lambda x: x * x.mean(1, keepdim=True).expand(-1, 8, -1, -1), True),  # the 8 is replaced
         (lambda x: x * torch.max(x, dim=1, keepdim=True)[0].sigmoid(), True),
         (lambda x: x * x.min(1)[0].unsqueeze(1), True),
         (lambda x: x / x.max(), True),

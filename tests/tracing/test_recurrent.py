@@ -1,0 +1,88 @@
+"""Recurrent layers lose hidden channels: all gates, layers and directions the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cut_proofs import prove
+from torch import nn
+
+from sirfp.channels import find_groups
+
+
+class Sequences(nn.Module):
+    def __init__(self, kind: type[nn.Module], **options):
+        super().__init__()
+        width = options.get("proj_size", 16) * (1 + options.get("bidirectional", False))
+        self.embed, self.cells = nn.Linear(5, 12), kind(12, 16, batch_first=True, **options)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.head(self.cells(self.embed(x).relu())[0])
+
+
+class ByStep(nn.Module):
+    """A cell that the code calls for each position."""
+
+    def __init__(self, kind: type[nn.Module]):
+        super().__init__()
+        self.embed, self.cells, self.head = nn.Linear(5, 12), kind(12, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        state = None
+        for step in self.embed(x).unbind(1):
+            state = self.cells(step, state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+class Text(nn.Module):
+    """Recognition of text: the columns of a feature map are the positions of a recurrent layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.cells, self.head = nn.LSTM(64, 12, num_layers=2, bidirectional=True), nn.Linear(24, 7)
+
+    def forward(self, x):
+        return self.head(self.cells(self.c(x).flatten(1, 2).permute(2, 0, 1))[0])
+
+
+class GivenStates(Sequences):
+    """Writes the width of the first hidden states in its code."""
+
+    def forward(self, x):
+        state = torch.zeros(1, len(x), 16, dtype=x.dtype)
+        return self.head(self.cells(self.embed(x), (state, state))[0])
+
+
+LAYERS = [
+    (nn.LSTM, {}),
+    (nn.GRU, {"num_layers": 2}),
+    (nn.RNN, {"bias": False}),
+    (nn.LSTM, {"bidirectional": True, "num_layers": 2}),
+    (nn.LSTM, {"proj_size": 8}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), LAYERS, ids=str)
+def test_hidden_channels_of_layers_go(kind, options):
+    torch.manual_seed(0)
+    found = prove(Sequences(kind, **options), torch.rand(1, 6, 5))
+    assert [g.size for g in found if g.name.startswith("cells")] == [16, 8][: 1 + ("proj_size" in options)]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_hidden_channels_of_cells_go(kind):
+    torch.manual_seed(0)
+    assert [(g.name, g.size) for g in prove(ByStep(kind), torch.rand(1, 6, 5))] == [("embed", 12), ("cells", 16)]
+
+
+def test_a_recurrent_layer_over_a_feature_map():
+    torch.manual_seed(0)
+    assert [(g.name, g.size) for g in prove(Text(), torch.rand(1, 1, 8, 10))] == [("c.0", 8), ("cells", 12)]
+
+
+def test_states_of_a_width_in_the_code_keep_it():
+    found = find_groups(GivenStates(nn.LSTM).eval(), torch.rand(1, 6, 5))
+    assert [g.name for g in found] == ["embed"]
+    assert "hidden" in next(f.reason for f in found.frozen if f.name == "cells")

@@ -1,0 +1,146 @@
+"""Rules of operations: networks around one operation lose channels, and equal the masked network."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from cut_proofs import prove
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from sirfp.channels import find_groups
+
+
+class Around(nn.Module):
+    """A layer, an operation on its 16 channels, and two layers more.
+
+    Args:
+        operation: called with the network and the channels.
+        dims: number of spatial dimensions.
+        parts: modules or parameters of the operation.
+    """
+
+    def __init__(self, operation: Callable, dims: int = 2, **parts):
+        super().__init__()
+        kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
+        self.i, self.m, self.o = kind(2, 16, 1), kind(16, 12, 1), kind(12, 3, 1)
+        self.operation = operation
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x):
+        return self.o(self.m(self.operation(self, self.i(x))).relu())
+
+
+class Spectral(nn.Module):
+    """The Fourier unit of LaMa: a convolution over the real and imaginary parts of a spectrum."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(32, 32, 1)
+
+    def forward(self, x):
+        b, _, h, w = x.shape
+        f = torch.fft.rfftn(x, dim=(-2, -1), norm="ortho")
+        f = torch.stack((f.real, f.imag), -1).permute(0, 1, 4, 2, 3).contiguous().view(b, -1, h, w // 2 + 1)
+        f = self.mix(f).relu().view(b, -1, 2, h, w // 2 + 1).permute(0, 1, 3, 4, 2).contiguous()
+        return torch.fft.irfftn(torch.complex(f[..., 0], f[..., 1]), s=(h, w), dim=(-2, -1), norm="ortho")
+
+
+def _fold(net, x):
+    return F.fold(net.mix(F.unfold(x, 2, stride=2).transpose(1, 2)).transpose(1, 2), (8, 8), 2, stride=2)
+
+
+def _filter(net, x):
+    return torch.fft.irfft2(torch.fft.rfft2(x) * torch.view_as_complex(net.w), s=(8, 8))
+
+
+OPERATIONS = {
+    "fold": lambda: Around(lambda _, x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2)),
+    "fold of a layer": lambda: Around(_fold, mix=nn.Linear(64, 64)),
+    "replicate in 3-D": lambda: Around(lambda _, x: F.pad(x, (0, 1) * 3, mode="replicate"), 3),
+    "reflect in 3-D": lambda: Around(lambda _, x: F.pad(x, (0, 1) * 3, mode="reflect"), 3),
+    "Fourier over positions": lambda: Around(lambda _, x: torch.fft.ifft2(torch.fft.fft2(x) * 2).real),
+    "Fourier unit": lambda: Around(lambda net, x: net.unit(x), unit=Spectral()),
+    "global filter": lambda: Around(_filter, w=nn.Parameter(torch.randn(16, 8, 5, 2))),
+    "PReLU": lambda: Around(lambda net, x: net.act(x), act=nn.PReLU(16)),
+    "PReLU by hand": lambda: Around(
+        lambda net, x: torch.where(x > 0, x, net.w[:, None, None] * x), w=nn.Parameter(torch.rand(16))
+    ),
+    "rot90": lambda: Around(lambda _, x: x.rot90(1, (2, 3))),
+    "fake quantisation": lambda: Around(lambda _, x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127)),
+    "one kernel for all": lambda: Around(
+        lambda net, x: F.conv2d(x, net.k.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1]),
+        k=nn.Parameter(torch.randn(1, 1, 3, 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_channels_pass(name):
+    torch.manual_seed(0)
+    network = OPERATIONS[name]()
+    dims = network.i.weight.dim() - 2
+    if "quantisation" in name:  # in steps: sums of float64 in another order may round to another one
+        assert [g.size for g in find_groups(network, torch.rand(1, 2, 8, 8))] == [16, 12]
+        return
+    found = prove(network, torch.rand(1, 2, *[8] * dims))
+    assert {f.name for f in found.frozen} == {"o"}
+
+
+def test_a_transform_over_channels_keeps_them():
+    network = Around(lambda _, x: torch.fft.fft(x, dim=1).real)
+    found = find_groups(network, torch.rand(1, 2, 8, 8))
+    assert [g.name for g in found] == ["m"]
+    assert "Fourier" in next(f.reason for f in found.frozen if f.name == "i")
+
+
+def test_an_expanded_buffer_passes():
+    network = Around(lambda net, x: F.conv2d(x, net.k, padding=1, groups=x.shape[1]))
+    network.register_buffer("k", torch.full((1, 1, 3, 3), 1 / 9).expand(16, 1, 3, 3))
+    assert [g.size for g in prove(network, torch.rand(1, 2, 8, 8))] == [16, 12]
+
+
+def _old_weight_norm(layer: nn.Module, **options) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer, **options)
+
+
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, _old_weight_norm], ids=["new", "old"])
+@pytest.mark.parametrize("middle", ["plain", "depthwise", "transposed", "linear", "linear, inputs", "linear, all"])
+def test_weight_norm_passes(norm, middle):
+    torch.manual_seed(0)
+    if middle.startswith("linear"):
+        options = {"linear, inputs": {"dim": 1}, "linear, all": {"dim": None}}.get(middle, {})
+        layers = [nn.Linear(8, 16), norm(nn.Linear(16, 12), **options), nn.Linear(12, 2)]
+        x = torch.rand(1, 8)
+    else:
+        kind = {
+            "depthwise": lambda: nn.Conv1d(16, 16, 3, groups=16),
+            "transposed": lambda: nn.ConvTranspose1d(16, 12, 3),
+        }
+        layer = kind.get(middle, lambda: nn.Conv1d(16, 12, 3))()
+        layers, x = [nn.Conv1d(1, 16, 3), norm(layer), nn.Conv1d(layer.out_channels, 2, 3)], torch.rand(1, 1, 32)
+    if norm is _old_weight_norm:  # it computes its weight in each call; before the first, PyTorch cannot copy it
+        with torch.no_grad():
+            layers[1](layers[0](x))
+    found = prove(nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]), x)
+    assert len(found) == (1 if middle == "depthwise" else 2)
+
+
+@pytest.mark.parametrize("norm", [parametrizations.spectral_norm, nn.utils.spectral_norm], ids=["new", "old"])
+@pytest.mark.parametrize("kind", ["convolution", "linear"])
+def test_spectral_norm_passes(norm, kind):
+    torch.manual_seed(0)
+    if kind == "linear":
+        layers, x = [nn.Linear(8, 16), norm(nn.Linear(16, 12)), nn.Linear(12, 2)], torch.rand(1, 8)
+    else:
+        layers, x = [nn.Conv2d(2, 16, 3), norm(nn.Conv2d(16, 12, 3)), nn.Conv2d(12, 2, 1)], torch.rand(1, 2, 8, 8)
+    with torch.no_grad():
+        layers[1](layers[0](x))
+    assert [g.size for g in prove(nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]), x)] == [16, 12]
