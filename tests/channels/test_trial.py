@@ -31,10 +31,13 @@ class Between(nn.Module):
 
 
 class FixedParts(Between):
-    """Splits into parts of a fixed size, read by pointwise operations only: a cut changes their number or size."""
+    """Splits into parts of a fixed size, read by pointwise operations only: a cut changes their number or size.
+
+    It calls the operator, so the size cannot be replaced.
+    """
 
     def between(self, x):
-        return torch.cat([part * (i + 1) for i, part in enumerate(x.split(6, dim=1))], dim=1)
+        return torch.cat([part * (i + 1) for i, part in enumerate(torch.ops.aten.split(x, 6, 1))], dim=1)
 
 
 class ByWidth(Between):
@@ -87,10 +90,13 @@ def test_what_runs_but_computes_something_else_is_frozen(kind, hard):
 
 
 class Regrouped(Between):
-    """A mean over sets of three channels, a size in the code: after a cut the sets have other channels."""
+    """A mean over sets of three channels, a size in the code: after a cut the sets have other channels.
+
+    It calls the operator, so the size cannot be replaced.
+    """
 
     def between(self, x):
-        sets = x.unflatten(1, (-1, 3))
+        sets = torch.ops.aten.view(x, [len(x), -1, 3, *x.shape[2:]])
         return (sets - sets.mean(2, keepdim=True)).flatten(1, 2)
 
 
@@ -126,7 +132,7 @@ class Divides(nn.Module):
 
     def forward(self, x):
         x = self.a(x)
-        return self.head(self.b(x).view(-1, x.shape[-1]).view(len(x), -1))
+        return self.head(torch.ops.aten.view(self.b(x), [-1, x.shape[-1]]).view(len(x), -1))
 
 
 def test_a_choice_of_widths_that_suits_the_code_by_chance_is_not_enough():

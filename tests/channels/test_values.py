@@ -54,9 +54,10 @@ STATISTICS = {
     "any": lambda net, x: x * (x > 1).any(1, keepdim=True),
     "batch statistics": lambda net, x: F.batch_norm(x.movedim(1, -1), None, None, training=True).movedim(-1, 1),
 }
+aten = torch.ops.aten  # in calls of operators, sizes cannot be replaced
 WRONG = {
-    "shuffle": lambda x: x.view(len(x), -1, 4, *x.shape[2:]).transpose(1, 2).reshape(x.shape),
-    "parts": lambda x: torch.cat(x.split(8, 1)[::-1], 1),
+    "shuffle": lambda x: aten.view(x.contiguous(), [len(x), -1, 4, *x.shape[2:]]).transpose(1, 2).reshape(x.shape),
+    "parts": lambda x: torch.cat(aten.split(x, 8, 1)[::-1], 1),
     "width": lambda x: x / x.shape[1],
     "numpy": lambda x: x * (1 + float(x.numpy().std())),
 }

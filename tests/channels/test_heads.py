@@ -1,0 +1,250 @@
+"""Attention of any kind loses whole heads where the width of its heads cannot shrink, and embeddings follow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cut_proofs import prove
+from torch import nn
+from torch.nn import functional as F
+
+import sirfp
+from sirfp.channels import find_groups
+
+WIDTH, HEADS = 24, 3
+
+
+class Tokens(nn.Module):
+    """An embedding, attention with a residual, and a classifier."""
+
+    def __init__(self, attention: nn.Module):
+        super().__init__()
+        self.embed, self.attention, self.head = nn.Linear(8, WIDTH), attention, nn.Linear(WIDTH, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        return self.head((x + self.attention(x)).mean(1))
+
+
+class Attention(nn.Module):
+    """Writes the width of the heads; the number of heads follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = WIDTH // HEADS
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        q, k, v = (f(x).view(b, n, -1, self.w).transpose(1, 2) for f in (self.q, self.k, self.v))
+        a = (q @ k.transpose(-2, -1) * self.w**-0.5).softmax(-1)
+        return self.o((a @ v).transpose(1, 2).reshape(b, n, -1))
+
+
+class Joint(nn.Module):
+    """The attention of most vision transformers: one layer for q, k and v, and sizes from the input's width."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads, self.scale = HEADS, (WIDTH // HEADS) ** -0.5
+        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def attend(self, q, k, v):
+        return (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
+
+    def forward(self, x):
+        b, n, c = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.num_heads, c // self.num_heads).permute(2, 0, 3, 1, 4)
+        return self.proj(self.attend(*qkv.unbind(0)).transpose(1, 2).reshape(b, n, c))
+
+
+class Fused(Joint):
+    """PyTorch's fused attention, whose scale follows the width of the heads."""
+
+    def attend(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class PartsInside(Joint):
+    """The parts lie inside each head: (heads, 3, width)."""
+
+    def forward(self, x):
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, self.num_heads, 3, c // self.num_heads).transpose(1, 2).unbind(3)
+        return self.proj(self.attend(q, k, v).transpose(1, 2).reshape(b, n, c))
+
+
+class BatchOfHeads(Joint):
+    """Heads lie in the batch dimension, as in PyTorch's own class."""
+
+    def forward(self, x):
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).chunk(3, -1)
+        w = c // self.num_heads
+        q, k, v = (t.transpose(0, 1).reshape(n, b * self.num_heads, w).transpose(0, 1) for t in (q, k, v))
+        a = torch.bmm(q, k.transpose(1, 2) * self.scale).softmax(-1)
+        return self.proj(torch.bmm(a, v).transpose(0, 1).reshape(n, b, c).transpose(0, 1))
+
+
+class RelativePositions(Joint):
+    """A table of biases with a column for each head, added as a mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(19, HEADS))
+
+    def attend(self, q, k, v):
+        place = torch.arange(q.shape[-2])
+        bias = self.table[(place[:, None] - place + 9).flatten()].view(len(place), len(place), -1).permute(2, 0, 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+
+
+class Grouped(nn.Module):
+    """Two heads of queries share one head of keys and values."""
+
+    def __init__(self, fused: bool):
+        super().__init__()
+        self.fused, self.w = fused, 4
+        self.q, self.k, self.v = nn.Linear(WIDTH, 24), nn.Linear(WIDTH, 12), nn.Linear(WIDTH, 12)
+        self.o = nn.Linear(24, WIDTH)
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        q, k, v = (f(x).view(b, n, -1, self.w).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.fused:
+            x = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        else:
+            k, v = (t[:, :, None].expand(b, t.shape[1], 2, n, self.w).flatten(1, 2) for t in (k, v))
+            x = (q @ k.transpose(-2, -1) * self.w**-0.5).softmax(-1) @ v
+        return self.o(x.transpose(1, 2).reshape(b, n, -1))
+
+
+class OfPyTorch(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.m = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **options)
+
+    def forward(self, x):
+        return self.m(x, x, x, need_weights=False)[0]
+
+
+KINDS = [
+    pytest.param(make, id=name)
+    for name, make in {
+        "width in the code": Attention,
+        "joint": Joint,
+        "fused": Fused,
+        "parts inside heads": PartsInside,
+        "heads in the batch": BatchOfHeads,
+        "relative positions": RelativePositions,
+        "grouped": lambda: Grouped(False),
+        "grouped, fused": lambda: Grouped(True),
+        "PyTorch": OfPyTorch,
+        "PyTorch, without bias": lambda: OfPyTorch(bias=False),
+        "PyTorch, separate": lambda: OfPyTorch(kdim=WIDTH, vdim=WIDTH, add_bias_kv=True, add_zero_attn=True),
+    }.items()
+]
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_whole_heads_go_and_the_embedding_too(make):
+    torch.manual_seed(0)
+    found = prove(Tokens(make()), torch.rand(1, 10, 8))
+    assert found["embed"].size == WIDTH
+    heads = [group for group in found if group.name.startswith("attention")]
+    assert [group.size for group in heads] == [HEADS]
+    assert heads[0].width > 1
+    assert {f.name for f in found.frozen if f.reason != "it is indexed"} == {"head"}  # positions of a table
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["norm last", "norm first"])
+def test_heads_of_encoder_layers_go(first):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(WIDTH, 4, 32, norm_first=first, batch_first=True, dropout=0.0)
+    found = prove(Tokens(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)), torch.rand(2, 10, 8))
+    assert [g.size for g in found if "self_attn" in g.name] == [4, 4]
+    assert not {f.name for f in found.frozen} - {"head"}
+
+
+class Decoder(nn.Module):
+    """Attends from learnt queries to an image, as DETR does, with a mask of padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries, self.embed = nn.Parameter(torch.randn(4, WIDTH)), nn.Linear(8, WIDTH)
+        layer = nn.TransformerDecoderLayer(WIDTH, HEADS, 32, batch_first=True, dropout=0.0)
+        self.decoder, self.head = nn.TransformerDecoder(layer, 2), nn.Linear(WIDTH, 5)
+
+    def forward(self, x):
+        padded = torch.arange(x.shape[1]).expand(len(x), -1) > 7
+        queries = self.queries.expand(len(x), -1, -1)
+        return self.head(self.decoder(queries, self.embed(x), memory_key_padding_mask=padded))
+
+
+def test_heads_of_cross_attention_go():
+    torch.manual_seed(0)
+    found = prove(Decoder(), torch.rand(2, 10, 8))
+    assert [g.size for g in found if "attn" in g.name] == [HEADS] * 4
+
+
+@pytest.mark.parametrize("criterion", ["sirfp", "taylor", "magnitude", "depgraph"])
+def test_criteria_rank_heads(criterion, tmp_path):
+    torch.manual_seed(0)
+    model, other = (Tokens(nn.Sequential(OfPyTorch(), Fused(), Grouped(True))).eval() for _ in range(2))
+    x, batches = torch.rand(2, 10, 8), [torch.rand(4, 10, 8) for _ in range(2)]
+    loss = {"loss": lambda m, batch: m(batch).square().mean()} if criterion == "taylor" else {}
+    plan = sirfp.prune(model, x, criterion, keep_flops=0.5, calibration=batches, **loss)
+    assert plan.flops[1] <= 0.505 * plan.flops[0]
+    sirfp.save(tmp_path / "small.safetensors", model, plan)
+    sirfp.load(tmp_path / "small.safetensors", other)
+    assert torch.equal(model(x), other.eval()(x))
+
+
+class Inside(Joint):
+    """Sizes follow the weights, so that the width of the heads can shrink."""
+
+    def forward(self, x):
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        return self.proj(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_heads_that_can_shrink_in_width_do():
+    torch.manual_seed(0)
+    found = prove(Tokens(Inside()), torch.rand(1, 10, 8))
+    assert {g.size for g in found if g.name.startswith("attention")} == {WIDTH // HEADS}
+
+
+class Shuffled(nn.Module):
+    """A channel shuffle with sizes in the code."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.o = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 1, groups=2), nn.Conv2d(12, 5, 1)
+
+    def forward(self, x):
+        x = self.b(self.a(x))
+        return self.o(x.view(-1, 2, 6, 8, 8).transpose(1, 2).reshape(-1, 12, 8, 8))
+
+
+def test_a_channel_shuffle_loses_channels_and_not_rows():
+    torch.manual_seed(0)
+    found = prove(Shuffled(), torch.rand(1, 3, 8, 8))
+    assert [(g.name, g.size) for g in found] == [("a", 6), ("b", 6)]
+
+
+class Kept(Joint):
+    """Divides by a number of heads that does not follow: the values of a cut network would be others."""
+
+    def attend(self, q, k, v):
+        return super().attend(q, k, v) / q.shape[1]
+
+
+def test_attention_that_computes_something_else_stays():
+    found = find_groups(Tokens(Kept()).eval(), torch.rand(1, 10, 8))
+    assert [g.name for g in found] == ["embed"]
+    assert "another" in next(f.reason for f in found.frozen if f.name == "attention.qkv")
+
+
+def test_ignored_heads_stay():
+    found = find_groups(Tokens(Joint()).eval(), torch.rand(1, 10, 8), ["attention.qkv"])
+    assert [g.name for g in found] == ["embed"]

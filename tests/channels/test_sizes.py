@@ -1,0 +1,183 @@
+"""Sizes that a model's code writes follow a cut: attributes are set, sizes in calls are replaced."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from cut_proofs import half_of, prove
+from torch import nn
+
+from sirfp.channels import find_again, find_groups
+from sirfp.errors import InputError
+from sirfp.network.sizes import is_resized
+from sirfp.prune import plan_for
+from sirfp.structure.plan import PruningPlan
+from sirfp.surgery import apply
+from sirfp.verify import compare
+
+X = torch.rand(1, 3, 8, 8)
+
+
+class Parts(nn.Module):
+    """Splits channels into a gate of 16 and values of 32."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.gate = [16, 32], 16
+        self.i, self.p, self.o = nn.Conv2d(3, 24, 1), nn.Conv2d(24, 48, 1), nn.Conv2d(32, 5, 1)
+        self.g = nn.Conv2d(16, 32, 1)
+
+    def parts(self, x):
+        return x.split(self.sizes, 1)
+
+    def forward(self, x):
+        gate, value = self.parts(self.p(self.i(x)))
+        return self.o(value * self.g(gate).sigmoid())
+
+
+class BySizesInCode(Parts):
+    def parts(self, x):
+        return torch.split(x, (16, 32), dim=1)
+
+
+class ByOneNumber(Parts):
+    def parts(self, x):
+        return x.split([self.gate, x.shape[1] - self.gate], 1)
+
+
+class BySlices(Parts):
+    def parts(self, x):
+        return x[:, :16], x[:, 16:]
+
+
+class ByNarrow(Parts):
+    def parts(self, x):
+        return x.narrow(1, 0, 16), x.narrow(1, 16, 32)
+
+
+class ByTensorSplit(Parts):
+    def parts(self, x):
+        return x.tensor_split([16], 1)
+
+
+class InATuple(Parts):
+    def __init__(self):
+        super().__init__()
+        self.sizes = (16, 32)
+
+
+@pytest.mark.parametrize("kind", [Parts, BySizesInCode, ByOneNumber, BySlices, ByNarrow, ByTensorSplit, InATuple])
+def test_unequal_parts_follow(kind):
+    torch.manual_seed(0)
+    found = prove(kind(), X)
+    assert [(g.name, g.size) for g in found] == [("i", 24), ("p", 16), ("p#2", 32), ("g", 32)][: len(found)]
+    assert [f.name for f in found.frozen] == ["o"]
+
+
+def test_attributes_are_set_where_they_hold_the_sizes():
+    model = Parts().eval()
+    found = find_groups(model, X)
+    plan = plan_for(found, half_of(found, 0, list(found)))
+    apply(model, plan)
+    assert model.sizes == [8, 16] and not is_resized(model)
+
+
+class Reshaped(nn.Module):
+    """Writes its width in a reshape, an expanded tensor, a norm and a number of groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.width = nn.Conv2d(3, 12, 1), 12
+        self.kernel, self.shift = nn.Parameter(torch.randn(1, 1, 3, 3)), nn.Parameter(torch.randn(1, 1, 1, 1))
+        self.o = nn.Conv2d(12, 5, 1)
+
+    def forward(self, x):
+        x = self.a(x).flatten(2).reshape(-1, 12, 8, 8)
+        x = nn.functional.conv2d(x, self.kernel.expand(self.width, 1, 3, 3), padding=1, groups=self.width)
+        return self.o((x + self.shift.expand(1, 12, 8, 8)).relu())
+
+
+class Normed(nn.Module):
+    """Layer norms without scale, with their width in the code, in an attribute, and from the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.i, self.m, self.o = nn.Linear(8, 24), nn.Linear(24, 16), nn.Linear(16, 5)
+        self.norm = nn.LayerNorm(24, elementwise_affine=False)
+
+    def forward(self, x):
+        x = self.norm(self.i(x))
+        x = self.m(nn.functional.layer_norm(x, (24,)))
+        return self.o(nn.functional.layer_norm(x, [x.shape[-1]]))
+
+
+def test_sizes_of_other_calls_follow():
+    torch.manual_seed(0)
+    assert [(g.name, g.size) for g in prove(Reshaped(), X)] == [("a", 12)]
+    assert [(g.name, g.size) for g in prove(Normed(), torch.rand(2, 6, 8))] == [("i", 24), ("m", 16)]
+
+
+def resized() -> tuple[nn.Module, PruningPlan]:
+    torch.manual_seed(0)
+    model = BySizesInCode().eval()
+    found = find_groups(model, X)
+    plan = plan_for(found, half_of(found, 0, list(found)))
+    apply(model, plan)
+    return model, plan
+
+
+def test_a_resized_module_is_of_its_class_and_can_be_copied_and_pickled():
+    model, _ = resized()
+    assert is_resized(model) and isinstance(model, BySizesInCode) and type(model).__name__ == "BySizesInCode"
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert compare(model, again, X).relative == 0
+
+
+def test_a_resized_network_can_be_compiled_for_export():
+    model, _ = resized()
+    exported = torch.export.export(model, (X,)).module()
+    assert torch.allclose(exported(X), model(X), atol=1e-6)
+
+
+def test_a_plan_that_sets_what_is_not_there_is_refused_and_changes_nothing():
+    model, other = Parts().eval(), Parts()
+    found = find_groups(model, X)
+    plan = plan_for(found, half_of(found, 0, list(found)))
+    other.sizes = [16, 4]
+    with pytest.raises(InputError, match=r"sets .sizes\[1\] to 16, which here is 4"):
+        apply(other, plan)
+    assert other.p.weight.shape[0] == 48
+    del other.sizes
+    with pytest.raises(InputError, match="for another model"):
+        apply(other, plan)
+
+
+def test_groups_found_again_keep_their_sizes():
+    model = BySizesInCode().eval()
+    found = find_groups(model, X)
+    again = find_again(model, X, (), found)
+    assert again.widths.keys() == found.widths.keys() and [g.name for g in again] == [g.name for g in found]
+
+
+class Strided(Parts):
+    """Takes every third channel."""
+
+    def parts(self, x):
+        return x[:, ::3], torch.cat([x[:, 1::3], x[:, 2::3]], 1)
+
+
+class Hidden(Parts):
+    """Splits by an operator that takes no part in PyTorch's protocol of functions."""
+
+    def parts(self, x):
+        return torch.ops.aten.split_with_sizes(x, [16, 32], 1)
+
+
+@pytest.mark.parametrize("kind", [Strided, Hidden])
+def test_parts_whose_sizes_cannot_be_given_stay(kind):
+    found = find_groups(kind().eval(), X)
+    assert "i" in [g.name for g in found] and "p" not in [g.name for g in found]
+    assert next(f.reason for f in found.frozen if f.name == "p")
