@@ -23,7 +23,7 @@ import sys as _sys
 
 from . import channels, clique, criteria, redundancy, verify
 from .channels.find import find_groups
-from .checkpoint import load, save
+from .checkpoint import Origin, load, save
 from .errors import InputError
 from .network import forward as _forward
 from .prune import prune
@@ -35,6 +35,7 @@ _sys.modules[f"{__name__}.calling"] = _forward  # the name of this module in 0.1
 
 __all__ = [
     "InputError",
+    "Origin",
     "PruningPlan",
     "channels",
     "clique",

@@ -18,6 +18,7 @@ from ..network.wrappers import on_plain_model
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply
 from ..surgery.earlier_cuts import check_whole
+from .origin import ORIGIN_KEY, Origin
 
 PLAN_KEY = "sirfp_plan"
 """Key of the plan in a file's metadata."""
@@ -29,13 +30,14 @@ CLASSES = (
 
 
 @on_plain_model
-def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) -> None:
+def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None, *, origin: Origin | None = None) -> None:
     """Writes a pruned model's weights and its plan to one file, without branches that run only in training.
 
     Args:
         path: the file, usually `*.safetensors`; written under a temporary name and renamed when it is complete.
         model: the pruned model; a wrapped one is written with the plain names (`sirfp.network.wrappers`).
         plan: the plan that turned the dense model into this model; None for a dense model.
+        origin: where the dense model comes from, so that commands need not be told (`sirfp report FILE`).
 
     Raises:
         InputError: the file cannot be written, or the plan is not the whole way from the dense model to this one.
@@ -50,9 +52,12 @@ def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None) ->
         if storage_key(tensor) not in seen and not within(name, branches):
             seen.add(storage_key(tensor))
             state[name] = tensor.detach().cpu().contiguous()
+    metadata = {PLAN_KEY: plan.to_json()} if plan else {}
+    if origin:
+        metadata[ORIGIN_KEY] = origin.to_json()
     with whole_file(path) as beside:
         try:
-            save_file(state, str(beside), metadata={PLAN_KEY: plan.to_json()} if plan else {})
+            save_file(state, str(beside), metadata=metadata)
         except SafetensorError as error:
             raise InputError(f"cannot write {path}: {error}") from None
 

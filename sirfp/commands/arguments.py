@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..files.config_files import AddConfigFile, config_files
 from ..files.own_code import add_import
+from .recorded import complete
 
 if TYPE_CHECKING:
     from ..sources.source import Source
@@ -101,8 +102,13 @@ def split_words(words: list[str], *, file: bool) -> tuple[str, list[str]]:
     return found, pairs
 
 
-def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
-    """Builds the dense model that the arguments select; returns None if they select none.
+def build_source(args: argparse.Namespace, opts: list[str], file: str = "") -> Source | None:
+    """Builds the dense model that the arguments select, or that a pruned file records; returns None without either.
+
+    Args:
+        args: the command line.
+        opts: its KEY VALUE pairs.
+        file: the pruned file, or "".
 
     Raises:
         InputError: the arguments select more than one model, or the model cannot be built.
@@ -110,6 +116,8 @@ def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
     given = [name for name in ("timm", "config_file", "zoo") if getattr(args, name) is not None]
     if len(given) > 1:
         raise InputError(f"give one of --timm, --config-file and --zoo, not {len(given)}")
+    args, opts, preprocessing = complete(args, opts, file)
+    given = given or [name for name in ("timm", "config_file", "zoo") if getattr(args, name) is not None]
     if opts and given in ([], ["timm"]):
         raise InputError(f"{opts[0]!r}: KEY VALUE pairs are for --config-file and --zoo")
     if not given:
@@ -123,7 +131,13 @@ def build_source(args: argparse.Namespace, opts: list[str]) -> Source | None:
 
     if given == ["timm"]:
         with in_flags(MODEL__TIMM__WEIGHTS="--weights", MODEL__TIMM__NAME="--timm"):
-            return source.from_timm(args.timm, weights=args.weights, size=size, num_classes=args.num_classes)
+            return source.from_timm(
+                args.timm,
+                weights=args.weights,
+                size=size,
+                num_classes=args.num_classes,
+                preprocessing=preprocessing or None,
+            )
     if args.num_classes is not None:
         raise InputError(
             "--num-classes is for --timm; write MODEL.ROI_HEADS.NUM_CLASSES N, MODEL.RETINANET.NUM_CLASSES N or "

@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
     from ..exporting import Agreement, Exported, Graph
     from ..sources.source import Source
 
-USAGE = f"sirfp export [FILE] {MODEL_USAGE} -o MODEL.onnx [options] {OPTS_USAGE}"
+USAGE = f"sirfp export [FILE] [{MODEL_USAGE[1:-1]}] -o MODEL.onnx [options] {OPTS_USAGE}"
 EXAMPLE = """examples:
-  sirfp export small.safetensors --timm resnet18 -o small.onnx
+  sirfp export small.safetensors -o small.onnx
   sirfp export small.safetensors --config-file deeplab.yaml -o small.onnx --images photos/
   sirfp export --zoo COCO-Detection/retinanet_R_50_FPN_1x --weights model.pkl -o dense.onnx    without FILE: dense
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> Outcome:
     check_writable(args.output)
     check_packages()
     plan_and_state = read(file) if file else None  # first, so that a damaged file is reported before a model is built
-    source = need_model(build_source(args, opts))
+    source = need_model(build_source(args, opts, file))
     model = source.model
     if plan_and_state:
         model = source.fresh()

@@ -29,6 +29,7 @@ from .arguments import (
 )
 from .labelled_images import Loss, labelled_batches
 from .outcome import Outcome
+from .recorded import origin_of
 
 if TYPE_CHECKING:
     from ..criteria import Criterion
@@ -170,7 +171,7 @@ def run(args: argparse.Namespace) -> Outcome:
             min_keep=args.min_keep,
             **options,
         )
-    sirfp.save(args.output, source.model, plan)
+    sirfp.save(args.output, source.model, plan, origin=origin_of(args, opts, source))
     found = tables.summary(plan)
     data = {"file": args.output, "model": source.name, "size": list(source.size), "weights": source.weights}
     shown: list[Any] = [*tables.budget_line(found), tables.comparison(found.rows()), tables.widths(found.widths)]

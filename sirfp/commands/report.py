@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
     import torch
     from torch import nn
 
+    from ..checkpoint.origin import Origin
     from ..network.latency import Latency
     from ..reporting.tables import Row
     from ..sources.source import Source
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
 USAGE = f"sirfp report [FILE] [{MODEL_USAGE[1:-1]}] [options] {OPTS_USAGE}"
 EXAMPLE = """examples:
   sirfp report small.safetensors                              what the file records
-  sirfp report small.safetensors --timm resnet18 --latency    pruned compared with dense
+  sirfp report small.safetensors --latency                    pruned compared with dense
   sirfp report --zoo COCO-Detection/retinanet_R_50_FPN_1x     which layers can be pruned, and which cannot"""
 
 
@@ -70,32 +71,42 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Counts FLOPs and parameters, and measures latency with --latency."""
+    from sirfp.checkpoint.origin import read_origin
     from sirfp.checkpoint.pruned import read
 
     file, opts = split_words(args.words, file=True)
     pruned = read(file) if file else None  # first, so that a damaged file is reported before a model is built
-    source = build_source(args, opts)
+    named = any(value is not None for value in (args.timm, args.config_file, args.zoo, args.size, args.num_classes))
+    if pruned and not (named or opts or args.latency):  # the file says it all
+        return _file(file, pruned[0], read_origin(file), args.verbose)
+    source = build_source(args, opts, file)
     if source is None:
         if pruned is None:
             raise InputError("name a pruned FILE, a dense model (--timm, --config-file or --zoo), or both")
         if args.latency:
             raise InputError("--latency needs the dense model: --timm NAME, --config-file PATH or --zoo CONFIG")
-        return _file(file, pruned[0], args.verbose)
+        return _file(file, pruned[0], None, args.verbose)
     source.check()
     return _dense(source, args) if pruned is None else _both(file, *pruned, source, args)
 
 
-def _file(file: str, plan: PruningPlan, verbose: bool) -> Outcome:
+def _file(file: str, plan: PruningPlan, origin: Origin | None, verbose: bool) -> Outcome:
     """The report of a pruned file without its dense model."""
     from sirfp.reporting import tables
 
     found = tables.summary(plan)
     file_bytes = os.path.getsize(file)
-    output: list[Any] = [f"{file}, {tables.size(file_bytes)}, pruned by {found.criterion or 'an unnamed criterion'}"]
+    about: dict[str, Any] = {}
+    line = f"{file}, {tables.size(file_bytes)}, pruned by {found.criterion or 'an unnamed criterion'}"
+    if origin:
+        size = f" on {origin.size[0]} x {origin.size[1]} pixels" if origin.size else ""
+        line += f"; {origin.name}{size}"
+        about = {"model": origin.name} | ({"size": list(origin.size)} if origin.size else {})
+    output: list[Any] = [line]
     output += [*tables.budget_line(found), tables.comparison(found.rows()), tables.widths(found.widths)]
     if verbose and found.frozen:
         output.append(tables.frozen(found.frozen))
-    return Outcome({"file": file, "file_bytes": file_bytes, **found.to_dict()}, output)
+    return Outcome({"file": file, "file_bytes": file_bytes, **about, **found.to_dict()}, output)
 
 
 def _both(

@@ -30,9 +30,10 @@ if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
     from ..structure.plan import PruningPlan
     from ..verify import Difference
 
-USAGE = f"sirfp verify FILE {MODEL_USAGE} [--images FOLDER] [options] {OPTS_USAGE}"
-EXAMPLE = """example:
-  sirfp verify small.safetensors --timm resnet18"""
+USAGE = f"sirfp verify FILE [{MODEL_USAGE[1:-1]}] [--images FOLDER] [options] {OPTS_USAGE}"
+EXAMPLE = """examples:
+  sirfp verify small.safetensors
+  sirfp verify small.safetensors --timm resnet18    for a file that does not record its model"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> Outcome:
         raise InputError("name the pruned FILE to verify")
     check_tolerance(args.tolerance)
     plan, state = read(file)
-    source = need_model(build_source(args, opts))
+    source = need_model(build_source(args, opts, file))
     pruned = source.fresh()
     restore(pruned, plan, state, file)
     source.check()

@@ -11,6 +11,7 @@ import torch
 from detectron2.engine.hooks import HookBase
 from detectron2.utils import comm
 
+from ..checkpoint.origin import Origin
 from ..checkpoint.pruned import save
 from ..files.whole import whole_file
 from ..training.schedule import Schedule
@@ -74,7 +75,7 @@ class Report(HookBase):
         from ..reporting import figures, tables
 
         model, inputs = unwrapped(self.trainer.model), self.trainer.example_inputs()
-        save(self._path("pruned.safetensors"), model, plan)
+        save(self._path("pruned.safetensors"), model, plan, origin=Origin(config_files=("config.yaml",)))
         first = next(iter(self.rows))
         before = rebuilt(self.trainer, self._path(f"{first}.safetensors"))
         latency = measure({first: (before, inputs), "pruned": (model, inputs)})

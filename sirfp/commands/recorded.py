@@ -1,0 +1,93 @@
+"""The model of a command from the record in its pruned file, where flags do not name one, and the record to write."""
+
+from __future__ import annotations
+
+import argparse
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..files.config_files import config_files
+
+if TYPE_CHECKING:
+    from ..checkpoint.origin import Origin
+    from ..sources.source import Source
+
+
+def complete(
+    args: argparse.Namespace, opts: list[str], file: str
+) -> tuple[argparse.Namespace, list[str], dict[str, Any]]:
+    """Adds what a pruned file records of its model to what the command line says, which takes precedence.
+
+    The record is not used if flags name another model.
+
+    Args:
+        args: the command line; not changed.
+        opts: its KEY VALUE pairs.
+        file: the pruned file, or "".
+
+    Returns:
+        The arguments, the KEY VALUE pairs, and timm's data config (empty if not recorded).
+
+    Raises:
+        InputError: the record is damaged, its config file is missing, or its config is Python code.
+    """
+    from ..checkpoint.origin import read_origin
+
+    origin = read_origin(file) if file else None
+    if origin is None or not _same_model(args, origin):
+        return args, opts, {}
+    lazy = origin.zoo.endswith(".py") or "".join(origin.config_files[:1]).endswith(".py")
+    named = any((args.timm, args.config_file, args.zoo))
+    if lazy and not named and (origin.config_files or origin.opts):
+        flag = "--zoo" if origin.zoo else "--config-file"
+        raise InputError(
+            f"{file} records the lazy config {origin.name}, which would be executed: if you trust it, name it, "
+            f"{flag} {origin.name}, with its KEY VALUE pairs"
+        )
+    args = copy(args)
+    if not named:
+        args.timm, args.zoo = origin.timm or None, origin.zoo or None
+        if origin.config_files:
+            args.config_file, *args.layers = (_found(path, file) for path in origin.config_files)
+    args.size = args.size or origin.size
+    if args.num_classes is None and origin.timm:
+        args.num_classes = origin.num_classes
+    return args, opts if lazy else [*origin.opts, *opts], origin.preprocessing
+
+
+def origin_of(args: argparse.Namespace, opts: list[str], source: Source) -> Origin:
+    """The record of a command's model. Keys of weights are left out, as the file holds the weights."""
+    from ..checkpoint.origin import PREPROCESSING, Origin
+
+    pairs = zip(opts[::2], opts[1::2], strict=True)
+    kept = tuple(word for pair in pairs if not pair[0].endswith("WEIGHTS") for word in pair)
+    about: dict[str, Any] = {"opts": kept, "size": source.size, "colours": source.colours}
+    if args.zoo:
+        return Origin(zoo=args.zoo, **about)
+    if args.config_file:
+        return Origin(config_files=tuple(config_files(args)), **about)
+    known = getattr(source, "preprocessing", {})
+    complete = {key: known[key] for key in PREPROCESSING} if all(key in known for key in PREPROCESSING) else {}
+    return Origin(
+        timm=args.timm, num_classes=getattr(source.model, "num_classes", None), preprocessing=complete, **about
+    )
+
+
+def _same_model(args: argparse.Namespace, origin: Origin) -> bool:
+    """True if the command line names no model, or the recorded one."""
+    given = {name: getattr(args, name) for name in ("timm", "config_file", "zoo") if getattr(args, name) is not None}
+    if not given:
+        return True
+    if "config_file" in given:
+        return tuple(config_files(args)) == origin.config_files
+    return given == {"timm": origin.timm} or given == {"zoo": origin.zoo}
+
+
+def _found(path: str, file: str) -> str:
+    """Returns the path of a recorded config file, which lies beside the pruned file or in the working folder."""
+    for place in (Path(file).parent / path, Path(path)):
+        if place.is_file():
+            return str(place)
+    raise InputError(f"{file} records the config {path}, which is missing here; name it: --config-file PATH")
