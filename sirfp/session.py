@@ -214,6 +214,8 @@ class PruningSession:
                     self.model, self.example_inputs, found, criterion, target, self.limits, self.plan, curves
                 )
             )
+            if moments is not None and evidence.held:
+                moments = evidence.moments(self.model, found, held=True)
         if evidence.statistics is None and found.groups:  # weights were trained since the groups were found
             found = find_again(self.model, self.example_inputs, self.limits.ignore, found)
         plan = cut_to(

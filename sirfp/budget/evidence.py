@@ -100,12 +100,18 @@ class Evidence:
             )
         return Evidence(fit, joined(held), divergence, **how)
 
-    def moments(self, model: nn.Module, found: ChannelGroups) -> Moments | None:
-        """Takes the moments of the layers' inputs over the batches to fit on; None if there are none."""
+    def moments(self, model: nn.Module, found: ChannelGroups, held: bool = False) -> Moments | None:
+        """Takes the moments of the layers' inputs over the batches to fit on; None if there are none.
+
+        Args:
+            model: the model.
+            found: its groups.
+            held: True to take them over the images that are held out too, once the curves are measured.
+        """
         if not self.fit:
             return None
         with self.mode(model), self.context():
-            return take_moments(model, found, self.fit, self.run)
+            return take_moments(model, found, [*self.fit, *self.held] if held else self.fit, self.run)
 
     def learn(self, model: nn.Module, found: ChannelGroups, criterion: Criterion, moments: Moments | None) -> None:
         """Gives a criterion all it needs: features or gradients of batches, or moments of layers' inputs.

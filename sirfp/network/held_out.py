@@ -18,34 +18,34 @@ def count_images(batch: Any) -> int:
     return 1 if first is None else len(first)
 
 
-def part(batch: Any, start: int, stop: int) -> Any:
-    """Returns the images from `start` to `stop` of a batch, with all that belongs to them.
+def chosen(batch: Any, images: Sequence[int]) -> Any:
+    """Returns some images of a batch, with all that belongs to them.
 
     Args:
         batch: a list of dictionaries, or tensors in nested tuples, lists and dictionaries. Tensors with as many rows as
             the batch has images are divided; all else is passed on as it is.
-        start: the first image.
-        stop: the image after the last one.
+        images: the positions of the images.
     """
     if isinstance(batch, list) and batch and isinstance(batch[0], Mapping):
-        return batch[start:stop]
-    return _part(batch, count_images(batch), start, stop)
+        return [batch[i] for i in images]
+    return _chosen(batch, count_images(batch), list(images))
 
 
-def _part(value: Any, images: int, start: int, stop: int) -> Any:
+def _chosen(value: Any, count: int, images: list[int]) -> Any:
     if isinstance(value, torch.Tensor):
-        return value[start:stop] if value.dim() and len(value) == images else value
+        return value[images] if value.dim() and len(value) == count else value
     if isinstance(value, Mapping):
-        return {key: _part(each, images, start, stop) for key, each in value.items()}
+        return {key: _chosen(each, count, images) for key, each in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_part(each, images, start, stop) for each in value)
+        return type(value)(_chosen(each, count, images) for each in value)
     return value
 
 
 def hold_out(batches: Sequence[Any], most: int, share: float = 0.25) -> tuple[list[Any], list[Any]]:
-    """Divides batches into those for fitting and those that are held out, to check what was fitted.
+    """Divides batches into images for fitting and images that are held out, to check what was fitted.
 
-    Whole batches are held out where there are enough of them, spread evenly; otherwise the last images of each batch.
+    Held out are images at even distances over all batches. Loaders often give images in the order of their classes: if
+    whole batches were held out, both parts would lack classes of the other.
 
     Args:
         batches: the batches.
@@ -57,28 +57,23 @@ def hold_out(batches: Sequence[Any], most: int, share: float = 0.25) -> tuple[li
         which is for fitting.
     """
     sizes = [count_images(batch) for batch in batches]
-    wanted = min(most, max(1, round(share * sum(sizes))))
-    if sum(sizes) < 2:
+    total = sum(sizes)
+    wanted = min(most, max(1, round(share * total)))
+    if total < 2:
         return list(batches), []
-    if len(batches) > 1 and max(sizes) <= wanted:
-        count = max(1, int(wanted / (sum(sizes) / len(sizes))))
-        chosen = {round((i + 0.5) * len(batches) / count - 0.5) for i in range(count)}
-        return (
-            [batch for i, batch in enumerate(batches) if i not in chosen],
-            [batch for i, batch in enumerate(batches) if i in chosen],
-        )
-    fit, held, left = [], [], wanted
-    for batch, size in sorted(zip(batches, sizes, strict=True), key=lambda pair: -pair[1]):
-        count = min(left, max(1, round(wanted * size / sum(sizes)))) if left else 0
-        count = min(count, size - 1) if size > 1 else 0
-        left -= count
-        fit.append(part(batch, 0, size - count))
-        if count:
-            held.append(part(batch, size - count, size))
-    return (fit, held) if held else (fit[:-1], fit[-1:])
+    out = {int((i + 0.5) * total / wanted) for i in range(wanted)}
+    fit, held, start = [], [], 0
+    for batch, size in zip(batches, sizes, strict=True):
+        inside = [i for i in range(size) if start + i in out]
+        rest = [i for i in range(size) if start + i not in out]
+        for part, positions in ((fit, rest), (held, inside)):
+            if positions:
+                part.append(batch if len(positions) == size else chosen(batch, positions))
+        start += size
+    return fit, held
 
 
-def joined(batches: Sequence[Any], most: int = 16) -> list[Any]:
+def joined(batches: Sequence[Any], most: int = 32) -> list[Any]:
     """Joins batches of equal shapes to larger ones, so that a network is called fewer times.
 
     Args:

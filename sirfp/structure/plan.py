@@ -10,7 +10,6 @@ from typing import Any
 from ..errors import InputError
 from ..network.branches import within
 from . import plan_values as read
-from .plan_text import one_line, width_table
 
 FORMAT = 1
 LONGEST = 32 << 20
@@ -267,3 +266,38 @@ def _place(value: Any, at: str) -> tuple[str, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise InputError(f"{at} must be a [name, dimension] pair")
     return read.text(value[0], at), read.count(value[1], at)
+
+
+def one_line(plan: PruningPlan) -> str:
+    """Returns e.g. "PruningPlan(magnitude, FLOPs 0.148 -> 0.074 G (50.0%), params 11.2 -> 1.9 M, 12 groups)"."""
+    parts = [
+        *([plan.criterion] if plan.criterion else []),
+        f"FLOPs {_in_units(plan.flops, 'G')} ({plan.flops[1] / max(1, plan.flops[0]):.1%})",
+        f"params {_in_units(plan.params, 'M')}",
+        f"{len(plan.kept)} group{'' if len(plan.kept) == 1 else 's'}",
+    ]
+    return f"PruningPlan({', '.join(parts)})"
+
+
+def width_table(plan: PruningPlan) -> str:
+    """Returns a line for each group: its name, its kept and dense channels, and the share that is kept."""
+    rows = [("group", "kept", "of", "share")]
+    for name, kept in plan.kept.items():
+        dense = plan.channels[name]
+        rows.append((name, str(len(kept)), str(dense), f"{len(kept) / max(1, dense):.1%}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join([*lines[:1], "  ".join("-" * n for n in widths), *lines[1:]])
+
+
+def _in_units(pair: tuple[int, int], unit: str) -> str:
+    """Returns a dense and a pruned number, in three digits of the unit that suits the dense one."""
+    units = {"G": 1e9, "M": 1e6, "k": 1e3, "": 1.0}
+    names = list(units)[list(units).index(unit) :]
+    fitting = next((name for name in names if pair[0] >= units[name] / 10), "")
+    digits = max(0, 3 - len(str(int(pair[0] / units[fitting]))) if pair[0] >= units[fitting] else 3)
+    first, second = (f"{number / units[fitting]:.{digits}f}" for number in pair)
+    return f"{first} -> {second} {fitting}".rstrip()

@@ -97,7 +97,7 @@ def test_images_are_held_out_of_what_is_fitted():
 
 def test_batches_of_one_shape_are_joined():
     batches = [torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8), torch.zeros(15, 3, 8, 8)]
-    assert [len(batch) for batch in joined(batches)] == [4, 2, 15]
+    assert [len(batch) for batch in joined(batches, 16)] == [4, 2, 15]
     items = [[{"image": torch.zeros(3, side, side)}] for side in (4, 4, 8, 8)]
     assert [len(batch) for batch in joined(items)] == [2, 2]
 
