@@ -13,6 +13,7 @@ from ..structure.groups import ChannelGroups
 from . import knapsack
 from .allocation import EXACT, PROMISED, grid, out_of_reach, split
 from .curve import Curve
+from .frozen import check_groups
 from .limits import DEFAULT, Limits
 from .width_cost import WidthCost
 
@@ -62,8 +63,7 @@ def choose_widths(
     whole, least = (cost(np.array([widths[end] for widths in grids], dtype=float)) for end in (-1, 0))
     if whole <= budget:
         return {group.name: group.size for group in found}
-    if not found.groups:
-        raise InputError("nothing in the model can be cut: every channel is frozen")
+    check_groups(found)
     if least > budget:
         raise out_of_reach(budget, least, dense or whole, what, limits)
     problem = knapsack.Knapsack(grids, losses, cost, budget, EXACT, PROMISED)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import INPUT
 from test_allocation import FOUND, Wide
 
 from sirfp.budget import knapsack
@@ -21,6 +22,7 @@ from sirfp.budget.limits import DEFAULT, Limits
 from sirfp.budget.target import Flops, Params
 from sirfp.budget.width_cost import WidthCost, of_products
 from sirfp.budget.widths import keep_for
+from sirfp.channels import find_groups
 from sirfp.errors import InputError
 
 KINDS = list(FOUND)
@@ -215,6 +217,12 @@ def test_budgets_and_curves_that_cannot_be():
     wrong = curves | {name: Curve(name, curve.size + 1, (curve.size + 1,), (0.0,))}
     with pytest.raises(InputError, match=f"one of {curve.size + 1} channels, the model has {curve.size}"):
         chosen(found, wrong, 0.5)
+
+
+def test_a_model_that_is_frozen_is_said():
+    found = find_groups(Wide(), torch.randn(INPUT), ignore=["*"])
+    with pytest.raises(InputError, match="nothing in the model can be cut: every channel is frozen, for these reasons"):
+        chosen(found, {}, 0.5)
 
 
 def test_widths_that_were_not_measured_are_said(caplog):
