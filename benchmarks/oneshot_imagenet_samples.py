@@ -53,8 +53,8 @@ The tables have the top-1 accuracy, in per cent, of timm's `{network}` with its 
 images of ImageNet (mean and std 0.5, bicubic, crop 0.875), right after pruning to a share of its FLOPs. The dense
 network has **{dense:.1f}**. {calibration} other images were used for refitting, for loss curves (a quarter of
 them), and for criteria that need features or gradients, the latter with labels. With so few images the tables are a
-comparison, not a result on ImageNet: the standard error of a figure is about 1.5. No criterion had its sparsity training. The networks run in
-{precision}.
+comparison, not a result on ImageNet: the standard error of a figure is about 1.5. No criterion had its sparsity
+training. The networks run in {precision}.
 
 ## Widths by a ranking of scores
 

@@ -62,7 +62,9 @@ def hold_out(batches: Sequence[Any], most: int, share: float = 0.25) -> tuple[li
     if total < 2:
         return list(batches), []
     out = {int((i + 0.5) * total / wanted) for i in range(wanted)}
-    fit, held, start = [], [], 0
+    fit: list[Any] = []
+    held: list[Any] = []
+    start = 0
     for batch, size in zip(batches, sizes, strict=True):
         inside = [i for i in range(size) if start + i in out]
         rest = [i for i in range(size) if start + i not in out]
