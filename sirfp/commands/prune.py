@@ -1,4 +1,4 @@
-"""`sirfp prune`: one-shot pruning from a checkpoint, or further pruning of a pruned file."""
+"""`sirfp prune`: one-shot pruning from a checkpoint."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ from .recorded import origin_of
 if TYPE_CHECKING:
     from ..criteria import Criterion
 
-USAGE = f"sirfp prune [FILE] {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
+USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
 EXAMPLE = """example:
-  sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors
-  sirfp prune small.safetensors --timm resnet18 --images photos --keep-flops 0.3 -o smaller.safetensors"""
+  sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors"""
 
 CRITERIA_HELP = (
     "sirfp_setwise (the default) and sirfp (the paper's) need images; magnitude, slimming, fpgm, depgraph and random "
@@ -55,17 +54,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--keep-flops",
         type=float,
         metavar="SHARE",
-        help="share of the dense model's FLOPs that stay, in (0, 1], also of a pruned FILE "
-        f"(default {KEEP_FLOPS} if no other budget is given)",
+        help=f"share of the FLOPs that stay, in (0, 1] (default {KEEP_FLOPS} if no other budget is given)",
     )
-    group.add_argument(
-        "--keep-params", type=float, metavar="SHARE", help="share of the dense model's parameters that stay"
-    )
+    group.add_argument("--keep-params", type=float, metavar="SHARE", help="share of the parameters that stay")
     group.add_argument(
         "--keep-latency",
         type=float,
         metavar="SHARE",
-        help="share of the dense model's latency that stays: PyTorch's time for one image, measured on this machine",
+        help="share of the latency that stays: PyTorch's time for one image, measured on this machine",
     )
     group.add_argument("--criterion", metavar="NAME", help=f"what a channel is worth: {CRITERIA_HELP}")
     group.add_argument(
@@ -140,9 +136,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.criteria import CRITERIA
     from sirfp.reporting import tables
 
-    file, opts = split_words(args.words, file=True)
-    if file and args.weights:
-        raise InputError(f"{file} has the pruned model's weights: give FILE or --weights, not both")
+    _, opts = split_words(args.words, file=False)
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}
     Target.of(KEEP_FLOPS, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
@@ -156,9 +150,6 @@ def run(args: argparse.Namespace) -> Outcome:
         )
     source = need_model(build_source(args, opts))
     source.check()
-    if file:
-        sirfp.load(file, source.model)
-        source.weights = file
     calibration, loss = _calibration(args, source, criterion.needs)
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore"):
         plan = sirfp.prune(

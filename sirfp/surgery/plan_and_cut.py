@@ -16,12 +16,10 @@ from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
 from .checked import WAYS, best_way
 from .compensation import compensate
-from .cut import cut_by, cuts_for
-from .earlier_cuts import earlier_plan, remember
+from .cut import apply, cuts_for
 from .reconstruction import TOLERANCE
 
 
-@on_plain_model
 def cut_to(
     model: nn.Module,
     found: ChannelGroups,
@@ -39,13 +37,12 @@ def cut_to(
         model, found, criterion, bias_correction, optimizer, moments: as in `cut`.
 
     Returns:
-        The plan of this cut alone.
+        The plan.
     """
-    before = earlier_plan(model)
-    plan = _cut(model, found, choice.keep, criterion, bias_correction, optimizer, moments)
-    plan = replace(plan, budget=choice.budget, latency=choice.latency)
-    remember(model, before.then(plan) if before else plan)
-    return plan
+    plan = cut(
+        model, found, choice.keep, criterion, bias_correction=bias_correction, optimizer=optimizer, moments=moments
+    )
+    return replace(plan, budget=choice.budget, latency=choice.latency)
 
 
 @on_plain_model
@@ -59,7 +56,7 @@ def cut(
     optimizer: torch.optim.Optimizer | None = None,
     moments: Moments | None = None,
 ) -> PruningPlan:
-    """Cuts a model, in place, to chosen atoms. The model remembers the plan, joined with those of earlier cuts.
+    """Cuts a model, in place, to chosen atoms.
 
     Args:
         model: the model in which the groups were found.
@@ -72,24 +69,8 @@ def cut(
             are reconstructed.
 
     Returns:
-        The plan of this cut alone.
+        The plan.
     """
-    before = earlier_plan(model)
-    plan = _cut(model, found, keep, criterion, bias_correction, optimizer, moments)
-    remember(model, before.then(plan) if before else plan)
-    return plan
-
-
-def _cut(
-    model: nn.Module,
-    found: ChannelGroups,
-    keep: np.ndarray,
-    criterion: str,
-    bias_correction: bool,
-    optimizer: torch.optim.Optimizer | None,
-    moments: Moments | None,
-) -> PruningPlan:
-    """Cuts a model as `cut` does, but the model does not remember the plan."""
     way = "emitted" if bias_correction else "none"
     if moments:
         ways = WAYS if bias_correction else tuple(way for way in WAYS if way != "emitted")
@@ -113,7 +94,7 @@ def _correct_and_cut(
     tolerance = 1.0 if way == "careful" else TOLERANCE
     biases = () if way == "none" else compensate(model, found, keep, optimizer, used, half, tolerance)
     plan = plan_for(found, keep, criterion, biases)
-    cut_by(model, plan, optimizer)
+    apply(model, plan, optimizer)
     return plan
 
 
