@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from .parameters import mean_over_filters
+from .parameters import mean_over_atoms
 from .registry import Criterion, register
 
 
@@ -22,7 +22,7 @@ class FPGM(Criterion):
     """
 
     def scores(self) -> dict[str, torch.Tensor]:
-        return {g.name: mean_over_filters(self.model, g, _distances) for g in self.groups}
+        return {g.name: mean_over_atoms(self.model, g, _distances) for g in self.groups}
 
 
 def _distances(filters: torch.Tensor) -> torch.Tensor:

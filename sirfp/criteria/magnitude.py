@@ -17,4 +17,4 @@ class Magnitude(Criterion):
     """
 
     def scores(self) -> dict[str, torch.Tensor]:
-        return {g.name: mean_over_filters(self.model, g, lambda w: w.abs().sum(2).mean(1)) for g in self.groups}
+        return {g.name: mean_over_filters(self.model, g, lambda w: w.abs().sum(1)) for g in self.groups}

@@ -67,9 +67,23 @@ def mean_over_filters(model: nn.Module, group: Group, measure: Callable[[torch.T
     Args:
         model: the model.
         group: the group.
-        measure: computes scores, `(size,)`, from the filters of each atom's channels, `(size, channels of an atom,
-            values)`. The score of an atom is the mean over its channels, so that atoms of one and of several channels
-            compare.
+        measure: computes scores, `(channels,)`, from the weights of each channel's filter, `(channels, values)`. The
+            score of an atom is the mean over its channels, so that atoms of one and of several channels compare.
+    """
+
+    def over_channels(filters_of_atoms: torch.Tensor) -> torch.Tensor:
+        return measure(filters_of_atoms.flatten(0, 1)).reshape(filters_of_atoms.shape[:2]).mean(1)
+
+    return mean_over_atoms(model, group, over_channels)
+
+
+def mean_over_atoms(model: nn.Module, group: Group, measure: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Returns the mean of a measure over a group's `filters`, `(size,)`; zeros if there are none.
+
+    Args:
+        model: the model.
+        group: the group.
+        measure: computes scores, `(size,)`, from the filters of each atom, `(size, channels of an atom, values)`.
     """
     tensors = dict(model.named_parameters())
     found = [measure(rows(tensors[piece.tensor], piece)) for piece in filters(model, group)]

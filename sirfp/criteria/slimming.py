@@ -33,5 +33,5 @@ class Slimming(Criterion):
             if scales:
                 result[group.name] = torch.stack(scales).mean(0)
             else:
-                result[group.name] = mean_over_filters(self.model, group, lambda w: w.norm(dim=2).mean(1))
+                result[group.name] = mean_over_filters(self.model, group, lambda w: w.norm(dim=1))
         return result
