@@ -18,6 +18,7 @@ from PIL import Image
 
 PRUNE = ["prune", *NETWORK, "-o", "OUT", "--criterion", "magnitude"]
 LOOK = ["prune", *NETWORK, "-o", "OUT"]
+SIRFP = ["--images", "F/images", "--criterion", "sirfp"]
 EXPORT = ["export", *NETWORK, "-o", "OUT.onnx"]
 COMMANDS = {
     "command": (["reprot"], "did you mean report"),
@@ -68,9 +69,9 @@ COMMANDS = {
         "0.0001 of the latency is asked for, the least that can be kept is",
     ),
     "criterion": ([*LOOK, "--criterion", "magnitud"], "did you mean magnitude"),
-    "option": ([*LOOK, "--images", "F/images", "--option", "emma=1"], "did you mean ema"),
-    "option's type": ([*LOOK, "--images", "F/images", "--option", "ema=much"], "must be a number"),
-    "option's value": ([*LOOK, "--images", "F/images", "--option", "ema=2"], "must lie in [0, 1)"),
+    "option": ([*LOOK, *SIRFP, "--option", "emma=1"], "did you mean ema"),
+    "option's type": ([*LOOK, *SIRFP, "--option", "ema=much"], "must be a number"),
+    "option's value": ([*LOOK, *SIRFP, "--option", "ema=2"], "must lie in [0, 1)"),
     "ignore": ([*PRUNE, "--ignore", "layer9"], "--ignore names 'layer9', which no module"),
     "no images": (LOOK, "give --images FOLDER"),
     "no labels": ([*LOOK, "--criterion", "taylor"], "with one folder per class"),
@@ -100,7 +101,7 @@ COMMANDS = {
     "rounding": ([*PRUNE, "--round-to", "0"], "at least 1"),
     "negative reconstruction": ([*PRUNE, "--reconstruction", "-1"], "at least 0"),
     "half an option": ([*LOOK, "--images", "F/images", "--option", "ema"], "takes KEY=VALUE"),
-    "choice of an option": ([*LOOK, "--images", "F/images", "--option", "coupled=both"], "graph or union"),
+    "choice of an option": ([*LOOK, *SIRFP, "--option", "coupled=both"], "graph or union"),
     "NaN in weights": ([*PRUNE, "--weights", "F/nan.pth"], "not finite"),
     "a folder of weights": ([*PRUNE, "--weights", "F/images"], "no file of weights"),
     "empty weights": ([*PRUNE, "--weights", "F/nothing.pth"], "cannot be read as weights"),
@@ -206,11 +207,11 @@ STUDIES = {
     "an override's type": (STUDY + "    overrides: {SIRFP.EMA: much}", "SIRFP.EMA"),
     "an option of a criterion": (
         STUDY + "    pruning_overrides: {SIRFP.OPTIONS.EMMA: 0.9}",
-        "criteria[0]: SIRFP.OPTIONS.EMMA: criterion 'random'",
+        "criteria, row random: SIRFP.OPTIONS.EMMA: criterion 'random'",
     ),
     "an option's value": (
         STUDY.replace("[random]", "[{name: a, criterion: sirfp, overrides: {SIRFP.OPTIONS.SEARCH: bogus}}]"),
-        "criteria[0]: SIRFP.OPTIONS.SEARCH must be greedy or local",
+        "criteria, row a: SIRFP.OPTIONS.SEARCH must be greedy or local",
     ),
     "an option's old key": (STUDY + "    overrides: {SIRFP.NORMALIZE: bogus}", "SIRFP.NORMALIZE must be l1 or l2"),
     "an option by two keys": (

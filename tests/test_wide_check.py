@@ -46,7 +46,7 @@ def places(groups) -> list:
 @pytest.mark.parametrize("name", sorted(CRITERIA))
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_plans_depend_on_batch_format_and_type_only_within_rounding(kind, name, monkeypatch):
-    module, seen = sys.modules["sirfp.prune"], {}
+    module, seen = sys.modules["sirfp.session"], {}
     decide = module.decide
 
     def recorded(model, example, found, criterion, *others):
@@ -60,7 +60,7 @@ def test_plans_depend_on_batch_format_and_type_only_within_rounding(kind, name, 
         monkeypatch.setattr(module, "find_groups", lambda *_, found=found: found)
         model = copy.deepcopy(dense)
         calibration = [images(4, seed, dtype, memory) for seed in range(2)]
-        plan = sirfp.prune(model, example, name, 0.6, calibration, loss=mean_square, seed=1)
+        plan = sirfp.prune(model, example, name, 0.6, calibration, loss=mean_square, seed=1, widths="ranking")
         assert model(example).dtype == dtype and plan.flops[1] <= 0.6 * plan.flops[0]
         if first is None:
             first = places(found), dict(seen), plan
