@@ -66,7 +66,7 @@ def test_two_processes_equal_one(pair, tmp_path):
     assert len(dense) == 6 and max(dense) < 1e-5 and max(map(max, pruned)) < 1e-3, apart
     for kind in ("weights", "momenta", "seen"):
         same(first[kind], second[kind])
-    same(first["weights"], whole["weights"], rtol=1e-3, atol=1e-4)
+    same(first["weights"], whole["weights"], rtol=5e-3, atol=5e-4)
 
 
 def test_two_processes_learn_from_one_teacher(tmp_path):
@@ -75,12 +75,12 @@ def test_two_processes_learn_from_one_teacher(tmp_path):
     assert run(tmp_path / "one", "--num-gpus", "0", *taught) == 0
     whole, first, second = kept(tmp_path / "one"), kept(tmp_path / "two", 0), kept(tmp_path / "two", 1)
     same(first["weights"], second["weights"])
-    same(first["weights"], whole["weights"], rtol=1e-3, atol=1e-4)
+    same(first["weights"], whole["weights"], rtol=5e-3, atol=5e-4)
     teachers = [
         torch.load(tmp_path / name / "model_final.pth", weights_only=True)["trainer"]["hooks"]["Teach"]["weights"]
         for name in ("one", "two")
     ]
-    same(*teachers, rtol=1e-3, atol=1e-4)
+    same(*teachers, rtol=5e-3, atol=5e-4)
 
 
 WAYS = ["torchrun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("machines", "resume"))]

@@ -43,7 +43,7 @@ def places(groups) -> list:
     return [(g.name, [(s.tensor, s.dim, s.index.tolist()) for s in g.slices]) for g in groups]
 
 
-@pytest.mark.parametrize("name", sorted(CRITERIA))
+@pytest.mark.parametrize("name", sorted(set(CRITERIA) - {"sirfp_setwise"}))  # whose scores are not ranked by itself
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_plans_depend_on_batch_format_and_type_only_within_rounding(kind, name, monkeypatch):
     module, seen = sys.modules["sirfp.session"], {}
