@@ -127,13 +127,17 @@ def learn(
     names = criterion.begin(found, moments)
     taken: dict[str, torch.Tensor] = {}
     if criterion.output_gradients and divergence.sampled:
-        generator = torch.Generator().manual_seed(criterion.seed + 7919 * rank())
+        generator, finite = torch.Generator().manual_seed(criterion.seed + 7919 * rank()), []
 
         def score(model: nn.Module, batch: Any) -> tuple[torch.Tensor, int]:
             with context():
                 outputs = divergence.outputs(model, batch)
-            return divergence.probe(outputs, generator), divergence.images(outputs)
+            value = divergence.probe(outputs, generator)
+            finite.append(bool(value.isfinite()))
+            return value, divergence.images(outputs)
 
         with gradients(model, False, criterion.seed):
             taken = take_gradients(model, names, batches, score, criterion.step)
+        if not any(finite):
+            raise InputError(f"criterion {criterion.name!r} has seen no batch with finite outputs")
     criterion.learn(found, moments, taken)
