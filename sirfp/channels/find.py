@@ -171,7 +171,6 @@ def _trace_once(
         trace.owner = watch.owner
         with inference(model), fixed_proposals(model), outputs, reads, watch, trace:
             output = attempted(call, model, inputs, "the example inputs")
-        trace.owner = str  # the watch refers to the trace: without this circle, what the trace holds is freed at once
         announced = {name: dict(features) for name, features in widths.found.items()}
         returned = [t for _, t in tensors(output)]
         if not returned:
@@ -183,7 +182,8 @@ def _trace_once(
         _freeze_scripted(model, trace, state)
         askers = [module for module in reads.modules if not type(module).__module__.startswith("torch.nn.modules")]
         code = trace.code
-        ran = _follow_training(model, inputs, trace, state, bool(askers))
+        ran = _follow_training(model, inputs, trace, state, watch, bool(askers))
+        trace.owner = str  # the watch refers to the trace: without this circle, what the trace holds is freed at once
         trains = ran and (trace.code != code or any(map(is_held, askers)))
     _keep(model, trace, state, training_only(model), "it runs only in training")
     _ignore(model, trace, state, ignore)
@@ -218,7 +218,9 @@ def find_again(model: nn.Module, example_inputs: Any, ignore: Iterable[str], fou
     return replace(again, widths={**again.widths, **found.widths}) if parts[0] == parts[1] else found
 
 
-def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict, asks: bool) -> bool:
+def _follow_training(
+    model: nn.Module, inputs: Any, trace: ChannelTrace, state: dict, watch: SizeWatch, asks: bool
+) -> bool:
     """Traces the code that runs only in training, and freezes the parameters that no pass reaches.
 
     If the code runs, an unreached parameter freezes only itself. If it fails, the parameter may belong to it, so the
@@ -229,6 +231,7 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
         inputs: its inputs.
         trace: the trace of the pass in evaluation mode.
         state: the model's tensors by name.
+        watch: knows the module whose forward runs, so that a split of attention loses the same heads in both passes.
         asks: True if the model's code asks for its mode.
 
     Returns:
@@ -239,7 +242,7 @@ def _follow_training(model: nn.Module, inputs: Any, trace: ChannelTrace, state: 
         trace.code, trace.counting, trace.steady = 0, False, True
         try:
             given = training_inputs(model, inputs) if is_detectron_input(inputs) else inputs
-            with training_branches(model), trace:
+            with training_branches(model), watch, trace:
                 output = call(model, given)
             trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output in training")
             ran = True

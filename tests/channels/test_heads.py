@@ -119,6 +119,13 @@ class Grouped(nn.Module):
         return self.o(x.transpose(1, 2).reshape(b, n, -1))
 
 
+class Dropping(Attention):
+    """Asks for its mode, so that it is traced in training too."""
+
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.5 if self.training else 0.0)
+
+
 class OfPyTorch(nn.Module):
     def __init__(self, **options):
         super().__init__()
@@ -133,6 +140,7 @@ KINDS = [
     for name, make in {
         "width in the code": Attention,
         "joint": Joint,
+        "asks for its mode": Dropping,
         "fused": Fused,
         "parts inside heads": PartsInside,
         "heads in the batch": BatchOfHeads,
