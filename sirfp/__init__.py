@@ -10,7 +10,7 @@ only from its own line or from lines below:
     commands                                 the subcommands of `sirfp`
     engine, hooks, exporting                 training runs with pruning; ONNX files
     study, sources, session, config          grids of runs; sources of dense models; prunings of a run; config keys
-    prune                                    the method on one page: begin here
+    prune, sensitivity                       the method on one page: begin here; loss curves before a budget is chosen
     models, training, channels               builders of networks; parts of a training run; groups of tied channels
     checkpoint, verify, budget               files of pruned models; verification of a cut; number of channels to keep
     reporting, criteria, surgery             tables and figures; scores of channels; cutting
@@ -27,6 +27,7 @@ from .checkpoint import Origin, load, save
 from .errors import InputError
 from .network import forward as _forward
 from .prune import prune
+from .sensitivity import sensitivity
 from .structure.plan import PruningPlan
 
 __version__ = "0.1.0"
@@ -45,5 +46,6 @@ __all__ = [
     "prune",
     "redundancy",
     "save",
+    "sensitivity",
     "verify",
 ]

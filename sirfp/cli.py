@@ -23,6 +23,7 @@ from .files.quiet import quiet
 COMMANDS = {
     "report": "FLOPs, parameters, latency and widths of a model, dense and pruned",
     "prune": "prune a model in one shot, from a checkpoint",
+    "sensitivity": "measure what a model loses if single layers get narrower, before a budget is chosen",
     "verify": "check that a pruned file equals the dense model with the removed channels zero",
     "export": "write a model, dense or pruned, as an ONNX file, and check it in onnxruntime",
     "study": "run and report a grid of tasks, models, criteria, budgets and seeds",

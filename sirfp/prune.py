@@ -13,21 +13,17 @@ Only `prune` is defined here. The functions that it consists of can also be impo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
-from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import nn
 
 from .budget.decision import decide, refined
-from .budget.evidence import Evidence, default_widths
+from .budget.evidence import Evidence
 from .budget.limits import Limits
 from .budget.target import KEEP_FLOPS, Target
-from .criteria import Criterion
 from .criteria.calibration import Loss, calibrate
-from .network.batches import Run, attempted, finite, runner
-from .network.divergence import divergence_for
+from .network.batches import Run
 from .network.untouched import leave_inference, outside_inference_mode
 from .network.wrappers import on_plain_model
 from .session import PruningSession
@@ -116,21 +112,12 @@ def prune(
     target = Target.of(KEEP_FLOPS, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency)
     limits = Limits(partitions, min_keep, round_to, ignore)
     leave_inference(model)
-    batches = finite(() if calibration is None else calibration)
-    first = list(islice(batches, reconstruction or BATCHES))
     session = PruningSession(
         model, example_inputs, optimizer,
         criterion=criterion, options=options, limits=limits, bias_correction=bias_correction, seed=seed,
     )  # fmt: skip
-    widths = default_widths(session.criterion, first) if widths is None else widths
-    run = runner(example_inputs, forward, loss)
-    measure = divergence_for(model, divergence, runner(example_inputs, forward))
-    evidence = Evidence.of(first, widths, measure, run=partial(attempted, run, what="a calibration batch"))
-    rest: list[Any] = []
-
-    def statistics(scorer: Criterion) -> None:
-        rest.extend(batches)
-        calibrate(model, scorer, None if calibration is None else chain(first, rest), loss, run)
-
-    evidence.statistics = statistics
+    evidence = Evidence.of_calibration(
+        model, example_inputs, session.criterion, calibration, widths, reconstruction or BATCHES,
+        loss=loss, forward=forward, divergence=divergence,
+    )  # fmt: skip
     return session.prune(target, evidence, refit=reconstruction > 0, steps=steps)

@@ -19,12 +19,14 @@ from .budget.decision import decide
 from .budget.evidence import Evidence
 from .budget.frozen import check_groups
 from .budget.limits import DEFAULT, Limits
+from .budget.sensitivity import Sensitivity, sensitivities
 from .budget.target import Target
 from .channels.find import find_again, find_groups
-from .criteria import CRITERIA, build_criterion
+from .criteria import CRITERIA, Criterion, build_criterion
 from .criteria.calibration import default_criterion
 from .criteria.observer import PERIOD, Observer
 from .errors import InputError
+from .moments import Moments
 from .network.divergence import divergence_for
 from .network.untouched import untouched
 from .processes import average_norms, decide_once
@@ -58,7 +60,8 @@ class PruningSession:
         followers: models of the same structure that lose the same channels, e.g. a moving average of the weights.
         observer: the hooks that take statistics; None while they are not attached.
         found: the groups of the current model; None until they are needed.
-        curves: the loss curves of the last pruning; None before, or if a ranking decided the widths.
+        measured: the sensitivities of the groups (`sirfp.budget.sensitivity`) before each cut of the last pruning;
+            empty before, or if a ranking decided the widths.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class PruningSession:
         self.followers: list[nn.Module] = []
         self.observer: Observer | None = None
         self.found: ChannelGroups | None = None
-        self.curves: dict[str, Curve] | None = None
+        self.measured: list[tuple[Sensitivity, ...]] = []
         self._statistics: dict[str, Any] | None = None
 
     def find(self) -> ChannelGroups:
@@ -133,7 +136,7 @@ class PruningSession:
         Raises:
             InputError: the budget is out of reach, or the criterion needs batches and `evidence` is None.
         """
-        evidence = evidence or Evidence((), (), divergence_for(self.model))
+        evidence, self.measured = evidence or Evidence((), (), divergence_for(self.model)), []
         present = target.kept(self.plan) if self.plan else 1.0
         shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
         for share in shares:
@@ -145,12 +148,27 @@ class PruningSession:
         """True if a criterion can be built again for a cut model, without training iterations in between."""
         return evidence.statistics is not None or CRITERIA.find(self.criterion).needs in ("weights", "moments")
 
-    def _cut(self, target: Target, evidence: Evidence, refit: bool) -> PruningPlan:
-        """Cuts once; returns the plan of all cuts so far."""
-        found = self.find()
-        if target.share < 1:
-            check_groups(found)
-        observer = self.attach()
+    def measure(self, evidence: Evidence, refit: bool = True) -> tuple[Sensitivity, ...]:
+        """Measures what the model loses if single groups keep fewer of their channels. The model is not changed.
+
+        Args:
+            evidence: batches, of which some are held out.
+            refit: as in `prune`.
+
+        Returns:
+            The sensitivity of each group, in the order of the model.
+
+        Raises:
+            InputError: the criterion needs batches and there are none, or nothing in the model can be cut.
+        """
+        check_groups(self.find())
+        self._look(evidence, refit)
+        self.observer = None
+        return self.measured[-1]
+
+    def _look(self, evidence: Evidence, refit: bool) -> tuple[Criterion, Moments | None, dict[str, Curve] | None]:
+        """Returns the criterion with all statistics, the moments for a refit, and the loss curves."""
+        found, observer = self.find(), self.attach()
         observer.detach()
         criterion = observer.criterion
         with untouched(self.model):
@@ -163,7 +181,18 @@ class PruningSession:
             )
         self.agree()
         with untouched(self.model):
-            curves = self.curves = evidence.curves(self.model, found, criterion, moments, self.limits)
+            curves = evidence.curves(self.model, found, criterion, moments, self.limits)
+        if curves is not None:
+            self.measured.append(sensitivities(found, curves))
+        return criterion, moments, curves
+
+    def _cut(self, target: Target, evidence: Evidence, refit: bool) -> PruningPlan:
+        """Cuts once; returns the plan of all cuts so far."""
+        found = self.find()
+        if target.share < 1:
+            check_groups(found)
+        criterion, moments, curves = self._look(evidence, refit)
+        with untouched(self.model):
             choice = decide_once(
                 lambda: decide(
                     self.model, self.example_inputs, found, criterion, target, self.limits, self.plan, curves

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..criteria import CRITERIA, Criterion
-from ..criteria.calibration import learn
+from ..criteria.calibration import Loss, calibrate, learn
 from ..criteria.setwise import Setwise
 from ..errors import InputError, near
 from ..moments import Moments, take_moments
-from ..network.divergence import Divergence
+from ..network.batches import Run, attempted, finite, runner
+from ..network.divergence import Divergence, divergence_for
 from ..network.forward import call, inference
 from ..network.held_out import count_images, hold_out, joined
 from ..processes import decide_once
 from ..structure.groups import ChannelGroups
 from .curve import Curve
-from .curves import measure_curves
+from .curves import LEVELS, measure_curves
 from .limits import DEFAULT, Limits
 
 CURVES, RANKING = "curves", "ranking"
@@ -64,6 +68,7 @@ class Evidence:
         context: the context of every forward pass, e.g. autocast.
         statistics: gives a criterion the features or gradients of batches; None in a training run, in which they come
             from the iterations before the cut.
+        levels: shares of a group's channels at which its loss curve is measured.
     """
 
     fit: Sequence[Any]
@@ -74,6 +79,7 @@ class Evidence:
     mode: Callable[[nn.Module], AbstractContextManager] = inference
     context: Callable[[], AbstractContextManager] = nullcontext
     statistics: Callable[[Criterion], None] | None = None
+    levels: Sequence[float] = LEVELS
 
     @staticmethod
     def of(batches: Sequence[Any], widths: str, divergence: Divergence, images: int = IMAGES, **how: Any) -> Evidence:
@@ -99,6 +105,46 @@ class Evidence:
                 f"{sum(map(count_images, batches))}, or decide widths by ranking"
             )
         return Evidence(fit, joined(held), divergence, **how)
+
+    @staticmethod
+    def of_calibration(
+        model: nn.Module,
+        example_inputs: Any,
+        criterion: str,
+        calibration: Iterable[Any] | None,
+        widths: str | None,
+        batches: int,
+        *,
+        loss: Loss | None = None,
+        forward: Run | None = None,
+        divergence: Callable[[Any, Any], torch.Tensor] | None = None,
+    ) -> Evidence:
+        """Takes the evidence of a pruning outside a training run from calibration batches.
+
+        Args:
+            model: the dense model.
+            criterion: a name in the registry.
+            widths: one of `WIDTHS`; None for `default_widths`.
+            batches: the number of batches for refits and loss curves; the criterion looks at all.
+            example_inputs, calibration, loss, forward, divergence: as in `sirfp.prune`.
+
+        Raises:
+            InputError: as in `of`.
+        """
+        every = finite(() if calibration is None else calibration)
+        first = list(islice(every, batches))
+        run = runner(example_inputs, forward, loss)
+        measure = divergence_for(model, divergence, runner(example_inputs, forward))
+        widths = default_widths(criterion, first) if widths is None else widths
+        evidence = Evidence.of(first, widths, measure, run=partial(attempted, run, what="a calibration batch"))
+        rest: list[Any] = []
+
+        def statistics(scorer: Criterion) -> None:
+            rest.extend(every)
+            calibrate(model, scorer, None if calibration is None else chain(first, rest), loss, run)
+
+        evidence.statistics = statistics
+        return evidence
 
     def moments(self, model: nn.Module, found: ChannelGroups, held: bool = False) -> Moments | None:
         """Takes the moments of the layers' inputs over the batches to fit on; None if there are none.
@@ -152,5 +198,6 @@ class Evidence:
             self.divergence,
             dense=self.dense,
             limits=limits,
+            levels=self.levels,
             context=self.context,
         )

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import textwrap
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..budget.evidence import WIDTHS
-from ..budget.limits import Limits, check_share
+from ..budget.limits import check_share
 from ..budget.target import KEEP_FLOPS, Target
 from ..criteria.calibration import default_criterion
 from ..errors import InputError
-from ..reporting.progress import with_progress
-from ..surgery.reconstruction import BATCHES
 from .arguments import (
     MODEL_USAGE,
     OPTS_USAGE,
-    add_images,
     add_model,
     at_least,
     build_source,
@@ -27,22 +22,15 @@ from .arguments import (
     need_model,
     split_words,
 )
-from .labelled_images import Loss, labelled_batches
+from .calibration import add_calibration, add_criterion, add_limits, details, read_calibration, read_options
 from .outcome import Outcome
 from .recorded import origin_of
 
-if TYPE_CHECKING:
-    from ..criteria import Criterion
+__all__ = ["EXAMPLE", "USAGE", "add", "details", "run"]
 
 USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
 EXAMPLE = """example:
   sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors"""
-
-CRITERIA_HELP = (
-    "sirfp_setwise (the default) and sirfp (the paper's) need images; magnitude, slimming, fpgm, depgraph and random "
-    "need only weights; taylor, dcfp and sirfp_joint need labels too: images in one folder per class for timm, the "
-    "data set of DATASETS.TRAIN for Detectron2"
-)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -63,14 +51,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of the latency that stays: PyTorch's time for one image, measured on this machine",
     )
-    group.add_argument("--criterion", metavar="NAME", help=f"what a channel is worth: {CRITERIA_HELP}")
-    group.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the criterion, listed below; repeatable",
-    )
+    add_criterion(group)
     group.add_argument(
         "--widths",
         choices=WIDTHS,
@@ -84,50 +65,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="number of cuts in which the budget is reached, each measured anew (default: as many as keep each cut "
         "small with --widths curves, else 1)",
     )
-    group.add_argument(
-        "--round-to",
-        type=at_least(1),
-        default=Limits.round_to,
-        metavar="N",
-        help="widths are multiples of it (default %(default)s)",
-    )
-    group.add_argument(
-        "--min-keep",
-        type=float,
-        default=Limits.min_keep,
-        metavar="SHARE",
-        help="least share of channels that each group keeps (default %(default)s)",
-    )
-    group.add_argument(
-        "--ignore",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a module, or a pattern, whose output channels are all kept (its inputs may be cut); repeatable",
-    )
+    add_limits(group)
     group.add_argument(
         "--no-bias-correction", action="store_true", help="do not add the mean output of removed channels to biases"
     )
-    group.add_argument(
-        "--reconstruction",
-        type=at_least(0),
-        default=BATCHES,
-        metavar="N",
-        help="batches of images for refitting layers to the channels that stay (default %(default)s; 0: no refitting)",
-    )
-    add_images(group, "images that criteria such as sirfp look at", count=16, batch=8)
+    add_calibration(group)
     parser.add_argument("--verbose", action="store_true", help="also list layers that cannot be pruned, and why")
-
-
-def details() -> str:
-    """The part of the help that lists the options of criteria."""
-    from sirfp.criteria.registry import described
-
-    lines = ["options of criteria:"]
-    for name, criteria, default, values, meaning in described():
-        lines.append(f"  {name}={default or '(none)'}  {values}; {criteria}")
-        lines += textwrap.wrap(meaning, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -150,7 +93,7 @@ def run(args: argparse.Namespace) -> Outcome:
         )
     source = need_model(build_source(args, opts))
     source.check()
-    calibration, loss = _calibration(args, source, criterion.needs)
+    calibration, loss = read_calibration(args, source, criterion.needs)
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore"):
         plan = sirfp.prune(
             source.model,
@@ -182,32 +125,3 @@ def run(args: argparse.Namespace) -> Outcome:
     bytes_ = os.path.getsize(args.output)
     shown.append(f"Wrote {args.output}, {tables.size(bytes_)}.")
     return Outcome({**data, "file_bytes": bytes_, **found.to_dict()}, shown)
-
-
-def read_options(criterion: type[Criterion], given: Iterable[str]) -> dict[str, Any]:
-    """Parses KEY=VALUE options into arguments of a criterion's constructor.
-
-    Raises:
-        InputError: the criterion has no such option, or the value is not valid.
-    """
-    known, options = criterion.options(), {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--option takes KEY=VALUE, got {text!r}")
-        options[key] = known[key].from_text(value, f"option {key}") if key in known else value
-    return criterion.check_options(options)
-
-
-def _calibration(args: argparse.Namespace, source, needs: str) -> tuple[Iterable[Any] | None, Loss | None]:
-    """The batches for a criterion, and the loss if the criterion needs gradients.
-
-    Without --images, batches of a model of Detectron2 are those of its data set.
-    """
-    if needs == "weights" and not args.images:
-        return None, None
-    if needs == "gradients" or not args.images:
-        batches, loss = labelled_batches(args, source)
-    else:
-        batches, loss = source.batches(args.images, args.batches, args.batch, args.seed), None
-    return with_progress(batches, "looking at images", args.batches), loss

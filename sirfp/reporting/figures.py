@@ -27,6 +27,8 @@ LABEL = 44
 DPI = 130
 LEGEND_COLUMNS = 8
 """Number of classes in a row of the legend."""
+MARKED = 7
+"""Number of the most, and of the least, sensitive groups that have a colour and a name in a figure of loss curves."""
 GOLDEN = 0.6180339887
 """Step of the hue from class to class, the golden ratio: neighbouring classes get distinct hues for any number."""
 
@@ -66,6 +68,65 @@ def kept_channels(plan: PruningPlan, path: str | os.PathLike[str]) -> None:
     title = f"{criterion}{flops:.1%} of the FLOPs and {params:.1%} of the parameters kept"
     axes.set_title(title, loc="left", fontsize=10, color=INK, pad=8)
     figure.legend(loc="outside lower right", ncols=2, fontsize=8, frameon=False)
+    _write(figure, path)
+
+
+def loss_curves(
+    curves: Mapping[str, Sequence[tuple[float, float]]], path: str | os.PathLike[str], title: str = ""
+) -> None:
+    """Draws loss curves on a logarithmic axis: those of the most and the least sensitive groups in colour, others grey.
+
+    Losses that are not above 0, or not finite, are left out.
+
+    Args:
+        curves: {group: (share of the channels kept, divergence) of each width}, the most sensitive group first.
+        path: the PNG file.
+        title: the name of the network.
+
+    Raises:
+        InputError: no group was measured at a reduced width.
+    """
+    drawn = {
+        name: [(100 * share, loss) for share, loss in points if 0 < loss < np.inf] for name, points in curves.items()
+    }
+    drawn = {name: points for name, points in drawn.items() if points}
+    if not drawn:
+        raise InputError("there is no loss curve to draw: no group lost anything at a reduced width")
+    names = list(drawn)
+    count = min(MARKED, (len(names) + 1) // 2)
+    most, least = names[:count], names[count:][-count:]
+    figure, axes = _figure(9.0, 5.4)
+    labels = dict(zip(names, shorten(names), strict=True))
+    from matplotlib import colormaps
+
+    handles = {}
+    for kind, marked, colour_map in (("most", most, "autumn"), ("least", least, "winter")):
+        shades = colormaps[colour_map](np.linspace(0.0, 0.75, max(2, len(marked))))
+        handles[kind] = [
+            axes.plot(*zip(*drawn[name], strict=True), color=shade, label=labels[name], linewidth=1.6, marker="o",
+                      markersize=3.5, zorder=3)[0]
+            for name, shade in zip(marked, shades, strict=False)
+        ]  # fmt: skip
+    for name in names[count : len(names) - len(least)]:
+        axes.plot(*zip(*drawn[name], strict=True), color=DENSE, linewidth=0.9, zorder=2)
+    axes.set_yscale("log")
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("channels of the group kept, %", fontsize=9, color=INK)
+    axes.set_ylabel("divergence from the dense network's output, nats", fontsize=9, color=INK)
+    axes.tick_params(length=0, labelsize=8, colors=INK)
+    axes.grid(color="#e8e8e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    rest = len(names) - count - len(least)
+    others = f"; {rest} others in grey" if rest else ""
+    axes.set_title(f"{title}: one group cut alone{others}".lstrip(": "), loc="left", fontsize=10, color=INK, pad=8)
+    for kind, place in (("most", "outside right upper"), ("least", "outside right lower")):
+        if handles[kind]:
+            legend = figure.legend(
+                handles=handles[kind], loc=place, fontsize=7.5, frameon=False, title=f"{kind} sensitive",
+                title_fontsize=8.5, alignment="left",
+            )  # fmt: skip
+            legend.get_title().set_color(INK)
     _write(figure, path)
 
 
