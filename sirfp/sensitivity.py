@@ -5,12 +5,14 @@ The curves are those from which `sirfp.prune` chooses widths (docs/method.md, se
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from .budget.curve_store import CurveStore
 from .budget.curves import LEVELS
 from .budget.evidence import CURVES, Evidence
 from .budget.limits import Limits
@@ -41,6 +43,7 @@ def sensitivity(
     round_to: int = Limits.round_to,
     seed: int = 0,
     min_keep: float = Limits.min_keep,
+    cache: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> tuple[Sensitivity, ...]:
     """Measures the loss curve of each group of channels. The model is not changed.
@@ -52,14 +55,20 @@ def sensitivity(
             `sirfp.prune`.
         reconstruction: the number of calibration batches for refits and curves; a quarter of their images is held out
             for the curves. 0: no refit.
+        cache: a JSON file that keeps the curves of finished groups, so that an interrupted measurement of the same
+            network on the same images goes on with the others, and a repeated one measures nothing; or None.
 
     Returns:
         The sensitivity of each group, in the order of the model.
 
     Raises:
-        InputError: as `sirfp.prune`; there are fewer than two images; or a level is out of range.
+        InputError: as `sirfp.prune`; there are fewer than two images; a level is out of range; the cache is another
+            file, or is given together with a divergence, whose code it does not know.
     """
     levels = check_levels(levels)
+    if cache is not None and divergence is not None:
+        raise InputError("a cache does not know the code of a divergence of your own: leave out cache or divergence")
+    store = None if cache is None else CurveStore(cache)
     session = PruningSession(
         model, example_inputs,
         criterion=criterion, options=options, limits=Limits((), min_keep, round_to, ignore), seed=seed,
@@ -68,7 +77,7 @@ def sensitivity(
         model, example_inputs, session.criterion, calibration, CURVES, reconstruction or BATCHES,
         loss=loss, forward=forward, divergence=divergence,
     )  # fmt: skip
-    evidence.levels = levels
+    evidence.levels, evidence.store = levels, store
     return session.measure(evidence, refit=reconstruction > 0)
 
 

@@ -24,6 +24,7 @@ from torch import nn
 
 from ..moments.inputs import Moments
 from ..network.divergence import Divergence
+from ..network.fingerprint import fingerprint
 from ..network.forward import inference
 from ..network.replay import Replay
 from ..reporting.progress import with_progress
@@ -31,6 +32,7 @@ from ..structure.groups import ChannelGroups, Group
 from ..surgery.plan_and_cut import cut_copy, touched_tensors
 from .allocation import grid
 from .curve import Curve
+from .curve_store import CurveStore
 from .limits import DEFAULT, Limits
 
 logger = logging.getLogger(__name__)
@@ -51,10 +53,11 @@ def measure_curves(
     limits: Limits = DEFAULT,
     levels: Iterable[float] = LEVELS,
     context: Callable[[], AbstractContextManager] = nullcontext,
+    store: CurveStore | None = None,
 ) -> dict[str, Curve]:
     """Measures the loss curve of every group.
 
-    In a distributed run each process measures on its own batches, and the losses are averaged.
+    In a distributed run each process measures on its own batches, and the losses are averaged over all images.
 
     Args:
         model: the network; it is not changed.
@@ -67,6 +70,8 @@ def measure_curves(
         limits: the widths that are allowed.
         levels: shares of a group's atoms at which its curve is measured.
         context: the context of every forward pass, e.g. autocast.
+        store: keeps the losses of each group, and has those that were measured before in the same state. The code of a
+            user's divergence is not part of the state. Each process has a store of its own.
 
     Returns:
         {group: curve}; losses in the divergence's unit (nats), 0 at the group's full width.
@@ -81,20 +86,29 @@ def measure_curves(
         replay = Replay(model, batches, divergence.outputs)
         dense = replay.outputs if dense is None else dense
         start = _mean(divergence, dense, replay.outputs)
+        state = _state(model, moments, batches, divergence, dense, replay.outputs) if store is not None else ""
         changed = {group.name: _changed_modules(found, group) for group in found}
         in_time = sorted(found.groups, key=lambda group: replay.moment(changed[group.name]))
         for group in with_progress(in_time, "measuring loss curves", len(in_time)):
-            losses[group.name] = []
+            widths = grid[group.name]
+            key = fingerprint(group, orders[group.name], widths) if store is not None else ""
+            known = store.get(state, key, len(widths)) if store is not None else None
+            losses[group.name] = known or []
+            if known is not None:
+                continue
             replay.prepare(changed[group.name])
-            for width in grid[group.name]:
+            for width in widths:
                 keep = np.ones(found.atoms, dtype=bool)
                 gone = orders[group.name][: group.size - width].cpu().numpy()
                 keep[found.spans[group.name].start + gone] = False
                 copy = cut_copy(model, found, keep, moments)
                 outputs = [replay.run(copy, number) for number in range(len(batches))]
                 losses[group.name].append(_mean(divergence, dense, outputs) - start)
-    _average(losses)
-    counted = [sum(map(len, losses.values())), len(losses), sum(divergence.images(one) for one in dense)]
+            if store is not None:
+                store.put(state, key, losses[group.name])
+    images = sum(divergence.images(one) for one in dense)
+    losses = _average({group.name: losses[group.name] for group in found}, images)
+    counted = [sum(map(len, losses.values())), len(losses), images]
     logger.info("Measured %d points of %d loss curves on %d images in %.1f s", *counted, time.perf_counter() - begin)
     return {
         group.name: Curve(group.name, group.size, (*grid[group.name], group.size), (*losses[group.name], 0.0))
@@ -128,13 +142,26 @@ def _mean(divergence: Divergence, dense: Sequence[Any], outputs: Sequence[Any]) 
     return float(np.average(values, weights=images))
 
 
-def _average(losses: dict[str, list[float]]) -> None:
-    """Replaces losses by their mean over all processes, in place."""
+def _average(losses: dict[str, list[float]], images: int) -> dict[str, list[float]]:
+    """Returns the mean of losses over all processes.
+
+    Args:
+        losses: {group: its losses on the images of this process}, with the groups in the same order in all processes.
+        images: the number of images of this process, its weight in the mean.
+    """
     if not (dist.is_available() and dist.is_initialized()):
-        return
+        return losses
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
     flat = torch.tensor([x for each in losses.values() for x in each], dtype=torch.float64, device=device)
-    dist.all_reduce(flat)
-    values = iter((flat / dist.get_world_size()).tolist())
-    for name, each in losses.items():
-        losses[name] = [next(values) for _ in each]
+    total = torch.cat([flat * images, flat.new_tensor([images])])
+    dist.all_reduce(total)
+    values = iter((total[:-1] / total[-1]).tolist())
+    return {name: [next(values) for _ in each] for name, each in losses.items()}
+
+
+def _state(model: nn.Module, moments: Moments | None, batches: Any, divergence: Divergence, *outputs: Any) -> str:
+    """Returns a fingerprint of all that the losses of every group depend on; the processes of a run share no file."""
+    kind = next(model.parameters(), torch.zeros(())).device.type
+    precision = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), torch.__version__
+    measure = type(divergence).__module__, type(divergence).__qualname__
+    return fingerprint(model, moments, list(batches), measure, outputs, kind, *precision)

@@ -24,6 +24,7 @@ from ..network.held_out import count_images, hold_out, joined
 from ..processes import decide_once
 from ..structure.groups import ChannelGroups
 from .curve import Curve
+from .curve_store import CurveStore
 from .curves import LEVELS, measure_curves
 from .limits import DEFAULT, Limits
 
@@ -69,6 +70,7 @@ class Evidence:
         statistics: gives a criterion the features or gradients of batches; None in a training run, in which they come
             from the iterations before the cut.
         levels: shares of a group's channels at which its loss curve is measured.
+        store: keeps the loss curves of an interrupted measurement; or None.
     """
 
     fit: Sequence[Any]
@@ -80,6 +82,7 @@ class Evidence:
     context: Callable[[], AbstractContextManager] = nullcontext
     statistics: Callable[[Criterion], None] | None = None
     levels: Sequence[float] = LEVELS
+    store: CurveStore | None = None
 
     @staticmethod
     def of(batches: Sequence[Any], widths: str, divergence: Divergence, images: int = IMAGES, **how: Any) -> Evidence:
@@ -200,4 +203,5 @@ class Evidence:
             limits=limits,
             levels=self.levels,
             context=self.context,
+            store=self.store,
         )

@@ -46,6 +46,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_limits(group)
     add_calibration(group)
     group = parser.add_argument_group("results")
+    group.add_argument(
+        "--cache",
+        metavar="FILE",
+        help="keep the curves of finished groups in this file: the same command then goes on where it was interrupted",
+    )
     group.add_argument("--csv", metavar="FILE", help="write each measured width of each group to this file")
     group.add_argument("--plot", metavar="FILE", help="draw the curves to this file, *.png")
 
@@ -61,7 +66,7 @@ def run(args: argparse.Namespace) -> Outcome:
     _, opts = split_words(args.words, file=False)
     levels = check_levels(args.levels, "--levels")
     check_share("--min-keep", args.min_keep, zero=True)
-    for path in filter(None, (args.csv, args.plot)):
+    for path in filter(None, (args.csv, args.plot, args.cache)):
         check_writable(path)
     args.criterion = args.criterion or default_criterion()
     criterion = CRITERIA.find(args.criterion)
@@ -84,6 +89,7 @@ def run(args: argparse.Namespace) -> Outcome:
             round_to=args.round_to,
             seed=args.seed,
             min_keep=args.min_keep,
+            cache=args.cache,
             **options,
         )
     height, width = source.size

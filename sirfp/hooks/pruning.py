@@ -22,6 +22,7 @@ from ..surgery.reconstruction import BATCHES
 from ..training.nonfinite import finite_norms
 from ..training.schedule import Schedule
 from .checkpoints import BestCheckpoint
+from .curves import curve_store, write_curves
 from .registry import HOOKS, session, unwrapped
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class PruneSteps(HookBase):
         self.criterion = CRITERIA.find(cfg.SIRFP.CRITERION, "SIRFP.CRITERION")
         self.curves = (cfg.SIRFP.WIDTHS or self.criterion.widths) == CURVES
         self.images = cfg.SIRFP.CURVE_IMAGES
+        self.store = curve_store(cfg.OUTPUT_DIR) if self.curves else None
 
     def before_train(self) -> None:
         """Raises an error at the start of the run if the next pruning cannot meet its budget."""
@@ -89,6 +91,7 @@ class PruneSteps(HookBase):
         step, target, start = pruning.steps, self.schedule.target(pruning.steps), time.perf_counter()
         average_norms(pruning.model)
         plan = pruning.prune(target, self._evidence(), self.reconstruction > 0, steps=None)
+        write_curves(self.trainer, step + 1)
         self.trainer.checkpointer.plan = plan
         self.trainer.rewrap()
         for hook in self.trainer._hooks:
@@ -122,7 +125,9 @@ class PruneSteps(HookBase):
             held = joined(list(islice(batches, ceil(self.images / each))))
         with self.trainer.autocast():
             divergence = divergence_on(model, fit[0])
-        return Evidence(fit, held, divergence, mode=training_branches, context=self.trainer.autocast)
+        evidence = Evidence(fit, held, divergence, mode=training_branches, context=self.trainer.autocast)
+        evidence.store = self.store
+        return evidence
 
     def before_step(self) -> None:
         plan, storage = session(self.trainer).plan, self.trainer.storage

@@ -1,0 +1,64 @@
+"""Loss curves in a training run: the files about them, and prunings that are cut off while they are measured."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny_run import Stopped, run
+
+from sirfp.errors import InputError
+from sirfp.hooks import curves
+
+CURVES = ("SIRFP.CRITERION", "magnitude", "SIRFP.WIDTHS", "curves", "SIRFP.CURVE_IMAGES", "16")
+
+
+def test_a_run_writes_its_loss_curves(tmp_path):
+    trainer = run(tmp_path, *CURVES)
+    prunings = json.loads((tmp_path / "curves.json").read_text())["prunings"]
+    assert [(one["step"], one["iteration"]) for one in prunings] == [(1, 8), (2, 13)]
+    assert prunings[-1]["cuts"] == [[one.to_json() for one in cut] for cut in trainer.pruning.measured]
+    plan = trainer.pruning.plan
+    for cut in (cut for one in prunings for cut in one["cuts"]):
+        assert [group["group"] for group in cut] == list(plan.kept)
+        assert all(group["channels"] == group["widths"][-1] and group["losses"][-1] == 0 for group in cut)
+    first = prunings[0]["cuts"][0]
+    assert {group["group"]: group["channels"] for group in first} == dict(plan.channels)
+    assert (tmp_path / "curves.png").stat().st_size and "keeps 90%" in (tmp_path / "curves.md").read_text()
+
+
+def test_an_interrupted_pruning_goes_on_with_its_curves(tmp_path, monkeypatch):
+    """The run dies while the second pruning's curves are measured, and is resumed from a checkpoint before it."""
+    wanted = run(tmp_path / "whole", *CURVES).pruning.plan
+    put, kept = curves.CurveStore.put, []
+
+    def record(self, state, *args):
+        put(self, state, *args)
+        kept.append(state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(curves.CurveStore, "put", record)
+        run(tmp_path / "counted", *CURVES)
+    count = len(kept)
+
+    def die(self, state, *args):
+        record(self, state, *args)
+        if len(kept) == count - 1:
+            raise Stopped
+
+    del kept[:]
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(curves.CurveStore, "put", die)
+        run(tmp_path / "cut off", *CURVES)
+    monkeypatch.setattr(curves.CurveStore, "put", record)
+    trainer = run(tmp_path / "cut off", *CURVES, resume=True)
+    assert len(kept) == count, "one group more was measured"
+    assert trainer.pruning.plan == wanted
+    ours, theirs = (json.loads((tmp_path / name / "curves.json").read_text()) for name in ("cut off", "whole"))
+    assert ours == theirs
+
+
+def test_a_file_in_the_way_of_curves_ends_the_run_before_it_starts(tmp_path):
+    (tmp_path / "curve_cache.json").write_text("{}")
+    with pytest.raises(InputError, match="curve_cache.json holds no measured losses"):
+        run(tmp_path, *CURVES)
