@@ -20,6 +20,7 @@ from .budget.sensitivity import Sensitivity
 from .criteria.calibration import Loss
 from .errors import InputError
 from .network.batches import Run
+from .network.untouched import leave_inference, outside_inference_mode
 from .network.wrappers import on_plain_model
 from .session import PruningSession
 from .surgery.reconstruction import BATCHES
@@ -27,6 +28,7 @@ from .surgery.reconstruction import BATCHES
 __all__ = ["sensitivity"]
 
 
+@outside_inference_mode()
 @on_plain_model
 def sensitivity(
     model: nn.Module,
@@ -68,6 +70,7 @@ def sensitivity(
     levels = check_levels(levels)
     if cache is not None and divergence is not None:
         raise InputError("a cache does not know the code of a divergence of your own: leave out cache or divergence")
+    leave_inference(model)
     store = None if cache is None else CurveStore(cache)
     session = PruningSession(
         model, example_inputs,

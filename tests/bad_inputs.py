@@ -19,6 +19,7 @@ from PIL import Image
 PRUNE = ["prune", *NETWORK, "-o", "OUT", "--criterion", "magnitude"]
 LOOK = ["prune", *NETWORK, "-o", "OUT"]
 SIRFP = ["--images", "F/images", "--criterion", "sirfp"]
+ONE = ["--images", "F/images", "--batch", "1", "--batches", "1"]
 EXPORT = ["export", *NETWORK, "-o", "OUT.onnx"]
 COMMANDS = {
     "command": (["reprot"], "did you mean report"),
@@ -80,6 +81,11 @@ COMMANDS = {
     "no folder": ([*LOOK, "--images", "F/imags"], "did you mean images"),
     "empty folder": ([*LOOK, "--images", "F/empty"], "holds no image"),
     "broken image": ([*LOOK, "--images", "F/broken"], "cannot be read as an image"),
+    "curves without images": (["sensitivity", *NETWORK], "give --images FOLDER"),
+    "curves of one image": (["sensitivity", *NETWORK, *ONE], "at least two calibration images, not 1"),
+    "curves of no level": (["sensitivity", *NETWORK, *ONE, "--levels", "0.5", "1.5"], "--levels must be shares"),
+    "another cache": (["sensitivity", *NETWORK, *ONE, "--cache", "F/text.pth"], "holds no measured losses"),
+    "a figure in a file": (["sensitivity", *NETWORK, *ONE, "--plot", "F/text.pth/x"], "is not a folder"),
     "no output": (["prune", *NETWORK], "-o/--output"),
     "output in a file": (["prune", *NETWORK, "--criterion", "random", "-o", "F/text.pth/x"], "is not a folder"),
     "output a folder": (["prune", *NETWORK, "--criterion", "random", "-o", "F/empty"], "it is a folder"),

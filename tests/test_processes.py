@@ -83,6 +83,21 @@ def test_two_processes_learn_from_one_teacher(tmp_path):
     same(*teachers, rtol=5e-3, atol=5e-4)
 
 
+def test_two_processes_measure_the_curves_of_one(tmp_path):
+    """Each process measures on its own images, and the mean over all of them decides the widths."""
+    given = ("SIRFP.CRITERION", "magnitude", "SIRFP.WIDTHS", "curves", "SIRFP.CURVE_IMAGES", "16")
+    assert run(tmp_path / "two", "--num-processes", "2", *given) == 0
+    assert run(tmp_path / "one", "--num-gpus", "0", *given) == 0
+    assert (tmp_path / "two/plan.json").read_text() == (tmp_path / "one/plan.json").read_text()
+    two, one = (json.loads((tmp_path / name / "curves.json").read_text())["prunings"] for name in ("two", "one"))
+    for ours, theirs in zip(two[0]["cuts"][0], one[0]["cuts"][0], strict=True):
+        assert ours["group"] == theirs["group"] and ours["widths"] == theirs["widths"]
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=0.01, abs=1e-7)
+    assert {file.name for file in (tmp_path / "two").glob("curve_cache*")} == {
+        "curve_cache.json", "curve_cache.json.rank1"
+    }  # fmt: skip
+
+
 WAYS = ["torchrun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("machines", "resume"))]
 
 

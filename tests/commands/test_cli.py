@@ -48,6 +48,22 @@ def test_prune_then_report_then_verify(files, tmp_path, capsys):
     assert verified["equal"] and verified["relative_difference"] < 1e-4
 
 
+def test_sensitivity(files, tmp_path, capsys):
+    given = ["sensitivity", *NETWORK, "--weights", files / "dense.pth", "--images", files / "images", "--batch", 2]
+    given += ["--criterion", "magnitude", "--ignore", "layer1*", "--levels", 0.5, "--cache", tmp_path / "cache.json"]
+    found = run(capsys, *given, "--csv", tmp_path / "curves.csv", "--plot", tmp_path / "curves.png")
+    groups = {group["group"]: group for group in found["groups"]}
+    assert groups and not any(name.startswith("layer1") for name in groups) and found["levels"] == [0.5]
+    assert all(group["widths"] == [group["channels"] // 2, group["channels"]] for group in groups.values())
+    lines = (tmp_path / "curves.csv").read_text().splitlines()
+    assert lines[0].startswith("group,channels,kept") and len(lines) == 1 + 2 * len(groups)
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert main([str(word) for word in given]) == 0
+    out = capsys.readouterr().out
+    assert "keeps 50%" in out and all(name in out for name in groups)
+    assert run(capsys, *given)["groups"] == found["groups"]
+
+
 def test_tables_for_people(files, capsys):
     assert main(["report", str(files / "small.safetensors"), *NETWORK, "--verbose"]) == 0
     out = capsys.readouterr().out

@@ -42,7 +42,7 @@ SHORT = (
 LESS = [
     (r"^sirfp data scenes$", "--train 8 --val 16 --size 64"),
     (r"^sirfp study ", "--list"),
-    (r"^sirfp prune ", "--batches 1 --batch 2"),
+    (r"^sirfp (prune|sensitivity) ", "--batches 1 --batch 2"),
     (r"^sirfp verify .*--images", "--batches 1"),
     (r"^python (my_train\w*|share/train_net)\.py ", SHORT),
     (r"^python projects/\w+/train_net\.py ", f"{SHORT} MODEL.TIMM.WEIGHTS ''"),
