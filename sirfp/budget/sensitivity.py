@@ -93,9 +93,9 @@ def table(measured: Iterable[Sensitivity], levels: Sequence[float]) -> Table:
     columns = sorted(set(levels), reverse=True)
     body = []
     for one in ranked(measured):
-        cells = {}
+        cells: dict[float, tuple[float, float]] = {}
         for share, loss in one.points()[:-1]:
-            level = min(columns, key=lambda level, share=share: abs(level - share))
+            level = columns[int(np.abs(np.array(columns) - share).argmin())]
             if level not in cells or abs(share - level) < abs(cells[level][0] - level):
                 cells[level] = share, loss
         losses = [f"{cells[level][1]:.2g}" if level in cells else "-" for level in columns]

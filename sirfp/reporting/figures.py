@@ -120,7 +120,8 @@ def loss_curves(
     rest = len(names) - count - len(least)
     others = f"; {rest} others in grey" if rest else ""
     axes.set_title(f"{title}: one group cut alone{others}".lstrip(": "), loc="left", fontsize=10, color=INK, pad=8)
-    for kind, place in (("most", "outside right upper"), ("least", "outside right lower")):
+    places: dict[str, Any] = {"most": "outside right upper", "least": "outside right lower"}
+    for kind, place in places.items():
         if handles[kind]:
             legend = figure.legend(
                 handles=handles[kind], loc=place, fontsize=7.5, frameon=False, title=f"{kind} sensitive",
