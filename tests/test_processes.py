@@ -83,29 +83,18 @@ def test_two_processes_learn_from_one_teacher(tmp_path):
     same(*teachers, rtol=5e-3, atol=5e-4)
 
 
-CURVES = ("SIRFP.WIDTHS", "curves", "SIRFP.CRITERION", "sirfp", "SIRFP.CURVE_IMAGES", "16")
-
-
 def test_two_processes_measure_the_curves_of_one(tmp_path):
-    """Each process measures on its own images, and the mean over all of them decides the widths.
-
-    Nothing is refitted: a refit chooses its ridge on half of the images, and in two processes the halves are others.
-    """
-    given = (*CURVES, "SIRFP.RECONSTRUCTION_ITERS", "0")
-    assert run(tmp_path / "two", "--num-processes", "2", *given) == 0
-    assert run(tmp_path / "one", "--num-gpus", "0", *given) == 0
+    """Each process measures on its own images, and the mean over all of them decides the widths."""
+    for name, *flags in (("two", "--num-processes", "2"), ("one", "--num-gpus", "0")):
+        assert run(tmp_path / name, *flags, "SIRFP.WIDTHS", "curves") == 0
     assert (tmp_path / "two/plan.json").read_text() == (tmp_path / "one/plan.json").read_text()
+    same(kept(tmp_path / "two", 0)["weights"], kept(tmp_path / "two", 1)["weights"])
     two, one = (json.loads((tmp_path / name / "curves.json").read_text())["prunings"] for name in ("two", "one"))
     for ours, theirs in zip(two[0]["cuts"][0], one[0]["cuts"][0], strict=True):
         assert ours["group"] == theirs["group"] and ours["widths"] == theirs["widths"]
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=0.01, abs=1e-7)
     files = sorted(file.name for file in (tmp_path / "two").glob("curve_cache*"))
     assert files == ["curve_cache.json", "curve_cache.json.rank1"]
-
-
-def test_two_processes_that_refit_cut_the_same_channels(tmp_path):
-    assert run(tmp_path, "--num-processes", "2", *CURVES) == 0
-    same(kept(tmp_path, 0)["weights"], kept(tmp_path, 1)["weights"])
 
 
 WAYS = ["torchrun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("machines", "resume"))]

@@ -10,7 +10,7 @@ from tiny_run import Stopped, run
 from sirfp.errors import InputError
 from sirfp.hooks import curves
 
-CURVES = ("SIRFP.CRITERION", "magnitude", "SIRFP.WIDTHS", "curves", "SIRFP.CURVE_IMAGES", "16")
+CURVES = ("SIRFP.WIDTHS", "curves")
 
 
 def test_a_run_writes_its_loss_curves(tmp_path):
