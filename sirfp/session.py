@@ -171,6 +171,8 @@ class PruningSession:
         found, observer = self.find(), self.attach()
         observer.detach()
         criterion = observer.criterion
+        if evidence.statistics is None and found.groups:  # weights were trained since the groups were found
+            found = self.found = find_again(self.model, self.example_inputs, self.limits.ignore, found)
         with untouched(self.model):
             moments = evidence.moments(self.model, found) if refit or criterion.needs == "moments" else None
             evidence.learn(self.model, found, criterion, moments)
@@ -192,6 +194,7 @@ class PruningSession:
         if target.share < 1:
             check_groups(found)
         criterion, moments, curves = self._look(evidence, refit)
+        found = self.find()
         with untouched(self.model):
             choice = decide_once(
                 lambda: decide(
@@ -200,8 +203,6 @@ class PruningSession:
             )
             if moments is not None and evidence.held:
                 moments = evidence.moments(self.model, found, held=True)
-        if evidence.statistics is None and found.groups:  # weights were trained since the groups were found
-            found = find_again(self.model, self.example_inputs, self.limits.ignore, found)
         plan = cut_to(
             self.model, found, choice, self.criterion,
             bias_correction=self.bias_correction, optimizer=self.optimizer, moments=moments,

@@ -9,7 +9,7 @@ from pathlib import Path
 import sirfp
 
 ROOT = Path(__file__).resolve().parents[1]
-LOOSE = {"__init__", "errors", "processes", "prune", "session", "engine", "cli"}
+LOOSE = {"__init__", "errors", "processes", "prune", "sensitivity", "session", "engine", "cli"}
 """Public doors and the ground; every other module lies in the package of its step."""
 
 

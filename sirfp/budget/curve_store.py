@@ -77,10 +77,9 @@ class CurveStore:
 
 
 def _valid(states: Any) -> bool:
-    entries = [*states.values()] if isinstance(states, dict) else [None]
-    if not all(isinstance(entry, dict) for entry in entries):
+    if not isinstance(states, dict) or not all(isinstance(groups, dict) for groups in states.values()):
         return False
-    every = [losses for entry in entries for losses in entry.values()]
+    every = [losses for groups in states.values() for losses in groups.values()]
     return all(isinstance(losses, list) and all(map(_loss, losses)) for losses in every)
 
 

@@ -86,7 +86,7 @@ def measure_curves(
         replay = Replay(model, batches, divergence.outputs)
         dense = replay.outputs if dense is None else dense
         start = _mean(divergence, dense, replay.outputs)
-        state = _state(model, moments, batches, divergence, dense, replay.outputs) if store is not None else ""
+        state = _state(model, found, moments, batches, divergence, dense, replay.outputs) if store is not None else ""
         changed = {group.name: _changed_modules(found, group) for group in found}
         in_time = sorted(found.groups, key=lambda group: replay.moment(changed[group.name]))
         for group in with_progress(in_time, "measuring loss curves", len(in_time)):
@@ -159,9 +159,16 @@ def _average(losses: dict[str, list[float]], images: int) -> dict[str, list[floa
     return {name: [next(values) for _ in each] for name, each in losses.items()}
 
 
-def _state(model: nn.Module, moments: Moments | None, batches: Any, divergence: Divergence, *outputs: Any) -> str:
+def _state(
+    model: nn.Module,
+    found: ChannelGroups,
+    moments: Moments | None,
+    batches: Sequence[Any],
+    divergence: Divergence,
+    *outputs: Any,
+) -> str:
     """Returns a fingerprint of all that the losses of every group depend on; the processes of a run share no file."""
     kind = next(model.parameters(), torch.zeros(())).device.type
     precision = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind), torch.__version__
     measure = type(divergence).__module__, type(divergence).__qualname__
-    return fingerprint(model, moments, list(batches), measure, outputs, kind, *precision)
+    return fingerprint(model, found.emissions, moments, list(batches), measure, outputs, kind, *precision)

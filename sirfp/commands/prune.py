@@ -22,11 +22,19 @@ from .arguments import (
     need_model,
     split_words,
 )
-from .calibration import add_calibration, add_criterion, add_limits, details, read_calibration, read_options
+from .calibration import (
+    CRITERIA_HELP,
+    add_calibration,
+    add_criterion,
+    add_limits,
+    details,
+    read_calibration,
+    read_options,
+)
 from .outcome import Outcome
 from .recorded import origin_of
 
-__all__ = ["EXAMPLE", "USAGE", "add", "details", "run"]
+__all__ = ["CRITERIA_HELP", "EXAMPLE", "USAGE", "add", "details", "run"]
 
 USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
 EXAMPLE = """example:
