@@ -153,7 +153,7 @@ _FITS = {
     "timm": _word,
     "zoo": _word,
     "config_files": _words,
-    "opts": _words,
+    "opts": lambda value: _words(value) and len(value) % 2 == 0,
     "size": _size,
     "num_classes": lambda value: _count(value, 0, 10**7),
     "colours": _word,

@@ -136,6 +136,7 @@ def build_source(args: argparse.Namespace, opts: list[str], file: str = "") -> S
                 weights=args.weights,
                 size=size,
                 num_classes=args.num_classes,
+                channels=preprocessing["input_size"][0] if preprocessing else 0,
                 preprocessing=preprocessing or None,
             )
     if args.num_classes is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,11 +36,16 @@ def complete(
     """
     from ..checkpoint.origin import read_origin
 
-    origin = read_origin(file) if file else None
+    named = any((args.timm, args.config_file, args.zoo))
+    try:
+        origin = read_origin(file) if file else None
+    except InputError:
+        if not named:
+            raise
+        origin = None  # flags that name the model override a damaged record
     if origin is None or not _same_model(args, origin):
         return args, opts, {}
     lazy = origin.zoo.endswith(".py") or "".join(origin.config_files[:1]).endswith(".py")
-    named = any((args.timm, args.config_file, args.zoo))
     if lazy and not named and (origin.config_files or origin.opts):
         flag = "--zoo" if origin.zoo else "--config-file"
         raise InputError(
@@ -54,16 +60,14 @@ def complete(
     args.size = args.size or origin.size
     if args.num_classes is None and origin.timm:
         args.num_classes = origin.num_classes
-    return args, opts if lazy else [*origin.opts, *opts], origin.preprocessing
+    return args, opts if lazy else [*_without_weights(origin.opts), *opts], origin.preprocessing
 
 
 def origin_of(args: argparse.Namespace, opts: list[str], source: Source) -> Origin:
     """The record of a command's model. Keys of weights are left out, as the file holds the weights."""
     from ..checkpoint.origin import PREPROCESSING, Origin
 
-    pairs = zip(opts[::2], opts[1::2], strict=True)
-    kept = tuple(word for pair in pairs if not pair[0].endswith("WEIGHTS") for word in pair)
-    about: dict[str, Any] = {"opts": kept, "size": source.size, "colours": source.colours}
+    about: dict[str, Any] = {"opts": _without_weights(opts), "size": source.size, "colours": source.colours}
     if args.zoo:
         return Origin(zoo=args.zoo, **about)
     if args.config_file:
@@ -73,6 +77,12 @@ def origin_of(args: argparse.Namespace, opts: list[str], source: Source) -> Orig
     return Origin(
         timm=args.timm, num_classes=getattr(source.model, "num_classes", None), preprocessing=complete, **about
     )
+
+
+def _without_weights(opts: Sequence[str]) -> tuple[str, ...]:
+    """KEY VALUE pairs without those that name files of weights."""
+    pairs = zip(opts[::2], opts[1::2], strict=True)
+    return tuple(word for pair in pairs if not pair[0].endswith("WEIGHTS") for word in pair)
 
 
 def _same_model(args: argparse.Namespace, origin: Origin) -> bool:
