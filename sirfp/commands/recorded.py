@@ -72,10 +72,10 @@ def origin_of(args: argparse.Namespace, opts: list[str], source: Source) -> Orig
         return Origin(zoo=args.zoo, **about)
     if args.config_file:
         return Origin(config_files=tuple(config_files(args)), **about)
-    known = getattr(source, "preprocessing", {})
+    known, classes = getattr(source, "preprocessing", {}), getattr(source.model, "num_classes", None)
     complete = {key: known[key] for key in PREPROCESSING} if all(key in known for key in PREPROCESSING) else {}
     return Origin(
-        timm=args.timm, num_classes=getattr(source.model, "num_classes", None), preprocessing=complete, **about
+        timm=args.timm, num_classes=classes if isinstance(classes, int) else None, preprocessing=complete, **about
     )
 
 
