@@ -28,8 +28,9 @@ WAYS = ("refit", "careful", "emitted", "none")
 CAREFUL = 0.8
 """The best ridge of each layer is taken only if its network's error is below this share of that of small ridges: the
 check fits on half of the images, which favours large ridges."""
-MARGIN = 0.3
-"""A correction is taken only if its error is smaller by this share, divided by the root of the number of images."""
+MARGIN, MOST = 0.3, 0.15
+"""A correction is taken only if its error is smaller by `MARGIN` divided by the root of the number of images, or by
+`MOST` if that is less, as a share of the error without one."""
 
 
 @torch.no_grad()
@@ -68,10 +69,11 @@ def best_way(
         del pruned
     total = torch.stack([*errors, errors[0].new_tensor(moments.checked)])
     if dist.is_available() and dist.is_initialized():
+        total = total.to(next(model.parameters()).device)
         dist.all_reduce(total)
     total = torch.where(total.isfinite(), total, torch.inf)
     images, total = total[-1].clamp_min(1), total[:-1]
-    total[-1] *= 1 - MARGIN / images.sqrt()
+    total[-1] *= 1 - (MARGIN / images.sqrt()).clamp_max(MOST)
     if "careful" in ways:
         total[ways.index("careful")] /= CAREFUL
     return ways[int(total.argmin())]
