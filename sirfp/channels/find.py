@@ -71,7 +71,7 @@ def _found(
     model: nn.Module, inputs: Any, ignore: Iterable[str], trial: bool, heads: Mapping[int, int] | None = None
 ) -> ChannelGroups:
     """Finds the channel groups; `heads` are the splits that lose whole heads if they are known, see `find_groups`."""
-    check_prunable(model)
+    check_prunable(model, values=trial)
     with outside_inference_mode(), random_states(model):
         shared = SharedMemory(model)
         try:

@@ -104,8 +104,13 @@ def on_plain_model(function: Callable[P, R]) -> Callable[P, R]:
     return inside
 
 
-def check_prunable(model: nn.Module) -> None:
-    """Raises InputError for a network whose channels cannot be followed, or that has no values yet."""
+def check_prunable(model: nn.Module, values: bool = True) -> None:
+    """Raises InputError for a network whose channels cannot be followed, or that has no values yet.
+
+    Args:
+        model: the network.
+        values: False if shapes are enough, so that tensors may be on the device 'meta'.
+    """
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
             "the model is TorchScript, whose code cannot be followed; give the module that it was made from"
@@ -115,7 +120,7 @@ def check_prunable(model: nn.Module) -> None:
     if lazy is not None:
         raise InputError(f"{lazy!r} has no shape yet, as its layer is lazy; call the model once before")
     meta = next((name for name, t in tensors if t.is_meta), None)
-    if meta is not None:
+    if meta is not None and values:
         raise InputError(f"{meta!r} is on the device 'meta' and has no values; build the model on a real device")
     if isinstance(model, torch.fx.GraphModule) and "eval" in vars(model):  # set by torch.export, to raise an error
         raise InputError(
