@@ -61,11 +61,22 @@ def build(name: str, size: Sequence[int] | None = None) -> tuple[nn.Module, Any]
     return timm.create_model(name).eval(), torch.randn(1, 3, *image_size(name, size))
 
 
-def trained(name: str, batch: int, height: int, width: int) -> tuple[nn.Module, Callable, Any]:
-    """A network, a function from a network to its loss on one random batch, and an input for counting."""
+def trained(
+    name: str, batch: int, height: int, width: int, device: str = "cpu"
+) -> tuple[nn.Module, Callable[[nn.Module], torch.Tensor], Any]:
+    """A network, a function from a network to its loss on one random batch, and an input for counting.
+
+    Args:
+        name: as in `build`.
+        batch: the number of images.
+        height, width: of an image.
+        device: of the network, and of images and labels where the network does not move them itself.
+    """
     model, example = build(name, (height, width))
+    model = model.to(device)
     if name not in DETECTRON2:
-        x, y = torch.randn(batch, 3, height, width), torch.randint(0, 1000, (batch,))
+        example = example.to(device)
+        x, y = torch.randn(batch, 3, height, width, device=device), torch.randint(0, 1000, (batch,), device=device)
         x = x.contiguous(memory_format=torch.channels_last)
         return model, lambda net: nn.functional.cross_entropy(net(x), y), example
     labelled = images(batch, height, width, labels=19 if name == "deeplab" else 0)
