@@ -3,6 +3,9 @@
 PYTHON ?= python3
 # further options of pytest: make test PYTEST_ARGS="-k clique"
 PYTEST_ARGS ?=
+# processes that run tests at the same time; each takes up to 2 GB
+WORKERS ?= 2
+PYTEST = $(RUN) -m pytest tests -n $(WORKERS) --dist worksteal --durations=15
 RUN := .venv/bin/python
 # waiting threads release their core: on a shared machine this makes training several times faster
 export OMP_WAIT_POLICY = passive
@@ -32,10 +35,10 @@ demo: setup
 	$(RUN) projects/segmentation/demo.py
 
 test: setup
-	$(RUN) -m pytest tests -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: setup
-	$(RUN) -m pytest tests $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-core:
 	PYTHON="$(PYTHON)" sh tests/without_detectron2.sh
