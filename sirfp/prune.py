@@ -13,6 +13,7 @@ Only `prune` is defined here. The functions that it consists of can also be impo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ from .budget.decision import decide, refined
 from .budget.evidence import Evidence
 from .budget.limits import Limits
 from .budget.target import KEEP_FLOPS, Target
+from .criteria import CRITERIA
 from .criteria.calibration import Loss, calibrate
+from .errors import InputError, near
 from .network.batches import Run
 from .network.untouched import leave_inference, outside_inference_mode
 from .network.wrappers import on_plain_model
@@ -58,22 +61,25 @@ def prune(
     min_keep: float = Limits.min_keep,
     partitions: Iterable[str] = Limits.partitions,
     optimizer: torch.optim.Optimizer | None = None,
+    also: Iterable[nn.Module] = (),
     **options: Any,
 ) -> PruningPlan:
     """Prunes a model in place, in one shot.
+
+    A model that was pruned before is pruned further. All budgets are shares of the dense model, and the plan that is
+    returned leads from the dense model to the present one.
 
     Args:
         model: a module called with tensors, a timm model, or a Detectron2 model called with `list[dict]`. It may be
             wrapped (`sirfp.network.wrappers`): distributed, compiled, averaged, or in a `LightningModule`.
         example_inputs: inputs of the model (`sirfp.network.forward.call`), on which FLOPs are counted.
         criterion: a name in the registry: "sirfp_setwise" (the default), "sirfp" (the paper's), "magnitude", ...
-        keep_flops: the share of the FLOPs that the plan may keep, in (0, 1]; 0.4 if no budget is given.
+        keep_flops: the share of the dense model's FLOPs that the plan may keep, in (0, 1]; 0.4 if no budget is given.
         calibration: batches, for criteria that need features or gradients and for the reconstruction: inputs like
             `example_inputs`, alone or with labels, as a list, tuple or mapping. Of batches without a length, such as an
             endless loader, the first `sirfp.network.batches.ENDLESS` are used.
-        keep_params: the share of the parameters that the plan may keep, in place of `keep_flops`.
-        keep_latency: the share of the latency that the plan may keep, in place of `keep_flops`. Latency is the time of
-            a call with the example inputs on this machine, in evaluation mode (`sirfp.budget.latency`).
+        keep_params: the share of the dense model's parameters, in place of `keep_flops`.
+        keep_latency: the share of the dense model's latency, in place of `keep_flops`. Latency is the time of a call with the example inputs on this machine, in evaluation mode (`sirfp.budget.latency`).
         loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models compute their own losses.
             Without `forward`, it also runs the batches for features.
         forward: `forward(model, batch)`, which calls the model with a batch, where batches are not like the example
@@ -98,11 +104,14 @@ def prune(
         partitions: prefixes of module names. Groups are ranked within their partition: a group belongs to the first
             prefix that its name starts with, and the remaining groups form one more partition. "*" makes every group a
             partition, so that all lose the same share.
-        optimizer: the model's optimizer, whose state is cut together with the parameters; or None.
+        optimizer: the model's optimizer, whose state is cut together with the parameters; or None. An optimizer made
+            before the cut and not given here trains nothing; a warning says so at its next step.
+        also: models of the same structure that lose the same channels, such as a moving average of the weights or a
+            teacher; wrapped or not.
         **options: arguments of the criterion.
 
     Returns:
-        The plan: the kept channels, and the FLOPs and parameters before and after.
+        The plan of all cuts so far: the kept channels of the dense model, and FLOPs and parameters before and after.
 
     Raises:
         InputError: a value is out of range, several budgets are given, the criterion or an option is unknown, the
@@ -116,6 +125,12 @@ def prune(
         model, example_inputs, optimizer,
         criterion=criterion, options=options, limits=limits, bias_correction=bias_correction, seed=seed,
     )  # fmt: skip
+    own = CRITERIA.find(session.criterion).options()
+    for name in options:
+        if name not in own and near(name, signature(prune).parameters):
+            raise InputError(f"prune has no argument {name!r}{near(name, signature(prune).parameters)}")
+    session.go_on()
+    session.follow(also)
     evidence = Evidence.of_calibration(
         model, example_inputs, session.criterion, calibration, widths, reconstruction or BATCHES,
         loss=loss, forward=forward, divergence=divergence,

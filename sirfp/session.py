@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -29,14 +30,19 @@ from .errors import InputError
 from .moments import Moments
 from .network.divergence import divergence_for
 from .network.untouched import untouched
+from .network.wrappers import plain, unwrapped
 from .processes import average_norms, decide_once
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
-from .surgery.plan_and_cut import cut, cut_to
+from .surgery.earlier_cuts import earlier_plan, remember
+from .surgery.plan_and_cut import cut_to
 
 GENTLE = 0.75
 """The share of the present FLOPs (parameters, latency) that one cut keeps at least where loss curves decide the widths:
 curves of single groups tell what a cut of many groups does only while it is small. docs/oneshot.md compares cuts."""
+
+OTHER_INPUTS = 0.01
+"""Relative difference of FLOPs above which the example inputs are taken to be others than those of the earlier plan."""
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +95,39 @@ class PruningSession:
         self.measured: list[tuple[Sensitivity, ...]] = []
         self._statistics: dict[str, Any] | None = None
 
+    def go_on(self) -> None:
+        """Continues the earlier plan of a model that was cut before, by this or another session or from a file.
+
+        Budgets are then shares of the dense model. Where the example inputs are of another size than those of the
+        earlier plan, its FLOPs are those of these inputs.
+        """
+        self.plan = earlier_plan(self.model)
+        if self.plan is None:
+            return
+        (dense, pruned), now = self.plan.flops, self.find().flops()
+        if pruned and abs(now / pruned - 1) > OTHER_INPUTS:
+            self.plan = replace(self.plan, flops=(round(dense * now / pruned), now))
+            logger.info("The example inputs are not those of the earlier plan: its FLOPs are scaled to these inputs")
+            remember(self.model, self.plan)
+
+    def follow(self, models: Iterable[nn.Module]) -> None:
+        """Cuts further models together with this one: moving averages of its weights, teachers.
+
+        Raises:
+            InputError: a model has other tensors than this one.
+        """
+        own = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        for number, other in enumerate(models):
+            with plain(other) as network:
+                its = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+                differs = next((name for name in {**own, **its} if own.get(name) != its.get(name)), None)
+                if differs is not None:
+                    raise InputError(
+                        f"model {number} of also= is not of the structure of the model to prune: {differs!r} is "
+                        f"{its.get(differs, 'missing')}, expected {own.get(differs, 'no such tensor')}"
+                    )
+            self.followers.append(other)
+
     def find(self) -> ChannelGroups:
         """Returns the groups of the current model; finds them at the first call and again after each pruning."""
         if self.found is None:
@@ -110,7 +149,7 @@ class PruningSession:
     def agree(self) -> None:
         """Combines, over all processes, the statistics of the criterion and the running statistics of the norms."""
         for model in (self.model, *self.followers):
-            average_norms(model)
+            average_norms(unwrapped(model))
         if self.observer is not None:
             self.observer.criterion.reduce()
 
@@ -138,6 +177,12 @@ class PruningSession:
         """
         evidence, self.measured = evidence or Evidence((), (), divergence_for(self.model)), []
         present = target.kept(self.plan) if self.plan else 1.0
+        if self.plan and present <= target.share < 1:
+            logger.warning(
+                "Nothing is cut: after its earlier cuts the model keeps %.4f of the %s of the dense model, of which "
+                "budgets are shares, and the budget is %.4g",
+                present, target.words, target.share,
+            )  # fmt: skip
         shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
         for share in shares:
             plan = self._cut(replace(target, share=share), evidence, refit)
@@ -209,7 +254,7 @@ class PruningSession:
         )  # fmt: skip
         for other in self.followers:
             same = find_again(other, self.example_inputs, self.limits.ignore, found)
-            cut(other, same, choice.keep, self.criterion, bias_correction=self.bias_correction, moments=moments)
+            cut_to(other, same, choice, self.criterion, bias_correction=self.bias_correction, moments=moments)
         self.plan = self.plan.then(plan) if self.plan else plan
         self.observer = self.found = None
         return self.plan

@@ -28,7 +28,7 @@ from ..network.latency import Latency, measure, synchronizer
 from ..network.untouched import copied_inputs
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
-from ..surgery.cut import apply, cuts_for
+from ..surgery.cut import cut_by, cuts_for
 from .allocation import allocate, out_of_reach, smallest, widths_at
 from .frozen import check_groups
 from .limits import DEFAULT, Limits
@@ -256,7 +256,7 @@ def _correction(factors: list[tuple[float, float]]) -> float:
 def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray) -> nn.Module:
     """Returns a copy cut to chosen atoms, without compensation: as fast as the pruned model, but less accurate."""
     copied = copy.deepcopy(model)
-    apply(copied, PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(found, keep)))
+    cut_by(copied, PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(found, keep)))
     return copied
 
 

@@ -25,7 +25,7 @@ from ..network.untouched import SharedMemory, copied_model, own, replace_by_copi
 from ..structure.atoms import state_tensors
 from ..structure.groups import ChannelGroups, Group
 from ..structure.plan import PruningPlan
-from ..surgery.cut import apply, cuts_for
+from ..surgery.cut import cut_by, cuts_for
 from ..tracing.functions import FunctionWatch
 from ..verify.choices import Choices
 from ..verify.detectors import continuous, is_detector, whole_layers
@@ -104,7 +104,7 @@ class CutCopy:
         copied = self._copied()
         boxes: list[Any] = []
         try:
-            apply(copied, plan)
+            cut_by(copied, plan)
             before = _shapes_of_state(copied)
             got = self._run(copied, turn, boxes, Choices(shared=self.shared))
         except Exception as error:  # the model's own code may raise anything

@@ -47,7 +47,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     content, pruned = _read_content(path)
     if pruned:
         raise InputError(
-            f"{path} holds a pruned model; weights of a dense model are needed here, a pruned model is given as FILE"
+            f"{path} holds a pruned model; weights of a dense model are needed here, a pruned model is given as FILE, "
+            "without --weights"
         )
     branches = content.get("training_only")
     branches = branches if isinstance(branches, (list, tuple)) else ()

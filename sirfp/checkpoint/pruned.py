@@ -17,7 +17,7 @@ from ..network.branches import training_only, within
 from ..network.wrappers import on_plain_model
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply
-from ..surgery.earlier_cuts import check_whole
+from ..surgery.earlier_cuts import check_whole, whole_plan
 from .origin import ORIGIN_KEY, Origin
 
 PLAN_KEY = "sirfp_plan"
@@ -30,18 +30,22 @@ CLASSES = (
 
 
 @on_plain_model
-def save(path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None, *, origin: Origin | None = None) -> None:
+def save(
+    path: str | os.PathLike, model: nn.Module, plan: PruningPlan | None = None, *, origin: Origin | None = None
+) -> None:
     """Writes a pruned model's weights and its plan to one file, without branches that run only in training.
 
     Args:
         path: the file, usually `*.safetensors`; written under a temporary name and renamed when it is complete.
         model: the pruned model; a wrapped one is written with the plain names (`sirfp.network.wrappers`).
-        plan: the plan that turned the dense model into this model; None for a dense model.
+        plan: the plan that turned the dense model into this model. By default the plan that the model remembers, and
+            no plan for a model that was never cut.
         origin: where the dense model comes from, so that commands need not be told (`sirfp report FILE`).
 
     Raises:
         InputError: the file cannot be written, or the plan is not the whole way from the dense model to this one.
     """
+    plan = whole_plan(model) if plan is None else plan
     if plan is not None:
         check_whole(model, plan)
     branches = training_only(model)

@@ -1,4 +1,4 @@
-"""`sirfp prune`: one-shot pruning from a checkpoint."""
+"""`sirfp prune`: one-shot pruning from a checkpoint, or further pruning of a pruned file."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ from .recorded import origin_of
 
 __all__ = ["CRITERIA_HELP", "EXAMPLE", "USAGE", "add", "details", "run"]
 
-USAGE = f"sirfp prune {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
+USAGE = f"sirfp prune [FILE] {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
 EXAMPLE = """example:
-  sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors"""
+  sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors
+  sirfp prune small.safetensors --timm resnet18 --images photos --keep-flops 0.3 -o smaller.safetensors"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -50,14 +51,17 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--keep-flops",
         type=float,
         metavar="SHARE",
-        help=f"share of the FLOPs that stay, in (0, 1] (default {KEEP_FLOPS} if no other budget is given)",
+        help="share of the dense model's FLOPs that stay, in (0, 1], also of a pruned FILE "
+        f"(default {KEEP_FLOPS} if no other budget is given)",
     )
-    group.add_argument("--keep-params", type=float, metavar="SHARE", help="share of the parameters that stay")
+    group.add_argument(
+        "--keep-params", type=float, metavar="SHARE", help="share of the dense model's parameters that stay"
+    )
     group.add_argument(
         "--keep-latency",
         type=float,
         metavar="SHARE",
-        help="share of the latency that stays: PyTorch's time for one image, measured on this machine",
+        help="share of the dense model's latency that stays: PyTorch's time for one image, measured on this machine",
     )
     add_criterion(group)
     group.add_argument(
@@ -87,7 +91,9 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.criteria import CRITERIA
     from sirfp.reporting import tables
 
-    _, opts = split_words(args.words, file=False)
+    file, opts = split_words(args.words, file=True)
+    if file and args.weights:
+        raise InputError(f"{file} has the pruned model's weights: give FILE or --weights, not both")
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}
     Target.of(KEEP_FLOPS, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
@@ -101,6 +107,9 @@ def run(args: argparse.Namespace) -> Outcome:
         )
     source = need_model(build_source(args, opts))
     source.check()
+    if file:
+        sirfp.load(file, source.model)
+        source.weights = file
     calibration, loss = read_calibration(args, source, criterion.needs)
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore"):
         plan = sirfp.prune(

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import InputError
 from ..network.branches import within
+from . import plan_values as read
+from .plan_text import one_line, width_table
 
 FORMAT = 1
 LONGEST = 32 << 20
 """Maximum length of a plan that is read, in characters. A plan of ResNet-152 has less than a hundredth of this. Reading
 a plan takes about ten times as many bytes of memory as it has characters."""
-LONGEST_NAME = 10_000
-"""Maximum length of a name or text in a plan, in characters: far above module names, short enough for a message."""
-_UNSHOWN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-"""Control characters, lone surrogates and bidirectional overrides, which change how a terminal or page shows a name."""
 QUANTITIES = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
 """Quantities that a budget can limit: {suffix of the key KEEP_* and the argument keep_*: its name in messages}. Each
 has a class in `sirfp.budget.target`."""
@@ -41,7 +38,7 @@ class Cut:
     keep: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PruningPlan:
     """The channels that pruning keeps, in terms of the dense model.
 
@@ -122,10 +119,10 @@ class PruningPlan:
         except (ValueError, RecursionError) as error:
             raise InputError(f"the plan is not JSON: {error}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise InputError(f"the plan has format {_get(data, 'format')!r}, this version reads {FORMAT}")
-        kept = _mapping(data, "kept", _indices)
-        channels, places = _mapping(data, "channels", _count), _mapping(data, "places", _place)
-        cuts = tuple(_cut(c, f"plan.cuts[{i}]") for i, c in enumerate(_list(data, "cuts")))
+            raise InputError(f"the plan has format {read.member(data, 'format')!r}, this version reads {FORMAT}")
+        kept = read.mapping(data, "kept", read.indices)
+        channels, places = read.mapping(data, "channels", read.count), read.mapping(data, "places", _place)
+        cuts = tuple(_cut(c, f"plan.cuts[{i}]") for i, c in enumerate(read.entries(data, "cuts")))
         sizes = {place: cut.size for cut in cuts for place in cut.tensors}
         for name, indices in kept.items():
             if name not in channels:
@@ -139,29 +136,51 @@ class PruningPlan:
             kept=kept,
             channels=channels,
             places=places,
-            flops=_pair(data, "flops"),
-            params=_pair(data, "params"),
+            flops=read.pair(data, "flops"),
+            params=read.pair(data, "params"),
             cuts=cuts,
-            new_biases=tuple(_text(t, "plan.new_biases") for t in _list(data, "new_biases")),
-            widths=_mapping(
-                data, "widths", lambda v, at: {_text(k, at): _count(n, at) for k, n in _dict(v, at).items()}
+            new_biases=tuple(read.text(t, "plan.new_biases") for t in read.entries(data, "new_biases")),
+            widths=read.mapping(
+                data, "widths", lambda v, at: {read.text(k, at): read.count(n, at) for k, n in read.dictionary(v, at).items()}
             ),
-            criterion=_text(data.get("criterion", ""), "plan.criterion"),
-            frozen=_mapping(data, "frozen", _text),
-            branches=tuple(_text(t, "plan.branches") for t in _list(data, "branches")),
+            criterion=read.text(data.get("criterion", ""), "plan.criterion"),
+            frozen=read.mapping(data, "frozen", read.text),
+            branches=tuple(read.text(t, "plan.branches") for t in read.entries(data, "branches")),
             budget=_budget(data.get("budget")),
             latency=_seconds(data.get("latency")),
         )
+
+    def continues(self, earlier: PruningPlan) -> bool:
+        """Returns True if this plan is one of the dense model, and cuts more than an earlier plan of that model."""
+        own = {place: cut for cut in self.cuts for place in cut.tensors}
+        more = len(own) > sum(len(cut.tensors) for cut in earlier.cuts)
+        for cut in earlier.cuts:
+            for now in map(own.get, cut.tensors):
+                if now is None or now.size != cut.size or not set(now.keep) <= set(cut.keep):
+                    return False
+                more = more or len(now.keep) < len(cut.keep)
+        return more
+
+    def __repr__(self) -> str:
+        """Returns one line: the criterion, FLOPs, parameters and the number of groups."""
+        return one_line(self)
+
+    def table(self) -> str:
+        """Returns a table of the channels that each group keeps, as text."""
+        return width_table(self)
 
     def then(self, later: PruningPlan) -> PruningPlan:
         """Joins this plan and a later plan into one plan for the dense model.
 
         Args:
-            later: a plan that was made on the model pruned by this plan.
+            later: a plan that was made on the model pruned by this plan. A plan of the dense model that continues this
+                one, as `sirfp.prune` returns it, is returned as it is.
 
         Raises:
             InputError: the later plan was made on another model.
         """
+        if later.continues(self):
+            return later
         own = {place: cut for cut in self.cuts for place in cut.tensors}
         new = {place: cut for cut in later.cuts for place in cut.tensors}
         joined: dict[tuple[int, tuple[int, ...]], list[tuple[str, int]]] = {}
@@ -180,7 +199,7 @@ class PruningPlan:
         cuts = tuple(Cut(tuple(places), size, keep) for (size, keep), places in joined.items())
         kept = dict(self.kept)
         for name, indices in later.kept.items():
-            before = own.get(later.places[name])
+            before = own.get(later.places.get(name, ("", 0)))
             kept[name] = indices if before is None else tuple(before.keep[i] for i in indices)
         channels = {**later.channels, **self.channels}
         return PruningPlan(
@@ -200,70 +219,15 @@ class PruningPlan:
         )
 
 
-def _get(data: Any, key: str) -> Any:
-    return data.get(key) if isinstance(data, dict) else data
-
-
-def _dict(value: Any, at: str) -> dict:
-    if not isinstance(value, dict):
-        raise InputError(f"{at} must be a mapping, got {type(value).__name__}")
-    return value
-
-
-def _list(data: dict, key: str) -> list:
-    value = data.get(key, [])
-    if not isinstance(value, list):
-        raise InputError(f"plan.{key} must be a list, got {type(value).__name__}")
-    return value
-
-
-def _mapping(data: dict, key: str, read) -> dict:
-    values = _dict(data.get(key, {}), f"plan.{key}")
-    return {_text(k, f"plan.{key}"): read(v, f"plan.{key}[{k!r}]") for k, v in values.items()}
-
-
-def _text(value: Any, at: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{at} must be text, got {type(value).__name__}")
-    if len(value) > LONGEST_NAME or _UNSHOWN.search(value):
-        raise InputError(f"{at} must be a text of at most {LONGEST_NAME} printable characters, got {value!r:.40}")
-    return value
-
-
-def _count(value: Any, at: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 60:
-        raise InputError(f"{at} must be a whole number of at least 0, got {value!r:.40}")
-    return value
-
-
-def _indices(value: Any, at: str) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise InputError(f"{at} must be a list of indices, got {type(value).__name__}")
-    result = tuple(_count(v, at) for v in value)
-    if any(a >= b for a, b in zip(result, result[1:], strict=False)):
-        raise InputError(f"{at} must be ascending indices, each once")
-    return result
-
-
-def _pair(data: dict, key: str) -> tuple[int, int]:
-    value = _list(data, key)
-    if len(value) != 2:
-        raise InputError(f"plan.{key} must be [dense, pruned], got {len(value)} numbers")
-    dense, pruned = (_count(number, f"plan.{key}") for number in value)
-    if not dense:
-        raise InputError(f"plan.{key}: the dense model must have at least 1, got 0")
-    return dense, pruned
-
-
 def _budget(value: Any) -> tuple[str, float] | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 2:
         raise InputError("plan.budget must be a [quantity, share] pair")
-    quantity = _text(value[0], "plan.budget")
+    quantity = read.text(value[0], "plan.budget")
     if quantity not in QUANTITIES:
         raise InputError(f"plan.budget must name {' or '.join(QUANTITIES)}, got {quantity!r:.40}")
-    share = _positive(value[1], "plan.budget")
+    share = read.positive(value[1], "plan.budget")
     if share > 1:
         raise InputError(f"plan.budget must be a share in (0, 1], got {share!r:.40}")
     return quantity, share
@@ -274,13 +238,7 @@ def _seconds(value: Any) -> tuple[float, float] | None:
         return None
     if not isinstance(value, list) or len(value) != 2:
         raise InputError("plan.latency must be [dense, pruned]")
-    return _positive(value[0], "plan.latency"), _positive(value[1], "plan.latency")
-
-
-def _positive(value: Any, at: str) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e18:
-        raise InputError(f"{at} must hold numbers above 0, got {value!r:.40}")
-    return float(value)
+    return read.positive(value[0], "plan.latency"), read.positive(value[1], "plan.latency")
 
 
 def _joined(first: tuple[float, float] | None, later: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -295,15 +253,15 @@ def _joined(first: tuple[float, float] | None, later: tuple[float, float] | None
 
 
 def _cut(value: Any, at: str) -> Cut:
-    data = _dict(value, at)
-    size, keep = _count(data.get("size"), f"{at}.size"), _indices(data.get("keep"), f"{at}.keep")
+    data = read.dictionary(value, at)
+    size, keep = read.count(data.get("size"), f"{at}.size"), read.indices(data.get("keep"), f"{at}.keep")
     if not keep or keep[-1] >= size:
         raise InputError(f"{at}.keep must hold at least one index below {size}")
-    places = tuple(_place(place, f"{at}.tensors") for place in _list(data, "tensors"))
+    places = tuple(_place(place, f"{at}.tensors") for place in read.entries(data, "tensors"))
     return Cut(places, size, keep)
 
 
 def _place(value: Any, at: str) -> tuple[str, int]:
     if not isinstance(value, list) or len(value) != 2:
         raise InputError(f"{at} must be a [name, dimension] pair")
-    return _text(value[0], at), _count(value[1], at)
+    return read.text(value[0], at), read.count(value[1], at)

@@ -21,7 +21,8 @@ from ..network.timm_attributes import announce, refit
 from ..network.wrappers import on_plain_model
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
-from .earlier_cuts import remember
+from .earlier_cuts import earlier_plan, remember
+from .stale_optimizers import mark_replaced
 
 
 def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:
@@ -51,12 +52,26 @@ def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:
 
 @on_plain_model
 def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Cuts a dense model by a plan, in place.
+    """Cuts a dense model by a plan, in place. The model remembers the plan.
 
     Args:
         model: the dense model that the plan was made for.
         plan: the plan.
         optimizer: its state (such as momentum) is cut together with the parameters.
+
+    Raises:
+        InputError: the plan was made for another model. The model is then unchanged.
+    """
+    before = earlier_plan(model)
+    cut_by(model, plan, optimizer)
+    remember(model, before.then(plan) if before else plan)
+
+
+def cut_by(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Does the same as `apply`, but the model does not remember the plan: for copies on which cuts are tried.
+
+    Args:
+        model, plan, optimizer: as in `apply`; the model has no wrapper.
 
     Raises:
         InputError: the plan was made for another model. The model is then unchanged.
@@ -78,7 +93,6 @@ def apply(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer 
         if name in modules:
             set_sizes(modules[name], features)
     guard(model)
-    remember(model, plan)
 
 
 def _fitting(
@@ -143,6 +157,8 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
             if optimizer is not None:  # without an optimizer, each dense tensor is freed when it is cut
                 replaced[tensor] = (new, pieces)
         new.__dict__.update(tensor.__dict__)  # attributes that other code set, such as timm's `group_name`
+        if isinstance(tensor, nn.Parameter):
+            mark_replaced(tensor)
         for module, leaf in owners[id(tensor)]:
             table: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers
             table[leaf] = new

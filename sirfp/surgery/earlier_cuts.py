@@ -1,41 +1,75 @@
-"""Remembers in a model what was cut from it, so that a file is not written with the last of several plans alone."""
+"""Remembers in a model the plan that leads from the dense model to it, so that further cuts and files continue it."""
 
 from __future__ import annotations
+
+import logging
 
 from torch import nn
 
 from ..errors import InputError
 from ..structure.plan import PruningPlan
 
-DENSE_SIZES = "_sirfp_dense_sizes"
-"""Attribute of a cut model: {(tensor, dimension): its size before the first cut}. Copies and pickles keep it."""
+PLAN = "_sirfp_plan"
+"""Attribute of a cut model: its whole plan as JSON. Copies and pickles keep it, and reading them needs no sirfp."""
+
+logger = logging.getLogger(__name__)
+
+
+def whole_plan(model: nn.Module) -> PruningPlan | None:
+    """Returns the plan that a model remembers, even if the model was changed since; None if it was never cut."""
+    text = vars(model).get(PLAN)
+    return PruningPlan.from_json(text) if text else None
+
+
+def earlier_plan(model: nn.Module) -> PruningPlan | None:
+    """Returns the plan of all cuts of a model so far; None if it is dense.
+
+    A warning says if the model was changed after its last cut, so that the plan does not lead to it. It then counts as
+    dense.
+    """
+    plan = whole_plan(model)
+    differs = _difference(model, plan) if plan else ""
+    if differs:
+        logger.warning("The model was changed after it was pruned (%s), so that it counts as dense from now on", differs)
+        vars(model).pop(PLAN)
+        return None
+    return plan
 
 
 def remember(model: nn.Module, plan: PruningPlan) -> None:
-    """Notes the sizes that a plan cuts; sizes from before earlier cuts stay."""
-    sizes = vars(model).setdefault(DENSE_SIZES, {})
-    for cut in plan.cuts:
-        for place in cut.tensors:
-            sizes.setdefault(place, cut.size)
+    """Sets the plan of all cuts of a model."""
+    vars(model)[PLAN] = plan.to_json()
 
 
 def check_whole(model: nn.Module, plan: PruningPlan) -> None:
     """Raises InputError if a plan does not lead from the dense model to this one, because it is one of several."""
-    state = model.state_dict()
-    for cut in plan.cuts:
-        for name, dim in cut.tensors:
-            if name in state and state[name].shape[dim] != len(cut.keep):
-                raise InputError(
-                    f"the plan does not lead to this model: it leaves {len(cut.keep)} of dimension {dim} of {name!r}, "
-                    f"the model has {state[name].shape[dim]}; give the plan of this model, or join its plans, "
-                    "first.then(second)"
-                )
+    differs = _difference(model, plan)
+    if differs:
+        raise InputError(
+            f"the plan does not lead to this model: {differs}; give the plan of "
+            "this model, or join its plans, first.then(second)"
+        )
+    whole = whole_plan(model)
+    if whole is None or _difference(model, whole):
+        return
     own = {place: cut.size for cut in plan.cuts for place in cut.tensors}
-    for place, size in vars(model).get(DENSE_SIZES, {}).items():
-        if own.get(place) != size:
-            name, dim = place
-            begins = f"begins with {own[place]}" if place in own else "does not cut it"
+    for name, dim, size in ((*place, cut.size) for cut in whole.cuts for place in cut.tensors):
+        if own.get((name, dim)) != size:
+            begins = f"begins with {own[name, dim]}" if (name, dim) in own else "does not cut it"
             raise InputError(
                 f"the model was cut by several plans: dimension {dim} of {name!r} had size {size} in the dense model, "
-                f"this plan {begins}; join all plans in their order, first.then(second), and save with the joined plan"
+                f"this plan {begins}; save without a plan to use the whole one, or join them, first.then(second)"
             )
+
+
+def _difference(model: nn.Module, plan: PruningPlan) -> str:
+    """Returns where a model's sizes are not those that a plan leaves, in words; "" if they are all the same."""
+    state = model.state_dict(keep_vars=True)
+    for cut in plan.cuts:
+        for name, dim in cut.tensors:
+            if name in state and (state[name].dim() <= dim or state[name].shape[dim] != len(cut.keep)):
+                return (
+                    f"it leaves {len(cut.keep)} of dimension {dim} of {name!r}, which has the shape "
+                    f"{tuple(state[name].shape)}"
+                )
+    return ""

@@ -16,10 +16,12 @@ from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
 from .checked import WAYS, best_way
 from .compensation import compensate
-from .cut import apply, cuts_for
+from .cut import cut_by, cuts_for
+from .earlier_cuts import earlier_plan, remember
 from .reconstruction import TOLERANCE
 
 
+@on_plain_model
 def cut_to(
     model: nn.Module,
     found: ChannelGroups,
@@ -37,12 +39,13 @@ def cut_to(
         model, found, criterion, bias_correction, optimizer, moments: as in `cut`.
 
     Returns:
-        The plan.
+        The plan of this cut alone.
     """
-    plan = cut(
-        model, found, choice.keep, criterion, bias_correction=bias_correction, optimizer=optimizer, moments=moments
-    )
-    return replace(plan, budget=choice.budget, latency=choice.latency)
+    before = earlier_plan(model)
+    plan = _cut(model, found, choice.keep, criterion, bias_correction, optimizer, moments)
+    plan = replace(plan, budget=choice.budget, latency=choice.latency)
+    remember(model, before.then(plan) if before else plan)
+    return plan
 
 
 @on_plain_model
@@ -56,7 +59,7 @@ def cut(
     optimizer: torch.optim.Optimizer | None = None,
     moments: Moments | None = None,
 ) -> PruningPlan:
-    """Cuts a model, in place, to chosen atoms.
+    """Cuts a model, in place, to chosen atoms. The model remembers the plan, joined with those of earlier cuts.
 
     Args:
         model: the model in which the groups were found.
@@ -69,8 +72,24 @@ def cut(
             are reconstructed.
 
     Returns:
-        The plan.
+        The plan of this cut alone.
     """
+    before = earlier_plan(model)
+    plan = _cut(model, found, keep, criterion, bias_correction, optimizer, moments)
+    remember(model, before.then(plan) if before else plan)
+    return plan
+
+
+def _cut(
+    model: nn.Module,
+    found: ChannelGroups,
+    keep: np.ndarray,
+    criterion: str,
+    bias_correction: bool,
+    optimizer: torch.optim.Optimizer | None,
+    moments: Moments | None,
+) -> PruningPlan:
+    """Cuts a model as `cut` does, but the model does not remember the plan."""
     way = "emitted" if bias_correction else "none"
     if moments:
         ways = WAYS if bias_correction else tuple(way for way in WAYS if way != "emitted")
@@ -94,7 +113,7 @@ def _correct_and_cut(
     tolerance = 1.0 if way == "careful" else TOLERANCE
     biases = () if way == "none" else compensate(model, found, keep, optimizer, used, half, tolerance)
     plan = plan_for(found, keep, criterion, biases)
-    apply(model, plan, optimizer)
+    cut_by(model, plan, optimizer)
     return plan
 
 

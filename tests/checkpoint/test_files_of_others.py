@@ -9,8 +9,11 @@ from torch import nn
 
 import sirfp
 from sirfp.checkpoint.dense import fill, read_weights, without_owner
+from sirfp.budget.decision import choose
+from sirfp.budget.target import Flops
 from sirfp.errors import InputError
 from sirfp.surgery.cut import apply
+from sirfp.surgery.plan_and_cut import cut
 
 X = torch.randn(2, 3, 12, 12)
 
@@ -66,21 +69,29 @@ def test_files_of_other_classes_say_what_to_do(classes, tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in fresh.state_dict().items())
 
 
+def cut_alone(model, keep_flops, **limits):
+    """One more cut of a model; returns the plan of this cut alone, as no function for users does."""
+    found = sirfp.find_groups(model, X, **limits)
+    scores = {group.name: torch.arange(group.size).float() for group in found}
+    return cut(model, found, choose(model, X, found, scores, Flops(keep_flops)).keep)
+
+
 def test_the_last_of_several_plans_is_not_saved_alone(tmp_path):
     model = build()
     first = sirfp.prune(model, X, "magnitude", keep_flops=0.8)
     sirfp.save(tmp_path / "first.safetensors", model, first)
-    second = sirfp.prune(model, X, "magnitude", keep_flops=0.7)
-    for cut in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+    second = cut_alone(model, 0.7)
+    for other in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         for plan, words in ((second, r"cut by several plans: .* first.then\(second\)"), (first, "does not lead to")):
             with pytest.raises(InputError, match=words):
-                sirfp.save(tmp_path / "p.safetensors", cut, plan)
-        sirfp.save(tmp_path / "p.safetensors", cut, first.then(second))
-        fresh = build()
-        sirfp.load(tmp_path / "p.safetensors", fresh)
-        assert torch.equal(fresh.eval()(X), cut.eval()(X))
+                sirfp.save(tmp_path / "p.safetensors", other, plan)
+        for plan in (first.then(second), None):
+            sirfp.save(tmp_path / "p.safetensors", other, plan)
+            fresh = build()
+            assert sirfp.load(tmp_path / "p.safetensors", fresh) == first.then(second)
+            assert torch.equal(fresh.eval()(X), other.eval()(X))
     sirfp.load(tmp_path / "first.safetensors", loaded := build())  # a file, then one more cut
-    third = sirfp.prune(loaded, X, "magnitude", keep_flops=0.7)
+    third = cut_alone(loaded, 0.7)
     with pytest.raises(InputError, match="several plans"):
         sirfp.save(tmp_path / "p.safetensors", loaded, third)
     sirfp.save(tmp_path / "p.safetensors", loaded, first.then(third))
@@ -89,7 +100,7 @@ def test_the_last_of_several_plans_is_not_saved_alone(tmp_path):
 def test_plans_that_cut_other_layers_are_joined_too(tmp_path):
     model = build()
     first = sirfp.prune(model, X, "magnitude", keep_flops=0.8, ignore=["3"])
-    second = sirfp.prune(model, X, "magnitude", keep_flops=0.8, ignore=["0"])
+    second = cut_alone(model, 0.8, ignore=["0"])
     with pytest.raises(InputError, match="this plan does not cut it|this plan begins with"):
         sirfp.save(tmp_path / "p.safetensors", model, second)
     apply(fresh := build(), first)

@@ -1,0 +1,43 @@
+"""Describes a plan for people: in one line, and as a table of widths."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .plan import PruningPlan
+
+
+def one_line(plan: PruningPlan) -> str:
+    """Returns e.g. "PruningPlan(magnitude, FLOPs 0.148 -> 0.074 G (50.0%), params 11.2 -> 1.9 M, 12 groups)"."""
+    parts = [
+        *([plan.criterion] if plan.criterion else []),
+        f"FLOPs {_in_units(plan.flops, 'G')} ({plan.flops[1] / max(1, plan.flops[0]):.1%})",
+        f"params {_in_units(plan.params, 'M')}",
+        f"{len(plan.kept)} group{'' if len(plan.kept) == 1 else 's'}",
+    ]
+    return f"PruningPlan({', '.join(parts)})"
+
+
+def width_table(plan: PruningPlan) -> str:
+    """Returns a line for each group: its name, its kept and dense channels, and the share that is kept."""
+    rows = [("group", "kept", "of", "share")]
+    for name, kept in plan.kept.items():
+        dense = plan.channels[name]
+        rows.append((name, str(len(kept)), str(dense), f"{len(kept) / max(1, dense):.1%}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join([*lines[:1], "  ".join("-" * n for n in widths), *lines[1:]])
+
+
+def _in_units(pair: tuple[int, int], unit: str) -> str:
+    """Returns a dense and a pruned number, in three digits of the unit that suits the dense one."""
+    units = {"G": 1e9, "M": 1e6, "k": 1e3, "": 1.0}
+    names = list(units)[list(units).index(unit) :]
+    fitting = next((name for name in names if pair[0] >= units[name] / 10), "")
+    digits = max(0, 3 - len(str(int(pair[0] / units[fitting]))) if pair[0] >= units[fitting] else 3)
+    first, second = (f"{number / units[fitting]:.{digits}f}" for number in pair)
+    return f"{first} -> {second} {fitting}".rstrip()

@@ -1,0 +1,40 @@
+"""Notices an optimizer that still steps parameters which a cut has replaced, so that its steps change no weight."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+REPLACED = "_sirfp_replaced"
+"""Attribute of a parameter that a cut has replaced by a smaller one."""
+
+logger = logging.getLogger(__name__)
+_warned: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+_watching: list[Any] = []
+"""The handle of the hook of all optimizers; empty before the first cut."""
+
+
+def mark_replaced(parameter: nn.Parameter) -> None:
+    """Notes that a cut has replaced a parameter, and begins to watch the steps of optimizers."""
+    setattr(parameter, REPLACED, True)
+    if not _watching:
+        _watching.append(register_optimizer_step_pre_hook(_check))
+
+
+def _check(optimizer: torch.optim.Optimizer, *given: Any) -> None:
+    """Warns once of each optimizer that steps a replaced parameter."""
+    if optimizer in _warned:
+        return
+    stale = sum(hasattr(p, REPLACED) for group in optimizer.param_groups for p in group["params"])
+    if stale:
+        _warned.add(optimizer)
+        logger.warning(
+            "%s steps %d parameters that the model no longer has since it was cut, so that its layers do not learn: "
+            "make the optimizer after the cut, or give it to the cut as optimizer=",
+            type(optimizer).__name__, stale,
+        )  # fmt: skip
