@@ -1,7 +1,7 @@
 """sirfp: structured pruning that people who train Detectron2 and timm models can simply switch on.
 
     plan = sirfp.prune(model, example_inputs, criterion="sirfp", keep_flops=0.4, calibration=batches)
-    sirfp.save("small.safetensors", model, plan)
+    sirfp.save("small.safetensors", model)
     plan = sirfp.load("small.safetensors", fresh_dense_model)
 
 `import sirfp` imports neither Detectron2 nor timm. The packages, from the top level to the lowest; a module imports

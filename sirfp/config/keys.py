@@ -88,8 +88,9 @@ def _add_pruning(cfg: CfgNode) -> None:
     for key in OLD_KEYS:  # older keys of criteria's options; None means not given
         cfg.SIRFP[key] = None
     cfg.SIRFP.KEEP_FLOPS = 1.0  # share of the dense network's multiply-adds to keep; 1.0: no pruning
-    cfg.SIRFP.KEEP_PARAMS = 1.0  # in place of KEEP_FLOPS: share of the parameters to keep
-    cfg.SIRFP.KEEP_LATENCY = 1.0  # in place of KEEP_FLOPS: share of the latency of one image on this machine to keep
+    cfg.SIRFP.KEEP_PARAMS = 1.0  # in place of KEEP_FLOPS: share of the dense network's parameters to keep
+    # in place of KEEP_FLOPS: share to keep of the dense network's latency of one image on this machine
+    cfg.SIRFP.KEEP_LATENCY = 1.0
     # A plan (plan.json) by which the network is cut before training, after MODEL.WEIGHTS are loaded: trains the network
     # that another run has left, from its initial weights
     cfg.SIRFP.PLAN = ""

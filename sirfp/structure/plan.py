@@ -141,7 +141,9 @@ class PruningPlan:
             cuts=cuts,
             new_biases=tuple(read.text(t, "plan.new_biases") for t in read.entries(data, "new_biases")),
             widths=read.mapping(
-                data, "widths", lambda v, at: {read.text(k, at): read.count(n, at) for k, n in read.dictionary(v, at).items()}
+                data,
+                "widths",
+                lambda v, at: {read.text(k, at): read.count(n, at) for k, n in read.dictionary(v, at).items()},
             ),
             criterion=read.text(data.get("criterion", ""), "plan.criterion"),
             frozen=read.mapping(data, "frozen", read.text),

@@ -1,4 +1,4 @@
-"""Reads the entries of a plan's JSON. Every function raises an `InputError` that names the entry and what it must be."""
+"""Reads the entries of a plan's JSON; every error is an `InputError` that names the entry and says what it must be."""
 
 from __future__ import annotations
 

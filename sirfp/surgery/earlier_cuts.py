@@ -30,7 +30,9 @@ def earlier_plan(model: nn.Module) -> PruningPlan | None:
     plan = whole_plan(model)
     differs = _difference(model, plan) if plan else ""
     if differs:
-        logger.warning("The model was changed after it was pruned (%s), so that it counts as dense from now on", differs)
+        logger.warning(
+            "The model was changed after it was pruned (%s), so that it counts as dense from now on", differs
+        )
         vars(model).pop(PLAN)
         return None
     return plan

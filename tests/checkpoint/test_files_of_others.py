@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import sirfp
-from sirfp.checkpoint.dense import fill, read_weights, without_owner
 from sirfp.budget.decision import choose
 from sirfp.budget.target import Flops
+from sirfp.checkpoint.dense import fill, read_weights, without_owner
 from sirfp.errors import InputError
 from sirfp.surgery.cut import apply
 from sirfp.surgery.plan_and_cut import cut

@@ -143,7 +143,9 @@ def test_trial_cuts_are_not_remembered():
     assert not any(vars(p) for group in optimizer.param_groups for p in group["params"])
 
 
-@pytest.mark.parametrize(("name", "meant"), [("keep_flop", "keep_flops"), ("optimiser", "optimizer"), ("step", "steps")])
+@pytest.mark.parametrize(
+    ("name", "meant"), [("keep_flop", "keep_flops"), ("optimiser", "optimizer"), ("step", "steps")]
+)
 def test_a_misspelt_argument_is_named(name, meant):
     with pytest.raises(sirfp.InputError, match=f"no argument '{name}'; did you mean .*{meant}"):
         sirfp.prune(build(Residual), X, "magnitude", **{name: 0.5})
@@ -162,8 +164,6 @@ def test_a_plan_shows_itself_in_one_line_and_as_a_table():
 
 def test_numbers_of_any_size_are_short():
     plan = sirfp.PruningPlan({}, {}, {}, (148454400, 74200000), (11181642, 1900000), criterion="magnitude")
-    assert repr(plan) == (
-        "PruningPlan(magnitude, FLOPs 0.148 -> 0.074 G (50.0%), params 11.2 -> 1.9 M, 0 groups)"
-    )
+    assert repr(plan) == ("PruningPlan(magnitude, FLOPs 0.148 -> 0.074 G (50.0%), params 11.2 -> 1.9 M, 0 groups)")
     tiny = sirfp.PruningPlan({"a": (0,)}, {"a": 1}, {}, (12, 12), (3_000_000_000, 7))
     assert repr(tiny) == "PruningPlan(FLOPs 12 -> 12 (100.0%), params 3000 -> 0 M, 1 group)"
