@@ -79,8 +79,8 @@ def prune(
             `example_inputs`, alone or with labels, as a list, tuple or mapping. Of batches without a length, such as an
             endless loader, the first `sirfp.network.batches.ENDLESS` are used.
         keep_params: the share of the dense model's parameters, in place of `keep_flops`.
-        keep_latency: the share of the dense model's latency, in place of `keep_flops`. Latency is the time of a call with
-            the example inputs on this machine, in evaluation mode (`sirfp.budget.latency`).
+        keep_latency: the share of the dense model's latency, in place of `keep_flops`. Latency is the time of a call
+            with the example inputs on this machine, in evaluation mode (`sirfp.budget.latency`).
         loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models compute their own losses.
             Without `forward`, it also runs the batches for features.
         forward: `forward(model, batch)`, which calls the model with a batch, where batches are not like the example
