@@ -30,7 +30,7 @@ from .errors import InputError
 from .moments import Moments
 from .network.divergence import divergence_for
 from .network.untouched import untouched
-from .network.wrappers import plain, unwrapped
+from .network.wrappers import check_prunable, plain, unwrapped
 from .processes import average_norms, decide_once
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
@@ -116,9 +116,11 @@ class PruningSession:
         Raises:
             InputError: a model has other tensors than this one.
         """
-        own = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
         for number, other in enumerate(models):
+            check_prunable(self.model)
+            own = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
             with plain(other) as network:
+                check_prunable(network)
                 its = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
                 differs = next((name for name in {**own, **its} if own.get(name) != its.get(name)), None)
                 if differs is not None:
@@ -177,15 +179,25 @@ class PruningSession:
         """
         evidence, self.measured = evidence or Evidence((), (), divergence_for(self.model)), []
         present = target.kept(self.plan) if self.plan else 1.0
-        if self.plan and present <= target.share < 1:
+        if self.plan and present <= target.share:
+            return self._left_as_it_is(self.plan, present, target)
+        shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
+        for share in shares:
+            plan = self._cut(replace(target, share=share), evidence, refit)
+        self.steps += 1
+        return plan
+
+    def _left_as_it_is(self, plan: PruningPlan, present: float, target: Target) -> PruningPlan:
+        """Ends a pruning whose budget an earlier plan meets; returns this plan."""
+        if target.share < 1:
             logger.warning(
                 "Nothing is cut: after its earlier cuts the model keeps %.4f of the %s of the dense model, of which "
                 "budgets are shares, and the budget is %.4g",
                 present, target.words, target.share,
             )  # fmt: skip
-        shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
-        for share in shares:
-            plan = self._cut(replace(target, share=share), evidence, refit)
+        if self.observer is not None:
+            self.observer.detach()
+        self.observer = None
         self.steps += 1
         return plan
 

@@ -28,7 +28,7 @@ from ..network.size_watch import Place, SizeWatch
 from ..network.sizes import SizesIn, attribute_key, call_key, is_size_key
 from ..network.untouched import SharedMemory, copied_model, seeded
 from ..structure.groups import ChannelGroups, Group, SizeCall
-from ..surgery.cut import apply
+from ..surgery.cut import cut_by
 from ..surgery.plan_and_cut import plan_for
 from .choice import some_of
 from .rehearsal import BOXES, CutCopy
@@ -153,7 +153,7 @@ class CorrectedCopy:
 
         plan = plan_for(replace(self.found, widths=_joined(self.found.widths, self.widths)), keep)
         try:
-            apply(copied, plan)
+            cut_by(copied, plan)
             with inference(copied), fixed_proposals(copied, BOXES), seeded(copied, 0), SizeWatch(copied, corrected):
                 call(copied, self.inputs)
         except Exception as error:  # the model's own code may raise anything

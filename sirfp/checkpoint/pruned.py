@@ -144,10 +144,9 @@ def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torc
         InputError: plan or weights are for another model; the model is then unchanged.
     """
     dense = model.state_dict()
-    plan = plan.fitting(dense) if plan else None
     shapes = {name: list(tensor.shape) for name, tensor in dense.items()}
     if plan:
-        _cut_shapes(shapes, plan, model, source)
+        _cut_shapes(shapes, plan.fitting(dense), model, source)
     _check_state(state, shapes, _stored_names(model, shapes), source)
     if plan:
         apply(model, plan)

@@ -32,14 +32,14 @@ from .calibration import (
     read_options,
 )
 from .outcome import Outcome
-from .recorded import origin_of
+from .recorded import complete, origin_of
 
 __all__ = ["CRITERIA_HELP", "EXAMPLE", "USAGE", "add", "details", "run"]
 
-USAGE = f"sirfp prune [FILE] {MODEL_USAGE} [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
+USAGE = f"sirfp prune [FILE | {MODEL_USAGE}] [--weights FILE] [--images FOLDER] -o FILE [options] {OPTS_USAGE}"
 EXAMPLE = """example:
   sirfp prune --timm resnet18 --weights resnet18.pth --images photos --keep-flops 0.5 -o small.safetensors
-  sirfp prune small.safetensors --timm resnet18 --images photos --keep-flops 0.3 -o smaller.safetensors"""
+  sirfp prune small.safetensors --images photos --keep-flops 0.3 -o smaller.safetensors"""
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> Outcome:
     file, opts = split_words(args.words, file=True)
     if file and args.weights:
         raise InputError(f"{file} has the pruned model's weights: give FILE or --weights, not both")
+    args, opts, _ = complete(args, opts, file)
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}
     Target.of(KEEP_FLOPS, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> Outcome:
         raise InputError(
             f"criterion {args.criterion!r} looks at images: give --images FOLDER, or --criterion magnitude"
         )
-    source = need_model(build_source(args, opts))
+    source = need_model(build_source(args, opts, file))
     source.check()
     if file:
         sirfp.load(file, source.model)

@@ -60,7 +60,9 @@ def complete(
     args.size = args.size or origin.size
     if args.num_classes is None and origin.timm:
         args.num_classes = origin.num_classes
-    return args, opts if lazy else [*_without_weights(origin.opts), *opts], origin.preprocessing
+    recorded = [] if lazy else list(_without_weights(origin.opts))
+    known = opts[: len(recorded)] == recorded  # completed before
+    return args, opts if known else [*recorded, *opts], origin.preprocessing
 
 
 def origin_of(args: argparse.Namespace, opts: list[str], source: Source) -> Origin:

@@ -153,23 +153,25 @@ class PruningPlan:
         )
 
     def continues(self, earlier: PruningPlan) -> bool:
-        """Returns True if this plan is one of the dense model, and cuts more than an earlier plan of that model."""
+        """Returns True if this plan is one of the dense model and includes the cuts of an earlier plan of that model.
+
+        A plan of the model that the earlier plan leaves is not: there the dimensions have the sizes after the cut. If the
+        earlier plan cuts nothing, both models are the same, and the answer is False.
+        """
         own = {place: cut for cut in self.cuts for place in cut.tensors}
-        more = len(own) > sum(len(cut.tensors) for cut in earlier.cuts)
         for cut in earlier.cuts:
             for now in map(own.get, cut.tensors):
                 if now is None or now.size != cut.size or not set(now.keep) <= set(cut.keep):
                     return False
-                more = more or len(now.keep) < len(cut.keep)
-        return more
+        return bool(earlier.cuts)
 
     def __repr__(self) -> str:
         """Returns one line: the criterion, FLOPs, parameters and the number of groups."""
-        return one_line(self)
+        return one_line(self.criterion, self.flops, self.params, len(self.kept))
 
     def table(self) -> str:
         """Returns a table of the channels that each group keeps, as text."""
-        return width_table(self)
+        return width_table(self.kept, self.channels)
 
     def then(self, later: PruningPlan) -> PruningPlan:
         """Joins this plan and a later plan into one plan for the dense model.

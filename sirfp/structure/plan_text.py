@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .plan import PruningPlan
+from collections.abc import Mapping
 
 
-def one_line(plan: PruningPlan) -> str:
-    """Returns e.g. "PruningPlan(magnitude, FLOPs 0.148 -> 0.074 G (50.0%), params 11.2 -> 1.9 M, 12 groups)"."""
+def one_line(criterion: str, flops: tuple[int, int], params: tuple[int, int], groups: int) -> str:
+    """Returns e.g. "PruningPlan(magnitude, FLOPs 0.148 -> 0.074 G (50.0%), params 11.2 -> 1.9 M, 12 groups)".
+
+    Args:
+        criterion: name of the criterion, or "".
+        flops: (dense, pruned) multiply-adds.
+        params: (dense, pruned) number of parameters.
+        groups: the number of groups.
+    """
     parts = [
-        *([plan.criterion] if plan.criterion else []),
-        f"FLOPs {_in_units(plan.flops, 'G')} ({plan.flops[1] / max(1, plan.flops[0]):.1%})",
-        f"params {_in_units(plan.params, 'M')}",
-        f"{len(plan.kept)} group{'' if len(plan.kept) == 1 else 's'}",
+        *([criterion] if criterion else []),
+        f"FLOPs {_in_units(flops, 'G')} ({flops[1] / max(1, flops[0]):.1%})",
+        f"params {_in_units(params, 'M')}",
+        f"{groups} group{'' if groups == 1 else 's'}",
     ]
     return f"PruningPlan({', '.join(parts)})"
 
 
-def width_table(plan: PruningPlan) -> str:
-    """Returns a line for each group: its name, its kept and dense channels, and the share that is kept."""
+def width_table(every_kept: Mapping[str, tuple[int, ...]], channels: Mapping[str, int]) -> str:
+    """Returns a line for each group: its name, its kept and dense channels, and the share that is kept.
+
+    Args:
+        every_kept: {group name: kept channel indices}.
+        channels: {group name: number of channels of the dense model}.
+    """
     rows = [("group", "kept", "of", "share")]
-    for name, kept in plan.kept.items():
-        dense = plan.channels[name]
+    for name, kept in every_kept.items():
+        dense = channels[name]
         rows.append((name, str(len(kept)), str(dense), f"{len(kept) / max(1, dense):.1%}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import torch
 from torch import nn
 
 from ..errors import InputError
@@ -66,12 +67,13 @@ def check_whole(model: nn.Module, plan: PruningPlan) -> None:
 
 def _difference(model: nn.Module, plan: PruningPlan) -> str:
     """Returns where a model's sizes are not those that a plan leaves, in words; "" if they are all the same."""
-    state = model.state_dict(keep_vars=True)
+    state: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    state |= dict(model.named_buffers(remove_duplicate=False))
     for cut in plan.cuts:
         for name, dim in cut.tensors:
-            if name in state and (state[name].dim() <= dim or state[name].shape[dim] != len(cut.keep)):
-                return (
-                    f"it leaves {len(cut.keep)} of dimension {dim} of {name!r}, which has the shape "
-                    f"{tuple(state[name].shape)}"
-                )
+            if name not in state:
+                continue
+            shape = () if nn.parameter.is_lazy(state[name]) else tuple(state[name].shape)
+            if len(shape) <= dim or shape[dim] != len(cut.keep):
+                return f"it leaves {len(cut.keep)} of dimension {dim} of {name!r}, which has the shape {shape}"
     return ""

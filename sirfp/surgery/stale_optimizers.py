@@ -14,7 +14,8 @@ REPLACED = "_sirfp_replaced"
 """Attribute of a parameter that a cut has replaced by a smaller one."""
 
 logger = logging.getLogger(__name__)
-_warned: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+_checked: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+"""Optimizers that were looked at since the last cut."""
 _watching: list[Any] = []
 """The handle of the hook of all optimizers; empty before the first cut."""
 
@@ -22,17 +23,18 @@ _watching: list[Any] = []
 def mark_replaced(parameter: nn.Parameter) -> None:
     """Notes that a cut has replaced a parameter, and begins to watch the steps of optimizers."""
     setattr(parameter, REPLACED, True)
+    _checked.clear()
     if not _watching:
         _watching.append(register_optimizer_step_pre_hook(_check))
 
 
 def _check(optimizer: torch.optim.Optimizer, *given: Any) -> None:
-    """Warns once of each optimizer that steps a replaced parameter."""
-    if optimizer in _warned:
+    """Warns of an optimizer that steps a replaced parameter, at its first step after a cut."""
+    if optimizer in _checked:
         return
+    _checked.add(optimizer)
     stale = sum(hasattr(p, REPLACED) for group in optimizer.param_groups for p in group["params"])
     if stale:
-        _warned.add(optimizer)
         logger.warning(
             "%s steps %d parameters that the model no longer has since it was cut, so that its layers do not learn: "
             "make the optimizer after the cut, or give it to the cut as optimizer=",

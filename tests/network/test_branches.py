@@ -93,8 +93,9 @@ def test_plans_of_before_have_no_branches(pruned):
 
 def test_joined_plans_remember_branches(pruned):
     model, plan = pruned
-    further = prune(model, X, "magnitude", 0.6, partitions=())
+    further = prune(model, X, "magnitude", 0.3, partitions=())
     other = Network()
     apply(other, plan.then(further))
     assert plan.then(further).branches == ("branch",)
+    assert further == plan.then(further) and further.kept != plan.kept
     assert other.branch[0].weight.shape == model.branch[0].weight.shape

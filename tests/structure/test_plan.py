@@ -160,8 +160,22 @@ def test_a_plan_that_cuts_a_place_twice_is_refused_and_changes_nothing(damage):
 
 def test_a_plan_of_another_model_does_not_join():
     _, plan = pruned()
+    for kind in (Depthwise, Shared):
+        _, other = pruned(kind)
+        assert {place for c in other.cuts for place in c.tensors} & {place for c in plan.cuts for place in c.tensors}
+        with pytest.raises(InputError, match="another model"):
+            plan.then(other)
+
+
+def test_a_plan_of_the_dense_model_that_goes_on_from_another_is_the_joined_plan():
+    model, first = pruned()
+    second = cut(model, find_groups(model, X), random_keep(find_groups(model, X), 5), "random")
+    joined = first.then(second)
+    assert first.then(joined) == joined and first.then(first) == first != joined
     with pytest.raises(InputError, match="another model"):
-        plan.then(plan)
+        joined.then(second)
+    with pytest.raises(InputError, match="another model"):
+        joined.then(first)
 
 
 JSON = st.recursive(
