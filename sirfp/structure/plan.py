@@ -155,8 +155,8 @@ class PruningPlan:
     def continues(self, earlier: PruningPlan) -> bool:
         """Returns True if this plan is one of the dense model and includes the cuts of an earlier plan of that model.
 
-        A plan of the model that the earlier plan leaves is not: there the dimensions have the sizes after the cut. If the
-        earlier plan cuts nothing, both models are the same, and the answer is False.
+        A plan of the model that the earlier plan leaves begins with the sizes after that cut. If the earlier plan cuts
+        nothing, both models are the same, and the answer is False.
         """
         own = {place: cut for cut in self.cuts for place in cut.tensors}
         for cut in earlier.cuts:

@@ -47,6 +47,7 @@ def _in_units(pair: tuple[int, int], unit: str) -> str:
     units = {"G": 1e9, "M": 1e6, "k": 1e3, "": 1.0}
     names = list(units)[list(units).index(unit) :]
     fitting = next((name for name in names if pair[0] >= units[name] / 10), "")
-    digits = max(0, 3 - len(str(int(pair[0] / units[fitting]))) if pair[0] >= units[fitting] else 3)
+    whole = len(str(pair[0] // int(units[fitting]))) if pair[0] >= units[fitting] else 0
+    digits = max(0, 3 - whole) if fitting else 0
     first, second = (f"{number / units[fitting]:.{digits}f}" for number in pair)
     return f"{first} -> {second} {fitting}".rstrip()
