@@ -49,6 +49,17 @@ def decide_once(decide: Callable[[], T]) -> T:
 
 
 @torch.no_grad()
+def running_norms(model: nn.Module) -> dict[str, Any]:
+    """Returns the batch norms of a model that have running statistics, by name; frozen ones of any library too."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        and all(isinstance(getattr(module, key, None), torch.Tensor) for key in ("running_mean", "running_var"))
+        and isinstance(getattr(module, "eps", None), float)
+    }
+
+
 def average_norms(model: nn.Module) -> None:
     """Sets the running statistics of every process's batch norms to their mean over all processes.
 
@@ -57,8 +68,7 @@ def average_norms(model: nn.Module) -> None:
     """
     if world_size() == 1:
         return
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
-    kept = [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
+    kept = [b for norm in running_norms(model).values() for b in (norm.running_mean, norm.running_var)]
     if not kept:
         return
     own = torch.cat([buffer.double() for buffer in kept])

@@ -93,6 +93,7 @@ class Moments(dict[str, InputMoments]):
         unseen: batches of the second half of the images, with `CHECKED` images or more where there are as many. A
             single image is the only one: no layer is fitted to it.
         checked: the number of images in `unseen`.
+        batches: all batches, and with each whether its images are in the first half, (batch, True or False).
         run: calls a model with a batch.
         training: the mode of each module when the moments were taken.
     """
@@ -101,8 +102,13 @@ class Moments(dict[str, InputMoments]):
         super().__init__()
         self.unseen: list[Any] = []
         self.checked = 0
+        self.batches: list[tuple[Any, bool]] = []
         self.run = run
         self.training: dict[str, bool] = {}
+
+    def part(self, half: bool) -> list[Any]:
+        """Returns all batches, or those of the first half of the images."""
+        return [batch for batch, first in self.batches if first or not half]
 
     @contextmanager
     def as_taken(self, model: nn.Module) -> Iterator[None]:

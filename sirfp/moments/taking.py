@@ -66,10 +66,12 @@ def take_moments(
         for batch in chain(first, batches):
             state.images = count_images(batch)
             run(model, batch)
+            parts = _halves(batch) if state.alone and state.images > 1 else ()
+            second = parts[-1] if parts else batch
             if (state.alone or state.batch % 2) and moments.checked < CHECKED:
-                part = _second_half(batch) if state.alone and state.images > 1 else batch
-                moments.checked += count_images(part)
-                moments.unseen.append(part)
+                moments.checked += count_images(second)
+                moments.unseen.append(second)
+            moments.batches += [(part, part is not second) for part in parts] or [(batch, not state.batch % 2)]
             state.batch += 1
     if dist.is_available() and dist.is_initialized():
         for taken in moments.values():
@@ -79,12 +81,13 @@ def take_moments(
     return moments
 
 
-def _second_half(batch: Any) -> Any:
-    """Returns every second image of a batch, from the second one on; the whole batch if it is of an unknown kind."""
+def _halves(batch: Any) -> tuple[Any, ...]:
+    """Returns every second image of a batch, from the first and from the second one on; () for a batch of an unknown
+    kind."""
     sliceable = isinstance(batch, torch.Tensor) or (
         isinstance(batch, list) and all(isinstance(x, Mapping) for x in batch)
     )
-    return batch[1::2] if sliceable else batch
+    return (batch[::2], batch[1::2]) if sliceable else ()
 
 
 class _Progress:

@@ -22,8 +22,9 @@ from ..moments import Moments
 from ..network.untouched import random_states, untouched
 from ..structure.groups import ChannelGroups
 
-WAYS = ("refit", "careful", "emitted", "none")
-"""Refitting with small ridges; with the best ridge of each layer; correcting for emptied channels; no correction."""
+WAYS = ("renormalised", "refit", "careful", "emitted", "none")
+"""Refitting with small ridges, with new statistics of batch norms (`sirfp.surgery.renormalise`); without these; with
+the best ridge of each layer; correcting for emptied channels; no correction."""
 
 CAREFUL = 0.8
 """The best ridge of each layer is taken only if its network's error is below this share of that of small ridges: the
@@ -53,11 +54,11 @@ def best_way(
         ways: to choose from; the last one is to correct nothing.
 
     Returns:
-        One of `ways`: the first if there are no images or no layers to check on.
+        One of `ways`: the first but "renormalised" if there are no images or no layers to check on.
     """
     names = [n for n in _whole_outputs(found, keep) if not isinstance(model.get_submodule(n), torch.jit.ScriptModule)]
     if not moments.unseen or not names or not keep.size:
-        return ways[0]
+        return next(way for way in ways if way != "renormalised")
     with untouched(model), moments.as_taken(model):
         wanted = list(_outputs(model, names, moments))
     errors = []

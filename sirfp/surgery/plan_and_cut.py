@@ -19,6 +19,7 @@ from .compensation import compensate
 from .cut import cut_by, cuts_for
 from .earlier_cuts import earlier_plan, remember
 from .reconstruction import TOLERANCE
+from .renormalise import renormalise, take_norms
 
 
 @on_plain_model
@@ -109,11 +110,14 @@ def _correct_and_cut(
     half: bool = False,
 ) -> PruningPlan:
     """Corrects the layers that read removed channels in one of `WAYS`, and cuts the model, in place."""
-    used = moments if way in ("refit", "careful") else None
+    used = moments if way in ("renormalised", "refit", "careful") else None
     tolerance = 1.0 if way == "careful" else TOLERANCE
+    norms = take_norms(model, moments, half) if way == "renormalised" and moments else None
     biases = () if way == "none" else compensate(model, found, keep, optimizer, used, half, tolerance)
     plan = plan_for(found, keep, criterion, biases)
     cut_by(model, plan, optimizer)
+    if norms is not None and moments:
+        renormalise(model, norms, plan.cuts, moments, half)
     return plan
 
 
