@@ -94,12 +94,12 @@ def _cut(
     way = "emitted" if bias_correction else "none"
     if moments:
         ways = WAYS if bias_correction else tuple(way for way in WAYS if way != "emitted")
-        half = lambda copied, way: _correct_and_cut(copied, found, keep, way, moments, half=True)  # noqa: E731
+        half = lambda copied, way: correct_and_cut(copied, found, keep, way, moments, half=True)  # noqa: E731
         way = best_way(model, found, keep, moments, half, ways)
-    return _correct_and_cut(model, found, keep, way, moments, criterion, optimizer)
+    return correct_and_cut(model, found, keep, way, moments, criterion, optimizer)
 
 
-def _correct_and_cut(
+def correct_and_cut(
     model: nn.Module,
     found: ChannelGroups,
     keep: np.ndarray,
@@ -109,7 +109,16 @@ def _correct_and_cut(
     optimizer: torch.optim.Optimizer | None = None,
     half: bool = False,
 ) -> PruningPlan:
-    """Corrects the layers that read removed channels in one of `WAYS`, and cuts the model, in place."""
+    """Corrects the layers that read removed channels in a given way, and cuts the model, in place.
+
+    Args:
+        way: one of `sirfp.surgery.checked.WAYS`.
+        half: True to fit on the first half of the images only.
+        model, found, keep, moments, criterion, optimizer: as in `cut`.
+
+    Returns:
+        The plan of this cut alone.
+    """
     used = moments if way in ("renormalised", "refit", "careful") else None
     tolerance = 1.0 if way == "careful" else TOLERANCE
     norms = take_norms(model, moments, half) if way == "renormalised" and moments else None
@@ -134,7 +143,7 @@ def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray, moments: 
     tensors = [*model.named_parameters(), *model.named_buffers()]
     shared = {id(tensor): tensor for name, tensor in tensors if name not in changed}
     copied = copy.deepcopy(model, shared)
-    _correct_and_cut(copied, found, keep, "refit" if moments else "emitted", moments)
+    correct_and_cut(copied, found, keep, "refit" if moments else "emitted", moments)
     return copied
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from sirfp.channels import find_groups
 from sirfp.moments import take_moments
 from sirfp.network.forward import inference
-from sirfp.surgery.plan_and_cut import _correct_and_cut, cut
+from sirfp.surgery.plan_and_cut import correct_and_cut, cut
 from sirfp.surgery.renormalise import ChannelSums
 
 WIDTH = 24
@@ -57,7 +57,7 @@ def both_ways(model: nn.Module) -> dict[str, nn.Module]:
     pruned = {}
     for way in ("refit", "renormalised"):
         pruned[way] = copy.deepcopy(model)
-        _correct_and_cut(pruned[way], found, keep, way, moments)
+        correct_and_cut(pruned[way], found, keep, way, moments)
     return pruned
 
 
@@ -69,7 +69,7 @@ def test_outputs_of_norms_have_the_mean_and_deviation_of_the_dense_network(norm)
     with inference(dense):
         moments = take_moments(dense, found, list(images(64).split(8)))
     pruned = copy.deepcopy(dense)
-    plan = _correct_and_cut(pruned, found, keep, "renormalised", moments)
+    plan = correct_and_cut(pruned, found, keep, "renormalised", moments)
     for i, module in enumerate(dense):
         if isinstance(module, norm):
             kept = next(list(cut.keep) for cut in plan.cuts if (f"{i}.running_mean", 0) in cut.tensors)
@@ -98,7 +98,7 @@ def test_norms_that_nothing_before_changed_are_left_as_they_are():
     with inference(dense):
         moments = take_moments(dense, found, list(images(32).split(8)))
     pruned = copy.deepcopy(dense)
-    _correct_and_cut(pruned, found, keep, "renormalised", moments)
+    correct_and_cut(pruned, found, keep, "renormalised", moments)
     for i in (1, 4, 7):
         assert torch.equal(pruned[i].running_var, dense[i].running_var)
         assert torch.equal(pruned[i].running_mean, dense[i].running_mean)
