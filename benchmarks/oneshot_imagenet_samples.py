@@ -103,16 +103,16 @@ def main() -> int:
             cells = [(budget, way) for way in ways for budget in wanted.get(way, ())]
             if not cells:
                 continue
-            start, results = time.perf_counter(), {}
-            for seed in range(args.seeds if criterion == "random" else 1):
-                for cell, pruned in networks(model, seen, criterion, seed, cells):
-                    results.setdefault(cell, []).append(top1(pruned, batches, args.precision))
-            for (budget, way), values in results.items():
-                found[f"{criterion} {budget} {way}"] = sum(values) / len(values)
-            print(f"{criterion}: {results}, {time.perf_counter() - start:.0f} s", flush=True)
-            if args.json:
-                args.json.parent.mkdir(parents=True, exist_ok=True)
-                args.json.write_text(json.dumps(found | {"machine": machine()}, indent=1))
+            start, results = time.perf_counter(), dict[tuple[float, str], list[float]]()
+            seeds = args.seeds if criterion == "random" else 1
+            for seed in range(seeds):
+                for (budget, way), pruned in networks(model, seen, criterion, seed, cells):
+                    values = results.setdefault((budget, way), [])
+                    values.append(top1(pruned, batches, args.precision))
+                    if len(values) == seeds:
+                        found[f"{criterion} {budget} {way}"] = sum(values) / seeds
+                        print(f"{criterion} {budget} {way}: {values}, {time.perf_counter() - start:.0f} s", flush=True)
+                        keep(args.json, found)
     ranked = table(found, args.criteria, args.budgets, RANKING)
     curves = table(found, args.criteria, args.budgets, CURVE_WAYS)
     print(ranked, curves, sep="\n\n")
@@ -124,6 +124,13 @@ def main() -> int:
         facts["precision"] = args.precision
         args.table.write_text(HEAD.format(command=command, table=ranked, curves=curves, **facts))
     return 0
+
+
+def keep(file: Path | None, found: dict[str, Any]) -> None:
+    """Writes the figures so far, if there is a file for them."""
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found | {"machine": machine()}, indent=1))
 
 
 def read(data: str, model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
