@@ -100,15 +100,16 @@ class Frozen:
 
 @dataclass
 class Emission:
-    """The constants that emptied channels emit into one call of a layer that reads them.
+    """What channels emit on average into one call of a layer that reads them.
 
-    Bias compensation uses these constants: docs/method.md, section 3.
+    Bias compensation uses these means: docs/method.md, section 3.
 
     Attributes:
         weight: name of the layer's weight.
         atoms: the atom of each input channel, counted over all groups, -1 if the channel is frozen, (I,).
-        emitted: the mean over output positions of what each tap of the kernel reads of each input channel if its norm's
-            scale is zero, NaN if unknown, (I, taps), or (I, 1) if all taps read the same. Zero padding counts as zeros.
+        emitted: the mean over output positions of what each tap of the kernel reads of each input channel
+            (`sirfp.tracing.emissions`), NaN if unknown, (I, taps), or (I, 1) if all taps read the same. Zero padding
+            counts as zeros.
         groups: the layer's number of groups.
         norm_mean: name of the running mean of the batch norm that is this layer's only consumer and normalises no other
             layer, or None.

@@ -1,11 +1,15 @@
 """Compensation: corrects the layers that read removed channels.
 
 If the moments of a layer's input are known, the layer is reconstructed from the kept channels
-(`sirfp.surgery.reconstruction`). Otherwise it is corrected for the constants that the removed channels emitted. A
-channel whose norm has scale zero emits `act(beta)`, with beta the norm's shift (docs/method.md, section 3; the paper's
-reference code). The trace follows these constants c through activations, sums, pooling and concatenation. A layer that
-reads removed channels i at taps k of its kernel therefore loses `sum_i sum_k W[:, i, k] s_k c_i`, where s_k is the
-share of output positions at which the tap lies inside the map and not in zero padding.
+(`sirfp.surgery.reconstruction`). Otherwise it is corrected for the mean c of what the removed channels emitted, which
+norms tell (`sirfp.tracing.emissions`; docs/method.md, section 3; the paper's reference code has `act(beta)`, with beta
+the norm's shift, which is the same where the norm's scale is zero). The trace follows it through activations, sums,
+pooling and concatenation. A layer that reads removed channels i at taps k of its kernel therefore
+loses `sum_i sum_k W[:, i, k] s_k c_i`, where s_k is the share of output positions at which the tap lies inside the map
+and not in zero padding.
+
+Where a layer loses channels whose mean is not known, the layers after it read something else than before, and nobody
+knows by how much. Corrections of other layers were then worse than none as often as better, so nothing is corrected.
 """
 
 from __future__ import annotations
@@ -58,6 +62,7 @@ def compensate(
     for emission in found.emissions:
         calls.setdefault(emission.weight, []).append(emission)
     changed = norm_errors(found, keep)
+    known = moments is not None or _is_known(found, keep, changed)
     for name, emissions in calls.items():
         gone = _gone(emissions[0], keep)
         if not gone.any() and not changed[emissions[0].atoms].any():
@@ -75,9 +80,26 @@ def compensate(
                     with torch.no_grad():
                         state[name].copy_(weight)
                     continue
-        if shifts:
+        if shifts and known:
             _place(model, state, emissions, shifts, equal, given, optimizer)
     return tuple(given)
+
+
+def _is_known(found: ChannelGroups, keep: np.ndarray, changed: np.ndarray) -> bool:
+    """True if the means of all removed channels are known.
+
+    They are not if the statistics of a norm over channels change.
+
+    Args:
+        found: the groups.
+        keep: the atoms to keep, (atoms,) of bool.
+        changed: the result of `norm_errors`.
+    """
+    for emission in found.emissions:
+        unknown = _gone(emission, keep) & emission.emitted.isnan().any(1).cpu().numpy()
+        if bool(unknown.any() or changed[emission.atoms].any()):
+            return False
+    return True
 
 
 def _emitted(weight: torch.Tensor, emissions: list[Emission], keep: np.ndarray) -> tuple[list[torch.Tensor], bool]:

@@ -50,15 +50,15 @@ class Tap:
 
 @dataclass
 class Consumer:
-    """One call of a convolution or linear layer, with the constants that its input channels emit when emptied.
+    """One call of a convolution or linear layer, with what its input channels emit on average.
 
-    A channel is emptied when the scale of its norm is zero; it then emits a constant, `act(shift)`.
+    It is known of channels behind a batch norm (`sirfp.tracing.emissions`).
 
     Attributes:
         weight: the layer's weight, (O, I / groups, ...) in PyTorch's layout.
         labels: labels of the input channels, (I,).
-        emitted: the mean of what each tap of the kernel reads of each input channel when emptied, zero where the tap
-            lies in the padding, NaN if unknown, (I, taps), or (I, 1) if all taps read the same.
+        emitted: the mean of what each tap of the kernel reads of each input channel, zero where the tap lies in the
+            padding, NaN if unknown, (I, taps), or (I, 1) if all taps read the same.
         groups: the layer's number of groups.
         positions: the number of output positions, of all images.
         readers: the number of operations that read the layer's output.

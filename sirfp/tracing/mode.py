@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
+from .emissions import EmittedValues
 from .functions import FunctionWatch
 from .pointwise import pointwise
 from .table import COUNTED, RULES
@@ -43,7 +44,7 @@ _UNLABELLED = frozenset(
 )
 
 
-class ChannelTrace(TorchDispatchMode):
+class ChannelTrace(EmittedValues, TorchDispatchMode):
     """Intercepts every ATen operation, runs it on its real tensors and applies its rule.
 
     Labels are stored by weak reference to the tensor, so a new tensor at the address of a freed one has no labels. An
@@ -87,7 +88,6 @@ class ChannelTrace(TorchDispatchMode):
         self.shared: Any = None  # a `SharedMemory` that is told of each write
         self.before: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # shape, steps of a tensor before its change
         self._dims = WeakTensorKeyDictionary()
-        self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,) constants or their maps)
         self._names = WeakTensorKeyDictionary()
         self._read: set[int] = set()  # identities of the weights of layers called in evaluation mode
         self._when_read = WeakTensorKeyDictionary()  # tensor -> (labels, reason) to freeze when the tensor is read
@@ -141,35 +141,6 @@ class ChannelTrace(TorchDispatchMode):
             self._dims[tensor] = dims
         elif tensor in self._dims:
             del self._dims[tensor]
-
-    def emitted(self, tensor: torch.Tensor, maps: bool = False) -> tuple[int, torch.Tensor] | None:
-        """Returns what emptied channels emit: the channel dimension and a constant for each channel, (C,).
-
-        Where a channel emits another value in zero padding than elsewhere, these are maps, with the dimensions of
-        `tensor` or of size one: None, unless the rule takes `maps`.
-        """
-        known = self._emitted.get(tensor)
-        return known if maps or known is None or known[1].dim() == 1 else None
-
-    def set_emitted(self, tensor: torch.Tensor, dim: int, constants: torch.Tensor | None) -> None:
-        """Sets what emptied channels emit: (C,), or maps with as many dimensions as `tensor`."""
-        if constants is None:
-            return
-        dim %= tensor.dim()
-        if constants.dim() > 1 and constants.numel() == constants.shape[dim]:
-            constants = constants.flatten()
-        if constants.shape[0 if constants.dim() == 1 else dim] == tensor.shape[dim]:
-            self._emitted[tensor] = (dim, constants)
-
-    def emitted_maps(self, tensor: torch.Tensor) -> tuple[int, torch.Tensor] | None:
-        """Returns what emptied channels emit as maps: with the dimensions of `tensor`, but one image only."""
-        known = self.emitted(tensor, maps=True)
-        if known is None:
-            return None
-        dim, constants = known
-        if constants.dim() == 1:
-            constants = constants.reshape([-1 if axis == dim else 1 for axis in range(tensor.dim())])
-        return dim, constants.expand([1, *tensor.shape[1:]] if dim else tensor.shape)
 
     def name(self, tensor: Any) -> str | None:
         """Returns the name of a parameter or buffer, None for any other tensor."""
@@ -302,7 +273,7 @@ class ChannelTrace(TorchDispatchMode):
         yield
         for tensor, old in zip(written, before, strict=True):
             if old is not None and self.emitted(tensor, maps=True) is old:
-                del self._emitted[tensor]
+                self.forget_emitted(tensor)
 
 
 def fingerprint(code: int, name: str, leaves: Iterable[Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils._pytree import tree_map
 
+from .emissions import is_flat, with_rows
 from .table import rule
 
 
@@ -61,10 +62,10 @@ def _tensors(tree) -> list[torch.Tensor]:
 
 
 def _emitted(trace, func, args, kwargs, inputs):
-    """Returns the channel dimension and the constants that emptied channels emit after the operation, or None.
+    """Returns the channel dimension and what channels emit after the operation, or None.
 
-    The constants, (C,) or maps, are computed by applying the operation to the constants of the inputs. Every input must
-    have constants, all in the same dimension.
+    The values, (C,), rows or maps, are computed by applying the operation to those of the inputs. Every input must have
+    values, all in the same dimension.
     """
     known = [trace.emitted(t, maps=True) for t in inputs if t.numel() > 1]
     if not known or any(k is None for k in known) or len({k[0] for k in known}) != 1:
@@ -72,14 +73,16 @@ def _emitted(trace, func, args, kwargs, inputs):
     if len({t.dim() for t in inputs if t.numel() > 1}) != 1:
         return None
     dim = known[0][0]
+    flat = all(is_flat(values, dim) for _, values in known)
+    rows = max((len(values) for _, values in known if values.dim() > 1), default=1)
 
     def constant(value):
         if not isinstance(value, torch.Tensor) or value.numel() <= 1:
             return value
-        constants = trace.emitted(value, maps=True)[1]
-        if constants.dim() == 1:
-            constants = constants.reshape([-1 if i == dim else 1 for i in range(value.dim())])
-        return constants.clone()
+        if not flat:
+            return trace.emitted_maps(value)[1].clone()
+        values = with_rows(trace.emitted(value, maps=True)[1], dim, value.dim())
+        return (values.expand(rows, *values.shape[1:]) if dim else values).clone()
 
     value = func(*tree_map(constant, args), **tree_map(constant, kwargs))
     if isinstance(value, (tuple, list)):

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from .channel_labels import Tap
+from .emissions import is_flat, product, spread, variance_of
 from .table import rule
-from .taps import axes_of, means_under_taps
+from .taps import axes_of, means_under_taps, shares
 
 
 @rule("convolution", "_convolution", "convolution_overrideable", counted=("convolution",))
@@ -59,15 +60,35 @@ def convolution(trace, func, args, kwargs, out) -> None:
         trace.taps.append(Tap(owned[0], result, norm=False, dim=1))
     if x_in is not None and not transposed and not depthwise and trace.is_state(weight):
         trace.reads(out, weight, x_in, _emitted_under_taps(trace, args, out), groups)
+    if not transposed:
+        _emit_convolution(trace, args, out, groups)
+
+
+def _emit_convolution(trace, args, out, groups: int) -> None:
+    """Notes what the channels that a convolution makes emit, if this is known of those that it reads."""
+    x, weight, bias, stride, padding, dilation = args[:6]
+    means, known = _emitted_under_taps(trace, args, out), trace.emitted(x, maps=True)
+    if means is None or bool(means.isnan().any()):
+        return
+    flat = is_flat(known[1], 1) and out[0, 0].numel() > 1  # a gate reads means over all positions
+    axes = axes_of(x.shape[2:], out.shape[2:], weight.shape[2:], stride, padding, dilation)
+    dims, name = out.dim(), trace.name(weight) or ""
+
+    def values() -> tuple[int, torch.Tensor]:
+        each = variance_of(known[1], 1) if flat else torch.zeros_like(means[:, 0])
+        mean, deviation = product(weight, bias, means, each[:, None] * shares(axes).to(each), groups)
+        return 1, spread(mean, deviation, 1, dims, name)
+
+    trace.emit_later(out, values)
 
 
 def _emitted_under_taps(trace, args, out) -> torch.Tensor | None:
-    """Returns the mean of what each tap reads of emptied channels, (I, taps), None if unknown."""
+    """Returns the mean of what each tap reads of each channel, (I, taps), None if unknown."""
     x, weight, _, stride, padding, dilation = args[:6]
-    emitted = trace.emitted(x, maps=True)
-    if emitted is None or emitted[0] != 1:
+    flat, maps = trace.emitted(x), trace.emitted(x, maps=True)
+    if maps is None or maps[0] != 1:
         return None
-    values = emitted[1] if emitted[1].dim() == 1 else trace.emitted_maps(x)[1][0]
+    values = trace.emitted_maps(x)[1][0] if flat is None else flat[1]
     axes = axes_of(x.shape[2:], out.shape[2:], weight.shape[2:], stride, padding, dilation)
     return means_under_taps(values, axes)
 
@@ -82,7 +103,7 @@ def count_convolution(trace, x, weight, positions: int) -> None:
 @rule("addmm", counted=True)
 def addmm(trace, func, args, kwargs, out) -> None:
     """Follows a linear layer with bias, (n, k) x (k, m) + (m,)."""
-    _matrix_product(trace, args[1], args[2], out, "addmm")
+    _matrix_product(trace, args[1], args[2], out, "addmm", args[0] if args[0].dim() == 1 else None)
     _add_bias(trace, args[0], out)
 
 
@@ -101,7 +122,7 @@ def linear(trace, func, args, kwargs, out) -> None:
     _count_product(
         trace, "linear", [*zip(dims[:-1], x.shape[:-1], strict=True), (inner, x.shape[-1]), (w_out, out.shape[-1])]
     )
-    _linear_tap(trace, weight, w_out, out, x)
+    _linear_tap(trace, weight, w_out, out, x, args[2] if len(args) > 2 else None)
     if len(args) > 2 and args[2] is not None:
         _add_bias(trace, args[2], out)
 
@@ -177,7 +198,7 @@ def _attention_heads(trace, query, key, value):
     return heads
 
 
-def _matrix_product(trace, a, b, out, op: str) -> None:
+def _matrix_product(trace, a, b, out, op: str, bias: torch.Tensor | None = None) -> None:
     a_dims, b_dims = trace.dims(a), trace.dims(b)
     inner = trace.labels.tie(a_dims[1], b_dims[0], "a product ties it to an input of fixed size")
     trace.set(out, [a_dims[0], b_dims[1]])
@@ -185,10 +206,10 @@ def _matrix_product(trace, a, b, out, op: str) -> None:
     weight = b._base if b._is_view() else b
     whole = weight.dim() == 2 and weight.shape[0] == b.shape[1]  # not one of the projections in a joint weight
     if trace.is_state(weight) and whole and b.stride(0) == weight.stride(1):
-        _linear_tap(trace, weight, b_dims[1], out, a)
+        _linear_tap(trace, weight, b_dims[1], out, a, bias)
 
 
-def _linear_tap(trace, weight, labels, out, x) -> None:
+def _linear_tap(trace, weight, labels, out, x, bias) -> None:
     if labels is not None and trace.is_state(weight):
         trace.taps.append(Tap(weight, labels, norm=False, dim=-1))
     emitted = trace.emitted(x)
@@ -196,6 +217,11 @@ def _linear_tap(trace, weight, labels, out, x) -> None:
     if inner is not None and trace.is_state(weight):
         known = emitted is not None and emitted[0] == x.dim() - 1
         trace.reads(out, weight, inner, emitted[1][:, None] if known else None)
+        if known and not bool(emitted[1].isnan().any()):
+            values = trace.emitted(x, maps=True)[1]
+            variances = variance_of(values, x.dim() - 1) if x.dim() > 2 else torch.zeros_like(emitted[1])
+            mean, deviation = product(weight, bias, emitted[1][:, None], variances[:, None])
+            trace.set_emitted(out, out.dim() - 1, spread(mean, deviation, out.dim() - 1, out.dim(), trace.name(weight)))
 
 
 def _batched(trace, a, b, out) -> None:

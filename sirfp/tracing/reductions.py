@@ -7,6 +7,7 @@ from math import prod
 import torch
 
 from .channel_labels import Tap
+from .emissions import is_flat, normalised, normed_values, spread
 from .table import rule
 
 
@@ -16,7 +17,7 @@ from .table import rule
     counted=("native_batch_norm", "cudnn_batch_norm"),
 )  # fmt: skip
 def batch_norm(trace, func, args, kwargs, out) -> None:
-    """Ties the channels to scale, shift and both statistics; a channel whose scale is zero emits its shift."""
+    """Ties the channels to scale, shift and both statistics; its values have the mean of the shift."""
     x = args[0]
     dims = trace.dims(x)
     vectors = [t for t in args[1:5] if isinstance(t, torch.Tensor)]
@@ -38,7 +39,8 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
     if owned and channels is not None:
         trace.taps.append(Tap(owned[-1], channels, norm=True, dim=1))
     if isinstance(args[2], torch.Tensor):
-        trace.set_emitted(result, 1, args[2].detach())
+        gamma = args[1] if isinstance(args[1], torch.Tensor) else None
+        trace.set_emitted(result, 1, normed_values(gamma, args[2], result.dim(), trace.name(args[2]) or ""))
     if isinstance(args[3], torch.Tensor) and trace.is_state(args[3]):
         trace.normed.append((args[3], trace.maker(x)))
 
@@ -69,11 +71,32 @@ def layer_norm(trace, func, args, kwargs, out) -> None:
     result = out[0] if isinstance(out, (tuple, list)) else out
     trace.set(result, list(dims))
     if func._schema.name == "aten::native_layer_norm":
+        if count == 1 and x.dim() > 1:
+            _emit_normalised(trace, x, x.dim() - 1, 1, args[2], args[3], result)
         fixed = prod(n for n, d in zip(x.shape, dims, strict=True) if d is None)
         affine = isinstance(args[2], torch.Tensor)
         trace.count("layer_norm", (5 if affine else 4) * fixed, *(d for d in dims if d is not None))
     if count == 1 and vectors and dims[-1] is not None and trace.is_state(vectors[0]):
         trace.taps.append(Tap(vectors[0], dims[-1], norm=True, dim=-1))
+
+
+ENOUGH_CHANNELS = 8
+"""Number of channels of a group from which on their statistics are taken to be those of each image. Those of two or
+three channels differ too much between images. A group of one channel has mean 0 and variance 1, as in batch norm."""
+
+
+def _emit_normalised(trace, x, dim: int, groups: int, scale, shift, out) -> None:
+    """Notes what channels emit after a norm over channels, if this is known before it."""
+    known = trace.emitted(x, maps=True)
+    each = x.shape[dim] // groups
+    if known is None or known[0] != dim or not is_flat(known[1], dim) or bool(known[1].isnan().any()):
+        return
+    if 1 < each < ENOUGH_CHANNELS:
+        return
+    mean, deviation = (part.to(x.dtype) for part in normalised(known[1], dim, groups))
+    mean, deviation = (part if scale is None else part * scale.detach() for part in (mean, deviation))
+    mean = mean if shift is None else mean + shift.detach()
+    trace.set_emitted(out, dim, spread(mean, deviation, dim, out.dim(), trace.name(scale) or ""))
 
 
 ENOUGH_GROUPS = 8
@@ -108,6 +131,7 @@ def group_norm(trace, func, args, kwargs, out) -> None:
         trace.labels.mark_inexact(dim, "group norm's statistics run over these channels")
     result = out[0]
     trace.set(result, [dims[0], channels, *dims[2:]])
+    _emit_normalised(trace, x, 1, groups, weight, bias, result)
     fixed = x.numel() / (1 if channels is None else x.shape[1])
     trace.count("group_norm", (5 if vectors else 4) * fixed, channels)
     if vectors and channels is not None and trace.is_state(vectors[0]):
@@ -232,7 +256,7 @@ def resampling(trace, func, args, kwargs, out) -> None:
     emitted = trace.emitted(x, maps=True)
     if emitted is not None and emitted[0] < x.dim() - spatial:
         padded = name.startswith("aten::avg_pool") and any(args[3] if len(args) > 3 else ())
-        if not padded and emitted[1].dim() == 1:
+        if not padded and is_flat(emitted[1], emitted[0]):
             trace.set_emitted(first, *emitted)
         elif "grid" not in name:
             value = func(trace.emitted_maps(x)[1], *args[1:], **kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 
 import numpy as np
 import torch
@@ -57,16 +56,15 @@ def _followed_axis(trace, x: torch.Tensor, block: list[int]) -> int | None:
 
 
 def _carry_emitted(trace, x, old: list[int], axis: int, out, new: list[int]) -> None:
-    """Passes on the constants of emptied channels.
+    """Passes on what channels emit.
 
-    The block must hold only these channels and keep them in one dimension.
+    The block must keep them in one dimension, alone or merged with positions.
     """
     emitted = trace.emitted(x)
-    size = x.shape[axis]
-    if emitted is not None and emitted[0] in old and prod(x.shape[i] for i in old) == size:
-        target = [i for i in new if out.shape[i] == size]
-        if target:
-            trace.set_emitted(out, target[-1], emitted[1])
+    target = [i for i in new if out.shape[i] > 1]
+    if emitted is not None and emitted[0] == axis and len(target) == 1:
+        values = emitted[1].reshape([-1 if i == axis else 1 for i in old]).expand([x.shape[i] for i in old])
+        trace.set_emitted(out, target[0], values.flatten())
 
 
 def blocks(old: torch.Size, new: torch.Size) -> Iterator[tuple[list[int], list[int]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .emissions import is_flat, with_rows
 from .table import rule
 
 
@@ -29,18 +30,18 @@ def cat(trace, func, args, kwargs, out) -> None:
             result.append(labels)
     trace.set(out, result)
     emitted = [trace.emitted(t, maps=True) for t in tensors]
-    if any(e is not None and e[1].dim() > 1 for e in emitted):
+    if any(e is not None and not is_flat(e[1], e[0]) for e in emitted):
         _cat_maps(trace, tensors, axis, out)
     elif any(e is not None and e[0] == axis for e in emitted):
-        known = [None if e is None or e[0] != axis else e[1] for e in emitted]
-        parts = [
-            t.new_full((t.shape[axis],), torch.nan) if k is None else k for k, t in zip(known, tensors, strict=True)
-        ]
-        trace.set_emitted(out, axis, torch.cat(parts))
+        known = [None if e is None or e[0] != axis else with_rows(e[1], axis, out.dim()) for e in emitted]
+        rows = max(len(k) for k in known if k is not None)
+        unknown = [t.new_full([n if i == axis else 1 for i, n in enumerate(t.shape)], torch.nan) for t in tensors]
+        parts = [u if k is None else k for k, u in zip(known, unknown, strict=True)]
+        trace.set_emitted(out, axis, torch.cat([p.expand(rows, *p.shape[1:]) if axis else p for p in parts], axis))
 
 
 def _cat_maps(trace, tensors, axis: int, out) -> None:
-    """Joins what emptied channels emit where it is another value in zero padding than elsewhere."""
+    """Joins what channels emit where it is another value in zero padding than elsewhere."""
     maps = [trace.emitted_maps(t) for t in tensors]
     if axis == 1 and all(known is None or known[0] == axis for known in maps):
         shape = [1, -1, *out.shape[2:]]
@@ -82,11 +83,14 @@ def split(trace, func, args, kwargs, out) -> None:
     labels = dims[axis]
     if labels is not None and len({part.shape[axis] for part in out}) == 1:
         trace.labels.tie_rows(labels, len(out))
-    start = 0
+    start, emitted = 0, trace.emitted(x)
     for part in out:
         size = part.shape[axis]
         own = None if labels is None else labels[start : start + size]
         trace.set(part, [own if i == axis else d for i, d in enumerate(dims)])
+        if emitted is not None:
+            dim, values = emitted
+            trace.set_emitted(part, dim, values[start : start + size] if dim == axis else values)
         start += size
 
 
