@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,13 +18,15 @@ from ..network.wrappers import on_plain_model
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply
 from ..surgery.earlier_cuts import check_whole, whole_plan
+from .heads import announce_features, check_head, loadable, replace_head
 from .origin import ORIGIN_KEY, Origin
 
 PLAN_KEY = "sirfp_plan"
 """Key of the plan in a file's metadata."""
 CLASSES = (
-    "is the number of classes the same? For another one, load into the network of the file's classes, then replace its "
-    "classifier (timm: model.reset_classifier)"
+    "is the number of classes the same? sirfp.load(path, model, head=CLASSES) gives the model another classifier, "
+    "head=0 none; or load into the network of the file's classes, then replace its classifier (timm: "
+    "model.reset_classifier)"
 )
 """The end of messages on files that differ from the model."""
 
@@ -109,26 +111,45 @@ def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[
         raise InputError(f"{path}: {error}") from None
 
 
-def load(path: str | os.PathLike, model: nn.Module) -> PruningPlan:
+@on_plain_model
+def load(path: str | os.PathLike, model: nn.Module, head: int | None = None) -> PruningPlan:
     """Turns a newly built, dense model into the pruned model of a file; runs no code from the file.
+
+    A pruned classifier can become the backbone of another task. timm's networks take it as they were built: with other
+    classes, without a classifier (`num_classes=0`), or as feature maps (`features_only=True`); a warning names the
+    classifier that is not loaded. For other networks `head` says it.
 
     Args:
         path: a file that `save` has written.
-        model: the dense model; changed in place.
+        model: the dense model; changed in place. With `head` it may have any number of classes.
+        head: the number of classes of a new, untrained layer in place of the one that makes the file's outputs; 0 to
+            leave this layer out, so that the model returns the features before it; None for the file's own.
 
     Returns:
-        The plan.
+        The plan, without tensors that the model does not have. Its FLOPs and parameters are those of the file's model.
 
     Raises:
-        InputError: the file is damaged or for another model; the model is then unchanged.
+        InputError: the file is damaged or for another model (the model is then unchanged), or the head cannot be
+            replaced.
     """
+    check_head(head)
     plan, state = read(path)
-    restore(model, plan, state, f"{path}")
-    return plan
+    fitting = loadable(model, plan, state, head, f"{path}")
+    restore(model, fitting.plan, fitting.state, f"{path}", fitting.own)
+    announce_features(model, fitting.plan)
+    if head is not None:
+        replace_head(model, fitting.own, head)
+    return fitting.plan
 
 
 @on_plain_model
-def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torch.Tensor], source: str) -> None:
+def restore(
+    model: nn.Module,
+    plan: PruningPlan | None,
+    state: Mapping[str, torch.Tensor],
+    source: str,
+    own: Collection[str] = (),
+) -> None:
     """Cuts a dense model by a plan, if one is given, and loads weights into the model.
 
     The plan and all weights are checked before the model is changed. Branches that run only in training are cut too.
@@ -139,6 +160,7 @@ def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torc
         plan: the plan; None to load weights only.
         state: {name: tensor} of the cut model.
         source: name of the file, for messages.
+        own: modules that keep their own weights, which `state` lacks.
 
     Raises:
         InputError: plan or weights are for another model; the model is then unchanged.
@@ -147,13 +169,14 @@ def restore(model: nn.Module, plan: PruningPlan | None, state: Mapping[str, torc
     shapes = {name: list(tensor.shape) for name, tensor in dense.items()}
     if plan:
         _cut_shapes(shapes, plan.fitting(dense), model, source)
-    _check_state(state, shapes, _stored_names(model, shapes), source)
+    stored = {name for name in _stored_names(model, shapes) if not within(name, own)}
+    _check_state(state, shapes, stored, source)
     if plan:
         apply(model, plan)
-    own = model.state_dict()
+    now = model.state_dict()
     with torch.no_grad():
         for name, tensor in state.items():
-            own[name].copy_(tensor)
+            now[name].copy_(tensor)
 
 
 def _cut_shapes(shapes: dict[str, list[int]], plan: PruningPlan, model: nn.Module, source: str) -> None:
