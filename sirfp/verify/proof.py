@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..network.forward import call, inference, tensors
+from ..network.outputs import Outputs, only
 from ..structure.plan import PruningPlan
 from ..surgery.cut import give_bias
 from .choices import Choices
@@ -106,7 +107,9 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
     _lengthen(model)
 
 
-def compare(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan | None = None) -> Difference:
+def compare(
+    a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan | None = None, outputs: Outputs | None = None
+) -> Difference:
     """Runs two models on the same inputs, in evaluation mode, and compares every output tensor.
 
     Args:
@@ -115,13 +118,14 @@ def compare(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan | None = 
         inputs: their inputs.
         plan: the plan if `a` is a masked model: it then takes statistics over the kept channels only
             (`sirfp.verify.kept`), as the pruned model does.
+        outputs: takes the part out of the output that is compared, as in `sirfp.prune`; None for all of it.
     """
-    outputs, choices = [], Choices()
+    found, choices = [], Choices()
     for model, kept in ((a, plan), (b, None)):
-        with inference(model), choices, as_if_cut(model, kept):
-            outputs.append(dict(tensors(call(model, inputs))))
+        with only(model, outputs), inference(model), choices, as_if_cut(model, kept):
+            found.append(dict(tensors(call(model, inputs))))
         choices = Choices(choices)
-    first, second = outputs
+    first, second = found
     if set(first) != set(second):
         odd = min(set(first) ^ set(second))
         return Difference(float("inf"), odd, f"only one of the two models returns {odd}")
