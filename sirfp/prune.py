@@ -12,7 +12,8 @@ Only `prune` is defined here. The functions that it consists of can also be impo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from inspect import signature
 from typing import Any
 
@@ -27,8 +28,9 @@ from .criteria import CRITERIA
 from .criteria.calibration import Loss, calibrate
 from .errors import InputError, near
 from .network.batches import Run
+from .network.outputs import Outputs, only, with_everything
 from .network.untouched import leave_inference, outside_inference_mode
-from .network.wrappers import on_plain_model
+from .network.wrappers import on_plain_model, unwrapped
 from .session import PruningSession
 from .structure.plan import PruningPlan
 from .surgery.plan_and_cut import cut, cut_to, plan_for
@@ -55,7 +57,9 @@ def prune(
     widths: str | None = None,
     steps: int | None = None,
     divergence: Callable[[Any, Any], torch.Tensor] | None = None,
+    outputs: Outputs | None = None,
     ignore: Iterable[str] = Limits.ignore,
+    keep: Mapping[str, float] | None = None,
     round_to: int = Limits.round_to,
     seed: int = 0,
     min_keep: float = Limits.min_keep,
@@ -74,7 +78,8 @@ def prune(
             wrapped (`sirfp.network.wrappers`): distributed, compiled, averaged, or in a `LightningModule`.
         example_inputs: inputs of the model (`sirfp.network.forward.call`), on which FLOPs are counted.
         criterion: a name in the registry: "sirfp_setwise" (the default), "sirfp" (the paper's), "magnitude", ...
-        keep_flops: the share of the dense model's FLOPs that the plan may keep, in (0, 1]; 0.4 if no budget is given.
+        keep_flops: the share of the dense model's FLOPs that the plan may keep, in (0, 1]; 0.4 if no budget is given,
+            and 1 if `keep` gives widths instead.
         calibration: batches, for criteria that need features or gradients and for the reconstruction: inputs like
             `example_inputs`, alone or with labels, as a list, tuple or mapping. Of batches without a length, such as an
             endless loader, the first `sirfp.network.batches.ENDLESS` are used.
@@ -97,8 +102,15 @@ def prune(
             come from curves, else 1.
         divergence: compares the raw outputs of the dense network and of another one, for curves: a function that
             returns a tensor with one value. By default KL for class scores (`sirfp.network.divergence`).
-        ignore: names or patterns of modules whose output channels are all kept. Their inputs may still be cut: to keep
-            these too, name the modules that make them.
+        outputs: takes the part out of the model's output that counts, e.g. `lambda out: out.logits`: channels of other
+            outputs may be removed, and only this part is compared. `loss` still gets a model that returns everything.
+            By default all outputs count.
+        ignore: names or patterns of modules that stay whole: all channels that they make and all that they read are
+            kept. To keep only those that they make, use `keep={"name": 1.0}`.
+        keep: {name or pattern of layers: a share (float) or a number (int) of their channels}, for example
+            `{"layer3.*": 0.5, "layer4.0.conv1": 96}`. The budget then decides the widths of all other layers; without a
+            budget they stay as they are. Layers that are tied take the value of one entry: the full name of a layer
+            before patterns, later patterns before earlier ones (`sirfp.budget.given_widths`).
         round_to: widths after pruning are multiples of this number.
         seed: the seed of random numbers.
         min_keep: the smallest share of its channels that a group keeps.
@@ -119,21 +131,28 @@ def prune(
             budget is too small to be met, nothing can be cut (the message names the most frequent reasons), or the
             model cannot be run on the inputs (the cause is kept).
     """
-    target = Target.of(KEEP_FLOPS, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency)
-    limits = Limits(partitions, min_keep, round_to, ignore)
+    target = Target.of(
+        1.0 if keep else KEEP_FLOPS, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency
+    )
+    limits = Limits(partitions, min_keep, round_to, ignore, keep or ())
     leave_inference(model)
-    session = PruningSession(
-        model, example_inputs, optimizer,
-        criterion=criterion, options=options, limits=limits, bias_correction=bias_correction, seed=seed,
-    )  # fmt: skip
-    own = CRITERIA.find(session.criterion).options()
-    for name in options:
-        if name not in own and near(name, signature(prune).parameters):
-            raise InputError(f"prune has no argument {name!r}{near(name, signature(prune).parameters)}")
-    session.go_on()
-    session.follow(also)
-    evidence = Evidence.of_calibration(
-        model, example_inputs, session.criterion, calibration, widths, reconstruction or BATCHES,
-        loss=loss, forward=forward, divergence=divergence,
-    )  # fmt: skip
-    return session.prune(target, evidence, refit=reconstruction > 0, steps=steps)
+    loss = with_everything(loss)
+    also = list(also)
+    with ExitStack() as stack:
+        for one in (model, *also):
+            stack.enter_context(only(unwrapped(one), outputs))
+        session = PruningSession(
+            model, example_inputs, optimizer,
+            criterion=criterion, options=options, limits=limits, bias_correction=bias_correction, seed=seed,
+        )  # fmt: skip
+        own = CRITERIA.find(session.criterion).options()
+        for name in options:
+            if name not in own and near(name, signature(prune).parameters):
+                raise InputError(f"prune has no argument {name!r}{near(name, signature(prune).parameters)}")
+        session.go_on()
+        session.follow(also)
+        evidence = Evidence.of_calibration(
+            model, example_inputs, session.criterion, calibration, widths, reconstruction or BATCHES,
+            loss=loss, forward=forward, divergence=divergence,
+        )  # fmt: skip
+        return session.prune(target, evidence, refit=reconstruction > 0, steps=steps)

@@ -20,6 +20,7 @@ from .budget.sensitivity import Sensitivity
 from .criteria.calibration import Loss
 from .errors import InputError
 from .network.batches import Run
+from .network.outputs import Outputs, only, with_everything
 from .network.untouched import leave_inference, outside_inference_mode
 from .network.wrappers import on_plain_model
 from .session import PruningSession
@@ -41,6 +42,7 @@ def sensitivity(
     forward: Run | None = None,
     reconstruction: int = BATCHES,
     divergence: Callable[[Any, Any], torch.Tensor] | None = None,
+    outputs: Outputs | None = None,
     ignore: Iterable[str] = Limits.ignore,
     round_to: int = Limits.round_to,
     seed: int = 0,
@@ -53,8 +55,8 @@ def sensitivity(
     Args:
         levels: shares of a group's channels, in (0, 1), at which its curve is measured.
         criterion: as in `sirfp.prune`; decides which channels are removed first.
-        model, example_inputs, calibration, loss, forward, divergence, ignore, round_to, seed, min_keep, options: as in
-            `sirfp.prune`.
+        model, example_inputs, calibration, loss, forward, divergence, outputs, ignore, round_to, seed, min_keep,
+            options: as in `sirfp.prune`.
         reconstruction: the number of calibration batches for refits and curves; a quarter of their images is held out
             for the curves. 0: no refit.
         cache: a JSON file that keeps the curves of finished groups, so that an interrupted measurement of the same
@@ -72,16 +74,18 @@ def sensitivity(
         raise InputError("a cache does not know the code of a divergence of your own: leave out cache or divergence")
     leave_inference(model)
     store = None if cache is None else CurveStore(cache)
-    session = PruningSession(
-        model, example_inputs,
-        criterion=criterion, options=options, limits=Limits((), min_keep, round_to, ignore), seed=seed,
-    )  # fmt: skip
-    evidence = Evidence.of_calibration(
-        model, example_inputs, session.criterion, calibration, CURVES, reconstruction or BATCHES,
-        loss=loss, forward=forward, divergence=divergence,
-    )  # fmt: skip
-    evidence.levels, evidence.store = levels, store
-    return session.measure(evidence, refit=reconstruction > 0)
+    loss = with_everything(loss)
+    with only(model, outputs):
+        session = PruningSession(
+            model, example_inputs,
+            criterion=criterion, options=options, limits=Limits((), min_keep, round_to, ignore), seed=seed,
+        )  # fmt: skip
+        evidence = Evidence.of_calibration(
+            model, example_inputs, session.criterion, calibration, CURVES, reconstruction or BATCHES,
+            loss=loss, forward=forward, divergence=divergence,
+        )  # fmt: skip
+        evidence.levels, evidence.store = levels, store
+        return session.measure(evidence, refit=reconstruction > 0)
 
 
 def check_levels(levels: Sequence[float], called: str = "levels") -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from .budget.curve import Curve
 from .budget.decision import decide
 from .budget.evidence import Evidence
 from .budget.frozen import check_groups
+from .budget.given_widths import with_given_widths
 from .budget.limits import DEFAULT, Limits
 from .budget.sensitivity import Sensitivity, sensitivities
 from .budget.target import Target
@@ -57,7 +58,8 @@ class PruningSession:
         criterion: a name in the registry of criteria; by default that of `default_criterion`.
         options: arguments of the criterion.
         period: the interval, in iterations, at which statistics are taken.
-        limits: the constraints on every plan: partitions, the smallest share to keep, rounding, ignored modules.
+        limits: the constraints on every plan: partitions, the smallest share to keep, rounding, ignored modules, widths
+            of single layers.
         bias_correction, seed: as in `sirfp.prune`.
 
     Attributes:
@@ -136,6 +138,18 @@ class PruningSession:
             self.found = find_groups(self.model, self.example_inputs, self.limits.ignore)
         return self.found
 
+    def bounds(self) -> Limits:
+        """Returns the limits, with the widths that their `keep` gives to groups of the current model.
+
+        Raises:
+            InputError: see `sirfp.budget.given_widths.with_given_widths`.
+        """
+        return with_given_widths(self.limits, self.model, self.find(), self.plan) if self.limits.keep else self.limits
+
+    def _narrows(self) -> bool:
+        """True if the limits give a group of the current model a smaller width."""
+        return any(width < self.find()[name].size for name, width in self.bounds().given)
+
     def attach(self) -> Observer:
         """Attaches the criterion to the model, if it is not attached; restores the statistics of a resumed run."""
         if self.observer is None:
@@ -179,7 +193,7 @@ class PruningSession:
         """
         evidence, self.measured = evidence or Evidence((), (), divergence_for(self.model)), []
         present = target.kept(self.plan) if self.plan else 1.0
-        if self.plan and present <= target.share:
+        if self.plan and present <= target.share and not self._narrows():
             return self._left_as_it_is(self.plan, present, target)
         shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
         for share in shares:
@@ -223,8 +237,10 @@ class PruningSession:
         self.observer = None
         return self.measured[-1]
 
-    def _look(self, evidence: Evidence, refit: bool) -> tuple[Criterion, Moments | None, dict[str, Curve] | None]:
-        """Returns the criterion with all statistics, the moments for a refit, and the loss curves."""
+    def _look(
+        self, evidence: Evidence, refit: bool, measured: bool = True
+    ) -> tuple[Criterion, Moments | None, dict[str, Curve] | None]:
+        """Returns the criterion with all statistics, the moments for a refit, and the loss curves if wanted."""
         found, observer = self.find(), self.attach()
         observer.detach()
         criterion = observer.criterion
@@ -239,8 +255,10 @@ class PruningSession:
                 "%d images had NaN or infinite features; they are left out of the statistics", criterion.left_out
             )
         self.agree()
-        with untouched(self.model):
-            curves = evidence.curves(self.model, found, criterion, moments, self.limits)
+        curves = None
+        if measured:
+            with untouched(self.model):
+                curves = evidence.curves(self.model, found, criterion, moments, self.bounds())
         if curves is not None:
             self.measured.append(sensitivities(found, curves))
         return criterion, moments, curves
@@ -248,15 +266,14 @@ class PruningSession:
     def _cut(self, target: Target, evidence: Evidence, refit: bool) -> PruningPlan:
         """Cuts once; returns the plan of all cuts so far."""
         found = self.find()
-        if target.share < 1:
+        if target.share < 1 or self.limits.keep:
             check_groups(found)
-        criterion, moments, curves = self._look(evidence, refit)
+        limits = self.bounds()  # before batches are looked at: it may raise an error
+        criterion, moments, curves = self._look(evidence, refit, measured=target.share < 1)
         found = self.find()
         with untouched(self.model):
             choice = decide_once(
-                lambda: decide(
-                    self.model, self.example_inputs, found, criterion, target, self.limits, self.plan, curves
-                )
+                lambda: decide(self.model, self.example_inputs, found, criterion, target, limits, self.plan, curves)
             )
             if moments is not None and evidence.held:
                 moments = evidence.moments(self.model, found, held=True)

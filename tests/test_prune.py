@@ -30,6 +30,7 @@ def test_the_three_defaults_are_the_same():
     assert SIGNATURE["min_keep"] == args.min_keep == node.MIN_KEEP == Limits().min_keep
     assert SIGNATURE["round_to"] == args.round_to == node.ROUND_TO == Limits().round_to
     assert list(SIGNATURE["ignore"]) == args.ignore == node.IGNORE == list(Limits().ignore)
+    assert SIGNATURE["keep"] is None and not args.keep and not node.KEEP and Limits().keep == ()
     assert SIGNATURE["partitions"] == tuple(node.PARTITIONS) == Limits().partitions and not hasattr(args, "partitions")
     assert SIGNATURE["reconstruction"] == args.reconstruction == node.RECONSTRUCTION_ITERS
     assert SIGNATURE["bias_correction"] is (not args.no_bias_correction) is node.BIAS_CORRECTION

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 
 from ..errors import InputError
-from ..structure.groups import ChannelGroups, Group
+from ..structure.groups import ChannelGroups
 from .frozen import check_groups
+from .grids import chunks_of, grid, least, smallest, split, widths_at, with_given
 from .limits import DEFAULT, Limits
 
-EACH = "*"
-"""A prefix that makes every group a partition."""
+__all__ = ["allocate", "grid", "least", "out_of_reach", "smallest", "split", "widths_at", "worth_for_cost"]
+
 PROMISED = 0.005
 """Largest gap between a plan's cost and the budget, as a share of the budget; docs/budgets.md promises it to users."""
 EXACT = 0.0025
@@ -61,6 +62,8 @@ def allocate(
         dense: the dense model's cost, for messages; by default the cost of all atoms.
         what: name of the cost in messages.
 
+    Groups whose width `limits.keep` decides have this width from the beginning, and all steps leave it.
+
     Returns:
         The atoms to keep, (atoms,) of bool.
 
@@ -68,21 +71,21 @@ def allocate(
         InputError: the smallest plan within the limits costs more than the target.
     """
     cost = cost or found.flops
-    keep = np.ones(found.atoms, dtype=bool)
+    keep = first = with_given(found, limits, scores)
     if cost(keep) <= target:
         return keep
     check_groups(found)
     chunks = _sequence(found, scores, limits)
 
     def kept_after(count: int) -> np.ndarray:
-        left = np.ones(found.atoms, dtype=bool)
+        left = first.copy()
         if count:
             left[np.concatenate(chunks[:count])] = False
         return left
 
     fewest = cost(kept_after(len(chunks)))
     if fewest > target:
-        raise out_of_reach(target, fewest, dense or cost(keep), what, limits)
+        raise out_of_reach(target, fewest, dense or cost(np.ones_like(keep)), what, limits)
     low, high = 0, len(chunks)  # removing `low` chunks costs more than the target, removing `high` chunks does not
     while high - low > 1:
         middle = (low + high) // 2
@@ -91,7 +94,7 @@ def allocate(
     if target - cost(keep) > EXACT * target:
         keep = _exchanged(keep, _by_group(found, chunks), target, cost)
     if target - cost(keep) > PROMISED * target:
-        keep = _searched(keep, _by_group(found, chunks), target, cost)
+        keep = _searched(keep, _by_group(found, chunks), target, cost, first)
     return keep
 
 
@@ -142,26 +145,11 @@ def out_of_reach(budget: float, least: float, dense: float, what: str, limits: L
         limits: the limits of the smallest plan.
     """
     rounding = f", ROUND_TO {limits.round_to}" if limits.round_to > 1 else ""
+    given = f", KEEP of {len(limits.given)} groups" if limits.given else ""
     return InputError(
         f"the budget cannot be reached: {budget / dense:.3g} of the {what} is asked for, the least that can be kept is "
-        f"{math.ceil(least / dense * 1000) / 1000:.3f} (MIN_KEEP {limits.min_keep}{rounding})"
+        f"{math.ceil(least / dense * 1000) / 1000:.3f} (MIN_KEEP {limits.min_keep}{rounding}{given})"
     )
-
-
-def smallest(found: ChannelGroups, limits: Limits = DEFAULT) -> np.ndarray:
-    """Returns the atoms of the smallest plan within the limits, (atoms,) of bool."""
-    return widths_at(found, 0.0, limits)
-
-
-def widths_at(found: ChannelGroups, share: float, limits: Limits = DEFAULT) -> np.ndarray:
-    """Returns atoms with about the same share of every group's channels, within the limits, (atoms,) of bool."""
-    keep = np.ones(found.atoms, dtype=bool)
-    for group in found:
-        span = np.arange(found.atoms)[found.spans[group.name]]
-        chunks = _chunks(span, group, limits)
-        for chunk in chunks[: round((1 - share) * group.size / max(1, len(chunks[0]))) if chunks else 0]:
-            keep[chunk] = False
-    return keep
 
 
 def _fill(
@@ -238,8 +226,21 @@ def _exchanged(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, c
     return keep
 
 
-def _searched(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, cost: Callable) -> np.ndarray:
+def _searched(
+    keep: np.ndarray,
+    parts: list[list[np.ndarray]],
+    target: float,
+    cost: Callable,
+    first: np.ndarray | None = None,
+) -> np.ndarray:
     """Searches the widths around a choice, fewest changes first, for a cost at most `EXACT` below the target.
+
+    Args:
+        keep: the choice, (atoms,) of bool.
+        parts: each group's chunks in the order of removal.
+        target: the maximum cost.
+        cost: returns the cost of the atoms kept.
+        first: the atoms before any chunk is removed, (atoms,) of bool; by default all.
 
     Returns:
         The best choice that was tried, (atoms,) of bool.
@@ -258,7 +259,7 @@ def _searched(keep: np.ndarray, parts: list[list[np.ndarray]], target: float, co
                     return best
                 seen.add(other)
                 next_ring.append(other)
-                trial = np.ones_like(keep)
+                trial = np.ones_like(keep) if first is None else first.copy()
                 for part, number in zip(parts, other, strict=True):
                     for chunk in part[:number]:
                         trial[chunk] = False
@@ -280,7 +281,9 @@ def _sequence(found: ChannelGroups, scores: Mapping[str, torch.Tensor], limits: 
     if not np.isfinite(values).all():
         bad = next(g.name for g in found if not np.isfinite(values[found.spans[g.name]]).all())
         raise InputError(f"the scores of {bad} are not finite")
-    for members in split(found.groups, limits.partitions):
+    for members in split([g for g in found if g.name not in limits.widths], limits.partitions):
+        if not members:
+            continue
         atoms = np.concatenate([np.arange(found.atoms)[found.spans[g.name]] for g in members])
         order = atoms[np.argsort(values[atoms], kind="stable")]
         share[order] = (np.arange(len(order)) + 1) / len(order)
@@ -288,42 +291,7 @@ def _sequence(found: ChannelGroups, scores: Mapping[str, torch.Tensor], limits: 
     for group in found:
         span = found.spans[group.name]
         order = np.arange(found.atoms)[span][np.argsort(values[span], kind="stable")]
-        for chunk in _chunks(order, group, limits):
+        for chunk in chunks_of(order, group, limits):
             chunks.append(chunk)
             keys.append(share[chunk].mean())
     return [chunks[i] for i in np.argsort(keys, kind="stable")]
-
-
-def least(group: Group, min_keep: float) -> int:
-    """Returns the minimum width of a group: at least 2 if a statistic runs over it, as one value has no variance."""
-    return min(group.size, max(2 if group.inexact else 1, math.ceil(min_keep * group.size)))
-
-
-def _chunks(order: np.ndarray, group: Group, limits: Limits) -> list[np.ndarray]:
-    """Splits a group's atoms, lowest first, into chunks. The group's width is within the limits after each removal."""
-    step = group.step(limits.round_to)
-    fewest = math.ceil(least(group, limits.min_keep) / step) * step
-    chunks, start, size = [], 0, len(order) % step or step
-    while len(order) - start - size >= fewest:
-        chunks.append(order[start : start + size])
-        start, size = start + size, step
-    return chunks
-
-
-def grid(group: Group, limits: Limits) -> tuple[int, ...]:
-    """Returns the widths that a group may have within the limits, in atoms, ascending."""
-    removed = np.cumsum([0, *map(len, _chunks(np.arange(group.size), group, limits))])
-    return tuple((group.size - removed[::-1]).tolist())
-
-
-def split(groups: Iterable[Group], prefixes: Iterable[str]) -> list[list[Group]]:
-    """Partitions groups by prefixes of their names; see `Limits.partitions`."""
-    groups = list(groups)
-    for prefix in prefixes:
-        if prefix == EACH:
-            return [[group] for group in groups]
-        inside = [g for g in groups if g.name == prefix or g.name.startswith(prefix + ".")]
-        if inside:
-            rest = [g for g in groups if g not in inside]
-            return [inside, rest] if rest else [inside]
-    return [groups]

@@ -30,9 +30,9 @@ from ..network.replay import Replay
 from ..reporting.progress import with_progress
 from ..structure.groups import ChannelGroups, Group
 from ..surgery.plan_and_cut import cut_copy, touched_tensors
-from .allocation import grid
 from .curve import Curve
 from .curve_store import CurveStore
+from .grids import grid
 from .limits import DEFAULT, Limits
 
 logger = logging.getLogger(__name__)

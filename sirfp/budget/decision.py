@@ -19,6 +19,7 @@ from .allocation import worth_for_cost
 from .curve import Curve
 from .limits import DEFAULT, Limits
 from .target import Target
+from .widths import keep_for
 
 
 def decide(
@@ -41,7 +42,8 @@ def decide(
         found: the model's groups.
         criterion: a criterion built for these groups, with its statistics.
         target: the budget, relative to the dense model.
-        limits: the limits of the plan. `limits.ignore` has no effect here: `find_groups` used it to find `found`.
+        limits: the limits of the plan. `limits.ignore` has no effect here: `find_groups` used it to find `found`. The
+            widths of single layers are those of `sirfp.budget.given_widths.with_given_widths`.
         before: the plan of earlier prunings. The budget is then a share of the model that was dense before them.
         curves: loss curves of all groups (`sirfp.budget.curves`). If given, they decide the width of each group, and
             the criterion only the channels; otherwise a ranking of the scores decides both.
@@ -52,7 +54,11 @@ def decide(
     Raises:
         InputError: the budget is out of reach (the message names the smallest possible), or a score is not finite.
     """
-    if curves is None:
+    if target.share >= 1 and limits.given:
+        check_finite(criterion.scores())
+        widths = {group.name: limits.widths.get(group.name, group.size) for group in found}
+        choice = Choice(keep_for(found, criterion.orders(), widths))
+    elif curves is None:
         scores = criterion.scores()
         choice = choose(model, example_inputs, found, scores, target, limits, before, criterion.cost_exponent)
     else:
@@ -81,14 +87,19 @@ def choose(
     Raises:
         InputError: the budget is out of reach (the message names the smallest possible), or a score is not finite.
     """
+    check_finite(scores)
+    scores = worth_for_cost(found, scores, target.cost(found), cost_exponent)
+    return target.choose(model, example_inputs, found, scores, limits, before)
+
+
+def check_finite(scores: Mapping[str, torch.Tensor]) -> None:
+    """Raises InputError if a score, {group: (size,)}, is not finite."""
     for name, score in scores.items():
         if not score.isfinite().all():
             raise InputError(
                 f"the scores of {name!r} are not finite: check the model's weights for NaN and infinite values, "
                 "and start from finite weights, such as an earlier checkpoint"
             )
-    scores = worth_for_cost(found, scores, target.cost(found), cost_exponent)
-    return target.choose(model, example_inputs, found, scores, limits, before)
 
 
 def refined(found: ChannelGroups, keep: np.ndarray, criterion: Criterion) -> np.ndarray:

@@ -29,8 +29,9 @@ from ..network.untouched import copied_inputs
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
 from ..surgery.cut import cut_by, cuts_for
-from .allocation import allocate, out_of_reach, smallest, widths_at
+from .allocation import allocate, out_of_reach
 from .frozen import check_groups
+from .grids import smallest, widths_at
 from .limits import DEFAULT, Limits
 
 logger = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ def meet_by(
     """
     wanted = within_reach(model, example_inputs, found, share, before, limits)
     whole, least = np.ones(found.atoms, dtype=bool), smallest(found, limits)
-    if wanted >= 1:
+    if wanted >= 1 and not limits.given:
         return whole, _compared(model, model, example_inputs)
     table = LatencyTable.measure(model, example_inputs, found, limits)
     dense, bottom = table(whole), table(least) / table(whole) * 1.0001
@@ -196,8 +197,8 @@ def meet_by(
         off = abs(_ratio(pair) / wanted - 1)
         logger.info("Latency: %.3f by the table, %.3f measured, %.3f wanted", requested, _ratio(pair), wanted)
         tried.append((off, keep, pair))
-        if off <= CLOSE:
-            break
+        if off <= CLOSE or wanted >= 1:  # above 1 only the widths that KEEP gives are cut
+            return keep, pair
         factors.append((requested, _ratio(pair) / requested))
         requested = wanted / _correction(factors)
     if min(tried, key=lambda one: one[0])[0] > PROMISED:  # near the smallest plan the table's error changes fast

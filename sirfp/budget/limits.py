@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral, Real
 
 from ..errors import InputError
 
@@ -20,7 +22,7 @@ class Limits:
     """Limits of a plan: the channels that may be removed, and the partitions in which they are ranked.
 
     The defaults apply to the function `sirfp.prune`, the command `sirfp prune` and the config keys `SIRFP.PARTITIONS`,
-    `MIN_KEEP`, `ROUND_TO` and `IGNORE`.
+    `MIN_KEEP`, `ROUND_TO`, `IGNORE` and `KEEP`.
 
     Attributes:
         partitions: prefixes of group names. The first prefix that matches any group makes one partition of the matching
@@ -29,30 +31,69 @@ class Limits:
             like `ignore`. `sirfp.budget.widths.choose_widths` says what they mean where widths come from loss curves.
         min_keep: minimum share of its channels that every group keeps, in [0, 1]. A group always keeps a channel.
         round_to: every reduced width is a multiple of this number.
-        ignore: names or patterns of modules that keep all their channels.
+        ignore: names or patterns of modules that stay whole: all channels that they make and read are kept.
+        keep: {name or pattern of layers: the channels that they keep}, a share in (0, 1] as a float, or a number of
+            channels as an int. `sirfp.budget.given_widths` says what it means. Stored as a tuple of pairs.
+        given: (group, number of atoms) of the groups of one model whose width `keep` decides.
 
     Raises:
-        InputError: `min_keep` or `round_to` is out of range.
+        InputError: `min_keep`, `round_to` or a value of `keep` is out of range.
     """
 
     partitions: Iterable[str] = ("backbone.bottom_up", "backbone")
     min_keep: float = 0.02
     round_to: int = 1
     ignore: Iterable[str] = ()
+    keep: Mapping[str, float] | Iterable[tuple[str, float]] = ()
+    given: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self):
         for name in ("partitions", "ignore"):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        object.__setattr__(self, "keep", _pairs(self.keep))
         check_share("min_keep", self.min_keep, zero=True)
         if not isinstance(self.round_to, int) or self.round_to < 1:
             raise InputError(f"round_to must be a whole number of at least 1, got {self.round_to!r}")
+
+    @property
+    def entries(self) -> tuple[tuple[str, float], ...]:
+        """The entries of `keep`."""
+        return _pairs(self.keep)
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """{group: number of atoms to keep}, of the groups whose width `keep` decides."""
+        return dict(self.given)
 
     @staticmethod
     def from_config(cfg) -> Limits:
         """Reads the limits from cfg.SIRFP."""
         node = cfg.SIRFP
-        return Limits(node.PARTITIONS, node.MIN_KEEP, node.ROUND_TO, node.IGNORE)
+        return Limits(node.PARTITIONS, node.MIN_KEEP, node.ROUND_TO, node.IGNORE, node.KEEP)
+
+
+def _pairs(keep: Mapping[str, float] | Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Returns the entries of `keep` as pairs.
+
+    Raises:
+        InputError: it is no mapping, or a value is neither a share nor a number of channels.
+    """
+    if not isinstance(keep, (Mapping, tuple)):
+        raise InputError(f"KEEP must map names of layers to shares or numbers of channels, got {keep!r:.80}")
+    pairs: list[tuple[str, float]] = []
+    for name, value in keep.items() if isinstance(keep, Mapping) else keep:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if whole and int(value) >= 1:
+            pairs.append((str(name), int(value)))
+        elif isinstance(value, Real) and not isinstance(value, Integral) and 0 < float(value) <= 1:
+            pairs.append((str(name), float(value)))
+        else:
+            raise InputError(
+                f"KEEP of {name!r} must be a share of its channels in (0, 1] such as 0.5 (1.0 for all), or a whole "
+                f"number of channels such as 64, got {value!r:.80}"
+            )
+    return tuple(pairs)
 
 
 DEFAULT = Limits()

@@ -16,9 +16,10 @@ from ..errors import InputError
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import QUANTITIES, PruningPlan
-from .allocation import PROMISED, allocate, out_of_reach, smallest
+from .allocation import PROMISED, allocate, out_of_reach
 from .curve import Curve
 from .frozen import check_groups
+from .grids import smallest
 from .limits import DEFAULT, Limits, check_share
 from .width_cost import WidthCost, of_latencies, of_products
 from .widths import choose_widths, keep_for, warn_of_guesses
@@ -118,7 +119,7 @@ class Target(ABC):
             example_inputs: inputs of the model, for measuring latency.
             found: the model's groups.
             scores: worth of each channel, {group: (size,)}.
-            limits: the limits of the plan.
+            limits: the limits of the plan. Groups whose width it gives keep as many atoms.
             before: the plan of earlier prunings. The budget is then a share of the model that was dense before them.
 
         Raises:
@@ -202,7 +203,7 @@ class Counted(Target):
         dense, cost = self.dense(found, before), self.by_width(found)
         widths = choose_widths(found, curves, self.share * dense, cost, limits=limits, dense=dense, what=self.words)
         keep = keep_for(found, order, widths)
-        warn_of_guesses(found, curves, keep)
+        warn_of_guesses(found, curves, keep, limits)
         return self._near(found, keep, dense, limits)
 
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
@@ -267,7 +268,7 @@ class Latency(Target):
             return keep_for(found, order, choose_widths(found, curves, seconds, cost, limits=limits, what=self.words))
 
         keep, seconds = meet_by(model, example_inputs, found, choose, self.share, before, limits)
-        warn_of_guesses(found, curves, keep)
+        warn_of_guesses(found, curves, keep, limits)
         return self.choice(keep, seconds)
 
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:

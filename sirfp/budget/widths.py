@@ -11,9 +11,10 @@ import torch
 from ..errors import InputError
 from ..structure.groups import ChannelGroups
 from . import knapsack
-from .allocation import EXACT, PROMISED, grid, out_of_reach, split
+from .allocation import EXACT, PROMISED, out_of_reach
 from .curve import Curve
 from .frozen import check_groups
+from .grids import grid, split
 from .limits import DEFAULT, Limits
 from .width_cost import WidthCost
 
@@ -43,7 +44,8 @@ def choose_widths(
         curves: {group: its loss curve}.
         budget: the maximum cost of the plan.
         cost: the cost as a function of the widths (`sirfp.budget.width_cost`).
-        limits: the limits of the plan; its `round_to` and `min_keep` are the grid of possible widths.
+        limits: the limits of the plan; its `round_to` and `min_keep` are the grid of possible widths. A group whose
+            width it gives has this width, whatever its curve.
         dense: the dense model's cost, for messages; by default the cost of the present widths.
         what: name of the cost in messages.
 
@@ -57,12 +59,15 @@ def choose_widths(
     """
     _check(found, curves)
     grids = [np.array(grid(group, limits)) for group in found]
-    losses = [curves[group.name].over(widths) for group, widths in zip(found, grids, strict=True)]
+    losses = [
+        np.zeros(1) if group.name in limits.widths else curves[group.name].over(widths)
+        for group, widths in zip(found, grids, strict=True)
+    ]
     known = [np.isfinite(each) for each in losses]  # a group that was measured at its full width only stays whole
     grids, losses = ([each[one] for each, one in zip(part, known, strict=True)] for part in (grids, losses))
     whole, least = (cost(np.array([widths[end] for widths in grids], dtype=float)) for end in (-1, 0))
     if whole <= budget:
-        return {group.name: group.size for group in found}
+        return {group.name: int(widths[-1]) for group, widths in zip(found, grids, strict=True)}
     check_groups(found)
     if least > budget:
         raise out_of_reach(budget, least, dense or whole, what, limits)
@@ -110,15 +115,21 @@ def _check(found: ChannelGroups, curves: Mapping[str, Curve]) -> None:
             )
 
 
-def warn_of_guesses(found: ChannelGroups, curves: Mapping[str, Curve], keep: np.ndarray) -> None:
+def warn_of_guesses(
+    found: ChannelGroups, curves: Mapping[str, Curve], keep: np.ndarray, limits: Limits = DEFAULT
+) -> None:
     """Warns if groups keep fewer atoms than the smallest width at which their loss was measured.
+
+    Groups whose width the limits give are left out.
 
     Args:
         found: the groups.
         curves: {group: its loss curve}.
         keep: the atoms that stay, (atoms,) of bool.
+        limits: the limits of the plan.
     """
-    widths = {group.name: int(keep[found.spans[group.name]].sum()) for group in found}
+    free = [group.name for group in found if group.name not in limits.widths]
+    widths = {name: int(keep[found.spans[name]].sum()) for name in free}
     below = [name for name, width in widths.items() if width < curves[name].widths[0]]
     if below:
         worst = min(below, key=lambda name: widths[name] / curves[name].widths[0])

@@ -13,7 +13,6 @@ Channels are frozen, with the reason, in three cases:
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -29,11 +28,14 @@ from ..network.batches import attempted
 from ..network.branches import training_only, within
 from ..network.detectron import feature_widths, training_inputs
 from ..network.forward import call, inference, is_detectron_input, is_held, tensors, training_branches
+from ..network.outputs import Outputs as ModelOutputs
+from ..network.outputs import only
+from ..network.patterns import matching, modules_with_tensors
 from ..network.proposals import fixed_proposals
 from ..network.size_watch import SizeWatch
 from ..network.training_reads import TrainingReads
 from ..network.untouched import SharedMemory, copied_model, outside_inference_mode, random_states, untouched
-from ..network.wrappers import check_prunable, on_plain_model
+from ..network.wrappers import check_prunable, on_plain_model, unwrapped
 from ..structure.atoms import build_groups, makes, sides, state_tensors
 from ..structure.groups import ChannelGroups
 from ..structure.heads import next_heads
@@ -45,16 +47,23 @@ logger = logging.getLogger(__name__)
 
 
 def find_groups(
-    model: nn.Module, example_inputs: Any, ignore: Iterable[str] = (), *, trial: bool = True
+    model: nn.Module,
+    example_inputs: Any,
+    ignore: Iterable[str] = (),
+    *,
+    trial: bool = True,
+    outputs: ModelOutputs | None = None,
 ) -> ChannelGroups:
     """Finds the channel groups of a model by following its channels through a forward pass.
 
     Args:
         model: any module; it is not changed.
         example_inputs: its inputs (a tensor, a tuple, a mapping, or Detectron2's list[dict]).
-        ignore: names or patterns (`backbone.stem*`) of modules or tensors whose output channels are frozen. Their
-            inputs may still be cut: to keep these, name the modules that make them.
+        ignore: names or patterns (`backbone.stem*`) of modules or tensors that stay whole: all channels that they make
+            and all that they read are frozen.
         trial: True to cut and run copies too, and to freeze the groups whose cut breaks the copy.
+        outputs: takes the part out of the model's output that counts, e.g. `lambda out: out.logits`; None for all.
+            Channels of other outputs are not frozen.
 
     Returns:
         The groups, and the frozen channels with their reasons.
@@ -63,7 +72,8 @@ def find_groups(
         InputError: a name in `ignore` matches nothing in the model, the model returns no tensor, it cannot be run on
             the inputs (the cause is kept), or it is no module whose calls can be followed.
     """
-    return _found(model, example_inputs, ignore, trial)
+    with only(unwrapped(model), outputs):
+        return _found(model, example_inputs, ignore, trial)
 
 
 @on_plain_model
@@ -281,28 +291,29 @@ def _reads_channels(model: nn.Module, name: str, tensor: torch.Tensor) -> bool:
 
 def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
     for pattern in (ignore,) if isinstance(ignore, str) else ignore:
-        if not _keep(model, trace, state, [pattern], f"IGNORE names {pattern}, whose outputs are kept"):
-            every = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-            modules = {name.rpartition(".")[0] for name in every}
-            raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, modules)}")
+        outputs, inputs = (f"IGNORE names {pattern}, whose {side} are kept" for side in ("outputs", "inputs"))
+        if not _keep(model, trace, state, [pattern], outputs, inputs):
+            known = modules_with_tensors(model)
+            raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, known)}")
 
 
-def _keep(model: nn.Module, trace: ChannelTrace, state: dict, patterns: Iterable[str], reason: str) -> bool:
+def _keep(
+    model: nn.Module, trace: ChannelTrace, state: dict, patterns: Iterable[str], reason: str, inputs: str = ""
+) -> bool:
     """Freezes the channels that matching modules or tensors make; returns True if any name matches.
 
-    A pattern is a name, the name of a module that contains the tensor, or a shell pattern.
+    Args:
+        patterns: as in `sirfp.network.patterns.matching`.
+        reason: why the channels that they make are frozen.
+        inputs: why the channels that they read are frozen; "" to leave these alone.
+        model, trace, state: as in `_follow_training`.
     """
-    first = {id(tensor): name for name, tensor in state.items()}
-    every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    matched = {
-        first[id(tensor)]
-        for name, tensor in every
-        for pattern in patterns
-        if id(tensor) in first and (name == pattern or within(name, [pattern]) or fnmatch.fnmatchcase(name, pattern))
-    }
-    for name in sorted(matched):
+    matched = matching(model, state, patterns)
+    for name in matched:
         layer = isinstance(state[name], nn.Parameter) and sides(state[name]) > 1
         for index, dim in enumerate(trace.state_dims[name]):
             if not layer or makes(model, name, index, state[name]):
                 trace.labels.freeze(dim, reason)
+            elif inputs:
+                trace.labels.freeze(dim, inputs)
     return bool(matched)

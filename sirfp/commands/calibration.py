@@ -57,7 +57,7 @@ def add_limits(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a module, or a pattern, whose output channels are all kept (its inputs may be cut); repeatable",
+        help="a module, or a pattern, that stays whole: all channels that it makes and reads are kept; repeatable",
     )
 
 
@@ -97,6 +97,24 @@ def read_options(criterion: type[Criterion], given: Iterable[str]) -> dict[str, 
             raise InputError(f"--option takes KEY=VALUE, got {text!r}")
         options[key] = known[key].from_text(value, f"option {key}") if key in known else value
     return criterion.check_options(options)
+
+
+def read_widths(given: Iterable[str]) -> dict[str, float]:
+    """Parses NAME=WIDTH, where a WIDTH without a point is a number of channels.
+
+    Raises:
+        InputError: a text has another form.
+    """
+    widths: dict[str, float] = {}
+    for text in given:
+        name, equals, value = text.rpartition("=")
+        try:
+            widths[name] = int(value) if value.strip().isdecimal() else float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise InputError(f"--keep takes NAME=SHARE or NAME=CHANNELS, such as layer3.*=0.5, got {text!r}")
+    return widths
 
 
 def read_calibration(args: argparse.Namespace, source, needs: str) -> tuple[Iterable[Any] | None, Loss | None]:

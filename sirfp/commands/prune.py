@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from ..budget.evidence import WIDTHS
-from ..budget.limits import check_share
+from ..budget.limits import Limits, check_share
 from ..budget.target import KEEP_FLOPS, Target
 from ..criteria.calibration import default_criterion
 from ..errors import InputError
@@ -30,6 +30,7 @@ from .calibration import (
     details,
     read_calibration,
     read_options,
+    read_widths,
 )
 from .outcome import Outcome
 from .recorded import complete, origin_of
@@ -52,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SHARE",
         help="share of the dense model's FLOPs that stay, in (0, 1], also of a pruned FILE "
-        f"(default {KEEP_FLOPS} if no other budget is given)",
+        f"(default {KEEP_FLOPS} if no other budget and no --keep is given)",
     )
     group.add_argument(
         "--keep-params", type=float, metavar="SHARE", help="share of the dense model's parameters that stay"
@@ -79,6 +80,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_limits(group)
     group.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="NAME=WIDTH",
+        help="a layer, or a pattern, and the channels that it keeps: a share such as 0.5 (1.0 for all) or a number "
+        "such as 64; the budget decides all other widths, without one they stay; repeatable",
+    )
+    group.add_argument(
         "--no-bias-correction", action="store_true", help="do not add the mean output of removed channels to biases"
     )
     add_calibration(group)
@@ -98,6 +107,9 @@ def run(args: argparse.Namespace) -> Outcome:
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}
     Target.of(KEEP_FLOPS, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
+    keep = read_widths(args.keep)
+    with in_flags(KEEP="--keep"):
+        Limits(keep=keep)  # checks the widths before the model is built
     check_writable(args.output)
     args.criterion = args.criterion or default_criterion()
     criterion = CRITERIA.find(args.criterion)
@@ -112,7 +124,7 @@ def run(args: argparse.Namespace) -> Outcome:
         sirfp.load(file, source.model)
         source.weights = file
     calibration, loss = read_calibration(args, source, criterion.needs)
-    with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore"):
+    with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore", KEEP="--keep"):
         plan = sirfp.prune(
             source.model,
             source.example(),
@@ -127,6 +139,7 @@ def run(args: argparse.Namespace) -> Outcome:
             widths=args.widths,
             steps=args.steps,
             ignore=args.ignore,
+            keep=keep,
             round_to=args.round_to,
             seed=args.seed,
             min_keep=args.min_keep,

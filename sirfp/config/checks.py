@@ -7,7 +7,8 @@ import math
 from detectron2.config import CfgNode
 
 from ..budget.evidence import WIDTHS, check_widths
-from ..budget.target import Target, check_share
+from ..budget.limits import Limits, check_share
+from ..budget.target import Target
 from ..criteria.options import Within
 from ..errors import InputError
 from .options import check_options
@@ -25,6 +26,7 @@ def validate(cfg: CfgNode) -> None:
     ours = cfg.SIRFP
     target = Target.from_config(cfg)
     check_share("SIRFP.MIN_KEEP", ours.MIN_KEEP, zero=True)
+    Limits.from_config(cfg)
     for least, keys in (
         (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD", "CURVE_IMAGES")),
         (0, ("MAX_NONFINITE",)),
@@ -41,9 +43,10 @@ def validate(cfg: CfgNode) -> None:
         if "Accumulate" in ours.HOOKS and ours.HOOKS.index("Accumulate") > ours.HOOKS.index(name):
             raise InputError(f"SIRFP.HOOKS: Accumulate must come before {name}, whose penalty is not part of the loss")
     check_options(cfg)
-    if target.share < 1 and "PruneSteps" not in ours.HOOKS:
+    if (target.share < 1 or ours.KEEP) and "PruneSteps" not in ours.HOOKS:
+        key = f"KEEP_{target.name.upper()} {target.share}" if target.share < 1 else "KEEP"
         raise InputError(
-            f"SIRFP.KEEP_{target.name.upper()} {target.share} requires pruning, but SIRFP.HOOKS lacks PruneSteps; "
+            f"SIRFP.{key} requires pruning, but SIRFP.HOOKS lacks PruneSteps; "
             "the usual hooks are ['Accumulate', 'Report', 'PruneSteps', 'Recover']"
         )
     if {"Report", "PruneSteps"} <= set(ours.HOOKS) and ours.HOOKS.index("Report") > ours.HOOKS.index("PruneSteps"):

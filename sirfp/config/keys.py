@@ -117,7 +117,10 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.CURVE_IMAGES = IMAGES  # number of images on which the loss curves are measured
     cfg.SIRFP.ROUND_TO = Limits.round_to  # the number of channels of a layer after pruning is a multiple of this
     cfg.SIRFP.MIN_KEEP = Limits.min_keep  # the smallest share of its channels that a group keeps; one channel stays
-    cfg.SIRFP.IGNORE = list(Limits.ignore)  # patterns of modules whose output channels all stay (inputs may go)
+    cfg.SIRFP.IGNORE = list(Limits.ignore)  # patterns of modules that stay whole: what they make and what they read
+    # Widths of single layers, e.g. {"backbone.layer3.*": 0.5, "backbone.layer4.0.conv1": 96}: shares or numbers of
+    # their channels. The budget decides all other widths; without one they stay.
+    cfg.SIRFP.KEEP = CN(new_allowed=True)
     # Prefixes of module names. The first prefix that matches any group makes one partition; all other groups (e.g. the
     # head) make a second one. Each partition is ranked on its own. ["*"]: each group is a separate partition, so that
     # all groups lose the same share of channels.

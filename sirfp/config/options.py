@@ -11,13 +11,14 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.logger import log_first_n
 
 from ..criteria import CRITERIA, Criterion
 from ..errors import InputError, near
 
-PLACE = "SIRFP.OPTIONS"
+PLACE, WIDTHS = "SIRFP.OPTIONS", "SIRFP.KEEP"
 OLD_KEYS = {
     "EMA": "ema",
     "EDGE_WEIGHT": "edge_weight",
@@ -71,6 +72,8 @@ def make_room(cfg: CfgNode, keys: Iterable[str]) -> None:
             cfg.SIRFP.OPTIONS[name] = None
         elif place == "SIRFP" and name in OLD_KEYS:
             cfg.SIRFP[name] = None
+        elif key.startswith(f"{WIDTHS}."):  # the rest is a name of a layer, which may hold dots
+            cfg.SIRFP.KEEP[key.removeprefix(f"{WIDTHS}.")] = None
 
 
 def prepare(cfg: CfgNode, opts: list[str]) -> list[str]:
@@ -81,11 +84,30 @@ def prepare(cfg: CfgNode, opts: list[str]) -> list[str]:
         opts: KEY, VALUE, KEY, VALUE, ...
 
     Returns:
-        The same list, with the names of criteria's options in upper case.
+        The same list, with the names of criteria's options in upper case, and without the widths of single layers,
+        which are set.
+
+    Raises:
+        InputError: `SIRFP.KEEP` is given as no mapping.
     """
     keys = [key.upper() if key.startswith(f"{PLACE}.") else key for key in opts[::2]]
-    make_room(cfg, keys)
-    return [word for key, value in zip(keys, opts[1::2], strict=True) for word in (key, value)]
+    given = list(zip(keys, opts[1::2], strict=True))
+    for _, value in (pair for pair in given if pair[0] == WIDTHS):
+        cfg.SIRFP.KEEP = _mapping(value)
+    given = [pair for pair in given if pair[0] != WIDTHS]
+    make_room(cfg, [key for key, _ in given])
+    return [word for pair in given for word in pair]
+
+
+def _mapping(text: str) -> CfgNode:
+    """Reads the widths of single layers, such as `{'layer3.*': 0.5}`, from the command line."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{WIDTHS} must map names of layers to widths, such as {{'layer3.*': 0.5}}, got {text!r:.80}")
+    return CfgNode({str(name): width for name, width in value.items()}, new_allowed=True)
 
 
 def written(cfg: CfgNode) -> dict[str, tuple[str, Any]]:

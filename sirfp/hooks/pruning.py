@@ -80,9 +80,10 @@ class PruneSteps(HookBase):
         if pruning.steps >= self.schedule.steps:
             return
         target = self.schedule.target(pruning.steps)
+        limits = pruning.bounds()
         if target.share < 1:
             model, inputs, found = pruning.model, pruning.example_inputs, pruning.find()
-            decide_once(lambda: target.check_reach(model, inputs, found, pruning.limits, pruning.plan))
+            decide_once(lambda: target.check_reach(model, inputs, found, limits, pruning.plan))
 
     def after_step(self) -> None:
         pruning, done = session(self.trainer), self.trainer.iter + 1

@@ -23,7 +23,7 @@ from .registry import HOOKS, session, unwrapped
 class _Penalty(HookBase):
     def __init__(self, cfg):
         self.weight, self.schedule = cfg.SIRFP.SPARSITY.WEIGHT, Schedule.from_config(cfg)
-        self.last = self.schedule.iterations[-1] if self.schedule.keep.share < 1 else self.schedule.end
+        self.last = self.schedule.iterations[-1] if self.schedule.prunes else self.schedule.end
 
     def before_step(self) -> None:
         if self.trainer.iter < self.last:

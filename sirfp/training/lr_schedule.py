@@ -50,7 +50,7 @@ class PhasedPolyLR(torch.optim.lr_scheduler.LRScheduler):
         lengths: tuple[int, ...] = (cfg.SOLVER.MAX_ITER,)
         factors: tuple[float, ...] = (1.0,)
         decays: tuple[float, ...] = (1.0,)
-        if Target.from_config(cfg).share < 1 and cfg.SIRFP.HOOKS:
+        if (Target.from_config(cfg).share < 1 or cfg.SIRFP.KEEP) and cfg.SIRFP.HOOKS:
             schedule = Schedule.from_config(cfg)
             lengths = schedule.lengths
             trained = cfg.SIRFP.START_ITER > 0  # False: the run starts from a trained network

@@ -23,6 +23,7 @@ class Schedule:
         recover: number of iterations between two prunings.
         keep: the budget, which the last pruning meets.
         end: number of iterations of the run.
+        widths: True if the widths of single layers are given (SIRFP.KEEP).
     """
 
     start: int
@@ -31,6 +32,12 @@ class Schedule:
     recover: int
     keep: Target
     end: int
+    widths: bool = False
+
+    @property
+    def prunes(self) -> bool:
+        """True if channels are to be removed."""
+        return self.keep.share < 1 or self.widths
 
     @staticmethod
     def from_config(cfg) -> Schedule:
@@ -42,20 +49,21 @@ class Schedule:
         node = cfg.SIRFP
         start = node.START_ITER or node.ACCUMULATE_ITERS
         schedule = Schedule(
-            start, node.STEPS, node.ACCUMULATE_ITERS, node.RECOVER_ITERS, Target.from_config(cfg), cfg.SOLVER.MAX_ITER
-        )
+            start, node.STEPS, node.ACCUMULATE_ITERS, node.RECOVER_ITERS, Target.from_config(cfg), cfg.SOLVER.MAX_ITER,
+            bool(node.KEEP),
+        )  # fmt: skip
         if start < node.ACCUMULATE_ITERS:
             raise InputError(
                 f"SIRFP.ACCUMULATE_ITERS {node.ACCUMULATE_ITERS} is more than SIRFP.START_ITER, {start} iterations"
             )
-        if schedule.keep.share < 1:
+        if schedule.prunes:
             if not start:
                 raise InputError("SIRFP.ACCUMULATE_ITERS and START_ITER are 0; set one of them to prune after it")
             if node.STEPS > 1 and not node.RECOVER_ITERS:
                 raise InputError(f"SIRFP.STEPS {node.STEPS} needs SIRFP.RECOVER_ITERS of at least 1, got 0")
             if node.STEPS > cfg.SOLVER.MAX_ITER:
                 raise InputError(f"SIRFP.STEPS {node.STEPS} is more than SOLVER.MAX_ITER, {cfg.SOLVER.MAX_ITER}")
-        if schedule.keep.share < 1 and schedule.iterations[-1] > schedule.end:
+        if schedule.prunes and schedule.iterations[-1] > schedule.end:
             raise InputError(
                 f"the last of {node.STEPS} prunings comes at iteration {schedule.iterations[-1]}, after "
                 f"SOLVER.MAX_ITER {schedule.end}: lower SIRFP.START_ITER, STEPS or RECOVER_ITERS"

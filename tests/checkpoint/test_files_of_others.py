@@ -99,7 +99,7 @@ def test_the_last_of_several_plans_is_not_saved_alone(tmp_path):
 
 def test_plans_that_cut_other_layers_are_joined_too(tmp_path):
     model = build()
-    first = sirfp.prune(model, X, "magnitude", keep_flops=0.8, ignore=["3"])
+    first = sirfp.prune(model, X, "magnitude", keep_flops=0.8, keep={"3": 1.0})
     second = cut_alone(model, 0.8, ignore=["0"])
     with pytest.raises(InputError, match="this plan does not cut it|this plan begins with"):
         sirfp.save(tmp_path / "p.safetensors", model, second)

@@ -33,8 +33,11 @@ def test_prune_then_report_then_verify(files, tmp_path, capsys):
     pruned = run(
         capsys, "prune", *NETWORK, "--weights", files / "dense.pth", "--images", files / "images", "--batch", 2,
         "--batches", 2, "--keep-flops", 0.6, "--criterion", "sirfp", "--option", "ema=0.9", "--ignore", "layer1",
-        "-o", small,
+        "--keep", "layer2.0.conv1=0.25", "--keep", "layer*.0.conv2=1.0", "-o", small,
     )  # fmt: skip
+    plan, _ = read(small)
+    assert len(plan.kept["layer2.0.conv1"]) == plan.channels["layer2.0.conv1"] // 4
+    assert all(len(plan.kept[name]) == plan.channels[name] for name in plan.kept if name.endswith(".conv2"))
     assert 0.5 < pruned["flops"]["kept"] <= 0.6 and pruned["criterion"] == "sirfp"
     assert [p.name for p in tmp_path.iterdir()] == ["small.safetensors"]
     alone = run(capsys, "report", small)

@@ -18,7 +18,7 @@ from sirfp.data.folders import read_label
 from sirfp.data.sets.camvid import CAMVID
 from sirfp.errors import InputError
 
-ENTRY = '''
+ENTRY = """
 from sirfp.data import DataSet, PublishedIds, Raw, Split, register_data_set
 
 IDS = PublishedIds(trained=(7, 8, 11), ids=range(34))  # ids 7, 8, 11 become classes 0, 1, 2, other ids 255
@@ -50,7 +50,7 @@ ROADS = register_data_set(
         archives="roads-v1.zip",
     )
 )
-'''
+"""
 
 
 @pytest.fixture
@@ -101,9 +101,7 @@ def test_one_entry_is_all(root, capsys):
     assert metadata.stuff_classes == ["road", "sidewalk", "building"] and metadata.ignore_label == 255
     assert [one["sem_seg_file_name"] for one in DatasetCatalog.get("roads_sem_seg_train")] == list(map(str, labels))
     assert published_ids("roads_sem_seg_val") == (7, 8, 11)
-    assert DATA_SETS["roads"].row == (
-        "| `roads` | segmentation | 3 | train 3, val 2 | `roads_sem_seg_{train,val}` |"
-    )
+    assert DATA_SETS["roads"].row == ("| `roads` | segmentation | 3 | train 3, val 2 | `roads_sem_seg_{train,val}` |")
 
 
 @pytest.mark.parametrize("task", ["detection", "classification"])

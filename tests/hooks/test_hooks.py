@@ -60,7 +60,11 @@ def test_a_run_takes_options_of_the_criterion(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("sirfp"), "propagate", True)
     older = ("SIRFP.CRITERION", "sirfp_joint", "SIRFP.EMA", "0.25", "SIRFP.OPTIONS.IMPORTANCE", "dcfp")
     trainer = run(tmp_path / "old", *older, "SOLVER.MAX_ITER", "18")
-    assert trainer.pruning.options == {"ema": 0.25, "importance": "dcfp", "stride": 1}  # the last is that of every tiny run
+    assert trainer.pruning.options == {
+        "ema": 0.25,
+        "importance": "dcfp",
+        "stride": 1,
+    }  # the last is that of every tiny run
     assert "SIRFP.EMA: the key is now SIRFP.OPTIONS.EMA" in caplog.text
 
 

@@ -56,7 +56,7 @@ def test_it_is_used_where_it_says_and_nowhere_else():
         (nn.Conv2d(8, 8, 1), False),
     ):
         with torch.autocast("cpu", torch.bfloat16), DepthwiseGradients():
-                y = layer(x)
+            y = layer(x)
         own = "Depthwise" in str(y.grad_fn) or any("Depthwise" in str(f) for f, _ in y.grad_fn.next_functions)
         assert own is taken, layer
     with DepthwiseGradients():
