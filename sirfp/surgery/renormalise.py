@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from ..moments import Moments
-from ..network.untouched import random_states, untouched
+from ..network.untouched import untouched
 from ..processes import average_norms, running_norms
 from ..structure.plan import Cut
 
@@ -113,7 +113,8 @@ def renormalise(
     kept = {name: torch.tensor(cut.keep) for cut in cuts for name, dim in cut.tensors if dim == 0}
     wanted: dict[str, ChannelSums] = {}
     found: dict[str, ChannelSums] = {}
-    with random_states(model), moments.as_taken(model), _norms(model) as norms, ExitStack() as handles:
+    set_to: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    with untouched(model), moments.as_taken(model), _norms(model) as norms, ExitStack() as handles:
         pending: dict[str, ChannelSums] = {}
         first = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}
 
@@ -130,6 +131,10 @@ def renormalise(
         for batch, dense in zip(moments.part(half), taken, strict=True):
             pending = dict(dense)
             moments.run(model, batch)
+        set_to = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}
+    for name, norm in running_norms(model).items():
+        for buffer, value in zip((norm.running_mean, norm.running_var), set_to[name], strict=True):
+            buffer.copy_(value)
     average_norms(model)
 
 
