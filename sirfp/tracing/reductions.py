@@ -177,9 +177,17 @@ def reduced_axes(func, args, kwargs, x) -> tuple[set[int], bool]:
 
 @rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", statistic=True)
 def softmax(trace, func, args, kwargs, out) -> None:
-    """Keeps all labels. Marks the channels that the softmax runs over inexact, because its sum changes."""
+    """Keeps all labels. Freezes the channels that a softmax runs over: its results are shares of classes or bins.
+
+    In products of channels with channels (attention over channels) they are features; they are marked inexact, because
+    the sum changes.
+    """
     dims = trace.dims(args[0])
-    trace.labels.mark_inexact(dims[args[1]], "softmax runs over these channels")
+    axis = args[1] % len(dims)
+    if any(dim is not None and len(dim) for i, dim in enumerate(dims) if i != axis):
+        trace.labels.mark_inexact(dims[axis], "softmax runs over these channels")
+    else:
+        trace.labels.freeze(dims[axis], "softmax runs over them, so they stand for classes or bins")
     trace.set(out, list(dims))
 
 

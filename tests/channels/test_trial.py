@@ -112,7 +112,7 @@ class Elastic(Between):
     """The number of channels under a mean depends on the values."""
 
     def between(self, x):
-        x = x.softmax(1)
+        x = x - x.logsumexp(1, keepdim=True)
         loud = x[:, :, x.detach().mean((0, 1)) > x.detach().mean()]
         return x - loud.mean(-1)[:, :, None, None]
 
@@ -152,7 +152,7 @@ class NotFinite(Between):
 
 class Unchanged(Between):
     def between(self, x):
-        return x.softmax(1)  # a statistic over channels differs by nature
+        return x - x.logsumexp(1, keepdim=True)  # a statistic over channels differs by nature
 
 
 class Expanded(Between):

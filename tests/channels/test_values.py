@@ -43,8 +43,6 @@ STATISTICS = {
     "sum": lambda net, x: x / (1 + (x + 1).sum(1, keepdim=True)),
     "std": lambda net, x: x / (1 + x.std(1, keepdim=True)),
     "variance and mean": lambda net, x: x + torch.var_mean(x, 1, keepdim=True)[1],
-    "softmax": lambda net, x: x.softmax(1),
-    "log softmax": lambda net, x: x.log_softmax(1),
     "logsumexp": lambda net, x: x - x.logsumexp(1, keepdim=True),
     "norm": lambda net, x: F.normalize(x + 1, dim=1),
     "product": lambda net, x: x + (x.sigmoid() + 0.5).prod(1, keepdim=True),
@@ -53,6 +51,10 @@ STATISTICS = {
     "group norm of few groups": lambda net, x: net.few(x),
     "any": lambda net, x: x * (x > 1).any(1, keepdim=True),
     "batch statistics": lambda net, x: F.batch_norm(x.movedim(1, -1), None, None, training=True).movedim(-1, 1),
+}
+SHARES = {
+    "softmax": lambda net, x: x.softmax(1),
+    "log softmax": lambda net, x: x.log_softmax(1),
 }
 aten = torch.ops.aten  # in calls of operators, sizes cannot be replaced
 WRONG = {
@@ -90,8 +92,47 @@ def test_a_right_cut_equals_the_masked_network_with_statistics_over_kept_channel
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("statistic", ["max", "mean", "std", "softmax", "layer norm", "batch statistics"])
+@pytest.mark.parametrize("statistic", ["max", "mean", "std", "logsumexp", "layer norm", "batch statistics"])
 def test_a_wrong_cut_is_found_behind_a_statistic(statistic, wrong):
     found = find_groups(network(STATISTICS[statistic], WRONG[wrong]), X)
     assert [g.name for g in found] == ["b"]
     assert "cut, the model" in {f.name: f.reason for f in found.frozen}["a"]
+
+
+@pytest.mark.parametrize("shares", SHARES)
+def test_channels_that_a_softmax_runs_over_stay(shares):
+    found = find_groups(network(SHARES[shares], lambda x: x), X)
+    assert [g.name for g in found] == ["b"]
+    assert "classes or bins" in {f.name: f.reason for f in found.frozen}["a"]
+
+
+class Distribution(nn.Module):
+    """Sides of boxes as means over bins, as in YOLO: bins keep their meaning, so none is removed."""
+
+    def __init__(self, bins: int = 4):
+        super().__init__()
+        self.bins = bins
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4 * bins, 1)
+
+    def forward(self, x):
+        sides = self.b(F.relu(self.a(x))).flatten(2)
+        shares = sides.view(len(x), 4, self.bins, -1).transpose(1, 2).softmax(1)
+        return (shares * torch.arange(self.bins).view(-1, 1, 1)).sum(1)
+
+
+class ChannelAttention(nn.Module):
+    """Attention of channels to channels: the softmax runs over features, which may go."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x):
+        weights = (self.q(x).transpose(1, 2) @ self.k(x)).softmax(-1)
+        return self.out((weights @ self.v(x).transpose(1, 2)).transpose(1, 2))
+
+
+def test_bins_of_a_distribution_stay_and_channels_that_attend_to_channels_may_go():
+    found = find_groups(Distribution().eval(), X)
+    assert [g.name for g in found] == ["a"]
+    assert [g.name for g in find_groups(ChannelAttention().eval(), torch.rand(2, 6, 8))] == ["q", "k"]
