@@ -10,7 +10,7 @@ only from its own line or from lines below:
     commands                                 the subcommands of `sirfp`
     engine, hooks, exporting                 training runs with pruning; ONNX files
     study, sources, session, config          grids of runs; sources of dense models; prunings of a run; config keys
-    prune, sensitivity                       the method on one page: begin here; loss curves before a budget is chosen
+    prune, pruner, sensitivity               the method on one page: begin here; in a training loop; loss curves
     models, training, channels               builders of networks; parts of a training run; groups of tied channels
     checkpoint, verify, budget               files of pruned models; verification of a cut; number of channels to keep
     reporting, criteria, surgery             tables and figures; scores of channels; cutting
@@ -27,6 +27,7 @@ from .checkpoint import Origin, load, save
 from .errors import InputError
 from .network import forward as _forward
 from .prune import prune
+from .pruner import Pruner
 from .sensitivity import sensitivity
 from .structure.plan import PruningPlan
 
@@ -37,6 +38,7 @@ _sys.modules[f"{__name__}.calling"] = _forward  # the name of this module in 0.1
 __all__ = [
     "InputError",
     "Origin",
+    "Pruner",
     "PruningPlan",
     "channels",
     "clique",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from inspect import signature
 from typing import Any
 
 import torch
@@ -24,9 +23,8 @@ from .budget.decision import decide, refined
 from .budget.evidence import Evidence
 from .budget.limits import Limits
 from .budget.target import KEEP_FLOPS, Target
-from .criteria import CRITERIA
 from .criteria.calibration import Loss, calibrate
-from .errors import InputError, near
+from .criteria.registry import refuse_misspelt
 from .network.batches import Run
 from .network.outputs import Outputs, only, with_everything
 from .network.untouched import leave_inference, outside_inference_mode
@@ -145,10 +143,7 @@ def prune(
             model, example_inputs, optimizer,
             criterion=criterion, options=options, limits=limits, bias_correction=bias_correction, seed=seed,
         )  # fmt: skip
-        own = CRITERIA.find(session.criterion).options()
-        for name in options:
-            if name not in own and near(name, signature(prune).parameters):
-                raise InputError(f"prune has no argument {name!r}{near(name, signature(prune).parameters)}")
+        refuse_misspelt(session.criterion, options, prune, "prune")
         session.go_on()
         session.follow(also)
         evidence = Evidence.of_calibration(

@@ -151,7 +151,10 @@ class PruningSession:
         return any(width < self.find()[name].size for name, width in self.bounds().given)
 
     def attach(self) -> Observer:
-        """Attaches the criterion to the model, if it is not attached; restores the statistics of a resumed run."""
+        """Attaches the criterion to the model, if it is not attached; restores the statistics of a resumed run.
+
+        An observer that was only detached goes on with its statistics.
+        """
         if self.observer is None:
             scorer = build_criterion(self.criterion, self.model, self.find().groups, seed=self.seed, **self.options)
             self.observer = Observer(self.model, scorer, self.period, training=True)
@@ -159,7 +162,7 @@ class PruningSession:
                 scorer.load_state_dict(self._statistics["criterion"])
                 self.observer.iteration = self._statistics["iteration"]
                 self._statistics = None
-            self.observer.attach()
+        self.observer.attach()
         return self.observer
 
     def agree(self) -> None:
@@ -303,7 +306,7 @@ class PruningSession:
         self.steps = state["steps"]
         self.plan = PruningPlan.from_json(state["plan"]) if state["plan"] else None
         self._statistics = state.get("statistics")
-        self.found = None
+        self.observer = self.found = None
 
 
 def _shares(present: float, share: float, steps: int | None, measured: bool, repeatable: bool) -> list[float]:

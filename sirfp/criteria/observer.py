@@ -35,6 +35,9 @@ class Observer:
         return self.iteration % self.period == 0
 
     def attach(self) -> None:
+        """Begins to observe; does nothing if it is attached."""
+        if self._handles:
+            return
         for feature in self.criterion.features():
             self._handles.append(watch(self.model.get_submodule(feature.module), self._see(feature)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -152,6 +153,21 @@ class Criterion:
                 key = f"{called[name]}: " if name in called else ""
                 raise InputError(f"{key}criterion {cls.name!r} takes no option {name!r}; it takes {takes}{hint}")
         return {name: cls.options()[name].checked(value, called.get(name, "")) for name, value in options.items()}
+
+
+def refuse_misspelt(criterion: str, options: Iterable[str], function: Callable[..., Any], called: str) -> None:
+    """Raises InputError for an option that is a misspelt argument of a function, which passes options to a criterion.
+
+    Args:
+        criterion: name of the criterion.
+        options: names of the options given.
+        function: the function.
+        called: its name in messages.
+    """
+    arguments = signature(function).parameters
+    for name in options:
+        if name not in CRITERIA.find(criterion).options() and near(name, arguments):
+            raise InputError(f"{called} has no argument {name!r}{near(name, arguments)}")
 
 
 def features_of(groups: Iterable[Group]) -> tuple[Feature, ...]:

@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -44,6 +44,12 @@ def unwrapped(model: Any) -> Any:
     return model if inner is None or inner is model else unwrapped(inner)
 
 
+def compiled_code_as_python() -> AbstractContextManager[Any]:
+    """While active, compiled models run as plain Python, which calls their hooks."""
+    # without this module nothing is compiled, and to import it takes seconds
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
 @contextmanager
 def plain(model: Any) -> Iterator[nn.Module]:
     """Gives the plain network inside a model, and restores the wrappers afterwards.
@@ -70,10 +76,8 @@ def plain(model: Any) -> Iterator[nn.Module]:
                 replaced.append((parent, name, child))
                 parent._modules[name] = inner
     before = {id(p) for p in network.parameters()}
-    # without this module nothing is compiled, and to import it takes seconds
-    stance = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
-        with stance:
+        with compiled_code_as_python():
             yield network
     finally:
         for parent, name, child in replaced:

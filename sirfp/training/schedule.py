@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..budget.target import Target
+from ..budget.target import Target, share_after
 from ..errors import InputError
 
 
@@ -76,11 +76,8 @@ class Schedule:
         return tuple(self.start + k * self.recover for k in range(self.steps))
 
     def target(self, step: int) -> Target:
-        """Returns the budget of pruning `step` (counted from 0).
-
-        Every pruning removes an equal share of the dense network.
-        """
-        return replace(self.keep, share=1 - (1 - self.keep.share) * (step + 1) / self.steps)
+        """Returns the budget of pruning `step` (counted from 0)."""
+        return replace(self.keep, share=share_after(step + 1, self.steps, self.keep.share))
 
     def accumulates(self, iteration: int) -> bool:
         """Returns True if statistics are accumulated in an iteration (counted from 0)."""
