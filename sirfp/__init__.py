@@ -8,7 +8,7 @@
 only from its own line or from lines below:
 
     commands                                 the subcommands of `sirfp`
-    engine, hooks, exporting                 training runs with pruning; ONNX files
+    engine, hooks, exporting, adapters       training runs with pruning; ONNX files; training loops of other libraries
     study, sources, session, config          grids of runs; sources of dense models; prunings of a run; config keys
     prune, pruner, sensitivity               the method on one page: begin here; in a training loop; loss curves
     models, training, channels               builders of networks; parts of a training run; groups of tied channels

@@ -35,9 +35,9 @@ class InOrder(transformers.Trainer):
 def fit(folder, callback, accumulate=1, model=None, resume=None, until=6):
     model = model or network()
     arguments = transformers.TrainingArguments(
-        str(folder), max_steps=6, per_device_train_batch_size=4, gradient_accumulation_steps=accumulate, max_grad_norm=0,
-        learning_rate=0.01, lr_scheduler_type="constant", optim="sgd", save_steps=4, report_to=[], use_cpu=True,
-        disable_tqdm=True, seed=0,
+        str(folder), max_steps=6, per_device_train_batch_size=4, gradient_accumulation_steps=accumulate,
+        max_grad_norm=0, learning_rate=0.01, lr_scheduler_type="constant", optim="sgd", save_steps=4, report_to=[],
+        use_cpu=True, disable_tqdm=True, seed=0,
     )  # fmt: skip
     trainer = InOrder(model, arguments, train_dataset=DATA, callbacks=[callback, *([Stop(until)] if until < 6 else [])])
     trainer.train(resume_from_checkpoint=resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import numpy as np
@@ -62,14 +63,12 @@ def fit(folder, callback, name, model=None, stop=None, **given):
 
         model.add_callback("on_train_epoch_start", end)
     given = given or {
-        "data": str(folder / "data.yaml"), "epochs": 4, "imgsz": 64, "batch": 4, "nbs": 4, "workers": 0, "device": "cpu",
-        "project": str(folder), "name": name, "optimizer": "SGD", "lr0": 0.001, "warmup_epochs": 0, "plots": False,
-        "val": False, "verbose": False, "seed": 0, "amp": False, "mosaic": 0.0, "close_mosaic": 0,
+        "data": str(folder / "data.yaml"), "epochs": 4, "imgsz": 64, "batch": 4, "nbs": 4, "workers": 0,
+        "device": "cpu", "project": str(folder), "name": name, "optimizer": "SGD", "lr0": 0.001, "warmup_epochs": 0,
+        "plots": False, "val": False, "verbose": False, "seed": 0, "amp": False, "mosaic": 0.0, "close_mosaic": 0,
     }  # fmt: skip
-    try:
+    with contextlib.suppress(Interrupted):
         model.train(**given)
-    except Interrupted:
-        pass
     return model
 
 

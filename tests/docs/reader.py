@@ -31,6 +31,8 @@ from sirfp.training import launch
 
 SHELL = {".", "cd", "export", "mkdir", "tar"}
 """Programs of the shell's, or of everyone's, of which only the syntax is looked at."""
+OPTIONAL = {"accelerate", "lightning", "transformers"}
+"""Libraries of the extra `adapters`; blocks that import one of them run where it is installed."""
 
 
 class Parsed(Exception):
@@ -75,6 +77,9 @@ class Reader:
             self._shell(block)
 
     def _python(self, block: Block) -> None:
+        named = set(re.findall(r"^(?:import|from) (\w+)", block.text, re.MULTILINE))
+        if any(importlib.util.find_spec(library) is None for library in named & OPTIONAL):
+            return
         if block.file.startswith("sirfp/"):
             self._import_into_sirfp(block.file)
         elif "/" in block.file:

@@ -81,3 +81,9 @@ def pruned_digits() -> dict[str, Any]:
     plan = sirfp.prune(model, torch.zeros(1, 3, 32, 32), "magnitude", 0.5)
     sirfp.save("output/scenes_resnet18_sirfp/pruned.safetensors", model, plan)
     return {}
+
+
+def labelled_batches() -> dict[str, Any]:
+    """Ten batches of images with the numbers of their classes."""
+    torch.manual_seed(0)
+    return {"loader": [(torch.rand(4, 3, 64, 64), torch.randint(0, 10, (4,))) for _ in range(10)]}

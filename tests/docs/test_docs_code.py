@@ -50,6 +50,7 @@ LESS = [
 """What is added to a command so that it is quick."""
 STAND_INS = {
     "README.md": stand_ins.weights_and_detector,
+    "docs/own_loop.md": stand_ins.labelled_batches,
     "docs/tutorial.md": stand_ins.cats_and_dogs,
     "projects/classification/README.md": stand_ins.pruned_digits,
 }
