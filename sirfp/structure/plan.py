@@ -186,6 +186,9 @@ class PruningPlan:
         if later.continues(self):
             return later
         own = {place: cut for cut in self.cuts for place in cut.tensors}
+        for name in later.new_biases:  # a bias that this plan does not know begins with the size of the dense layer
+            if name not in self.new_biases and (f"{name}.weight", 0) in own:
+                own[f"{name}.bias", 0] = own[f"{name}.weight", 0]
         new = {place: cut for cut in later.cuts for place in cut.tensors}
         joined: dict[tuple[int, tuple[int, ...]], list[tuple[str, int]]] = {}
         for place in dict.fromkeys([*own, *new]):

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,6 +103,39 @@ def test_two_steps_join_into_one_plan_for_the_dense_model(kind):
     assert joined.flops == (first.flops[0], second.flops[1])
     for name, kept in joined.kept.items():
         assert set(kept) <= set(first.kept.get(name, kept))
+
+
+def bare(linear=False) -> nn.Sequential:
+    """A norm, then layers that have no bias; what the norm's channels emit is the same at every position."""
+    torch.manual_seed(0)
+    layer = (lambda *sizes, **how: nn.Linear(*sizes, **how)) if linear else (lambda *s, **how: nn.Conv2d(*s, 1, **how))
+    norm = nn.BatchNorm1d(8) if linear else nn.BatchNorm2d(8)
+    nn.init.uniform_(norm.bias, 0.5, 1)
+    parts = [layer(3, 8), norm, nn.ReLU(), layer(8, 7, bias=False), nn.Sigmoid(), layer(7, 6, bias=False)]
+    return nn.Sequential(*parts, nn.ReLU(), layer(6, 2)).eval()
+
+
+@pytest.mark.parametrize("linear", [False, True], ids=["convolutions", "linear layers"])
+@pytest.mark.parametrize("first", [("0", "3", "5"), ("3",), ("3", "5"), ("0",)])
+@pytest.mark.parametrize("second", [("0", "3", "5"), ("0",), ("0", "3")])
+def test_a_bias_that_the_second_step_gives_has_the_size_of_the_dense_layer(linear, first, second, tmp_path):
+    x, model, plans = X.mean((2, 3)) if linear else X, bare(linear), []
+    for step, groups in enumerate((first, second)):
+        found = find_groups(model, x)
+        keep = np.ones(found.atoms, dtype=bool)
+        for name in groups:
+            keep[found.spans[name].start + 1 + step] = False
+        plans.append(cut(model, found, keep, "random", bias_correction=step > 0))
+    assert "3" in plans[1].new_biases and not plans[0].new_biases
+    joined = PruningPlan.from_json(plans[0].then(plans[1]).to_json())
+    again, dense = bare(linear), bare(linear)
+    apply(again, joined)
+    again.load_state_dict(model.state_dict())
+    save(tmp_path / "a.safetensors", model)
+    assert load(tmp_path / "a.safetensors", fresh := bare(linear)) == joined
+    expand(dense, joined, model.state_dict())
+    for other in (again, fresh, dense):
+        assert compare(other, model, x).relative < 1e-5
 
 
 def _damage(text: str, change) -> str:
