@@ -1,12 +1,14 @@
 """A callback of Hugging Face's `Trainer` that prunes its model while it trains.
 
+    trainer = Trainer(model, arguments, train_dataset=data)
     callback = PruneCallback({"pixel_values": images}, keep_flops=0.4, start=1000, recover=500)
-    Trainer(model, arguments, train_dataset=data, callbacks=[callback]).train()
+    callback.add_to(trainer)
+    trainer.train()
 
 A checkpoint of the trainer has the pruning's state beside the weights. To go on, cut the dense model before:
 
     callback.rebuild(model, "output/checkpoint-1500")
-    Trainer(model, arguments, ..., callbacks=[callback]).train(resume_from_checkpoint="output/checkpoint-1500")
+    trainer.train(resume_from_checkpoint="output/checkpoint-1500")
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ FILE = "pruner.pt"
 
 
 class PruneCallback(TrainerCallback):
-    """Prunes while Hugging Face's `Trainer` trains, in one process.
+    """Prunes while Hugging Face's `Trainer` trains, in one process or, with `DistributedDataParallel`, in several.
 
     Args:
         example_inputs: inputs of the model, on which FLOPs are counted: a mapping of the arguments of its `forward`.
@@ -40,6 +42,12 @@ class PruneCallback(TrainerCallback):
 
     def __init__(self, example_inputs: Any, **arguments: Any):
         self.steps = Steps(example_inputs, **arguments)
+        self.trainer: Any = None
+
+    def add_to(self, trainer: Any) -> None:
+        """Adds the callback to a trainer, whose distributed model it then reaches; `callbacks=[...]` hides the model."""
+        self.trainer = trainer
+        trainer.add_callback(self)
 
     def rebuild(self, model: nn.Module, checkpoint: str | os.PathLike) -> None:
         """Cuts a dense model as a checkpoint has it; call it before the trainer loads the checkpoint.
@@ -58,11 +66,10 @@ class PruneCallback(TrainerCallback):
         self.steps.begin(model)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        if args.world_size > 1:
-            raise InputError(
-                "PruneCallback trains in one process, since the Trainer hides its distributed model from callbacks; "
-                "with several, use sirfp.Pruner in a loop of your own"
-            )
+        if args.world_size > 1 and self.trainer is None:
+            raise InputError("with several processes, add PruneCallback by callback.add_to(trainer)")
+        if args.n_gpu > 1:
+            raise InputError(f"PruneCallback needs a process for each GPU, not one for {args.n_gpu}: use torchrun")
         self.steps.begin(given["model"], given["optimizer"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -72,7 +79,7 @@ class PruneCallback(TrainerCallback):
         self.steps.after_backward()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self.steps.after_step(state.global_step)
+        self.steps.after_step(state.global_step, getattr(self.trainer, "model_wrapped", None))
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Writes the pruning's state beside the weights of a checkpoint."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from small_networks import Residual, build, mean_square
-from torch.utils.data import DataLoader
 
 import sirfp
 
@@ -13,15 +12,35 @@ lightning = pytest.importorskip("lightning", reason="Lightning is not installed"
 from sirfp.adapters.lightning import PruneCallback  # noqa: E402
 
 X = torch.zeros(1, 3, 16, 16)
-DATA = [torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(48)]
-LOADER = DataLoader(DATA, batch_size=4, shuffle=False)
+BATCHES = [torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
 ASKED = {"criterion": "taylor", "keep_flops": 0.5, "steps": 2, "reconstruction": 0}
+
+
+class Loader:
+    """Gives the batches in order; a run that goes on begins at the batch at which it has stopped."""
+
+    def __init__(self):
+        self.place = 0
+
+    def __len__(self):
+        return len(BATCHES)
+
+    def __iter__(self):
+        while self.place < len(BATCHES):
+            self.place += 1
+            yield BATCHES[self.place - 1]
+
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
 
 
 class Module(lightning.LightningModule):
     def __init__(self):
         super().__init__()
-        self.network = build(Residual)
+        self.network = build(Residual).train()
 
     def training_step(self, batch, index):
         return mean_square(self.network, batch)
@@ -30,13 +49,13 @@ class Module(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
 
 
-def fit(folder, steps, callback, accumulate=1, **given):
-    module = Module()
+def fit(folder, steps, callback, accumulate=1, kind=Module, **given):
+    module = kind()
     trainer = lightning.Trainer(
         max_steps=steps, accumulate_grad_batches=accumulate, callbacks=[callback], default_root_dir=folder,
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(module, LOADER, **given)
+    trainer.fit(module, Loader(), **given)
     return module.network, trainer
 
 
@@ -44,11 +63,10 @@ def own_loop(accumulate=1):
     model = build(Residual).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     pruner = sirfp.Pruner(model, X, optimizer=optimizer, **ASKED)
-    batches = list(LOADER)
     for step in range(6):
         optimizer.zero_grad()
         with pruner.look():
-            for batch in batches[accumulate * step : accumulate * step + accumulate]:
+            for batch in BATCHES[accumulate * step : accumulate * step + accumulate]:
                 (mean_square(model, batch) / accumulate).backward()
         optimizer.step()
         if step + 1 in (3, 5):
@@ -68,7 +86,7 @@ def test_the_plan_is_that_of_a_loop_of_ones_own(accumulate, tmp_path):
     assert sirfp.load(tmp_path / "p.safetensors", build(Residual)) == plan
 
 
-@pytest.mark.parametrize("interrupted", [1, 4])
+@pytest.mark.parametrize("interrupted", [1, 3, 4])
 def test_it_goes_on_from_lightnings_own_checkpoint(interrupted, tmp_path):
     network, _ = fit(tmp_path / "whole", 6, PruneCallback(X, start=3, recover=2, **ASKED))
     _, trainer = fit(tmp_path / "first", interrupted, PruneCallback(X, start=3, recover=2, **ASKED))
@@ -80,9 +98,8 @@ def test_it_goes_on_from_lightnings_own_checkpoint(interrupted, tmp_path):
         torch.testing.assert_close(other.state_dict()[name], tensor, msg=name)
 
 
-class TwoOptimizers(Module):
-    def configure_optimizers(self):
-        return [super().configure_optimizers(), super().configure_optimizers()]
+class ByHand(Module):
+    automatic_optimization = False
 
 
 def test_what_cannot_be_is_said(tmp_path):
@@ -90,7 +107,9 @@ def test_what_cannot_be_is_said(tmp_path):
         ({"start": 0}, "start must be a whole number of at least 1, got 0"),
         ({"start": 3, "steps": 2}, "recover must be a whole number of at least 1, got 0"),
         ({"start": 3, "accumulate": 4, "steps": 1}, "accumulate must be at most start, 3"),
-        ({"start": 3, "keep_flops": 1.5}, "keep_flops must"),
+        ({"start": 3, "keep_flops": 1.5, "steps": 1}, "keep_flops must"),
     ):
         with pytest.raises(sirfp.InputError, match=words):
             PruneCallback(X, **({"recover": 0} | arguments))
+    with pytest.raises(sirfp.InputError, match="needs automatic optimisation and one optimizer"):
+        fit(tmp_path, 6, PruneCallback(X, start=3, recover=2, **ASKED), kind=ByHand)

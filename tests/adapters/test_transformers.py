@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.multiprocessing as mp
 
 import sirfp
 
@@ -24,7 +29,9 @@ def network():
     config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[16, 24], depths=[1, 1], layer_type="basic", num_labels=3
     )
-    return transformers.ResNetForImageClassification(config)
+    model = transformers.ResNetForImageClassification(config)
+    model.accepts_loss_kwargs = False  # lets the Trainer divide the losses of accumulated batches by their number
+    return model
 
 
 class InOrder(transformers.Trainer):
@@ -37,9 +44,10 @@ def fit(folder, callback, accumulate=1, model=None, resume=None, until=6):
     arguments = transformers.TrainingArguments(
         str(folder), max_steps=6, per_device_train_batch_size=4, gradient_accumulation_steps=accumulate,
         max_grad_norm=0, learning_rate=0.01, lr_scheduler_type="constant", optim="sgd", save_steps=4, report_to=[],
-        use_cpu=True, disable_tqdm=True, seed=0,
+        use_cpu=True, disable_tqdm=True, seed=0, ddp_backend="gloo" if "RANK" in os.environ else None,
     )  # fmt: skip
-    trainer = InOrder(model, arguments, train_dataset=DATA, callbacks=[callback, *([Stop(until)] if until < 6 else [])])
+    trainer = InOrder(model, arguments, train_dataset=DATA, callbacks=[Stop(until)] if until < 6 else None)
+    callback.add_to(trainer)
     trainer.train(resume_from_checkpoint=resume)
     return model
 
@@ -94,3 +102,34 @@ def test_it_goes_on_from_the_trainers_own_checkpoint(tmp_path):
         torch.testing.assert_close(dense.state_dict()[name], tensor, msg=name)
     with pytest.raises(sirfp.InputError, match=f"has no {FILE}"):
         again.rebuild(network(), tmp_path)
+
+
+def _process(rank, folder, port):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    callback = PruneCallback(X, start=3, recover=2, **ASKED)
+    model = fit(folder, callback)
+    assert callback.steps.pruner.done and torch.distributed.get_world_size() == 2
+    torch.save((callback.steps.pruner.plan.to_json(), dict(model.named_parameters())), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_cut_alike_and_train_on_together(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_process, (str(tmp_path), port), nprocs=2)
+    (one, weights), (other, others) = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    assert one == other
+    for name, tensor in weights.items():  # apart, if each process went on with gradients of its own
+        torch.testing.assert_close(others[name], tensor, msg=name)
+
+
+def test_what_cannot_be_is_said():
+    for given, words in (
+        ({"world_size": 2, "n_gpu": 1}, r"add PruneCallback by callback.add_to\(trainer\)"),
+        ({"world_size": 1, "n_gpu": 2}, "needs a process for each GPU, not one for 2"),
+    ):
+        with pytest.raises(sirfp.InputError, match=words):
+            PruneCallback(X, start=3, steps=1).on_train_begin(SimpleNamespace(**given), None, None)

@@ -86,4 +86,5 @@ def pruned_digits() -> dict[str, Any]:
 def labelled_batches() -> dict[str, Any]:
     """Ten batches of images with the numbers of their classes."""
     torch.manual_seed(0)
-    return {"loader": [(torch.rand(4, 3, 64, 64), torch.randint(0, 10, (4,))) for _ in range(10)]}
+    data = torch.utils.data.TensorDataset(torch.rand(40, 3, 64, 64), torch.randint(0, 10, (40,)))
+    return {"loader": torch.utils.data.DataLoader(data, batch_size=4)}
