@@ -38,7 +38,7 @@ EVENTS = (
 
 
 class PruneCallback:
-    """Prunes while ultralytics trains, in one process.
+    """Prunes while ultralytics trains on one device. For several, it starts processes, which do not have the callback.
 
     Args:
         example_inputs: images (N, 3, H, W), on which FLOPs are counted.
