@@ -45,7 +45,7 @@ class PruneCallback(TrainerCallback):
         self.trainer: Any = None
 
     def add_to(self, trainer: Any) -> None:
-        """Adds the callback to a trainer, whose distributed model it then reaches; `callbacks=[...]` hides the model."""
+        """Adds the callback to a trainer, whose distributed model it then reaches; `callbacks=[...]` hides it."""
         self.trainer = trainer
         trainer.add_callback(self)
 
