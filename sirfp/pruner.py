@@ -15,7 +15,7 @@ The training runs of Detectron2 prune with the same session (`sirfp.session`), b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -59,7 +59,7 @@ class Pruner:
         also: models of the same structure that lose the same channels, such as a moving average of the weights.
         period: the interval, in training steps that the pruner looks at, at which features and gradients are used.
         loss, forward, bias_correction, reconstruction, widths, divergence: as in `sirfp.prune`.
-        ignore, round_to, seed, min_keep, partitions: as in `sirfp.prune`.
+        ignore, keep, round_to, seed, min_keep, partitions: as in `sirfp.prune`.
         **options: arguments of the criterion.
 
     Raises:
@@ -87,13 +87,15 @@ class Pruner:
         widths: str | None = None,
         divergence: Callable[[Any, Any], torch.Tensor] | None = None,
         ignore: Iterable[str] = Limits.ignore,
+        keep: Mapping[str, float] | None = None,
         round_to: int = Limits.round_to,
         seed: int = 0,
         min_keep: float = Limits.min_keep,
         partitions: Iterable[str] = Limits.partitions,
         **options: Any,
     ):
-        self.target = Target.of(KEEP_FLOPS, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency)
+        whole = 1.0 if keep else KEEP_FLOPS
+        self.target = Target.of(whole, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency)
         for name, value in (("steps", steps), ("period", period)):
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -101,7 +103,7 @@ class Pruner:
             check_widths(widths)
         self.model, self.steps, self.widths, self.reconstruction = model, steps, widths, reconstruction
         self.loss, self.forward, self.divergence = loss, forward, divergence
-        limits = Limits(partitions, min_keep, round_to, ignore)
+        limits = Limits(partitions, min_keep, round_to, ignore, keep or ())
         with plain(model) as network:
             leave_inference(network)
             self.session = PruningSession(

@@ -292,3 +292,12 @@ class Many(nn.Module):
 )
 def test_arguments_of_a_call_become_inputs(args, kwargs, wanted):
     assert as_inputs(Many(), args, kwargs) == wanted
+
+
+def test_layers_keep_the_widths_that_are_given():
+    pruner = sirfp.Pruner(bare(), X, criterion="magnitude", keep_flops=0.5, keep={"b": 0.5}, steps=2)
+    pruner.cut()
+    plan = pruner.cut()
+    assert len(plan.kept["b"]) == 8 and plan.flops[1] <= 0.5 * plan.flops[0]
+    only = sirfp.Pruner(other := bare(), X, criterion="magnitude", keep={"c": 6}, steps=1)
+    assert len(only.cut().kept["c"]) == 6 and other.a.weight.shape[0] == 16
