@@ -1,21 +1,43 @@
-"""Shared by both prunability tables: a process for each model, files of rows, a check of gradients."""
+"""Shared by the prunability tables: a process for each model, files of rows, and the cut to half of the FLOPs."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import multiprocessing
 import os
 import resource
-from collections.abc import Callable, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from sirfp.budget.allocation import allocate
+from sirfp.budget.allocation import least as least_atoms
+from sirfp.budget.limits import Limits
+from sirfp.channels import find_groups
+from sirfp.criteria import build_criterion
+from sirfp.network.forward import call
+from sirfp.prune import cut
+from sirfp.structure.groups import ChannelGroups
+from sirfp.structure.plan import PruningPlan
+from sirfp.verify import compare, mask
+from sirfp.verify.proof import Difference
+
+HALF = 0.5
+TOLERANCE = 1e-4
+"""Largest difference between equal networks, relative to the largest output."""
+OUTPUT = ("it is the model's output", "it is the model's output in training")
 Row = dict[str, Any]
+Compared = Callable[[nn.Module, nn.Module, Any, PruningPlan], Difference]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -85,3 +107,128 @@ def check_gradients(model: nn.Module) -> None:
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if not gradients or not all(torch.isfinite(g).all() for g in gradients):
         raise RuntimeError("gradients are not finite after pruning")
+
+
+def prune_to_half(
+    model: nn.Module,
+    inputs: Any,
+    finish: Callable[[nn.Module, PruningPlan], None],
+    *,
+    seeds: Sequence[int] = (0,),
+    compared: Compared = compare,
+) -> Row:
+    """Traces a network, cuts copies to half of its FLOPs by random plans, and compares them with masked networks.
+
+    Args:
+        model: the network; it stays dense.
+        inputs: its inputs.
+        finish: what else the first pruned network must pass, such as a step of training; raises an exception if it
+            does not. It may change the network.
+        seeds: one random plan for each.
+        compared: compares the masked with the pruned network.
+
+    Returns:
+        The row: shares of FLOPs ("kept", and "least" of the smallest plan), relative differences ("difference", and
+        "exact_difference" of a plan that keeps whole the groups that cannot be equal), times to find the groups, the
+        numbers of groups and channels, and the frozen channels by reason.
+
+    Raises:
+        RuntimeError: the outputs cannot be compared.
+    """
+    start, used = time.perf_counter(), time.process_time()
+    found = find_groups(model, inputs)
+    seconds, used = time.perf_counter() - start, time.process_time() - used
+    dense, least = found.flops(), found.flops(fewest(found))
+    by_nature = [group for group in found if group.inexact]
+    differences, exact, plans = [], [], []
+    for seed in seeds:
+        scores = build_criterion("random", model, found.groups, seed=seed).scores()
+        keep = allocate(found, scores, max(HALF * dense, least), limits=Limits(partitions=()))
+        pruned, plan, relative = _cut_and_compared(model, found, keep, inputs, compared)
+        differences.append(relative)
+        plans.append(plan)
+        if len(plans) > 1:
+            continue
+        finish(pruned, plan)
+        for group in by_nature:  # a second plan keeps whole the groups that cannot be equal
+            keep[found.spans[group.name]] = True
+        if by_nature and not keep.all():
+            exact.append(_cut_and_compared(model, found, keep, inputs, compared)[2])
+    reasons: Counter[str] = Counter()
+    for part in found.frozen:
+        reasons[part.reason] += part.channels
+    return {
+        "seconds": seconds,
+        "processor_seconds": used,
+        "params": plans[0].params[0],
+        "flops": dense,
+        "kept": plans[-1].flops[1] / dense,
+        "least": least / dense,
+        "difference": max(differences),
+        "exact_difference": max(exact or ([] if by_nature else differences), default=None),
+        "inexact": by_nature[0].inexact if by_nature else None,
+        "groups": len(found),
+        "channels": found.atoms,
+        "frozen": reasons.most_common(6),
+    }
+
+
+def _cut_and_compared(
+    model: nn.Module, found: ChannelGroups, keep: np.ndarray, inputs: Any, compared: Compared
+) -> tuple[nn.Module, PruningPlan, float]:
+    """Cuts a copy to chosen atoms; returns it, its plan, and its relative difference from the masked network."""
+    pruned, masked = copy.deepcopy(model), copy.deepcopy(model)
+    plan = cut(pruned, found, keep, bias_correction=False)
+    mask(masked, plan)
+    difference = compared(masked, pruned, inputs, plan)
+    if difference.problem:
+        raise RuntimeError(difference.problem)
+    return pruned, plan, difference.relative
+
+
+def counted_flops(model: nn.Module, inputs: Any) -> int:
+    """The multiply-adds of a call, by PyTorch's counter.
+
+    The counter follows modules by hooks on gradients of their inputs. It fails where a parameter is such an input and
+    gradients are off (a class token in CaiT and PiT), so parameters need no gradient while it counts.
+    """
+    needed = [p for p in model.parameters() if p.requires_grad]
+    for parameter in needed:
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            call(model.eval(), inputs)
+    finally:
+        for parameter in needed:
+            parameter.requires_grad_(True)
+    return counter.get_total_flops() // 2
+
+
+def fewest(found: ChannelGroups) -> np.ndarray:
+    """The smallest allowed choice of atoms."""
+    keep = np.zeros(found.atoms, dtype=bool)
+    for group in found:
+        keep[found.spans[group.name]][: least_atoms(group, Limits.min_keep)] = True
+    return keep
+
+
+def equal(row: Row) -> bool:
+    """Whether a pruned network equals its masked network if it can."""
+    return (row["exact_difference"] or 0.0) < TOLERANCE
+
+
+def equal_cell(row: Row, others: str) -> str:
+    """The cell of a table with a row's differences; `others` says what the second plan leaves whole."""
+    exact = row["exact_difference"]
+    text = "" if exact is None else f"{exact:.0e}"
+    return f"{text}, {row['difference']:.0e} with {others}".lstrip(", ") if row["inexact"] else text
+
+
+def frozen_list(row: Row) -> str:
+    """The reasons of a row's frozen channels as text, without those of the network's outputs."""
+    return "; ".join(f"{n}: {short(why)}" for why, n in row.get("frozen", []) if why not in OUTPUT)
+
+
+def short(text: str) -> str:
+    """A text that fits into a cell of a table."""
+    return text.replace("|", "/").replace("\n", " ")[:110]

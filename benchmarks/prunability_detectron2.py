@@ -11,7 +11,6 @@ time limit. Configs in the results file are not run again, so the command can be
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,27 +18,21 @@ from typing import Any
 
 import torch
 from detectron2 import model_zoo
-from prunability import add_row, check_gradients, in_own_process, one_line, read_rows
+from prunability import add_row, check_gradients, equal, equal_cell, in_own_process, one_line, prune_to_half, read_rows
 from randomised import randomised
 from torch import nn
 
-from sirfp.budget.allocation import allocate
-from sirfp.budget.limits import Limits
-from sirfp.channels import find_groups
-from sirfp.channels.find import ChannelGroups
-from sirfp.criteria import build_criterion
 from sirfp.network.forward import call, inference
-from sirfp.prune import cut
 from sirfp.sources.source import from_zoo
-from sirfp.verify import compare, mask
+from sirfp.structure.plan import PruningPlan
+from sirfp.verify import compare
 from sirfp.verify.detectors import compare_continuous, is_detector
+from sirfp.verify.proof import Difference
 
 ZOO = Path(model_zoo.__file__).parent / "configs"
-HALF = 0.5
 SIZE = (128, 160)
 PROPOSALS, DETECTIONS = 20, 10
 """Largest numbers of boxes per image: enough for the comparison, and faster than the defaults."""
-TOLERANCE = 1e-4
 NO_DETECTOR = ("common/", "Misc/torchvision_imagenet")
 """Lazy configs that are parts of others, and an example of image classification."""
 
@@ -145,45 +138,14 @@ def absent(error: Exception) -> str:
 
 def prune(model: nn.Module, inputs: list[dict]) -> dict[str, Any]:
     """Traces, prunes, compares and trains for one step."""
-    start = time.perf_counter()
-    found = find_groups(model, inputs)
-    seconds = time.perf_counter() - start
-    scores = build_criterion("random", model, found.groups, seed=0).scores()
-    keep = allocate(found, scores, HALF * found.flops(), limits=Limits(partitions=()))
-    plan, relative = pruned_and_compared(model, found, keep, inputs, train=True)
-    exact, by_nature = None, [group for group in found if group.inexact]
-    for group in by_nature:  # a second plan keeps whole the groups that cannot be equal
-        keep[found.spans[group.name]] = True
-    if by_nature and not keep.all():
-        _, exact = pruned_and_compared(model, found, keep, inputs)
-    return {
-        "params": plan.params[0],
-        "flops": plan.flops[0],
-        "kept": plan.flops[1] / plan.flops[0],
-        "difference": relative,
-        "exact_difference": exact if by_nature else relative,
-        "inexact": by_nature[0].inexact if by_nature else None,
-        "seconds": seconds,
-        "groups": len(found),
-    }
+    return prune_to_half(model, inputs, lambda pruned, plan: train_step(pruned, inputs), compared=compared)
 
 
-def pruned_and_compared(
-    model: nn.Module, found: ChannelGroups, keep: Any, inputs: list[dict], *, train: bool = False
-) -> tuple[Any, float]:
-    """Cuts a copy to chosen atoms; returns the plan and the relative difference from the masked dense model."""
-    pruned, masked = copy.deepcopy(model), copy.deepcopy(model)
-    plan = cut(pruned, found, keep, bias_correction=False)
-    mask(masked, plan)
+def compared(masked: nn.Module, pruned: nn.Module, inputs: list[dict], plan: PruningPlan) -> Difference:
+    """Compares two models, detectors on the same boxes."""
     with inference(pruned):
         detects = is_detector(call(pruned, inputs))
-    difference = compare_continuous(masked, pruned, inputs, plan) if detects else compare(masked, pruned, inputs, plan)
-    if difference.problem:
-        raise RuntimeError(difference.problem)
-    if train:
-        del masked
-        train_step(pruned, inputs)
-    return plan, difference.relative
+    return (compare_continuous if detects else compare)(masked, pruned, inputs, plan)
 
 
 def train_step(model: nn.Module, inputs: list[dict]) -> None:
@@ -209,7 +171,7 @@ def good(row: Mapping[str, Any]) -> bool:
     """Whether a model was pruned, trains, and equals its masked dense model if it can."""
     if row.get("error"):
         return False
-    return row["kept"] <= 0.5025 and (row["exact_difference"] or 0.0) < TOLERANCE
+    return row["kept"] <= 0.5025 and equal(row)
 
 
 def summary(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -234,12 +196,8 @@ def _line(row: Mapping[str, Any]) -> str:
     if row.get("error"):
         cause = row.get("absent") or row["error"].replace("|", "/")[:110]
         return f"| {row['config']} | | | | | | | {cause} |"
-    exact = row["exact_difference"]
-    equal = "" if exact is None else f"{exact:.0e}"
-    if row["inexact"]:
-        equal = f"{equal}, {row['difference']:.0e} with all".lstrip(", ")
-    cells = [row["config"], f"{row['params'] / 1e6:.1f}", f"{row['flops'] / 1e9:.1f}", f"{row['kept']:.2f}", equal]
-    cells += [f"{row['seconds']:.1f}", f"{row['all_seconds']:.0f}", ""]
+    cells = [row["config"], f"{row['params'] / 1e6:.1f}", f"{row['flops'] / 1e9:.1f}", f"{row['kept']:.2f}"]
+    cells += [equal_cell(row, "all"), f"{row['seconds']:.1f}", f"{row['all_seconds']:.0f}", ""]
     return "| " + " | ".join(cells) + " |"
 
 

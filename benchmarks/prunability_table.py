@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-TOLERANCE = 1e-4
+from prunability import equal, equal_cell, frozen_list, short
+
 Rows = Mapping[tuple[str, str], dict[str, Any]]
 
 HEAD = """# Which architectures of timm can be pruned
@@ -32,14 +33,13 @@ These channels stay whole in every plan. Outputs of the network, such as the cla
 
 {frozen}
 """
-OUTPUT = ("it is the model's output", "it is the model's output in training")
 
 
 def good(row: dict[str, Any]) -> bool:
     """Whether a network was pruned, runs forward and backward, and equals its masked dense network if it can."""
     if row.get("error"):
         return False
-    return row["kept"] < 0.999 and (row.get("exact_difference") or 0.0) < TOLERANCE
+    return row["kept"] < 0.999 and equal(row)
 
 
 def summary(rows: Rows) -> str:
@@ -64,29 +64,19 @@ def table(rows: Rows) -> str:
         size = f"{row['params'] / 1e6:.1f}" if "params" in row else ""
         cells = [module, row["model"], size, *_cells(row), _cell(other)]
         lines.append("| " + " | ".join(cells) + " |")
-        reasons = [(why, n) for why, n in row.get("frozen", []) if why not in OUTPUT]
-        if reasons:
-            listed = "; ".join(f"{n}: {_short(why)}" for why, n in reasons)
-            frozen.append(f"- **{row['model']}** ({row['channels']} can be removed): {listed}")
+        if frozen_list(row):
+            frozen.append(f"- **{row['model']}** ({row['channels']} can be removed): {frozen_list(row)}")
     command = "python benchmarks/prunability_timm.py --table docs/prunability_timm.md"
     return HEAD.format(command=command, summary=summary(rows), rows="\n".join(lines), frozen="\n".join(frozen))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if row.get("error"):
-        return ["", "", f"fails: {_short(row['error'])}", ""]
-    exact = row["exact_difference"]
-    equal = "" if exact is None else f"{exact:.0e}"
-    if row["inexact"]:
-        equal = f"{equal}, {row['difference']:.0e} with norms".lstrip(", ")
-    return [f"{row['kept']:.2f}", f"{row['least']:.2f}", equal, f"{row['seconds']:.1f}"]
+        return ["", "", f"fails: {short(row['error'])}", ""]
+    return [f"{row['kept']:.2f}", f"{row['least']:.2f}", equal_cell(row, "norms"), f"{row['seconds']:.1f}"]
 
 
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    return f"fails: {_short(row['error'])}" if row.get("error") else f"runs, {row['kept']:.2f} kept"
-
-
-def _short(text: str) -> str:
-    return text.replace("|", "/").replace("\n", " ")[:110]
+    return f"fails: {short(row['error'])}" if row.get("error") else f"runs, {row['kept']:.2f} kept"

@@ -12,12 +12,10 @@ in its own process with limits on time and memory. Networks in the results file 
 from __future__ import annotations
 
 import argparse
-import copy
 import importlib
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,13 +23,11 @@ from typing import Any
 
 import timm
 import torch
-from prunability import add_row, check_gradients, in_own_process, one_line, read_rows
+from prunability import add_row, check_gradients, counted_flops, in_own_process, one_line, prune_to_half, read_rows
 from randomised import randomised
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 TOOLS = ("sirfp", "torch-pruning")
-HALF = 0.5
 CHANNELS = 0.3  # the share of each group's channels that torch-pruning removes: about half of the FLOPs
 
 
@@ -117,10 +113,7 @@ def measure(tool: str, name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = randomised(timm.create_model(name).eval())
     inputs = torch.randn(1, *model.default_cfg["input_size"])
-    row: dict[str, Any] = {
-        "params": sum(p.numel() for p in model.parameters()),
-        "size": list(inputs.shape[1:]),
-    }
+    row: dict[str, Any] = {"params": sum(p.numel() for p in model.parameters()), "size": list(inputs.shape[1:])}
     start = time.perf_counter()
     with torch.no_grad():
         model(inputs)
@@ -135,75 +128,7 @@ def measure(tool: str, name: str) -> dict[str, Any]:
 
 def prune_by_sirfp(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
     """Prunes by sirfp with two random plans, and lists the frozen channels."""
-    from sirfp.budget.allocation import allocate
-    from sirfp.budget.limits import Limits
-    from sirfp.channels import find_groups
-    from sirfp.criteria import build_criterion
-    from sirfp.prune import cut
-
-    start = time.perf_counter()
-    found = find_groups(model, inputs)
-    seconds = time.perf_counter() - start
-    dense, least = found.flops(), found.flops(fewest(found))
-    target = max(HALF * dense, least)
-    by_nature = [group for group in found if group.inexact]
-    differences, exact, kept = [], [], 0.0
-    for seed in (0, 1):
-        scores = build_criterion("random", model, found.groups, seed=seed).scores()
-        keep = allocate(found, scores, target, limits=Limits(partitions=()))
-        pruned = copy.deepcopy(model)
-        plan = cut(pruned, found, keep, bias_correction=False)
-        differences.append(difference(model, pruned, plan, inputs))
-        kept = plan.flops[1] / dense
-        if seed:
-            continue
-        train_step(pruned, inputs)
-        for group in by_nature:  # a second plan keeps whole the groups that cannot be equal
-            keep[found.spans[group.name]] = True
-        if by_nature and not keep.all():
-            pruned = copy.deepcopy(model)
-            plan = cut(pruned, found, keep, bias_correction=False)
-            exact.append(difference(model, pruned, plan, inputs))
-    reasons = Counter()
-    for part in found.frozen:
-        reasons[part.reason] += part.channels
-    return {
-        "seconds": seconds,
-        "flops": dense,
-        "kept": kept,
-        "least": least / dense,
-        "difference": max(differences),
-        "exact_difference": max(exact or ([] if by_nature else differences), default=None),
-        "inexact": by_nature[0].inexact if by_nature else None,
-        "groups": len(found),
-        "channels": found.atoms,
-        "frozen": reasons.most_common(6),
-    }
-
-
-def difference(model: nn.Module, pruned: nn.Module, plan: Any, inputs: torch.Tensor) -> float:
-    """The largest difference from the masked dense network's output, relative to the largest output."""
-    from sirfp.verify import compare, mask
-
-    masked = copy.deepcopy(model)
-    mask(masked, plan)
-    found = compare(masked, pruned, inputs, plan)
-    if found.problem:
-        raise RuntimeError(found.problem)
-    return found.relative
-
-
-def fewest(found: Any) -> Any:
-    """The smallest allowed choice of atoms."""
-    import numpy as np
-
-    from sirfp.budget.allocation import least
-    from sirfp.budget.limits import Limits
-
-    keep = np.zeros(found.atoms, dtype=bool)
-    for group in found:
-        keep[found.spans[group.name]][: least(group, Limits.min_keep)] = True
-    return keep
+    return prune_to_half(model, inputs, lambda pruned, plan: train_step(pruned, inputs), seeds=(0, 1))
 
 
 def prune_by_torch_pruning(model: nn.Module, inputs: torch.Tensor) -> dict[str, Any]:
@@ -225,24 +150,6 @@ def prune_by_torch_pruning(model: nn.Module, inputs: torch.Tensor) -> dict[str, 
         raise RuntimeError("nothing was removed")
     train_step(model, inputs)
     return {"seconds": seconds, "flops": dense, "kept": counted_flops(model, inputs) / dense}
-
-
-def counted_flops(model: nn.Module, inputs: torch.Tensor) -> int:
-    """The multiply-adds of a call, by PyTorch's counter.
-
-    The counter follows modules by hooks on gradients of their inputs. It fails where a parameter is such an input and
-    gradients are off (a class token in CaiT and PiT), so parameters need no gradient while it counts.
-    """
-    needed = [p for p in model.parameters() if p.requires_grad]
-    for parameter in needed:
-        parameter.requires_grad_(False)
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval()(inputs)
-    finally:
-        for parameter in needed:
-            parameter.requires_grad_(True)
-    return counter.get_total_flops() // 2
 
 
 def train_step(model: nn.Module, inputs: torch.Tensor) -> None:
