@@ -11,11 +11,11 @@ from torchvision.models import detection, optical_flow, segmentation, video
 from .subject import Subject, image
 
 CLASSIFIERS = {
-    224: "inception_v3 maxvit_t",
     64: """alexnet convnext_tiny densenet121 densenet201 efficientnet_b0 efficientnet_b3 efficientnet_v2_s googlenet
     mnasnet0_5 mnasnet1_3 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small regnet_x_400mf regnet_x_3_2gf
     regnet_y_400mf regnet_y_3_2gf resnet18 resnet34 resnet50 resnet101 resnext50_32x4d shufflenet_v2_x0_5
     shufflenet_v2_x2_0 squeezenet1_0 squeezenet1_1 swin_t swin_s swin_v2_t vgg11 vgg16_bn wide_resnet50_2""",
+    224: "inception_v3 maxvit_t",
 }
 """Names by the side of the image in pixels. MaxViT's windows fix its size; the others take any."""
 SEGMENTORS = "deeplabv3_mobilenet_v3_large deeplabv3_resnet50 fcn_resnet50 lraspp_mobilenet_v3_large"
