@@ -58,8 +58,8 @@ def _models() -> dict[str, Callable[[], Subject]]:
         "AutoencoderKL": lambda: made("AutoencoderKL", BLOCKS, sample=image(32, 32)),
         "AutoencoderTiny": lambda: made(
             "AutoencoderTiny",
-            {"encoder_block_out_channels": (16, 16), "decoder_block_out_channels": (16, 16), "num_encoder_blocks": (1, 2),
-             "num_decoder_blocks": (2, 1)}, sample=image(32, 32)),
+            {"encoder_block_out_channels": (16, 16), "num_encoder_blocks": (1, 2),
+             "decoder_block_out_channels": (16, 16), "num_decoder_blocks": (2, 1)}, sample=image(32, 32)),
         "VQModel": lambda: made("VQModel", BLOCKS | {"num_vq_embeddings": 32}, sample=image(32, 32)),
         "DiTTransformer2DModel": lambda: made(
             "DiTTransformer2DModel", PATCHES | {"num_embeds_ada_norm": 10, "norm_num_groups": 8},
@@ -70,8 +70,10 @@ def _models() -> dict[str, Callable[[], Subject]]:
             hidden_states=latent, timestep=TIME, encoder_hidden_states=words(24)),
         "SD3Transformer2DModel": lambda: made(
             "SD3Transformer2DModel", PATCHES | {"joint_attention_dim": 24, "caption_projection_dim": 48,
-                                                "pooled_projection_dim": 24, "out_channels": 4, "pos_embed_max_size": 8},
-            hidden_states=latent, timestep=TIME, encoder_hidden_states=words(24), pooled_projections=torch.randn(1, 24)),
+                                                "pooled_projection_dim": 24, "out_channels": 4,
+                                                "pos_embed_max_size": 8},
+            hidden_states=latent, timestep=TIME, encoder_hidden_states=words(24),
+            pooled_projections=torch.randn(1, 24)),
         "FluxTransformer2DModel": lambda: made(
             "FluxTransformer2DModel", HEADS | {"patch_size": 1, "in_channels": 4, "num_layers": 1,
                                                "num_single_layers": 1, "joint_attention_dim": 24,

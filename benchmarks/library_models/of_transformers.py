@@ -81,7 +81,8 @@ PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
         "conv_layer_kernel_sizes": [[[3, 3], [3, 1]], [[3, 3], [1, 3]], [[3, 3]], [[3, 3], [3, 1]]],
         "conv_layer_strides": [[1, 2], [2, 1], [2], [2, 1]], "hidden_sizes": [32, 32, 48, 64, 96],
         "stem_out_channels": 32}),
-    "SwiftFormerForImageClassification": ("SwiftFormerConfig", {"embed_dims": [24, 32, 48, 64], "depths": [1, 1, 1, 1]}),
+    "SwiftFormerForImageClassification": ("SwiftFormerConfig", {"embed_dims": [24, 32, 48, 64],
+                                                                "depths": [1, 1, 1, 1]}),
     "HGNetV2ForImageClassification": ("HGNetV2Config", {"stage_numb_of_layers": [2, 2, 2, 2],
                                                         "stage_num_blocks": [1, 1, 1, 1]}),
     "PPLCNetForImageClassification": ("PPLCNetConfig", {"scale": 0.5}),
@@ -100,7 +101,8 @@ VIDEOS: dict[str, tuple[str, dict[str, Any]]] = {
 """The input is a video of four frames of 32 x 32 pixels."""
 
 BACKBONES: dict[str, Callable[[], Any]] = {
-    "ResNet": lambda: transformers.ResNetConfig(**STAGES, embedding_size=32, out_features=["stage2", "stage3", "stage4"]),
+    "ResNet": lambda: transformers.ResNetConfig(
+        **STAGES, embedding_size=32, out_features=["stage2", "stage3", "stage4"]),
     "ResNet last": lambda: transformers.ResNetConfig(**STAGES, embedding_size=32, out_features=["stage4"]),
     "Swin": lambda: transformers.SwinConfig(
         image_size=64, embed_dim=32, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], window_size=4,
@@ -130,7 +132,8 @@ JOINED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "DFineForObjectDetection": ("DFineConfig", "HGNetV2", HYBRID),
     "UperNetForSemanticSegmentation": ("UperNetConfig", "Swin", {"hidden_size": 48, "auxiliary_in_channels": 128,
                                                                  "auxiliary_channels": 32}),
-    "MaskFormerForInstanceSegmentation": ("MaskFormerConfig", "Swin", {"fpn_feature_size": 32, "mask_feature_size": 32}),
+    "MaskFormerForInstanceSegmentation": ("MaskFormerConfig", "Swin", {"fpn_feature_size": 32,
+                                                                       "mask_feature_size": 32}),
     "Mask2FormerForUniversalSegmentation": ("Mask2FormerConfig", "Swin", {
         "feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "encoder_feedforward_dim": 64,
         "encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 4, "dim_feedforward": 64, "num_queries": 8}),
