@@ -117,7 +117,9 @@ def finish(row: Row, build: Any, subject: Subject, pruned: nn.Module, plan: Any)
     """Counts the FLOPs of a pruned model, saves it and loads it again, and trains it for one step.
 
     Args:
-        row: gets "stage", the last stage that was begun, and "counted", the share of FLOPs that PyTorch counts.
+        row: gets "stage", the last stage that was begun, "counted", the share of FLOPs that PyTorch counts, and
+            "effect", the relative difference from the dense model. If it were small, being equal to the masked model
+            would prove nothing.
         build: builds the model anew.
         subject: the dense model.
         pruned: the pruned model.
@@ -126,6 +128,7 @@ def finish(row: Row, build: Any, subject: Subject, pruned: nn.Module, plan: Any)
     Raises:
         RuntimeError: the loaded model differs, or has no finite gradients.
     """
+    row["effect"] = compare(subject.model, pruned, subject.inputs).relative
     row["stage"] = "count"
     row["counted"] = counted_flops(pruned, subject.inputs) / max(1, counted_flops(subject.model, subject.inputs))
     row["stage"] = "load"

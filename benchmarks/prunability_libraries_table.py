@@ -9,6 +9,8 @@ from prunability import Row, equal, equal_cell, frozen_list, short
 
 Rows = Mapping[tuple[str, str], Row]
 HALF = 0.5005
+EFFECT = 0.01
+"""Least difference between the pruned and the dense model, relative to the largest output."""
 
 HEAD = """# Which models of other libraries can be pruned
 
@@ -38,8 +40,11 @@ not listed.
 
 
 def good(row: Row) -> bool:
-    """Whether a model was pruned to half, equals its masked dense model if it can, was loaded again and trains."""
-    return not row.get("error") and row["kept"] <= HALF and equal(row)
+    """Whether a model was pruned to half, equals its masked dense model if it can, was loaded again and trains.
+
+    A model whose output the cut does not change is not good, since nothing was compared.
+    """
+    return not row.get("error") and row["kept"] <= HALF and equal(row) and row["effect"] > EFFECT
 
 
 def summary(rows: Rows) -> str:

@@ -71,10 +71,10 @@ PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "Swin2SRForImageSuperResolution": ("Swin2SRConfig", WINDOWS | {"window_size": 8}),
     "LevitForImageClassification": ("LevitConfig", {"hidden_sizes": [48, 64, 96], "depths": [1, 1, 1],
                                                     "image_size": 128}),
-    "CvtForImageClassification": ("CvtConfig", {"embed_dim": [32, 48, 96], "num_heads": [1, 3, 6], "depth": [1, 1, 2]}),
+    "CvtForImageClassification": ("CvtConfig", {"embed_dim": [32, 48, 96], "num_heads": [1, 3, 6], "depth": [1, 2, 3]}),
     "FocalNetForImageClassification": ("FocalNetConfig", {"embed_dim": 32, "depths": [1, 1, 1, 1], "image_size": 64}),
     "EfficientNetForImageClassification": ("EfficientNetConfig", {"width_coefficient": 1.0, "depth_coefficient": 1.0,
-                                                                  "hidden_dim": 320, "image_size": 64}),
+                                                                  "hidden_dim": 1280, "image_size": 64}),
     "HieraForImageClassification": ("HieraConfig", {"embed_dim": 32, "image_size": [64, 64], "depths": [1, 1, 2, 1],
                                                     "masked_unit_size": [8, 8]}),
     "TextNetForImageClassification": ("TextNetConfig", {
@@ -121,7 +121,8 @@ BACKBONES: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 JOINED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "DetrForObjectDetection": ("DetrConfig", "ResNet last", DETR),
-    "DetrForSegmentation": ("DetrConfig", "ResNet", DETR),
+    "DetrForSegmentation": ("DetrConfig", "ResNet", DETR | {"encoder_attention_heads": 8,
+                                                            "decoder_attention_heads": 8}),
     "ConditionalDetrForObjectDetection": ("ConditionalDetrConfig", "ResNet last", DETR),
     "TableTransformerForObjectDetection": ("TableTransformerConfig", "ResNet last", DETR),
     "DabDetrForObjectDetection": ("DabDetrConfig", "ResNet last", {
@@ -188,7 +189,7 @@ def others() -> dict[str, Callable[[], Subject]]:
         "SiglipForImageClassification": lambda: made("SiglipForImageClassification", "SiglipConfig", sight, **clip),
         "CLIPModel": lambda: towers("CLIPModel", "CLIPConfig", projection_dim=48),
         "SiglipModel": lambda: towers("SiglipModel", "SiglipConfig"),
-        "OwlViTForObjectDetection": lambda: towers("OwlViTForObjectDetection", "OwlViTConfig", projection_dim=48),
+        "OwlViTForObjectDetection": lambda: towers("OwlViTForObjectDetection", "OwlViTConfig", projection_dim=96),
         "CLIPSegForImageSegmentation": lambda: towers(
             "CLIPSegForImageSegmentation", "CLIPSegConfig", projection_dim=48, extract_layers=[0, 1, 2], reduce_dim=32,
             decoder_intermediate_size=64),

@@ -104,13 +104,14 @@ def test_a_model_that_fails_after_its_cut_is_a_row_with_the_stage(benchmark, opt
 def test_a_model_that_keeps_more_than_half_is_listed_with_what_stays_whole(benchmark):
     row = {
         "library": "monai", "model": "stiff", "params": 10, "flops": 10, "groups": 1, "channels": 4, "kept": 0.7,
-        "counted": 0.7, "least": 0.7, "difference": 0.0, "exact_difference": 0.0, "inexact": None,
+        "counted": 0.7, "least": 0.7, "difference": 0.0, "effect": 0.3, "exact_difference": 0.0, "inexact": None,
         "processor_seconds": 0.1, "all_seconds": 1.0, "frozen": [["it is the model's output", 3], ["aten::odd", 8]],
     }  # fmt: skip
     text = benchmark[1].table({("monai", "stiff"): row})
     assert "- **stiff** (4 can be removed): 8: aten::odd" in text and "see below" in text
     assert not benchmark[1].good(row) and benchmark[1].good(row | {"kept": 0.5})
     assert not benchmark[1].good(row | {"kept": 0.5, "exact_difference": 1e-3})
+    assert not benchmark[1].good(row | {"kept": 0.5, "effect": 0.0})
 
 
 def test_an_interrupted_table_goes_on(benchmark, monkeypatch, tmp_path, capsys):
