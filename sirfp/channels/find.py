@@ -38,7 +38,7 @@ from ..network.untouched import SharedMemory, copied_model, outside_inference_mo
 from ..network.wrappers import check_prunable, on_plain_model, unwrapped
 from ..structure.atoms import build_groups, makes, sides, state_tensors
 from ..structure.groups import ChannelGroups
-from ..structure.heads import next_heads
+from ..structure.heads import HeadSearch
 from ..tracing import ChannelTrace
 from ..tracing.outputs import Outputs
 from .size_log import SizeLog
@@ -95,14 +95,22 @@ def _found(
             own, guard = model, untouched(model)
         with guard:
             try:
-                traced = _trace(own, inputs, ignore, shared, heads)
-                return _tried(own, inputs, ignore, shared, traced) if trial and traced.found.groups else traced.found
+                search = None if heads is not None else HeadSearch()
+                traced = _trace(own, inputs, ignore, shared, heads or {}, search)
+                if not trial or search is None or not traced.found.groups:
+                    return traced.found
+                return _tried(own, inputs, ignore, shared, traced, search)
             finally:
                 shared.restore()
 
 
 def _tried(
-    model: nn.Module, inputs: Any, ignore: Iterable[str], shared: SharedMemory, traced: _Traced
+    model: nn.Module,
+    inputs: Any,
+    ignore: Iterable[str],
+    shared: SharedMemory,
+    traced: _Traced,
+    search: HeadSearch,
 ) -> ChannelGroups:
     """Fits the sizes in the model's code to cuts, and freezes the groups whose cut breaks the model."""
     from .fit_sizes import fit_sizes, live_sizes
@@ -110,7 +118,9 @@ def _tried(
 
     fit = fit_sizes(model, inputs, traced.output, traced.found, shared)
     if fit.stubborn:
-        traced = _trace(model, inputs, ignore, shared, stubborn=fit.stubborn)
+        heads = search.with_stubborn(traced.found.heads, fit.stubborn)
+        if heads != traced.found.heads:
+            traced = _trace(model, inputs, ignore, shared, heads, search)
         fit = fit_sizes(model, inputs, traced.output, traced.found, shared, settled=True)
     output, trains, asks = traced.output, traced.trains, traced.asks
     return live_sizes(freeze_failing(model, inputs, output, fit.found, shared, trains=trains, asks=asks))
@@ -138,25 +148,24 @@ def _trace(
     inputs: Any,
     ignore: Iterable[str],
     shared: SharedMemory,
-    heads: Mapping[int, int] | None = None,
-    stubborn: frozenset[int] = frozenset(),
+    heads: Mapping[int, int],
+    search: HeadSearch | None,
 ) -> _Traced:
     """Traces a copy of a model that shares its parameters, again where splits of attention must lose whole heads.
 
     Args:
         shared: guards the parameters.
-        heads: the splits that lose whole heads, if an earlier trace found them; None to find them.
-        stubborn: splits that cannot lose the same channel from every head.
+        heads: the splits that lose whole heads in the first trace.
+        search: finds those of the next trace; None to trace once.
         model, inputs, ignore: as in `find_groups`.
 
     Raises:
         InputError: see `find_groups`.
     """
-    settled: set[int] = set()
-    known = dict(heads or {})
+    known = dict(heads)
     while True:
         trace, traced = _trace_once(model, inputs, ignore, shared, known)
-        now = known if heads is not None else next_heads(trace, settled, stubborn)
+        now = search.following(trace) if search else known
         if now == known:
             return traced()
         known = now

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,8 +79,9 @@ def fit_sizes(
     if not any(n is not None for c in found.calls for n in c.sizes_of(np.ones(found.atoms, dtype=bool))):
         return Fit(found)
     run = CorrectedCopy(model, inputs, found, shared)
-    error, wrong = run.over_turns(list(found.groups))
-    if not error and not wrong:
+    # Settled, the sizes at the first choice of widths choose the attributes, and those at the others are seen after.
+    error, wrong = run.over_turns(list(found.groups), range(1 if settled else TURNS))
+    if not error and not wrong and not settled:
         return Fit(found)
     if error and CutCopy(copied_model(model), inputs, output, found, shared).failure(list(found.groups)) is None:
         return Fit(found)
@@ -93,11 +94,11 @@ def fit_sizes(
         if not found.groups:
             return Fit(found)
         run = CorrectedCopy(model, inputs, found, shared)
-        run.failure(list(found.groups))
-    modules = dict(model.named_modules())
-    attributes = _attributes(run, list(found.groups), modules)
-    run.widths = attributes
-    _, wrong = run.over_turns(list(found.groups))
+        run.over_turns(list(found.groups), range(1))
+    attributes, still = _attributes(run, list(found.groups), dict(model.named_modules()))
+    if attributes or error or settled:
+        run.widths = attributes
+        _, wrong = run.over_turns(list(found.groups), range(1, TURNS), still)
     widths = _joined(attributes, _calls(wrong))
     return Fit(replace(found, widths=_joined(found.widths, widths)))
 
@@ -108,26 +109,37 @@ class CorrectedCopy:
     Attributes:
         widths: sizes that are set in the copies before they run.
         wrong: the sizes that the code of the last copy gave wrongly.
+        wrong_first: those at the first of several choices of widths.
     """
 
     def __init__(self, model: nn.Module, inputs: Any, found: ChannelGroups, shared: SharedMemory):
         self.model, self.inputs, self.found, self.shared = model, inputs, found, shared
         self.widths: Widths = {}
         self.wrong: Wrong = {}
+        self.wrong_first: Wrong = {}
         self._calls: dict[Place, list[SizeCall]] = {}
         for size_call in found.calls:
             self._calls.setdefault(size_call.place, []).append(size_call)
 
-    def over_turns(self, groups: list[Group]) -> tuple[str | None, Wrong]:
+    def over_turns(
+        self, groups: list[Group], turns: Iterable[int], earlier: Mapping[Any, Any] | None = None
+    ) -> tuple[str | None, Wrong]:
         """Runs copies at several choices of widths.
+
+        Args:
+            groups: the groups to cut.
+            turns: numbers of the choices.
+            earlier: the sizes that the code gave wrongly at earlier choices.
 
         Returns:
             The reason if a copy fails, else None; and the sizes that the code gave wrongly in any of them.
         """
-        wrong: Wrong = {}
-        for turn in range(TURNS):
+        wrong: Wrong = dict(earlier or {})
+        for turn in turns:
             error = self.failure(groups, turn)
             wrong |= self.wrong
+            if turn == 0:
+                self.wrong_first = self.wrong
             if error is not None or (turn and not wrong):
                 return error, wrong
         return None, wrong
@@ -161,12 +173,19 @@ class CorrectedCopy:
         return None
 
 
-def _attributes(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, nn.Module]) -> Widths:
-    """Returns the attributes that, when set, make the code give right sizes."""
+def _attributes(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, nn.Module]) -> tuple[Widths, Wrong]:
+    """Finds the attributes that, when set, make the code give right sizes.
+
+    Args:
+        run: has run at the first choice of widths, without any attribute.
+        groups: the groups.
+        modules: the model's modules by name.
+
+    Returns:
+        The attributes, and the sizes that the code still gives wrongly at the first choice.
+    """
     accepted: Widths = {}
-    run.widths = accepted
-    run.failure(groups)
-    before = dict(run.wrong)
+    before = dict(run.wrong_first)
     for turn in range(CANDIDATES):
         tried: Widths = {}
         for (place, position), (_, _, size_call) in before.items():
@@ -189,7 +208,7 @@ def _attributes(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, n
             run.widths = accepted
             run.failure(groups)
         before = dict(run.wrong)
-    return accepted
+    return accepted, before
 
 
 def _holding(module: nn.Module, size_call: SizeCall, position: int) -> list[str]:

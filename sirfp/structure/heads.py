@@ -7,46 +7,69 @@ splits of this attention lose whole heads in the next trace.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ..tracing import ChannelTrace
 
 
-def next_heads(trace: ChannelTrace, settled: set[int], stubborn: frozenset[int] = frozenset()) -> dict[int, int]:
-    """Returns the splits that lose whole heads in the next trace, {number of the operation: k}.
+class HeadSearch:
+    """Finds the splits that lose whole heads, from trace to trace.
 
     All splits of one module that take part in attention change together, because attention joins their heads. Any other
     split changes only if its channels are frozen. If whole heads cannot be removed along one dimension either, the next
     outer one is tried; after the last, the splits stay as they were first.
-
-    Args:
-        trace: a trace that has run.
-        settled: splits that stay as they were first; it is extended.
-        stubborn: splits that a cut copy showed to be unable to lose the same index from every head.
     """
-    heads = dict(trace.heads)
-    if not trace.splits:
+
+    def __init__(self) -> None:
+        self._settled: set[int] = set()  # splits that stay as they were first
+        self._joined: list[list[int]] = []  # the splits of each attention
+
+    def following(self, trace: ChannelTrace) -> dict[int, int]:
+        """Returns the splits that lose whole heads in the next trace, {number of the operation: k}.
+
+        Args:
+            trace: a trace that has run.
+        """
+        heads = dict(trace.heads)
+        if not trace.splits:
+            return heads
+        components = trace.labels.components()
+        held = [labels for labels, _ in trace.labels.frozen]
+        frozen = np.zeros(len(components), dtype=bool)
+        frozen[components[np.concatenate(held)] if held else []] = True
+        attended = np.zeros(len(components), dtype=bool)
+        attended[components[np.concatenate(trace.attended)] if trace.attended else []] = True
+        modules: dict[tuple[str, int], list[int]] = {}
+        for number, split in trace.splits.items():
+            joined = number in heads or attended[components[split.labels]].any()
+            modules.setdefault((split.owner, -1 if joined else number), []).append(number)
+        self._joined = [numbers for (_, alone), numbers in modules.items() if alone < 0]
+        for numbers in modules.values():
+            stuck = [n for n in numbers if frozen[components[trace.splits[n].labels]].all()]
+            changed = [n for n in numbers if n in heads]
+            if not changed:
+                if stuck and self._settled.isdisjoint(numbers):
+                    heads.update(dict.fromkeys(numbers, 1))
+            elif any(n in heads and heads[n] + 1 >= trace.splits[n].depth for n in stuck):
+                self._settled.update(changed)
+                for number in changed:
+                    del heads[number]
+            else:
+                heads.update({n: heads[n] + 1 for n in stuck if n in heads})
         return heads
-    components = trace.labels.components()
-    held = [labels for labels, _ in trace.labels.frozen]
-    frozen = np.zeros(len(components), dtype=bool)
-    frozen[components[np.concatenate(held)] if held else []] = True
-    attended = np.zeros(len(components), dtype=bool)
-    attended[components[np.concatenate(trace.attended)] if trace.attended else []] = True
-    modules: dict[tuple[str, int], list[int]] = {}
-    for number, split in trace.splits.items():
-        joined = number in heads or attended[components[split.labels]].any()
-        modules.setdefault((split.owner, -1 if joined else number), []).append(number)
-    for (_, alone), numbers in modules.items():
-        stuck = [n for n in numbers if frozen[components[trace.splits[n].labels]].all()]
-        changed = [n for n in numbers if n in heads]
-        if not changed:
-            if (stuck or alone < 0 and stubborn.intersection(numbers)) and settled.isdisjoint(numbers):
-                heads.update(dict.fromkeys(numbers, 1))
-        elif any(n in heads and heads[n] + 1 >= trace.splits[n].depth for n in stuck):
-            settled.update(changed)
-            for number in changed:
-                del heads[number]
-        else:
-            heads.update({n: heads[n] + 1 for n in stuck if n in heads})
-    return heads
+
+    def with_stubborn(self, heads: Mapping[int, int], stubborn: frozenset[int]) -> dict[int, int]:
+        """Returns the splits that lose whole heads once a cut copy has failed.
+
+        Args:
+            heads: the splits that lose whole heads in the last trace.
+            stubborn: splits that a cut copy showed to be unable to lose the same index from every head.
+        """
+        more = dict(heads)
+        for numbers in self._joined:
+            if stubborn.intersection(numbers) and heads.keys().isdisjoint(numbers):
+                if self._settled.isdisjoint(numbers):
+                    more.update(dict.fromkeys(numbers, 1))
+        return more
