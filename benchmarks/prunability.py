@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sirfp.budget.allocation import allocate
@@ -190,13 +191,14 @@ def counted_flops(model: nn.Module, inputs: Any) -> int:
     """The multiply-adds of a call, by PyTorch's counter.
 
     The counter follows modules by hooks on gradients of their inputs. It fails where a parameter is such an input and
-    gradients are off (a class token in CaiT and PiT), so parameters need no gradient while it counts.
+    gradients are off (a class token in CaiT and PiT), so parameters need no gradient while it counts. It does not
+    count fused attention on a processor, so attention runs as two products.
     """
     needed = [p for p in model.parameters() if p.requires_grad]
     for parameter in needed:
         parameter.requires_grad_(False)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             call(model.eval(), inputs)
     finally:
         for parameter in needed:
