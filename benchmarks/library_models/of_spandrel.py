@@ -15,19 +15,19 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Compact": ("Compact.__arch.SRVGG", "SRVGGNetCompact", {"num_conv": 4, "upscale": 2}),
     "DAT": ("DAT.__arch.DAT", "DAT", {"img_size": 32, "embed_dim": 48, "depth": [2], "num_heads": [4],
                                "split_size": [4, 8]}),
-    "DCTLSA": ("DCTLSA.__arch.dctlsa", "DCTLSA", {"num_modules": 2, "upscale": 2}),
+    "DCTLSA": ("DCTLSA.__arch.dctlsa", "DCTLSA", {"upscale": 2}),
     "DITN": ("DITN.__arch.DITN_Real", "DITN_Real", {"ITL_blocks": 1, "SAL_blocks": 1, "upscale": 2}),
     "DRCT": ("DRCT.__arch.drct_arch", "DRCT", SCALED | {"gc": 16}),
     "DRUNet": ("DRUNet.__arch.network_unet", "DRUNet", {"in_nc": 3, "out_nc": 3, "nc": [32, 48, 64, 96], "nb": 1}),
     "DnCNN": ("DnCNN.__arch.network_dncnn", "DnCNN", {"in_nc": 3, "out_nc": 3, "nb": 6}),
     "ESRGAN": ("ESRGAN.__arch.RRDB", "RRDBNet", {"num_filters": 32, "num_blocks": 2, "scale": 2}),
-    "ESRGAN unshuffled": ("ESRGAN.__arch.RRDB", "RRDBNet", {"num_blocks": 2, "scale": 4, "shuffle_factor": 2}),
-    "FBCNN": ("FBCNN.__arch.FBCNN", "FBCNN", {"nc": [32, 48, 64, 96], "nb": 1}),
+    "ESRGAN unshuffled": ("ESRGAN.__arch.RRDB", "RRDBNet", {"in_nc": 12, "num_blocks": 2, "scale": 4, "shuffle_factor": 2}),
+    "FBCNN": ("FBCNN.__arch.FBCNN", "FBCNN", {"nc": [32, 48, 64, 512], "nb": 1}),
     "FDAT": ("FDAT.__arch.fdat", "FDAT", {"scale": 2, "embed_dim": 48, "num_groups": 1, "depth_per_group": 2}),
     "FFTformer": ("FFTformer.__arch.fftformer_arch", "FFTformer", {"dim": 24, "num_blocks": [1, 1, 1],
                                                                   "num_refinement_blocks": 1}),
     "HAT": ("HAT.__arch.HAT", "HAT", SCALED | {"squeeze_factor": 12}),
-    "LaMa": ("LaMa.__arch.LaMa", "LaMa", {}),
+    "LaMa": ("LaMa.__arch.LaMa", "LaMa", {"in_nc": 4}),
     "MixDehazeNet": ("MixDehazeNet.__arch.MixDehazeNet", "MixDehazeNet", {}),
     "MoSR": ("MoSR.__arch.mosr_arch", "MoSR", {"upscale": 2, "n_block": 3, "dim": 32}),
     "NAFNet": ("NAFNet.__arch.NAFNet_arch", "NAFNet", {"enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}),
@@ -39,7 +39,7 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "RealCUGAN": ("RealCUGAN.__arch.upcunet_v3", "UpCunet2x", {}),
     "RetinexFormer": ("RetinexFormer.__arch.retinexformer_arch", "RetinexFormer", {"n_feat": 24, "stage": 1}),
     "SAFMN": ("SAFMN.__arch.safmn", "SAFMN", {"dim": 36, "n_blocks": 3, "upscaling_factor": 2}),
-    "SCUNet": ("SCUNet.__arch.SCUNet", "SCUNet", {"config": [1] * 7, "dim": 32}),
+    "SCUNet": ("SCUNet.__arch.SCUNet", "SCUNet", {"config": [1] * 7}),
     "SPAN": ("SPAN.__arch.span", "SPAN", {"num_in_ch": 3, "num_out_ch": 3, "upscale": 2}),
     "SeemoRe": ("SeemoRe.__arch.seemore_arch", "SeemoRe", {"scale": 2, "num_layers": 2, "embedding_dim": 36,
                                                            "num_experts": 2}),
@@ -49,7 +49,7 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Uformer": ("Uformer.__arch.Uformer", "Uformer", {"img_size": 128, "embed_dim": 16, "depths": [1] * 9}),
 }  # fmt: skip
 """(module, class, options) of each network."""
-SIDES = {"Uformer": 128, "SCUNet": 64, "RealCUGAN": 64}
+SIDES = {"Uformer": 128, "SCUNet": 64, "RealCUGAN": 64, "MixDehazeNet": 64}
 """Sides of images in pixels; 32 for the others."""
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sirfp
-from sirfp.channels import find_groups
+from sirfp.channels import find, find_groups, fit_sizes
 
 WIDTH, HEADS = 24, 3
 
@@ -163,6 +163,24 @@ def test_whole_heads_go_and_the_embedding_too(make):
     assert [group.size for group in heads] == [HEADS]
     assert heads[0].width > 1
     assert {f.name for f in found.frozen if f.reason != "it is indexed"} == {"head"}  # positions of a table
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_whole_heads_cost_few_traces_and_copies(make, monkeypatch):
+    counts = {"traces": 0, "copies": 0}
+
+    def counted(kind, function):
+        def call(*args, **kwargs):
+            counts[kind] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(find, "_trace_once", counted("traces", find._trace_once))
+    failure = fit_sizes.CorrectedCopy.failure
+    monkeypatch.setattr(fit_sizes.CorrectedCopy, "failure", counted("copies", failure))
+    find_groups(Tokens(make()), torch.rand(1, 10, 8))
+    assert counts["traces"] <= 3 and counts["copies"] <= 7, counts
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["norm last", "norm first"])
