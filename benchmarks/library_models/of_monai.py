@@ -12,6 +12,7 @@ from .subject import Subject, image
 
 VOLUME = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}
 STEPS = {"channels": (8, 16, 32), "strides": (2, 2)}
+CODER = {"channels": (8, 16, 32), "strides": (2, 2, 1)}
 KERNELS = {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [16, 24, 32]}
 VIT = {"hidden_size": 96, "mlp_dim": 192, "num_layers": 3, "num_heads": 4}
 DIFFUSION = {
@@ -53,9 +54,9 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
                           "n_input_channels": 1, "num_classes": 5}, (1, 16, 16, 16)),
     "EfficientNetBN": ("EfficientNetBN", {"model_name": "efficientnet-b0", "pretrained": False}, (3, 64, 64)),
     "FlexibleUNet": ("FlexibleUNet", {"in_channels": 3, "out_channels": 3, "backbone": "efficientnet-b0"}, (3, 64, 64)),
-    "AutoEncoder": ("AutoEncoder", VOLUME | STEPS | {"strides": (2, 2, 1), "inter_channels": [24, 24]}, (1, 16, 16, 16)),
+    "AutoEncoder": ("AutoEncoder", VOLUME | CODER | {"inter_channels": [24, 24]}, (1, 16, 16, 16)),
     "VarAutoEncoder": ("VarAutoEncoder", {"spatial_dims": 2, "in_shape": (1, 32, 32), "out_channels": 1,
-                                          "latent_size": 8, "use_mean_at_inference": True} | STEPS | {"strides": (2, 2, 1)}, (1, 32, 32)),
+                                          "latent_size": 8, "use_mean_at_inference": True} | CODER, (1, 32, 32)),
     "HighResNet": ("HighResNet", VOLUME, (1, 16, 16, 16)),
     "HoVerNet": ("HoVerNet", {"out_classes": 3}, (3, 256, 256)),
     "MedNeXt": ("MedNeXt", VOLUME | {"init_filters": 8, "kernel_size": 3, "blocks_down": (1, 1), "blocks_bottleneck": 1,
