@@ -192,15 +192,18 @@ def counted_flops(model: nn.Module, inputs: Any) -> int:
 
     The counter follows modules by hooks on gradients of their inputs. It fails where a parameter is such an input and
     gradients are off (a class token in CaiT and PiT), so parameters need no gradient while it counts. It does not
-    count fused attention on a processor, so attention runs as two products.
+    count fused attention on a processor, nor PyTorch's fast path of `nn.MultiheadAttention`, so both are off.
     """
     needed = [p for p in model.parameters() if p.requires_grad]
     for parameter in needed:
         parameter.requires_grad_(False)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             call(model.eval(), inputs)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for parameter in needed:
             parameter.requires_grad_(True)
     return counter.get_total_flops() // 2
