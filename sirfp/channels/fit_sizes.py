@@ -122,7 +122,7 @@ class CorrectedCopy:
             self._calls.setdefault(size_call.place, []).append(size_call)
 
     def over_turns(
-        self, groups: list[Group], turns: Iterable[int], earlier: Mapping[Any, Any] | None = None
+        self, groups: list[Group], turns: Iterable[int], earlier: Wrong | None = None
     ) -> tuple[str | None, Wrong]:
         """Runs copies at several choices of widths.
 

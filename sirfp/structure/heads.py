@@ -69,7 +69,7 @@ class HeadSearch:
         """
         more = dict(heads)
         for numbers in self._joined:
-            if stubborn.intersection(numbers) and heads.keys().isdisjoint(numbers):
-                if self._settled.isdisjoint(numbers):
-                    more.update(dict.fromkeys(numbers, 1))
+            left = [number for number in numbers if number not in heads]
+            if stubborn.intersection(left) and self._settled.isdisjoint(left):
+                more.update(dict.fromkeys(left, 1))
         return more
