@@ -72,7 +72,7 @@ def table(rows: Rows) -> str:
     ]
     return HEAD.format(
         command=command,
-        libraries=", ".join(LIBRARIES),
+        libraries=", ".join(library for library in LIBRARIES if any(its == library for its, _ in rows)),
         summary=summary(rows),
         rows="\n".join(_line(rows[key]) for key in order),
         frozen="\n".join(frozen) or "None.",
