@@ -43,7 +43,7 @@ PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
                                                   "use_relative_position_embeddings": True, "pretrain_image_size": 64}),
     "YolosForObjectDetection": ("YolosConfig", VIT | MLP | SEEN | {"image_size": [64, 64], "num_detection_tokens": 8}),
     "Aimv2VisionModel": ("Aimv2VisionConfig", VIT | MLP | SEEN),
-    "DPTForDepthEstimation": ("DPTConfig", VIT | MLP | SEEN | {"backbone_out_indices": [0, 1, 2],
+    "DPTForSemanticSegmentation": ("DPTConfig", VIT | MLP | SEEN | {"backbone_out_indices": [0, 1, 2],
                                                                "neck_hidden_sizes": [16, 32, 48],
                                                                "fusion_hidden_size": 32}),
     "ConvNextForImageClassification": ("ConvNextConfig", STAGES),
@@ -139,6 +139,7 @@ JOINED: dict[str, tuple[str, str, dict[str, Any]]] = {
         "feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "encoder_feedforward_dim": 64,
         "encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 4, "dim_feedforward": 64, "num_queries": 8}),
     "DepthAnythingForDepthEstimation": ("DepthAnythingConfig", "DINOv2", {
+        "depth_estimation_type": "metric",
         "reassemble_hidden_size": 96, "neck_hidden_sizes": [16, 24, 32, 48], "fusion_hidden_size": 24}),
     "VitPoseForPoseEstimation": ("VitPoseConfig", "ViTPose", {}),
     "VitMatteForImageMatting": ("VitMatteConfig", "ViTDet", {"hidden_size": 96}),
