@@ -13,12 +13,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import NoReturn
 
 from .commands.outcome import Outcome
 from .errors import InputError, near
 from .files.own_code import import_own
 from .files.quiet import quiet
+from .reporting.progress import stages_on_stderr
 
 COMMANDS = {
     "report": "FLOPs, parameters, latency and widths of a model, dense and pruned",
@@ -116,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand; returns the exit code."""
     try:
         args = parse(argv)
-        with quiet():
+        with nullcontext() if args.json else stages_on_stderr(), quiet():
             for code in getattr(args, "imports", ()):
                 import_own(code)
             outcome = importlib.import_module(f".commands.{args.command}", __package__).run(args)

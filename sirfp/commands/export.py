@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..reporting.progress import stage
 from .arguments import (
     MODEL_USAGE,
     OPTS_USAGE,
@@ -21,6 +25,7 @@ from .arguments import (
     need_model,
     split_words,
 )
+from .eight_bits import add_int8, add_integers, check_int8
 from .outcome import Outcome
 
 if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
@@ -35,6 +40,7 @@ EXAMPLE = """examples:
   sirfp export small.safetensors -o small.onnx
   sirfp export small.safetensors --config-file deeplab.yaml -o small.onnx --images photos/
   sirfp export --zoo COCO-Detection/retinanet_R_50_FPN_1x --weights model.pkl -o dense.onnx    without FILE: dense
+  sirfp export small.safetensors -o small_int8.onnx --int8 --images photos/
 
 The file's input is `images`, (N, C, H, W), float32 from 0 to 255. Its outputs are logits; for a segmentor also the
 class of each pixel; for a detector boxes, scores, classes, count and, if it predicts them, masks: docs/export.md."""
@@ -52,12 +58,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         "open if the model allows",
     )
     parser.add_argument(
-        "--opset", type=at_least(1), metavar="N", help="version of ONNX's operators; by default PyTorch's"
+        "--opset",
+        type=at_least(1),
+        metavar="N",
+        help="version of ONNX's operators, from 13 on; by default PyTorch's",
     )
     parser.add_argument(
         "--score-threshold", type=float, metavar="T", help="least score of a detection; by default the config's"
     )
     add_tolerance(parser, 1e-3, "from PyTorch")
+    add_int8(parser)
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -72,6 +82,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.score_threshold is not None and not 0 <= args.score_threshold <= 1:
         raise InputError(f"--score-threshold must lie in [0, 1], got {args.score_threshold}")
     check_opset(args.opset)
+    check_int8(args)
     check_writable(args.output)
     check_packages()
     plan_and_state = read(file) if file else None  # first, so that a damaged file is reported before a model is built
@@ -87,10 +98,24 @@ def run(args: argparse.Namespace) -> Outcome:
     images = _images(source, args)
     free = {None: ("batch", "size"), "size": ("batch",), "all": ()}[args.fixed]
     metadata = {"model": source.name, "colours": source.colours, "values": "0 to 255", "made by": "sirfp export"}
-    written = export(graph, Path(args.output), source.size, free=free, metadata=metadata, opset=args.opset)
-    images = images if "size" in written.free else [resized(image, source.size) for image in images]
-    found = agreement(graph, args.output, images or _noise(source, graph, written, args.seed))
-    return _outcome(args, source, file, written, found)
+    with _float_file(args) as path:
+        stage("exporting by PyTorch's exporter")
+        written = export(graph, path, source.size, free=free, metadata=metadata, opset=args.opset)
+        images = images if "size" in written.free else [resized(image, source.size) for image in images]
+        stage("comparing onnxruntime with PyTorch")
+        found = agreement(graph, path, images or _noise(source, graph, written, args.seed))
+        outcome = _outcome(args, source, file, written, found)
+        return add_integers(args, source, written, outcome) if args.int8 and not outcome.failure else outcome
+
+
+@contextmanager
+def _float_file(args: argparse.Namespace) -> Iterator[Path]:
+    """The file with floats: the output, or with --int8 a temporary file."""
+    if not args.int8:
+        yield Path(args.output)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "floats.onnx"
 
 
 def _set_threshold(model: nn.Module, threshold: float, name: str) -> None:
@@ -134,12 +159,13 @@ def _outcome(args: argparse.Namespace, source: Source, file: str, written: Expor
     """Reports the file and the differences of its outputs from the outputs of the model in PyTorch."""
     from sirfp.reporting import tables
 
-    file_bytes = os.path.getsize(args.output)
+    file_bytes = os.path.getsize(written.path)
     height, width = source.size
     size = "any size" if "size" in written.free else f"{height} x {width} pixels"
     batch = "any batch" if "batch" in written.free else "one image"
+    what = "the file with floats" if args.int8 else args.output
     output: list[Any] = [
-        f"{args.output}, {tables.size(file_bytes)}: {file or 'the dense model'} of {source.name}, {batch}, {size}",
+        f"{what}, {tables.size(file_bytes)}: {file or 'the dense model'} of {source.name}, {batch}, {size}",
         *written.notes,
         f"onnxruntime compared with PyTorch on {found.images} {'' if args.images else 'random '}images: "
         f"{describe(found)}",

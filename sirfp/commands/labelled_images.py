@@ -48,18 +48,36 @@ def _from_folders(args: argparse.Namespace, source: Source) -> Iterator[Any]:
     import torch
 
     root, found = Path(args.images), find_images(args.images)
-    names = [path.relative_to(root).parts[0] for path in found]
-    classes, wanted = sorted(set(names)), getattr(source.model, "num_classes", None)
-    if any(path.parent == root for path in found) or len(classes) != wanted:
+    wanted = getattr(source.model, "num_classes", None)
+    classes = classes_of(root, found, wanted)
+    if not classes:
         raise InputError(
             f"criterion {args.criterion!r} needs labels: --images must hold one folder for each of the {wanted} "
             f"classes of {source.name}, and {args.images} holds {_count(root, found)}"
         )
-    drawn = list(zip(found, map(classes.index, names), strict=True))
+    drawn = list(classes.items())
     random.Random(args.seed).shuffle(drawn)
     for i in range(0, min(len(drawn), args.batches * args.batch), args.batch):
         paths, labels = zip(*drawn[i : i + args.batch], strict=True)
         yield source.read(paths), torch.tensor(labels)
+
+
+def classes_of(root: Path, found: list[Path], classes: int | None) -> dict[Path, int]:
+    """The class of each image of a folder with one folder per class: the index of its folder among the sorted folders.
+
+    Args:
+        root: the folder.
+        found: its images.
+        classes: number of the model's classes.
+
+    Returns:
+        {image: class}; empty if there are images beside the folders, or not as many folders as classes.
+    """
+    names = [path.relative_to(root).parts[0] for path in found]
+    known = sorted(set(names))
+    if any(path.parent == root for path in found) or len(known) != classes:
+        return {}
+    return dict(zip(found, map(known.index, names), strict=True))
 
 
 def _count(root: Path, found: list[Path]) -> str:

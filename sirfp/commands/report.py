@@ -54,10 +54,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--runtimes",
         nargs="+",
-        choices=("eager", "channels-last", "bfloat16", "compiled", "onnxruntime"),
+        choices=("eager", "channels-last", "bfloat16", "compiled", "onnxruntime", "openvino"),
         default=["eager"],
         metavar="NAME",
-        help="any of %(choices)s (default eager); the last two time the graph that `sirfp export` writes",
+        help="any of %(choices)s (default eager); the last three time the graph that `sirfp export` writes",
     )
     parser.add_argument(
         "--ignore",

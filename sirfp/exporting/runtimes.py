@@ -7,11 +7,13 @@
 | bfloat16 | as channels-last, under autocast to bfloat16 |
 | compiled | the graph that `sirfp export` writes, under `torch.compile`, in channels-last memory format |
 | onnxruntime | the ONNX file of this graph, with fixed size and batch |
+| openvino | the same file, in float32 |
 """
 
 from __future__ import annotations
 
 import copy
+import importlib.util
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -21,12 +23,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..network.forward import call, inference
 from ..network.latency import Latency, in_turns, synchronizer
 
-RUNTIMES = ("eager", "channels-last", "bfloat16", "compiled", "onnxruntime")
-GRAPH_RUNTIMES = ("compiled", "onnxruntime")
+RUNTIMES = ("eager", "channels-last", "bfloat16", "compiled", "onnxruntime", "openvino")
+GRAPH_RUNTIMES = ("compiled", "onnxruntime", "openvino")
 """Runtimes for which the model must be a function of one tensor (`sirfp.exporting.Graph`)."""
 
 
@@ -40,13 +42,15 @@ def prepare_call(
         model: the model, in evaluation mode. For `GRAPH_RUNTIMES` it takes one tensor of images (N, C, H, W).
         inputs: argument of each call.
         folder: folder for files.
-        threads: number of CPU threads for onnxruntime, which ignores PyTorch's setting.
+        threads: number of CPU threads for onnxruntime and OpenVINO, which ignore PyTorch's setting.
 
     Raises:
         InputError: the model cannot be run in this runtime.
     """
     if runtime == "onnxruntime":
         return onnxruntime_call(model, inputs, folder, threads)
+    if runtime == "openvino":
+        return openvino_call(model, inputs, folder, threads)
     if runtime != "eager":
         model = copy.deepcopy(model).to(memory_format=torch.channels_last)
         if isinstance(inputs, torch.Tensor) and inputs.dim() == 4:
@@ -75,13 +79,46 @@ def onnxruntime_call(
     Raises:
         InputError: the model cannot be exported, or a package is not installed.
     """
-    from . import Session, check_packages, write_fixed
+    from . import Session
+
+    session = Session(_fixed_file(model, images, folder), threads)
+    return lambda: session(images)
+
+
+def openvino_call(
+    model: nn.Module, images: torch.Tensor, folder: Path, threads: int | None = None
+) -> Callable[[], Any]:
+    """Writes a model to an ONNX file of fixed batch and size; returns a function that runs it in OpenVINO on the CPU.
+
+    OpenVINO would compute in bfloat16 on processors that have it; here it computes in float32, as the others do.
+
+    Raises:
+        InputError: the model cannot be exported, OpenVINO cannot read the file, or a package is not installed.
+    """
+    if importlib.util.find_spec("openvino") is None:
+        raise InputError("openvino is not installed: pip install openvino")
+    import openvino
+
+    file = _fixed_file(model, images, folder)
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    try:
+        compiled = openvino.Core().compile_model(
+            str(file), "CPU", settings | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+        )
+    except RuntimeError as error:
+        raise InputError(f"openvino: {one_line(error, 200)}") from error
+    given = images.numpy()
+    return lambda: compiled(given)
+
+
+def _fixed_file(model: nn.Module, images: torch.Tensor, folder: Path) -> Path:
+    """Writes a model to a new ONNX file of fixed batch and size in a folder."""
+    from . import check_packages, write_fixed
 
     check_packages()
     file = folder / f"{len(list(folder.iterdir()))}.onnx"
     write_fixed(model, images, file)
-    session = Session(file, threads)
-    return lambda: session(images)
+    return file
 
 
 def compare(

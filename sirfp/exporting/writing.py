@@ -20,6 +20,7 @@ from . import region_pooling, suppression
 from .graphs import Graph
 from .integer_sizes import integer_sizes
 from .joining import join
+from .older_operators import OLDEST, with_opset
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MIN_TORCH = "2.8"
@@ -61,9 +62,12 @@ def missing_packages() -> list[str]:
 
 
 def check_opset(opset: int | None) -> None:
-    """Raises InputError if PyTorch's exporter does not write this version of ONNX's operators."""
-    if opset is not None and opset not in OPSETS:
-        raise InputError(f"--opset must lie in [{OPSETS[0]}, {OPSETS[-1]}], which PyTorch writes, got {opset}")
+    """Raises InputError if neither PyTorch's exporter nor onnx's converter writes this version of ONNX's operators."""
+    if opset is not None and not OLDEST <= opset <= OPSETS[-1]:
+        raise InputError(
+            f"--opset must lie in [{OLDEST}, {OPSETS[-1]}] (PyTorch writes {OPSETS[0]} and later, onnx converts "
+            f"to older ones), got {opset}"
+        )
 
 
 def export(
@@ -84,10 +88,12 @@ def export(
             file accepts.
         free: dimensions of `FREE` to make dynamic if the model allows.
         metadata: {key: text} stored in the file.
-        opset: one of `OPSETS`; PyTorch's default if None.
+        opset: one of `OPSETS`, or an older one from `OLDEST` on, to which the file is converted; PyTorch's default if
+            None.
 
     Raises:
-        InputError: the exporter fails on this model, a package is missing, or the file cannot be written.
+        InputError: the exporter or the converter fails on this model, a package is missing, or the file cannot be
+            written.
     """
     check_packages()
     check_opset(opset)
@@ -98,7 +104,7 @@ def export(
         free = [f for f in free if f != "size"]
     for attempt in dict.fromkeys([tuple(free), tuple(f for f in free if f != "size"), ()]):
         try:
-            model = _export_graph(graph, size, attempt, opset)
+            model = _export_graph(graph, size, attempt, max(opset, OPSETS[0]) if opset else None)
             break
         except Exception as error:  # any class: the model's code and the exporter raise their own errors
             notes.append(f"{' and '.join(attempt) or 'nothing'} cannot be left open: {reason(error)}")
@@ -107,6 +113,8 @@ def export(
     _name_sides(model.graph)
     for key, value in (metadata or {}).items():
         model.metadata_props.add(key=key, value=value)
+    if opset and opset < OPSETS[0]:
+        model = with_opset(model, opset, OPSETS[0])
     if model.ByteSize() > MAX_FILE_BYTES:
         raise InputError(
             f"the file would have {model.ByteSize() / 2**30:.1f} GiB; a single ONNX file is limited to 2 GiB"

@@ -1,17 +1,75 @@
-"""Shows how far a long task is, on a terminal."""
+"""Says on standard error what a long command is doing: a line for each stage, and on a terminal a bar."""
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENCE = 5.0
+"""Seconds that a command may take without a word."""
+
+
+class Stages:
+    """Prints the stage of a command that has run for `patience` seconds, and every later stage as it begins.
+
+    Args:
+        patience: seconds.
+    """
+
+    def __init__(self, patience: float):
+        self.patience, self.begin = patience, time.monotonic()
+        self.current, self.lock = "", threading.Lock()
+        self.timer = threading.Timer(patience, self.say)
+        self.timer.daemon = True
+        self.timer.start()
+
+    def enter(self, stage: str) -> None:
+        """Begins a stage."""
+        with self.lock:
+            self.current = stage
+        if time.monotonic() - self.begin >= self.patience:
+            self.say()
+
+    def say(self) -> None:
+        """Prints the current stage, once."""
+        with self.lock:
+            text, self.current = self.current, ""
+            if text:
+                print(f"[{time.monotonic() - self.begin:.0f} s] {text}", file=sys.stderr, flush=True)
+
+
+_running: list[Stages] = []
+
+
+@contextmanager
+def stages_on_stderr(patience: float = PATIENCE) -> Iterator[None]:
+    """Within the block, `stage` prints on standard error, if the block takes longer than `patience` seconds."""
+    stages = Stages(patience)
+    _running.append(stages)
+    try:
+        yield
+    finally:
+        _running.remove(stages)
+        stages.timer.cancel()
+
+
+def stage(text: str) -> None:
+    """Says what begins now, e.g. "finding groups of channels"; without effect outside `stages_on_stderr`."""
+    if _running:
+        _running[-1].enter(text)
 
 
 def with_progress(items: Iterable[T], label: str, total: int) -> Iterator[T]:
-    """Yields items; shows a progress bar if standard error is a terminal."""
+    """Yields items; shows a progress bar if standard error is a terminal, and begins the stage `label` if not."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        stage(label)
     return iter(track(items, label, total=total, console=console, transient=True, disable=not console.is_terminal))
