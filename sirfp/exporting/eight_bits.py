@@ -83,7 +83,6 @@ def quantize(
                     weight_type=quantization.QuantType.QInt8,
                     nodes_to_quantize=sorted(nodes),
                     calibrate_method=quantization.CalibrationMethod.MinMax,
-                    extra_options={"CalibMaxIntermediateOutputs": 16},  # bounds the memory, not the images
                 )
         except InputError:
             raise

@@ -6,6 +6,7 @@ Colours are classes and variables of `page.css`, so both follow the page's theme
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from ..reporting.figures import shorten
 from .results import Row, mean_and_std, number
 
 WIDTH, HEIGHT = 720, 380
-LEFT, RIGHT, TOP, BOTTOM = 150, 64, 18, 60
+LEFT, RIGHT, TOP, BOTTOM = 150, 84, 18, 60
 """Margins of the plot in pixels: criteria are named on the left, the metric's ticks are on the right."""
 MARKERS = ("circle", "square", "diamond", "triangle")
 COLOURS = 8
 """Number of colours for criteria in `page.css`, classes s0 to s7; later criteria reuse them with another marker."""
+PERCENTAGES = {"mIoU", "fwIoU", "mACC", "pACC", "top1", "top5", "top-1", "top-5"}
+"""Names of metrics in per cent, beside the APs of detection."""
 LABEL_GAP = 20
 """Least distance between two labels in pixels: the height of a line of text."""
 INTERVALS = 5
@@ -51,7 +54,10 @@ class _Scale:
 
 
 def trade_off(found: Sequence[Row]) -> str:
-    """Draws the metric over the share of FLOPs kept, with a line per criterion that ends at the dense network.
+    """Draws the metric over the share of FLOPs kept, with a line per criterion.
+
+    A line ends at the network that was trained on without pruning, if there is one: it has trained for as long as the
+    pruned ones. Otherwise it ends at the dense network.
 
     Args:
         found: the rows of one task and model.
@@ -60,8 +66,8 @@ def trade_off(found: Sequence[Row]) -> str:
         SVG.
     """
     scale, metric = _scale(found), found[0].metric
-    dense = next((row for row in found if row.dense), None)
     unpruned = [row for row in found if not row.pruned]
+    end = _end(found)
     series = _by_criterion(found)
     heights = {name: scale.y(points[0][1].mean) for name, points in series.items()}
     heights |= {row.criterion: scale.y(row.mean) for row in unpruned}
@@ -70,15 +76,46 @@ def trade_off(found: Sequence[Row]) -> str:
         f'<div class="scroll"><svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="'
         f'{escape(metric)} over the share of FLOPs kept, by criterion">'
     ]
-    parts += _axes(scale)
+    parts += _axes(scale, axis_title(metric))
     for row in unpruned:
         height = f"{scale.y(row.mean):.1f}"
         parts.append(f'<line class="dense" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>')
     for i, (name, points) in enumerate(series.items()):
-        parts.append(_series(i, name, points, dense, scale, labels[name]))
+        parts.append(_series(i, name, points, end, scale, labels[name]))
     for row in unpruned:
         parts.append(_unpruned(row, scale, labels[row.criterion]))
     return "".join([*parts, "</svg></div>"])
+
+
+def _end(found: Sequence[Row]) -> Row | None:
+    """The row at which lines end: networks trained on without pruning, else the dense networks, else none."""
+    unpruned = [row for row in found if not row.pruned]
+    return next((row for row in unpruned if not row.dense), unpruned[0] if unpruned else None)
+
+
+def explanation(found: Sequence[Row]) -> str:
+    """What the chart of `trade_off` shows, as a text beside it."""
+    end = _end(found)
+    if end is None:
+        text = "A line per criterion."
+    elif end.dense:
+        text = (
+            "A line per criterion, to the dense network before pruning. The dense network has trained for fewer "
+            "iterations than the pruned ones, so that these can lie above it."
+        )
+    else:
+        text = (
+            f"A line per criterion, to {end.criterion}: the dense network, trained on for as many iterations as a run "
+            "with pruning."
+        )
+    bars = " Bars: the standard deviation over seeds." if any(row.std for row in found) else ""
+    return escape(f"{text} Dashed: networks that keep all channels.{bars} Values are shown where the pointer rests.")
+
+
+def axis_title(metric: str) -> str:
+    """The name of a metric for an axis, with its unit where it is known: "mIoU, %"."""
+    name = metric.rpartition("/")[2]
+    return f"{name}, %" if name in PERCENTAGES or re.fullmatch(r"AP(\d+|[slm]|-.+)?", name) else name
 
 
 def _scale(found: Sequence[Row]) -> _Scale:
@@ -98,8 +135,8 @@ def _by_criterion(found: Sequence[Row]) -> dict[str, list[tuple[float, Row]]]:
     return {name: sorted(points, key=lambda point: point[0]) for name, points in series.items()}
 
 
-def _axes(scale: _Scale) -> Iterator[str]:
-    """Grid lines, ticks and the title of the horizontal axis."""
+def _axes(scale: _Scale, title: str) -> Iterator[str]:
+    """Grid lines, ticks and the titles of both axes."""
     value = scale.low
     while value <= scale.high + 1e-9:
         height = scale.y(value)
@@ -110,11 +147,13 @@ def _axes(scale: _Scale) -> Iterator[str]:
         if share >= scale.least:
             yield f'<text class="tick middle" x="{scale.x(share):.1f}" y="{HEIGHT - 36}">{share:.0%}</text>'
     middle = (LEFT + WIDTH - RIGHT) / 2
-    yield f'<text class="tick middle" x="{middle:.0f}" y="{HEIGHT - 6}">FLOPs kept</text>'
+    yield f'<text class="tick middle" x="{middle:.0f}" y="{HEIGHT - 6}">FLOPs kept, % of the dense network</text>'
+    x, y = WIDTH - 6, (TOP + HEIGHT - BOTTOM) / 2
+    yield f'<text class="tick middle" transform="translate({x} {y:.0f}) rotate(-90)">{escape(title)}</text>'
 
 
 def _series(
-    index: int, name: str, points: Sequence[tuple[float, Row]], dense: Row | None, scale: _Scale, label: float
+    index: int, name: str, points: Sequence[tuple[float, Row]], end: Row | None, scale: _Scale, label: float
 ) -> str:
     """The line of one criterion with its markers, error bars and label.
 
@@ -122,12 +161,12 @@ def _series(
         index: number of the criterion; sets colour and marker.
         name: name of the criterion.
         points: (share of FLOPs kept, row) pairs, see `_by_criterion`.
-        dense: row of the dense network, where the line ends; None for no such end.
+        end: row of the network with all channels where the line ends; None for no such end.
         scale: axes of the chart.
         label: vertical position of the label in pixels.
     """
     places = [(scale.x(share), scale.y(row.mean)) for share, row in points]
-    line = [*places, (scale.x(1.0), scale.y(dense.mean))] if dense else places
+    line = [*places, (scale.x(1.0), scale.y(end.mean))] if end else places
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
     parts = [f'<g class="s{index % COLOURS}">', f'<polyline class="line" points="{path}"/>']
     for (share, row), (x, y) in zip(points, places, strict=True):

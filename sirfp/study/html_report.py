@@ -13,23 +13,37 @@ from ..files.whole import whole_file
 from ..reporting.tables import giga, mega
 from . import charts, pictures
 from .grid import Study
-from .results import Row, mean_and_std, number, rows, signed, to_csv, to_data, to_markdown
+from .provenance import versions
+from .results import (
+    Row,
+    mean_and_std,
+    milliseconds,
+    number,
+    percent,
+    rows,
+    signed,
+    times,
+    to_csv,
+    to_data,
+    to_markdown,
+)
 from .run_folders import RunFolders
+from .scheduler import duration
 
 NAME, CSV, JSON, MARKDOWN = "report.html", "results.csv", "results.json", "results.md"
 COLUMNS: tuple[tuple[str, str, Callable[[Row], tuple[Any, ...]]], ...] = (
     ("task", "Task, model", lambda row: (f"{row.task}, {row.model}", row.task, row.model)),
     ("criterion", "Criterion", lambda row: (row.criterion, row.criterion)),
-    ("budget", "Budget", lambda row: (row.budget, number(row.budget))),
+    ("budget", "Budget", lambda row: (row.budget, percent(row.budget))),
     ("metric", "Result", lambda row: (row.mean, mean_and_std(row.mean, row.std), row.metric.rpartition("/")[2])),
     ("change", "Change", lambda row: (row.change, _change(row))),
-    ("cut", "After the cut", lambda row: (row.cut, number(row.cut))),
+    ("cut", "After the cut", lambda row: (row.cut, number(row.cut), row.cut_dense and f"of {number(row.cut_dense)}")),
     ("flops", "GFLOPs", lambda row: (row.flops, "-" if row.flops is None else giga(row.flops))),
-    ("flops-kept", "kept", lambda row: (row.flops_kept, _percent(row.flops_kept))),
-    ("params", "M params", lambda row: (row.params, "-" if row.params is None else mega(row.params))),
-    ("params-kept", "kept", lambda row: (row.params_kept, _percent(row.params_kept))),
-    ("latency", "Latency, ms", lambda row: (row.latency, number(row.latency and 1e3 * row.latency, 1))),
-    ("speedup", "Speed-up", lambda row: (row.speedup, "-" if row.speedup is None else f"{row.speedup:.2f}×")),
+    ("flops-kept", "kept", lambda row: (row.flops_kept, percent(row.flops_kept))),
+    ("params", "M\u00a0params", lambda row: (row.params, "-" if row.params is None else mega(row.params))),
+    ("params-kept", "kept", lambda row: (row.params_kept, percent(row.params_kept))),
+    ("latency", "Latency, ms", lambda row: (row.latency, milliseconds(row.latency), _dense_latency(row))),
+    ("speedup", "Speed-up", lambda row: (row.speedup, times(row.speedup))),
     ("seeds", "Seeds", lambda row: (len(row.seeds), str(len(row.seeds)))),
 )
 """Columns of the table of results: (key, title, function from a row to the value to sort by, the text and, if any, a
@@ -62,8 +76,8 @@ def page(study: Study, folders: RunFolders, found: Sequence[Row]) -> str:
     title = f"Study {study.name}"
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     body = [
-        f"<header><div><h1>{escape(title)}</h1><p>{escape(_status_line(study, folders))}</p></div>"
-        '<button id="theme" type="button">Dark or light</button></header>',
+        f'<header><h1>{escape(title)}</h1><button id="theme" type="button">Change theme</button>'
+        f"<p>{escape(_status_line(study, folders))}</p></header>",
         f'<nav aria-label="Tasks">{links}</nav>' if len(models) > 1 else "",
         "<main>",
         _results(found) if found else "<p>No run is done yet.</p>",
@@ -83,38 +97,43 @@ def page(study: Study, folders: RunFolders, found: Sequence[Row]) -> str:
 
 
 def _status_line(study: Study, folders: RunFolders) -> str:
-    """The number of runs that are done, failed and left, and the time."""
+    """The number of runs that are done, failed and left, their time, the date, and what wrote the page."""
     states = [folders.state(job) for job in study.jobs]
     left = len(states) - states.count("done") - states.count("failed")
     counts = [f"{states.count('done')} of {len(states)} runs done"]
     counts += [f"{states.count('failed')} failed"] if "failed" in states else []
     counts += [f"{left} left"] if left else []
-    return f"{', '.join(counts)}. Written {time.strftime('%Y-%m-%d %H:%M')}."
+    seconds = sum(result.get("seconds") or 0 for job in study.jobs if (result := folders.result(job)) is not None)
+    spent = f", {duration(seconds)} of run time" if seconds else ""
+    return f"{', '.join(counts)}{spent}. Written {time.strftime('%Y-%m-%d %H:%M %Z').strip()} by {versions()}."
 
 
 def _results(found: Sequence[Row]) -> str:
     """The table of all rows. For each task, model and budget, the highest mean is bold."""
-    highest: dict[tuple[str, str, float | None], float] = {}
+    rivals: dict[tuple[str, str, float | None], list[float]] = {}
     for row in found:
         if row.pruned:
-            key = row.task, row.model, row.budget
-            highest[key] = max(highest.get(key, row.mean), row.mean)
+            rivals.setdefault((row.task, row.model, row.budget), []).append(row.mean)
+    highest = {key: max(means) for key, means in rivals.items() if len(means) > 1}
     head = "".join(
         f'<th scope="col" data-key="{key}"{"" if i < TEXT_COLUMNS else " class=number"}>'
         f'<button type="button">{escape(name)}</button></th>'
         for i, (key, name, _) in enumerate(COLUMNS)
     )
     body = "".join(
-        _table_row(row, row.pruned and row.mean == highest[row.task, row.model, row.budget]) for row in found
+        _table_row(row, row.pruned and row.mean == highest.get((row.task, row.model, row.budget))) for row in found
     )
     several = any(row.std is not None for row in found)
     deviation = " ± the sample's standard deviation" if several else ""
     note = (
-        f"Budget: share of the FLOPs to keep. Result: mean over seeds{deviation}; the best of each budget is bold. "
+        f"Budget: share of the FLOPs to keep. Result: mean over seeds{deviation}"
+        f"{'; the best of several with one budget is bold' if highest else ''}. After the cut: before fine-tuning, "
+        "of the dense network's result. "
         "Change: difference to the dense network of the same seed before pruning, which was trained for fewer "
         'iterations; the row "unpruned" is this network trained on for as many iterations as a pruning run. FLOPs '
-        "are multiply-adds for one image. Latency: dense and pruned network are called in turns at the end of each "
-        "run; runs at the same time slow each other down, which affects the speed-up less."
+        "are multiply-adds for one image. Latency: of the pruned network and, in small print, of the dense one, "
+        "called in turns at the end of the same runs; the speed-up is their ratio. Runs at the same time slow each "
+        "other down, so compare speed-ups, not milliseconds of different rows."
     )
     return (
         '<section><h2>Results</h2><div class="scroll" tabindex="0" role="region" aria-label="Results">'
@@ -151,7 +170,8 @@ def _model_section(study: Study, folders: RunFolders, found: Sequence[Row]) -> s
         widths.setdefault(name, []).append(result["widths"])
         first_seed.setdefault(name, folders.folder(job))
     parts = [
-        f"<h3>Trade-off</h3>{charts.trade_off(found)}",
+        f'<h3>Trade-off</h3><div class="beside">{charts.trade_off(found)}<p class="note">{charts.explanation(found)}'
+        "</p></div>",
         "<details><summary><h3>Channels that each layer keeps</h3></summary>"
         f'<p class="note">Shaded by the share kept.</p>{charts.kept_channels(widths)}</details>',
         _figures(
@@ -203,5 +223,5 @@ def _change(row: Row) -> str:
     return text if row.change_std is None else f"{text} ± {number(row.change_std)}"
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
+def _dense_latency(row: Row) -> str:
+    return "" if row.latency_dense is None else f"of {milliseconds(row.latency_dense)}"

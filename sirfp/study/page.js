@@ -18,6 +18,8 @@ function sort(head, descending) {
   const number = head.classList.contains("number");
   const value = (row) => row.cells[column].dataset.value;
   const rows = [...body.rows].sort((a, b) => {
+    const pinned = b.classList.contains("full") - a.classList.contains("full"); // dense networks stay at the top
+    if (pinned) return pinned;
     const [x, y] = [value(a), value(b)];
     if (x === "" || y === "") return (x === "") - (y === ""); // what is not known comes last
     return sign * (number ? Number(x) - Number(y) : x.localeCompare(y));

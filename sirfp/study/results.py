@@ -14,6 +14,17 @@ from ..reporting.tables import Table, giga, mega
 from .grid import Job, Study
 from .run_folders import RunFolders
 
+UNITS = {
+    "budget": ("budget_percent", 0.01),
+    "flops": ("gflops", 1e9),
+    "flops_kept": ("flops_kept_percent", 0.01),
+    "params": ("params_millions", 1e6),
+    "params_kept": ("params_kept_percent", 0.01),
+    "latency": ("latency_ms", 1e-3),
+    "latency_dense": ("latency_dense_ms", 1e-3),
+}
+"""{field of `Row`: (column of the CSV, its unit)}: the units of the tables."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -29,10 +40,12 @@ class Row:
         change, change_std: mean and sample standard deviation of (metric - metric of the dense network of the same
             seed).
         cut: mean of the metric right after the last cut, before fine-tuning.
+        cut_dense: mean of the metric of the dense networks of the same seeds; None unless `cut` is known.
         flops, params: mean number of multiply-adds of one call, and mean number of parameters.
         flops_kept, params_kept: shares of the dense network's FLOPs and parameters.
         latency: mean seconds of one call, measured at the end of each run.
-        speedup: mean of dense latency / pruned latency, measured in alternating calls.
+        latency_dense: mean seconds of one call of the dense network, measured in turns with `latency`.
+        speedup: latency_dense / latency.
     """
 
     task: str
@@ -46,11 +59,13 @@ class Row:
     change: float | None = None
     change_std: float | None = None
     cut: float | None = None
+    cut_dense: float | None = None
     flops: float | None = None
     flops_kept: float | None = None
     params: float | None = None
     params_kept: float | None = None
     latency: float | None = None
+    latency_dense: float | None = None
     speedup: float | None = None
 
     @property
@@ -112,6 +127,9 @@ def _pruned_row(runs: Sequence[tuple[Job, Mapping[str, Any]]], folders: RunFolde
     ends = [list(result["rows"].values())[-1] for result in results]
     scores = [end["metrics"][job.metric] for end in ends]
     changes = [score - dense for (j, _), score in zip(runs, scores, strict=True) for dense in _dense_score(j, folders)]
+    pairs = [(s.get("latency"), e.get("latency")) for s, e in zip(starts, ends, strict=True)]
+    timed = [(before, after) for before, after in pairs if before and after]
+    dense_latency, latency = (_mean([pair[i] for pair in timed]) for i in (0, 1))
     after_cut = [result["rows"].get("pruned", {}).get("metrics", {}).get(job.metric) for result in results]
     (flops, flops_kept), (params, params_kept) = (_mean_cost(results, key) for key in ("flops", "params"))
     return Row(
@@ -126,12 +144,14 @@ def _pruned_row(runs: Sequence[tuple[Job, Mapping[str, Any]]], folders: RunFolde
         change=_mean(changes),
         change_std=_std(changes),
         cut=_mean(after_cut),
+        cut_dense=_mean([dense for j, _ in runs for dense in _dense_score(j, folders)]) if any(after_cut) else None,
         flops=flops,
         flops_kept=flops_kept,
         params=params,
         params_kept=params_kept,
-        latency=_mean([end.get("latency") for end in ends]),
-        speedup=_mean([_ratio(s.get("latency"), e.get("latency")) for s, e in zip(starts, ends, strict=True)]),
+        latency=latency,
+        latency_dense=dense_latency,
+        speedup=_ratio(dense_latency, latency),
     )
 
 
@@ -154,12 +174,12 @@ def table(found: Sequence[Row]) -> Table:
         (
             f"{row.task}, {row.model}: {row.metric.rpartition('/')[2]}",
             row.criterion,
-            number(row.budget),
+            percent(row.budget),
             mean_and_std(row.mean, row.std),
             signed(row.change),
             giga(row.flops) if row.flops is not None else "-",
             mega(row.params) if row.params is not None else "-",
-            number(row.latency and 1e3 * row.latency, 1),
+            milliseconds(row.latency),
         )
         for row in found
     )
@@ -167,13 +187,17 @@ def table(found: Sequence[Row]) -> Table:
 
 
 def to_csv(found: Sequence[Row]) -> str:
-    """The rows as CSV; latency is in seconds, unknown values are empty fields."""
+    """The rows as CSV in the units of `UNITS`, which the names of the columns tell; unknown values are empty fields."""
     file = io.StringIO()
-    names = list(Row.__dataclass_fields__)
+    names = [UNITS[name][0] if name in UNITS else name for name in Row.__dataclass_fields__]
     writer = csv.DictWriter(file, names, lineterminator="\n")
     writer.writeheader()
     for row in found:
-        writer.writerow({**asdict(row), "seeds": " ".join(map(str, row.seeds))})
+        values = asdict(row) | {"seeds": " ".join(map(str, row.seeds))}
+        for name, (column, scale) in UNITS.items():
+            value = values.pop(name)
+            values[column] = None if value is None else value / scale
+        writer.writerow(values)
     return file.getvalue()
 
 
@@ -183,17 +207,22 @@ def to_markdown(found: Sequence[Row]) -> str:
     for task, model in dict.fromkeys((row.task, row.model) for row in found):
         mine = [row for row in found if (row.task, row.model) == (task, model)]
         quality = "after the cut", mine[0].metric, "change"
-        columns = "criterion", "budget", *quality, "FLOPs", "params", "speed-up", "seeds"
+        kept = "GFLOPs", "FLOPs kept", "M params", "params kept"
+        columns = "criterion", "budget", *quality, *kept, "latency, ms", "dense, ms", "speed-up", "seeds"
         body = tuple(
             (
                 row.criterion,
-                number(row.budget),
+                percent(row.budget),
                 number(row.cut),
                 mean_and_std(row.mean, row.std),
                 signed(row.change),
-                number(row.flops_kept, 3),
-                number(row.params_kept, 3),
-                number(row.speedup),
+                "-" if row.flops is None else giga(row.flops),
+                percent(row.flops_kept),
+                "-" if row.params is None else mega(row.params),
+                percent(row.params_kept),
+                milliseconds(row.latency),
+                milliseconds(row.latency_dense),
+                times(row.speedup),
                 str(len(row.seeds)),
             )
             for row in mine
@@ -220,6 +249,21 @@ def to_data(study: Study, folders: RunFolders, found: Sequence[Row]) -> dict[str
 def number(value: float | None, digits: int = 2) -> str:
     """Formats a number; "-" if it is None or not finite."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def percent(share: float | None) -> str:
+    """Formats a share, "40.0%"; "-" if it is None."""
+    return "-" if share is None else f"{share:.1%}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Formats seconds in milliseconds, "27.4"; "-" if they are None."""
+    return number(None if seconds is None else 1e3 * seconds, 1)
+
+
+def times(ratio: float | None) -> str:
+    """Formats a ratio, "1.76×"; "-" if it is None."""
+    return "-" if ratio is None else f"{ratio:.2f}×"
 
 
 def signed(value: float | None) -> str:

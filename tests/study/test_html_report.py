@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from study_bench import Bench
 
+import sirfp
 from sirfp.study import charts, grid, html_report, pictures
+from sirfp.study.provenance import checkout_commit
 from sirfp.study.results import Row
 from sirfp.study.run_folders import RunFolders
 
@@ -72,9 +74,72 @@ def test_the_table_sorts(report):
     assert column(text, 3) == ["62.0", "59.0", "61.5", "49.0", "51.5"]
     dom = chromium(report, "#sort=-metric", "--dump-dom")
     assert column(dom, 3) == ["62.0", "61.5", "59.0", "51.5", "49.0"]
+    assert column(chromium(report, "#sort=metric", "--dump-dom"), 3)[0] == "62.0", "the dense network stays at the top"
     assert re.search(r'data-key="metric"[^>]* aria-sort="descending"', dom)
-    # what has no value comes last, also when ascending
-    assert column(chromium(report, "#sort=budget", "--dump-dom"), 2) == ["0.5", "0.5", "0.75", "0.75", ""]
+    assert column(chromium(report, "#sort=-budget", "--dump-dom"), 2) == ["", "0.75", "0.75", "0.5", "0.5"]
+
+
+def test_what_has_no_value_comes_last(report):
+    other = report.parent / "without.html"
+    other.write_text(report.read_text().replace('data-value="61.5"', 'data-value=""'))
+    for order in ("metric", "-metric"):
+        assert column(chromium(other, f"#sort={order}", "--dump-dom"), 3)[-1] == ""
+
+
+def test_latency_fits_its_speed_up(report):
+    text = report.read_text()
+    cells = re.findall(r'data-value="[^"]*">([\d.]+)<small>of ([\d.]+)</small></td><td[^>]*>([\d.]+)×', text)
+    assert cells and all(float(dense) / float(less) == pytest.approx(float(up), abs=0.01) for less, dense, up in cells)
+
+
+def test_versions_and_time_are_on_the_page(report):
+    text = report.read_text()
+    assert f"sirfp {sirfp.__version__}" in text and re.search(r"PyTorch [\d.]+", text) and "Python 3." in text
+    assert re.search(r"Written \d{4}-\d\d-\d\d \d\d:\d\d", text) and "of run time" in text
+
+
+def test_a_commit_is_that_of_the_checkout_itself(tmp_path):
+    assert checkout_commit(tmp_path) == ""
+    (tmp_path / "inside").mkdir()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run([*git, *words], check=True)
+    assert re.fullmatch(r"[0-9a-f]{12}", checkout_commit(tmp_path)) and checkout_commit(tmp_path / "inside") == ""
+
+
+def test_the_best_is_bold_among_several_only(report):
+    text = report.read_text()
+    assert text.count('<tr class="best">') == 2, "one of two criteria, for each of two budgets"
+    rows = [Row("t", "m", "a/b", "x", 0.5, (1,), 60.0, None), Row("t", "m", "a/b", "x", 0.4, (1,), 50.0, None)]
+    assert 'class="best"' not in html_report._results(rows) and "bold" not in html_report._results(rows)
+
+
+def test_lines_end_at_the_network_that_was_trained_on():
+    def row(criterion, budget, mean):
+        return Row("t", "m", "sem_seg/mIoU", criterion, budget, (1,), mean, None, flops_kept=budget or 1.0)
+
+    pruned, dense, unpruned = row("b", 0.5, 50.0), row("dense", None, 60.0), row("unpruned", 1, 70.0)
+
+    def last_height(*rows):
+        return float(re.search(r'<polyline[^>]*,([\d.]+)"', charts.trade_off(rows))[1])
+
+    def height(name, *rows):
+        svg = charts.trade_off(rows)
+        return float(re.search(rf'cy="([\d.]+)" r="5"><title>{name}', svg)[1])
+
+    assert last_height(dense, pruned) == height("dense", dense, pruned)
+    assert last_height(dense, unpruned, pruned) == height("unpruned", dense, unpruned, pruned)
+    assert "to unpruned" in charts.explanation([dense, unpruned, pruned])
+    assert "fewer iterations" in charts.explanation([dense, pruned])
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [("sem_seg/mIoU", "mIoU, %"), ("bbox/AP50", "AP50, %"), ("classification/top1", "top1, %"), ("a/loss", "loss")],
+)
+def test_axes_have_names_and_units(metric, title):
+    svg = charts.trade_off([Row("t", "m", metric, "b", 0.5, (1,), 50.0, None, flops_kept=0.5)])
+    assert f">{title}</text>" in svg and "FLOPs kept, % of the dense network" in svg
 
 
 def test_it_is_light_and_dark(report, tmp_path):
