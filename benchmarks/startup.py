@@ -171,7 +171,7 @@ def until_first_iteration(began: float, config: str, output: str) -> None:
 
     watch.watch(engine, "setup", "sirfp: config")
     watch.watch(Trainer, "check_data", "sirfp: check of the data")
-    watch.watch(engine, "default_setup", "Detectron2's set-up")
+    watch.watch(engine, "set_up", "logs and config file")
     watch.watch(DatasetCatalog, "get", "reading the data set's list")
     for name, phase in (("model", "network"), ("optimizer", "network"), ("train_loader", "data loaders")):
         watch.watch(Trainer, f"build_{name}", phase)

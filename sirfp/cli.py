@@ -115,7 +115,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand; returns the exit code."""
+    """Runs one subcommand; returns the exit code. Without a word it prints the help."""
+    if not (sys.argv[1:] if argv is None else argv):
+        build_parser()[0].print_help()
+        return 0
     try:
         args = parse(argv)
         with nullcontext() if args.json else stages_on_stderr(), quiet():
@@ -147,7 +150,11 @@ def _print(outcome: Outcome, as_json: bool) -> None:
 
     from .reporting.tables import Table
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:  # rich would end the program
+            raise BrokenPipeError
+
+    console = Piped(highlight=False, width=None if sys.stdout.isatty() else 140)
     for part in outcome.output:
         if isinstance(part, str):
             console.print(part, markup=False, soft_wrap=True)

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, default_setup, hooks
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.evaluation import verify_results
+from detectron2.modeling import build_model
 from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from .config.checks import validate
@@ -44,6 +44,7 @@ from .training.checkpointer import Checkpointer
 from .training.launch import one_line_errors
 from .training.lr_schedule import PhasedPolyLR
 from .training.output_folder import hold_output_folder
+from .training.set_up import set_up
 from .training.step import MixedPrecisionTrainer, autocast_dtype, use_channels_last
 from .training.sync_norm import replace_sync_norms
 
@@ -99,13 +100,16 @@ class Trainer(DefaultTrainer):
         """
         provide_deformable()
         try:
-            return super().build_model(cfg)
+            model = build_model(cfg)
         except InputError:
             raise
         except (KeyError, ValueError, AssertionError) as error:
             logging.getLogger(__name__).debug("The model cannot be built", exc_info=True)
             reason = str(error.args[0] if error.args else error) or type(error).__name__
             raise InputError(f"the model cannot be built from this config: {reason}") from error
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        logging.getLogger(__name__).info("Model: %s, %.2f M parameters", type(model).__name__, millions)
+        return model
 
     @staticmethod
     def distribute(model: nn.Module) -> nn.Module:
@@ -154,8 +158,10 @@ class Trainer(DefaultTrainer):
         ret[after:after] = [*teachers(self.cfg), *(build_hook(name, self.cfg) for name in self.cfg.SIRFP.HOOKS)]
         ret = [hook for hook in ret if not isinstance(hook, hooks.PeriodicCheckpointer)]
         before = next(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
+        solver = self.cfg.SOLVER
+        periodic = PeriodicCheckpoint(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.KEEP_CHECKPOINTS)
         ret[before] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate)
-        ret.insert(before, PeriodicCheckpoint(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD))
+        ret.insert(before, periodic)
         if self.cfg.TEST.BEST_METRIC and comm.is_main_process():
             after = 1 + max(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
             best = BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC)
@@ -279,13 +285,15 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer], add_config: Con
         with reading_data([name]):
             DatasetCatalog.get(name)
     with nullcontext() if args.eval_only else hold_output_folder(cfg.OUTPUT_DIR, resume=args.resume):
-        default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="sirfp")
+        set_up(cfg, args)
         if args.eval_only:
             return evaluate(trainer_class, cfg, resume=args.resume)
         trainer = trainer_class(cfg)
         trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
+        try:
+            return trainer.train()
+        except KeyboardInterrupt:
+            launch.interrupted(trainer.iter, trainer.checkpointer)
 
 
 def evaluate(trainer_class: type[Trainer], cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:

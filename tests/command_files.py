@@ -51,9 +51,12 @@ def make_files(root: Path) -> Path:
 
     plan = sirfp.prune(model, torch.zeros(1, 3, 64, 64), "magnitude", 0.5)
     sirfp.save(root / "small.safetensors", model, plan)
+    _, state = read(root / "small.safetensors")
+    save_file(
+        state, str(root / "small.safetensors"), metadata={PLAN_KEY: plan.to_json()}
+    )
     whole = (root / "small.safetensors").read_bytes()
     (root / "short.safetensors").write_bytes(whole[: len(whole) // 2])
-    _, state = read(root / "small.safetensors")
     save_file(state, str(root / "planless.safetensors"))
     cut = plan.cuts[0]
     altered = replace(plan, cuts=(replace(cut, keep=(*cut.keep[:-1], cut.size)), *plan.cuts[1:]))

@@ -128,7 +128,7 @@ def test_training(case, projects, tmp_path, capsys, monkeypatch, forget_data):
         given = [*flags, *given, *(word for word in options if word not in flags)]
     steps = []
     logging.disable(logging.CRITICAL)
-    monkeypatch.setattr(engine, "default_setup", lambda cfg, args: Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True))
+    monkeypatch.setattr(engine, "set_up", lambda cfg, args: Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True))
     monkeypatch.setattr(engine.MixedPrecisionTrainer, "run_step", lambda self: steps.append(1))
     with pytest.raises(SystemExit) as ended:
         engine.run(trainer, configure, given)

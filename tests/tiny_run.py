@@ -2,8 +2,8 @@
 
     python tests/tiny_run.py [--num-processes 2] OUTPUT_DIR folder
 
-The environment variable TINY_FAULT, "kill:1:9", has process 1 meet a fault in iteration 9: "kill" is SIGKILL, "wrong"
-an InputError, "crash" another exception, "freeze" silence.
+The environment variable TINY_FAULT, "kill:1:9", has process 1 meet a fault in iteration 9: "kill" is SIGKILL,
+"interrupt" SIGINT, "wrong" an InputError, "crash" another exception, "freeze" silence.
 """
 
 from __future__ import annotations
@@ -126,6 +126,8 @@ class SharedTrainer(TaskTrainer):
         if self.iter == int(iteration) and comm.get_rank() == int(rank):
             if kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if kind == "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
             if kind == "wrong":
                 raise InputError(f"process {rank} has read something wrong")
             if kind == "crash":

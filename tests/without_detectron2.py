@@ -12,6 +12,7 @@ import contextlib
 import importlib.abc
 import io
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -70,6 +71,16 @@ def what_needs_detectron2(folder: Path) -> None:
     """Checks the message of each way to ask for Detectron2."""
     study = folder / "study.yaml"
     study.write_text("name: none\n")
+    for task in ("segmentation", "detection", "classification"):
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                runpy.run_path(str(ROOT / "projects" / task / "train_net.py"), run_name="__main__")
+        except SystemExit as end:
+            assert end.code == 2, end.code
+        text = said.getvalue()
+        assert text.startswith("error: train_net.py needs Detectron2, which is not installed"), text
+        assert text.count("\n") == 1
     for argv in (
         ("report", "--zoo", ZOO),
         ("prune", "--zoo", ZOO, "-o", folder / "zoo.safetensors", "--criterion", "magnitude"),

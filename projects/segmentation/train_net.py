@@ -8,6 +8,10 @@ See README.md beside this file.
 
 from __future__ import annotations
 
+from sirfp.training.begin import begin
+
+begin()  # before imports that need Detectron2
+
 from collections.abc import Mapping
 from typing import Any
 

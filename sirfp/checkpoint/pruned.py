@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ..surgery.cut import apply
 from ..surgery.earlier_cuts import check_whole, whole_plan
 from .heads import announce_features, check_head, loadable, replace_head
 from .origin import ORIGIN_KEY, Origin
+from .timm_origin import timm_origin
 
 PLAN_KEY = "sirfp_plan"
 """Key of the plan in a file's metadata."""
@@ -42,7 +44,8 @@ def save(
         model: the pruned model; a wrapped one is written with the plain names (`sirfp.network.wrappers`).
         plan: the plan that turned the dense model into this model. By default the plan that the model remembers, and
             no plan for a model that was never cut.
-        origin: where the dense model comes from, so that commands need not be told (`sirfp report FILE`).
+        origin: where the dense model comes from, so that commands need not be told (`sirfp report FILE`); by default
+            found out for networks of timm.
 
     Raises:
         InputError: the file cannot be written, or the plan is not the whole way from the dense model to this one.
@@ -59,6 +62,7 @@ def save(
             seen.add(storage_key(tensor))
             state[name] = tensor.detach().cpu().contiguous()
     metadata = {PLAN_KEY: plan.to_json()} if plan else {}
+    origin = origin or timm_origin(model, plan)
     if origin:
         metadata[ORIGIN_KEY] = origin.to_json()
     with whole_file(path) as beside:
@@ -99,6 +103,10 @@ def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[
     """
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}")
+    if zipfile.is_zipfile(path):  # as torch.save writes
+        raise InputError(
+            f"{path} is a PyTorch checkpoint, not a pruned file (*.safetensors); for a dense model use --weights"
+        )
     try:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(PLAN_KEY)
@@ -242,11 +250,21 @@ def _check_state(
     missing, unknown = stored - set(state), set(state) - set(shapes)
     if missing:
         name, count = min(missing), len(missing)
-        raise InputError(f"{source} is for another model or incomplete: {name!r} is missing ({count} missing in all)")
+        others = f" and {count - 1} other{'s' * (count > 2)}" if count > 1 else ""
+        raise InputError(f"{source} is for another model or incomplete: it lacks {name!r}{others}")
     if unknown:
         name, count = min(unknown), len(unknown)
         raise InputError(
             f"{source} is for another model: this model has no {name!r} ({count} unknown in all); {CLASSES}"
+        )
+    differ = [
+        (list(tensor.shape), shapes[name]) for name, tensor in state.items() if list(tensor.shape) != shapes[name]
+    ]
+    if differ and all(a and b and a[1:] == b[1:] for a, b in differ) and len({(a[0], b[0]) for a, b in differ}) == 1:
+        theirs, ours = differ[0][0][0], differ[0][1][0]  # of the classifier's weight and bias
+        raise InputError(
+            f"{source} has {theirs} classes, the model built has {ours}: build it with {theirs} "
+            f"(--num-classes {theirs})"
         )
     for name, tensor in state.items():
         if list(tensor.shape) != shapes[name]:

@@ -35,6 +35,14 @@ def at_least(least: int):
     return read
 
 
+def share(text: str) -> float:
+    """Reads a share of the command line; an argparse type."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a share such as 0.5, got {text!r}") from None
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that select the dense model."""
     group = parser.add_argument_group("the dense model")
@@ -52,14 +60,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         default="",
         help="the dense model's weights: .pth, .safetensors, Detectron2's .pkl; "
-        "'timm' for timm's own download; random by default",
+        "'timm' for timm's own download; without it the weights are RANDOM",
     )
     group.add_argument(
         "--size",
         nargs=2,
         type=at_least(1),
         metavar=("H", "W"),
-        help="pixels of the image on which FLOPs are counted; by default the model's own",
+        help="image size (height width) used to count FLOPs; by default the model's own",
     )
     group.add_argument("--num-classes", type=at_least(0), metavar="N", help="classes of a timm network")
     add_import(group)

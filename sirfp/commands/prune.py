@@ -20,6 +20,7 @@ from .arguments import (
     check_writable,
     in_flags,
     need_model,
+    share,
     split_words,
 )
 from .calibration import (
@@ -50,17 +51,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-o", "--output", metavar="FILE", required=True, help="the pruned file, *.safetensors")
     group.add_argument(
         "--keep-flops",
-        type=float,
+        type=share,
         metavar="SHARE",
         help="share of the dense model's FLOPs that stay, in (0, 1], also of a pruned FILE "
         f"(default {KEEP_FLOPS} if no other budget and no --keep is given)",
     )
     group.add_argument(
-        "--keep-params", type=float, metavar="SHARE", help="share of the dense model's parameters that stay"
+        "--keep-params", type=share, metavar="SHARE", help="share of the dense model's parameters that stay"
     )
     group.add_argument(
         "--keep-latency",
-        type=float,
+        type=share,
         metavar="SHARE",
         help="share of the dense model's latency that stays: PyTorch's time for one image, measured on this machine",
     )
@@ -110,15 +111,18 @@ def run(args: argparse.Namespace) -> Outcome:
     keep = read_widths(args.keep)
     with in_flags(KEEP="--keep"):
         Limits(keep=keep)  # checks the widths before the model is built
+    if args.output.endswith((".pth", ".pt", ".pkl", ".bin", ".onnx")):  # other kinds of files
+        raise InputError(f"-o {args.output}: give the file the ending .safetensors")
     check_writable(args.output)
+    replaced = os.path.exists(args.output)
     args.criterion = args.criterion or default_criterion()
     criterion = CRITERIA.find(args.criterion)
     options = read_options(criterion, args.option)
+    source = need_model(build_source(args, opts, file))
     if criterion.needs in ("features", "moments") and not (args.images or args.config_file or args.zoo):
         raise InputError(
             f"criterion {args.criterion!r} looks at images: give --images FOLDER, or --criterion magnitude"
         )
-    source = need_model(build_source(args, opts, file))
     source.check()
     if file:
         sirfp.load(file, source.model)
@@ -154,5 +158,6 @@ def run(args: argparse.Namespace) -> Outcome:
     if source.weights is None:
         shown.append("The dense weights were random: give --weights FILE to prune a trained model.")
     bytes_ = os.path.getsize(args.output)
-    shown.append(f"Wrote {args.output}, {tables.size(bytes_)}.")
+    instead = " in place of an earlier file" if replaced else ""
+    shown.append(f"Wrote {args.output}, {tables.size(bytes_)}{instead}.")
     return Outcome({**data, "file_bytes": bytes_, **found.to_dict()}, shown)

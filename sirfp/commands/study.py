@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> Outcome:
     check_detectron2("sirfp study")
     study = grid.load(args.study, args.folder)
     own = tuple(str(Path(code).resolve()) if Path(code).exists() else code for code in args.imports)
-    folders = RunFolders(study.folder, own)
+    folders = RunFolders(study.folder, tuple(dict.fromkeys((*study.imports, *own))))
     jobs = chosen(study.jobs, args.only)
     if args.list:
         return _listed(study, folders, jobs)

@@ -84,7 +84,11 @@ def run(args: argparse.Namespace) -> Outcome:
     largest = f"largest relative difference {worst.relative:.2g}, in {where}; tolerance {args.tolerance:g}"
     return Outcome(
         data,
-        [f"{file} equals the masked dense model of {source.name} ({largest}).", f"Compared: {compared}."],
+        [
+            f"OK: {file} gives the outputs of the dense {source.name} with the removed channels set to zero "
+            f"({largest}).",
+            f"Compared: {compared}.",
+        ],
     )
 
 

@@ -62,6 +62,8 @@ def validate(cfg: CfgNode) -> None:
     for key in ("MAX_ITER", "IMS_PER_BATCH"):
         if cfg.SOLVER[key] < 1:
             raise InputError(f"SOLVER.{key} must be at least 1, got {cfg.SOLVER[key]}")
+    if cfg.SOLVER.KEEP_CHECKPOINTS < 0:
+        raise InputError(f"SOLVER.KEEP_CHECKPOINTS must be at least 0, got {cfg.SOLVER.KEEP_CHECKPOINTS}")
     if cfg.SOLVER.BASE_LR <= 0:
         raise InputError(f"SOLVER.BASE_LR must be positive, got {cfg.SOLVER.BASE_LR}")
 

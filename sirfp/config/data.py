@@ -44,9 +44,26 @@ def register_data(cfg: CfgNode) -> None:
         annotations, images = boxes[f"{split.upper()}_ANNOTATIONS"], boxes[f"{split.upper()}_IMAGES"]
         if annotations or images:
             register_coco(f"{boxes.NAME}_{split}", annotations, images)
+    _check_own_is_used(cfg, used)
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             if name not in DatasetCatalog:
                 places = "Detectron2, sirfp or DATASETS.{FOLDER,IMAGES,COCO}"
                 hint = near(name, DatasetCatalog.list()) or f"; data sets are defined by {places}"
                 raise InputError(f"DATASETS.{key}: there is no data set {name!r}{hint}")
+
+
+def _check_own_is_used(cfg: CfgNode, used: tuple[str, ...]) -> None:
+    """Raises InputError if a data set of one's own is described and no split of it is used."""
+    for block, keys in (
+        ("FOLDER", ("TRAIN_IMAGES", "TEST_IMAGES")),
+        ("IMAGES", ("TRAIN", "TEST")),
+        ("COCO", ("TRAIN_ANNOTATIONS", "TEST_ANNOTATIONS")),
+    ):
+        own = cfg.DATASETS[block]
+        if any(own[key] for key in keys) and not {f"{own.NAME}_train", f"{own.NAME}_test"} & set(used):
+            named = ", ".join(cfg.DATASETS.TRAIN) or "nothing"
+            raise InputError(
+                f"DATASETS.{block} is filled in, but DATASETS.TRAIN names {named}; "
+                f"set DATASETS.TRAIN \"('{own.NAME}_train',)\" DATASETS.TEST \"('{own.NAME}_test',)\""
+            )

@@ -77,6 +77,9 @@ def add_sirfp_config(cfg: CfgNode) -> None:
     # For LR_SCHEDULER_NAME "WarmupPolyLR", as in Detectron2's DeepLab; "PhasedPolyLR" also reads POLY_LR_POWER
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
+    # Number of periodic checkpoints (SOLVER.CHECKPOINT_PERIOD) that are kept; model_best.pth and model_final.pth always
+    # are. 0: all
+    cfg.SOLVER.KEEP_CHECKPOINTS = 3
     cfg.TEST.BEST_METRIC = ""  # e.g. "sem_seg/mIoU": the network with its best value is kept as model_best.pth
 
 

@@ -17,10 +17,11 @@ class PeriodicCheckpoint(HookBase):
     Args:
         checkpointer: the checkpointer, which writes files only on the first process.
         period: number of iterations from one checkpoint to the next.
+        keep: number of periodic checkpoints that are kept; earlier ones are removed. 0: all.
     """
 
-    def __init__(self, checkpointer: Checkpointer, period: int):
-        self.checkpointer, self.period = checkpointer, period
+    def __init__(self, checkpointer: Checkpointer, period: int, keep: int = 0):
+        self.checkpointer, self.period, self.keep = checkpointer, period, keep
 
     def after_step(self) -> None:
         iteration = self.trainer.iter
@@ -30,6 +31,8 @@ class PeriodicCheckpoint(HookBase):
             self.trainer.agree()
         for name in names:
             self.checkpointer.save(name, iteration=iteration)
+        if names and self.keep:
+            self.checkpointer.remove_earlier(iteration, self.keep)
 
 
 class BestCheckpoint(BestCheckpointer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from itertools import chain, islice
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..errors import one_line
 from ..network.forward import call
 from ..network.held_out import count_images
 from ..structure.groups import ChannelGroups
@@ -31,6 +33,8 @@ _FREE = 512
 """Up to this number of channels times taps, `ROWS` positions of a call are unfolded; above it fewer, so that the
 product takes no longer."""
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -65,7 +69,12 @@ def take_moments(
         state.alone = len(first) == 1
         for batch in chain(first, batches):
             state.images = count_images(batch)
-            run(model, batch)
+            try:
+                run(model, batch)
+            except FloatingPointError as error:  # the model stops at NaN, as Detectron2's region proposals do
+                logger.warning("A batch is left out of the moments: %s", one_line(error, 160))
+                state.batch += 1
+                continue
             parts = _halves(batch) if state.alone and state.images > 1 else ()
             second = parts[-1] if parts else batch
             if (state.alone or state.batch % 2) and moments.checked < CHECKED:

@@ -163,8 +163,8 @@ def budget_line(found: Summary) -> list[str]:
     quantity, requested = found.budget
     kept = found.kept(quantity)
     measured = ", measured when it was pruned" if quantity in MEASURED else ""
-    result = "share kept not known" if kept is None else f"{kept:.4f} kept{measured}"
-    return [f"Budget: {requested:g} of the {QUANTITIES[quantity]}; {result}."]
+    result = "The share kept is not known." if kept is None else f"Kept: {100 * kept:.2f}%{measured}."
+    return [f"Budget: {100 * requested:g}% of the {QUANTITIES[quantity]}. {result}"]
 
 
 def comparison(rows: Iterable[Row], metrics: Sequence[str] = ()) -> Table:

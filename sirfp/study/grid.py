@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,14 @@ class Study:
         folder: where runs and the report are written.
         text: the content of the file.
         jobs: all runs; each run comes after the run that it needs.
+        imports: the user's own code that the file names; every run imports it first.
     """
 
     name: str
     folder: Path
     text: str
     jobs: tuple[Job, ...]
+    imports: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[Job, ...]:
@@ -111,14 +113,21 @@ def load(path: str | Path, folder: str | Path | None = None) -> Study:
     """
     path = Path(path)
     content, text = read_study(path)
-    jobs = [job for spec in content.tasks for job in _task_jobs(spec)]
-    return Study(path.stem, Path(folder or content.folder).absolute(), text, tuple(jobs))
+    code = own_code_texts(content.imports)
+    jobs = [job for spec in content.tasks for job in _task_jobs(spec, code)]
+    return Study(path.stem, Path(folder or content.folder).absolute(), text, tuple(jobs), content.imports)
 
 
-def _task_jobs(spec: TaskSpec) -> list[Job]:
+def _task_jobs(spec: TaskSpec, code: list[str]) -> list[Job]:
+    """Lists the runs of a task.
+
+    Args:
+        spec: the task.
+        code: texts of the user's own code, on which results depend as on the config.
+    """
     jobs: list[Job] = []
     for model, config in spec.models.items():
-        texts = config_texts(config)
+        texts = [*config_texts(config), *code]
         trained: dict[int, Job] = {}
         pruned: dict[tuple[str, float, int], Job] = {}
         for row in spec.rows:
@@ -259,6 +268,15 @@ def _job(
 def literal(value: Any) -> str:
     """Formats a value so that the config parses it from the command line."""
     return value if isinstance(value, str) else repr(value)
+
+
+def own_code_texts(imports: Sequence[str]) -> list[str]:
+    """The contents of the files and packages in `imports`; of a module, its name only."""
+    texts = []
+    for code in map(Path, imports):
+        files = sorted(code.rglob("*.py")) if code.is_dir() else [code] if code.is_file() else []
+        texts += [file.read_text(encoding="utf-8", errors="replace") for file in files] or [str(code)]
+    return texts
 
 
 def config_texts(path: Path) -> list[str]:

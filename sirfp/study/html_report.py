@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..files.whole import whole_file
+from ..reporting.provenance import versions
 from ..reporting.tables import giga, mega
 from . import charts, pictures
 from .grid import Study
-from .provenance import versions
 from .results import (
     Row,
     mean_and_std,

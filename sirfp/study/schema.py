@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, near
+from ..files.own_code import import_own
 from ..files.yaml_files import read_yaml
 from .overrides import check_options, read_overrides
 from .rows import RowSpec, read_rows
@@ -17,6 +18,7 @@ from .values import (
     as_budget,
     as_count,
     as_flag,
+    as_list,
     as_name,
     as_nonempty,
     as_seeds,
@@ -56,10 +58,17 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class StudyFile:
-    """The content of a study's file."""
+    """The content of a study's file.
+
+    Attributes:
+        folder: where runs and the report are written.
+        tasks: the tasks.
+        imports: the user's own code that every run imports first: absolute paths, or names of modules.
+    """
 
     folder: Path
     tasks: tuple[TaskSpec, ...]
+    imports: tuple[str, ...] = ()
 
 
 def read_study(path: Path) -> tuple[StudyFile, str]:
@@ -77,15 +86,27 @@ def read_study(path: Path) -> tuple[StudyFile, str]:
     content, text = read_yaml(path, "study")
     try:
         top = as_block(content, "the study")
-        check_keys(top, ("folder", "tasks", *SHARED_KEYS), "the study")
+        check_keys(top, ("folder", "imports", "tasks", *SHARED_KEYS), "the study")
+        imports = tuple(_own_code(name, path) for name in as_list(top.get("imports") or [], "imports"))
+        for code in imports:  # before the criteria are checked, which it may register
+            import_own(code)
         tasks = as_block(required(top, "tasks", "the study"), "tasks")
         if not tasks:
             raise InputError("tasks names no task")
         folder = as_text(top.get("folder", f"output/studies/{path.stem}"), "folder")
         specs = tuple(_task_spec(as_name(name, "tasks"), node, top, path) for name, node in tasks.items())
-        return StudyFile(Path(folder), specs), text
+        return StudyFile(Path(folder), specs, imports), text
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _own_code(name: Any, path: Path) -> str:
+    """The absolute path of a file or package named in `imports`, looked up beside the study; or a module's name."""
+    code = as_text(name, "imports")
+    for place in (path.parent / code, Path(code)):
+        if place.exists():
+            return str(place.resolve())
+    return code
 
 
 def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> TaskSpec:

@@ -84,6 +84,24 @@ class Checkpointer(DetectionCheckpointer):
             with whole_file(Path(self.save_dir) / "last_checkpoint") as beside:
                 beside.write_text(file.name)
 
+    def remove_earlier(self, iteration: int, keep: int) -> None:
+        """Removes numbered checkpoints of earlier iterations; the best and the final one always stay.
+
+        Args:
+            iteration: the present iteration. Checkpoints of later ones, which belong to a run that was abandoned, stay.
+            keep: number of checkpoints up to this iteration that stay.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        until = f"model_{iteration:07d}"
+        for file in [file for file in self._numbered() if file.stem <= until][keep:]:
+            file.unlink(missing_ok=True)
+
+    def _numbered(self) -> list[Path]:
+        """The checkpoints that are named after their iteration, newest first."""
+        found = (file for file in Path(self.save_dir).glob("model_*.pth") if _NUMBERED.fullmatch(file.name))
+        return sorted(found, reverse=True)
+
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continues from the last undamaged checkpoint, or starts from the weights in `path`, cut by `first_plan`.
 
@@ -158,7 +176,7 @@ class Checkpointer(DetectionCheckpointer):
             InputError: `last_checkpoint` names a file in another folder.
         """
         folder = Path(self.save_dir)
-        numbered = sorted((f for f in folder.glob("model_*.pth") if _NUMBERED.fullmatch(f.name)), reverse=True)
+        numbered = self._numbered()
         last = self.get_checkpoint_file()
         if not last:  # the run was killed before writing `last_checkpoint`, or the file was lost
             ended = [file for file in (folder / f"{FINAL}.pth",) if file.is_file()]

@@ -19,7 +19,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -30,10 +31,13 @@ from detectron2.utils import comm
 from ..errors import InputError, one_line
 from ..files.config_files import AddConfigFile
 from ..files.own_code import add_import
+from .checkpointer import Checkpointer
 
 WRONG, FAULT, ALONE = 2, 1, 75
 """Exit codes: wrong input; any other error; a process that ended because another process had ended (never the exit code
 of the whole run)."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C."""
 GRACE = 5
 """Seconds after the end of one process until the others are killed. Chosen long enough for a process to notice the lost
 connection and print a message, and short enough not to block the machine."""
@@ -153,7 +157,7 @@ def start(main: Callable[..., Any], args: argparse.Namespace, *more: Any) -> Non
             for process in context.processes:
                 process.join(GRACE)
                 process.kill()
-            raise SystemExit(128 + signal.SIGINT) from None
+            raise SystemExit(INTERRUPTED) from None
 
 
 def _spawned(local_rank: int, main: Callable[..., Any], args: argparse.Namespace, more: tuple, url: str) -> None:
@@ -235,6 +239,23 @@ def in_one_line(error: BaseException) -> str:
     return ""
 
 
+def interrupted(iteration: int, checkpointer: Checkpointer) -> NoReturn:
+    """Says, after Ctrl-C in training, where the run stopped and how it goes on.
+
+    Args:
+        iteration: the iteration that was interrupted.
+        checkpointer: the run's checkpointer.
+
+    Raises:
+        SystemExit: always, with the exit code `INTERRUPTED`.
+    """
+    if comm.is_main_process():
+        last = Path(checkpointer.get_checkpoint_file()).name
+        goes_on = f"the last checkpoint is {last}: --resume goes on from it" if last else "there is no checkpoint yet"
+        print(f"interrupted at iteration {iteration}; {goes_on}", file=sys.stderr)
+    raise SystemExit(INTERRUPTED)
+
+
 def _is_alone(error: BaseException) -> bool:
     """Returns True if an error means that another process of the run has ended or does not respond."""
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
@@ -250,6 +271,10 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
+    except KeyboardInterrupt:  # outside training, see `interrupted`
+        if comm.is_main_process():
+            print("interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         line = in_one_line(error)
         if not line:

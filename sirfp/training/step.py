@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +11,11 @@ from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from ..errors import InputError, one_line
 from ..network.strided_pointwise import guard
 from .depthwise import DepthwiseGradients
 from .nonfinite import FiniteSteps
@@ -98,9 +101,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
         # TorchScript functions (in detectors' losses) are optimised after their second call, which changes the last
         # digits of results. Then a resumed run would differ from an uninterrupted run.
         with self.autocast(), torch.jit.optimized_execution(self.device.type != "cpu"):
-            losses = self.losses(self.model, data)
-            if isinstance(losses, torch.Tensor):
-                losses = {"total_loss": losses}
+            losses = self._finite_losses(data)
             total = sum(losses.values())
         self.optimizer.zero_grad()
         self.scaler.scale(total).backward(self.finite.seed(total))
@@ -111,6 +112,25 @@ class MixedPrecisionTrainer(SimpleTrainer):
         self._write_metrics(losses, data_time)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _finite_losses(self, data: Any) -> dict[str, torch.Tensor]:
+        """Computes the losses; a forward pass that a model stops at NaN or infinite values counts as a NaN loss.
+
+        Raises:
+            InputError: the model stops its forward pass in a run of several processes, which wait for each other.
+        """
+        try:
+            losses = self.losses(self.model, data)
+        except FloatingPointError as error:  # Detectron2's region proposals
+            if comm.get_world_size() > 1:
+                raise InputError(
+                    f"the model stops at values that are not finite, at iteration {self.iter} "
+                    f"({one_line(error, 160)}); lower SOLVER.BASE_LR or clip gradients (SOLVER.CLIP_GRADIENTS), then "
+                    "continue with --resume. In a run of one process such an iteration is skipped"
+                ) from error
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            return {"total_loss": sum(p.flatten()[:1].sum() for p in trained) * math.nan}
+        return {"total_loss": losses} if isinstance(losses, torch.Tensor) else losses
 
     def _write_metrics(self, loss_dict, data_time: float, prefix: str = "", iter: int | None = None) -> None:
         step = self.iter if iter is None else iter

@@ -59,7 +59,7 @@ def test_a_budget_is_met(clock, quantity, criterion):
         dense, kept = getattr(plan, quantity)
         assert 0.995 * 0.4 <= kept / dense <= 0.4
     assert plan.budget == (quantity, 0.4) and PruningPlan.from_json(plan.to_json()) == plan
-    assert f"Budget: 0.4 of the {tables.QUANTITIES[quantity]}" in tables.budget_line(tables.summary(plan))[0]
+    assert f"Budget: 40% of the {tables.QUANTITIES[quantity]}" in tables.budget_line(tables.summary(plan))[0]
 
 
 @pytest.mark.parametrize("kind", TARGETS.values(), ids=TARGETS)
@@ -182,7 +182,7 @@ def test_the_command_line_takes_one_budget(tmp_path, capsys):
     budget = json.loads(capsys.readouterr().out)["budget"]
     assert budget["quantity"] == "params" and budget["asked"] == 0.5 and 0.4975 <= budget["kept"] <= 0.5
     assert main(["report", file]) == 0
-    assert "Budget: 0.5 of the parameters" in capsys.readouterr().out
+    assert "Budget: 50% of the parameters" in capsys.readouterr().out
 
 
 def test_the_config_takes_one_budget():
@@ -197,7 +197,7 @@ def test_a_run_prunes_parameters_in_steps(tmp_path):
     plan = trainer.pruning.plan
     assert plan.budget == ("params", 0.5) and 0.45 <= plan.params[1] / plan.params[0] <= 0.5
     assert trainer.checkpointer.plan == plan
-    assert "Budget: 0.5 of the parameters" in (tmp_path / "pruning.md").read_text()
+    assert "Budget: 50% of the parameters" in (tmp_path / "pruning.md").read_text()
 
 
 def test_a_run_prunes_latency_in_steps_and_goes_on_after_a_stop(clock, tmp_path):

@@ -171,3 +171,19 @@ def test_a_broken_layer_is_named(layers, tmp_path):
         layers("own broken")
     with pytest.raises(InputError, match="no config file .*tailor.yaml; did you mean taylor.yaml"):
         layers("own tailor")
+
+
+@pytest.mark.parametrize(
+    ("opts", "told"),
+    [
+        (["DATASETS.COCO.TRAIN_ANNOTATIONS", "a.json"], r"DATASETS.COCO is filled in.*\('own_train',\).*'own_test'"),
+        (["DATASETS.FOLDER.TRAIN_IMAGES", "a", "DATASETS.FOLDER.NAME", "mine"], r"DATASETS.FOLDER.*\('mine_train',\)"),
+        (["DATASETS.IMAGES.TRAIN", "a"], r"DATASETS.IMAGES is filled in, but DATASETS.TRAIN names camvid_sem_seg"),
+    ],
+)
+def test_a_set_of_ones_own_that_no_key_names_is_said(opts, told):
+    from sirfp.config.data import register_data
+
+    cfg = load_config("", [*opts, "DATASETS.TRAIN", "('camvid_sem_seg_train',)"])
+    with pytest.raises(InputError, match=told):
+        register_data(cfg)

@@ -12,8 +12,8 @@ from PIL import Image
 from study_bench import Bench
 
 import sirfp
+from sirfp.reporting.provenance import checkout_commit
 from sirfp.study import charts, grid, html_report, pictures
-from sirfp.study.provenance import checkout_commit
 from sirfp.study.results import Row
 from sirfp.study.run_folders import RunFolders
 

@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from sirfp.criteria import CRITERIA
 from sirfp.files.lock import locked
 from sirfp.study import grid
 from sirfp.study.grid import config_texts
@@ -317,3 +318,29 @@ def test_the_studies_of_the_tree_are_whole(bench):
         if all(name in CRITERIA for name in ("taylor", "dcfp")) or "taylor" not in text:
             study = grid.load(file)
             assert {job.task for job in study.cells} and RunFolders(study.folder).state(study.jobs[0])
+
+
+def test_a_study_names_code_of_its_own(bench):
+    """The code is part of a run's name: a changed criterion is another run."""
+    code = bench.root / "named_by_a_study.py"
+    code.write_text(
+        "from sirfp.criteria import CRITERIA\nfrom sirfp.criteria.magnitude import Magnitude\n\n\n"
+        "@CRITERIA.register('of_a_study')\nclass OfAStudy(Magnitude):\n    pass\n"
+    )
+    script = bench.root / "train_net.py"
+    script.write_text(script.read_text().replace('"random": 30.0', '"of_a_study": 30.0'))
+    bench.content |= {"imports": ["named_by_a_study.py"], "criteria": ["of_a_study"], "budgets": [0.5], "seeds": [1]}
+    try:
+        assert bench.run() == 0
+        calls = bench.calls()
+        assert len(calls) == 2 and all(call["options"]["--import"] == str(code) for call in calls)
+        before = [job.fingerprint for job in grid.load(bench.file).jobs]
+        code.write_text(code.read_text() + "\n# changed\n")
+        assert set(before).isdisjoint(job.fingerprint for job in grid.load(bench.file).jobs)
+    finally:
+        CRITERIA.pop("of_a_study", None)
+
+
+def test_code_that_a_study_names_must_exist(bench, capsys):
+    bench.content["imports"] = ["nowhere.py"]
+    assert bench.run() == 2 and "nowhere.py: there is no such file" in capsys.readouterr().err

@@ -273,3 +273,60 @@ def test_a_network_that_is_dead_altogether_is_pruned(name):
             parameter.zero_()
     plan = sirfp.prune(model, GOOD[0], name, 0.5, calibration=GOOD, loss=mean_square)
     assert plan.flops[1] <= 0.5 * plan.flops[0] and model(GOOD[0]).isfinite().all()
+
+
+class Raising(Diverging):
+    """Its model stops in the forward pass, as Detectron2's region proposals do, in some iterations."""
+
+    bad: tuple[int, ...] = (3, 4)
+
+    def losses(self, model, data):
+        losses = model(None)
+        if data in self.bad:
+            raise FloatingPointError("Predicted boxes or scores contain Inf/NaN. Training has diverged.")
+        return losses
+
+
+def settings(folder, *opts):
+    cfg = ["OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "12", "SIRFP.MAX_NONFINITE", "4", *opts]
+    return load_config("", [*cfg, "SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.BASE_LR", "0.1"])
+
+
+def test_a_forward_pass_that_stops_at_nan_is_an_iteration_that_is_skipped(tmp_path):
+    trainer = Raising(settings(tmp_path))
+    trainer.train()
+    assert trainer.iter == 12 and trainer._trainer.finite.seen == 2
+    assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
+
+
+def test_a_run_whose_forward_passes_all_stop_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(Raising, "bad", tuple(range(5, 99)))
+    with pytest.raises(InputError, match=r"in 4 iterations in a row, by iteration 9.*SOLVER.BASE_LR.*--resume"):
+        Raising(settings(tmp_path)).train()
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000008.pth"
+
+
+def test_several_processes_end_in_one_line(tmp_path, monkeypatch):
+    trainer = Raising(settings(tmp_path))
+    monkeypatch.setattr("sirfp.training.step.comm.get_world_size", lambda: 2)
+    with pytest.raises(InputError, match="not finite, at iteration 3 .*SOLVER.BASE_LR"):
+        trainer.train()
+
+
+def test_moments_leave_out_a_batch_at_which_the_model_stops():
+    from small_networks import Residual
+
+    from sirfp.channels import find_groups
+    from sirfp.moments import take_moments
+
+    torch.manual_seed(0)
+    model, images = Residual().eval(), [torch.rand(2, 3, 16, 16) for _ in range(4)]
+    found = find_groups(model, images[0])
+
+    def run(network, batch):
+        if batch is images[1]:
+            raise FloatingPointError("NaN")
+        return network(batch)
+
+    taken = take_moments(model, found, images, run)
+    assert taken and all(moments.images == 6 for moments in taken.values())

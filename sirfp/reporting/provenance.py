@@ -1,4 +1,4 @@
-"""What wrote a report: versions of sirfp and of the libraries that its runs use, and the commit of a checkout."""
+"""What made a result: versions of sirfp and of the libraries that its runs use, and the commit of a checkout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIBRARIES = {"PyTorch": "torch", "timm": "timm", "Detectron2": "detectron2"}
 
 
 def versions() -> str:
-    """The versions in one line, e.g. "sirfp 0.1.0, commit 1a2b3c4d5e6f; PyTorch 2.14.1, timm 1.0.31, Python 3.11.4"."""
+    """Returns the versions in one line, e.g. "sirfp 0.1.0, commit 1a2b3c4d5e6f; PyTorch 2.14.1, Python 3.11.4"."""
     commit = checkout_commit(Path(__file__).parents[2])
     ours = f"sirfp {sirfp.__version__}" + (f", commit {commit}" if commit else "")
     others = [f"{name} {version}" for name, package in LIBRARIES.items() if (version := _version(package))]

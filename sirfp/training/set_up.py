@@ -1,0 +1,48 @@
+"""Sets up a process of a training run: logs, the seed, and a copy of the config in the output folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ..files.whole import whole_file
+from ..reporting.provenance import versions
+
+LOGGERS = ("fvcore", "detectron2", "sirfp")
+CONFIG = "config.yaml"
+
+
+def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Sets up logging to the console and to log.txt, writes the config, and seeds random numbers.
+
+    Detectron2's `default_setup` also prints the whole config, several hundred lines. It lies in the output folder.
+
+    Args:
+        cfg: the whole config.
+        args: the command line, see `sirfp.training.launch.argument_parser`.
+    """
+    folder, rank = Path(cfg.OUTPUT_DIR), comm.get_rank()
+    if comm.is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+    for name in LOGGERS:  # colours would be escape sequences in a file
+        setup_logger(str(folder), distributed_rank=rank, name=name, color=sys.stdout.isatty())
+    logger = logging.getLogger("sirfp")
+    logger.info(versions())
+    logger.info("Command: %s", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    logger.info("Process %d of %d", rank, comm.get_world_size())
+    if comm.is_main_process():
+        with whole_file(folder / CONFIG) as beside:
+            beside.write_text(cfg.dump())
+        logger.info("The whole config: %s", folder / CONFIG)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
