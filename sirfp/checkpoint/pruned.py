@@ -264,7 +264,7 @@ def _check_state(
         theirs, ours = differ[0][0][0], differ[0][1][0]  # of the classifier's weight and bias
         raise InputError(
             f"{source} has {theirs} classes, the model built has {ours}: build it with {theirs} "
-            f"(--num-classes {theirs})"
+            f"(--num-classes {theirs}); {CLASSES}"
         )
     for name, tensor in state.items():
         if list(tensor.shape) != shapes[name]:
