@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..files.config_files import AddConfigFile, config_files
 from ..files.own_code import add_import
+from ..reporting.progress import stage
 from .recorded import complete
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def build_source(args: argparse.Namespace, opts: list[str], file: str = "") -> S
     if size and max(size) > LARGEST_SIDE:
         raise InputError(f"--size must be at most {LARGEST_SIDE} pixels, got {max(size)}")
 
+    stage("building the model")
     if given == ["timm"]:
         with in_flags(MODEL__TIMM__WEIGHTS="--weights", MODEL__TIMM__NAME="--timm"):
             return source.from_timm(

@@ -11,6 +11,7 @@ from ..budget.limits import Limits, check_share
 from ..budget.target import KEEP_FLOPS, Target
 from ..criteria.calibration import default_criterion
 from ..errors import InputError
+from ..reporting.progress import stage
 from .arguments import (
     MODEL_USAGE,
     OPTS_USAGE,
@@ -128,6 +129,7 @@ def run(args: argparse.Namespace) -> Outcome:
         sirfp.load(file, source.model)
         source.weights = file
     calibration, loss = read_calibration(args, source, criterion.needs)
+    stage("finding groups of channels, scoring and cutting")
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore", KEEP="--keep"):
         plan = sirfp.prune(
             source.model,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..reporting.progress import stage
 from .arguments import MODEL_USAGE, OPTS_USAGE, add_model, at_least, build_source, in_flags, split_words
 from .outcome import Outcome
 
@@ -117,6 +118,7 @@ def _both(
     from sirfp.checkpoint.pruned import restore
     from sirfp.reporting import tables
 
+    stage("finding groups of channels")
     pruned = source.fresh()
     restore(pruned, plan, state, file)
     rows = []
@@ -147,6 +149,7 @@ def _dense(source: Source, args: argparse.Namespace) -> Outcome:
     from sirfp.channels.find import find_groups
     from sirfp.reporting import tables
 
+    stage("finding groups of channels")
     with in_flags(IGNORE="--ignore"):
         found = find_groups(source.model, source.example(), args.ignore)
     rows = [tables.Row("dense", found.flops(), found.params())]
@@ -202,6 +205,7 @@ def _timed(
             calls[runtime] = {name: (build_graph(source, model), images) for name, model in models.items()}
         except InputError as error:
             not_timed[runtime] = str(error)
+    stage(f"preparing and timing {', '.join(calls)}")
     with tempfile.TemporaryDirectory() as folder:
         found, failed = compare(calls, Path(folder), warmup=args.warmup, repeats=args.repeats, threads=args.threads)
     not_timed |= failed

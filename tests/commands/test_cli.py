@@ -275,3 +275,23 @@ def test_own_code(tmp_path):
     assert abs(json.loads(ended.stdout)["flops"]["kept"] - 0.4) < 0.05
     plan, _ = read(tmp_path / "s.safetensors")
     assert plan.cuts and all(cut.keep == tuple(range(len(cut.keep))) for cut in plan.cuts)
+
+
+def test_alone_it_prints_its_help(capsys):
+    assert main([]) == 0
+    assert "sirfp COMMAND --help" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(files):
+    words = f"{sys.executable} -m sirfp.cli report {files / 'small.safetensors'}"
+    script = f"set -o pipefail; {words} | head -c 1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_file_that_is_replaced_is_said(files, tmp_path, capsys):
+    words = ["prune", *NETWORK, "--criterion", "magnitude", "-o", str(tmp_path / "small.safetensors")]
+    assert main(words) == 0 and "in place of" not in capsys.readouterr().out
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "in place of an earlier file" in out and "Budget: 40% of the FLOPs. Kept: " in out
