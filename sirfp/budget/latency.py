@@ -26,7 +26,6 @@ from ..errors import InputError
 from ..network.forward import call, inference
 from ..network.latency import Latency, measure, synchronizer
 from ..network.untouched import copied_inputs
-from ..reporting.progress import stage
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
 from ..surgery.cut import cut_by, cuts_for
@@ -184,9 +183,7 @@ def meet_by(
     whole, least = np.ones(found.atoms, dtype=bool), smallest(found, limits)
     if wanted >= 1 and not limits.given:
         return whole, _compared(model, model, example_inputs)
-    stage("timing layers at several widths")
     table = LatencyTable.measure(model, example_inputs, found, limits)
-    stage("timing plans")
     dense, bottom = table(whole), table(least) / table(whole) * 1.0001
     requested, factors, tried = wanted, [], []
     for _ in range(TRIES):

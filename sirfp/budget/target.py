@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..reporting.progress import stage
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import QUANTITIES, PruningPlan
@@ -270,6 +271,8 @@ class Latency(Target):
     def choose(self, model, example_inputs, found, scores, limits=DEFAULT, before=None) -> Choice:
         from .latency import meet
 
+        stage("timing layers and plans")
+
         return self.choice(*meet(model, example_inputs, found, scores, self.share, before, limits))
 
     def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
@@ -279,6 +282,7 @@ class Latency(Target):
             cost = of_latencies(table, found)
             return keep_for(found, order, choose_widths(found, curves, seconds, cost, limits=limits, what=self.words))
 
+        stage("timing layers and plans")
         keep, seconds = meet_by(model, example_inputs, found, choose, self.share, before, limits)
         warn_of_guesses(found, curves, keep, limits)
         return self.choice(keep, seconds)

@@ -44,13 +44,13 @@ def register_data(cfg: CfgNode) -> None:
         annotations, images = boxes[f"{split.upper()}_ANNOTATIONS"], boxes[f"{split.upper()}_IMAGES"]
         if annotations or images:
             register_coco(f"{boxes.NAME}_{split}", annotations, images)
-    _check_own_is_used(cfg, used)
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             if name not in DatasetCatalog:
                 places = "Detectron2, sirfp or DATASETS.{FOLDER,IMAGES,COCO}"
                 hint = near(name, DatasetCatalog.list()) or f"; data sets are defined by {places}"
                 raise InputError(f"DATASETS.{key}: there is no data set {name!r}{hint}")
+    _check_own_is_used(cfg, used)
 
 
 def _check_own_is_used(cfg: CfgNode, used: tuple[str, ...]) -> None:
