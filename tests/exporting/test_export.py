@@ -54,6 +54,40 @@ def test_an_older_opset_is_written(pruned, tmp_path):
 
 
 @needs_onnx
+def test_an_opset_that_pytorch_does_not_write_is_converted_to(pruned, tmp_path, capsys):
+    file = tmp_path / "small.onnx"
+    words = ["export", str(pruned), *NETWORK, "-o", str(file), "--fixed", "all", "--opset", "15", "--json"]
+    assert main(words) == 0 and json.loads(capsys.readouterr().out)["relative_difference"] < 1e-5
+    import onnx
+
+    model = onnx.load(file)
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [15]
+    assert {prop.key for prop in model.metadata_props} >= {"colours", "values", "model"}
+
+
+@needs_onnx
+def test_an_operator_that_cannot_be_converted_is_named(pruned, tmp_path, capsys, monkeypatch):
+    def fail(model, opset):
+        raise RuntimeError("No Adapter From Version $19 for Pad\nsecond line")
+
+    monkeypatch.setattr("onnx.version_converter.convert_version", fail)
+    words = ["export", str(pruned), *NETWORK, "-o", str(tmp_path / "x.onnx"), "--fixed", "all", "--opset", "13"]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "for Pad" in err and "--opset 18 is the oldest" in err
+
+
+def test_openvino_is_timed_where_it_is_installed(tmp_path, capsys):
+    words = ["report", *NETWORK, "--latency", "--runtimes", "eager", "openvino", "--repeats", "1", "--warmup", "0"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["latency"]
+    if importlib.util.find_spec("openvino") is None:
+        assert found["not_timed"] == {"openvino": "openvino is not installed: pip install openvino"}
+    elif not missing_packages():
+        assert found["runtimes"]["openvino"]["dense"]["latency_seconds"] > 0
+
+
+@needs_onnx
 def test_a_network_of_one_size_says_so_and_leaves_the_batch_open(tmp_path, capsys):
     """The exporter drops the network's check of its input size, so the file cannot report a wrong size."""
     assert main(["export", "--timm", "test_vit", "-o", str(tmp_path / "x.onnx"), "--json"]) == 0
