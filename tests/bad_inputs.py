@@ -23,7 +23,6 @@ ONE = ["--images", "F/images", "--batch", "1", "--batches", "1"]
 EXPORT = ["export", *NETWORK, "-o", "OUT.onnx"]
 COMMANDS = {
     "command": (["reprot"], "did you mean report"),
-    "no command": ([], "see sirfp --help"),
     "flag": (["report", "--tim", "resnet18"], "did you mean --timm"),
     "not a number": ([*PRUNE, "--keep-flops", "half"], "half"),
     "no model": (["verify", "F/small.safetensors"], "--timm NAME"),
@@ -51,7 +50,7 @@ COMMANDS = {
     "cut short": (["report", "F/short.safetensors"], "not a complete safetensors file"),
     "no plan": (["verify", "F/planless.safetensors", *NETWORK], "holds no pruning plan"),
     "altered": (["verify", "F/altered.safetensors", *NETWORK], "must hold at least one index below"),
-    "lacking": (["verify", "F/lacking.safetensors", *NETWORK], "is missing"),
+    "lacking": (["verify", "F/lacking.safetensors", *NETWORK], "incomplete: it lacks"),
     "other model": (["report", "F/small.safetensors", "--timm", "test_vit"], "is for another model"),
     "latency alone": (["report", "F/small.safetensors", "--latency"], "needs the dense model"),
     "tolerance": (["verify", "F/small.safetensors", *NETWORK, "--tolerance", "0"], "above 0"),
@@ -181,7 +180,7 @@ EXPORTS = {
     "a broken image": ([*EXPORT, "--images", "F/broken"], "cannot be read as an image"),
     "what is fixed": ([*EXPORT, "--fixed", "sise"], "did you mean size"),
     "tolerance": ([*EXPORT, "--tolerance", "0"], "--tolerance must be above 0"),
-    "opset": ([*EXPORT, "--opset", "99"], "--opset must lie in [18, 23]"),
+    "opset": ([*EXPORT, "--opset", "99"], "--opset must lie in [13, 23]"),
     "an old opset": ([*EXPORT, "--opset", "11"], "got 11"),
     "no opset": ([*EXPORT, "--opset", "latest"], "must be a whole number"),
     "a classifier's threshold": ([*EXPORT, "--score-threshold", "0.5"], "--score-threshold is for detectors"),
