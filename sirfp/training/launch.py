@@ -206,8 +206,9 @@ def _explain(error: Exception, codes: list[int | None], args: argparse.Namespace
         codes: the exit codes of the processes, None for a process that is still running.
         args: the command line's arguments.
     """
-    if WRONG in codes:
-        return WRONG
+    for said in (WRONG, INTERRUPTED):  # by the process itself
+        if said in codes:
+            return said
     by_signal = [(rank, -code) for rank, code in enumerate(codes) if code and code < 0 and -code != signal.SIGTERM]
     if not by_signal and isinstance(error, mp.ProcessExitedException) and error.signal_name:
         by_signal = [(error.error_index, signal.SIGTERM)]
