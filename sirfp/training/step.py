@@ -113,7 +113,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _finite_losses(self, data: Any) -> dict[str, torch.Tensor]:
+    def _finite_losses(self, data: Any) -> dict[str, Any]:
         """Computes the losses; a forward pass that a model stops at NaN or infinite values counts as a NaN loss.
 
         Raises:
