@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,7 +190,7 @@ def _times(path: Path, target: Path, image: torch.Tensor) -> dict[str, Latency]:
         return time.perf_counter() - start
 
     sessions = {"floats": Session(path, _threads()), "int8": Session(target, _threads())}
-    return in_turns({name: lambda s=session: timed(s) for name, session in sessions.items()}, repeats=REPEATS)
+    return in_turns({name: partial(timed, session) for name, session in sessions.items()}, repeats=REPEATS)
 
 
 def _threads() -> int:

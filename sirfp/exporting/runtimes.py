@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Mapping
@@ -97,8 +98,7 @@ def openvino_call(
     """
     if importlib.util.find_spec("openvino") is None:
         raise InputError("openvino is not installed: pip install openvino")
-    import openvino
-
+    openvino: Any = importlib.import_module("openvino")  # without annotations, and not installed everywhere
     file = _fixed_file(model, images, folder)
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     try:
