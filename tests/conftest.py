@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ["SIRFP_PATIENCE"] = "inf"  # on a busy machine any command is a long one, which says its stages
 torch.set_num_threads(1)  # networks this small only wait for each other's threads
 # Autograd counts devices once, at the first backward. `torch.export` pretends to have a GPU: after it, autograd would
 # start a thread for it, and tests that fork could no longer train in the child.

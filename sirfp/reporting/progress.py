@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 import threading
 import time
@@ -11,7 +13,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 PATIENCE = 5.0
-"""Seconds that a command may take without a word."""
+"""Seconds that a command may take without a word, unless the environment variable SIRFP_PATIENCE gives another number;
+"inf": stages are never said."""
 
 
 class Stages:
@@ -26,7 +29,8 @@ class Stages:
         self.current, self.lock = "", threading.Lock()
         self.timer = threading.Timer(patience, self.say)
         self.timer.daemon = True
-        self.timer.start()
+        if math.isfinite(patience):
+            self.timer.start()
 
     def enter(self, stage: str) -> None:
         """Begins a stage."""
@@ -47,15 +51,22 @@ _running: list[Stages] = []
 
 
 @contextmanager
-def stages_on_stderr(patience: float = PATIENCE) -> Iterator[None]:
+def stages_on_stderr(patience: float | None = None) -> Iterator[None]:
     """Within the block, `stage` prints on standard error, if the block takes longer than `patience` seconds."""
-    stages = Stages(patience)
+    stages = Stages(_patience() if patience is None else patience)
     _running.append(stages)
     try:
         yield
     finally:
         _running.remove(stages)
         stages.timer.cancel()
+
+
+def _patience() -> float:
+    try:
+        return float(os.environ.get("SIRFP_PATIENCE", PATIENCE))
+    except ValueError:
+        return PATIENCE
 
 
 def stage(text: str) -> None:

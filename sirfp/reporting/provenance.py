@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
-
-import sirfp
 
 LIBRARIES = {"PyTorch": "torch", "timm": "timm", "Detectron2": "detectron2"}
 """{name on the page: package}."""
@@ -16,7 +15,8 @@ LIBRARIES = {"PyTorch": "torch", "timm": "timm", "Detectron2": "detectron2"}
 def versions() -> str:
     """Returns the versions in one line, e.g. "sirfp 0.1.0, commit 1a2b3c4d5e6f; PyTorch 2.14.1, Python 3.11.4"."""
     commit = checkout_commit(Path(__file__).parents[2])
-    ours = f"sirfp {sirfp.__version__}" + (f", commit {commit}" if commit else "")
+    package = sys.modules[__name__.partition(".")[0]]  # importing it here would be upward
+    ours = f"sirfp {package.__version__}" + (f", commit {commit}" if commit else "")
     others = [f"{name} {version}" for name, package in LIBRARIES.items() if (version := _version(package))]
     return f"{ours}; {', '.join([*others, f'Python {platform.python_version()}'])}"
 

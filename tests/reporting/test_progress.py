@@ -8,7 +8,6 @@ import pytest
 
 from sirfp import cli
 from sirfp.commands.outcome import Outcome
-from sirfp.reporting import progress
 from sirfp.reporting.progress import stage, stages_on_stderr, with_progress
 
 
@@ -49,6 +48,6 @@ def test_commands_say_their_stages_unless_they_print_json(monkeypatch, capsys, w
         return Outcome({}, [])
 
     monkeypatch.setattr("sirfp.commands.report.run", run)
-    monkeypatch.setattr(progress.stages_on_stderr.__wrapped__, "__defaults__", (0.0,))
+    monkeypatch.setenv("SIRFP_PATIENCE", "0")
     assert cli.main(["report", "--timm", "test_resnet", *words]) == 0
     assert ("working" in capsys.readouterr().err) is said

@@ -338,7 +338,7 @@ def test_a_study_names_code_of_its_own(bench):
         code.write_text(code.read_text() + "\n# changed\n")
         assert set(before).isdisjoint(job.fingerprint for job in grid.load(bench.file).jobs)
     finally:
-        CRITERIA.pop("of_a_study", None)
+        del CRITERIA["of_a_study"]
 
 
 def test_code_that_a_study_names_must_exist(bench, capsys):
