@@ -51,11 +51,8 @@ LESS = [
 """What is added to a command so that it is quick."""
 STAND_INS = {
     "README.md": stand_ins.weights_and_detector,
-<<<<<<< HEAD
     "docs/own_loop.md": stand_ins.labelled_batches,
-=======
     "docs/device.md": stand_ins.weights_and_detector,
->>>>>>> ee710da (Find sirfp's version without importing upward; let SIRFP_PATIENCE say when stages are said)
     "docs/tutorial.md": stand_ins.cats_and_dogs,
     "projects/classification/README.md": stand_ins.pruned_digits,
 }
