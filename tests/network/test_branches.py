@@ -73,7 +73,7 @@ def test_a_file_lacks_the_branch_and_loads_with_and_without_one(pruned, tmp_path
     checkpointer = Checkpointer(Network())
     with checkpointer.strictly():
         checkpointer.load(str(file))
-    with pytest.raises(InputError, match="it lacks 'first.weight'"):
+    with pytest.raises(InputError, match="'first.weight' is missing"):
         load(file, nn.Sequential(nn.Conv2d(3, 8, 3)))
 
 
