@@ -56,12 +56,12 @@ def test_an_older_opset_is_written(pruned, tmp_path):
 @needs_onnx
 def test_an_opset_that_pytorch_does_not_write_is_converted_to(pruned, tmp_path, capsys):
     file = tmp_path / "small.onnx"
-    words = ["export", str(pruned), *NETWORK, "-o", str(file), "--fixed", "all", "--opset", "15", "--json"]
+    words = ["export", str(pruned), *NETWORK, "-o", str(file), "--fixed", "all", "--opset", "17", "--json"]
     assert main(words) == 0 and json.loads(capsys.readouterr().out)["relative_difference"] < 1e-5
     import onnx
 
     model = onnx.load(file)
-    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [15]
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [17]
     assert {prop.key for prop in model.metadata_props} >= {"colours", "values", "model"}
 
 
