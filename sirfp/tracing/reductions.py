@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 
 import torch
@@ -40,7 +41,8 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
         trace.taps.append(Tap(owned[-1], channels, norm=True, dim=1))
     if isinstance(args[2], torch.Tensor) and not args[2].is_meta:
         gamma = args[1] if isinstance(args[1], torch.Tensor) else None
-        trace.set_emitted(result, 1, normed_values(gamma, args[2], result.dim(), trace.name(args[2]) or ""))
+        values = partial(normed_values, gamma, args[2], result.dim(), trace.name(args[2]) or "")
+        trace.emit_later(result, lambda: (1, values()))
     if isinstance(args[3], torch.Tensor) and trace.is_state(args[3]):
         trace.normed.append((args[3], trace.maker(x)))
 

@@ -7,6 +7,7 @@ pass, as `sirfp.tracing` does, and each statistic is taken over the kept channel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -84,6 +85,9 @@ class KeptStatistics(ChannelTrace):
 
     def set_emitted(self, tensor: torch.Tensor, dim: int, constants: torch.Tensor | None) -> None:
         """Does nothing, see `emitted`."""
+
+    def emit_later(self, tensor: torch.Tensor, values: Callable[[], tuple[int, torch.Tensor]]) -> None:
+        """Does nothing, see `emitted`. Other modes that record the pass would see the operations of `values`."""
 
     def compute(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """Runs an operation; a statistic runs on the kept channels of its input."""
