@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sirfp.channels import find_groups
 from sirfp.prune import plan_for
 from sirfp.surgery import apply
 from sirfp.verify import mask
+from sirfp.verify.choices import Choices
 from sirfp.verify.kept import KeptStatistics
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -136,3 +138,16 @@ def test_bins_of_a_distribution_stay_and_channels_that_attend_to_channels_may_go
     found = find_groups(Distribution().eval(), X)
     assert [g.name for g in found] == ["a"]
     assert [g.name for g in find_groups(ChannelAttention().eval(), torch.rand(2, 6, 8))] == ["q", "k"]
+
+
+def test_a_mode_that_records_the_pass_sees_the_operations_of_the_model_alone():
+    net = network(STATISTICS["mean"], lambda x: x)
+    net = nn.Sequential(net.a, nn.BatchNorm2d(16), nn.ReLU(), net.b).eval()
+    nn.init.uniform_(net[1].weight)
+    plan = plan_for(find_groups(net, X), np.ones(find_groups(net, X).atoms, dtype=bool))
+    records = []
+    for kept in (nullcontext(), KeptStatistics(net, plan, clean=True)):
+        with torch.no_grad(), Choices() as choices, kept:
+            net(X)
+        records.append((len(choices.made), choices.statistics))
+    assert records[0] == records[1]

@@ -102,7 +102,7 @@ def test_a_cut_network_learns_from_its_teacher_alone(pair):
     student, before = copy.deepcopy(student), copy.deepcopy(teacher.state_dict())
     optimizer = torch.optim.Adam(student.parameters(), 5e-3)
     values = []
-    for _ in range(8):
+    for _ in range(12):
         losses = compared(student, teacher)
         values.append(float(sum(losses.values()).detach()))
         assert all(loss.isfinite() and loss.detach() > -1e-6 for loss in losses.values()), losses
