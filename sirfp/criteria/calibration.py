@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -24,6 +25,8 @@ from .registry import Criterion
 from .setwise import Setwise
 
 Loss = Callable[[nn.Module, Any], torch.Tensor]
+
+logger = logging.getLogger(__name__)
 
 
 def default_criterion() -> str:
@@ -139,5 +142,10 @@ def learn(
         with gradients(model, False, criterion.seed):
             taken = take_gradients(model, names, batches, score, criterion.step)
         if not any(finite):
-            raise InputError(f"criterion {criterion.name!r} has seen no batch with finite outputs")
+            if not moments:
+                raise InputError(f"criterion {criterion.name!r} has seen no batch with finite outputs")
+            logger.warning(
+                "no batch has finite outputs; the layers that read channels count alike, not by the output's gradients"
+            )
+            taken = {}
     criterion.learn(found, moments, taken)

@@ -16,7 +16,6 @@ from ..surgery.cut import give_bias
 from .choices import Choices
 from .kept import as_if_cut
 
-
 EQUAL = 1e-4
 """Relative difference up to which outputs count as equal up to rounding."""
 
