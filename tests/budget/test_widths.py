@@ -31,6 +31,9 @@ BUDGETS = {
     "params": (Params, lambda found: found.cost.parameters),
 }
 
+GAP = 1.005
+"""The search is not exact: docs/widths_gap.md finds losses of up to 0.45% above the least one."""
+
 
 def random_curves(found, seed: int) -> dict[str, Curve]:
     """Losses that rise by different powers of the removed share, over orders of magnitude, with noise."""
@@ -92,7 +95,7 @@ def test_no_shares_and_no_ranking_lose_less(kind, share, seed, round_to):
     shares = [keep for s in np.linspace(0, 1, 101) if found.flops(keep := widths_at(found, s, limits)) <= budget]
     ours = loss_of(found, curves, chosen(found, curves, share, limits))
     for keep in (*others, *shares):
-        assert ours <= loss_of(found, curves, keep) * (1 + 1e-9) + 1e-12
+        assert ours <= loss_of(found, curves, keep) * GAP + 1e-12
 
 
 def rankings(found, curves):

@@ -181,7 +181,7 @@ def test_a_broken_layer_is_named(layers, tmp_path):
         (["DATASETS.IMAGES.TRAIN", "a"], r"DATASETS.IMAGES is filled in, but DATASETS.TRAIN names camvid_sem_seg"),
     ],
 )
-def test_a_set_of_ones_own_that_no_key_names_is_said(opts, told):
+def test_a_set_of_ones_own_that_no_key_names_is_said(opts, told, clean_catalogs):
     from sirfp.config.data import register_data
 
     cfg = load_config("", [*opts, "DATASETS.TRAIN", "('camvid_sem_seg_train',)"])
