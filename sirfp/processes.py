@@ -48,7 +48,6 @@ def decide_once(decide: Callable[[], T]) -> T:
     return box[0]
 
 
-@torch.no_grad()
 def running_norms(model: nn.Module) -> dict[str, Any]:
     """Returns the batch norms of a model that have running statistics, by name; frozen ones of any library too."""
     return {
@@ -60,6 +59,7 @@ def running_norms(model: nn.Module) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
 def average_norms(model: nn.Module) -> None:
     """Sets the running statistics of every process's batch norms to their mean over all processes.
 

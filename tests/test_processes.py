@@ -14,7 +14,7 @@ import tiny_run
 import torch
 from scripts import ROOT, loaded
 
-from sirfp import engine
+from sirfp import engine, processes
 from sirfp.errors import InputError
 from sirfp.training import launch
 
@@ -212,3 +212,16 @@ def test_what_does_not_go_together_is_said(flags, torchrun, gpus, says, monkeypa
     with pytest.raises(InputError) as error:
         settled(*flags, torchrun=torchrun, gpus=gpus, monkeypatch=monkeypatch)
     assert says in str(error.value)
+
+
+def test_norms_are_averaged_without_gradients(monkeypatch):
+    """Running statistics that require gradients, such as parameters, can be set in place only outside autograd."""
+    norm = torch.nn.BatchNorm2d(4)
+    for buffer in (norm.running_mean, norm.running_var):
+        buffer.requires_grad_()
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    monkeypatch.setattr(processes.dist, "broadcast", lambda first, src: first.sub_(2))  # the first has 2 less
+    monkeypatch.setattr(processes.dist, "all_reduce", lambda rest: None)
+    processes.average_norms(norm)
+    assert norm.running_mean.tolist() == [-1] * 4 and norm.running_var.tolist() == [0] * 4
+    assert norm.running_mean.grad_fn is None and norm.running_mean.requires_grad
