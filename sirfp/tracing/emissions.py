@@ -21,7 +21,10 @@ ROWS = 64
 
 
 class EmittedValues:
-    """What the channels of each tensor emit, by weak reference to the tensor."""
+    """What the channels of each tensor emit, by weak reference to the tensor.
+
+    Nothing is known of tensors without values, those on the device `meta`: the layers that read them stay as they are.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +49,7 @@ class EmittedValues:
 
     def set_emitted(self, tensor: torch.Tensor, dim: int, constants: torch.Tensor | None) -> None:
         """Sets what channels emit: (C,), or rows or maps with as many dimensions as `tensor`."""
-        if constants is None:
+        if constants is None or tensor.is_meta or constants.is_meta:
             return
         dim %= tensor.dim()
         if constants.dim() > 1 and constants.numel() == constants.shape[dim]:
@@ -56,7 +59,8 @@ class EmittedValues:
 
     def emit_later(self, tensor: torch.Tensor, values: Callable[[], tuple[int, torch.Tensor]]) -> None:
         """Sets what channels emit, (channel dimension, values), where it takes time and is seldom asked for."""
-        self._emitted_later[tensor] = values
+        if not tensor.is_meta:
+            self._emitted_later[tensor] = values
 
     def emitted_maps(self, tensor: torch.Tensor) -> tuple[int, torch.Tensor] | None:
         """Returns what channels emit on average as maps: with the dimensions of `tensor`, but one image only."""

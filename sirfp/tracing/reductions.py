@@ -39,7 +39,7 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
     owned = [v for v in vectors if trace.is_state(v)]
     if owned and channels is not None:
         trace.taps.append(Tap(owned[-1], channels, norm=True, dim=1))
-    if isinstance(args[2], torch.Tensor) and not args[2].is_meta:
+    if isinstance(args[2], torch.Tensor):
         gamma = args[1] if isinstance(args[1], torch.Tensor) else None
         values = partial(normed_values, gamma, args[2], result.dim(), trace.name(args[2]) or "")
         trace.emit_later(result, lambda: (1, values()))
@@ -89,7 +89,7 @@ three channels differ too much between images. A group of one channel has mean 0
 
 def _emit_normalised(trace, x, dim: int, groups: int, scale, shift, out) -> None:
     """Notes what channels emit after a norm over channels, if this is known before it."""
-    known = None if x.is_meta else trace.emitted(x, maps=True)
+    known = trace.emitted(x, maps=True)
     each = x.shape[dim] // groups
     if known is None or known[0] != dim or not is_flat(known[1], dim) or bool(known[1].isnan().any()):
         return

@@ -14,6 +14,7 @@ from sirfp.channels import find_groups
 from sirfp.errors import InputError
 from sirfp.prune import plan_for
 from sirfp.surgery import apply
+from sirfp.tracing.emissions import EmittedValues
 
 
 class Through(nn.Module):
@@ -133,3 +134,39 @@ def test_features_of_tokens_have_their_channels_last():
     model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Linear(8, 2))
     (group,) = find_groups(model, torch.randn(1, 8, 3))
     assert [feature.dim for feature in group.features] == [-1]
+
+
+class Constants(nn.Module):
+    """Layers behind all that knows what channels emit: norms of each kind, an activation, a gate, tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AvgPool2d(2))
+        self.gate, self.mixed = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 3, padding=2, dilation=2)
+        self.grouped, self.tokens, self.norm = nn.GroupNorm(1, 16), nn.Linear(16, 12), nn.LayerNorm(12)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = self.grouped(self.mixed(x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()) + x)
+        return self.head(self.norm(self.tokens(x.flatten(2).transpose(1, 2))))
+
+
+def test_a_model_without_values_has_the_same_groups_and_nothing_is_known_of_its_channels():
+    real = find_groups(Constants(), torch.randn(INPUT), trial=False)
+    found = find_groups(Constants().to("meta"), torch.randn(INPUT, device="meta"), trial=False)
+    assert [(g.name, g.size) for g in found] == [(g.name, g.size) for g in real] and len(found) == 2
+    assert [e.weight for e in found.emissions] == [e.weight for e in real.emissions]
+    assert all(e.emitted.is_meta for e in found.emissions)
+    known = {e.weight for e in real.emissions if not e.emitted.isnan().any()}
+    assert known == {"gate.weight", "mixed.weight", "tokens.weight"}
+
+
+def test_values_of_tensors_without_values_are_not_kept():
+    values, tensor = EmittedValues(), torch.empty(2, 8, 4, 4, device="meta")
+    values.set_emitted(tensor, 1, torch.ones(8))
+    values.emit_later(tensor, lambda: (1, torch.ones(8)))
+    assert values.emitted(tensor) is None and values.emitted_maps(tensor) is None
+    real = torch.empty(tensor.shape)
+    values.set_emitted(real, 1, torch.ones(8, device="meta"))
+    assert values.emitted(real) is None
