@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ..errors import InputError
-from ..structure.groups import ChannelGroups, Frozen
+from ..structure.groups import MODEL_OUTPUT, ChannelGroups, Frozen
 
 REASONS = 3
 """Number of reasons that a message names."""
-OUTPUT = "it is the model's output"
-"""A reason that every model has; it is named last."""
 
 
 def check_groups(found: ChannelGroups) -> None:
@@ -21,7 +19,10 @@ def check_groups(found: ChannelGroups) -> None:
 
 
 def why_frozen(frozen: Iterable[Frozen]) -> str:
-    """Says in one line why channels are frozen: the reasons with the most channels first, and what to do."""
+    """Says in one line why channels are frozen: the reasons with the most channels first, and what to do.
+
+    The reason that every model has, that a layer makes its output, is named last.
+    """
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
     for one in frozen:
@@ -29,7 +30,7 @@ def why_frozen(frozen: Iterable[Frozen]) -> str:
         example.setdefault(one.reason, one.name)
     if not counts:
         return "the example inputs reach no layer that makes channels; check that the model calls its layers"
-    order = sorted(counts.items(), key=lambda item: (item[0] == OUTPUT, -item[1]))
+    order = sorted(counts.items(), key=lambda item: (item[0] == MODEL_OUTPUT, -item[1]))
     texts = [f"{reason} ({count} channels, e.g. of {example[reason]!r})" for reason, count in order[:REASONS]]
     rest = len(order) - len(texts)
     more = f"; {rest} more reason{'s' * (rest > 1)}" if rest else ""

@@ -37,7 +37,7 @@ from ..network.training_reads import TrainingReads
 from ..network.untouched import SharedMemory, copied_model, outside_inference_mode, random_states, untouched
 from ..network.wrappers import check_prunable, on_plain_model, unwrapped
 from ..structure.atoms import build_groups, makes, sides, state_tensors
-from ..structure.groups import ChannelGroups
+from ..structure.groups import MODEL_OUTPUT, ChannelGroups
 from ..structure.heads import HeadSearch
 from ..tracing import ChannelTrace
 from ..tracing.outputs import Outputs
@@ -197,7 +197,7 @@ def _trace_once(
                 f"the model returns no tensor, but {type(output).__name__}, so it is unknown which widths must stay; "
                 "wrap it in a module that returns its tensors"
             )
-        trace.freeze_tensors(returned, "it is the model's output")
+        trace.freeze_tensors(returned, MODEL_OUTPUT)
         _freeze_scripted(model, trace, state)
         askers = [module for module in reads.modules if not type(module).__module__.startswith("torch.nn.modules")]
         code = trace.code
@@ -263,7 +263,7 @@ def _follow_training(
             given = training_inputs(model, inputs) if is_detectron_input(inputs) else inputs
             with training_branches(model), watch, trace:
                 output = call(model, given)
-            trace.freeze_tensors([t for _, t in tensors(output)], "it is the model's output in training")
+            trace.freeze_tensors([t for _, t in tensors(output)], f"{MODEL_OUTPUT} in training")
             ran = True
         except Exception as error:  # the model's own code may raise anything; its layers are frozen below
             logger.info("the training branches of the model could not be followed: %s", error)

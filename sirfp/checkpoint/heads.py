@@ -17,12 +17,10 @@ from torch import nn
 from ..errors import InputError
 from ..network.branches import within
 from ..network.timm_attributes import FEATURE
+from ..structure.groups import MODEL_OUTPUT
 from ..structure.plan import Cut, PruningPlan
 
 logger = logging.getLogger(__name__)
-
-OUTPUT = "it is the model's output"
-"""The reason in a plan for which the layers that make the model's outputs stay whole."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def loadable(
         return Loadable(plan, state)
     plan, state = _renamed(model, plan, state)
     own: dict[str, torch.Tensor] = {**dict(model.named_buffers()), **model.state_dict()}
-    heads = tuple(name for name, why in plan.frozen.items() if why == OUTPUT and f"{name}.weight" in state)
+    heads = tuple(name for name, why in plan.frozen.items() if why == MODEL_OUTPUT and f"{name}.weight" in state)
     if head is None:
         heads = tuple(name for name in heads if _differs(name, state, own))
         for name in heads:

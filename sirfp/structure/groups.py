@@ -11,6 +11,9 @@ import torch
 
 from .cost import Cost
 
+MODEL_OUTPUT = "it is the model's output"
+"""The reason for which the layers that make the model's outputs stay whole."""
+
 
 @dataclass(frozen=True)
 class Slice:

@@ -20,7 +20,7 @@ from torch import nn
 
 from ..moments import Moments
 from ..network.untouched import random_states, untouched
-from ..structure.groups import ChannelGroups
+from ..structure.groups import MODEL_OUTPUT, ChannelGroups
 
 WAYS = ("renormalised", "refit", "careful", "emitted", "none")
 """Refitting with small ridges, with new statistics of batch norms (`sirfp.surgery.renormalise`); without these; with
@@ -96,7 +96,7 @@ def _whole_outputs(found: ChannelGroups, keep: np.ndarray) -> list[str]:
         if piece.dim == 0
     }
     names = [name.rpartition(".")[0] for name in dict.fromkeys(e.weight for e in found.emissions) if name not in cut]
-    outputs = {frozen.name for frozen in found.frozen if frozen.reason == "it is the model's output"}
+    outputs = {frozen.name for frozen in found.frozen if frozen.reason == MODEL_OUTPUT}
     return [name for name in names if name in outputs] or names
 
 
