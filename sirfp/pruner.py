@@ -15,6 +15,7 @@ The training runs of Detectron2 prune with the same session (`sirfp.session`), b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -34,7 +35,6 @@ from .network.batches import Run, runner
 from .network.last_inputs import LastInputs
 from .network.untouched import copied_inputs, leave_inference, outside_inference_mode
 from .network.wrappers import compiled_code_as_python, plain
-from .processes import decide_once
 from .session import PruningSession
 from .structure.plan import PruningPlan
 from .surgery.cut import apply
@@ -114,8 +114,9 @@ class Pruner:
             refuse_misspelt(self.session.criterion, options, Pruner, "Pruner")
             self.session.go_on()
             self.session.follow(also)
-            self.start = self.target.kept(self.plan) if self.plan else 1.0
-            self._check_reach()
+            start = self.target.kept(self.plan) if self.plan else 1.0
+            self.start = 1.0 if math.isnan(start) else start  # of a plan without latency, which check_reach refuses
+            self.session.check_reach([self._target(number) for number in range(1, steps + 1)])
         looks = CRITERIA.find(self.session.criterion).needs == "moments" or widths == CURVES
         wanted = reconstruction or (BATCHES if looks else 0)
         self._inputs = LastInputs(network, wanted)
@@ -202,7 +203,7 @@ class Pruner:
                 f"criterion {self.session.criterion!r} needs {needs}: look at training steps before each cut, "
                 "with pruner.look(): ..."
             )
-        target = replace(self.target, share=share_after(self.cuts + 1, self.steps, self.target.share, self.start))
+        target = self._target(self.cuts + 1)
         with plain(self.model) as network:
             evidence = Evidence.of_calibration(
                 network, self.session.example_inputs, self.session.criterion, batches or None, self.widths,
@@ -258,12 +259,6 @@ class Pruner:
         if self.optimizer is not None and self.plan is not None:
             in_order_of(network, self.optimizer, self.plan.new_biases)
 
-    def _check_reach(self) -> None:
-        session = self.session
-        if not self.start <= self.target.share:
-            found = session.find()
-            decide_once(
-                lambda: self.target.check_reach(
-                    session.model, session.example_inputs, found, session.limits, session.plan
-                )
-            )
+    def _target(self, number: int) -> Target:
+        """Returns the budget of a cut, counted from 1."""
+        return replace(self.target, share=share_after(number, self.steps, self.target.share, self.start))

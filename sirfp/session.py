@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -149,6 +150,29 @@ class PruningSession:
     def _narrows(self) -> bool:
         """True if the limits give a group of the current model a smaller width."""
         return any(width < self.find()[name].size for name, width in self.bounds().given)
+
+    def check_reach(self, targets: Sequence[Target]) -> None:
+        """Raises an error early if a budget is out of reach of the widths that the limits leave.
+
+        Every pruning may leave `min_keep` of the channels that the one before it left.
+
+        Args:
+            targets: the budgets of the prunings to come, in their order, shares of the dense model as in `prune`.
+
+        Raises:
+            InputError: a budget cannot be reached, or the limits' `keep` gives widths that the model cannot have.
+        """
+        limits, present = self.bounds(), self.plan
+        for number, target in enumerate(targets, 1):
+            if target.share >= 1 or (present is not None and target.kept(present) <= target.share):
+                continue
+            found, least = self.find(), replace(limits, min_keep=limits.min_keep**number)
+            try:
+                decide_once(partial(target.check_reach, self.model, self.example_inputs, found, least, present))
+            except InputError as error:
+                if number == 1:
+                    raise
+                raise InputError(f"{error}, which {number} prunings of MIN_KEEP {limits.min_keep} leave") from None
 
     def attach(self) -> Observer:
         """Attaches the criterion to the model, if it is not attached; restores the statistics of a resumed run.

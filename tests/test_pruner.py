@@ -301,3 +301,35 @@ def test_layers_keep_the_widths_that_are_given():
     assert len(plan.kept["b"]) == 8 and plan.flops[1] <= 0.5 * plan.flops[0]
     only = sirfp.Pruner(other := bare(), X, criterion="magnitude", keep={"c": 6}, steps=1)
     assert len(only.cut().kept["c"]) == 6 and other.a.weight.shape[0] == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"keep": {"b": 1.0}, "keep_flops": 0.05}, r"0.05 of the FLOPs is asked for, .*KEEP of 1 groups"),
+        ({"keep": {"bb": 0.5}}, "KEEP names 'bb', which no layer of the model matches"),
+        ({"keep": {"last": 0.5}, "steps": 1}, "KEEP names 'last', whose channels cannot be cut"),
+        ({"round_to": 16, "keep_flops": 0.2}, r"0.733 of the FLOPs is asked for, .*ROUND_TO 16\)$"),
+        ({"round_to": 8, "min_keep": 0.3, "keep_flops": 0.2}, "0.2 of .*, which 3 prunings of MIN_KEEP 0.3 leave"),
+    ],
+    ids=["given width", "unknown layer", "frozen layer", "first cut", "last cut"],
+)
+def test_a_budget_out_of_reach_is_said_before_training(arguments, words):
+    with pytest.raises(sirfp.InputError, match=words):
+        sirfp.Pruner(bare(), X, criterion="magnitude", **arguments)
+
+
+def test_every_cut_may_leave_the_smallest_share_of_the_one_before():
+    """One cut keeps at least half of the channels, three may keep fewer."""
+    with pytest.raises(sirfp.InputError, match="cannot be reached"):
+        sirfp.Pruner(bare(), X, criterion="magnitude", keep_flops=0.15, min_keep=0.5, steps=1)
+    pruner = sirfp.Pruner(model := bare(), X, criterion="magnitude", keep_flops=0.15, min_keep=0.5, steps=3)
+    shares = [(plan := pruner.cut()).flops[1] / plan.flops[0] for _ in range(3)]
+    assert shares[-1] <= 0.15 and model.b.weight.shape[0] < 8
+
+
+def test_the_time_of_a_plan_without_times_is_refused():
+    model = bare()
+    sirfp.prune(model, X, "magnitude", keep_flops=0.8)
+    with pytest.raises(sirfp.InputError, match="its plan records no latency"):
+        sirfp.Pruner(model, X, criterion="magnitude", keep_latency=0.5)

@@ -148,7 +148,7 @@ def out_of_reach(budget: float, least: float, dense: float, what: str, limits: L
     given = f", KEEP of {len(limits.given)} groups" if limits.given else ""
     return InputError(
         f"the budget cannot be reached: {budget / dense:.3g} of the {what} is asked for, the least that can be kept is "
-        f"{math.ceil(least / dense * 1000) / 1000:.3f} (MIN_KEEP {limits.min_keep}{rounding}{given})"
+        f"{math.ceil(least / dense * 1000) / 1000:.3f} (MIN_KEEP {limits.min_keep:.3g}{rounding}{given})"
     )
 
 

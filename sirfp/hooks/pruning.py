@@ -17,7 +17,7 @@ from ..criteria import CRITERIA
 from ..network.divergence_loss import divergence_on
 from ..network.forward import training_branches
 from ..network.held_out import count_images, joined
-from ..processes import average_norms, decide_once, world_size
+from ..processes import average_norms, world_size
 from ..surgery.reconstruction import BATCHES
 from ..training.nonfinite import finite_norms
 from ..training.schedule import Schedule
@@ -75,15 +75,10 @@ class PruneSteps(HookBase):
         self.store = curve_store(cfg.OUTPUT_DIR) if self.curves else None
 
     def before_train(self) -> None:
-        """Raises an error at the start of the run if the next pruning cannot meet its budget."""
+        """Raises an error at the start of the run if a pruning cannot meet its budget."""
         pruning = session(self.trainer)
-        if pruning.steps >= self.schedule.steps:
-            return
-        target = self.schedule.target(pruning.steps)
-        limits = pruning.bounds()
-        if target.share < 1:
-            model, inputs, found = pruning.model, pruning.example_inputs, pruning.find()
-            decide_once(lambda: target.check_reach(model, inputs, found, limits, pruning.plan))
+        if pruning.steps < self.schedule.steps:
+            pruning.check_reach([self.schedule.target(step) for step in range(pruning.steps, self.schedule.steps)])
 
     def after_step(self) -> None:
         pruning, done = session(self.trainer), self.trainer.iter + 1

@@ -124,6 +124,21 @@ def test_a_run_may_start_from_a_pruned_network_and_prune_further(tmp_path):
     assert plan.flops[1] / plan.flops[0] <= 0.25
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["SIRFP.ROUND_TO", "32"], "cannot be reached: 0.7 of the FLOPs .*ROUND_TO 32"),
+        (["SIRFP.ROUND_TO", "8", "SIRFP.KEEP_FLOPS", "0.1"], "0.1 of the FLOPs .*, which 2 prunings of MIN_KEEP"),
+        (["SIRFP.KEEP", "{'*.a.*': 1.0}", "SIRFP.KEEP_FLOPS", "0.01"], "KEEP of 1 groups"),
+    ],
+    ids=["first pruning", "last pruning", "given width"],
+)
+def test_a_budget_out_of_reach_ends_a_run_before_its_first_step(tmp_path, monkeypatch, options, words):
+    monkeypatch.setattr(TaskTrainer, "run_step", lambda self: pytest.fail("the run has begun"))
+    with pytest.raises(InputError, match=words):
+        run(tmp_path, *options)
+
+
 def test_norm_statistics_are_taken_anew(tmp_path):
     trainer = run(tmp_path, "SIRFP.RECOVER_NORM_ITERS", "3")
     assert trainer.pruning.steps == 2
