@@ -81,7 +81,7 @@ def build_groups(
     places = _places(model, trace, state, components)
     features = _features(model, trace, components.of, outputs)
     groups, frozen, atom_of = _groups(places, components, features)
-    groups = _with_widths(groups, trace, state)
+    groups = _with_widths(groups, state)
     branches = training_only(model)
     parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters() if not within(n, branches)]
     atoms = sum(group.size for group in groups)
@@ -198,16 +198,10 @@ def _groups(
     return tuple(groups), tuple(Frozen(name, n, reason) for (name, reason), n in frozen.items()), atom_of
 
 
-def _with_widths(groups: tuple[Group, ...], trace: ChannelTrace, state: dict) -> tuple[Group, ...]:
+def _with_widths(groups: tuple[Group, ...], state: dict) -> tuple[Group, ...]:
     """Fills in `Group.layer_widths`: from tensors of two and more dimensions, as vectors follow a layer."""
-    names = {id(tensor): name for name, tensor in state.items()}
-    counts = {names.get(id(consumer.weight)): consumer.groups for consumer in trace.consumers}
-
-    def width(piece: Slice) -> int:  # an index of the inputs of a grouped convolution is a channel in each group
-        return piece.index.shape[1] * (counts.get(piece.tensor, 1) if piece.dim == 1 else 1)
-
-    layers = [[piece for piece in group.slices if state[piece.tensor].dim() > 1] for group in groups]
-    return tuple(replace(g, layer_widths=tuple(map(width, pieces))) for g, pieces in zip(groups, layers, strict=True))
+    widths = [[s.index.shape[1] for s in group.slices if state[s.tensor].dim() > 1] for group in groups]
+    return tuple(replace(group, layer_widths=tuple(each)) for group, each in zip(groups, widths, strict=True))
 
 
 def _emissions(trace: ChannelTrace, state: dict, atom_of_label: np.ndarray) -> tuple[Emission, ...]:
