@@ -196,7 +196,7 @@ class Divergence:
         return value
 
     def _advice(self) -> str:
-        return "look for values in the outputs that are not finite, e.g. in half precision"
+        return "look for values in the outputs that are not finite: from training that has diverged, or half precision"
 
     def _value(self, dense: Sequence[Any], other: Sequence[Any]) -> torch.Tensor:
         if [z.shape for z in dense] != [w.shape for w in other]:

@@ -65,8 +65,9 @@ class Group:
             several), (size,).
         inexact: reason why the pruned network cannot equal the masked one (a statistic over the channels changes), or
             None.
-        layer_widths: number of channels per atom in the inputs and outputs of each layer, and in each group of a grouped
-            convolution; above 1 e.g. for attention heads, and different in the layers before and after a pixel shuffle.
+        layer_widths: number of channels per atom in the inputs and outputs of each layer, of a grouped convolution in
+            each of its groups; above 1 e.g. for attention heads, and different in the layers before and after a pixel
+            shuffle.
     """
 
     name: str
