@@ -185,7 +185,7 @@ def _trace_once(
     trace.shared = shared
     widths, outputs, reads = feature_widths(model, trace), Outputs(model, trace), TrainingReads()
     sizes = SizeLog(model, trace)
-    watch = SizeWatch(model, sizes.seen)
+    watch = SizeWatch(model, sizes.seen, sizes.entered)
     with widths, followed_heads(model, trace):
         trace.owner = watch.owner
         with inference(model), fixed_proposals(model), outputs, reads, watch, trace:

@@ -13,6 +13,7 @@ The trial (`sirfp.channels.trial`) then proves the result as it does every other
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from ..network.proposals import fixed_proposals
 from ..network.size_watch import Place, SizeWatch
 from ..network.sizes import SizesIn, attribute_key, call_key, is_size_key
 from ..network.untouched import SharedMemory, copied_model, seeded
-from ..structure.groups import ChannelGroups, Group, SizeCall
+from ..structure.groups import INPUT, ChannelGroups, Group, SizeCall
 from ..surgery.cut import cut_by
 from ..surgery.plan_and_cut import plan_for
 from .choice import some_of
@@ -85,6 +86,12 @@ def fit_sizes(
         return Fit(found)
     if error and CutCopy(copied_model(model), inputs, output, found, shared).failure(list(found.groups)) is None:
         return Fit(found)
+    if error:
+        held = _checked(run, list(found.groups), dict(model.named_modules()))
+        found = run.found = replace(found, widths=_joined(found.widths, held))
+        run.widths = {}
+        if held:
+            error, wrong = run.over_turns(list(found.groups), range(1 if settled else TURNS))
     stubborn = frozenset(c.split for _, _, c in wrong.values() if c.split is not None and c.split not in found.heads)
     if stubborn and not settled:
         return Fit(found, stubborn)
@@ -110,6 +117,7 @@ class CorrectedCopy:
         widths: sizes that are set in the copies before they run.
         wrong: the sizes that the code of the last copy gave wrongly.
         wrong_first: those at the first of several choices of widths.
+        failed_in: the name of the module whose code raised the last error, or None.
     """
 
     def __init__(self, model: nn.Module, inputs: Any, found: ChannelGroups, shared: SharedMemory):
@@ -117,6 +125,7 @@ class CorrectedCopy:
         self.widths: Widths = {}
         self.wrong: Wrong = {}
         self.wrong_first: Wrong = {}
+        self.failed_in: str | None = None
         self._calls: dict[Place, list[SizeCall]] = {}
         for size_call in found.calls:
             self._calls.setdefault(size_call.place, []).append(size_call)
@@ -148,7 +157,7 @@ class CorrectedCopy:
         """Cuts some channels of each group in a copy and runs it; returns the reason if it fails, else None."""
         keep = some_of(self.found, groups, turn)
         copied = copied_model(self.model, share=not self.shared.written)
-        self.wrong, made = {}, Counter[Place]()
+        self.wrong, self.failed_in, made = {}, None, Counter[Place]()
 
         def corrected(place: Place, given: SizesIn, x: Any, make: Callable[[list], Any]) -> Any:
             known = self._calls.get(place, [])
@@ -169,8 +178,57 @@ class CorrectedCopy:
             with inference(copied), fixed_proposals(copied, BOXES), seeded(copied, 0), SizeWatch(copied, corrected):
                 call(copied, self.inputs)
         except Exception as error:  # the model's own code may raise anything
+            self.failed_in = _raised_in(copied, error)
             return f"cut, the model fails: {first_line(error)}"
         return None
+
+
+def _raised_in(model: nn.Module, error: Exception) -> str | None:
+    """Returns the name of the innermost module whose code raised an error, or None."""
+    names = {id(module): name for name, module in model.named_modules()}
+    owners = [id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((names[owner] for owner in reversed(owners) if owner in names), None)
+
+
+def _checked(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, nn.Module]) -> Widths:
+    """Finds the attributes by which modules check their widths, as in `assert x.shape[-1] == self.dim`.
+
+    The attributes of the module that raised the error and of all others of its class are set together: those that hold
+    a width of an input, those that hold a size in a call, or both.
+
+    Args:
+        run: has failed without any attribute.
+        groups: the groups.
+        modules: the model's modules by name.
+
+    Returns:
+        The attributes; empty if setting them does not help.
+    """
+    accepted: Widths = {}
+    kinds: set[type] = set()
+    while run.failed_in is not None and (kind := type(modules[run.failed_in])) not in kinds:
+        kinds.add(kind)
+        alike = {name: module for name, module in modules.items() if type(module) is kind}
+        inputs = _holding_any((c for c in run.found.calls if c.place[2] == INPUT), alike)
+        calls = _holding_any((c for c in run.found.calls if c.place[2] != INPUT), alike)
+        for tried in filter(None, (inputs, calls, _joined(calls, inputs) if inputs and calls else None)):
+            run.widths = _joined(accepted, tried)
+            if run.failure(groups) is None or (run.failed_in is not None and type(modules[run.failed_in]) is not kind):
+                accepted = run.widths
+                break
+    return accepted
+
+
+def _holding_any(calls: Iterable[SizeCall], modules: Mapping[str, nn.Module]) -> Widths:
+    """Returns the attributes of modules that hold sizes of calls whose channels can be cut."""
+    widths: Widths = {}
+    for size_call in calls:
+        module = size_call.place[0]
+        for position, atoms in enumerate(size_call.atoms):
+            if module in modules and atoms is not None and (atoms >= 0).any():
+                for key in _holding(modules[module], size_call, position):
+                    widths.setdefault(module, {}).setdefault(key, atoms)
+    return widths
 
 
 def _attributes(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, nn.Module]) -> tuple[Widths, Wrong]:
@@ -240,11 +298,16 @@ def _calls(wrong: Wrong) -> Widths:
 
 def live_sizes(found: ChannelGroups) -> ChannelGroups:
     """Returns the groups without the sizes of calls and attributes whose channels are all frozen."""
-    live = {f"{c.place[0]} call {c.place[1]}" for c in found.calls for a in c.atoms if a is not None and (a >= 0).any()}
+    live = {
+        (c.place[0], f"call {c.place[1]} {c.place[2]}")
+        for c in found.calls
+        for a in c.atoms
+        if a is not None and (a >= 0).any()
+    }
 
     def changes(module: str, key: str, atoms: np.ndarray) -> bool:
         if key.startswith("call "):
-            return f"{module} {' '.join(key.split()[:2])}" in live
+            return (module, " ".join(key.split()[:3])) in live
         return not is_size_key(key) or bool((atoms >= 0).any())
 
     widths = {m: {k: atoms for k, atoms in keys.items() if changes(m, k, atoms)} for m, keys in found.widths.items()}

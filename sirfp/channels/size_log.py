@@ -10,10 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..network.forward import tensors
 from ..network.size_watch import Place
-from ..network.sizes import SizesIn
-from ..structure.groups import SizeCall
+from ..network.sizes import MAKERS, SizesIn, names_in_code
+from ..structure.groups import INPUT, SizeCall
 from ..tracing import ChannelTrace
+
+STATE = 2**20
+"""Number of elements up to which a tensor that the code makes may be the first hidden state of a recurrent layer, and
+is held until the pass ends."""
 
 
 class SizeLog:
@@ -39,12 +44,20 @@ class SizeLog:
             and module.weight is not None
         }
         self.calls: list[SizeCall] = []
+        self._names: dict[type[nn.Module], frozenset[str]] = {}
         self._expanded: list[tuple[int, torch.Tensor]] = []  # (index of the call, its result, which is only a view)
+        self._made: list[tuple[int, torch.Tensor]] = []  # (index of the call, the tensor that it makes)
 
     def seen(self, place: Place, given: SizesIn, x: Any, make: Callable[[list], Any]) -> Any:
         """Makes a call as the code gives it, and records it."""
         out = make(given.sizes)
         if not self.trace.counting or place[0] in self._fitting or not all(isinstance(n, int) for n in given.sizes):
+            return out
+        if given.function in MAKERS:
+            if out.is_floating_point() and 1 < out.numel() <= STATE and out.dim() == len(given.sizes):
+                self._made.append((len(self.calls), out))
+                none = (None,) * out.dim()
+                self.calls.append(SizeCall(place, tuple(given.sizes), none, (False,) * out.dim(), None))
             return out
         labels, first = _labels(self.trace, given, x, out)
         split = self.trace.split_by(out) if isinstance(out, torch.Tensor) else None
@@ -56,15 +69,35 @@ class SizeLog:
             self.calls.append(SizeCall(place, tuple(given.sizes), tuple(labels), fixed, split[0] if split else None))
         return out
 
+    def entered(self, name: str, module: nn.Module, inputs: tuple) -> None:
+        """Records the widths of a module's inputs that an integer attribute holds and its code reads.
+
+        Code such as `assert x.shape[-1] == self.dim` fails after a cut, unless the attribute is set.
+        """
+        if not self.trace.counting:
+            return
+        if type(module) not in self._names:
+            self._names[type(module)] = names_in_code(module)
+        names = self._names[type(module)]
+        numbers = {n for key, n in vars(module).items() if type(n) is int and key in names}
+        for _, tensor in tensors(inputs) if numbers else ():
+            for labels in self.trace.dims(tensor):
+                if labels is not None and len(labels) in numbers:
+                    numbers.remove(len(labels))
+                    self.calls.append(SizeCall((name, 0, INPUT), (len(labels),), (labels,), (False,), None))
+
     def finished(self) -> list[SizeCall]:
-        """Returns the calls, with the channels that expanded dimensions met after the call."""
+        """Returns the calls, with the channels that expanded dimensions and hidden states met after the call."""
         for index, out in self._expanded:
             known = self.calls[index]
             met = self.trace.broadcast(out)
             first = out.dim() - len(known.sizes)
             atoms = tuple(met.get(first + i) if a is None else a for i, a in enumerate(known.atoms))
             self.calls[index] = replace(known, atoms=atoms)
+        for index, out in self._made:
+            self.calls[index] = replace(self.calls[index], atoms=tuple(self.trace.dims(out)))
         self._expanded.clear()
+        self._made.clear()
         return self.calls
 
 

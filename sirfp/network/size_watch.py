@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .sizes import SizesIn, sizes_in
+from .sizes import MAKERS, SizesIn, sizes_in
 
 Place = tuple[str, int, str]
-"""(name of the module whose forward makes the call, number of the call in this forward, function)."""
+"""(name of the module whose forward makes the call, number of the call in this forward, function); see `call_key`."""
 
 
 class SizeWatch(TorchFunctionMode):
@@ -22,12 +22,19 @@ class SizeWatch(TorchFunctionMode):
         model: the model that runs.
         seen: called with the place of the call, its sizes, the tensor that is its first argument, and a function that
             makes the call with given sizes; it returns the result of the call.
+        entered: called with the name of each module whose forward begins, the module and its positional arguments.
     """
 
-    def __init__(self, model: nn.Module, seen: Callable[[Place, SizesIn, Any, Callable[[list], Any]], Any]):
+    def __init__(
+        self,
+        model: nn.Module,
+        seen: Callable[[Place, SizesIn, Any, Callable[[list], Any]], Any],
+        entered: Callable[[str, nn.Module, tuple], None] | None = None,
+    ):
         super().__init__()
-        self.model, self.seen = model, seen
-        self._running: list[tuple[str, list[int]]] = []  # each module whose forward runs, and its number of calls
+        self.model, self.seen, self.entered = model, seen, entered
+        # each module whose forward runs, its number of calls, and that of calls that make tensors
+        self._running: list[tuple[str, list[int]]] = []
         self._handles: list = []
 
     def owner(self) -> str:
@@ -49,7 +56,9 @@ class SizeWatch(TorchFunctionMode):
 
     def _entering(self, name: str):
         def enter(module: nn.Module, inputs: Any) -> None:
-            self._running.append((name, [0]))
+            self._running.append((name, [0, 0]))
+            if self.entered is not None:
+                self.entered(name, module, inputs)
 
         return enter
 
@@ -62,9 +71,11 @@ class SizeWatch(TorchFunctionMode):
         found = sizes_in(func, args, kwargs)
         if found is None or not self._running:
             return func(*args, **kwargs)
-        name, (number,) = self._running[-1]
+        kind = int(found.function in MAKERS)
+        name, numbers = self._running[-1]
+        number = numbers[kind]
         for _, calls in self._running:
-            calls[0] += 1
+            calls[kind] += 1
 
         def make(sizes: list) -> Any:
             new_args, new_kwargs = found.arguments(sizes)

@@ -25,7 +25,7 @@ from ..errors import InputError
 
 _FIRST = {
     "view": 1, "reshape": 1, "expand": 1, "split": 1, "tensor_split": 1, "layer_norm": 1, "unflatten": 2, "narrow": 2,
-    "groups": 6,
+    "groups": 6, "zeros": 0, "new_zeros": 1,
 }  # fmt: skip
 """{function: the position of its sizes among its arguments}."""
 _FUNCTIONS: dict[Any, str] = {
@@ -49,8 +49,12 @@ _FUNCTIONS: dict[Any, str] = {
     **{function: "groups" for function in (F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d)},
     F.layer_norm: "layer_norm",
     torch.layer_norm: "layer_norm",
+    **{function: "zeros" for function in (torch.zeros, torch.ones, torch.full, torch.empty, torch.rand, torch.randn)},
+    **{getattr(torch.Tensor, f"new_{name}"): "new_zeros" for name in ("zeros", "ones", "full", "empty")},
 }
-_SEVERAL = ("view", "reshape", "expand", "narrow")
+MAKERS = ("zeros", "new_zeros")
+"""Functions that make a tensor of given sizes. They are counted apart from the other calls of a forward."""
+_SEVERAL = ("view", "reshape", "expand", "narrow", *MAKERS)
 """Functions that take several sizes as arguments of their own."""
 _KEYWORDS = (
     "shape",
@@ -69,7 +73,10 @@ _RESIZED: dict[type[nn.Module], type[nn.Module]] = {}
 """{class of a module: the subclass that replaces sizes}."""
 
 Table = dict[int, dict[int, tuple[int, int]]]
-"""{number of the call: {position of the size: (new size, dense size)}}; a dense size of 0 replaces any size."""
+"""{number of the call: {position of the size: (new size, dense size)}}; a dense size of 0 replaces any size.
+
+The numbers of calls of `MAKERS` are negative: -1 for the first.
+"""
 
 
 def attribute_key(name: str, index: int | None = None) -> str:
@@ -81,13 +88,26 @@ def call_key(number: int, function: str, position: int, dense: int | None = None
     """Returns the key of a size in a call.
 
     Args:
-        number: how many calls that take sizes the module's forward makes before this one.
+        number: how many calls that take sizes the module's forward makes before this one; of `MAKERS`, how many of
+            those.
         function: name of the function: "reshape", "split" and so on.
         position: the position of the size among the sizes of the call.
         dense: the size in the dense network. If given, a multiple of it is replaced by the same multiple of the new
             size, as in `batch * heads`; else the size is replaced whatever it is.
     """
     return f"call {number} {function} {position}" + ("" if dense is None else f" of {dense}")
+
+
+def names_in_code(module: nn.Module) -> frozenset[str]:
+    """Returns the names of the attributes that the methods of a module's class read, but for its construction."""
+    return frozenset(
+        name
+        for base in type(module).__mro__
+        if base.__module__.partition(".")[0] != "torch"
+        for key, method in vars(base).items()
+        if key not in ("__init__", "extra_repr", "__repr__") and hasattr(method, "__code__")
+        for name in method.__code__.co_names
+    )
 
 
 class SizesIn:
@@ -190,14 +210,18 @@ class _Resizing(TorchFunctionMode):
 
     def __init__(self, table: Table):
         super().__init__()
-        self.table, self.calls = table, 0
+        self.table, self.calls, self.made = table, 0, 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         found = sizes_in(func, args, kwargs)
         if found is not None:
-            sizes = self.table.get(self.calls)
-            self.calls += 1
+            if found.function in MAKERS:
+                self.made += 1
+                sizes = self.table.get(-self.made)
+            else:
+                sizes = self.table.get(self.calls)
+                self.calls += 1
             if sizes:
                 args, kwargs = found.arguments([_replaced(n, sizes.get(i)) for i, n in enumerate(found.sizes)])
         return func(*args, **kwargs)
@@ -282,10 +306,10 @@ def set_sizes(module: Any, widths: Mapping[str, int]) -> None:
             if not is_resized(module):
                 module.sizes_in_calls = {}
                 module.__class__ = _subclass(type(module))
-            sizes = module.sizes_in_calls.setdefault(int(match[1]), {})
-            known = sizes.get(
-                int(match[3])
-            )  # an earlier cut set it: what its code gives is a multiple of the dense size
+            number = -1 - int(match[1]) if match[2] in MAKERS else int(match[1])
+            sizes = module.sizes_in_calls.setdefault(number, {})
+            # If an earlier cut set it, what its code gives is a multiple of the dense size.
+            known = sizes.get(int(match[3]))
             sizes[int(match[3])] = (size, known[1] if known else int(match[4] or 0))
 
 

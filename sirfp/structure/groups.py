@@ -128,12 +128,16 @@ class Emission:
     positions: int = 1
 
 
+INPUT = "input"
+"""In place of a function: the size is the width of an input of the module."""
+
+
 @dataclass(frozen=True)
 class SizeCall:
     """A call in which the model's code gives sizes, such as `x.reshape(b, n, heads, width)`.
 
     Attributes:
-        place: (name of the module whose forward makes it, number of the call in this forward, function).
+        place: (name of the module whose forward makes it, number of the call in this forward, function or `INPUT`).
         sizes: the sizes that the code gives, with the example inputs.
         atoms: for each size the atom of each index of the dimension, -1 if frozen, or None if it holds no channels.
         fixed: for each size True if it is a constant, such as the width of heads that are cut as a whole.

@@ -120,6 +120,62 @@ def test_sizes_of_other_calls_follow():
     assert [(g.name, g.size) for g in prove(Normed(), torch.rand(2, 6, 8))] == [("i", 24), ("m", 16)]
 
 
+class Recurrent(nn.Module):
+    """Makes its first hidden states with widths in an attribute and in the code."""
+
+    def __init__(self):
+        super().__init__()
+        self.i, self.width = nn.Linear(8, 24), 16
+        self.first, self.then = nn.GRU(24, 16, batch_first=True), nn.LSTMCell(16, 12)
+        self.o = nn.Linear(12, 5)
+
+    def forward(self, x):
+        spare = torch.zeros(3)
+        x, _ = self.first(self.i(x), torch.zeros(1, len(x), self.width, dtype=x.dtype))
+        state = x.new_zeros(len(x), 12), torch.ones((len(x), 12), dtype=x.dtype)
+        for step in x.unbind(1):
+            state = self.then(step, state)
+        return self.o(state[0]) + spare.sum()
+
+
+def test_hidden_states_that_the_code_makes_follow():
+    torch.manual_seed(0)
+    found = prove(Recurrent(), torch.rand(2, 3, 8))
+    assert {g.size for g in found} == {24, 16, 12} and [f.name for f in found.frozen] == ["o"]
+    known = {"attribute width", "call 2 new_zeros 1 of 12", "call 3 zeros 1 of 12"}
+    assert found.widths[""].keys() == known, "calls that make tensors are counted apart"
+
+
+class ChecksItsInput(nn.Module):
+    """Fails if its input has another width than it was built for."""
+
+    def __init__(self, width=24):
+        super().__init__()
+        self.width, self.parts, self.a = width, 4, nn.Linear(width, width)
+
+    def forward(self, x):
+        assert x.shape[-1] == self.width
+        return self.a(x).view(*x.shape[:-1], self.parts, -1).flatten(-2)
+
+
+class ChecksWhatItMade(ChecksItsInput):
+    """Fails if heads have another width than it was built for."""
+
+    def forward(self, x):
+        x = self.a(x).unflatten(-1, (self.parts, self.width // self.parts))
+        if x.shape[-1] != self.width // self.parts:
+            raise ValueError("heads have another width")
+        return x.reshape(*x.shape[:-2], self.width)
+
+
+@pytest.mark.parametrize("kind", [ChecksItsInput, ChecksWhatItMade])
+def test_attributes_that_check_a_width_follow(kind):
+    torch.manual_seed(0)
+    found = prove(nn.Sequential(nn.Linear(8, 24), kind(), kind(), nn.Linear(24, 5)), torch.rand(2, 6, 8))
+    assert [f.name for f in found.frozen] == ["3"] and len(found) == 3
+    assert all("attribute width" in found.widths[name] for name in ("1", "2"))
+
+
 def resized() -> tuple[nn.Module, PruningPlan]:
     torch.manual_seed(0)
     model = BySizesInCode().eval()
