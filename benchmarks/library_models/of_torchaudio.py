@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torchaudio import models
+
+from sirfp.tracing.functions import FunctionWatch
 
 from .subject import Subject
 
 
-def encoder(build: Callable[..., torch.nn.Module]) -> Subject:
+class WithoutDropout(nn.Module):
+    """A model without dropout, for one that drops out in evaluation mode too, so that two runs of it differ."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs):
+        with FunctionWatch(steady=True):
+            return self.model(*inputs)
+
+
+def encoder(build: Callable[..., nn.Module]) -> Subject:
     """Wav2Vec2, HuBERT or WavLM with two layers."""
     options = {
         "extractor_mode": "group_norm",
@@ -59,7 +74,7 @@ def tacotron() -> Subject:
         n_mels=20, n_symbol=20, symbol_embedding_dim=48, encoder_embedding_dim=48, attention_rnn_dim=48,
         attention_hidden_dim=24, decoder_rnn_dim=48, prenet_dim=24, postnet_embedding_dim=48,
     )  # fmt: skip
-    return Subject(model, inputs(1), inputs(2))
+    return Subject(WithoutDropout(model), inputs(1), inputs(2))
 
 
 def wavernn() -> Subject:
