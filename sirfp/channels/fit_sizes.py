@@ -7,32 +7,27 @@ A copy with some channels of every group cut runs with the right sizes put into 
 2. an integer attribute of the module, or an integer in a list, that holds the size is set to the right one;
 3. the size is replaced in the call (`sirfp.network.sizes`).
 
+Attributes by which the code checks a width are set first, since a copy fails without them. A module that makes other
+calls in training mode gets the sizes of those too.
+
 The trial (`sirfp.channels.trial`) then proves the result as it does every other cut.
 """
 
 from __future__ import annotations
 
 import logging
-import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from ..errors import first_line
-from ..network.forward import call, inference
-from ..network.proposals import fixed_proposals
-from ..network.size_watch import Place, SizeWatch
-from ..network.sizes import SizesIn, attribute_key, call_key, is_size_key
-from ..network.untouched import SharedMemory, copied_model, seeded
+from ..network.sizes import attribute_key, call_key, is_size_key
+from ..network.untouched import SharedMemory, copied_model
 from ..structure.groups import INPUT, ChannelGroups, Group, SizeCall
-from ..surgery.cut import cut_by
-from ..surgery.plan_and_cut import plan_for
-from .choice import some_of
-from .rehearsal import BOXES, CutCopy
+from .corrected_copy import CorrectedCopy, Widths, Wrong, joined
+from .rehearsal import CutCopy
 from .trial import failing, freeze_groups
 
 logger = logging.getLogger(__name__)
@@ -42,10 +37,6 @@ CANDIDATES = 3
 
 TURNS = 3
 """Number of choices of widths at which sizes are compared: with a single one, a wrong size may be right by chance."""
-
-Widths = dict[str, dict[str, np.ndarray]]
-Wrong = dict[tuple[Place, int], tuple[int, int, SizeCall]]
-"""{(place of a call, position): (the size that the code gives, the right size, the call)}."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,19 @@ def fit_sizes(
     Returns:
         The groups with the sizes to set; or, unless `settled`, the splits that must lose whole heads first.
     """
-    if not any(n is not None for c in found.calls for n in c.sizes_of(np.ones(found.atoms, dtype=bool))):
+    fit = _fit_evaluation(model, inputs, output, found, shared, settled)
+    if fit.stubborn or not any(c.training for c in fit.found.calls):
+        return fit
+    widths = _training_sizes(CorrectedCopy(model, inputs, fit.found, shared, training=True))
+    return Fit(replace(fit.found, widths=joined(fit.found.widths, widths)))
+
+
+def _fit_evaluation(
+    model: nn.Module, inputs: Any, output: Any, found: ChannelGroups, shared: SharedMemory, settled: bool
+) -> Fit:
+    """Finds the sizes to set for runs in evaluation mode; see `fit_sizes`."""
+    dense = np.ones(found.atoms, dtype=bool)
+    if not any(n is not None for c in found.calls if not c.training for n in c.sizes_of(dense)):
         return Fit(found)
     run = CorrectedCopy(model, inputs, found, shared)
     # Settled, the sizes at the first choice of widths choose the attributes, and those at the others are seen after.
@@ -88,7 +91,7 @@ def fit_sizes(
         return Fit(found)
     if error:
         held = _checked(run, list(found.groups), dict(model.named_modules()))
-        found = run.found = replace(found, widths=_joined(found.widths, held))
+        found = run.found = replace(found, widths=joined(found.widths, held))
         run.widths = {}
         if held:
             error, wrong = run.over_turns(list(found.groups), range(1 if settled else TURNS))
@@ -106,88 +109,33 @@ def fit_sizes(
     if attributes or error or settled:
         run.widths = attributes
         _, wrong = run.over_turns(list(found.groups), range(1, TURNS), still)
-    widths = _joined(attributes, _calls(wrong))
-    return Fit(replace(found, widths=_joined(found.widths, widths)))
+    widths = joined(attributes, _calls(wrong))
+    return Fit(replace(found, widths=joined(found.widths, widths)))
 
 
-class CorrectedCopy:
-    """Cuts copies of a model and runs them with the right sizes in their calls.
+def _training_sizes(run: CorrectedCopy) -> Widths:
+    """Returns the sizes of the calls in training mode, of modules where one is wrong or is replaced in evaluation mode.
 
-    Attributes:
-        widths: sizes that are set in the copies before they run.
-        wrong: the sizes that the code of the last copy gave wrongly.
-        wrong_first: those at the first of several choices of widths.
-        failed_in: the name of the module whose code raised the last error, or None.
+    Args:
+        run: runs in training mode.
     """
-
-    def __init__(self, model: nn.Module, inputs: Any, found: ChannelGroups, shared: SharedMemory):
-        self.model, self.inputs, self.found, self.shared = model, inputs, found, shared
-        self.widths: Widths = {}
-        self.wrong: Wrong = {}
-        self.wrong_first: Wrong = {}
-        self.failed_in: str | None = None
-        self._calls: dict[Place, list[SizeCall]] = {}
-        for size_call in found.calls:
-            self._calls.setdefault(size_call.place, []).append(size_call)
-
-    def over_turns(
-        self, groups: list[Group], turns: Iterable[int], earlier: Wrong | None = None
-    ) -> tuple[str | None, Wrong]:
-        """Runs copies at several choices of widths.
-
-        Args:
-            groups: the groups to cut.
-            turns: numbers of the choices.
-            earlier: the sizes that the code gave wrongly at earlier choices.
-
-        Returns:
-            The reason if a copy fails, else None; and the sizes that the code gave wrongly in any of them.
-        """
-        wrong: Wrong = dict(earlier or {})
-        for turn in turns:
-            error = self.failure(groups, turn)
-            wrong |= self.wrong
-            if turn == 0:
-                self.wrong_first = self.wrong
-            if error is not None or (turn and not wrong):
-                return error, wrong
-        return None, wrong
-
-    def failure(self, groups: list[Group], turn: int = 0) -> str | None:
-        """Cuts some channels of each group in a copy and runs it; returns the reason if it fails, else None."""
-        keep = some_of(self.found, groups, turn)
-        copied = copied_model(self.model, share=not self.shared.written)
-        self.wrong, self.failed_in, made = {}, None, Counter[Place]()
-
-        def corrected(place: Place, given: SizesIn, x: Any, make: Callable[[list], Any]) -> Any:
-            known = self._calls.get(place, [])
-            made[place] += 1
-            if made[place] > len(known) or len(known[made[place] - 1].sizes) != len(given.sizes):
-                return make(given.sizes)
-            size_call = known[made[place] - 1]
-            sizes = list(given.sizes)
-            for position, right in enumerate(size_call.sizes_of(keep)):
-                if right is not None and sizes[position] not in (right, -1):
-                    self.wrong[place, position] = (sizes[position], right, size_call)
-                    sizes[position] = right
-            return make(sizes)
-
-        plan = plan_for(replace(self.found, widths=_joined(self.found.widths, self.widths)), keep)
-        try:
-            cut_by(copied, plan)
-            with inference(copied), fixed_proposals(copied, BOXES), seeded(copied, 0), SizeWatch(copied, corrected):
-                call(copied, self.inputs)
-        except Exception as error:  # the model's own code may raise anything
-            self.failed_in = _raised_in(copied, error)
-            return f"cut, the model fails: {first_line(error)}"
-        return None
+    calls = [c for c in run.found.calls if c.training]
+    replaced = {module for module, keys in run.found.widths.items() if any(key.startswith("call ") for key in keys)}
+    run.widths = _calls(_dense_sizes(calls, replaced), training=True)
+    _, wrong = run.over_turns(list(run.found.groups), range(TURNS))
+    modules = replaced | {place[0] for place, _ in wrong}
+    return _calls({**_dense_sizes(calls, modules), **wrong}, training=True)
 
 
-def _raised_in(model: nn.Module, error: Exception) -> str | None:
-    """Returns the name of the innermost module whose code raised an error, or None."""
-    names = {id(module): name for name, module in model.named_modules()}
-    owners = [id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return next((names[owner] for owner in reversed(owners) if owner in names), None)
+def _dense_sizes(calls: Iterable[SizeCall], modules: Set[str]) -> Wrong:
+    """Returns the sizes in calls of modules that hold channels, as if the code gave those of the dense network."""
+    return {
+        (size_call.place, position): (size, size, size_call)
+        for size_call in calls
+        if size_call.place[0] in modules
+        for position, (size, atoms) in enumerate(zip(size_call.sizes, size_call.atoms, strict=True))
+        if atoms is not None and size != -1
+    }
 
 
 def _checked(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, nn.Module]) -> Widths:
@@ -211,8 +159,8 @@ def _checked(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, nn.M
         alike = {name: module for name, module in modules.items() if type(module) is kind}
         inputs = _holding_any((c for c in run.found.calls if c.place[2] == INPUT), alike)
         calls = _holding_any((c for c in run.found.calls if c.place[2] != INPUT), alike)
-        for tried in filter(None, (inputs, calls, _joined(calls, inputs) if inputs and calls else None)):
-            run.widths = _joined(accepted, tried)
+        for tried in filter(None, (inputs, calls, joined(calls, inputs) if inputs and calls else None)):
+            run.widths = joined(accepted, tried)
             if run.failure(groups) is None or (run.failed_in is not None and type(modules[run.failed_in]) is not kind):
                 accepted = run.widths
                 break
@@ -253,7 +201,7 @@ def _attributes(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, n
                 tried.setdefault(place[0], {}).setdefault(names[turn], atoms)
         if not tried:
             break
-        run.widths = _joined(accepted, tried)
+        run.widths = joined(accepted, tried)
         if run.failure(groups) is not None:
             continue
         good = {
@@ -261,7 +209,7 @@ def _attributes(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, n
             for module, keys in tried.items()
             if sum(p[0] == module for p, _ in run.wrong) < sum(p[0] == module for p, _ in before)
         }
-        accepted = _joined(accepted, good)
+        accepted = joined(accepted, good)
         if len(good) < len(tried):
             run.widths = accepted
             run.failure(groups)
@@ -284,14 +232,14 @@ def _holding(module: nn.Module, size_call: SizeCall, position: int) -> list[str]
     return [*lists, *numbers, *parts]
 
 
-def _calls(wrong: Wrong) -> Widths:
-    """Returns the sizes to replace in calls."""
+def _calls(wrong: Wrong, *, training: bool = False) -> Widths:
+    """Returns the sizes to replace in calls, of training mode if `training`."""
     widths: Widths = {}
     for (place, position), (given, _, size_call) in wrong.items():
         module, number, function = place
         atoms, size = size_call.atoms[position], size_call.sizes[position]
         dense = size if atoms is not None and given == size else None
-        key = call_key(number, function, position, dense)
+        key = call_key(number, function, position, dense, training=training)
         widths.setdefault(module, {})[key] = np.full(size, -1) if atoms is None else atoms
     return widths
 
@@ -312,7 +260,3 @@ def live_sizes(found: ChannelGroups) -> ChannelGroups:
 
     widths = {m: {k: atoms for k, atoms in keys.items() if changes(m, k, atoms)} for m, keys in found.widths.items()}
     return replace(found, widths={m: keys for m, keys in widths.items() if keys})
-
-
-def _joined(first: Mapping[str, Mapping[str, Any]], second: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:
-    return {module: {**first.get(module, {}), **second.get(module, {})} for module in dict.fromkeys([*first, *second])}

@@ -31,7 +31,8 @@ class SizeLog:
         trace: the trace that labels the channels.
 
     Attributes:
-        calls: the calls in order, with labels in place of atoms; see `finished`.
+        calls: the calls in evaluation mode in order, with labels in place of atoms; see `finished`.
+        training: those in training mode.
     """
 
     def __init__(self, model: nn.Module, trace: ChannelTrace):
@@ -44,29 +45,32 @@ class SizeLog:
             and module.weight is not None
         }
         self.calls: list[SizeCall] = []
+        self.training: list[SizeCall] = []
         self._names: dict[type[nn.Module], frozenset[str]] = {}
-        self._expanded: list[tuple[int, torch.Tensor]] = []  # (index of the call, its result, which is only a view)
-        self._made: list[tuple[int, torch.Tensor]] = []  # (index of the call, the tensor that it makes)
+        # (the calls of a mode, index of the call, its result), for expanded views and tensors that the code makes
+        self._expanded: list[tuple[list[SizeCall], int, torch.Tensor]] = []
+        self._made: list[tuple[list[SizeCall], int, torch.Tensor]] = []
 
     def seen(self, place: Place, given: SizesIn, x: Any, make: Callable[[list], Any]) -> Any:
         """Makes a call as the code gives it, and records it."""
         out = make(given.sizes)
-        if not self.trace.counting or place[0] in self._fitting or not all(isinstance(n, int) for n in given.sizes):
+        if place[0] in self._fitting or not all(isinstance(n, int) for n in given.sizes):
             return out
+        calls = self.calls if self.trace.counting else self.training
         if given.function in MAKERS:
             if out.is_floating_point() and 1 < out.numel() <= STATE and out.dim() == len(given.sizes):
-                self._made.append((len(self.calls), out))
+                self._made.append((calls, len(calls), out))
                 none = (None,) * out.dim()
-                self.calls.append(SizeCall(place, tuple(given.sizes), none, (False,) * out.dim(), None))
+                calls.append(SizeCall(place, tuple(given.sizes), none, (False,) * out.dim(), None))
             return out
         labels, first = _labels(self.trace, given, x, out)
         split = self.trace.split_by(out) if isinstance(out, torch.Tensor) else None
         axes = split[1] if split else []
         fixed = tuple(d is None and first + i in axes for i, d in enumerate(labels))
         if given.function == "expand":
-            self._expanded.append((len(self.calls), out))
+            self._expanded.append((calls, len(calls), out))
         if any(d is not None for d in labels) or any(fixed) or given.function == "expand":
-            self.calls.append(SizeCall(place, tuple(given.sizes), tuple(labels), fixed, split[0] if split else None))
+            calls.append(SizeCall(place, tuple(given.sizes), tuple(labels), fixed, split[0] if split else None))
         return out
 
     def entered(self, name: str, module: nn.Module, inputs: tuple) -> None:
@@ -87,18 +91,32 @@ class SizeLog:
                     self.calls.append(SizeCall((name, 0, INPUT), (len(labels),), (labels,), (False,), None))
 
     def finished(self) -> list[SizeCall]:
-        """Returns the calls, with the channels that expanded dimensions and hidden states met after the call."""
-        for index, out in self._expanded:
-            known = self.calls[index]
+        """Returns the calls, with the channels that expanded dimensions and hidden states met after the call.
+
+        Calls in training mode are returned of the modules that make other calls there than in evaluation mode.
+        """
+        for calls, index, out in self._expanded:
+            known = calls[index]
             met = self.trace.broadcast(out)
             first = out.dim() - len(known.sizes)
             atoms = tuple(met.get(first + i) if a is None else a for i, a in enumerate(known.atoms))
-            self.calls[index] = replace(known, atoms=atoms)
-        for index, out in self._made:
-            self.calls[index] = replace(self.calls[index], atoms=tuple(self.trace.dims(out)))
+            calls[index] = replace(known, atoms=atoms)
+        for calls, index, out in self._made:
+            calls[index] = replace(calls[index], atoms=tuple(self.trace.dims(out)))
         self._expanded.clear()
         self._made.clear()
-        return self.calls
+        modes = [_by_module(calls) for calls in (self.calls, self.training)]
+        other = [name for name in modes[1] if modes[1][name] != modes[0].get(name)]
+        return self.calls + [replace(c, training=True) for c in self.training if c.place[0] in other]
+
+
+def _by_module(calls: list[SizeCall]) -> dict[str, list]:
+    """Returns number, function and sizes of the calls of each module."""
+    found: dict[str, list] = {}
+    for call in calls:
+        if call.place[2] != INPUT:
+            found.setdefault(call.place[0], []).append((call.place[1:], call.sizes))
+    return found
 
 
 def _labels(trace: ChannelTrace, given: SizesIn, x: Any, out: Any) -> tuple[list, int]:

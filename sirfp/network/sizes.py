@@ -67,7 +67,7 @@ _KEYWORDS = (
     "groups",
 )
 _ATTRIBUTE = re.compile(r"attribute (\w+)(?: (\d+))?")
-_CALL = re.compile(r"call (\d+) (\w+) (\d+)(?: of (\d+))?")
+_CALL = re.compile(r"call (\d+) (\w+) (\d+)(?: of (\d+))?( in training)?")
 
 _RESIZED: dict[type[nn.Module], type[nn.Module]] = {}
 """{class of a module: the subclass that replaces sizes}."""
@@ -84,7 +84,7 @@ def attribute_key(name: str, index: int | None = None) -> str:
     return f"attribute {name}" if index is None else f"attribute {name} {index}"
 
 
-def call_key(number: int, function: str, position: int, dense: int | None = None) -> str:
+def call_key(number: int, function: str, position: int, dense: int | None = None, *, training: bool = False) -> str:
     """Returns the key of a size in a call.
 
     Args:
@@ -94,8 +94,11 @@ def call_key(number: int, function: str, position: int, dense: int | None = None
         position: the position of the size among the sizes of the call.
         dense: the size in the dense network. If given, a multiple of it is replaced by the same multiple of the new
             size, as in `batch * heads`; else the size is replaced whatever it is.
+        training: True for a call in training mode, of a module that makes other calls there than in evaluation mode.
+            Without such keys a module's sizes are replaced in both modes.
     """
-    return f"call {number} {function} {position}" + ("" if dense is None else f" of {dense}")
+    of = "" if dense is None else f" of {dense}"
+    return f"call {number} {function} {position}{of}" + (" in training" if training else "")
 
 
 def names_in_code(module: nn.Module) -> frozenset[str]:
@@ -244,7 +247,8 @@ def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
 
     @functools.wraps(kind.forward)
     def forward(self, *args, **kwargs):
-        with _Resizing(self.sizes_in_calls):
+        training = self.training and "sizes_in_training" in vars(self)
+        with _Resizing(self.sizes_in_training if training else self.sizes_in_calls):
             return kind.forward(self, *args, **kwargs)
 
     def reduce(self, protocol):
@@ -306,8 +310,11 @@ def set_sizes(module: Any, widths: Mapping[str, int]) -> None:
             if not is_resized(module):
                 module.sizes_in_calls = {}
                 module.__class__ = _subclass(type(module))
+            table = module.sizes_in_calls
+            if match[5]:
+                table = vars(module).setdefault("sizes_in_training", {})
             number = -1 - int(match[1]) if match[2] in MAKERS else int(match[1])
-            sizes = module.sizes_in_calls.setdefault(number, {})
+            sizes = table.setdefault(number, {})
             # If an earlier cut set it, what its code gives is a multiple of the dense size.
             known = sizes.get(int(match[3]))
             sizes[int(match[3])] = (size, known[1] if known else int(match[4] or 0))

@@ -142,6 +142,7 @@ class SizeCall:
         atoms: for each size the atom of each index of the dimension, -1 if frozen, or None if it holds no channels.
         fixed: for each size True if it is a constant, such as the width of heads that are cut as a whole.
         split: the number of the operation that splits channels into these dimensions, or None.
+        training: True for a call in training mode, of a module that makes other calls there than in evaluation mode.
     """
 
     place: tuple[str, int, str]
@@ -149,6 +150,7 @@ class SizeCall:
     atoms: tuple[np.ndarray | None, ...]
     fixed: tuple[bool, ...]
     split: int | None
+    training: bool = False
 
     def sizes_of(self, keep: np.ndarray) -> tuple[int | None, ...]:
         """Returns the right sizes if the atoms in `keep`, (atoms,) of bool, are kept; None where the code is right."""

@@ -16,7 +16,7 @@ from sirfp.network.sizes import is_resized
 from sirfp.prune import plan_for
 from sirfp.structure.plan import PruningPlan
 from sirfp.surgery import apply
-from sirfp.verify import compare
+from sirfp.verify import compare, mask
 
 X = torch.rand(1, 3, 8, 8)
 
@@ -174,6 +174,53 @@ def test_attributes_that_check_a_width_follow(kind):
     found = prove(nn.Sequential(nn.Linear(8, 24), kind(), kind(), nn.Linear(24, 5)), torch.rand(2, 6, 8))
     assert [f.name for f in found.frozen] == ["3"] and len(found) == 3
     assert all("attribute width" in found.widths[name] for name in ("1", "2"))
+
+
+class OncePerMode(nn.Module):
+    """Reshapes twice in evaluation mode and once in training mode, with its width in the code."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.o = nn.Conv2d(3, 24, 1), nn.Conv2d(24, 5, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        if not self.training:
+            x = x.roll(1, -1).reshape(-1, 4, 6, *x.shape[2:]).roll(1, -1).flatten(1, 2)
+        return self.o(x.reshape(-1, 24, 64).relu().reshape(-1, 24, 8, 8))
+
+
+class OnlyInTraining(nn.Module):
+    """Returns a second output in training mode, of a branch with its width in the code."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.more, self.o = (nn.Conv2d(*n, 1) for n in ((3, 24), (24, 16), (16, 5), (24, 5)))
+
+    def forward(self, x):
+        x = self.a(x)
+        if not self.training:
+            return self.o(x)
+        return self.o(x), self.more(self.b(x).relu().reshape(-1, 16, 8, 8))
+
+
+@pytest.mark.parametrize(("kind", "names"), [(OncePerMode, ["a"]), (OnlyInTraining, ["a", "b"])])
+def test_calls_in_training_mode_get_their_own_sizes(kind, names):
+    torch.manual_seed(0)
+    model = kind()
+    found = prove(model, X)
+    assert [g.name for g in found] == names
+    half = half_of(found, 0, list(found))
+    plan = PruningPlan.from_json(plan_for(found, half).to_json())
+    pruned, masked = copy.deepcopy(model), copy.deepcopy(model)
+    apply(pruned, plan)
+    mask(masked, plan)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(pruned)))
+    for training in (True, False, True):
+        outputs = [m.train(training)(X) for m in (masked, pruned, again)]
+        wanted, *others = (out if isinstance(out, tuple) else (out,) for out in outputs)
+        for other in others:
+            assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(wanted, other, strict=True))
 
 
 def resized() -> tuple[nn.Module, PruningPlan]:
