@@ -95,11 +95,10 @@ def _models() -> dict[str, Callable[[], Subject]]:
              "decoder_norm_types": "rms_norm", "decoder_act_fns": "silu"}, sample=image(32, 32)),
         "UNet1DModel": lambda: made(
             "UNet1DModel",
-            {"block_out_channels": (16, 16, 32), "in_channels": 14, "out_channels": 14, "extra_in_channels": 32},
+            {"block_out_channels": (32, 32, 64), "in_channels": 14, "out_channels": 14, "extra_in_channels": 64},
             sample=torch.randn(1, 14, 32), timestep=TIME),
         "T2IAdapter": lambda: Subject(
-            diffusers.T2IAdapter(in_channels=3, channels=[16, 32], num_res_blocks=1, downscale_factor=8,
-                                 adapter_type="full_adapter"), image(64, 64)),
+            diffusers.T2IAdapter(in_channels=3, adapter_type="full_adapter"), image(64, 64)),
     }  # fmt: skip
 
 
