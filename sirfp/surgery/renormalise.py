@@ -36,36 +36,38 @@ FLAT = 1e-6
 
 
 @dataclass
-class ChannelSums:
-    """The number of values, their sum and the sum of their squares, of each channel: (C,) in float64."""
+class ChannelStatistics:
+    """The number of values, their mean and their variance (divided by the number), of each channel: (C,) in float64."""
 
     count: float
-    total: torch.Tensor
-    square: torch.Tensor
+    mean: torch.Tensor
+    variance: torch.Tensor
 
     @staticmethod
-    def of(x: torch.Tensor) -> ChannelSums:
-        """Sums up a map (N, C, ...)."""
-        flat = x.detach().movedim(1, 0).flatten(1).double()
-        return ChannelSums(flat.shape[1], flat.sum(1), flat.square().sum(1))
+    def of(x: torch.Tensor) -> ChannelStatistics:
+        """Takes the statistics of a map (N, C, ...)."""
+        mean, variance = torch.batch_norm_update_stats(x.detach().float(), None, None, 0.0)
+        return ChannelStatistics(x.numel() // x.shape[1], mean.double(), variance.double())
 
-    def __add__(self, other: ChannelSums) -> ChannelSums:
-        return ChannelSums(self.count + other.count, self.total + other.total, self.square + other.square)
+    def __add__(self, other: ChannelStatistics) -> ChannelStatistics:
+        count = self.count + other.count
+        share, step = other.count / count, other.mean - self.mean
+        variance = (1 - share) * self.variance + share * other.variance + share * (1 - share) * step.square()
+        return ChannelStatistics(count, self.mean + share * step, variance)
 
-    def at(self, kept: torch.Tensor | None) -> ChannelSums:
-        """Returns the sums of some channels, or of all."""
+    def at(self, kept: torch.Tensor | None) -> ChannelStatistics:
+        """Returns the statistics of some channels, or of all."""
         if kept is None:
             return self
-        kept = kept.to(self.total.device)
-        return ChannelSums(self.count, self.total[kept], self.square[kept])
+        kept = kept.to(self.mean.device)
+        return ChannelStatistics(self.count, self.mean[kept], self.variance[kept])
 
-    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns the mean and the variance, (C,) each."""
-        mean = self.total / self.count
-        return mean, (self.square / self.count - mean.square()).clamp_min(0)
+    def normalised(self, mean: torch.Tensor, deviation: torch.Tensor) -> ChannelStatistics:
+        """Returns the statistics of the values less a mean, divided by a deviation, (C,) each."""
+        return ChannelStatistics(self.count, (self.mean - mean) / deviation, self.variance / deviation.square())
 
 
-NormStatistics = list[dict[str, ChannelSums]]
+NormStatistics = list[dict[str, ChannelStatistics]]
 """For each batch, the normalised inputs of each batch norm, before its scale and shift."""
 
 
@@ -89,11 +91,9 @@ def take_norms(model: nn.Module, moments: Moments, half: bool = False) -> NormSt
 
 
 def _take(taken: NormStatistics, name: str, norm: Any, inputs: tuple) -> None:
-    """Adds the sums of a norm's normalised input to those of the present batch."""
-    x = inputs[0].float()
-    shape = (1, -1) + (1,) * (x.dim() - 2)
-    scale = (norm.running_var + norm.eps).rsqrt()
-    _add(taken[-1], name, ChannelSums.of((x - norm.running_mean.view(shape)) * scale.view(shape)))
+    """Adds the statistics of a norm's normalised input to those of the present batch."""
+    deviation = (norm.running_var.double() + norm.eps).sqrt()
+    _add(taken[-1], name, ChannelStatistics.of(inputs[0]).normalised(norm.running_mean.double(), deviation))
 
 
 @torch.no_grad()
@@ -111,19 +111,19 @@ def renormalise(
         moments, half: as in `take_norms`.
     """
     kept = {name: torch.tensor(cut.keep) for cut in cuts for name, dim in cut.tensors if dim == 0}
-    wanted: dict[str, ChannelSums] = {}
-    found: dict[str, ChannelSums] = {}
+    wanted: dict[str, ChannelStatistics] = {}
+    found: dict[str, ChannelStatistics] = {}
     set_to: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     with untouched(model), moments.as_taken(model), _norms(model) as norms, ExitStack() as handles:
-        pending: dict[str, ChannelSums] = {}
+        pending: dict[str, ChannelStatistics] = {}
         first = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}
 
         def adjust(name: str, norm: Any, inputs: tuple) -> None:
-            if name in pending:  # the first call of the batch; the sums are those of all calls
+            if name in pending:  # the first call of the batch; the statistics are those of all calls
                 left = kept.get(f"{name}.running_mean")
                 _add(wanted, name, pending.pop(name).at(left))
-            _add(found, name, ChannelSums.of(inputs[0]))
-            if name in wanted:
+            _add(found, name, ChannelStatistics.of(inputs[0]))
+            if name in wanted and name in found:
                 _set(norm, wanted[name], found[name], *first[name])
 
         for name, norm in norms.items():
@@ -138,15 +138,19 @@ def renormalise(
     average_norms(model)
 
 
-def _add(sums: dict[str, ChannelSums], name: str, more: ChannelSums) -> None:
-    sums[name] = sums[name] + more if name in sums else more
+def _add(known: dict[str, ChannelStatistics], name: str, more: ChannelStatistics) -> None:
+    """Joins further statistics of a norm to the known ones; a call on an empty map adds nothing."""
+    if more.count:
+        known[name] = known[name] + more if name in known else more
 
 
-def _set(norm: Any, wanted: ChannelSums, found: ChannelSums, mean: torch.Tensor, variance: torch.Tensor) -> None:
+def _set(
+    norm: Any, wanted: ChannelStatistics, found: ChannelStatistics, mean: torch.Tensor, variance: torch.Tensor
+) -> None:
     """Sets a norm's statistics such that what was found becomes what is wanted; leaves small changes out."""
-    if wanted.total.shape != mean.shape or found.total.shape != mean.shape:
+    if wanted.mean.shape != mean.shape or found.mean.shape != mean.shape:
         return
-    (goal, spread), (now, width) = wanted.statistics(), found.statistics()
+    goal, spread, now, width = wanted.mean, wanted.variance, found.mean, found.variance
     before = (variance.double() + norm.eps).sqrt()
     scale = torch.where((spread > FLAT) & (width > 0), (width / spread.clamp_min(FLAT)).sqrt(), before)
     scale = scale.clamp(before / FARTHEST, before * FARTHEST).maximum(torch.full_like(scale, norm.eps).sqrt())

@@ -14,7 +14,7 @@ from sirfp.channels import find_groups
 from sirfp.moments import take_moments
 from sirfp.network.forward import inference
 from sirfp.surgery.plan_and_cut import correct_and_cut, cut
-from sirfp.surgery.renormalise import ChannelSums
+from sirfp.surgery.renormalise import ChannelStatistics
 
 WIDTH = 24
 
@@ -134,11 +134,23 @@ def test_training_mode_and_statistics_of_the_dense_network_stay():
     assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_statistics_of_parts_are_joined_to_those_of_all_values(layout):
+    x = (5 + 0.1 * torch.randn(7, 3, 6, 5)).contiguous(memory_format=layout)
+    joined = sum([ChannelStatistics.of(part) for part in x[1:].split([1, 5])], ChannelStatistics.of(x[:1]))
+    flat = x.double().movedim(1, 0).flatten(1)
+    assert joined.count == flat.shape[1]
+    torch.testing.assert_close(joined.mean, flat.mean(1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(joined.variance, flat.var(1, correction=0), rtol=1e-4, atol=0)
+    normalised = joined.normalised(flat.mean(1), flat.std(1, correction=0))
+    torch.testing.assert_close(normalised.variance, torch.ones(3, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
 def test_a_channel_that_is_constant_says_nothing_about_scales():
     x = torch.randn(4, 3, 5, 5)
     x[:, 1] = 2.0
-    mean, variance = ChannelSums.of(x).statistics()
-    assert float(mean[1]) == pytest.approx(2) and float(variance[1]) == pytest.approx(0, abs=1e-9)
+    one = ChannelStatistics.of(x)
+    assert float(one.mean[1]) == pytest.approx(2) and float(one.variance[1]) == pytest.approx(0, abs=1e-9)
     dense = network(depth=3)
     with torch.no_grad():
         dense[3].weight[:4] = 0  # channels of the second norm that see zeros only
