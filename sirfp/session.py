@@ -19,6 +19,7 @@ from torch import nn
 from .budget.curve import Curve
 from .budget.decision import decide
 from .budget.evidence import Evidence
+from .budget.finer_curves import finer_curves
 from .budget.frozen import check_groups
 from .budget.given_widths import with_given_widths
 from .budget.limits import DEFAULT, Limits
@@ -298,6 +299,13 @@ class PruningSession:
         limits = self.bounds()  # before batches are looked at: it may raise an error
         criterion, moments, curves = self._look(evidence, refit, measured=target.share < 1)
         found = self.find()
+        if curves is not None:
+            with untouched(self.model):
+                curves = finer_curves(
+                    self.model, self.example_inputs, found, criterion, target, evidence, moments, curves,
+                    limits, self.plan,
+                )  # fmt: skip
+            self.measured[-1] = sensitivities(found, curves)
         with untouched(self.model):
             choice = decide_once(
                 lambda: decide(self.model, self.example_inputs, found, criterion, target, limits, self.plan, curves)

@@ -75,6 +75,20 @@ class Curve:
         widths, losses = zip(*points, strict=True)
         return Curve(self.group, self.size, widths, losses)
 
+    def joined(self, other: Curve) -> Curve:
+        """Returns the curve with the widths of both; at a width of both it has the loss of the other curve.
+
+        Raises:
+            InputError: the other curve is one of another group or size.
+        """
+        if (self.group, self.size) != (other.group, other.size):
+            raise InputError(
+                f"a loss curve of {self.group!r} with {self.size} channels cannot be joined with one of "
+                f"{other.group!r} with {other.size}"
+            )
+        losses = dict(zip(self.widths, self.losses, strict=True)) | dict(zip(other.widths, other.losses, strict=True))
+        return Curve(self.group, self.size, tuple(sorted(losses)), tuple(losses[width] for width in sorted(losses)))
+
     def at(self, width: int) -> float:
         """Returns the loss at a width in atoms; see `over`."""
         return float(self.over(np.array([width]))[0])

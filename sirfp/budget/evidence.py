@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -182,10 +182,14 @@ class Evidence:
         criterion: Criterion,
         moments: Moments | None,
         limits: Limits = DEFAULT,
+        widths: Mapping[str, Sequence[int]] | None = None,
     ) -> dict[str, Curve] | None:
         """Measures the loss curves of a model's groups; None if widths come from a ranking.
 
         The divergence is that from the dense network also where `model` was cut before with the same evidence.
+
+        Args:
+            widths: the widths of each group in place of those at `levels` (`measure_curves`).
         """
         if not self.held:
             return None
@@ -202,6 +206,7 @@ class Evidence:
             dense=self.dense,
             limits=limits,
             levels=self.levels,
+            widths=widths,
             context=self.context,
             store=self.store,
         )

@@ -226,22 +226,30 @@ def within_reach(
     Args and Raises:
         As in `meet`.
     """
-    earlier = 1.0
-    if before is not None:
-        if before.latency is None:
-            raise InputError(
-                "a budget of latency is a share of the dense network's latency, but this network was pruned before and "
-                "its plan records no latency: give a budget of FLOPs or parameters, or start from the dense network"
-            )
-        earlier = before.latency[1] / before.latency[0]
-    wanted = share / earlier
+    wanted = share_of_present(share, before)
     if wanted >= 1:
         return wanted
     check_groups(found)
     floor = _ratio(_compared(model, cut_copy(model, found, smallest(found, limits)), example_inputs))
     if floor > wanted * (1 + PROMISED):
-        raise out_of_reach(share, floor * earlier, 1.0, "latency", limits)
+        raise out_of_reach(share, floor * share / wanted, 1.0, "latency", limits)
     return wanted
+
+
+def share_of_present(share: float, before: PruningPlan | None) -> float:
+    """Returns a share of the dense model's latency as a share of the present model's.
+
+    Raises:
+        InputError: the plan of earlier prunings records no latency.
+    """
+    if before is None:
+        return share
+    if before.latency is None:
+        raise InputError(
+            "a budget of latency is a share of the dense network's latency, but this network was pruned before and "
+            "its plan records no latency: give a budget of FLOPs or parameters, or start from the dense network"
+        )
+    return share / _ratio(before.latency)
 
 
 def _correction(factors: list[tuple[float, float]]) -> float:

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from .grids import smallest
 from .limits import DEFAULT, Limits, check_share
 from .width_cost import WidthCost, of_latencies, of_products
 from .widths import choose_widths, keep_for, warn_of_guesses
+
+if TYPE_CHECKING:
+    from .latency import LatencyTable
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +155,21 @@ class Target(ABC):
         """
 
     @abstractmethod
+    def likely_widths(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        found: ChannelGroups,
+        curves: Mapping[str, Curve],
+        limits: Limits = DEFAULT,
+        before: PruningPlan | None = None,
+    ) -> dict[str, int]:
+        """Returns the widths that curves suggest, {group: number of atoms}, without timing plans and without warnings.
+
+        The arguments are those of `choose_by_curves`.
+        """
+
+    @abstractmethod
     def check_reach(
         self,
         model: nn.Module,
@@ -212,12 +230,15 @@ class Counted(Target):
     def by_width(self, found: ChannelGroups) -> WidthCost:
         """Returns the quantity as a function of the groups' widths."""
 
-    def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
+    def likely_widths(self, model, example_inputs, found, curves, limits=DEFAULT, before=None) -> dict[str, int]:
         dense, cost = self.dense(found, before), self.by_width(found)
-        widths = choose_widths(found, curves, self.share * dense, cost, limits=limits, dense=dense, what=self.words)
+        return choose_widths(found, curves, self.share * dense, cost, limits=limits, dense=dense, what=self.words)
+
+    def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
+        widths = self.likely_widths(model, example_inputs, found, curves, limits, before)
         keep = keep_for(found, order, widths)
         warn_of_guesses(found, curves, keep, limits)
-        return self._near(found, keep, dense, limits)
+        return self._near(found, keep, self.dense(found, before), limits)
 
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
         dense, least = self.dense(found, before), self.cost(found)(smallest(found, limits))
@@ -275,12 +296,24 @@ class Latency(Target):
 
         return self.choice(*meet(model, example_inputs, found, scores, self.share, before, limits))
 
+    def likely_widths(self, model, example_inputs, found, curves, limits=DEFAULT, before=None) -> dict[str, int]:
+        from .latency import LatencyTable, share_of_present
+
+        share = share_of_present(self.share, before)
+        table = LatencyTable.measure(model, example_inputs, found, limits)
+        present, least = table(np.ones(found.atoms, dtype=bool)), table(smallest(found, limits))
+        return self._by_table(found, curves, max(least * 1.0001, share * present), table, limits)
+
+    def _by_table(self, found, curves, seconds: float, table: LatencyTable, limits: Limits) -> dict[str, int]:
+        """Returns the widths that curves suggest for so many seconds of a call, as a table predicts them."""
+        cost = of_latencies(table, found)
+        return choose_widths(found, curves, seconds, cost, limits=limits, what=self.words)
+
     def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
-        from .latency import LatencyTable, meet_by
+        from .latency import meet_by
 
         def choose(seconds: float, table: LatencyTable) -> np.ndarray:
-            cost = of_latencies(table, found)
-            return keep_for(found, order, choose_widths(found, curves, seconds, cost, limits=limits, what=self.words))
+            return keep_for(found, order, self._by_table(found, curves, seconds, table, limits))
 
         stage("timing layers and plans")
         keep, seconds = meet_by(model, example_inputs, found, choose, self.share, before, limits)

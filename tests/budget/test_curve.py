@@ -55,6 +55,14 @@ def test_noise_is_averaged_and_a_broken_width_is_the_worst():
     assert Curve("a", 8, (2, 8), (math.inf, 0.0)).cleaned().losses == (1.0, 0.0)
 
 
+def test_curves_are_joined_where_one_was_measured_again():
+    coarse, finer = Curve("a", 8, (2, 4, 8), (3.0, 1.0, 0.0)), Curve("a", 8, (3, 4, 8), (2.0, 1.5, 0.0))
+    assert coarse.joined(finer) == Curve("a", 8, (2, 3, 4, 8), (3.0, 2.0, 1.5, 0.0))
+    for other in (Curve("b", 8, (8,), (0.0,)), Curve("a", 9, (9,), (0.0,))):
+        with pytest.raises(InputError, match="cannot be joined"):
+            coarse.joined(other)
+
+
 def test_losses_between_are_those_of_a_disturbance_that_grows_linearly():
     curve = Curve("a", 100, (50, 100), (1.0, 0.0))
     assert [curve.at(width) for width in (50, 75, 90)] == pytest.approx([1.0, 0.25, 0.04])
