@@ -68,7 +68,7 @@ class CorrectedCopy:
     def over_turns(
         self, groups: list[Group], turns: Iterable[int], earlier: Wrong | None = None
     ) -> tuple[str | None, Wrong]:
-        """Runs copies at several choices of widths.
+        """Runs copies at several choices of widths, until one after the first shows no more wrong sizes.
 
         Args:
             groups: the groups to cut.
@@ -81,10 +81,11 @@ class CorrectedCopy:
         wrong: Wrong = dict(earlier or {})
         for turn in turns:
             error = self.failure(groups, turn)
+            more = self.wrong.keys() - wrong.keys()
             wrong |= self.wrong
             if turn == 0:
                 self.wrong_first = self.wrong
-            if error is not None or (turn and not wrong):
+            if error is not None or (turn and not more):
                 return error, wrong
         return None, wrong
 

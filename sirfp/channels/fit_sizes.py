@@ -84,7 +84,9 @@ def _fit_evaluation(
         return Fit(found)
     run = CorrectedCopy(model, inputs, found, shared)
     # Settled, the sizes at the first choice of widths choose the attributes, and those at the others are seen after.
-    error, wrong = run.over_turns(list(found.groups), range(1 if settled else TURNS))
+    error, wrong = run.over_turns(list(found.groups), range(1))
+    if not settled and not error and not _all_stubborn(found, wrong):
+        error, wrong = run.over_turns(list(found.groups), range(1, TURNS), wrong)
     if not error and not wrong and not settled:
         return Fit(found)
     if error and CutCopy(copied_model(model), inputs, output, found, shared).failure(list(found.groups)) is None:
@@ -95,7 +97,7 @@ def _fit_evaluation(
         run.widths = {}
         if held:
             error, wrong = run.over_turns(list(found.groups), range(1 if settled else TURNS))
-    stubborn = frozenset(c.split for _, _, c in wrong.values() if c.split is not None and c.split not in found.heads)
+    stubborn = _stubborn(found, wrong)
     if stubborn and not settled:
         return Fit(found, stubborn)
     if error:
@@ -111,6 +113,22 @@ def _fit_evaluation(
         _, wrong = run.over_turns(list(found.groups), range(1, TURNS), still)
     widths = joined(attributes, _calls(wrong))
     return Fit(replace(found, widths=joined(found.widths, widths)))
+
+
+def _stubborn(found: ChannelGroups, wrong: Wrong) -> frozenset[int]:
+    """Returns the splits of attention that cannot lose the same channel from every head."""
+    return frozenset(c.split for _, _, c in wrong.values() if c.split is not None and c.split not in found.heads)
+
+
+def _all_stubborn(found: ChannelGroups, wrong: Wrong) -> bool:
+    """True if some split cannot lose the same channel from every head in each module that can lose some."""
+    modules = {
+        c.place[0]
+        for c in found.calls
+        if c.split is not None and c.split not in found.heads
+        if any(a is not None and (a >= 0).any() for a in c.atoms)
+    }
+    return bool(modules) and modules <= {c.place[0] for _, _, c in wrong.values() if c.split in _stubborn(found, wrong)}
 
 
 def _training_sizes(run: CorrectedCopy) -> Widths:

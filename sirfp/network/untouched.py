@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -128,6 +129,8 @@ def copied_model(model: nn.Module, *, share: bool = False) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
+            elif type(value) in (dict, OrderedDict) and not value:  # a dozen in each module, which `copy` copies slowly
+                memo[id(value)] = type(value)()
     return copy.deepcopy(model, memo)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
@@ -223,7 +222,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         kwargs = kwargs or {}
         name = func._schema.name
         self.operations += 1
-        leaves = tree_leaves((args, kwargs))
+        leaves = arguments(args, kwargs)
         inputs = [t for t in leaves if isinstance(t, torch.Tensor)]
         self._note_reads(inputs)
         labelled = [t for t in inputs if t in self._dims]
@@ -259,11 +258,13 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
 
     def _note_reads(self, inputs: list[torch.Tensor]) -> None:
         """Notes the parameters and buffers that are read, and freezes the labels that wait for a read (`when_read`)."""
+        waiting = len(self._when_read) > 0
         for tensor in inputs:
             name = self._names.get(tensor)
             if name is not None:
                 self.touched.add(name)
-            self.labels.freeze(*self._when_read.get(tensor, (None, "")))
+            if waiting:
+                self.labels.freeze(*self._when_read.get(tensor, (None, "")))
 
     @contextmanager
     def _overwriting(self, func: Any, inputs: list[torch.Tensor]) -> Iterator[None]:
@@ -274,6 +275,17 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         for tensor, old in zip(written, before, strict=True):
             if old is not None and self.emitted(tensor, maps=True) is old:
                 self.forget_emitted(tensor)
+
+
+def arguments(args: tuple, kwargs: Mapping[str, Any]) -> list[Any]:
+    """Returns the arguments of an ATen operation, those in lists one by one; they nest no deeper."""
+    leaves: list[Any] = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, (list, tuple)):
+            leaves.extend(value)
+        else:
+            leaves.append(value)
+    return leaves
 
 
 def fingerprint(code: int, name: str, leaves: Iterable[Any]) -> int:

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..network.untouched import SharedMemory
 from ..tracing import STATISTICS
-from ..tracing.mode import fingerprint
+from ..tracing.mode import arguments, fingerprint
 
 STEPS = frozenset(f"aten::{name}" for name in ("floor", "ceil", "round", "trunc", "sign", "floor_divide"))
 """Operations from numbers to numbers that jump."""
@@ -62,7 +61,7 @@ class Choices(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        name, leaves = func._schema.name, tree_leaves((args, kwargs))
+        name, leaves = func._schema.name, arguments(args, kwargs)
         self.code = fingerprint(self.code, name, leaves)
         if func._schema.is_mutable and self.shared is not None and leaves and isinstance(leaves[0], torch.Tensor):
             self.shared.before_write(leaves[0])
