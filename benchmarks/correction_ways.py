@@ -14,11 +14,12 @@ import argparse
 import copy
 
 import torch
-from oneshot_imagenet_samples import NETWORK, WEIGHTS, read
+from oneshot_imagenet_samples import NETWORK, WEIGHTS, calibration_part, read
 from torch import nn
 
 from sirfp.budget.decision import decide
 from sirfp.budget.evidence import CURVES, Evidence
+from sirfp.budget.finer_curves import finer_curves
 from sirfp.budget.target import Flops
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
@@ -40,16 +41,16 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     model = use_channels_last(create_timm(NETWORK, WEIGHTS)).eval()
     batches = read(args.data, model)
-    seen = batches[:: max(1, len(batches) // args.batches)][: args.batches]
-    unseen = [batch for batch in batches if not any(batch is other for other in seen)]
+    seen, unseen = calibration_part(batches, args.batches)
     images = [x for x, _ in seen]
     found = find_groups(model, images[0][:1])
     evidence = Evidence.of(images, CURVES, divergence_for(model))
     scorer = build_criterion("sirfp_setwise", model, found.groups, seed=0)
     moments = evidence.moments(model, found)
     evidence.learn(model, found, scorer, moments)
-    curves = evidence.curves(model, found, scorer, moments)
-    choice = decide(model, images[0][:1], found, scorer, Flops(args.share), curves=curves)
+    task = (model, images[0][:1], found, scorer, Flops(args.share))
+    curves = finer_curves(*task, evidence, moments, evidence.curves(model, found, scorer, moments) or {})
+    choice = decide(*task, curves=curves)
     moments = evidence.moments(model, found, held=True)
     wanted, labels = outputs(model, unseen), torch.cat([y for _, y in unseen])
     print("| way | KL divergence | squared error | top-1 |\n| --- | ---: | ---: | ---: |")

@@ -28,6 +28,7 @@ from torch import nn
 import sirfp
 from sirfp.budget.decision import decide
 from sirfp.budget.evidence import CURVES, Evidence
+from sirfp.budget.finer_curves import finer_curves
 from sirfp.budget.target import Flops
 from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA, build_criterion
@@ -92,8 +93,7 @@ def main() -> int:
     found = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
     if found.setdefault("precision", args.precision) != args.precision:
         parser.error(f"{args.json} holds figures in {found['precision']}; name another file")
-    seen = batches[:: max(1, len(batches) // args.batches)][: args.batches]
-    batches = [batch for batch in batches if not any(batch is other for other in seen)]
+    seen, batches = calibration_part(batches, args.batches)
     if "dense" not in found:
         found["dense"] = top1(model, batches, args.precision)
     print(f"dense: {found['dense']:.1f}", flush=True)
@@ -143,6 +143,12 @@ def read(data: str, model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]
     return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in loader]
 
 
+def calibration_part(batches: list, count: int) -> tuple[list, list]:
+    """Divides batches into some to calibrate on, evenly spaced, and those that are left."""
+    seen = batches[:: max(1, len(batches) // count)][:count]
+    return seen, [batch for batch in batches if not any(batch is other for other in seen)]
+
+
 def networks(model: nn.Module, seen: list, criterion: str, seed: int, cells: list):
     """Yields ((budget, way), pruned copy) for the cells of a criterion; what cells can share is measured once."""
     kind, images = CRITERIA[criterion], [x for x, _ in seen]
@@ -162,9 +168,11 @@ def networks(model: nn.Module, seen: list, criterion: str, seed: int, cells: lis
         calibrate(model, scorer, seen if kind.needs == "gradients" else images, loss)
     moments = evidence.moments(model, groups)
     evidence.learn(model, groups, scorer, moments)
-    curves = evidence.curves(model, groups, scorer, moments)
+    measured = evidence.curves(model, groups, scorer, moments)
     for budget, way in cells:
-        choice = decide(model, images[0][:1], groups, scorer, Flops(budget), curves=curves)
+        task = (model, images[0][:1], groups, scorer, Flops(budget))
+        curves = None if measured is None else finer_curves(*task, evidence, moments, measured)
+        choice = decide(*task, curves=curves)
         pruned = copy.deepcopy(model)
         refit = moments if way in ("refitted", *CURVE_WAYS) else None
         cut(pruned, groups, choice.keep, bias_correction=way != "none", moments=refit)
