@@ -35,6 +35,7 @@ from .network.divergence import divergence_for
 from .network.untouched import untouched
 from .network.wrappers import check_prunable, plain, unwrapped
 from .processes import average_norms, decide_once
+from .reporting.progress import stage
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
 from .surgery.earlier_cuts import earlier_plan, remember
@@ -312,6 +313,7 @@ class PruningSession:
             )
             if moments is not None and evidence.held:
                 moments = evidence.moments(self.model, found, held=True)
+        stage("refitting and cutting")
         plan = cut_to(
             self.model, found, choice, self.criterion,
             bias_correction=self.bias_correction, optimizer=self.optimizer, moments=moments,

@@ -22,6 +22,7 @@ from ..network.divergence import Divergence, divergence_for
 from ..network.forward import call, inference
 from ..network.held_out import count_images, hold_out, joined
 from ..processes import decide_once
+from ..reporting.progress import stage
 from ..structure.groups import ChannelGroups
 from .curve import Curve
 from .curve_store import CurveStore
@@ -159,6 +160,7 @@ class Evidence:
         """
         if not self.fit:
             return None
+        stage("taking second moments of the layers' inputs")
         with self.mode(model), self.context():
             return take_moments(model, found, [*self.fit, *self.held] if held else self.fit, self.run)
 
@@ -169,10 +171,12 @@ class Evidence:
             InputError: the criterion needs batches, and there are none.
         """
         if criterion.needs in ("features", "gradients") and self.statistics is not None:
+            stage("showing the criterion its batches")
             self.statistics(criterion)
         if isinstance(criterion, Setwise):
             if moments is None:
                 raise InputError(f"criterion {criterion.name!r} looks at images: give calibration batches")
+            stage("ordering channels by what the others can replace")
             learn(model, found, criterion, moments, self.fit, self.divergence, self.context)
 
     def curves(

@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> Outcome:
         sirfp.load(file, source.model)
         source.weights = file
     calibration, loss = read_calibration(args, source, criterion.needs)
-    stage("finding groups of channels, scoring and cutting")
+    stage("finding groups of channels")
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore", KEEP="--keep"):
         plan = sirfp.prune(
             source.model,
