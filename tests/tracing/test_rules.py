@@ -59,6 +59,25 @@ def _filter(net, x):
     return torch.fft.irfft2(torch.fft.rfft2(x) * torch.view_as_complex(net.w), s=(8, 8))
 
 
+def _low_rank(net, x):
+    return F.conv2d(x, net.w + (net.up @ net.down).view(net.w.shape))
+
+
+def _mixed_kernels(net, x):
+    """Each image has its own kernel, a mean of two."""
+    share = net.gate(x.mean((2, 3))).sigmoid()[:, :, None, None, None, None]
+    kernels = (share * net.w).sum(1).flatten(0, 1)
+    out = F.conv2d(x.reshape(1, -1, *x.shape[2:]), kernels, padding=1, groups=len(x))
+    return out.view(len(x), -1, *x.shape[2:])
+
+
+def _attend(net, x):
+    tokens = x.flatten(2).transpose(1, 2)
+    q, k, v = (net.qkv[i](tokens).unflatten(-1, (4, 4)).transpose(1, 2) for i in range(3))
+    tokens = net.qkv[3](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
 OPERATIONS = {
     "fold": lambda: Around(lambda _, x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2)),
     "fold of a layer": lambda: Around(_fold, mix=nn.Linear(64, 64)),
@@ -77,7 +96,14 @@ OPERATIONS = {
         lambda net, x: F.conv2d(x, net.k.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1]),
         k=nn.Parameter(torch.randn(1, 1, 3, 3)),
     ),
-}
+    "low-rank weight": lambda: Around(
+        _low_rank, w=nn.Parameter(torch.randn(16, 16, 1, 1)), up=nn.Parameter(torch.randn(16, 4)),
+        down=nn.Parameter(torch.randn(4, 16)),
+    ),
+    "kernels of each image": lambda: Around(
+        _mixed_kernels, w=nn.Parameter(torch.randn(2, 16, 16, 3, 3)), gate=nn.Linear(16, 2)
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -88,8 +114,14 @@ def test_channels_pass(name):
     if "quantisation" in name:  # in steps: sums of float64 in another order may round to another one
         assert [g.size for g in find_groups(network, torch.rand(1, 2, 8, 8))] == [16, 12]
         return
-    found = prove(network, torch.rand(1, 2, *[8] * dims))
+    found = prove(network, torch.rand(2 if "each" in name else 1, 2, *[8] * dims))
     assert {f.name for f in found.frozen} == {"o"}
+
+
+def test_attention_without_a_given_scale_loses_heads_or_their_width():
+    torch.manual_seed(0)
+    found = prove(Around(_attend, qkv=nn.ModuleList(nn.Linear(16, 16) for _ in range(4))), torch.rand(1, 2, 4, 4))
+    assert {group.name for group in found} >= {"i", "m"} and len(found) > 2
 
 
 def test_a_transform_over_channels_keeps_them():
