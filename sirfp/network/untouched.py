@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -110,7 +110,7 @@ def seeded(model: nn.Module, seed: int) -> Iterator[None]:
 
 
 def copied_model(model: nn.Module, *, share: bool = False) -> nn.Module:
-    """Copies a model.
+    """Copies a model, as `copy.deepcopy` does but faster.
 
     Args:
         model: the model.
@@ -129,9 +129,20 @@ def copied_model(model: nn.Module, *, share: bool = False) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-            elif type(value) in (dict, OrderedDict) and not value:  # a dozen in each module, which `copy` copies slowly
+            elif type(value) in (dict, OrderedDict, set) and not value:  # a dozen in each module, slow to copy
                 memo[id(value)] = type(value)()
+    for buffer in _simple_buffers(model):
+        memo[id(buffer)] = buffer.clone()
     return copy.deepcopy(model, memo)
+
+
+def _simple_buffers(model: nn.Module) -> list[torch.Tensor]:
+    """Returns the buffers whose clone is their copy: contiguous, without a gradient, with memory of their own."""
+    simple = [
+        b for b in model.buffers() if type(b) is torch.Tensor and b.layout == torch.strided and not b.requires_grad
+    ]
+    used = Counter(buffer.untyped_storage().data_ptr() for buffer in simple)
+    return [b for b in simple if b.is_contiguous() and not vars(b) and used[b.untyped_storage().data_ptr()] == 1]
 
 
 class SharedMemory:

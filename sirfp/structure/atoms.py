@@ -163,6 +163,7 @@ def _groups(
     frozen: dict[tuple[str, str], int] = {}
     atom_of = np.full(components.count, -1)
     numbered: dict[str, int] = {}
+    holders = _holders(features)
     signatures = {key: np.frombuffer(key, dtype=np.int64) for key in places.blocks}
     leads = {key: _lead(signature, places.makes) for key, signature in signatures.items()}
     atoms = 0
@@ -190,7 +191,7 @@ def _groups(
                     Slice(places.names[place][0], places.names[place][1], index[:, signature == place])
                     for place in dict.fromkeys(signature.tolist())
                 ),
-                features=_features_of(ids, features),
+                features=_features_of(ids, features, holders),
                 channels=tuple(index[:, first].tolist()),
                 inexact=next((components.inexact[i] for i in ids.tolist() if i in components.inexact), None),
             )
@@ -279,18 +280,26 @@ def _features(
     return list(found.values())
 
 
-def _features_of(ids: np.ndarray, features: list) -> tuple[Feature, ...]:
+def _holders(features: list) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the components of all features, sorted, (C,), and the number of the feature that each is of, (C,)."""
+    every = [components for _, _, components in features] or [np.zeros(0, dtype=np.int64)]
+    flat, number = np.concatenate(every), np.repeat(np.arange(len(every)), [len(part) for part in every])
+    order = np.argsort(flat, kind="stable")
+    return flat[order], number[order]
+
+
+def _features_of(ids: np.ndarray, features: list, holders: tuple[np.ndarray, np.ndarray]) -> tuple[Feature, ...]:
     """Returns the features that hold all atoms of a group: those of norm layers if there are any, else all.
 
     Args:
         ids: the component of each atom.
         features: as `_features` returns them.
+        holders: as `_holders` returns them.
     """
     found = []
-    for feature, order, components in features:
-        first = np.searchsorted(components, ids[0])
-        if first == len(components) or components[first] != ids[0]:
-            continue
+    begin, end = np.searchsorted(holders[0], ids[0], side="left"), np.searchsorted(holders[0], ids[0], side="right")
+    for number in dict.fromkeys(holders[1][begin:end].tolist()):
+        feature, order, components = features[number]
         left = np.searchsorted(components, ids, side="left")
         count = np.searchsorted(components, ids, side="right") - left
         if count.min() > 0 and count.min() == count.max():

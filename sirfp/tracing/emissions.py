@@ -84,6 +84,13 @@ def _normal() -> torch.Tensor:
     return values / values.square().mean().sqrt()
 
 
+@lru_cache(maxsize=4096)
+def _rows(name: str) -> torch.Tensor:
+    """Returns the same values in an order that a name gives, (ROWS,) in float32."""
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+    return _normal()[order].float()
+
+
 def normed_values(scale: torch.Tensor | None, shift: torch.Tensor, dims: int, name: str) -> torch.Tensor:
     """Returns values that the channels of a norm take.
 
@@ -116,8 +123,7 @@ def spread(mean: torch.Tensor, deviation: torch.Tensor, dim: int, dims: int, nam
     """
     if not bool(deviation.any()):
         return mean.clone()
-    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
-    rows = _normal()[order].to(mean.device, torch.float32)
+    rows = _rows(name).to(mean.device)
     values = mean.float() + rows[:, None] * deviation.float()
     return values.to(mean.dtype).reshape([ROWS, *[-1 if axis == dim else 1 for axis in range(1, dims)]])
 

@@ -80,9 +80,11 @@ def _emitted(trace, func, args, kwargs, inputs):
         if not isinstance(value, torch.Tensor) or value.numel() <= 1:
             return value
         if not flat:
-            return trace.emitted_maps(value)[1].clone()
-        values = with_rows(trace.emitted(value, maps=True)[1], dim, value.dim())
-        return (values.expand(rows, *values.shape[1:]) if dim else values).clone()
+            values = trace.emitted_maps(value)[1]
+        else:
+            values = with_rows(trace.emitted(value, maps=True)[1], dim, value.dim())
+            values = values.expand(rows, *values.shape[1:]) if dim else values
+        return values.clone() if func._schema.is_mutable else values
 
     value = func(*tree_map(constant, args), **tree_map(constant, kwargs))
     if isinstance(value, (tuple, list)):

@@ -58,18 +58,19 @@ def convolution(trace, func, args, kwargs, out) -> None:
     owned = [t for t in (weight, bias) if trace.is_state(t)]  # a computed weight (standardised) names no module
     if result is not None and owned:
         trace.taps.append(Tap(owned[0], result, norm=False, dim=1))
-    if x_in is not None and not transposed and not depthwise and trace.is_state(weight):
-        trace.reads(out, weight, x_in, _emitted_under_taps(trace, args, out), groups)
-    if not transposed:
-        _emit_convolution(trace, args, out, groups)
-
-
-def _emit_convolution(trace, args, out, groups: int) -> None:
-    """Notes what the channels that a convolution makes emit, if this is known of those that it reads."""
-    x, weight, bias, stride, padding, dilation = args[:6]
-    means, known = _emitted_under_taps(trace, args, out), trace.emitted(x, maps=True)
-    if means is None or bool(means.isnan().any()):
+    if transposed:
         return
+    means = _emitted_under_taps(trace, args, out)
+    if x_in is not None and not depthwise and trace.is_state(weight):
+        trace.reads(out, weight, x_in, means, groups)
+    if means is not None and not bool(means.isnan().any()):
+        _emit_convolution(trace, args, out, groups, means)
+
+
+def _emit_convolution(trace, args, out, groups: int, means: torch.Tensor) -> None:
+    """Notes what the channels that a convolution makes emit; `means` is what each tap reads of each channel."""
+    x, weight, bias, stride, padding, dilation = args[:6]
+    known = trace.emitted(x, maps=True)
     flat = is_flat(known[1], 1) and out[0, 0].numel() > 1  # a gate reads means over all positions
     axes = axes_of(x.shape[2:], out.shape[2:], weight.shape[2:], stride, padding, dilation)
     dims, name = out.dim(), trace.name(weight) or ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -55,7 +56,8 @@ def axes_of(
     return tuple(Axis(*values) for values in zip(size, out, kernel, *parts, strict=True))
 
 
-def shares(axes: Sequence[Axis]) -> torch.Tensor:
+@lru_cache(maxsize=256)
+def shares(axes: tuple[Axis, ...]) -> torch.Tensor:
     """Returns the share of output positions at which each tap lies inside the map, (taps,) in the kernel's order."""
     share = torch.ones(1, dtype=torch.float64)
     for axis in axes:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import sirfp
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
-from sirfp.network.untouched import copied_inputs, outside_inference_mode, untouched
+from sirfp.network.untouched import copied_inputs, copied_model, outside_inference_mode, untouched
 
 
 def images() -> torch.Tensor:
@@ -286,3 +286,28 @@ def test_weights_merged_from_cut_weights_are_cut():
     net = around(Merged(16))
     plan = sirfp.prune(net, images(), "random", keep_flops=0.5)
     assert plan.flops[1] == counted(net) <= 0.5 * plan.flops[0]
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_copied_model_is_like_deepcopys(share):
+    model = nn.Sequential(Net(), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1))
+    model[2].weight = nn.Parameter(model[2].weight.detach())
+    model.tied, model.seen = model[2].weight, {1}
+    line = torch.arange(6.0)
+    buffers = {"line": line, "part": line[2:], "wide": line[:1].expand(5), "turned": torch.rand(2, 3).T}
+    for name, buffer in buffers.items():
+        model.register_buffer(name, buffer)
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    own, wanted = copied_model(model, share=share), copy.deepcopy(model)
+    for (name, mine), theirs in zip(own.state_dict().items(), wanted.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs) and mine.stride() == theirs.stride(), name
+    assert own.tied is own[2].weight and own.seen == {1} and own.seen is not model.seen
+    own(images())
+    assert len(calls) == 1
+    own[1].register_forward_hook(lambda *_: calls.append(2))
+    own[1].running_mean.add_(1)
+    own.line.zero_()
+    model.eval()(images())
+    assert len(calls) == 2 and model[1].running_mean.eq(0).all() and torch.equal(model.line, line) and line[5] == 5
+    assert own.part.eq(0).all(), "buffers that share memory share it in the copy too"
