@@ -1,6 +1,8 @@
 # Every target runs the set-up that it needs: a virtual environment in .venv with pinned requirements. To use another
 # Python: make setup PYTHON=python3.12
 PYTHON ?= python3
+# what `make demo` prunes: segmentation or classification
+TASK ?= segmentation
 # further options of pytest: make test PYTEST_ARGS="-k clique"
 PYTEST_ARGS ?=
 # processes that run tests at the same time; each takes up to 2 GB
@@ -16,7 +18,8 @@ LOCK := uv pip compile --quiet --universal --python-version 3.10 --no-annotate -
 .PHONY: help setup demo test test-all test-core lint types docs bench lock clean
 
 help:
-	@echo "make demo      train, prune and report a small segmentation network (minutes)"
+	@echo "make demo      prune a small trained network while training, fine-tune and report; further:"
+	@echo "               TASK=classification; SCRATCH=1 trains it from nothing; CONTROL=1 trains it on"
 	@echo "make test      all tests except the slow ones"
 	@echo "make test-all  all tests"
 	@echo "make test-core every command with timm, installed from a wheel where Detectron2 is not installed"
@@ -32,7 +35,7 @@ setup:
 	@PYTHON="$(PYTHON)" sh requirements/setup.sh
 
 demo: setup
-	$(RUN) projects/segmentation/demo.py
+	$(RUN) projects/demo/demo.py --task $(TASK) $(if $(SCRATCH),--scratch) $(if $(CONTROL),--control)
 
 test: setup
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)

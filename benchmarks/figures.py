@@ -256,7 +256,7 @@ def startup(result: Mapping[str, Any]) -> list[Figure]:
     spent, shares, runs = result["import_s"], result["imports_of_a_run_s"], result["runs"]
     rows = [Figure("import sirfp once torch is imported", f"{spent:.3f} s", "0.3 s", spent < 0.3)]
     for name, run in runs.items():
-        what, bound = f"start of a run, sirfp's part, {name}", {"demo": 2.0}.get(name)
+        what, bound = f"start of a run, sirfp's part, {name}", {"scenes": 2.0}.get(name)
         value = f"{run['ours_s']:.2f} s"
         rows.append(Figure(what, value, *((f"{bound:g} s", run["ours_s"] < bound) if bound else ())))
         rows.append(Figure(f"from train_net.py to the first iteration, {name}", f"{run['all_s']:.2f} s"))

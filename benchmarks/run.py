@@ -51,7 +51,7 @@ BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
         ["latency_profile.py"],
         ["--models", "resnet18", "--size", "64", "64", "--repeats", "3", "--runtimes", "onnxruntime", "channels-last"],
     ),
-    "startup": (["startup.py", "--repeats", "3"], ["--repeats", "1", "--configs", "demo"]),
+    "startup": (["startup.py", "--repeats", "3"], ["--repeats", "1", "--configs", "scenes"]),
     "budgets-all": (
         ["budgets.py", "--all", "--jobs", "2", "--results", "OUTPUT/budgets.jsonl"],
         ["--networks", "test_resnet", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"],

@@ -13,6 +13,7 @@ from ..files.whole import whole_file
 from ..reporting.provenance import versions
 from ..reporting.tables import giga, mega
 from . import charts, pictures
+from .frame import frame
 from .grid import Study
 from .results import (
     Row,
@@ -68,16 +69,10 @@ def write(study: Study, folders: RunFolders) -> None:
 
 def page(study: Study, folders: RunFolders, found: Sequence[Row]) -> str:
     """Returns the whole page as HTML; names, settings and output of runs are escaped."""
-    beside = Path(__file__).parent
-    style, script = ((beside / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     models = list(dict.fromkeys((row.task, row.model) for row in found))
     sections = [_model_section(study, folders, [r for r in found if (r.task, r.model) == model]) for model in models]
     links = "".join(f'<a href="#{_anchor(*model)}">{escape(model[0])}</a>' for model in models)
-    title = f"Study {study.name}"
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     body = [
-        f'<header><h1>{escape(title)}</h1><button id="theme" type="button">Change theme</button>'
-        f"<p>{escape(_status_line(study, folders))}</p></header>",
         f'<nav aria-label="Tasks">{links}</nav>' if len(models) > 1 else "",
         "<main>",
         _results(found) if found else "<p>No run is done yet.</p>",
@@ -86,14 +81,7 @@ def page(study: Study, folders: RunFolders, found: Sequence[Row]) -> str:
         "<section><h2>Settings</h2><details><summary>The study's file</summary>"
         f"<pre>{escape(study.text)}</pre></details></section></main>",
     ]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{escape(title)}</title><style>{style}</style></head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + f"\n<script>{script}</script></body></html>\n"
-    )
+    return frame(f"Study {study.name}", _status_line(study, folders), body)
 
 
 def _status_line(study: Study, folders: RunFolders) -> str:

@@ -25,7 +25,11 @@ KEPT, GONE = (47, 109, 181), (217, 222, 229)
 
 def predictions(folder: Path, alt: str) -> str:
     """A run's picture of predictions as an HTML image; "" if the run has drawn none."""
-    file = folder / PREDICTIONS
+    return picture(folder / PREDICTIONS, alt)
+
+
+def picture(file: Path, alt: str) -> str:
+    """A picture as an HTML image, embedded as data; "" if the file is missing or is no picture."""
     if not file.is_file():
         return ""
     data = _picture(str(file), file.stat().st_mtime_ns)
