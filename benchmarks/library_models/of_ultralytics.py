@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from ultralytics.nn import tasks
 
 from .subject import Subject, image
@@ -33,6 +34,8 @@ OTHERS = {
 def model(name: str, kind: str) -> Subject:
     side = 160 if "rtdetr" in name else 64
     built = getattr(tasks, kind)(f"{name}.yaml", nc=5, verbose=False)
+    if kind == "WorldModel":  # features of the names of the classes, random until they are set, and in no state dict
+        built.txt_feats = torch.randn(built.txt_feats.shape, generator=torch.Generator().manual_seed(0))
     return Subject(built, image(side, side))
 
 
