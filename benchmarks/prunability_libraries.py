@@ -49,6 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("output/prunability_libraries.jsonl"))
     parser.add_argument("--table", type=Path, help="write the Markdown table here")
+    parser.add_argument("--note", default="", help="sentences for the table: the commit and the machine that measured")
     parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES), choices=LIBRARIES)
     parser.add_argument("--models", nargs="*", default=["*"], help="names or patterns; all by default")
     parser.add_argument("--again", action="store_true", help="run models that are in the results file again")
@@ -68,7 +69,7 @@ def main() -> int:
 
     print(summary(done))
     if args.table:
-        args.table.write_text(table(done))
+        args.table.write_text(table(done, args.note))
     return 0
 
 

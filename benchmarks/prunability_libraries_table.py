@@ -12,6 +12,8 @@ HALF = 0.5005
 EFFECT = 0.001
 """Least difference between the pruned and the dense model, relative to the largest output."""
 
+RETURNED = "what stays whole is returned; `outputs=` can say what counts"
+
 HEAD = """# Which models of other libraries can be pruned
 
     {command}
@@ -23,7 +25,7 @@ Random scores choose the channels, since only the structure is tried, not the ac
 that is left, *counted* the same share as counted by PyTorch where it differs by more than 0.01, *least* the share that
 the smallest plan leaves. *Equal* is the largest difference from the masked model, which takes its means, norms and
 softmax over the channels that are left, relative to the largest output. *s* is the processor time to find the groups,
-*all* that of everything, in seconds.
+*all* that of everything, in seconds. {note}
 
 {summary}
 
@@ -61,8 +63,8 @@ def summary(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def table(rows: Rows) -> str:
-    """The page."""
+def table(rows: Rows, note: str = "") -> str:
+    """The page; `note` says what measured the rows."""
     command = "python benchmarks/prunability_libraries.py --table docs/prunability_libraries.md"
     order = sorted(rows, key=lambda key: (list(LIBRARIES).index(key[0]), key[1]))
     frozen = [
@@ -70,13 +72,15 @@ def table(rows: Rows) -> str:
         for key in order
         if not good(rows[key]) and frozen_list(rows[key])
     ]
-    return HEAD.format(
+    page = HEAD.format(
         command=command,
         libraries=", ".join(library for library in LIBRARIES if any(its == library for its, _ in rows)),
+        note=note,
         summary=summary(rows),
         rows="\n".join(_line(rows[key]) for key in order),
         frozen="\n".join(frozen) or "None.",
     )
+    return "\n".join(line.rstrip() for line in page.splitlines()) + "\n"
 
 
 def _line(row: Row) -> str:
@@ -87,5 +91,5 @@ def _line(row: Row) -> str:
     counted = f"{row['counted']:.2f}" if abs(row["counted"] - row["kept"]) > 0.01 else ""
     cells += [f"{row['params'] / 1e6:.1f}", f"{row['flops'] / 1e6:.0f}", str(row["groups"]), f"{row['kept']:.2f}"]
     cells += [counted, f"{row['least']:.2f}", f"{row['difference']:.0e}", f"{row['processor_seconds']:.1f}"]
-    cells += [f"{row['all_seconds']:.0f}", "" if good(row) else "see below"]
+    cells += [f"{row['all_seconds']:.0f}", "" if good(row) else "see below" if frozen_list(row) else RETURNED]
     return "| " + " | ".join(cells) + " |"
