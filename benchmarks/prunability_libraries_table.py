@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 from library_models import LIBRARIES
@@ -14,18 +15,20 @@ EFFECT = 0.001
 
 RETURNED = "what stays whole is returned; `outputs=` can say what counts"
 
-HEAD = """# Which models of other libraries can be pruned
-
-    {command}
-
-Models of {libraries} were tried with random weights and small inputs, on a processor. Each model is traced, pruned by a
-random plan to half of its FLOPs (or to the least it can have), and compared with the masked dense model. It is saved,
+INTRO = """Models of {libraries} were tried with random weights and small inputs, on a
+processor. Each model is traced, pruned by a random plan to half of its FLOPs (or to the least it can have), and compared with the masked dense model. It is saved,
 loaded into a new dense model, compared again, and trained for one step, forward and backward in training mode.
 Random scores choose the channels, since only the structure is tried, not the accuracy. *Kept* is the share of FLOPs
 that is left, *counted* the same share as counted by PyTorch where it differs by more than 0.01, *least* the share that
 the smallest plan leaves. *Equal* is the largest difference from the masked model, which takes its means, norms and
 softmax over the channels that are left, relative to the largest output. *s* is the processor time to find the groups,
-*all* that of everything, in seconds. {note}
+*all* that of everything, in seconds. {note}"""
+
+HEAD = """# Which models of other libraries can be pruned
+
+    {command}
+
+{intro}
 
 {summary}
 
@@ -72,15 +75,14 @@ def table(rows: Rows, note: str = "") -> str:
         for key in order
         if not good(rows[key]) and frozen_list(rows[key])
     ]
-    page = HEAD.format(
+    libraries = ", ".join(library for library in LIBRARIES if any(its == library for its, _ in rows))
+    return HEAD.format(
         command=command,
-        libraries=", ".join(library for library in LIBRARIES if any(its == library for its, _ in rows)),
-        note=note,
+        intro=textwrap.fill(INTRO.format(libraries=libraries, note=note), 120, break_on_hyphens=False),
         summary=summary(rows),
         rows="\n".join(_line(rows[key]) for key in order),
         frozen="\n".join(frozen) or "None.",
     )
-    return "\n".join(line.rstrip() for line in page.splitlines()) + "\n"
 
 
 def _line(row: Row) -> str:
