@@ -91,7 +91,7 @@ class CorrectedCopy:
 
     def failure(self, groups: list[Group], turn: int = 0) -> str | None:
         """Cuts some channels of each group in a copy and runs it; returns the reason if it fails, else None."""
-        keep = some_of(self.found, groups, turn)
+        keep = some_of(self.found, groups, turn, uneven=True)
         copied = copied_model(self.model, share=not self.shared.written)
         self.wrong, self.failed_in, made = {}, None, Counter[Place]()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from cut_proofs import half_of, prove
@@ -144,6 +145,33 @@ def test_hidden_states_that_the_code_makes_follow():
     assert {g.size for g in found} == {24, 16, 12} and [f.name for f in found.frozen] == ["o"]
     known = {"attribute width", "call 2 new_zeros 1 of 12", "call 3 zeros 1 of 12"}
     assert found.widths[""].keys() == known, "calls that make tensors are counted apart"
+
+
+class Quotient(nn.Module):
+    """Attention whose width of heads in the code is a quotient that is right for many choices of channels and heads."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads, self.qkv, self.o = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.scale = nn.Parameter(torch.rand(heads, 1, 1))
+
+    def forward(self, x):
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        x = (q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ v
+        return self.o(x.transpose(1, 2).reshape(b, n, -1))
+
+
+def test_quotients_of_widths_are_not_right_by_chance():
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 24), Quotient(24, 6), nn.Linear(24, 96), Quotient(96, 24), nn.Linear(96, 5)]
+    found = prove(nn.Sequential(*layers), torch.rand(2, 6, 8))
+    for seed in range(4):
+        keep = half_of(found, seed, list(found))
+        keep[found.spans["3.qkv"]] = np.arange(24) < 21 - 4 * seed
+        pruned = nn.Sequential(*copy.deepcopy(layers))
+        apply(pruned, plan_for(found, keep))
+        assert pruned(torch.rand(2, 6, 8)).shape == (2, 6, 5)
 
 
 class ChecksItsInput(nn.Module):
