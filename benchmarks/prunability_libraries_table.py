@@ -15,14 +15,14 @@ EFFECT = 0.001
 
 RETURNED = "what stays whole is returned; `outputs=` can say what counts"
 
-INTRO = """Models of {libraries} were tried with random weights and small inputs, on a
-processor. Each model is traced, pruned by a random plan to half of its FLOPs (or to the least it can have), and compared with the masked dense model. It is saved,
-loaded into a new dense model, compared again, and trained for one step, forward and backward in training mode.
-Random scores choose the channels, since only the structure is tried, not the accuracy. *Kept* is the share of FLOPs
-that is left, *counted* the same share as counted by PyTorch where it differs by more than 0.01, *least* the share that
-the smallest plan leaves. *Equal* is the largest difference from the masked model, which takes its means, norms and
-softmax over the channels that are left, relative to the largest output. *s* is the processor time to find the groups,
-*all* that of everything, in seconds. {note}"""
+INTRO = """Models of {libraries} were tried with random weights and small inputs, on a processor. Each model is traced,
+pruned by a random plan to half of its FLOPs (or to the least it can have), and compared with the masked dense
+model. It is saved, loaded into a new dense model, compared again, and trained for one step, forward and
+backward in training mode. Random scores choose the channels, since only the structure is tried, not the
+accuracy. *Kept* is the share of FLOPs that is left, *counted* the same share as counted by PyTorch where it
+differs by more than 0.01, *least* the share that the smallest plan leaves. *Equal* is the largest difference
+from the masked model, which takes its means, norms and softmax over the channels that are left, relative to
+the largest output. *s* is the processor time to find the groups, *all* that of everything, in seconds. {note}"""
 
 HEAD = """# Which models of other libraries can be pruned
 

@@ -111,7 +111,8 @@ def test_a_model_that_keeps_more_than_half_is_listed_with_what_stays_whole(bench
     text = benchmark[1].table({("monai", "stiff"): row})
     assert "- **stiff** (4 can be removed): 8: aten::odd" in text and "see below" in text
     text = benchmark[1].table({("monai", "stiff"): row | {"frozen": row["frozen"][:1]}}, "Measured here.")
-    assert "what stays whole is returned" in text and "see below" not in text and "in seconds. Measured here." in " ".join(text.split())
+    assert "what stays whole is returned" in text and "see below" not in text
+    assert "in seconds. Measured here." in " ".join(text.split())
     assert not benchmark[1].good(row) and benchmark[1].good(row | {"kept": 0.5})
     assert not benchmark[1].good(row | {"kept": 0.5, "difference": 1e-3})
     assert not benchmark[1].good(row | {"kept": 0.5, "effect": 0.0})
