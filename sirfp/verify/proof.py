@@ -11,6 +11,7 @@ from torch import nn
 
 from ..network.forward import call, inference, tensors
 from ..network.outputs import Outputs, only
+from ..network.untouched import seeded
 from ..structure.plan import PruningPlan
 from ..surgery.cut import give_bias
 from .choices import Choices
@@ -113,7 +114,7 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
 def compare(
     a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan | None = None, outputs: Outputs | None = None
 ) -> Difference:
-    """Runs two models on the same inputs, in evaluation mode, and compares every output tensor.
+    """Runs two models on the same inputs and random numbers, in evaluation mode, and compares every output tensor.
 
     Args:
         a: a model, e.g. the masked dense one.
@@ -134,7 +135,7 @@ def _compared(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan | None,
     """Compares once, see `compare`."""
     found, choices = [], Choices()
     for model, kept in ((a, plan), (b, None)):
-        with only(model, outputs), inference(model), choices, as_if_cut(model, kept):
+        with only(model, outputs), inference(model), seeded(model, 0), choices, as_if_cut(model, kept):
             found.append(dict(tensors(call(model, inputs))))
         choices = Choices(choices)
     first, second = found
