@@ -19,7 +19,7 @@ CLASSIFIERS = {
 }
 """Names by the side of the image in pixels. MaxViT's windows fix its size; the others take any."""
 SEGMENTORS = "deeplabv3_mobilenet_v3_large deeplabv3_resnet50 fcn_resnet50 lraspp_mobilenet_v3_large"
-VIDEOS = {64: "mc3_18 r2plus1d_18 r3d_18 s3d swin3d_t", 128: "mvit_v1_b mvit_v2_s"}
+VIDEOS = {64: "mc3_18 r2plus1d_18 r3d_18 swin3d_t", 128: "mvit_v1_b mvit_v2_s", 224: "s3d"}
 DETECTORS = """fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_mobilenet_v3_large_fpn fasterrcnn_resnet50_fpn
 fasterrcnn_resnet50_fpn_v2 fcos_resnet50_fpn keypointrcnn_resnet50_fpn maskrcnn_resnet50_fpn maskrcnn_resnet50_fpn_v2
 retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 ssd300_vgg16 ssdlite320_mobilenet_v3_large"""

@@ -108,15 +108,17 @@ BACKBONES: dict[str, Callable[[], Any]] = {
         image_size=64, embed_dim=32, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 4], window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"]),
     "DINOv2": lambda: transformers.Dinov2Config(
-        **VIT, image_size=56, patch_size=14, out_features=["stage1", "stage2", "stage2", "stage3"],
-        reshape_hidden_states=False),
+        **VIT | {"num_hidden_layers": 4}, image_size=56, patch_size=14,
+        out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False),
     "ViTPose": lambda: transformers.VitPoseBackboneConfig(**VIT, image_size=[64, 64], patch_size=[16, 16]),
-    "ViTDet": lambda: transformers.VitDetConfig(**VIT, image_size=64, patch_size=16, out_features=["stage3"]),
+    "ViTDet": lambda: transformers.VitDetConfig(
+        **VIT, image_size=64, patch_size=16, num_channels=4, out_features=["stage3"]),
     "RT-DETR ResNet": lambda: transformers.RTDetrResNetConfig(
-        embedding_size=16, hidden_sizes=[24, 32, 48, 64], depths=[1, 1, 1, 1], layer_type="basic",
+        embedding_size=16, hidden_sizes=[24, 32, 48, 64], depths=[1, 1, 1, 1], layer_type="bottleneck",
         out_features=["stage2", "stage3", "stage4"]),
     "HGNetV2": lambda: transformers.HGNetV2Config(
-        stage_in_channels=[48, 24, 32, 48], stage_mid_channels=[16, 16, 24, 24], stage_out_channels=[24, 32, 48, 64],
+        hidden_sizes=[24, 32, 48, 64], stage_out_channels=[24, 32, 48, 64],
+        stage_in_channels=[48, 24, 32, 48], stage_mid_channels=[16, 16, 24, 24],
         stage_num_blocks=[1, 1, 1, 1], stage_numb_of_layers=[2, 2, 2, 2], out_features=["stage2", "stage3", "stage4"]),
 }  # fmt: skip
 JOINED: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -139,10 +141,11 @@ JOINED: dict[str, tuple[str, str, dict[str, Any]]] = {
         "feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "encoder_feedforward_dim": 64,
         "encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 4, "dim_feedforward": 64, "num_queries": 8}),
     "DepthAnythingForDepthEstimation": ("DepthAnythingConfig", "DINOv2", {
-        "depth_estimation_type": "metric",
+        "depth_estimation_type": "metric", "initializer_range": 0.2,
         "reassemble_hidden_size": 96, "neck_hidden_sizes": [16, 24, 32, 48], "fusion_hidden_size": 24}),
     "VitPoseForPoseEstimation": ("VitPoseConfig", "ViTPose", {}),
-    "VitMatteForImageMatting": ("VitMatteConfig", "ViTDet", {"hidden_size": 96}),
+    "VitMatteForImageMatting": ("VitMatteConfig", "ViTDet", {
+        "hidden_size": 96, "fusion_hidden_sizes": [256, 128, 64, 32], "initializer_range": 0.2}),
 }  # fmt: skip
 """{model: (its configuration, its backbone, options)}."""
 
@@ -178,7 +181,7 @@ def others() -> dict[str, Callable[[], Subject]]:
     masked = VIT | MLP | SEEN | {"decoder_hidden_size": 48, "decoder_num_hidden_layers": 1,
                                  "decoder_num_attention_heads": 4, "decoder_intermediate_size": 96}  # fmt: skip
     sam = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 64, "mlp_dim": 192,
-           "window_size": 2, "global_attn_indexes": [1], "output_channels": 32}  # fmt: skip
+           "window_size": 2, "global_attn_indexes": [1], "output_channels": 32, "initializer_range": 0.02}  # fmt: skip
     spoken = VIT | MLP | {"conv_dim": [48, 48], "conv_stride": [5, 2], "conv_kernel": [10, 3], "layerdrop": 0.0,
                           "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
                           "mask_time_prob": 0.0}  # fmt: skip
