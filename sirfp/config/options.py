@@ -88,13 +88,16 @@ def prepare(cfg: CfgNode, opts: list[str]) -> list[str]:
         which are set.
 
     Raises:
-        InputError: `SIRFP.KEEP` is given as no mapping.
+        InputError: `SIRFP.KEEP` is given as no mapping, or `SIRFP.KEEP.layer` no number.
     """
     keys = [key.upper() if key.startswith(f"{PLACE}.") else key for key in opts[::2]]
     given = list(zip(keys, opts[1::2], strict=True))
-    for _, value in (pair for pair in given if pair[0] == WIDTHS):
-        cfg.SIRFP.KEEP = _mapping(value)
-    given = [pair for pair in given if pair[0] != WIDTHS]
+    for key, value in given:
+        if key == WIDTHS:
+            cfg.SIRFP.KEEP = _mapping(value)
+        elif key.startswith(f"{WIDTHS}."):  # one layer, whose name may contain dots
+            cfg.SIRFP.KEEP[key[len(WIDTHS) + 1 :]] = _width(key, value)
+    given = [pair for pair in given if pair[0] != WIDTHS and not pair[0].startswith(f"{WIDTHS}.")]
     make_room(cfg, [key for key, _ in given])
     return [word for pair in given for word in pair]
 
@@ -108,6 +111,17 @@ def _mapping(text: str) -> CfgNode:
     if not isinstance(value, dict):
         raise InputError(f"{WIDTHS} must map names of layers to widths, such as {{'layer3.*': 0.5}}, got {text!r:.80}")
     return CfgNode({str(name): width for name, width in value.items()}, new_allowed=True)
+
+
+def _width(key: str, text: str) -> int | float:
+    """Reads the width of a single layer, such as `0.5`, from the command line."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InputError(f"{key} must be a share such as 0.5 or a number of channels such as 64, got {text!r:.80}")
+    return value
 
 
 def written(cfg: CfgNode) -> dict[str, tuple[str, Any]]:

@@ -28,6 +28,8 @@ def test_files_and_the_command_line_give_widths(tmp_path):
     assert keep(files=[first, second]) == (("backbone.layer3.*", 0.5), ("stem", 0.25), ("head", 1.0))
     assert keep("SIRFP.KEEP", "{'a.*': 0.5, b: 8}", files=[first]) == (("a.*", 0.5), ("b", 8))
     assert keep("SIRFP.KEEP", "{}", files=[first]) == ()
+    one_by_one = ("SIRFP.KEEP", "{a: 8}", "SIRFP.KEEP.b.conv1", "0.5", "SIRFP.KEEP.a", "4")
+    assert keep(*one_by_one, files=[first]) == (("a", 4), ("b.conv1", 0.5))
 
 
 def test_a_runs_own_config_is_read_again(tmp_path):
@@ -40,6 +42,7 @@ def test_a_runs_own_config_is_read_again(tmp_path):
     ("opts", "says"),
     [
         (("SIRFP.KEEP", "0.5"), "SIRFP.KEEP must map names of layers to widths"),
+        (("SIRFP.KEEP.a.b", "half"), "SIRFP.KEEP.a.b must be a share such as 0.5 or a number of channels such as 64"),
         (("SIRFP.KEEP", "{a: 1.5}"), "KEEP of 'a' must be a share"),
         (("SIRFP.KEEP", "{a: 0.5}"), "SIRFP.KEEP requires pruning, but SIRFP.HOOKS lacks PruneSteps"),
         (("SIRFP.KEPE", "{a: 0.5}"), "there is no config key SIRFP.KEPE"),
