@@ -19,6 +19,9 @@ from .registry import HOOKS, rebuilt, session, unwrapped
 
 logger = logging.getLogger(__name__)
 
+TIMED = 2.0
+"""Seconds that the calls for the latencies of the report take together at least."""
+
 
 @HOOKS.register()
 class Report(HookBase):
@@ -78,7 +81,7 @@ class Report(HookBase):
         save(self._path("pruned.safetensors"), model, plan, origin=Origin(config_files=("config.yaml",)))
         first = next(iter(self.rows))
         before = rebuilt(self.trainer, self._path(f"{first}.safetensors"))
-        latency = measure({first: (before, inputs), "pruned": (model, inputs)})
+        latency = measure({first: (before, inputs), "pruned": (model, inputs)}, seconds=TIMED)
         for name, row in self.rows.items():
             row["latency"] = latency[first if name == first else "pruned"].median
         table = tables.stages(self.rows, self.trainer.cfg.SIRFP.METRICS)

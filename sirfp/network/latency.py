@@ -14,6 +14,9 @@ from torch import nn
 from .forward import call, inference
 from .untouched import copied_inputs
 
+MOST = 101
+"""Largest number of rounds that are counted because they are short."""
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -37,6 +40,7 @@ def measure(
     *,
     warmup: int = 2,
     repeats: int = 11,
+    seconds: float = 0.0,
     threads: int | None = None,
 ) -> dict[str, Latency]:
     """Times models in turns: each round calls every model once. Thus other load on the machine slows all models alike.
@@ -47,6 +51,8 @@ def measure(
         models: {name: (model, its inputs)}.
         warmup: number of rounds at the start that are not counted.
         repeats: number of rounds that are counted.
+        seconds: further rounds are counted until their calls have taken so many seconds, at most `MOST` rounds in all. A
+            few calls of a small network say little on a machine that does other work.
         threads: number of PyTorch's CPU threads during the measurement; unchanged by default.
 
     Returns:
@@ -56,7 +62,7 @@ def measure(
         ValueError: `repeats` is below 1 or `warmup` negative.
     """
     calls = {name: lambda model=model, inputs=inputs: _time(model, inputs) for name, (model, inputs) in models.items()}
-    return in_turns(calls, warmup=warmup, repeats=repeats, threads=threads)
+    return in_turns(calls, warmup=warmup, repeats=repeats, seconds=seconds, threads=threads)
 
 
 def in_turns(
@@ -64,6 +70,7 @@ def in_turns(
     *,
     warmup: int = 2,
     repeats: int = 11,
+    seconds: float = 0.0,
     threads: int | None = None,
 ) -> dict[str, Latency]:
     """Times functions in turns; each returns the time of its own call in seconds. See `measure` for the arguments."""
@@ -73,11 +80,13 @@ def in_turns(
     times: dict[str, list[float]] = {name: [] for name in calls}
     try:
         torch.set_num_threads(threads or before)
-        for turn in range(warmup + repeats):
+        for turn in range(warmup + max(repeats, MOST)):
+            if turn >= warmup + repeats and sum(map(sum, times.values())) >= seconds:
+                break
             for name, timed in calls.items():
-                seconds = timed()
+                spent = timed()
                 if turn >= warmup:
-                    times[name].append(seconds)
+                    times[name].append(spent)
     finally:
         torch.set_num_threads(before)
     return {name: _summary(values) for name, values in times.items()}
