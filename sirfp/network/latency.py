@@ -51,8 +51,8 @@ def measure(
         models: {name: (model, its inputs)}.
         warmup: number of rounds at the start that are not counted.
         repeats: number of rounds that are counted.
-        seconds: further rounds are counted until their calls have taken so many seconds, at most `MOST` rounds in all. A
-            few calls of a small network say little on a machine that does other work.
+        seconds: further rounds are counted until their calls have taken so many seconds, at most `MOST` rounds in all.
+            A few calls of a small network say little on a machine that does other work.
         threads: number of PyTorch's CPU threads during the measurement; unchanged by default.
 
     Returns:
