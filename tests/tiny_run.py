@@ -127,6 +127,7 @@ class SharedTrainer(TaskTrainer):
             if kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if kind == "interrupt":
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs that a script starts with & ignore it
                 os.kill(os.getpid(), signal.SIGINT)
             if kind == "wrong":
                 raise InputError(f"process {rank} has read something wrong")
