@@ -41,6 +41,18 @@ def clean_catalogs():
     forget()
 
 
+@pytest.fixture
+def forking(monkeypatch):
+    """Forks the processes of a run: they need not import anything, which takes longer than a tiny run itself."""
+    from sirfp.training import launch
+
+    def start(*args, start_method, **options):
+        return spawn(*args, start_method="fork", **options)
+
+    spawn = launch.mp.start_processes
+    monkeypatch.setattr(launch.mp, "start_processes", start)
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """A function from a data set's name to its folder; skips the test if the data set is missing."""

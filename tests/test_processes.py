@@ -69,7 +69,7 @@ def test_two_processes_equal_one(pair, tmp_path):
     same(first["weights"], whole["weights"], rtol=5e-3, atol=5e-4)
 
 
-def test_two_processes_learn_from_one_teacher(tmp_path):
+def test_two_processes_learn_from_one_teacher(forking, tmp_path):
     taught = ("MODEL.TEACHER.WEIGHT", "0.5")
     assert run(tmp_path / "two", "--num-processes", "2", *taught) == 0
     assert run(tmp_path / "one", "--num-gpus", "0", *taught) == 0
@@ -83,7 +83,7 @@ def test_two_processes_learn_from_one_teacher(tmp_path):
     same(*teachers, rtol=5e-3, atol=5e-4)
 
 
-def test_two_processes_measure_the_curves_of_one(tmp_path):
+def test_two_processes_measure_the_curves_of_one(forking, tmp_path):
     """Each process measures on its own images, and the mean over all of them decides the widths."""
     for name, *flags in (("two", "--num-processes", "2"), ("one", "--num-gpus", "0")):
         assert run(tmp_path / name, *flags, "SIRFP.WIDTHS", "curves") == 0
@@ -132,7 +132,7 @@ def test_every_way_to_start_them_is_the_same(pair, tmp_path, how, monkeypatch, c
         pytest.param("freeze:1:9", 1, "did not respond for 0.1 minutes", marks=pytest.mark.slow),
     ],
 )
-def test_one_that_fails_ends_the_run_with_a_word(tmp_path, fault, code, says, monkeypatch, capfd):
+def test_one_that_fails_ends_the_run_with_a_word(forking, tmp_path, fault, code, says, monkeypatch, capfd):
     flags = ["--timeout", "0.1"] if "freeze" in fault else []
     assert run(tmp_path, "--num-processes", "2", *flags, fault=fault, monkeypatch=monkeypatch) == code
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ") or says in line]

@@ -238,7 +238,7 @@ def _process(rank, folder):
 
 
 def test_two_processes_cut_alike(tmp_path):
-    mp.spawn(_process, (str(tmp_path),), nprocs=2)
+    mp.start_processes(_process, (str(tmp_path),), nprocs=2, start_method="fork")
     (one, weights), (other, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert one == other and all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
 

@@ -249,7 +249,7 @@ def _process(rank, file, results):
 
 
 def test_two_processes_see_what_one_sees(tmp_path):
-    mp.spawn(_process, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+    mp.start_processes(_process, (str(tmp_path / "meeting"), str(tmp_path)), nprocs=2, start_method="fork")
     one = RedundancyAverage(ema=0.9, edges=True)
     for t in range(4):
         one.update(maps(8, 5, 6, 6, seed=t))

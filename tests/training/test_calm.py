@@ -12,16 +12,18 @@ import pytest
 import tiny_run
 import torch
 
+from sirfp import engine
+from sirfp.training import launch
 from sirfp.training.checkpointer import Checkpointer
 
 
-def program(folder, *flags: str, fault: str = "") -> subprocess.CompletedProcess:
+def program(folder, fault: str = "") -> subprocess.CompletedProcess:
     """Runs the tiny task as a program."""
     root = Path(tiny_run.__file__).parents[1]
     path = os.pathsep.join([str(root), str(root / "tests")])
     environment = os.environ | {"TINY_FAULT": fault, "PYTHONPATH": path}
     environment.pop("PYTHONWARNINGS", None)
-    command = [sys.executable, tiny_run.__file__, *flags, "OUTPUT_DIR", str(folder)]
+    command = [sys.executable, tiny_run.__file__, "OUTPUT_DIR", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
@@ -82,20 +84,24 @@ def test_a_negative_number_is_refused(tmp_path):
         validate(tiny_run.config(tmp_path, "SOLVER.KEEP_CHECKPOINTS", "-1"))
 
 
-@pytest.mark.parametrize(
-    ("iteration", "told"),
-    [
-        (10, "interrupted at iteration 10; the last checkpoint is model_0000008.pth: --resume goes on from it"),
-        (1, "interrupted at iteration 1; there is no checkpoint yet"),
-    ],
-)
-def test_ctrl_c_says_where_it_stopped(tmp_path, iteration, told):
-    done = program(tmp_path, fault=f"interrupt:0:{iteration}")
+def test_ctrl_c_says_where_it_stopped(tmp_path):
+    done = program(tmp_path, fault="interrupt:0:10")
     assert done.returncode == 130 and "Traceback" not in done.stderr + done.stdout
+    told = "interrupted at iteration 10; the last checkpoint is model_0000008.pth: --resume goes on from it"
     assert done.stderr.splitlines()[-1] == told
 
 
-def test_ctrl_c_in_several_processes_is_said_once(tmp_path):
-    done = program(tmp_path, "--num-processes", "2", fault="interrupt:0:10")
-    assert done.returncode == 130, done.stderr
-    assert done.stderr.count("interrupted") == 1 and "model_0000008.pth: --resume goes on from it" in done.stderr
+def test_ctrl_c_before_the_first_checkpoint(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        launch.interrupted(1, Checkpointer(torch.nn.Identity(), str(tmp_path)))
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted at iteration 1; there is no checkpoint yet\n"
+
+
+def test_ctrl_c_in_several_processes_is_said_once(forking, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("TINY_FAULT", "interrupt:0:10")
+    with pytest.raises(SystemExit) as end:
+        engine.run(tiny_run.SharedTrainer, None, tiny_run.arguments(tmp_path, "--num-processes", "2"))
+    said = capfd.readouterr().err
+    assert end.value.code == 130, said
+    assert said.count("interrupted at") == 1 and "model_0000008.pth: --resume goes on from it" in said
