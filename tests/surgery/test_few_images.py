@@ -31,7 +31,7 @@ def with_statistics(model: nn.Module) -> nn.Module:
 @pytest.fixture(scope="module")
 def resnet() -> nn.Module:
     torch.manual_seed(0)
-    return with_statistics(timm.create_model("resnet10t", num_classes=10))
+    return with_statistics(timm.create_model("test_resnet", num_classes=10))
 
 
 @pytest.mark.parametrize("images, batch", [(1, 1), (2, 1), (2, 2), (8, 4)])
