@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,6 +46,7 @@ class Reader:
     Args:
         namespace: names that the page's Python code takes for granted.
         less: (pattern of a command line, words to add so that it is quick), the first that fits.
+        smaller: (pattern in code, what replaces it so that the code is quick).
         not_run: patterns of command lines that are parsed and not run.
         monkeypatch: pytest's, with the current folder the reader's own.
 
@@ -56,16 +58,19 @@ class Reader:
         self,
         namespace: dict[str, Any],
         less: Sequence[tuple[str, str]],
+        smaller: Sequence[tuple[str, str]],
         not_run: Sequence[str],
         monkeypatch: pytest.MonkeyPatch,
     ):
-        self.namespace, self.less, self.not_run = namespace, less, not_run
+        self.namespace, self.less, self.smaller, self.not_run = namespace, less, smaller, not_run
         self.monkeypatch = monkeypatch
         self.variables: dict[str, str] = {}
         self.ran: list[str] = []
 
     def read(self, block: Block) -> None:
         """Runs a block of code, or only parses it."""
+        for pattern, replacement in self.smaller:
+            block = replace(block, text=re.sub(pattern, replacement, block.text))
         if block.file:
             Path(block.file).parent.mkdir(parents=True, exist_ok=True)
             Path(block.file).write_text(block.text)

@@ -14,6 +14,8 @@ from PIL import Image
 import sirfp
 
 CLASSES = ("road", "car")
+NETWORK = "test_resnet"
+"""What the pages' resnet18 is when their code runs."""
 
 
 def files(folder: Path) -> None:
@@ -59,10 +61,11 @@ def weights_and_detector() -> dict[str, Any]:
     from detectron2.modeling import build_model
 
     torch.manual_seed(0)
-    torch.save(timm.create_model("resnet18").state_dict(), "resnet18.pth")
+    torch.save(timm.create_model(NETWORK).state_dict(), "resnet18.pth")
     cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
     cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.RETINANET.NUM_CONVS = 32, 1
     batches = [[{"image": torch.randint(0, 256, (3, 64, 96)).float(), "height": 64, "width": 96}] for _ in range(2)]
     given = {"cfg": cfg, "build_model": build_model, "batch": batches[0], "batches": batches}
     return given | {"model": build_model(cfg).eval()}
@@ -71,13 +74,13 @@ def weights_and_detector() -> dict[str, Any]:
 def cats_and_dogs() -> dict[str, Any]:
     """A classifier's weights."""
     torch.manual_seed(0)
-    torch.save(timm.create_model("resnet18", num_classes=2).state_dict(), "cats_and_dogs.pth")
+    torch.save(timm.create_model(NETWORK, num_classes=2).state_dict(), "cats_and_dogs.pth")
     return {}
 
 
 def pruned_digits() -> dict[str, Any]:
     """A pruned file in place of that of a page's training run."""
-    model = timm.create_model("resnet18", num_classes=10)
+    model = timm.create_model(NETWORK, num_classes=10)
     plan = sirfp.prune(model, torch.zeros(1, 3, 32, 32), "magnitude", 0.5)
     sirfp.save("output/scenes_resnet18_sirfp/pruned.safetensors", model, plan)
     return {}

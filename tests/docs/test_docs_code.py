@@ -38,17 +38,29 @@ SLOW = {rf"^python projects/\w+/train_net\.py .*{HERE}": "a minute each, even wi
 """Commands that are run where slow tests are, and otherwise only parsed, their configs loaded and checked."""
 SHORT = (
     "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 4 SOLVER.WARMUP_ITERS 0 DATALOADER.NUM_WORKERS 0 TEST.EVAL_PERIOD 0 "
-    "SIRFP.STEPS 1 SIRFP.START_ITER 2 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 0 SIRFP.RECONSTRUCTION_ITERS 1"
+    "SIRFP.STEPS 1 SIRFP.START_ITER 2 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 0 SIRFP.RECONSTRUCTION_ITERS 1 "
+    "SIRFP.CURVE_IMAGES 2"
 )
 LESS = [
     (r"^sirfp data scenes$", "--train 8 --val 16 --size 64"),
     (r"^sirfp study ", "--list"),
+    (r"^sirfp prune --zoo ", "--criterion magnitude --reconstruction 0 --size 64 64"),
+    (r"^sirfp verify .*--zoo ", "--size 64 64"),
     (r"^sirfp (prune|sensitivity) ", "--batches 1 --batch 2"),
     (r"^sirfp verify .*--images", "--batches 1"),
     (r"^python (my_train\w*|share/train_net)\.py ", SHORT),
     (r"^python projects/\w+/train_net\.py ", f"{SHORT} MODEL.TIMM.WEIGHTS ''"),
 ]
 """What is added to a command so that it is quick."""
+SMALLER = [
+    (r'(--timm |create_model\(")resnet18\b', r"\1test_resnet"),
+    (r"zeros\(1, 3, 224, 224\)", "zeros(1, 3, 64, 64)"),
+    (r"\*\*resolve_model_data_config\(model\)", r'\g<0> | {"input_size": (3, 64, 64)}'),
+    (r"rand\(3, 128, 160\)", "rand(3, 64, 64)"),
+    (r"\[128, 160, 192\], MIN_SIZE_TEST: 160", "[64, 80, 96], MIN_SIZE_TEST: 80"),
+    (r"(batches = list\(itertools.islice\(.*), 16\)\)", r"\1, 3))"),
+]
+"""(pattern, replacement) of what is smaller in the pages' code as it is run than as it is printed."""
 STAND_INS = {
     "README.md": stand_ins.weights_and_detector,
     "docs/own_loop.md": stand_ins.labelled_batches,
@@ -74,7 +86,7 @@ def folder(tmp_path, monkeypatch, clean_catalogs):
 
 def read(page: str, not_run, monkeypatch) -> Reader:
     """Runs all code of a page."""
-    reader = Reader(STAND_INS.get(page, dict)(), LESS, not_run, monkeypatch)
+    reader = Reader(STAND_INS.get(page, dict)(), LESS, SMALLER, not_run, monkeypatch)
     for block in blocks(page):
         try:
             reader.read(block)
@@ -98,6 +110,11 @@ def test_the_code_of_a_page_runs(page, folder, monkeypatch):
 def test_the_training_runs_of_a_page_run(page, folder, monkeypatch):
     reader = read(page, NOT_RUN, monkeypatch)
     assert any(re.search(pattern, line) for line in reader.ran for pattern in SLOW)
+
+
+def test_what_is_made_smaller_is_on_a_page():
+    text = "\n".join(block.text for page in PAGES for block in blocks(page))
+    assert [pattern for pattern, _ in SMALLER if not re.search(pattern, text)] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
