@@ -21,19 +21,26 @@ from sirfp.training.schedule import Schedule
 from sirfp.verify import compare
 
 
-def test_a_run_prunes_in_steps_and_reports(tmp_path):
-    trainer = run(tmp_path)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run: its folder and its trainer."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder)
+
+
+def test_a_run_prunes_in_steps_and_reports(whole):
+    folder, trainer = whole
     plan = trainer.pruning.plan
     assert 0.35 <= plan.flops[1] / plan.flops[0] <= 0.4
     assert plan.params[1] == sum(p.numel() for p in trainer.model.parameters())
-    rows = json.loads((tmp_path / "pruning.json").read_text())
+    rows = json.loads((folder / "pruning.json").read_text())
     assert list(rows) == ["dense", "pruned", "fine-tuned"]
     assert rows["dense"]["flops"] == plan.flops[0] and rows["fine-tuned"]["flops"] == plan.flops[1]
     assert all(row["latency"] > 0 for row in rows.values())
     for name in ("pruning.md", "plan.json", "kept_channels.png", "dense.safetensors"):
-        assert (tmp_path / name).stat().st_size
+        assert (folder / name).stat().st_size
     fresh = TaskTrainer.build_model(None)
-    assert sirfp.load(tmp_path / "pruned.safetensors", fresh) == plan
+    assert sirfp.load(folder / "pruned.safetensors", fresh) == plan
     assert compare(fresh, trainer.model, IMAGE).relative < 1e-6  # the trainer's weights lie channels-last
 
 
@@ -68,16 +75,15 @@ def test_a_run_takes_options_of_the_criterion(tmp_path, caplog, monkeypatch):
     assert "SIRFP.EMA: the key is now SIRFP.OPTIONS.EMA" in caplog.text
 
 
-def test_metrics_follow_the_pruning(tmp_path):
-    run(tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+def test_metrics_follow_the_pruning(whole):
+    lines = [json.loads(line) for line in (whole[0] / "metrics.json").read_text().splitlines()]
     latest = {key: value for line in lines for key, value in line.items()}
     assert latest["sirfp/keep_flops"] <= 0.4
     assert any(key.startswith("sirfp_channels/backbone.") for key in latest)
 
 
-def test_the_optimizer_goes_on(tmp_path):
-    trainer = run(tmp_path)
+def test_the_optimizer_goes_on(whole):
+    trainer = whole[1]
     held = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in trainer.model.parameters()}
     for parameter in trainer.model.parameters():
@@ -85,13 +91,12 @@ def test_the_optimizer_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [2, 4, 7, 8, 9, 12, 13, 14, 19])
-def test_a_run_cut_off_anywhere_resumes_to_the_same_network(tmp_path, stop):
-    whole = run(tmp_path / "whole")
+def test_a_run_cut_off_anywhere_resumes_to_the_same_network(whole, tmp_path, stop):
     with pytest.raises(Stopped):
         run(tmp_path / "cut", stop=stop)
     resumed = run(tmp_path / "cut", resume=True)
-    assert resumed.pruning.plan == whole.pruning.plan
-    for name, tensor in whole.model.state_dict().items():
+    assert resumed.pruning.plan == whole[1].pruning.plan
+    for name, tensor in whole[1].model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0)
 
 
@@ -108,17 +113,17 @@ def test_each_network_of_a_run_is_tested_once(tmp_path, monkeypatch):
     assert list(json.loads((tmp_path / "pruning.json").read_text())) == ["dense", "pruned", "fine-tuned"]
 
 
-def test_a_pruned_checkpoint_is_evaluated_as_it_is(tmp_path):
-    trainer = run(tmp_path)
-    results = engine.evaluate(TaskTrainer, config(tmp_path), resume=True)
+def test_a_pruned_checkpoint_is_evaluated_as_it_is(whole, tmp_path):
+    folder, trainer = whole
+    results = engine.evaluate(TaskTrainer, config(folder), resume=True)
     assert results == TaskTrainer.test(None, trainer.model)
-    weights = str(tmp_path / "pruned.safetensors")
+    weights = str(folder / "pruned.safetensors")
     assert engine.evaluate(TaskTrainer, config(tmp_path / "other", "MODEL.WEIGHTS", weights)) == results
 
 
-def test_a_run_may_start_from_a_pruned_network_and_prune_further(tmp_path):
-    first = run(tmp_path / "a")
-    further = run(tmp_path / "b", "MODEL.WEIGHTS", str(tmp_path / "a/pruned.safetensors"), "SIRFP.KEEP_FLOPS", "0.25")
+def test_a_run_may_start_from_a_pruned_network_and_prune_further(whole, tmp_path):
+    folder, first = whole
+    further = run(tmp_path, "MODEL.WEIGHTS", str(folder / "pruned.safetensors"), "SIRFP.KEEP_FLOPS", "0.25")
     plan = further.pruning.plan
     assert plan.flops[0] == first.pruning.plan.flops[0]
     assert plan.flops[1] / plan.flops[0] <= 0.25
