@@ -13,7 +13,7 @@ from sirfp.reporting.figures import as_rgb
 PRUNING = [
     "SIRFP.HOOKS", "['Accumulate','Report','PruneSteps','Recover']", "SIRFP.KEEP_FLOPS", "0.6", "SIRFP.START_ITER", "2",
     "SIRFP.ACCUMULATE_ITERS", "1", "SIRFP.ACCUMULATE_PERIOD", "1", "SIRFP.RECONSTRUCTION_ITERS", "1",
-    "SIRFP.INPUT_SIZE", "[64, 64]", "SOLVER.MAX_ITER", "3", "TEST.EVAL_PERIOD", "0",
+    "SIRFP.CURVE_IMAGES", "2", "SIRFP.INPUT_SIZE", "[64, 64]", "SOLVER.MAX_ITER", "3", "TEST.EVAL_PERIOD", "0",
 ]  # fmt: skip
 FORMATS = {1: "L", 4: "RGBA"}
 TRAINERS = {
@@ -48,7 +48,8 @@ def test_images_of_other_than_three_channels(tmp_path, project, channels, clean_
     words = [*command(project, root, f"c{channels}_{project}"), *keys(project, channels)]
     with loaded(f"projects/{project}/train_net.py") as script:
         add_config = getattr(script, f"add_{project}_config", None)
-        engine.run(getattr(script, TRAINERS[project]), add_config, [*words, *PRUNING])
+        ranking = ["SIRFP.WIDTHS", "ranking"] if project == "detection" else []
+        engine.run(getattr(script, TRAINERS[project]), add_config, [*words, *PRUNING, *ranking])
         assert (root / "out/predictions.png").is_file()
         plan, state = read(root / "out/pruned.safetensors")
         assert plan.flops[1] < 0.61 * plan.flops[0]

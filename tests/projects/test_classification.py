@@ -52,7 +52,7 @@ def options(folder, tmp_path):
         "--num-gpus", "0", "--config-file", str(PROJECT / "configs/folder/efficientnet_lite0.yaml"),
         "DATASETS.IMAGES.NAME", name, "DATASETS.TRAIN", f"('{name}_train',)", "DATASETS.TEST", f"('{name}_test',)",
         "DATASETS.IMAGES.TRAIN", str(folder / "all"), "DATASETS.IMAGES.TEST", str(folder / "all"),
-        "MODEL.TIMM.NAME", "mobilenetv3_small_050", "MODEL.TIMM.WEIGHTS", "", "MODEL.CLASSIFIER.NUM_CLASSES", "3",
+        "MODEL.TIMM.NAME", "test_efficientnet", "MODEL.TIMM.WEIGHTS", "", "MODEL.CLASSIFIER.NUM_CLASSES", "3",
         "INPUT.SIZE", "32", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0",
         "TEST.EVAL_PERIOD", "1", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "out"),
     ]  # fmt: skip
@@ -66,7 +66,8 @@ PRUNING = [
     "SIRFP.KEEP_FLOPS", "0.6", "SIRFP.STEPS", "2", "SIRFP.ACCUMULATE_ITERS", "2", "SIRFP.RECOVER_ITERS", "1",
     "SIRFP.ACCUMULATE_PERIOD", "1", "SOLVER.MAX_ITER", "5", "TEST.EVAL_PERIOD", "2",
     "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover', 'AverageWeights', 'Redundancies']",
-    "SIRFP.RECOVER_NORM_ITERS", "1", "MODEL.TEACHER.WEIGHT", "0.5", "INPUT.AUGMENT.MIXUP", "0.2",
+    "SIRFP.RECONSTRUCTION_ITERS", "2", "SIRFP.RECOVER_NORM_ITERS", "1",
+    "MODEL.TEACHER.WEIGHT", "0.5", "INPUT.AUGMENT.MIXUP", "0.2",
 ]  # fmt: skip
 
 
@@ -117,7 +118,7 @@ def test_a_pruned_network_is_plain_timm_and_holds_the_average(project, options, 
     out = tmp_path / "out"
     rows = json.loads((out / "pruning.json").read_text())
     assert list(rows) == ["dense", "pruned", "fine-tuned"]
-    network = timm.create_model("mobilenetv3_small_050", num_classes=3)
+    network = timm.create_model("test_efficientnet", num_classes=3)
     plan = sirfp.load(out / "pruned.safetensors", network)
     assert 0.55 < plan.flops[1] / plan.flops[0] <= 0.6
     assert network.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 3)
