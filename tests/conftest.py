@@ -1,5 +1,6 @@
 """Fixtures for all tests: real data sets, if they are installed, and clean catalogs."""
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -20,6 +21,13 @@ def logging_as_it_was():
     before = logging.root.manager.disable
     yield
     logging.disable(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected():
+    """Exempts what is alive between two modules of tests, mostly imported code, from later garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
