@@ -32,7 +32,7 @@ def segmentor(head: str, backbone: str, norm: str) -> nn.Module:
     sem_seg.COMMON_STRIDE = 4
     resnets.OUT_FEATURES = sem_seg.IN_FEATURES
     if backbone == "timm":
-        cfg.MODEL.BACKBONE.NAME, cfg.MODEL.TIMM.NAME = "build_timm_backbone", "tf_efficientnet_lite0"
+        cfg.MODEL.BACKBONE.NAME, cfg.MODEL.TIMM.NAME = "build_timm_backbone", "test_efficientnet"
         cfg.MODEL.TIMM.OUTPUT_STRIDE, cfg.MODEL.TIMM.NORM = 16, "" if norm == "BN" else norm
         cfg.MODEL.TIMM.OUT_FEATURES = ["stride4", "stride16"]
         sem_seg.IN_FEATURES, sem_seg.PROJECT_FEATURES = ["stride4", "stride16"], ["stride4"]
@@ -42,7 +42,8 @@ def segmentor(head: str, backbone: str, norm: str) -> nn.Module:
         cfg.MODEL.TIMM.OUT_FEATURES = sem_seg.IN_FEATURES = ["stride4", "stride8", "stride16", "stride32"]
     else:
         resnets.DEPTH = int(backbone)
-        resnets.RES2_OUT_CHANNELS = 256 if backbone == "50" else 64
+        resnets.RES2_OUT_CHANNELS = 32 if backbone == "50" else 64
+        resnets.WIDTH_PER_GROUP = 8 if backbone == "50" else 64
         if head == "PyramidPoolingHead":
             sem_seg.COMMON_STRIDE = 32
         if head == "DeepLabV3Head":
