@@ -38,12 +38,14 @@ class Task:
 
     Attributes:
         project: the folder in projects/, and the task's name.
+        network: the name of its configs in the project's folder configs/scenes.
         metric: the metric that networks are compared by, as runs name it.
         start: the task whose trained network the backbone starts from when the network is trained; "" for random
             weights.
     """
 
     project: str
+    network: str
     metric: str
     start: str = ""
 
@@ -55,12 +57,12 @@ class Task:
     @property
     def training(self) -> Path:
         """The config by which the network is trained from nothing."""
-        return PROJECTS / self.project / "configs/scenes/demo.yaml"
+        return PROJECTS / self.project / f"configs/scenes/{self.network}.yaml"
 
     @property
     def pruning(self) -> Path:
         """The config by which the trained network is pruned and fine-tuned."""
-        return PROJECTS / self.project / "configs/scenes/demo_sirfp.yaml"
+        return PROJECTS / self.project / f"configs/scenes/{self.network}_sirfp.yaml"
 
     @property
     def name(self) -> str:
@@ -71,8 +73,8 @@ class Task:
 TASKS = {
     task.project: task
     for task in (
-        Task("segmentation", "sem_seg/mIoU", start="classification"),
-        Task("classification", "classification/top1"),
+        Task("segmentation", "deeplab_v3_plus_test_resnet", "sem_seg/mIoU", start="classification"),
+        Task("classification", "test_resnet", "classification/top1"),
     )
 }
 
