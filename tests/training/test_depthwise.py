@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sirfp.training.depthwise import DepthwiseGradients
+from sirfp.training.step import MixedPrecisionTrainer
 
 SHAPES = [
     # kernel, stride, padding, dilation
@@ -69,3 +70,13 @@ def test_a_frozen_weight_has_no_gradient():
     with torch.autocast("cpu", torch.bfloat16), DepthwiseGradients():
         layer(x).sum().backward()
     assert layer.weight.grad is None and x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "grad", "modes"), [(None, True, 0), (torch.bfloat16, True, 1), (torch.bfloat16, False, 0)]
+)
+def test_only_gradients_in_bfloat16_pay_for_it(precision, grad, modes):
+    model = nn.Conv2d(1, 1, 1)
+    trainer = MixedPrecisionTrainer(model, [], torch.optim.SGD(model.parameters(), 0.1), precision, lambda: None)
+    with torch.set_grad_enabled(grad), trainer.autocast():
+        assert torch._C._len_torch_function_stack() == modes
