@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -133,6 +134,7 @@ def test_every_way_to_start_them_is_the_same(pair, tmp_path, how, monkeypatch, c
     ],
 )
 def test_one_that_fails_ends_the_run_with_a_word(forking, tmp_path, fault, code, says, monkeypatch, capfd):
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # handlers of earlier tests write to streams that are closed
     flags = ["--timeout", "0.1"] if "freeze" in fault else []
     assert run(tmp_path, "--num-processes", "2", *flags, fault=fault, monkeypatch=monkeypatch) == code
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ") or says in line]
