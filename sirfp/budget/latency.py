@@ -53,10 +53,10 @@ At such close shares the error is about the same, and their median reduces noise
 TRIES = 8
 """Maximum number of plans that are measured. It bounds the time; the best of these plans is taken."""
 SECONDS = 2.0
-"""Time of one comparison of two networks, in seconds; more if the minimum of `ROUNDS` takes longer."""
-ROUNDS = (9, 101)
-"""Minimum and maximum number of rounds of a comparison. Fewer rounds give no reliable quartile; for fast networks, more
-rounds add no information."""
+"""Time of one comparison of two networks, in seconds. It takes longer if `ROUNDS` need more, and less if the networks
+are so fast that the largest number of rounds (`sirfp.network.latency.MOST`) needs less."""
+ROUNDS = 9
+"""Minimum number of rounds of a comparison. Fewer rounds give no reliable quartile."""
 
 
 @dataclass(frozen=True)
@@ -274,9 +274,8 @@ def _compared(first: nn.Module, second: nn.Module, inputs: Any) -> tuple[float, 
 
     Each is the lower quartile, which other work on the machine disturbs least.
     """
-    guess = measure({"": (first, inputs)}, warmup=1, repeats=1)[""].median
-    rounds = int(min(ROUNDS[1], max(ROUNDS[0], SECONDS / 2 / guess)))
-    times: dict[str, Latency] = measure({"first": (first, inputs), "second": (second, inputs)}, repeats=rounds)
+    models = {"first": (first, inputs), "second": (second, inputs)}
+    times: dict[str, Latency] = measure(models, repeats=ROUNDS, seconds=SECONDS)
     return times["first"].low, times["second"].low
 
 

@@ -15,7 +15,7 @@ from .forward import call, inference
 from .untouched import copied_inputs
 
 MOST = 101
-"""Largest number of rounds that are counted because they are short."""
+"""Largest number of rounds that are counted because they are short. More add no information."""
 
 
 @dataclass(frozen=True)
