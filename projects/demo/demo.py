@@ -17,7 +17,6 @@ begin()  # before imports that need Detectron2
 
 import argparse
 import importlib
-import json
 import os
 import shutil
 import sys
@@ -34,6 +33,7 @@ from sirfp.data.scenes import make_scenes
 from sirfp.engine import Trainer, one_line_errors, run
 from sirfp.reporting.tables import Row, comparison, percent
 from sirfp.study import run_page
+from sirfp.study.run_page import rows
 
 OUTPUT = Path("output/demo")
 COSTS = {
@@ -56,7 +56,7 @@ def main() -> None:
     if args.control or args.ship:
         gained = networks.continued(task, weights, OUTPUT)
     if args.ship:
-        networks.ship(task, weights.parent, {"dense": metric(task, output, "dense"), "continued": gained})
+        networks.ship(task, weights.parent, {"dense": rows(output)["dense"].metrics[task.metric], "continued": gained})
     elif not args.scratch and gained is None:
         gained = networks.record()[task.project]["continued"]
     say(task, output, gained)
@@ -108,17 +108,6 @@ def shown(base: type[Trainer], costs: Costs) -> type[Trainer]:
                 self.progress.finish()
 
     return Shown
-
-
-def rows(output: Path) -> dict[str, Row]:
-    """Returns the networks of a run: "dense", "pruned" and "fine-tuned"."""
-    found = json.loads((output / "pruning.json").read_text())
-    return {name: Row(name, r["flops"], r["params"], r["metrics"], r["latency"]) for name, r in found.items()}
-
-
-def metric(task: Task, output: Path, name: str) -> float:
-    """Returns the task's metric of a network of a run."""
-    return rows(output)[name].metrics[task.metric]
 
 
 def say(task: Task, output: Path, gained: float | None) -> None:

@@ -37,14 +37,18 @@ def write(folder: Path, title: str, notes: Sequence[str] = (), metrics: Sequence
     return folder / NAME
 
 
+def rows(folder: Path) -> dict[str, Row]:
+    """Returns the networks of a finished run, by name: "dense", "pruned" and "fine-tuned"."""
+    found = json.loads((folder / "pruning.json").read_text())
+    return {n: Row(n, r["flops"], r["params"], r.get("metrics", {}), r.get("latency")) for n, r in found.items()}
+
+
 def page(folder: Path, title: str, notes: Sequence[str] = (), metrics: Sequence[str] = ()) -> str:
     """Returns the page as HTML, see `write`; all names and texts are escaped."""
-    rows = json.loads((folder / "pruning.json").read_text())
-    networks = [Row(name, r["flops"], r["params"], r.get("metrics", {}), r.get("latency")) for name, r in rows.items()]
     explained = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
     drawn = [(heading, pictures.picture(folder / name, heading)) for name, heading in PICTURES]
     body = [
-        f"<main><section><h2>Results</h2>{_table(comparison(networks, metrics))}{explained}</section>",
+        f"<main><section><h2>Results</h2>{_table(comparison(rows(folder).values(), metrics))}{explained}</section>",
         *(f"<section><h2>{escape(heading)}</h2>{image}</section>" for heading, image in drawn if image),
         "<section><h2>Settings</h2><details><summary>The run's config</summary>"
         f"<pre>{escape((folder / 'config.yaml').read_text())}</pre></details></section></main>",
