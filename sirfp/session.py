@@ -300,14 +300,13 @@ class PruningSession:
         limits = self.bounds()  # before batches are looked at: it may raise an error
         criterion, moments, curves = self._look(evidence, refit, measured=target.share < 1)
         found = self.find()
-        if curves is not None:
-            with untouched(self.model):
+        with untouched(self.model):
+            if curves is not None:
                 curves = finer_curves(
                     self.model, self.example_inputs, found, criterion, target, evidence, moments, curves,
                     limits, self.plan,
                 )  # fmt: skip
-            self.measured[-1] = sensitivities(found, curves)
-        with untouched(self.model):
+                self.measured[-1] = sensitivities(found, curves)
             choice = decide_once(
                 lambda: decide(self.model, self.example_inputs, found, criterion, target, limits, self.plan, curves)
             )

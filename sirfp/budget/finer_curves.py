@@ -59,8 +59,8 @@ def finer_curves(
     finer = dict(curves)
     for _ in range(ROUNDS):
         chosen = decide_once(partial(target.likely_widths, model, example_inputs, found, finer, limits, before))
-        wanted = {name: [width] for name, width in chosen.items() if width not in finer[name].widths}
-        wanted = {name: width for name, width in wanted.items() if name not in limits.widths}
+        free = ((name, width) for name, width in chosen.items() if name not in limits.widths)
+        wanted = {name: [width] for name, width in free if width not in finer[name].widths}
         more = evidence.curves(model, found, criterion, moments, limits, wanted) if wanted else None
         if not more:
             break

@@ -92,22 +92,21 @@ def prepare(cfg: CfgNode, opts: list[str]) -> list[str]:
     """
     keys = [key.upper() if key.startswith(f"{PLACE}.") else key for key in opts[::2]]
     given = list(zip(keys, opts[1::2], strict=True))
+    rest = []
     for key, value in given:
         if key == WIDTHS:
             cfg.SIRFP.KEEP = _mapping(value)
         elif key.startswith(f"{WIDTHS}."):  # one layer, whose name may contain dots
-            cfg.SIRFP.KEEP[key[len(WIDTHS) + 1 :]] = _width(key, value)
-    given = [pair for pair in given if pair[0] != WIDTHS and not pair[0].startswith(f"{WIDTHS}.")]
-    make_room(cfg, [key for key, _ in given])
-    return [word for pair in given for word in pair]
+            cfg.SIRFP.KEEP[key.removeprefix(f"{WIDTHS}.")] = _width(key, value)
+        else:
+            rest.append((key, value))
+    make_room(cfg, [key for key, _ in rest])
+    return [word for pair in rest for word in pair]
 
 
 def _mapping(text: str) -> CfgNode:
     """Reads the widths of single layers, such as `{'layer3.*': 0.5}`, from the command line."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
+    value = _value(text)
     if not isinstance(value, dict):
         raise InputError(f"{WIDTHS} must map names of layers to widths, such as {{'layer3.*': 0.5}}, got {text!r:.80}")
     return CfgNode({str(name): width for name, width in value.items()}, new_allowed=True)
@@ -115,13 +114,18 @@ def _mapping(text: str) -> CfgNode:
 
 def _width(key: str, text: str) -> int | float:
     """Reads the width of a single layer, such as `0.5`, from the command line."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
+    value = _value(text)
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise InputError(f"{key} must be a share such as 0.5 or a number of channels such as 64, got {text!r:.80}")
     return value
+
+
+def _value(text: str) -> Any:
+    """Reads a value from the command line; None if it is no YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
 
 
 def written(cfg: CfgNode) -> dict[str, tuple[str, Any]]:
