@@ -1,4 +1,4 @@
-"""The frame of an HTML page that loads no other file: its head, its style, its script and its first lines."""
+"""The frame of an HTML page that loads no other file: its head, style, script and first lines; its wide parts."""
 
 from __future__ import annotations
 
@@ -30,3 +30,13 @@ def frame(title: str, line: str, body: Iterable[str]) -> str:
         + "\n".join(part for part in (header, *body) if part)
         + f"\n<script>{script}</script></body></html>\n"
     )
+
+
+def scrolling(label: str, content: str) -> str:
+    """Returns content, as HTML, that scrolls sideways alone where the screen is narrower, so that the page does not.
+
+    Args:
+        label: what it is, for those who do not see it.
+        content: a table or a picture, as HTML.
+    """
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{content}</div>'

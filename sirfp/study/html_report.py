@@ -13,7 +13,7 @@ from ..files.whole import whole_file
 from ..reporting.provenance import versions
 from ..reporting.tables import giga, mega
 from . import charts, pictures
-from .frame import frame
+from .frame import frame, scrolling
 from .grid import Study
 from .results import (
     Row,
@@ -123,11 +123,8 @@ def _results(found: Sequence[Row]) -> str:
         "called in turns at the end of the same runs; the speed-up is their ratio. Runs at the same time slow each "
         "other down, so compare speed-ups, not milliseconds of different rows."
     )
-    return (
-        '<section><h2>Results</h2><div class="scroll" tabindex="0" role="region" aria-label="Results">'
-        f'<table id="results"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        f'<p class="note">{note}</p></section>'
-    )
+    rows = f'<table id="results"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<section><h2>Results</h2>{scrolling("Results", rows)}<p class="note">{note}</p></section>'
 
 
 def _table_row(row: Row, best: bool) -> str:

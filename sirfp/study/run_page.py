@@ -12,7 +12,7 @@ from ..files.whole import whole_file
 from ..reporting.provenance import versions
 from ..reporting.tables import Row, Table, comparison
 from . import pictures
-from .frame import frame
+from .frame import frame, scrolling
 
 NAME = "report.html"
 PICTURES = (
@@ -47,9 +47,10 @@ def page(folder: Path, title: str, notes: Sequence[str] = (), metrics: Sequence[
     """Returns the page as HTML, see `write`; all names and texts are escaped."""
     explained = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
     drawn = [(heading, pictures.picture(folder / name, heading)) for name, heading in PICTURES]
+    shown = [f"<section><h2>{escape(name)}</h2>{scrolling(name, image)}</section>" for name, image in drawn if image]
     body = [
         f"<main><section><h2>Results</h2>{_table(comparison(rows(folder).values(), metrics))}{explained}</section>",
-        *(f"<section><h2>{escape(heading)}</h2>{image}</section>" for heading, image in drawn if image),
+        *shown,
         "<section><h2>Settings</h2><details><summary>The run's config</summary>"
         f"<pre>{escape((folder / 'config.yaml').read_text())}</pre></details></section></main>",
     ]
@@ -65,7 +66,4 @@ def _table(table: Table) -> str:
         "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
         for row in table.rows
     )
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Results">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    return scrolling("Results", f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")

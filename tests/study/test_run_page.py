@@ -31,6 +31,8 @@ def test_the_page_has_the_table_the_pictures_and_the_settings(folder):
         ["dense", "80.00", "2.00", "100.0%", "3.00", "100.0%", "4.0"],
         ["fine-tuned", "79.50", "0.8", "40.0%", "3.00", "100.0%", "2.0"],
     ]
+    wide = re.findall('<div class="scroll"[^>]*aria-label="[^"]+"><(table|img)', text)
+    assert wide == ["table", "img"], "no part widens the page"
     assert "as &lt;fast&gt;" in text and text.count("<img") == 1 and 'src="data:image/webp;base64,' in text
     assert "alert(1)" in text and "<script>alert" not in text
 
