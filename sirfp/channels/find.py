@@ -32,6 +32,7 @@ from ..network.outputs import Outputs as ModelOutputs
 from ..network.outputs import only
 from ..network.patterns import matching, modules_with_tensors
 from ..network.proposals import fixed_proposals
+from ..network.response_norm import followed_response_norms
 from ..network.size_watch import SizeWatch
 from ..network.training_reads import TrainingReads
 from ..network.untouched import SharedMemory, copied_model, outside_inference_mode, random_states, untouched
@@ -186,7 +187,7 @@ def _trace_once(
     widths, outputs, reads = feature_widths(model, trace), Outputs(model, trace), TrainingReads()
     sizes = SizeLog(model, trace)
     watch = SizeWatch(model, sizes.seen, sizes.entered)
-    with widths, followed_heads(model, trace):
+    with widths, followed_heads(model, trace), followed_response_norms(model, trace):
         trace.owner = watch.owner
         with inference(model), fixed_proposals(model), outputs, reads, watch, trace:
             output = attempted(call, model, inputs, "the example inputs")
@@ -201,7 +202,8 @@ def _trace_once(
         _freeze_scripted(model, trace, state)
         askers = [module for module in reads.modules if not type(module).__module__.startswith("torch.nn.modules")]
         code = trace.code
-        ran = _follow_training(model, inputs, trace, state, watch, bool(askers))
+        with followed_response_norms(model, trace):
+            ran = _follow_training(model, inputs, trace, state, watch, bool(askers))
         trace.owner = str  # the watch refers to the trace: without this circle, what the trace holds is freed at once
         trains = ran and (trace.code != code or any(map(is_held, askers)))
     _keep(model, trace, state, training_only(model), "it runs only in training")

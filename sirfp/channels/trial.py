@@ -140,6 +140,7 @@ def freeze_groups(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:
         sizes=found.sizes,
         emissions=tuple(replace(e, atoms=place[e.atoms]) for e in found.emissions),
         widths={m: {f: place[a] for f, a in v.items()} for m, v in found.widths.items()},
+        positions={m: place[a] for m, a in found.positions.items()},
         branches=found.branches,
         calls=tuple(replace(c, atoms=tuple(None if a is None else place[a] for a in c.atoms)) for c in found.calls),
         heads=found.heads,

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..network.branches import within
+from ..network.response_norm import new_positions
 from ..network.timm_attributes import FEATURE
 from ..structure.groups import MODEL_OUTPUT
 from ..structure.plan import Cut, PruningPlan
@@ -74,7 +75,8 @@ def loadable(
     elif not heads:
         raise InputError(f"{source} does not say which layer makes its outputs: replace the head after loading")
     gone = set() if head != 0 else {name for name in own if within(name, heads)}
-    kept_names = set(own) - gone
+    norms = set(new_positions(model))  # tensors that a cut makes
+    kept_names = (set(own) | norms) - gone
     wrapper = isinstance(getattr(getattr(model, "feature_info", None), "info", None), list)
     state = {
         name: tensor
@@ -155,7 +157,7 @@ def _renamed(
 
     These flatten the first parts of names (`stages.0.conv` becomes `stages_0.conv`), or put `model.` before them.
     """
-    own = set(dict(model.named_parameters())) | set(dict(model.named_buffers()))
+    own = set(dict(model.named_parameters())) | set(dict(model.named_buffers())) | set(new_positions(model))
     places = {name for cut in plan.cuts for name, _ in cut.tensors}
     names = {name: _name_in(name, own) for name in {*state, *places}}
     if all(name == new for name, new in names.items()):

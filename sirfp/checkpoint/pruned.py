@@ -15,6 +15,7 @@ from torch import nn
 from ..errors import InputError
 from ..files.whole import whole_file
 from ..network.branches import training_only, within
+from ..network.response_norm import new_positions
 from ..network.wrappers import on_plain_model
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply
@@ -176,7 +177,7 @@ def restore(
     dense = model.state_dict()
     shapes = {name: list(tensor.shape) for name, tensor in dense.items()}
     if plan:
-        _cut_shapes(shapes, plan.fitting(dense), model, source)
+        _cut_shapes(shapes, plan.fitting({*dense, *new_positions(model)}), model, source)
     stored = {name for name in _stored_names(model, shapes) if not within(name, own)}
     _check_state(state, shapes, stored, source)
     if plan:
@@ -204,8 +205,11 @@ def _cut_shapes(shapes: dict[str, list[int]], plan: PruningPlan, model: nn.Modul
             raise InputError(f"{source} is for another model: this model has no {name!r}")
         shapes.setdefault(f"{name}.bias", [shapes[f"{name}.weight"][0]])
     unsaved = {name: list(buffer.shape) for name, buffer in model.named_buffers() if name not in shapes}
+    norms = new_positions(model)
     for cut in plan.cuts:
         for name, dim in cut.tensors:
+            if name in norms:  # a dense network does not have them yet
+                continue
             shape = shapes.get(name) or unsaved.get(name)
             if shape is None or dim >= len(shape) or shape[dim] != cut.size:
                 found = "is missing" if shape is None else f"has shape {tuple(shape)}"

@@ -92,6 +92,7 @@ def build_groups(
         cost=Cost.build(trace.products, parameters, atom_of, components.of, atoms),
         emissions=_emissions(trace, state, atom_of[components.of]),
         widths={m: {f: atom_of[components.of[d]] for f, d in v.items()} for m, v in widths.items()},
+        positions={m: atom_of[components.of[d]] for m, d in trace.positions.items() if d is not None},
         branches=branches,
         calls=tuple(
             replace(c, atoms=tuple(None if d is None else atom_of[components.of[d]] for d in c.atoms)) for c in calls

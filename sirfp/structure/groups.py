@@ -171,6 +171,8 @@ class ChannelGroups:
         sizes: {name of a parameter or buffer: its shape}.
         emissions: the constants that emptied channels emit into the layers that read them.
         widths: {module: {feature: the atom of each channel}} of the widths that modules announce.
+        positions: {module: the atom of each channel} of the modules whose cut needs the dense positions of the channels
+            (`sirfp.network.response_norm`).
         branches: the modules that run only in training; the cost does not count them.
         calls: the calls in which the model's code gives sizes, in the order of the forward pass.
         heads: {number of an operation that splits channels: k} for splits that lose whole heads (`ChannelTrace`).
@@ -182,6 +184,7 @@ class ChannelGroups:
     sizes: dict[str, tuple[int, ...]]
     emissions: tuple[Emission, ...] = ()
     widths: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    positions: dict[str, np.ndarray] = field(default_factory=dict)
     branches: tuple[str, ...] = ()
     calls: tuple[SizeCall, ...] = ()
     heads: dict[int, int] = field(default_factory=dict)

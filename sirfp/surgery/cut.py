@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..network.attention import note_heads, refit_attention
+from ..network.response_norm import POSITIONS, give_positions, new_positions, refit_response_norms
 from ..network.sizes import check_sizes, is_size_key, set_sizes
 from ..network.strided_pointwise import guard
 from ..network.timm_attributes import announce, refit
@@ -41,9 +42,15 @@ def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:
         if gone.any():
             for piece in group.slices:
                 removed.setdefault((piece.tensor, piece.dim), []).append(piece.index[gone].reshape(-1))
+    sizes = {(tensor, dim): found.sizes[tensor][dim] for tensor, dim in removed}
+    for module, atoms in found.positions.items():
+        lost = np.flatnonzero(~np.append(keep, True)[atoms])
+        if len(lost):
+            place = f"{module}.{POSITIONS}".lstrip("."), 0
+            removed[place], sizes[place] = [lost], len(atoms)
     joined: dict[tuple, list[tuple[str, int]]] = {}
     for (tensor, dim), pieces in removed.items():
-        size = found.sizes[tensor][dim]
+        size = sizes[tensor, dim]
         left = np.ones(size, dtype=bool)
         left[np.concatenate(pieces)] = False
         joined.setdefault((size, tuple(np.flatnonzero(left).tolist())), []).append((tensor, dim))
@@ -76,11 +83,13 @@ def cut_by(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer
     Raises:
         InputError: the plan was made for another model. The model is then unchanged.
     """
-    pieces, given = _fitting(model, plan)
+    pieces, given, positions = _fitting(model, plan)
     modules = dict(model.named_modules())
     note_heads(model)
     for name in given:
         give_bias(modules[name], optimizer)
+    for module, size in positions:
+        give_positions(module, size, next((p.device for p in model.parameters()), torch.device("cpu")))
     _cut_tensors(model, pieces, optimizer)
     for name, features in plan.widths.items():
         if name in modules and isinstance(getattr(modules[name], "_out_feature_channels", None), dict):
@@ -89,6 +98,7 @@ def cut_by(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer
             announce(modules[name], features)
     refit(model)
     refit_attention(model)
+    refit_response_norms(model)
     for name, features in plan.widths.items():
         if name in modules:
             set_sizes(modules[name], features)
@@ -97,19 +107,20 @@ def cut_by(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer
 
 def _fitting(
     model: nn.Module, plan: PruningPlan
-) -> tuple[dict[str, list[tuple[int, tuple[int, ...]]]], tuple[str, ...]]:
+) -> tuple[dict[str, list[tuple[int, tuple[int, ...]]]], tuple[str, ...], list[tuple[nn.Module, int]]]:
     """Checks that a plan fits a model.
 
     Returns:
-        The kept indices of each tensor that is cut, {name: [(dimension, indices)]}, and the modules that are given a
-        bias.
+        The kept indices of each tensor that is cut, {name: [(dimension, indices)]}, the modules that are given a bias,
+        and those that are given positions (`sirfp.network.response_norm`), with their numbers of channels.
 
     Raises:
         InputError: see `apply`.
     """
     state: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     state |= dict(model.named_buffers(remove_duplicate=False))
-    plan = plan.fitting(state)
+    norms = new_positions(model)
+    plan = plan.fitting({*state, *norms})
     first = {id(tensor): name for name, tensor in reversed(state.items())}  # a shared tensor is cut once
     modules = dict(model.named_modules())
     given = tuple(name for name in dict.fromkeys(plan.new_biases) if f"{name}.bias" not in state)
@@ -120,12 +131,16 @@ def _fitting(
         if name in modules:
             check_sizes(name, modules[name], widths)
     pieces: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+    positions: dict[int, tuple[nn.Module, int]] = {}
     for cut in plan.cuts:
         for name, dim in cut.tensors:
             if name in state:
                 shape, known = tuple(state[name].shape), first[id(state[name])]
             elif name.removesuffix(".bias") in given and name.endswith(".bias"):
                 shape, known = tuple(modules[name.removesuffix(".bias")].weight.shape[:1]), name
+            elif name in norms:
+                shape, known = (cut.size,), name
+                positions[id(norms[name])] = norms[name], cut.size
             else:
                 raise InputError(f"the plan is for another model: this one has no {name!r}")
             if dim >= len(shape) or shape[dim] != cut.size:
@@ -136,7 +151,7 @@ def _fitting(
             if dim in [d for d, _ in pieces.setdefault(known, [])]:
                 raise InputError(f"the plan is broken: it cuts dimension {dim} of {name!r} twice")
             pieces[known].append((dim, cut.keep))
-    return pieces, given
+    return pieces, given, list(positions.values())
 
 
 def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.optim.Optimizer | None) -> None:

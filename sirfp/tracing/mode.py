@@ -79,6 +79,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         self.products: list[Product] = []
         self.taps: list[Tap] = []
         self.consumers: list[Consumer] = []
+        self.positions: dict[str, Array | None] = {}  # of norms whose cut depends on which channels were neighbours
         self.normed: list[tuple[torch.Tensor, Consumer | None]] = []  # running mean, the layer before the norm
         self.touched: set[str] = set()
         self.counting = True  # False in the training pass: products are those of inference
@@ -205,6 +206,17 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
     def broadcast(self, tensor: torch.Tensor) -> dict[int, Array]:
         """Returns the channels that expanded dimensions of a tensor meet, {dimension: labels}."""
         return self._broadcast.get(tensor, {})
+
+    def read(self, tensor: torch.Tensor) -> None:
+        """Notes that something reads a tensor whose operations the trace does not see."""
+        self._note_reads([tensor])
+        consumer = self.maker(tensor)
+        if consumer is not None:
+            consumer.readers += 1
+
+    def present(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Returns a tensor as such operations read it: as it is. A subclass may zero removed channels."""
+        return tensor
 
     def freeze_tensors(self, tensors: Any, reason: str) -> None:
         for tensor in tensors:

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..network.attention import followed_heads
 from ..network.detectron import feature_widths
+from ..network.response_norm import followed_response_norms
 from ..structure.atoms import state_tensors
 from ..structure.plan import PruningPlan
 from ..tracing import STATISTICS, ChannelTrace
@@ -50,11 +51,13 @@ class KeptStatistics(ChannelTrace):
         self.shapes: list[tuple[str, tuple[int, ...]]] = []
         self._widths = feature_widths(model, self)  # follows heads of attention where the model's code hides them
         self._heads = followed_heads(model, self)
+        self._norms = followed_response_norms(model, self)
         self._cuts, self._gone = plan.cuts, np.zeros(0, dtype=bool)
 
     def __enter__(self):
         self._widths.__enter__()
         self._heads.__enter__()
+        self._norms.__enter__()
         self._gone = np.zeros(self.labels.count, dtype=bool)
         for cut in self._cuts:
             gone = np.ones(cut.size, dtype=bool)
@@ -67,6 +70,7 @@ class KeptStatistics(ChannelTrace):
 
     def __exit__(self, *exc):
         super().__exit__(*exc)
+        self._norms.__exit__(*exc)
         self._heads.__exit__(*exc)
         self._widths.__exit__(*exc)
 
@@ -93,7 +97,7 @@ class KeptStatistics(ChannelTrace):
         """Runs an operation; a statistic runs on the kept channels of its input."""
         name = func._schema.name
         if self.clean and name.removeprefix("aten::") in PRODUCTS:
-            args = tuple(self._cleaned(a) if isinstance(a, torch.Tensor) else a for a in args)
+            args = tuple(self.present(a) if isinstance(a, torch.Tensor) else a for a in args)
         if name not in STATISTICS and not (name.endswith(BATCH_NORMS) and normalises_batch(func, args, kwargs)):
             return func(*args, **kwargs)
         x = args[0]
@@ -119,13 +123,13 @@ class KeptStatistics(ChannelTrace):
         reduced, _ = reduced_axes(func, args, kwargs, x)
         return func(_select(x, {axis: kept[axis] for axis in reduced}), *args[1:], **kwargs)
 
-    def _cleaned(self, x: torch.Tensor) -> torch.Tensor:
+    def present(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns a tensor with its removed channels zeroed."""
-        clean = x
-        for axis, index in enumerate(map(self._kept, self.dims(x))):
+        clean = tensor
+        for axis, index in enumerate(map(self._kept, self.dims(tensor))):
             if index is not None:
-                gone = torch.ones(x.shape[axis], dtype=torch.bool, device=x.device)
-                gone[index.to(x.device)] = False
+                gone = torch.ones(tensor.shape[axis], dtype=torch.bool, device=tensor.device)
+                gone[index.to(tensor.device)] = False
                 clean = clean.index_fill(axis, gone.nonzero().flatten(), 0)
         return clean
 
