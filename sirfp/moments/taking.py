@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..errors import one_line
-from ..network.forward import call
+from ..network.forward import call, first_tensor
 from ..network.held_out import count_images
 from ..structure.groups import ChannelGroups
 from ..tracing.taps import shares
@@ -136,7 +136,7 @@ def _adder(taken: InputMoments, state: _Progress) -> Callable:
 
     def add(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         nonlocal calls, last
-        x = next((x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)), None)
+        x = first_tensor(args, kwargs)
         if x is None or not x.numel():
             return
         with torch.autocast(x.device.type, enabled=False):

@@ -57,6 +57,11 @@ def _names(slots: Any) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
+def first_tensor(args: tuple, kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Returns the first tensor that a module is called with, by position or by keyword; None if there is none."""
+    return next((x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)), None)
+
+
 def random_images(
     size: tuple[int, int], count: int, generator: torch.Generator, channels: int = 3
 ) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ class SizeWatch(TorchFunctionMode):
         model: the model that runs.
         seen: called with the place of the call, its sizes, the tensor that is its first argument, and a function that
             makes the call with given sizes; it returns the result of the call.
-        entered: called with the name of each module whose forward begins, the module and its positional arguments.
+        entered: called with the name of each module whose forward begins, the module and its arguments.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class SizeWatch(TorchFunctionMode):
     def __enter__(self) -> SizeWatch:
         for name, module in self.model.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
-                self._handles.append(module.register_forward_pre_hook(self._entering(name)))
+                self._handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
                 self._handles.append(module.register_forward_hook(self._leaving, always_call=True))
         return super().__enter__()
 
@@ -55,10 +55,10 @@ class SizeWatch(TorchFunctionMode):
             self._handles.pop().remove()
 
     def _entering(self, name: str):
-        def enter(module: nn.Module, inputs: Any) -> None:
+        def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             self._running.append((name, [0, 0]))
             if self.entered is not None:
-                self.entered(name, module, inputs)
+                self.entered(name, module, (*args, *kwargs.values()))
 
         return enter
 

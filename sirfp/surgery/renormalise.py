@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from ..moments import Moments
+from ..network.forward import first_tensor
 from ..network.untouched import untouched
 from ..processes import average_norms, running_norms
 from ..structure.plan import Cut
@@ -83,17 +84,17 @@ def take_norms(model: nn.Module, moments: Moments, half: bool = False) -> NormSt
     taken: NormStatistics = []
     with untouched(model), moments.as_taken(model), _norms(model) as norms, ExitStack() as handles:
         for name, norm in norms.items():
-            handles.callback(norm.register_forward_pre_hook(partial(_take, taken, name)).remove)
+            handles.callback(norm.register_forward_pre_hook(partial(_take, taken, name), with_kwargs=True).remove)
         for batch in moments.part(half):
             taken.append({})
             moments.run(model, batch)
     return taken
 
 
-def _take(taken: NormStatistics, name: str, norm: Any, inputs: tuple) -> None:
+def _take(taken: NormStatistics, name: str, norm: Any, args: tuple, kwargs: dict[str, Any]) -> None:
     """Adds the statistics of a norm's normalised input to those of the present batch."""
     deviation = (norm.running_var.double() + norm.eps).sqrt()
-    _add(taken[-1], name, ChannelStatistics.of(inputs[0]).normalised(norm.running_mean.double(), deviation))
+    _add(taken[-1], name, _statistics(args, kwargs).normalised(norm.running_mean.double(), deviation))
 
 
 @torch.no_grad()
@@ -118,16 +119,16 @@ def renormalise(
         pending: dict[str, ChannelStatistics] = {}
         first = {name: (norm.running_mean.clone(), norm.running_var.clone()) for name, norm in norms.items()}
 
-        def adjust(name: str, norm: Any, inputs: tuple) -> None:
+        def adjust(name: str, norm: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             if name in pending:  # the first call of the batch; the statistics are those of all calls
                 left = kept.get(f"{name}.running_mean")
                 _add(wanted, name, pending.pop(name).at(left))
-            _add(found, name, ChannelStatistics.of(inputs[0]))
+            _add(found, name, _statistics(args, kwargs))
             if name in wanted and name in found:
                 _set(norm, wanted[name], found[name], *first[name])
 
         for name, norm in norms.items():
-            handles.callback(norm.register_forward_pre_hook(partial(adjust, name)).remove)
+            handles.callback(norm.register_forward_pre_hook(partial(adjust, name), with_kwargs=True).remove)
         for batch, dense in zip(moments.part(half), taken, strict=True):
             pending = dict(dense)
             moments.run(model, batch)
@@ -136,6 +137,14 @@ def renormalise(
         for buffer, value in zip((norm.running_mean, norm.running_var), set_to[name], strict=True):
             buffer.copy_(value)
     average_norms(model)
+
+
+def _statistics(args: tuple, kwargs: dict[str, Any]) -> ChannelStatistics:
+    """Returns the statistics of what a norm is called with."""
+    x = first_tensor(args, kwargs)
+    if x is None:
+        raise TypeError("a batch norm was called without a tensor")
+    return ChannelStatistics.of(x)
 
 
 def _add(known: dict[str, ChannelStatistics], name: str, more: ChannelStatistics) -> None:

@@ -60,6 +60,40 @@ def test_layers_called_by_keyword_are_refitted(way, criterion):
     assert plan.flops[1] < plan.flops[0] and model(IMAGE).isfinite().all()
 
 
+class AllByKeyword(nn.Module):
+    """Every layer is called by keyword, norms and modules of one's own too."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.block = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), Checks(16)
+        self.last, self.head = nn.Conv2d(16, 12, 3), nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = self.block(maps=torch.relu(input=self.norm(input=self.first(input=x))))
+        return self.head(input=torch.relu(self.last(input=x)).mean((2, 3)))
+
+
+class Checks(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.norm = width, nn.BatchNorm2d(width)
+
+    def forward(self, *, maps):
+        assert maps.shape[1] == self.width
+        return self.norm(input=maps)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "sirfp", "sirfp_joint", "taylor", "slimming", "fpgm", "dcfp"])
+def test_layers_norms_and_blocks_called_by_keyword_are_pruned(criterion):
+    model = AllByKeyword().eval()
+    plan = sirfp.prune(
+        model, IMAGE, criterion, 0.6, calibration=[IMAGE, 2 * IMAGE], loss=lambda m, x: m(x).square().mean()
+    )
+    assert {"first", "last"} <= plan.kept.keys() and len(plan.kept["first"]) < 16
+    assert model.block.width == model.norm.num_features == len(plan.kept["first"])
+    assert model(IMAGE).isfinite().all()
+
+
 def test_halves_hold_other_images():
     model = Reader().eval()
     (alone,) = take(model, [IMAGE]).values()
