@@ -3,11 +3,13 @@
 import gc
 import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the programs that tests start: several tests run at a time
 os.environ["SIRFP_PATIENCE"] = "inf"  # on a busy machine any command is a long one, which says its stages
 torch.set_num_threads(1)  # networks this small only wait for each other's threads
 # Autograd counts devices once, at the first backward. `torch.export` pretends to have a GPU: after it, autograd would
@@ -28,6 +30,14 @@ def collected():
     """Exempts what is alive between two modules of tests, mostly imported code, from later garbage collections."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_timing():
+    """Times the latencies of a run's report by few calls; tests/network/test_latency.py tests the seconds."""
+    report = sys.modules.get("sirfp.hooks.report")
+    if report:
+        report.TIMED = 0.0
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_configs_build(name):
 
 def test_a_set_of_ones_own_trains_prunes_and_is_evaluated(project, options, folder):
     pruning = [
-        "MODEL.TIMM.NAME", "test_resnet", "SIRFP.CURVE_IMAGES", "2", "SIRFP.RECONSTRUCTION_ITERS", "2",
+        "MODEL.TIMM.NAME", "test_resnet", "SIRFP.WIDTHS", "ranking", "SIRFP.RECONSTRUCTION_ITERS", "2",
         "SIRFP.KEEP_FLOPS", "0.6", "SIRFP.ACCUMULATE_ITERS", "2", "SIRFP.ACCUMULATE_PERIOD", "1",
         "SIRFP.INPUT_SIZE", "[64, 64]", "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover']",
         "SOLVER.MAX_ITER", "4", "TEST.BEST_METRIC", "",

@@ -16,14 +16,18 @@ from sirfp.cli import main
 from sirfp.config import projects
 
 CONFIG = ["--config-file", "share/configs/squares.yaml"]
+OWN = [
+    "SIRFP.CRITERION", "first",
+    "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Note']", "SIRFP.NOTE", "seen",
+]  # fmt: skip
+"""A criterion, and a hook with a config key of its own, which `parts.py` adds."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The project and its data, trained and pruned."""
+    """The project and its data, trained and pruned with a criterion and a hook that it imports."""
     root = make_project(make_data(tmp_path_factory.mktemp("user")))
-    ended = python(root, "share/train_net.py", *CONFIG, "--num-gpus", "0")
-    assert ended.returncode == 0, ended.stderr
+    train(root, 1)
     return root
 
 
@@ -34,14 +38,18 @@ def registrations_end(folder):
         yield
 
 
-def python(root, *words):
-    return subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, timeout=300)
+def train(root, processes):
+    """Trains and prunes in a new process; writes to `out_<processes>`."""
+    words = ["share/train_net.py", "--import", "parts.py", *CONFIG, "--num-processes", str(processes), *OWN]
+    command = [sys.executable, *words, "OUTPUT_DIR", f"out_{processes}"]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_it_trains_and_prunes(folder):
-    plan, _ = read(folder / "out/pruned.safetensors")
+    plan, _ = read(folder / "out_1/pruned.safetensors")
     assert plan.flops[1] <= 0.5 * plan.flops[0]
-    assert "PROJECT: share" in (folder / "out/config.yaml").read_text()
+    assert "PROJECT: share" in (folder / "out_1/config.yaml").read_text()
 
 
 def test_commands_know_its_keys_once_its_code_is_imported(folder, monkeypatch, capsys):
@@ -51,7 +59,7 @@ def test_commands_know_its_keys_once_its_code_is_imported(folder, monkeypatch, c
 
     monkeypatch.chdir(folder)
     narrow = told("report", *CONFIG)
-    wide = told("report", "--config-file", "out/config.yaml", "MODEL.SHARE.WIDTH", "16")
+    wide = told("report", "--import", "parts.py", "--config-file", "out_1/config.yaml", "MODEL.SHARE.WIDTH", "16")
     assert narrow["size"] == [64, 64] and wide["networks"][0]["params"] > 2 * narrow["networks"][0]["params"]
     pruned = told("prune", *CONFIG, "--criterion", "magnitude", "--keep-flops", "0.5", "-o", "shot.safetensors")
     assert pruned["flops"]["kept"] <= 0.5
@@ -69,12 +77,9 @@ def test_without_its_code_a_line_says_what_to_give(folder, monkeypatch, capsys):
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_imports_a_criterion_and_a_hook_in_every_process(folder, processes):
     """The hook has its own config key."""
-    out = f"out_{processes}"
-    hooks = ["SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Note']", "SIRFP.NOTE", "seen"]
-    own = ["SIRFP.CRITERION", "first", *hooks]
-    start = ["share/train_net.py", "--import", "parts.py", *CONFIG, "--num-processes", str(processes)]
-    ended = python(folder, *start, *own, "OUTPUT_DIR", out)
-    assert ended.returncode == 0, ended.stderr
-    plan, _ = read(folder / out / "pruned.safetensors")
+    if processes > 1:
+        train(folder, processes)
+    out = folder / f"out_{processes}"
+    plan, _ = read(out / "pruned.safetensors")
     assert plan.cuts and all(cut.keep == tuple(range(len(cut.keep))) for cut in plan.cuts)
-    assert [(folder / out / f"note_{rank}.txt").read_text() for rank in range(processes)] == ["seen"] * processes
+    assert [(out / f"note_{rank}.txt").read_text() for rank in range(processes)] == ["seen"] * processes

@@ -17,21 +17,16 @@ from sirfp.training import launch
 from sirfp.training.checkpointer import Checkpointer
 
 
-def program(folder, fault: str = "") -> subprocess.CompletedProcess:
-    """Runs the tiny task as a program."""
-    root = Path(tiny_run.__file__).parents[1]
-    path = os.pathsep.join([str(root), str(root / "tests")])
-    environment = os.environ | {"TINY_FAULT": fault, "PYTHONPATH": path}
-    environment.pop("PYTHONWARNINGS", None)
-    command = [sys.executable, tiny_run.__file__, "OUTPUT_DIR", str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A finished run: its folder, and what it printed."""
+    """A finished run of the tiny task as a program: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("whole")
-    done = program(folder)
+    root = Path(tiny_run.__file__).parents[1]
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    environment = os.environ | {"PYTHONPATH": path}
+    environment.pop("PYTHONWARNINGS", None)
+    command = [sys.executable, tiny_run.__file__, "OUTPUT_DIR", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -84,11 +79,14 @@ def test_a_negative_number_is_refused(tmp_path):
         validate(tiny_run.config(tmp_path, "SOLVER.KEEP_CHECKPOINTS", "-1"))
 
 
-def test_ctrl_c_says_where_it_stopped(tmp_path):
-    done = program(tmp_path, fault="interrupt:0:10")
-    assert done.returncode == 130 and "Traceback" not in done.stderr + done.stdout
+def test_ctrl_c_says_where_it_stopped(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("TINY_FAULT", "interrupt:0:10")
+    with pytest.raises(SystemExit) as end:
+        engine.run(tiny_run.SharedTrainer, None, tiny_run.arguments(tmp_path, "--num-gpus", "0"))
+    out, err = capfd.readouterr()
+    assert end.value.code == 130 and "Traceback" not in out + err
     told = "interrupted at iteration 10; the last checkpoint is model_0000008.pth: --resume goes on from it"
-    assert done.stderr.splitlines()[-1] == told
+    assert err.splitlines()[-1] == told
 
 
 def test_ctrl_c_before_the_first_checkpoint(tmp_path, capsys):
