@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import InputError
 from ..moments.gradients import take_gradients
 from ..moments.inputs import Moments
-from ..network.batches import Run, attempted
+from ..network.batches import Run, attempted, with_copies
 from ..network.divergence import Divergence
 from ..network.forward import backward_seed, call, gradients, inference, is_detectron_input
 from ..network.untouched import copied_inputs
@@ -65,7 +65,7 @@ def calibrate(
         InputError: there are no batches, the criterion needs gradients and there is no loss, or the model cannot be run
             on a batch (the cause is kept).
     """
-    run = run or loss or call
+    run = run or (with_copies(loss) if loss else call)
     if batches is None:
         raise InputError(f"criterion {criterion.name!r} needs {criterion.needs}: give calibration batches")
     observer, seen = Observer(model, criterion), 0

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import InputError, one_line
 from .forward import call, is_detectron_input
+from .untouched import copied_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,22 @@ def finite(batches: Iterable[Any]) -> Iterator[Any]:
 def runner(example_inputs: Any, forward: Run | None = None, loss: Run | None = None) -> Run:
     """Returns how a calibration batch is run: by `forward`, else by `loss`, else as the example inputs are.
 
+    Each call gets a copy of the batch, because some models write into their inputs, and a batch is run several times.
+
     Args:
         example_inputs: inputs of the model.
         forward: the user's `forward(model, batch)`.
         loss: the user's `loss(model, batch)`, which calls the model.
     """
-    return forward or loss or (lambda model, batch: call(model, inputs_of(batch, example_inputs)))
+    own = forward or loss
+    if own is None:
+        return lambda model, batch: call(model, inputs_of(batch, example_inputs))
+    return with_copies(own)
+
+
+def with_copies(run: Run) -> Run:
+    """Returns a function that gives a user's function a copy of the batch."""
+    return lambda model, batch: run(model, copied_inputs(batch))
 
 
 def inputs_of(batch: Any, example: Any) -> Any:

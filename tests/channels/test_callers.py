@@ -115,6 +115,23 @@ def test_pruning_leaves_inputs_and_buffers_and_random_states(kind, criterion):
     assert torch.equal(torch.get_rng_state(), state[0]) and random.getstate() == state[1]
 
 
+@pytest.mark.parametrize("given", ["loss", "forward", "both", "labels"])
+@pytest.mark.parametrize("criterion", ["magnitude", "sirfp", "sirfp_joint"])
+def test_functions_of_the_user_cannot_change_the_batches(given, criterion):
+    """The model writes into what the user's own loss or forward gives it, in each of the passes over a batch."""
+    torch.manual_seed(0)
+    model, x = WritesIntoInputs().eval(), images()
+    batches = [images(), images() / 2]
+    calibration = [(batch, torch.zeros(2)) for batch in batches] if given == "labels" else batches
+    own = (lambda m, b: m(b[0]).square().mean()) if given == "labels" else (lambda m, b: m(b).square().mean())
+    functions = {"loss": own} if given != "both" else {"loss": own, "forward": lambda m, b: m(b)}
+    if given == "forward":
+        functions = {"forward": lambda m, b: m(b), "loss": lambda m, b: m(b.clone()).square().mean()}
+    sirfp.prune(model, x, criterion, keep_flops=0.5, calibration=calibration, **functions)
+    assert torch.equal(x, images())
+    assert torch.equal(batches[0], images()) and torch.equal(batches[1], images() / 2)
+
+
 def test_what_a_call_writes_is_put_back_under_the_same_tensors():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     weight, mean, values = model[0].weight, model[1].running_mean, model[0].weight.detach().clone()
