@@ -40,7 +40,7 @@ from ..network.wrappers import check_prunable, on_plain_model, unwrapped
 from ..structure.atoms import build_groups, makes, sides, state_tensors
 from ..structure.groups import MODEL_OUTPUT, ChannelGroups
 from ..structure.heads import HeadSearch
-from ..tracing import ChannelTrace
+from ..tracing import ChannelTrace, convolution_weights
 from ..tracing.outputs import Outputs
 from .size_log import SizeLog
 
@@ -182,7 +182,7 @@ def _trace_once(
     """
     state = state_tensors(model)
     norms = [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)]
-    trace = ChannelTrace(state, norms, heads)
+    trace = ChannelTrace(state, norms, heads, convolution_weights(model))
     trace.shared = shared
     widths, outputs, reads = feature_widths(model, trace), Outputs(model, trace), TrainingReads()
     sizes = SizeLog(model, trace)

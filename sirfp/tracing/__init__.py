@@ -8,6 +8,7 @@ for each operation, in one table (`table`). `sirfp.structure.atoms` makes groups
 from . import deformable, pointwise, products, reductions, shapes, slicing, spectra  # noqa: F401  (for the table)
 from .channel_labels import Labels, Product, Tap
 from .mode import ChannelTrace
+from .shapes import convolution_weights
 from .table import RULES, STATISTICS
 
-__all__ = ["RULES", "STATISTICS", "ChannelTrace", "Labels", "Product", "Tap"]
+__all__ = ["RULES", "STATISTICS", "ChannelTrace", "Labels", "Product", "Tap", "convolution_weights"]

@@ -21,6 +21,7 @@ class FunctionWatch(TorchFunctionMode):
     - F.adaptive_avg_pool2d, which fvcore counts, may be a plain mean in ATen.
     - A recurrent layer may be one operation of the processor's library. Without the library it is a series of matrix
       products, which have rules. Its first hidden states are made from a size in PyTorch's code; they get channels.
+    - F.pad in circular mode is in ATen a copy of parts into an empty tensor. A trace sees a selection of positions.
 
     Args:
         steady: True to let PyTorch's dropouts return their input. Their noise has no labels, as if its width were
@@ -44,6 +45,10 @@ class FunctionWatch(TorchFunctionMode):
                 warnings.simplefilter("ignore")  # PyTorch warns of its own flags
                 with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
                     return func(*args, **(kwargs or {}))
+        if self.trace is not None and func is torch.nn.functional.pad:
+            padded = _circular(*args, **(kwargs or {}))
+            if padded is not None:
+                return padded
         pooling = func is torch._C._nn.adaptive_avg_pool2d or func is torch.nn.functional.adaptive_avg_pool2d
         self.pooling += pooling
         try:
@@ -58,3 +63,16 @@ class FunctionWatch(TorchFunctionMode):
         dims = self.trace.dims(tensor)
         if dims[-1] is None and tensor.shape[-1] > 1:
             self.trace.set(tensor, [*dims[:-1], self.trace.labels.fresh(tensor.shape[-1])])
+
+
+def _circular(input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> torch.Tensor | None:
+    """Computes `F.pad` in circular mode; returns None for other modes, and for sizes that `F.pad` refuses."""
+    if mode != "circular" or not isinstance(input, torch.Tensor):
+        return None
+    sides = [(-1 - i, *pad[2 * i : 2 * i + 2]) for i in range(len(pad) // 2)]
+    if len(pad) % 2 or any(max(low, high) > input.shape[axis] or min(low, high) < 0 for axis, low, high in sides):
+        return None
+    for axis, low, high in sides:
+        index = torch.arange(-low, input.shape[axis] + high, device=input.device) % input.shape[axis]
+        input = input.index_select(axis, index)
+    return input

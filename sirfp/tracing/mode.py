@@ -56,6 +56,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         regrouped: names of the weights of group norms whose number of groups can be set after a cut.
         heads: {number of an operation that splits channels: k} for splits that lose whole heads: rows of the k-th
             dimension before the innermost. All other splits lose the same index from each row.
+        kernels: names of the weights of convolutions, as `convolution_weights` returns them.
 
     Raises:
         RuntimeError: no rule is registered, so every channel would be frozen; import `sirfp.tracing`.
@@ -66,6 +67,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         state: dict[str, torch.Tensor],
         regrouped: Iterable[str] = (),
         heads: Mapping[int, int] | None = None,
+        kernels: Iterable[str] = (),
     ):
         if "aten::convolution" not in RULES:
             raise RuntimeError("the table of rules is empty: import sirfp.tracing, which imports the modules of rules")
@@ -101,6 +103,8 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
             self.state_dims[name] = dims
             self._dims[tensor] = dims
             self._names[tensor] = name
+        sides = (side for name in kernels if name in state for side in self.state_dims[name][2:])
+        self._area = {int(side[0]) for side in sides if side is not None}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -152,6 +156,10 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
 
     def is_state(self, tensor: Any) -> bool:
         return isinstance(tensor, torch.Tensor) and tensor in self._names
+
+    def is_area(self, labels: Array) -> bool:
+        """True for the labels of a spatial dimension of a convolution's weight."""
+        return int(labels[0]) in self._area
 
     def count(self, op: str, factor: float, *sides: Array | None) -> None:
         if self.counting:

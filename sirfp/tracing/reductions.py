@@ -280,3 +280,22 @@ def resampling(trace, func, args, kwargs, out) -> None:
     if op:
         sides = [d for d in result if d is not None]
         trace.count(op, numel / prod(len(s) for s in sides), *sides)
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpooling(trace, func, args, kwargs, out) -> None:
+    """Ties the channels to those of the maxima whose positions are given; freezes the spatial dimensions."""
+    x, index = args[:2]
+    spatial = 3 if func._schema.name.endswith("3d") else 2
+    values, places = trace.dims(x), trace.dims(index)
+    result: list = []
+    for axis in range(x.dim()):
+        if axis < x.dim() - spatial:
+            reason = "the positions of maxima are those of a fixed number of channels"
+            tied = values[axis] is not None or places[axis] is not None
+            result.append(trace.labels.tie(values[axis], places[axis], reason) if tied else None)
+        else:
+            for labels in (values[axis], places[axis]):
+                trace.labels.freeze(labels, f"{func._schema.name} moves over it as a spatial dimension")
+            result.append(None)
+    trace.set(out, result)

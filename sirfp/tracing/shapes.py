@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import nn
 
 from .table import rule
 
@@ -41,11 +42,17 @@ def view(trace, func, args, kwargs, out) -> None:
 def _followed_axis(trace, x: torch.Tensor, block: list[int]) -> int | None:
     """Returns the innermost dimension of a block that has labels, and freezes the labels of the other dimensions.
 
-    A reshape of a convolution's weight, as in weight standardisation, merges channels with the kernel's area. If a
-    parameter has more than 3 dimensions, its first two are followed, and the spatial ones are frozen.
+    A reshape of a convolution's weight, as in weight standardisation, merges channels with the kernel's area. The
+    channels are followed, and the spatial dimensions are frozen; so are those of any parameter of more than 3
+    dimensions, whose first two are followed.
     """
     dims = trace.dims(x)
     held = [axis for axis in block if dims[axis] is not None]
+    channels = [axis for axis in held if not trace.is_area(dims[axis])]
+    if channels:
+        for axis in (axis for axis in held if axis not in channels):
+            trace.labels.freeze(dims[axis], "it is a spatial dimension of a convolution")
+        held = channels
     if held and held[0] < 2 and x.dim() > 3 and trace.is_state(x):
         for axis in (axis for axis in held if axis >= 2):
             trace.labels.freeze(dims[axis], "it is a spatial dimension of a convolution")
@@ -270,3 +277,14 @@ def roi_align(trace, func, args, kwargs, out) -> None:
     trace.freeze_tensors([args[1]], "it is the coordinates of a box")
     for tensor in out if isinstance(out, (tuple, list)) else [out]:
         trace.set(tensor, [None, trace.dim(args[0], 1), None, None])
+
+
+def convolution_weights(model: nn.Module) -> list[str]:
+    """Returns the names of the parameters (O, I, ...) of a model's convolutions, also of those that are computed."""
+    return [
+        name
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd)
+        for name, parameter in module.named_parameters(prefix)
+        if parameter.dim() > 2
+    ]

@@ -20,7 +20,7 @@ from ..network.detectron import feature_widths
 from ..network.response_norm import followed_response_norms
 from ..structure.atoms import state_tensors
 from ..structure.plan import PruningPlan
-from ..tracing import STATISTICS, ChannelTrace
+from ..tracing import STATISTICS, ChannelTrace, convolution_weights
 from ..tracing.reductions import normalises_batch, reduced_axes
 
 BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "cudnn_batch_norm")
@@ -46,7 +46,7 @@ class KeptStatistics(ChannelTrace):
     """
 
     def __init__(self, model: nn.Module, plan: PruningPlan, *, clean: bool = False):
-        super().__init__(state_tensors(model))
+        super().__init__(state_tensors(model), kernels=convolution_weights(model))
         self.counting, self.clean = False, clean
         self.shapes: list[tuple[str, tuple[int, ...]]] = []
         self._widths = feature_widths(model, self)  # follows heads of attention where the model's code hides them

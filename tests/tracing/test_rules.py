@@ -71,6 +71,19 @@ def _mixed_kernels(net, x):
     return out.view(len(x), -1, *x.shape[2:])
 
 
+class Standardised(nn.Conv1d):
+    """Normalises the kernel of each output, as one row."""
+
+    def forward(self, x):
+        return F.conv1d(x, F.normalize(self.weight.flatten(1), dim=1).view(self.weight.shape), self.bias)
+
+
+def _unpool(net, x):
+    """As in SegNet: other features are put where the maxima were."""
+    small, index = F.max_pool2d(x, 2, return_indices=True)
+    return F.max_unpool2d(net.c(small), index, 2)
+
+
 def _attend(net, x):
     tokens = x.flatten(2).transpose(1, 2)
     q, k, v = (net.qkv[i](tokens).unflatten(-1, (4, 4)).transpose(1, 2) for i in range(3))
@@ -83,6 +96,21 @@ OPERATIONS = {
     "fold of a layer": lambda: Around(_fold, mix=nn.Linear(64, 64)),
     "replicate in 3-D": lambda: Around(lambda _, x: F.pad(x, (0, 1) * 3, mode="replicate"), 3),
     "reflect in 3-D": lambda: Around(lambda _, x: F.pad(x, (0, 1) * 3, mode="reflect"), 3),
+    "circular in 1-D": lambda: Around(lambda _, x: F.pad(x, (2, 1), mode="circular"), 1),
+    "circular in 2-D": lambda: Around(lambda _, x: F.pad(x, (2, 1, 0, 8), mode="circular")),
+    "circular in 3-D": lambda: Around(lambda _, x: F.pad(x, (0, 1) * 3, mode="circular"), 3),
+    "circular convolution": lambda: Around(
+        lambda net, x: net.c(x), c=nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular")
+    ),
+    "standardised kernels in 1-D": lambda: Around(
+        lambda net, x: net.c(x), 1, c=Standardised(16, 16, 3)
+    ),
+    "unpooling": lambda: Around(
+        lambda _, x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)
+    ),
+    "unpooling of other channels": lambda: Around(_unpool, c=nn.Conv2d(16, 16, 3, padding=1)),
+    "unpooling in 1-D": lambda: Around(lambda _, x: F.max_unpool1d(*F.max_pool1d(x, 2, return_indices=True), 2), 1),
+    "unpooling in 3-D": lambda: Around(lambda _, x: F.max_unpool3d(*F.max_pool3d(x, 2, return_indices=True), 2), 3),
     "Fourier over positions": lambda: Around(lambda _, x: torch.fft.ifft2(torch.fft.fft2(x) * 2).real),
     "Fourier unit": lambda: Around(lambda net, x: net.unit(x), unit=Spectral()),
     "global filter": lambda: Around(_filter, w=nn.Parameter(torch.randn(16, 8, 5, 2))),
@@ -166,11 +194,19 @@ def test_weight_norm_passes(norm, middle):
 
 
 @pytest.mark.parametrize("norm", [parametrizations.spectral_norm, nn.utils.spectral_norm], ids=["new", "old"])
-@pytest.mark.parametrize("kind", ["convolution", "linear"])
+@pytest.mark.parametrize("kind", ["convolution", "linear", "line", "transposed line", "transposed", "volume"])
 def test_spectral_norm_passes(norm, kind):
     torch.manual_seed(0)
     if kind == "linear":
         layers, x = [nn.Linear(8, 16), norm(nn.Linear(16, 12)), nn.Linear(12, 2)], torch.rand(1, 8)
+    elif "line" in kind:
+        make = nn.ConvTranspose1d if "transposed" in kind else nn.Conv1d
+        layers, x = [nn.Conv1d(2, 16, 3), norm(make(16, 12, 3)), nn.Conv1d(12, 2, 1)], torch.rand(1, 2, 8)
+    elif kind == "volume":
+        layers, x = [nn.Conv3d(2, 16, 3), norm(nn.Conv3d(16, 12, 3)), nn.Conv3d(12, 2, 1)], torch.rand(1, 2, 8, 8, 8)
+    elif kind == "transposed":
+        layers = [nn.Conv2d(2, 16, 3), norm(nn.ConvTranspose2d(16, 12, 3)), nn.Conv2d(12, 2, 1)]
+        x = torch.rand(1, 2, 8, 8)
     else:
         layers, x = [nn.Conv2d(2, 16, 3), norm(nn.Conv2d(16, 12, 3)), nn.Conv2d(12, 2, 1)], torch.rand(1, 2, 8, 8)
     with torch.no_grad():
