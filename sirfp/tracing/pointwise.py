@@ -19,7 +19,8 @@ from .table import rule
     # activations: which of them are tagged as pointwise depends on the version of PyTorch
     "relu6", "hardtanh", "hardtanh_", "hardsigmoid", "hardsigmoid_", "hardswish", "hardswish_", "hardshrink",
     "softshrink", "softplus", "mish", "mish_", "gelu_", "elu", "elu_", "selu", "selu_", "celu", "celu_",
-    "leaky_relu", "leaky_relu_", "rrelu", "threshold", "threshold_",
+    "leaky_relu", "leaky_relu_", "rrelu", "threshold", "threshold_", "log_sigmoid_forward", "rrelu_with_noise",
+    "rrelu_with_noise_",
 )  # fmt: skip
 def pointwise(trace, func, args, kwargs, out) -> None:
     """Ties, for each dimension of the output, the dimensions of the inputs that have the output's size."""

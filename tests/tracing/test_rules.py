@@ -118,6 +118,8 @@ OPERATIONS = {
     "PReLU by hand": lambda: Around(
         lambda net, x: torch.where(x > 0, x, net.w[:, None, None] * x), w=nn.Parameter(torch.rand(16))
     ),
+    "log sigmoid": lambda: Around(lambda _, x: F.logsigmoid(x)),
+    "random slopes": lambda: Around(lambda net, x: net.act(x), act=nn.RReLU()),
     "rot90": lambda: Around(lambda _, x: x.rot90(1, (2, 3))),
     "fake quantisation": lambda: Around(lambda _, x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127)),
     "one kernel for all": lambda: Around(

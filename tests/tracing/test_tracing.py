@@ -52,7 +52,9 @@ def test_a_statistic_over_channels_spread_over_them_keeps_none_whole(function, c
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("activation", [F.relu6, F.hardtanh, F.hardsigmoid, F.leaky_relu, F.elu, F.selu, F.celu])
+@pytest.mark.parametrize(
+    "activation", [F.relu6, F.hardtanh, F.hardsigmoid, F.leaky_relu, F.elu, F.selu, F.celu, F.rrelu]
+)
 def test_activations_that_older_pytorch_does_not_tag_keep_none_whole(activation, inplace):
     assert len(find_groups(Through(lambda x: activation(x, inplace=inplace)), torch.randn(INPUT))) == 1
 
