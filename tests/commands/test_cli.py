@@ -113,7 +113,7 @@ def test_criteria_that_need_labels(files, tmp_path, capsys):
     pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, *given)
     assert pruned["criterion"] == "taylor" and pruned["flops"]["kept"] <= 0.5
     del given[-4:-2]  # the criterion
-    pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, "--steps", 1, *given)
+    pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, *given)
     assert pruned["criterion"] == "sirfp_setwise" and 0.38 < pruned["flops"]["kept"] <= 0.4, "the defaults"
 
 

@@ -13,7 +13,7 @@ import torch
 
 import sirfp
 from sirfp.cli import main
-from sirfp.exporting import Session, missing_packages
+from sirfp.exporting import Session, missing_packages, writing
 from sirfp.exporting.eight_bits_accuracy import Accuracy
 
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=f"needs {', '.join(missing_packages())}")
@@ -44,8 +44,25 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def exporting_once():
+    """Has PyTorch's exporter, which takes seconds, run for the first of these tests only."""
+    models, own = [], writing._export_graph
+
+    def export(*given):
+        if not models:
+            models.append(own(*given))
+        model = type(models[0])()
+        model.CopyFrom(models[0])
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "_export_graph", export)
+        yield
+
+
 @needs_onnx
-def test_int8_file_of_a_pruned_classifier(pruned, photos, tmp_path, capsys):
+def test_int8_file_of_a_pruned_classifier(pruned, exporting_once, photos, tmp_path, capsys):
     import onnx
 
     file = tmp_path / "int8.onnx"
@@ -67,7 +84,7 @@ def test_int8_file_of_a_pruned_classifier(pruned, photos, tmp_path, capsys):
 
 
 @needs_onnx
-def test_the_results_of_both_files_are_printed(pruned, photos, tmp_path, capsys):
+def test_the_results_of_both_files_are_printed(pruned, exporting_once, photos, tmp_path, capsys):
     words = ["export", str(pruned), *NETWORK, "-o", str(tmp_path / "x.onnx"), "--int8", "--images", str(photos)]
     assert main([*words, "--reduce-range", "--fixed", "all"]) == 0
     out = capsys.readouterr().out

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 from pathlib import Path
 
@@ -12,8 +14,9 @@ import torch
 
 import sirfp
 from sirfp.cli import main
-from sirfp.exporting import Agreement, Exported, Session, missing_packages
+from sirfp.exporting import Agreement, Exported, Session, missing_packages, writing
 from sirfp.exporting.agreement import compare_detections
+from sirfp.exporting.older_operators import with_opset
 
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=f"needs {', '.join(missing_packages())}")
 NETWORK = ["--timm", "test_resnet", "--size", "64", "64"]
@@ -30,11 +33,28 @@ def pruned(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def exported(pruned, tmp_path_factory) -> tuple[Path, dict]:
+    """The pruned classifier's ONNX file, and what the command said."""
+    file, said = tmp_path_factory.mktemp("exported") / "small.onnx", io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(["export", str(pruned), *NETWORK, "-o", str(file), "--json"]) == 0
+    return file, json.loads(said.getvalue())
+
+
+@pytest.fixture
+def instead_of_exporting(exported, monkeypatch):
+    """Gives that file's model in place of PyTorch's exporter, which takes seconds: for what is done with its result."""
+    import onnx
+
+    model = onnx.load(exported[0])
+    del model.metadata_props[:]
+    monkeypatch.setattr(writing, "_export_graph", lambda *_: model)
+
+
 @needs_onnx
-def test_pruned_classifier_of_any_batch_and_size(pruned, tmp_path, capsys):
-    file = tmp_path / "small.onnx"
-    assert main(["export", str(pruned), *NETWORK, "-o", str(file), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
+def test_pruned_classifier_of_any_batch_and_size(pruned, exported):
+    file, said = exported
     assert said["free"] == ["batch", "size"] and said["relative_difference"] < 1e-5
     model = timm.create_model("test_resnet").eval()
     sirfp.load(pruned, model)
@@ -45,28 +65,29 @@ def test_pruned_classifier_of_any_batch_and_size(pruned, tmp_path, capsys):
 
 
 @needs_onnx
-def test_an_older_opset_is_written(pruned, tmp_path):
-    file = tmp_path / "small.onnx"
-    assert main(["export", str(pruned), *NETWORK, "-o", str(file), "--fixed", "all", "--opset", "18"]) == 0
-    import onnx
+def test_an_older_opset_is_written_and_an_opset_that_pytorch_does_not_write_is_converted_to(
+    pruned, tmp_path, capsys, monkeypatch
+):
+    def versions(model) -> list[int]:
+        return [entry.version for entry in model.opset_import if entry.domain == ""]
 
-    assert [entry.version for entry in onnx.load(file).opset_import if entry.domain == ""] == [18]
+    def convert(model, *given):
+        written.extend(versions(model))
+        return with_opset(model, *given)
 
-
-@needs_onnx
-def test_an_opset_that_pytorch_does_not_write_is_converted_to(pruned, tmp_path, capsys):
-    file = tmp_path / "small.onnx"
+    file, written = tmp_path / "small.onnx", []
+    monkeypatch.setattr(writing, "with_opset", convert)
     words = ["export", str(pruned), *NETWORK, "-o", str(file), "--fixed", "all", "--opset", "17", "--json"]
     assert main(words) == 0 and json.loads(capsys.readouterr().out)["relative_difference"] < 1e-5
     import onnx
 
     model = onnx.load(file)
-    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [17]
+    assert written == [18] and versions(model) == [17]
     assert {prop.key for prop in model.metadata_props} >= {"colours", "values", "model"}
 
 
 @needs_onnx
-def test_an_operator_that_cannot_be_converted_is_named(pruned, tmp_path, capsys, monkeypatch):
+def test_an_operator_that_cannot_be_converted_is_named(pruned, instead_of_exporting, tmp_path, capsys, monkeypatch):
     def fail(model, opset):
         raise RuntimeError("No Adapter From Version $19 for Pad\nsecond line")
 
@@ -97,25 +118,27 @@ def test_a_network_of_one_size_says_so_and_leaves_the_batch_open(tmp_path, capsy
 
 
 @needs_onnx
-def test_a_file_that_onnxruntime_cannot_run_is_said_to_be_so(tmp_path, capsys, monkeypatch):
+def test_a_file_that_onnxruntime_cannot_run_is_said_to_be_so(
+    pruned, instead_of_exporting, tmp_path, capsys, monkeypatch
+):
     def fail(self, images):
         raise RuntimeError("Non-zero status code returned\nwhile running Reshape")
 
     monkeypatch.setattr(Session, "__call__", fail)
-    words = ["--timm", "test_resnet", "--num-classes", "3", "--size", "64", "64", "-o", str(tmp_path / "dense.onnx")]
-    assert main(["export", *words]) == 2
+    assert main(["export", str(pruned), *NETWORK, "-o", str(tmp_path / "x.onnx")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "cannot run it on images of (2, 3, 64, 64)" in err and "--fixed size" in err
 
 
 @needs_onnx
-def test_a_file_that_onnxruntime_cannot_read_is_said_to_be_so(tmp_path, capsys, monkeypatch):
+def test_a_file_that_onnxruntime_cannot_read_is_said_to_be_so(
+    pruned, instead_of_exporting, tmp_path, capsys, monkeypatch
+):
     def fail(self, *_):
         raise RuntimeError("Could not find an implementation\nfor RoiAlign(22)")
 
     monkeypatch.setattr(Session, "__init__", fail)
-    words = ["--timm", "test_resnet", "--num-classes", "3", "--size", "64", "64", "-o", str(tmp_path / "dense.onnx")]
-    assert main(["export", *words]) == 2
+    assert main(["export", str(pruned), *NETWORK, "-o", str(tmp_path / "x.onnx")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "cannot read it (Could not find an implementation for RoiAlign" in err
     assert "older --opset" in err
