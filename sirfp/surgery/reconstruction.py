@@ -58,14 +58,23 @@ def fit(
     Returns:
         Factors (kept, removed) and constants (removed,), in float64.
     """
-    out = torch.as_tensor(gone, device=mean.device)
-    kept, removed = (~out).nonzero().flatten(), out.nonzero().flatten()
-    inner, cross = covariance[kept][:, kept], covariance[kept][:, removed]
-    variance = covariance.diagonal().mean()
-    floor = FLOOR * variance + ROUNDING * (variance + mean.square().mean()) + torch.finfo(torch.float32).tiny
-    inner = inner + torch.diag(ridge * inner.diagonal().clamp_min(0) + floor)
-    factors = torch.linalg.solve(inner, cross)
-    return factors, mean[removed] - mean[kept] @ factors
+    return _Regression(mean, covariance, torch.as_tensor(gone, device=mean.device)).fit(ridge)
+
+
+class _Regression:
+    """The removed channels as functions of the kept ones, to be fitted with several ridges; see `fit`."""
+
+    def __init__(self, mean: torch.Tensor, covariance: torch.Tensor, gone: torch.Tensor):
+        kept, removed = (~gone).nonzero().flatten(), gone.nonzero().flatten()
+        rows, variance = covariance[kept], covariance.diagonal().mean()
+        self.inner, self.cross = rows[:, kept], rows[:, removed]
+        self.means = mean[kept], mean[removed]
+        self.variances = self.inner.diagonal().clamp_min(0)
+        self.floor = FLOOR * variance + ROUNDING * (variance + mean.square().mean()) + torch.finfo(torch.float32).tiny
+
+    def fit(self, ridge: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        factors = torch.linalg.solve(self.inner + torch.diag(ridge * self.variances + self.floor), self.cross)
+        return factors, self.means[1] - self.means[0] @ factors
 
 
 @dataclass(frozen=True)
@@ -178,9 +187,10 @@ class _Check:
     """Judges corrections that were fitted on one half of the images on the other half."""
 
     def __init__(self, reader: _Reader, seen: CentredSums, unseen: CentredSums):
-        self.reader, self.mean, self.covariance = reader, seen.mean, seen.covariance()
+        self.reader, self.regression = reader, _Regression(seen.mean, seen.covariance(), reader.gone)
         kept, removed, covariance = reader.kept, reader.removed, unseen.covariance()
-        self.inner, self.cross = covariance[kept][:, kept], covariance[kept][:, removed]
+        rows = covariance[kept]
+        self.inner, self.cross = rows[:, kept], rows[:, removed]
         self.means = unseen.mean[kept], unseen.mean[removed]
         self.share = unseen.rows
         self.gram = reader.gram(removed, removed)
@@ -194,12 +204,12 @@ class _Check:
     def constant(self, shift: torch.Tensor | None) -> torch.Tensor:
         """Returns the error, times the rows, of adding constants (O,) to the output; None: those of the seen half."""
         reader = self.reader
-        shift = reader.read @ self.mean[reader.removed] if shift is None else shift
+        shift = reader.read @ self.regression.means[1] if shift is None else shift
         return self.share * (self.plain + (reader.read @ self.means[1] - shift).square().sum())
 
     def refit(self, ridge: float) -> torch.Tensor:
         """Returns the error, times the rows, of a refit."""
-        factors, constants = fit(self.mean, self.covariance, self.reader.gone, ridge + self.reader.noise)
+        factors, constants = self.regression.fit(ridge + self.reader.noise)
         weighed = factors @ self.gram
         error = self.plain - 2 * (self.cross * weighed).sum() + (self.inner @ factors * weighed).sum()
         if self.mixed is not None:
