@@ -29,7 +29,7 @@ from ..network.forward import inference
 from ..network.replay import Replay
 from ..reporting.progress import with_progress
 from ..structure.groups import ChannelGroups, Group
-from ..surgery.plan_and_cut import cut_copy, touched_tensors
+from ..surgery.plan_and_cut import cut_copy, touched_modules
 from .curve import Curve
 from .curve_store import CurveStore
 from .grids import grid
@@ -107,7 +107,7 @@ def measure_curves(
                 keep = np.ones(found.atoms, dtype=bool)
                 gone = orders[group.name][: group.size - width].cpu().numpy()
                 keep[found.spans[group.name].start + gone] = False
-                copy = cut_copy(model, found, keep, moments)
+                copy = cut_copy(model, found, keep, moments, share_layers=True)
                 outputs = [replay.run(copy, number) for number in range(len(batches))]
                 losses[group.name].append(_mean(divergence, dense, outputs) - start)
             if store is not None:
@@ -124,12 +124,9 @@ def measure_curves(
 
 def _changed_modules(found: ChannelGroups, group: Group) -> set[str]:
     """Returns the names of the modules that change if a group is cut."""
-    span = found.spans[group.name]
     keep = np.ones(found.atoms, dtype=bool)
-    keep[span] = False
-    names = {tensor.rpartition(".")[0] for tensor in touched_tensors(found, keep)}
-    padded = np.append(keep, True)
-    return names | {m for m, widths in found.widths.items() if any(not padded[a].all() for a in widths.values())}
+    keep[found.spans[group.name]] = False
+    return touched_modules(found, keep)
 
 
 def _grid(group: Group, limits: Limits, levels: Iterable[float]) -> list[int]:

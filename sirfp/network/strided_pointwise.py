@@ -42,7 +42,7 @@ def guard(model: nn.Module) -> nn.Module:
         The same model.
     """
     for module in model.modules():
-        if _is_affected(module) and not is_guarded(module):
+        if is_affected(module) and not is_guarded(module):
             module.register_forward_pre_hook(_enter)
             module.register_forward_hook(_leave, always_call=True)
     return model
@@ -53,7 +53,8 @@ def is_guarded(module: nn.Module) -> bool:
     return _enter in module._forward_pre_hooks.values()
 
 
-def _is_affected(module: nn.Module) -> bool:
+def is_affected(module: nn.Module) -> bool:
+    """Returns True if `guard` adds hooks to this module itself."""
     if not _above_one(getattr(module, "stride", 1)) or getattr(module, "transposed", False):
         return False
     weight = module._parameters.get("weight")  # not `module.weight`, which may be computed, with side effects

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +17,7 @@ from .checked import WAYS, best_way
 from .compensation import compensate
 from .cut import cut_by, cuts_for
 from .earlier_cuts import earlier_plan, remember
+from .partial_copy import partial_copy
 from .reconstruction import TOLERANCE
 from .renormalise import renormalise, take_norms
 
@@ -130,7 +130,13 @@ def correct_and_cut(
     return plan
 
 
-def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray, moments: Moments | None = None) -> nn.Module:
+def cut_copy(
+    model: nn.Module,
+    found: ChannelGroups,
+    keep: np.ndarray,
+    moments: Moments | None = None,
+    share_layers: bool = False,
+) -> nn.Module:
     """Returns a copy of a model, cut to chosen atoms, to try a choice out.
 
     The copy shares every tensor that the cut leaves as it is with the model. Do not change either while both are used.
@@ -138,13 +144,26 @@ def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray, moments: 
 
     Args:
         model, found, keep, moments: as in `cut`.
+        share_layers: True to share layers too (`sirfp.surgery.partial_copy`). This is faster. The mode of the copy must
+            not be changed then.
     """
-    changed = touched_tensors(found, keep)
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    shared = {id(tensor): tensor for name, tensor in tensors if name not in changed}
-    copied = copy.deepcopy(model, shared)
+    tensors = touched_tensors(found, keep)
+    modules = touched_modules(found, keep) if share_layers else None
+    copied = partial_copy(model, tensors, modules)
     correct_and_cut(copied, found, keep, "refit" if moments else "emitted", moments)
     return copied
+
+
+def touched_modules(found: ChannelGroups, keep: np.ndarray) -> set[str]:
+    """Returns the names of the modules whose tensors or attributes a cut changes.
+
+    Args:
+        found: the groups.
+        keep: the atoms to keep, (atoms,) of bool.
+    """
+    names = {tensor.rpartition(".")[0] for tensor in touched_tensors(found, keep)}
+    padded = np.append(keep, True)
+    return names | {m for m, widths in found.widths.items() if any(not padded[a].all() for a in widths.values())}
 
 
 def touched_tensors(found: ChannelGroups, keep: np.ndarray) -> set[str]:
