@@ -53,7 +53,7 @@ def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
         state = read_weights(name, weights)
         kwargs |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
     try:
-        return timm.create_model(name, **kwargs)
+        return _without_given_weights(timm.create_model(name, **kwargs))
     except (TypeError, NotImplementedError, AssertionError) as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"timm network {name!r} cannot be built with {_options_text(kwargs)}: {reason}") from error
@@ -64,6 +64,15 @@ def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
             f"the weights of {name!r} cannot be downloaded ({type(error).__name__}); "
             "set MODEL.TIMM.WEIGHTS to a local file"
         ) from error
+
+
+def _without_given_weights(model: torch.nn.Module) -> torch.nn.Module:
+    """Removes the weights that timm keeps in a network's config; every copy of the network would copy them too."""
+    for module in model.modules():
+        for config in (getattr(module, "pretrained_cfg", None), getattr(module, "default_cfg", None)):
+            if isinstance(config, dict):
+                config.pop("state_dict", None)
+    return model
 
 
 def read_weights(name: str, source: str) -> dict[str, torch.Tensor]:

@@ -1,5 +1,7 @@
 """timm networks as backbones: their output shapes are true, and weights are those of the file."""
 
+import pickle
+
 import pytest
 import timm
 import torch
@@ -81,6 +83,15 @@ def test_weights_are_those_of_the_file(tmp_path, suffix):
     save_file(state, file) if suffix == ".safetensors" else torch.save({"state_dict": state}, file)
     loaded = TimmBackbone("resnet18", ["stride32"], weights=str(file)).network.state_dict()
     assert len(loaded) > 100 and all(torch.equal(tensor, state[name]) for name, tensor in loaded.items())
+
+
+def test_the_weights_given_are_not_kept_beside_the_network(tmp_path):
+    """timm keeps them in the network's config: every copy of the network would copy them too."""
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "weights.pth")
+    for options in ({}, {"features_only": True}):
+        network = create_timm("resnet18", str(tmp_path / "weights.pth"), **options)
+        assert network.pretrained_cfg["input_size"] == (3, 224, 224)
+        assert len(pickle.dumps(network)) < 1.01 * sum(4 * value.numel() for value in network.state_dict().values()) + 2e5
 
 
 def test_a_file_of_another_network_or_cut_short_is_refused(tmp_path):
