@@ -25,7 +25,7 @@ from sirfp.channels import find_groups
 from sirfp.config import load_config
 from sirfp.criteria import CRITERIA, Criterion, build_criterion
 from sirfp.criteria.observer import Observer
-from sirfp.training.step import use_channels_last
+from sirfp.network.channels_last import use_channels_last
 
 
 def main() -> int:

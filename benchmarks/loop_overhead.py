@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sirfp.config import load_config
-from sirfp.training.step import use_channels_last
+from sirfp.network.channels_last import use_channels_last
 
 PROJECT = Path(__file__).resolve().parents[1] / "projects" / "classification"
 FAR = 10**6  # an iteration that the benchmark does not reach

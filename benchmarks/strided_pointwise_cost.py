@@ -20,8 +20,8 @@ from subjects import machine
 from torch import nn
 
 import sirfp
+from sirfp.network.channels_last import use_channels_last
 from sirfp.network.strided_pointwise import is_guarded
-from sirfp.training.step import use_channels_last
 
 
 def main() -> int:

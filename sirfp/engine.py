@@ -36,6 +36,7 @@ from .files.config_files import config_files
 from .files.own_code import import_own
 from .hooks import HOOKS, BestCheckpoint, PeriodicCheckpoint, teachers
 from .models.deformable import provide_deformable
+from .network.channels_last import use_channels_last
 from .network.detectron import averages, set_averages
 from .network.forward import random_images
 from .processes import average_norms
@@ -45,7 +46,7 @@ from .training.launch import one_line_errors
 from .training.lr_schedule import PhasedPolyLR
 from .training.output_folder import hold_output_folder
 from .training.set_up import set_up
-from .training.step import MixedPrecisionTrainer, autocast_dtype, use_channels_last
+from .training.step import MixedPrecisionTrainer, autocast_dtype
 from .training.sync_norm import replace_sync_norms
 
 Configure = Callable[[CfgNode], None]

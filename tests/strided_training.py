@@ -19,8 +19,8 @@ from small_networks import Strided
 from torch import nn
 
 import sirfp
+from sirfp.network.channels_last import use_channels_last
 from sirfp.network.strided_pointwise import guard, is_guarded
-from sirfp.training.step import use_channels_last
 
 SIZE = 64
 

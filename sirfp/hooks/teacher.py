@@ -15,12 +15,12 @@ from ..checkpoint import restore
 from ..checkpoint.dense import fill, read_weights
 from ..checkpoint.pruned import read_safetensors
 from ..errors import InputError
+from ..network.channels_last import use_channels_last
 from ..processes import average_norms, world_size
 from ..structure.plan import PruningPlan
 from ..surgery.cut import apply
 from ..training.distillation import distillation_for, noted
 from ..training.schedule import Schedule
-from ..training.step import use_channels_last
 from ..training.sync_norm import replace_sync_norms
 from .registry import session, unwrapped
 

@@ -16,7 +16,6 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from ..errors import InputError, one_line
-from ..network.strided_pointwise import guard
 from .depthwise import DepthwiseGradients
 from .nonfinite import FiniteSteps
 
@@ -35,14 +34,6 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
         units = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
         return torch.bfloat16 if units() else None
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
-
-
-def use_channels_last(model: nn.Module) -> nn.Module:
-    """Stores a model's convolution weights channels-last, in place, so that its feature maps are channels-last too.
-
-    Also protects layers from a bug of oneDNN with channels-last maps (`sirfp.network.strided_pointwise`).
-    """
-    return guard(model.to(memory_format=torch.channels_last))
 
 
 class MixedPrecisionTrainer(SimpleTrainer):
