@@ -17,18 +17,18 @@ import torch
 from oneshot_imagenet_samples import NETWORK, WEIGHTS, calibration_part, read
 from torch import nn
 
+from sirfp.budget.curves_for_budget import curves_for_budget
 from sirfp.budget.decision import decide
 from sirfp.budget.evidence import CURVES, Evidence
-from sirfp.budget.finer_curves import finer_curves
 from sirfp.budget.target import Flops
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
 from sirfp.models.timm_weights import create_timm
+from sirfp.network.channels_last import use_channels_last
 from sirfp.network.divergence import divergence_for
 from sirfp.network.forward import inference
 from sirfp.surgery.checked import WAYS
 from sirfp.surgery.plan_and_cut import correct_and_cut
-from sirfp.training.step import use_channels_last
 
 
 def main() -> int:
@@ -48,9 +48,9 @@ def main() -> int:
     scorer = build_criterion("sirfp_setwise", model, found.groups, seed=0)
     moments = evidence.moments(model, found)
     evidence.learn(model, found, scorer, moments)
-    task = (model, images[0][:1], found, scorer, Flops(args.share))
-    curves = finer_curves(*task, evidence, moments, evidence.curves(model, found, scorer, moments) or {})
-    choice = decide(*task, curves=curves)
+    target, meter = Flops(args.share), evidence.meter(model, found, scorer, moments)
+    curves = None if meter is None else curves_for_budget(model, images[0][:1], target, evidence, meter)
+    choice = decide(model, images[0][:1], found, scorer, target, curves=curves)
     moments = evidence.moments(model, found, held=True)
     wanted, labels = outputs(model, unseen), torch.cat([y for _, y in unseen])
     print("| way | KL divergence | squared error | top-1 |\n| --- | ---: | ---: | ---: |")

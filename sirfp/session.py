@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .budget.curve import Curve
+from .budget.curves import measure_curves
+from .budget.curves_for_budget import curves_for_budget
 from .budget.decision import decide
 from .budget.evidence import Evidence
-from .budget.finer_curves import finer_curves
 from .budget.frozen import check_groups
 from .budget.given_widths import with_given_widths
 from .budget.limits import DEFAULT, Limits
@@ -262,14 +262,18 @@ class PruningSession:
             InputError: the criterion needs batches and there are none, or nothing in the model can be cut.
         """
         check_groups(self.find())
-        self._look(evidence, refit)
+        criterion, moments = self._look(evidence, refit)
         self.observer = None
+        with untouched(self.model):
+            meter = evidence.meter(self.model, self.find(), criterion, moments)
+            if meter is None:
+                raise InputError("loss curves need images that are held out: decide widths by curves")
+            curves = measure_curves(meter, self.bounds(), evidence.levels)
+        self.measured.append(sensitivities(self.find(), curves))
         return self.measured[-1]
 
-    def _look(
-        self, evidence: Evidence, refit: bool, measured: bool = True
-    ) -> tuple[Criterion, Moments | None, dict[str, Curve] | None]:
-        """Returns the criterion with all statistics, the moments for a refit, and the loss curves if wanted."""
+    def _look(self, evidence: Evidence, refit: bool) -> tuple[Criterion, Moments | None]:
+        """Returns the criterion with all statistics, and the moments for a refit."""
         found, observer = self.find(), self.attach()
         observer.detach()
         criterion = observer.criterion
@@ -278,19 +282,12 @@ class PruningSession:
         with untouched(self.model):
             moments = evidence.moments(self.model, found) if refit or criterion.needs == "moments" else None
             evidence.learn(self.model, found, criterion, moments)
-        moments = moments if refit else None
         if criterion.left_out:
             logger.warning(
                 "%d images had NaN or infinite features; they are left out of the statistics", criterion.left_out
             )
         self.agree()
-        curves = None
-        if measured:
-            with untouched(self.model):
-                curves = evidence.curves(self.model, found, criterion, moments, self.bounds())
-        if curves is not None:
-            self.measured.append(sensitivities(found, curves))
-        return criterion, moments, curves
+        return criterion, moments if refit else None
 
     def _cut(self, target: Target, evidence: Evidence, refit: bool) -> PruningPlan:
         """Cuts once; returns the plan of all cuts so far."""
@@ -298,18 +295,17 @@ class PruningSession:
         if target.share < 1 or self.limits.keep:
             check_groups(found)
         limits = self.bounds()  # before batches are looked at: it may raise an error
-        criterion, moments, curves = self._look(evidence, refit, measured=target.share < 1)
-        found = self.find()
+        criterion, moments = self._look(evidence, refit)
+        found, curves = self.find(), None
         with untouched(self.model):
-            if curves is not None:
-                curves = finer_curves(
-                    self.model, self.example_inputs, found, criterion, target, evidence, moments, curves,
-                    limits, self.plan,
-                )  # fmt: skip
-                self.measured[-1] = sensitivities(found, curves)
+            meter = evidence.meter(self.model, found, criterion, moments) if target.share < 1 else None
+            if meter is not None:
+                curves = curves_for_budget(self.model, self.example_inputs, target, evidence, meter, limits, self.plan)
+                self.measured.append(sensitivities(found, curves))
             choice = decide_once(
                 lambda: decide(self.model, self.example_inputs, found, criterion, target, limits, self.plan, curves)
             )
+            del meter  # its recorded feature maps are large
             if moments is not None and evidence.held:
                 moments = evidence.moments(self.model, found, held=True)
         stage("refitting and cutting")

@@ -93,7 +93,7 @@ class Curve:
         """Returns the loss at a width in atoms; see `over`."""
         return float(self.over(np.array([width]))[0])
 
-    def over(self, widths: np.ndarray) -> np.ndarray:
+    def over(self, widths: np.ndarray, measured: bool = False) -> np.ndarray:
         """Returns the losses at given widths, in float64, never rising with the width.
 
         Between measured widths the square root of the loss is interpolated linearly: a divergence grows with the square
@@ -106,6 +106,7 @@ class Curve:
 
         Args:
             widths: widths in atoms, from 0 to `size`.
+            measured: True for an infinite loss at all widths that were not measured.
         """
         clean = self.cleaned()
         known, roots = np.array(clean.widths, dtype=float), np.sqrt(clean.losses)
@@ -118,6 +119,8 @@ class Curve:
             shares = np.divide(known[0], far, out=np.full(len(far), np.inf), where=far > 0)
             assumed = np.maximum(roots[0] + slope * (known[0] - far), roots[0] * np.where(far > 0, shares, 1.0))
             root[below] = np.where((far > 0) & (len(known) > 1), assumed, np.inf)
+        if measured:
+            root[~np.isin(given, known)] = np.inf
         return root**2
 
     def to_json(self) -> dict[str, Any]:

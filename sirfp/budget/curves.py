@@ -12,6 +12,7 @@ scores and with layer-wise errors.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +28,7 @@ from ..network.divergence import Divergence
 from ..network.fingerprint import fingerprint
 from ..network.forward import inference
 from ..network.replay import Replay
+from ..processes import decide_once
 from ..reporting.progress import with_progress
 from ..structure.groups import ChannelGroups, Group
 from ..surgery.plan_and_cut import cut_copy, touched_modules
@@ -37,100 +39,155 @@ from .limits import DEFAULT, Limits
 
 logger = logging.getLogger(__name__)
 
-LEVELS = (0.9, 0.7, 0.45, 0.2, 0.03)
+LEVELS = (0.8, 0.5, 0.2, 0.03)
 """Shares of a group's channels at which its curve is measured. The smallest matters: a block with a shortcut beside it
 loses hardly more with 3% of its channels than with 20%."""
 
 
-def measure_curves(
-    model: nn.Module,
-    found: ChannelGroups,
-    orders: Mapping[str, torch.Tensor],
-    moments: Moments | None,
-    batches: Sequence[Any],
-    divergence: Divergence,
-    *,
-    dense: Sequence[Sequence[Any]] | None = None,
-    limits: Limits = DEFAULT,
-    levels: Iterable[float] = LEVELS,
-    widths: Mapping[str, Sequence[int]] | None = None,
-    context: Callable[[], AbstractContextManager] = nullcontext,
-    store: CurveStore | None = None,
-) -> dict[str, Curve]:
-    """Measures the loss curve of every group.
+class CurveMeter:
+    """Measures losses of one network at given widths of its groups.
 
     In a distributed run each process measures on its own batches, and the losses are averaged over all images.
 
     Args:
-        model: the network; it is not changed.
+        model: the network; it is not changed, and must not change while this object is in use.
         found: its groups.
         orders: the atoms of each group from first to last removed, {group: (size,)}.
         moments: second moments of the layers' inputs, on other images than those of `batches`.
         batches: images that `moments` has not seen.
         divergence: compares outputs (`sirfp.network.divergence.divergence_for`).
         dense: the outputs of the dense network for each batch; by default those of `model`.
-        limits: the widths that are allowed.
-        levels: shares of a group's atoms at which its curve is measured.
-        widths: {group: the widths in atoms, ascending and below the full one, at which its curve is measured}, in place
-            of `levels`; groups that are not named are not measured.
         context: the context of every forward pass, e.g. autocast.
-        store: keeps the losses of each group, and has those that were measured before in the same state. The code of a
-            user's divergence is not part of the state. Each process has a store of its own.
+        store: keeps each loss, and has those that were measured before in the same state. The code of a user's
+            divergence is not part of the state. Each process has a store of its own.
 
-    Returns:
-        {group: curve}, for each group that was measured; losses in the divergence's unit (nats), 0 at the group's full
-        width.
+    Attributes:
+        points: the number of losses asked for so far.
 
     Raises:
         InputError: a divergence is not finite, or not 0 for the dense network itself.
     """
-    begin = time.perf_counter()
-    grid = {group.name: _grid(group, limits, levels) for group in found} if widths is None else widths
-    groups = [group for group in found if group.name in grid]
-    losses: dict[str, list[float]] = {}
-    with inference(model), context():
-        replay = Replay(model, batches, divergence.outputs)
-        dense = replay.outputs if dense is None else dense
-        start = _mean(divergence, dense, replay.outputs)
-        state = _state(model, found, moments, batches, divergence, dense, replay.outputs) if store is not None else ""
-        changed = {group.name: _changed_modules(found, group) for group in groups}
-        in_time = sorted(groups, key=lambda group: replay.moment(changed[group.name]))
-        for group in with_progress(in_time, "measuring loss curves", len(in_time)):
-            wanted = grid[group.name]
-            key = fingerprint(group, orders[group.name], wanted) if store is not None else ""
-            known = store.get(state, key, len(wanted)) if store is not None else None
-            losses[group.name] = known or []
-            if known is not None:
-                continue
-            replay.prepare(changed[group.name])
-            for width in wanted:
-                keep = np.ones(found.atoms, dtype=bool)
-                gone = orders[group.name][: group.size - width].cpu().numpy()
-                keep[found.spans[group.name].start + gone] = False
-                copy = cut_copy(model, found, keep, moments, share_layers=True)
-                outputs = [replay.run(copy, number) for number in range(len(batches))]
-                losses[group.name].append(_mean(divergence, dense, outputs) - start)
-            if store is not None:
-                store.put(state, key, losses[group.name])
-    images = sum(divergence.images(one) for one in dense)
-    losses = _average({group.name: losses[group.name] for group in groups}, images)
-    counted = [sum(map(len, losses.values())), len(losses), images]
-    logger.info("Measured %d points of %d loss curves on %d images in %.1f s", *counted, time.perf_counter() - begin)
-    return {
-        group.name: Curve(group.name, group.size, (*grid[group.name], group.size), (*losses[group.name], 0.0))
-        for group in groups
-    }
+
+    def __init__(
+        self,
+        model: nn.Module,
+        found: ChannelGroups,
+        orders: Mapping[str, torch.Tensor],
+        moments: Moments | None,
+        batches: Sequence[Any],
+        divergence: Divergence,
+        *,
+        dense: Sequence[Sequence[Any]] | None = None,
+        context: Callable[[], AbstractContextManager] = nullcontext,
+        store: CurveStore | None = None,
+    ):
+        self.model, self.found, self.orders, self.moments = model, found, orders, moments
+        self.batches, self.divergence, self.context, self.store = batches, divergence, context, store
+        self.points, self._seconds = 0, -time.perf_counter()
+        with inference(model), context():
+            self._replay = Replay(model, batches, divergence.outputs)
+            self.dense = self._replay.outputs if dense is None else dense
+            self._start = _mean(divergence, self.dense, self._replay.outputs)
+            outputs = self.dense, self._replay.outputs
+            self._state = "" if store is None else _state(model, found, moments, batches, divergence, *outputs)
+        changed = {group.name: _changed_modules(found, group) for group in found}
+        order = decide_once(lambda: sorted(changed, key=lambda name: self._replay.moment(changed[name])))
+        self._changed = {name: changed[name] for name in order}  # in the same order in all processes
+        self._seconds += time.perf_counter()
+
+    def measure(
+        self, widths: Mapping[str, Sequence[int]], enough: float = math.inf, what: str = "measuring loss curves"
+    ) -> dict[str, Curve]:
+        """Measures losses.
+
+        Args:
+            widths: {group: widths in atoms, ascending and below the full one}.
+            enough: a group's smaller widths are not measured once its loss exceeds this value.
+            what: what the progress bar says.
+
+        Returns:
+            {group: its curve}, for each group that is named; losses in the divergence's unit (nats), 0 at the group's
+            full width.
+        """
+        self._seconds -= time.perf_counter()
+        losses: dict[str, dict[int, float]] = {name: {} for name in self._changed if name in widths}
+        with inference(self.model), self.context():
+            for name in with_progress(list(losses), what, len(losses)):
+                replayed = False
+                for width in sorted(widths[name], reverse=True):
+                    keep = self._keep(name, width)
+                    key = fingerprint(self.found[name], self.orders[name], [width]) if self.store is not None else ""
+                    known = self.store.get(self._state, key, 1) if self.store is not None else None
+                    if known is None and not replayed:
+                        replayed = True
+                        self._replay.prepare(self._changed[name])
+                    loss = self._loss(keep) if known is None else known[0]
+                    if known is None and self.store is not None:
+                        self.store.put(self._state, key, [loss])
+                    losses[name][width] = self._averaged(loss)
+                    if losses[name][width] > enough:
+                        break
+        self.points += sum(map(len, losses.values()))
+        self._seconds += time.perf_counter()
+        return {name: self._curve(name, losses[name]) for name in widths}
+
+    def log(self) -> None:
+        """Logs how many losses were measured, on how many images and in what time."""
+        counted = self.points, sum(self.divergence.images(one) for one in self.dense), self._seconds
+        logger.info("Measured %d losses of groups at smaller widths on %d images in %.1f s", *counted)
+
+    def _keep(self, name: str, width: int) -> np.ndarray:
+        """Returns the atoms to keep, (atoms,) of bool, if one group alone is cut to a width."""
+        keep = np.ones(self.found.atoms, dtype=bool)
+        gone = self.orders[name][: self.found[name].size - width].cpu().numpy()
+        keep[self.found.spans[name].start + gone] = False
+        return keep
+
+    def _loss(self, keep: np.ndarray) -> float:
+        copy = cut_copy(self.model, self.found, keep, self.moments, share_layers=True)
+        outputs = [self._replay.run(copy, number) for number in range(len(self.batches))]
+        return _mean(self.divergence, self.dense, outputs) - self._start
+
+    def _averaged(self, loss: float) -> float:
+        return _average(loss, sum(self.divergence.images(one) for one in self.dense))
+
+    def _curve(self, name: str, losses: Mapping[int, float]) -> Curve:
+        size, widths = self.found[name].size, sorted(losses)
+        return Curve(name, size, (*widths, size), (*(losses[width] for width in widths), 0.0))
+
+
+def measure_curves(meter: CurveMeter, limits: Limits = DEFAULT, levels: Iterable[float] = LEVELS) -> dict[str, Curve]:
+    """Measures the loss curve of every group at a few shares of its channels.
+
+    Args:
+        meter: measures losses.
+        limits: the widths that are allowed.
+        levels: the shares of a group's atoms.
+
+    Returns:
+        {group: curve}.
+    """
+    curves = meter.measure({group.name: widths_near(group, limits, levels) for group in meter.found})
+    meter.log()
+    return curves
 
 
 def _changed_modules(found: ChannelGroups, group: Group) -> set[str]:
-    """Returns the names of the modules that change if a group is cut."""
+    """Returns the names of the modules that compute something else if a group is cut.
+
+    A module that contains some of them is left out. It may change in an attribute that tells other code the width of
+    its output, such as timm's `num_features` and Detectron2's `_out_feature_channels`. Counted as a change, this would
+    mean that nothing before it can be replaced.
+    """
     keep = np.ones(found.atoms, dtype=bool)
     keep[found.spans[group.name]] = False
-    return touched_modules(found, keep)
+    names = touched_modules(found, keep)
+    parents = {name[:end] for name in names for end in range(len(name)) if end == 0 or name[end] == "."}
+    return names - parents
 
 
-def _grid(group: Group, limits: Limits, levels: Iterable[float]) -> list[int]:
-    """Returns the widths below the full one at which a group's curve is measured, in atoms, ascending."""
+def widths_near(group: Group, limits: Limits, levels: Iterable[float]) -> list[int]:
+    """Returns the allowed widths below the full one that are nearest to some shares of a group's atoms, ascending."""
     allowed = np.array(grid(group, limits)[:-1])
     if not len(allowed):
         return []
@@ -145,21 +202,19 @@ def _mean(divergence: Divergence, dense: Sequence[Any], outputs: Sequence[Any]) 
     return float(np.average(values, weights=images))
 
 
-def _average(losses: dict[str, list[float]], images: int) -> dict[str, list[float]]:
-    """Returns the mean of losses over all processes.
+def _average(loss: float, images: int) -> float:
+    """Returns the mean of the losses of all processes.
 
     Args:
-        losses: {group: its losses on the images of this process}, with the groups in the same order in all processes.
-        images: the number of images of this process, its weight in the mean.
+        loss: the loss of this process.
+        images: its number of images, the weight in the mean.
     """
     if not (dist.is_available() and dist.is_initialized()):
-        return losses
+        return loss
     device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    flat = torch.tensor([x for each in losses.values() for x in each], dtype=torch.float64, device=device)
-    total = torch.cat([flat * images, flat.new_tensor([images])])
+    total = torch.tensor([loss * images, images], dtype=torch.float64, device=device)
     dist.all_reduce(total)
-    values = iter((total[:-1] / total[-1]).tolist())
-    return {name: [next(values) for _ in each] for name, each in losses.items()}
+    return float(total[0] / total[1])
 
 
 def _state(

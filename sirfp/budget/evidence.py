@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,14 +20,12 @@ from ..moments import Moments, take_moments
 from ..network.batches import Run, attempted, finite, runner
 from ..network.divergence import Divergence, divergence_for
 from ..network.forward import call, inference
-from ..network.held_out import count_images, hold_out, joined
+from ..network.held_out import count_images, hold_out, regrouped
 from ..processes import decide_once
 from ..reporting.progress import stage
 from ..structure.groups import ChannelGroups
-from .curve import Curve
 from .curve_store import CurveStore
-from .curves import LEVELS, measure_curves
-from .limits import DEFAULT, Limits
+from .curves import LEVELS, CurveMeter
 
 CURVES, RANKING = "curves", "ranking"
 WIDTHS = (CURVES, RANKING)
@@ -37,6 +35,17 @@ IMAGES = 64
 FEWEST = 8
 """With fewer calibration images, widths come from a ranking if curves are not asked for by name: curves measured on one
 or two images say little."""
+
+
+PIXELS = 6 * 224 * 224
+"""Maximum number of pixels of a call on a processor. Feature maps of larger calls do not fit into caches. With one
+thread, 32 images of 240 x 320 took DeepLabV3+ on EfficientNet-Lite0 9.4 s in one call and 6.1 s in calls of two. Calls
+of few small images cost time between layers."""
+
+
+def call_pixels(model: nn.Module) -> int | None:
+    """Returns the maximum number of pixels of a call of a model; None if it is not on a processor."""
+    return PIXELS if all(parameter.device.type == "cpu" for parameter in model.parameters()) else None
 
 
 def default_widths(criterion: str, batches: Sequence[Any]) -> str:
@@ -86,7 +95,14 @@ class Evidence:
     store: CurveStore | None = None
 
     @staticmethod
-    def of(batches: Sequence[Any], widths: str, divergence: Divergence, images: int = IMAGES, **how: Any) -> Evidence:
+    def of(
+        batches: Sequence[Any],
+        widths: str,
+        divergence: Divergence,
+        images: int = IMAGES,
+        pixels: int | None = None,
+        **how: Any,
+    ) -> Evidence:
         """Divides batches as a way to decide widths needs them.
 
         Args:
@@ -94,6 +110,7 @@ class Evidence:
             widths: one of `WIDTHS`.
             divergence: compares outputs.
             images: the maximum number of images that are held out.
+            pixels: the maximum number of pixels of a call (`call_pixels`).
             **how: `run` and `context`.
 
         Raises:
@@ -108,7 +125,7 @@ class Evidence:
                 f"loss curves need images that the refit has not seen: give at least two calibration images, not "
                 f"{sum(map(count_images, batches))}, or decide widths by ranking"
             )
-        return Evidence(fit, joined(held), divergence, **how)
+        return Evidence(regrouped(fit, pixels=pixels), regrouped(held, pixels=pixels), divergence, **how)
 
     @staticmethod
     def of_calibration(
@@ -140,7 +157,8 @@ class Evidence:
         run = runner(example_inputs, forward, loss)
         measure = divergence_for(model, divergence, runner(example_inputs, forward))
         widths = default_widths(criterion, first) if widths is None else widths
-        evidence = Evidence.of(first, widths, measure, run=partial(attempted, run, what="a calibration batch"))
+        once = partial(attempted, run, what="a calibration batch")
+        evidence = Evidence.of(first, widths, measure, pixels=call_pixels(model), run=once)
         rest: list[Any] = []
 
         def statistics(scorer: Criterion) -> None:
@@ -179,28 +197,19 @@ class Evidence:
             stage("ordering channels by what the others can replace")
             learn(model, found, criterion, moments, self.fit, self.divergence, self.context)
 
-    def curves(
-        self,
-        model: nn.Module,
-        found: ChannelGroups,
-        criterion: Criterion,
-        moments: Moments | None,
-        limits: Limits = DEFAULT,
-        widths: Mapping[str, Sequence[int]] | None = None,
-    ) -> dict[str, Curve] | None:
-        """Measures the loss curves of a model's groups; None if widths come from a ranking.
+    def meter(
+        self, model: nn.Module, found: ChannelGroups, criterion: Criterion, moments: Moments | None
+    ) -> CurveMeter | None:
+        """Returns what measures the loss curves of a model's groups; None if widths come from a ranking.
 
         The divergence is that from the dense network also where `model` was cut before with the same evidence.
-
-        Args:
-            widths: the widths of each group in place of those at `levels` (`measure_curves`).
         """
         if not self.held:
             return None
         if self.dense is None:
             with inference(model), self.context():
                 self.dense = [self.divergence.outputs(model, batch) for batch in self.held]
-        return measure_curves(
+        return CurveMeter(
             model,
             found,
             decide_once(criterion.orders),
@@ -208,9 +217,6 @@ class Evidence:
             self.held,
             self.divergence,
             dense=self.dense,
-            limits=limits,
-            levels=self.levels,
-            widths=widths,
             context=self.context,
             store=self.store,
         )

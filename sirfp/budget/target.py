@@ -6,7 +6,8 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +33,13 @@ logger = logging.getLogger(__name__)
 
 KEEP_FLOPS = 0.4
 """The share of the FLOPs that `sirfp.prune` and `sirfp prune` keep if no budget is given; the paper removes 60%."""
+
+
+class ChooseWidths(Protocol):
+    """Chooses the widths that loss curves suggest for a budget."""
+
+    def __call__(self, curves: Mapping[str, Curve], measured: bool = False) -> dict[str, int]:
+        """Returns {group: number of atoms}. The arguments are those of `sirfp.budget.widths.choose_widths`."""
 
 
 @dataclass(frozen=True)
@@ -155,16 +163,15 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def likely_widths(
+    def chooser(
         self,
         model: nn.Module,
         example_inputs: Any,
         found: ChannelGroups,
-        curves: Mapping[str, Curve],
         limits: Limits = DEFAULT,
         before: PruningPlan | None = None,
-    ) -> dict[str, int]:
-        """Returns the widths that curves suggest, {group: number of atoms}, without timing plans and without warnings.
+    ) -> ChooseWidths:
+        """Returns a function that chooses the widths that curves suggest, without timing plans and without warnings.
 
         The arguments are those of `choose_by_curves`.
         """
@@ -230,12 +237,17 @@ class Counted(Target):
     def by_width(self, found: ChannelGroups) -> WidthCost:
         """Returns the quantity as a function of the groups' widths."""
 
-    def likely_widths(self, model, example_inputs, found, curves, limits=DEFAULT, before=None) -> dict[str, int]:
+    def chooser(self, model, example_inputs, found, limits=DEFAULT, before=None) -> ChooseWidths:
         dense, cost = self.dense(found, before), self.by_width(found)
-        return choose_widths(found, curves, self.share * dense, cost, limits=limits, dense=dense, what=self.words)
+
+        def choose(curves: Mapping[str, Curve], measured: bool = False) -> dict[str, int]:
+            how: Any = {"limits": limits, "dense": dense, "what": self.words, "measured": measured}
+            return choose_widths(found, curves, self.share * dense, cost, **how)
+
+        return choose
 
     def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
-        widths = self.likely_widths(model, example_inputs, found, curves, limits, before)
+        widths = self.chooser(model, example_inputs, found, limits, before)(curves)
         keep = keep_for(found, order, widths)
         warn_of_guesses(found, curves, keep, limits)
         return self._near(found, keep, self.dense(found, before), limits)
@@ -296,18 +308,26 @@ class Latency(Target):
 
         return self.choice(*meet(model, example_inputs, found, scores, self.share, before, limits))
 
-    def likely_widths(self, model, example_inputs, found, curves, limits=DEFAULT, before=None) -> dict[str, int]:
+    def chooser(self, model, example_inputs, found, limits=DEFAULT, before=None) -> ChooseWidths:
         from .latency import LatencyTable, share_of_present
 
-        share = share_of_present(self.share, before)
-        table = LatencyTable.measure(model, example_inputs, found, limits)
-        present, least = table(np.ones(found.atoms, dtype=bool)), table(smallest(found, limits))
-        return self._by_table(found, curves, max(least * 1.0001, share * present), table, limits)
+        @cache
+        def table() -> LatencyTable:  # measured by the first call: other processes of a run do not choose
+            return LatencyTable.measure(model, example_inputs, found, limits)
 
-    def _by_table(self, found, curves, seconds: float, table: LatencyTable, limits: Limits) -> dict[str, int]:
+        def choose(curves: Mapping[str, Curve], measured: bool = False) -> dict[str, int]:
+            present, least = table()(np.ones(found.atoms, dtype=bool)), table()(smallest(found, limits))
+            seconds = max(least * 1.0001, share_of_present(self.share, before) * present)
+            return self._by_table(found, curves, seconds, table(), limits, measured)
+
+        return choose
+
+    def _by_table(
+        self, found, curves, seconds: float, table: LatencyTable, limits: Limits, measured: bool = False
+    ) -> dict[str, int]:
         """Returns the widths that curves suggest for so many seconds of a call, as a table predicts them."""
         cost = of_latencies(table, found)
-        return choose_widths(found, curves, seconds, cost, limits=limits, what=self.words)
+        return choose_widths(found, curves, seconds, cost, limits=limits, what=self.words, measured=measured)
 
     def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
         from .latency import meet_by

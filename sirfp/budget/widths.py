@@ -30,6 +30,7 @@ def choose_widths(
     limits: Limits = DEFAULT,
     dense: float | None = None,
     what: str = "FLOPs",
+    measured: bool = False,
 ) -> dict[str, int]:
     """Chooses the width of each group, so that the sum of the groups' losses is least.
 
@@ -48,6 +49,7 @@ def choose_widths(
             width it gives has this width, whatever its curve.
         dense: the dense model's cost, for messages; by default the cost of the present widths.
         what: name of the cost in messages.
+        measured: True to choose only widths at which a loss was measured.
 
     Returns:
         {group: number of atoms to keep}. The cost is at most the budget, and at most `PROMISED` below it unless all
@@ -60,7 +62,7 @@ def choose_widths(
     _check(found, curves)
     grids = [np.array(grid(group, limits)) for group in found]
     losses = [
-        np.zeros(1) if group.name in limits.widths else curves[group.name].over(widths)
+        np.zeros(1) if group.name in limits.widths else curves[group.name].over(widths, measured)
         for group, widths in zip(found, grids, strict=True)
     ]
     known = [np.isfinite(each) for each in losses]  # a group that was measured at its full width only stays whole

@@ -12,11 +12,11 @@ from detectron2.engine.hooks import HookBase
 from detectron2.utils.logger import log_first_n
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
-from ..budget.evidence import CURVES, Evidence
+from ..budget.evidence import CURVES, Evidence, call_pixels
 from ..criteria import CRITERIA
 from ..network.divergence_loss import divergence_on
 from ..network.forward import training_branches
-from ..network.held_out import count_images, joined
+from ..network.held_out import count_images, regrouped
 from ..processes import average_norms, world_size
 from ..surgery.reconstruction import BATCHES
 from ..training.nonfinite import finite_norms
@@ -118,7 +118,7 @@ class PruneSteps(HookBase):
         fit, held = list(islice(batches, self.reconstruction or BATCHES)), []
         if self.curves:
             each = max(1, count_images(fit[0]) * world_size())
-            held = joined(list(islice(batches, ceil(self.images / each))))
+            held = regrouped(list(islice(batches, ceil(self.images / each))), pixels=call_pixels(model))
         with self.trainer.autocast():
             divergence = divergence_on(model, fit[0])
         evidence = Evidence(fit, held, divergence, mode=training_branches, context=self.trainer.autocast)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -75,30 +76,38 @@ def hold_out(batches: Sequence[Any], most: int, share: float = 0.25) -> tuple[li
     return fit, held
 
 
-def joined(batches: Sequence[Any], most: int = 32) -> list[Any]:
-    """Joins batches of equal shapes to larger ones, so that a network is called fewer times.
+def regrouped(batches: Sequence[Any], most: int = 32, pixels: int | None = None) -> list[Any]:
+    """Divides and joins batches, so that a network is called few times and its feature maps are not too large.
 
     Args:
-        batches: tensors (N, ...), or lists of dictionaries of Detectron2; others are left as they are.
-        most: the maximum number of images of a joined batch.
+        batches: tensors (N, ...), or lists of dictionaries of Detectron2; others are left as they are. Images of
+            different shapes are not joined.
+        most: the maximum number of images of a new batch.
+        pixels: the maximum number of pixels of a new batch of more than one image; None for any.
     """
     result: list[Any] = []
     for batch in batches:
-        last = result[-1] if result else None
-        if last is None or _shape(last) != _shape(batch) or count_images(last) + count_images(batch) > most:
+        shape = _shape(batch)
+        if shape is None:
             result.append(batch)
-        elif isinstance(batch, torch.Tensor):
-            result[-1] = torch.cat([last, batch])
-        else:
-            result[-1] = [*last, *batch]
+            continue
+        size = most if pixels is None else max(1, min(most, pixels // max(1, prod(shape[1:]))))
+        last = result.pop() if result and _shape(result[-1]) == shape and _kind(result[-1]) == _kind(batch) else None
+        if last is not None:
+            batch = torch.cat([last, batch]) if isinstance(batch, torch.Tensor) else [*last, *batch]
+        result += [batch[start : start + size] for start in range(0, count_images(batch), size)]
     return result
 
 
-def _shape(batch: Any) -> Any:
-    """Returns the shape of each image if a batch can be joined with another of the same shape, else a new object."""
-    if isinstance(batch, torch.Tensor) and batch.dim():
+def _shape(batch: Any) -> torch.Size | None:
+    """Returns the shape of each image, if all have the same and the batch can be divided and joined."""
+    if isinstance(batch, torch.Tensor) and batch.dim() and len(batch):
         return batch.shape[1:]
     if isinstance(batch, list) and batch and all(isinstance(one, Mapping) and "image" in one for one in batch):
         shapes = {one["image"].shape for one in batch}
-        return shapes.pop() if len(shapes) == 1 else object()
-    return object()
+        return shapes.pop() if len(shapes) == 1 else None
+    return None
+
+
+def _kind(batch: Any) -> Any:
+    return (batch.dtype, batch.device) if isinstance(batch, torch.Tensor) else list

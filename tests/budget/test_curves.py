@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 import sirfp
-from sirfp.budget.curves import measure_curves
+from sirfp.budget.curves import CurveMeter, measure_curves
 from sirfp.budget.evidence import Evidence
 from sirfp.budget.limits import Limits
 from sirfp.channels import find_groups
 from sirfp.moments import take_moments
 from sirfp.network.divergence import divergence_for
 from sirfp.network.forward import inference
-from sirfp.network.held_out import count_images, hold_out, joined
+from sirfp.network.held_out import count_images, hold_out, regrouped
 from sirfp.surgery.plan_and_cut import cut_copy
 
 
@@ -42,10 +42,14 @@ def orders(found) -> dict[str, torch.Tensor]:
     return {group.name: torch.arange(group.size) for group in found}
 
 
+def meter(model, found, moments, held, **how) -> CurveMeter:
+    return CurveMeter(model, found, orders(found), moments, held, divergence_for(model), **how)
+
+
 def test_a_curve_is_the_divergence_of_a_copy_in_which_one_group_is_cut(network):
     model, found, moments, held = network
     before = copy.deepcopy(model.state_dict())
-    curves = measure_curves(model, found, orders(found), moments, held, divergence_for(model), levels=(0.75, 0.25))
+    curves = measure_curves(meter(model, found, moments, held), levels=(0.75, 0.25))
     assert set(curves) == {group.name for group in found}
     with inference(model):
         dense = model(held[0]).log_softmax(1)
@@ -66,7 +70,7 @@ def test_a_curve_is_the_divergence_of_a_copy_in_which_one_group_is_cut(network):
 def test_widths_of_a_curve_are_allowed_ones(network):
     model, found, moments, held = network
     limits = Limits(round_to=8, min_keep=0.5)
-    curves = measure_curves(model, found, orders(found), moments, held, divergence_for(model), limits=limits)
+    curves = measure_curves(meter(model, found, moments, held), limits)
     assert all(width % 8 == 0 and width >= curve.size / 2 for curve in curves.values() for width in curve.widths)
 
 
@@ -79,9 +83,8 @@ def test_a_second_cut_is_measured_from_the_dense_network(network):
     keep[found.spans[found.groups[-1].name].start :][: found.groups[-1].size // 2] = False
     pruned = cut_copy(model, found, keep, moments)
     again = find_groups(pruned, held[0][:1])
-    dense = evidence.dense
-    far = measure_curves(pruned, again, orders(again), None, held, evidence.divergence, dense=dense, levels=(0.2,))
-    near = measure_curves(pruned, again, orders(again), None, held, evidence.divergence, levels=(0.2,))
+    far = measure_curves(meter(pruned, again, None, held, dense=evidence.dense), levels=(0.2,))
+    near = measure_curves(meter(pruned, again, None, held), levels=(0.2,))
     assert any(abs(far[name].losses[0] - near[name].losses[0]) > 0.01 * near[name].losses[0] for name in far)
 
 
@@ -95,11 +98,21 @@ def test_images_are_held_out_of_what_is_fitted():
     assert hold_out([torch.zeros(1, 3)], 16)[1] == []
 
 
-def test_batches_of_one_shape_are_joined():
-    batches = [torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8), torch.zeros(15, 3, 8, 8)]
-    assert [len(batch) for batch in joined(batches, 16)] == [4, 2, 15]
-    items = [[{"image": torch.zeros(3, side, side)}] for side in (4, 4, 8, 8)]
-    assert [len(batch) for batch in joined(items)] == [2, 2]
+def test_batches_of_one_shape_are_joined_and_divided():
+    batches = [torch.rand(n, 3, side, side) for n, side in ((2, 4), (2, 4), (2, 8), (15, 8), (1, 4))]
+    assert [len(batch) for batch in regrouped(batches, 16)] == [4, 16, 1, 1]
+    assert [len(batch) for batch in regrouped(batches, 16, pixels=5 * 64)] == [4, 5, 5, 5, 2, 1]
+    assert [len(batch) for batch in regrouped(batches, 16, pixels=1)] == [1] * 22
+    assert torch.equal(torch.cat(regrouped(batches[2:4], 3)), torch.cat(batches[2:4]))
+    items = [[{"image": torch.zeros(3, side, side), "name": n}] for n, side in enumerate((4, 4, 8, 8, 8))]
+    divided = regrouped(items, pixels=2 * 64)
+    assert [[item["name"] for item in batch] for batch in divided] == [[0, 1], [2, 3], [4]]
+    other = [(torch.zeros(5, 3, 4, 4), torch.zeros(5)), [{"image": torch.zeros(3, n, 4)} for n in (4, 5)]]
+    assert all(a is b for a, b in zip(regrouped(other, 1), other, strict=True))
+    assert [batch.dtype for batch in regrouped([torch.zeros(1, 2), torch.zeros(1, 2).half()])] == [
+        torch.float32,
+        torch.float16,
+    ]
 
 
 @pytest.mark.parametrize(
