@@ -24,7 +24,7 @@ def test_a_run_writes_its_loss_curves(tmp_path):
         assert all(group["channels"] == group["widths"][-1] and group["losses"][-1] == 0 for group in cut)
     first = prunings[0]["cuts"][0]
     assert {group["group"]: group["channels"] for group in first} == dict(plan.channels)
-    assert (tmp_path / "curves.png").stat().st_size and "keeps 90%" in (tmp_path / "curves.md").read_text()
+    assert (tmp_path / "curves.png").stat().st_size and "keeps 80%" in (tmp_path / "curves.md").read_text()
 
 
 def test_an_interrupted_pruning_goes_on_with_its_curves(tmp_path, monkeypatch):
