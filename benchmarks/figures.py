@@ -252,6 +252,21 @@ def profile_tables(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def loss_curves(result: Mapping[str, Any]) -> list[Figure]:
+    rows = []
+    for row in result["rows"]:
+        name, bound = row["model"], row.get("bound_s")
+        if bound is not None:
+            what = f"loss curves on {row['images']} images, {name}, {row['points']} points of {row['groups']} groups"
+            rows.append(Figure(what, f"{row['curves_s']:.0f} s", f"{bound:g} s", row["curves_s"] <= bound))
+        at_most = result["order_bound_s"] if name == "deeplab" else None
+        shown = (f"{at_most:g} s", row["order_s"] <= at_most) if at_most is not None else ()
+        rows.append(Figure(f"set-wise order of {row['groups']} groups, {name}", f"{row['order_s']:.1f} s", *shown))
+        rows.append(Figure(f"moments of layers' inputs, {name}", f"{row['moments_s']:.0f} s"))
+        rows.append(Figure(f"moments of gradients, {name}", f"{row['gradients_s']:.0f} s"))
+    return rows
+
+
 def startup(result: Mapping[str, Any]) -> list[Figure]:
     spent, shares, runs = result["import_s"], result["imports_of_a_run_s"], result["runs"]
     rows = [Figure("import sirfp once torch is imported", f"{spent:.3f} s", "0.3 s", spent < 0.3)]
@@ -270,6 +285,7 @@ READERS: dict[str, Callable[[Mapping[str, Any]], list[Figure]]] = {
     "accumulation-kernel": kernel,
     "accumulation": accumulation,
     "loop": loop,
+    "loss-curves": loss_curves,
     "planning-memory": memory,
     "planning-peers": peers,
     "planning": planning,

@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
     "accumulation-classifier": (["accumulation.py", "--model", "resnet50"], ["--rounds", "2"]),
     "accumulation-detector": (["accumulation.py", "--model", "retinanet"], ["--rounds", "2"]),
     "accumulation-kernel": (["accumulation_kernel.py"], ["--memory-limit", "0.1", "--repeats", "1"]),
+    "loss-curves": (["loss_curves.py"], ["--images", "4", "--models", "lite0"]),
     "loop-overhead": (["loop_overhead.py"], ["--rounds", "2"]),
     "planning-deeplab": (["planning.py"], ["--repeats", "2"]),
     "planning-resnet50": (["planning.py", "--model", "resnet50"], ["--repeats", "2"]),

@@ -30,6 +30,14 @@ def deeplab_v3_r50() -> nn.Module:
     return build_model(cfg)
 
 
+def deeplab_v3_plus_lite0() -> nn.Module:
+    """DeepLabV3+ on EfficientNet-Lite0, 11 classes, batch norm; random weights, on the CPU."""
+    options = ["MODEL.DEVICE", "cpu", "MODEL.TIMM.WEIGHTS", ""]
+    cfg = load_config(SEGMENTATION / "camvid" / "deeplab_v3_plus_lite0.yaml", options, _segmentation_keys)
+    torch.manual_seed(0)
+    return build_model(cfg)
+
+
 def mask_rcnn_r50() -> nn.Module:
     """Detectron2's Mask R-CNN on a ResNet-50 FPN, 80 classes, batch norm; random weights, on the CPU."""
     torch.manual_seed(0)
