@@ -47,7 +47,10 @@ def main() -> None:
     args = parser().parse_args()
     task, output = TASKS[args.task], OUTPUT / args.task
     with one_line_errors():
-        weights = networks.train(task, OUTPUT) if args.scratch or args.ship else networks.shipped(task)
+        if args.ship:
+            weights = networks.train(task, OUTPUT, networks.start_of(task))
+        else:
+            weights = networks.train(task, OUTPUT) if args.scratch else networks.shipped(task)
         scenes = make_scenes()
         shutil.rmtree(output, ignore_errors=True)
     print(f"Prunes {os.path.relpath(weights)} on the scenes in {scenes.root}; log: {output}/log.txt", flush=True)

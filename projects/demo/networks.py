@@ -101,20 +101,30 @@ def shipped(task: Task, folder: Path = NETWORKS) -> Path:
     return file
 
 
+def start_of(task: Task) -> Path | None:
+    """Returns the file of the trained network that a task's backbone starts from; None for random weights.
+
+    Raises:
+        InputError: the file is missing or was changed, see `shipped`.
+    """
+    return shipped(TASKS[task.start]) if task.start else None
+
+
 def sha256(file: Path) -> str:
     """Returns the SHA-256 of a file, in hexadecimal digits."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def train(task: Task, output: Path) -> Path:
-    """Trains a task's network from nothing, on more scenes than the demo prunes it on; takes tens of minutes.
+def train(task: Task, output: Path, start: Path | None = None) -> Path:
+    """Trains a task's network, on more scenes than the demo prunes it on; takes tens of minutes.
 
     As backbones usually start from a classifier of ImageNet, that of segmentation starts from the classifier of
-    the scenes' digits, which is trained first.
+    the scenes' digits.
 
     Args:
         task: the task.
         output: the folder for the output folders of the runs.
+        start: the file of the network that the backbone starts from, see `start_of`; None trains it from nothing first.
 
     Returns:
         The file of the trained network.
@@ -124,7 +134,7 @@ def train(task: Task, output: Path) -> Path:
     make_scenes(root / "scenes", train=SCENES)
     options = {"OUTPUT_DIR": folder}
     if task.start:
-        options["MODEL.TIMM.WEIGHTS"] = train(TASKS[task.start], output)
+        options["MODEL.TIMM.WEIGHTS"] = start or train(TASKS[task.start], output)
     run_script(task, task.training, options, SIRFP_DATASETS=str(root))
     return write_weights(folder / "model_final.pth", folder / "dense.safetensors")
 

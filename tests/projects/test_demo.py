@@ -84,6 +84,33 @@ def test_the_trained_networks_know_held_out_scenes(demo, task, tmp_path, monkeyp
     assert results[kind][name] > LEAST[task]
 
 
+class Stopped(Exception):
+    """Ends a run of the demo before it prunes."""
+
+
+@pytest.mark.parametrize(("option", "trained"), [("--ship", 1), ("--scratch", 2)])
+def test_shipping_trains_the_named_network_only(demo, option, trained, tmp_path, monkeypatch):
+    """From nothing, the network that the backbone starts from is trained too; to ship one, the shipped one is taken."""
+    ran = []
+    monkeypatch.chdir(tmp_path)
+    for module in (demo, demo.networks):
+        monkeypatch.setattr(module, "make_scenes", lambda *_, **__: SimpleNamespace(root=tmp_path))
+    monkeypatch.setattr(demo.networks, "run_script", lambda task, file, options, **_: ran.append((task, options)))
+    monkeypatch.setattr(demo.networks, "write_weights", lambda checkpoint, file: file.absolute())
+    monkeypatch.setattr(demo, "prune", stop)
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--task", "segmentation", option])
+    with pytest.raises(Stopped):
+        demo.main()
+    assert [task.project for task, _ in ran] == ["classification", "segmentation"][-trained:]
+    start = ran[-1][1]["MODEL.TIMM.WEIGHTS"]
+    assert (start == demo.networks.shipped(demo.TASKS["classification"])) == (option == "--ship")
+    assert option == "--ship" or start == tmp_path / ran[0][1]["OUTPUT_DIR"] / "dense.safetensors"
+
+
+def stop(*_) -> None:
+    raise Stopped
+
+
 @pytest.fixture
 def finished(tmp_path):
     """The output folder of a run of the demo."""
