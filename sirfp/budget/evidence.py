@@ -157,7 +157,8 @@ class Evidence:
         run = runner(example_inputs, forward, loss)
         measure = divergence_for(model, divergence, runner(example_inputs, forward))
         widths = default_widths(criterion, first) if widths is None else widths
-        once = partial(attempted, run, what="a calibration batch")
+        divided = "images of the calibration batches, divided and joined anew (widths='ranking' leaves batches whole)"
+        once = partial(attempted, run, what="a calibration batch" if widths == RANKING else divided)
         evidence = Evidence.of(first, widths, measure, pixels=call_pixels(model), run=once)
         rest: list[Any] = []
 

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> Outcome:
     """Prunes and writes the file."""
     import sirfp
     from sirfp.criteria import CRITERIA
-    from sirfp.network.channels_last import use_channels_last
+    from sirfp.network.channels_last import use_channels_last_if_possible
     from sirfp.reporting import tables
 
     file, opts = split_words(args.words, file=True)
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if file:
         sirfp.load(file, source.model)
         source.weights = file
-    use_channels_last(source.model)  # networks run faster so on processors
+    use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
     calibration, loss = read_calibration(args, source, criterion.needs)
     stage("finding groups of channels")
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore", KEEP="--keep"):

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> Outcome:
     import sirfp
     from sirfp.budget.sensitivity import csv_text, ranked, table
     from sirfp.criteria import CRITERIA
-    from sirfp.network.channels_last import use_channels_last
+    from sirfp.network.channels_last import use_channels_last_if_possible
     from sirfp.reporting import figures
     from sirfp.sensitivity import check_levels
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> Outcome:
         raise InputError("loss curves are measured on images: give --images FOLDER")
     source = need_model(build_source(args, opts))
     source.check()
-    use_channels_last(source.model)  # networks run faster so on processors
+    use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
     calibration, loss = read_calibration(args, source, "features" if criterion.needs == "weights" else criterion.needs)
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore"):
         measured = sirfp.sensitivity(

@@ -36,7 +36,9 @@ def partial_copy(model: nn.Module, tensors: Collection[str], modules: Collection
     changed = {id(tensor) for name, tensor in state if name in tensors}
     shared: dict[int, Any] = {id(tensor): tensor for _, tensor in state if id(tensor) not in changed}
     if modules is not None:
-        layers = (module for name, module in model.named_modules() if name and name not in modules)
+        named = list(model.named_modules(remove_duplicate=False))
+        altered = {id(module) for name, module in named if name in modules}
+        layers = [module for name, module in named if name and altered.isdisjoint(map(id, module.modules()))]
         shared |= {id(layer): layer for layer in layers if _is_simple(layer, shared)}
     return copy.deepcopy(model, shared)
 

@@ -163,6 +163,7 @@ def touched_modules(found: ChannelGroups, keep: np.ndarray) -> set[str]:
     """
     names = {tensor.rpartition(".")[0] for tensor in touched_tensors(found, keep)}
     padded = np.append(keep, True)
+    names |= {m for m, atoms in found.positions.items() if not padded[atoms].all()}
     return names | {m for m, widths in found.widths.items() if any(not padded[a].all() for a in widths.values())}
 
 

@@ -75,3 +75,33 @@ def test_without_names_of_modules_all_are_copied():
     copied = partial_copy(model, {"first.weight"})
     assert not {id(module) for module in model.modules()} & {id(module) for module in copied.modules()}
     assert copied.plain.weight is model.plain.weight
+
+
+class Normed(nn.Module):
+    """Local response norms, which a cut changes although they hold no tensors: alone, in a block, and used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(n, 12, 3, padding=1) for n in (3, 12, 12))
+        self.norm = nn.LocalResponseNorm(3)
+        self.block = nn.Sequential(nn.ReLU(), nn.LocalResponseNorm(3))
+        self.alias = nn.Sequential(nn.Identity(), self.block[1])
+        self.last = nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.alias(self.third(self.block(self.second(self.norm(self.first(x)))))))
+
+
+def test_layers_without_tensors_that_a_cut_changes_are_copied_with_all_that_contain_them():
+    torch.manual_seed(0)
+    model, images = Normed().eval(), torch.randn(2, 3, 8, 8)
+    found = find_groups(model, images)
+    assert len(found.groups) == 2
+    before = repr(model)
+    for group in found:
+        keep = np.ones(found.atoms, dtype=bool)
+        keep[found.spans[group.name]][::2] = False
+        whole, shared = (cut_copy(model, found, keep, share_layers=share) for share in (False, True))
+        assert repr(model) == before
+        with torch.no_grad():
+            assert torch.equal(whole(images), shared(images))
