@@ -39,9 +39,9 @@ or two images say little."""
 
 PIXELS = 16 * 224 * 224
 """Maximum number of pixels of a call on a processor. Feature maps of larger calls do not fit into caches: with one
-thread, 32 images of 240 x 320 took DeepLabV3+ on EfficientNet-Lite0 9.4 s in one call, 7.6 s in calls of eight and 6.1 s
-in calls of two. In smaller calls layers of many weights take longer: the loss curves of EfficientNet-Lite0 took 34 s in
-calls of 16 images of 224 x 224 and of all 32, and 49 s in calls of six."""
+thread, 32 images of 240 x 320 took DeepLabV3+ on EfficientNet-Lite0 9.4 s in one call, 7.6 s in calls of eight and
+6.1 s in calls of two. In smaller calls layers of many weights take longer: the loss curves of EfficientNet-Lite0 took
+34 s in calls of 16 images of 224 x 224 and of all 32, and 49 s in calls of six."""
 
 
 def call_pixels(model: nn.Module) -> int | None:
