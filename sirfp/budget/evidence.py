@@ -30,8 +30,6 @@ from .curves import LEVELS, CurveMeter
 CURVES, RANKING = "curves", "ranking"
 WIDTHS = (CURVES, RANKING)
 """How the number of channels that each group keeps is decided: by measured loss curves, or by ranking scores."""
-IMAGES = 64
-"""Maximum number of images, of each process, on which loss curves are measured."""
 FEWEST = 8
 """With fewer calibration images, widths come from a ranking if curves are not asked for by name: curves measured on one
 or two images say little."""
@@ -100,7 +98,7 @@ class Evidence:
         batches: Sequence[Any],
         widths: str,
         divergence: Divergence,
-        images: int = IMAGES,
+        images: int = 0,
         pixels: int | None = None,
         **how: Any,
     ) -> Evidence:
@@ -110,7 +108,7 @@ class Evidence:
             batches: the batches.
             widths: one of `WIDTHS`.
             divergence: compares outputs.
-            images: the maximum number of images that are held out.
+            images: the maximum number of images that are held out; 0 for that of the divergence.
             pixels: the maximum number of pixels of a call (`call_pixels`).
             **how: `run` and `context`.
 
@@ -120,7 +118,7 @@ class Evidence:
         check_widths(widths)
         if widths == RANKING:
             return Evidence(batches, [], divergence, **how)
-        fit, held = hold_out(batches, images)
+        fit, held = hold_out(batches, images or divergence.curve_images)
         if not held:
             raise InputError(
                 f"loss curves need images that the refit has not seen: give at least two calibration images, not "

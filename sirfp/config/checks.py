@@ -28,8 +28,8 @@ def validate(cfg: CfgNode) -> None:
     check_share("SIRFP.MIN_KEEP", ours.MIN_KEEP, zero=True)
     Limits.from_config(cfg)
     for least, keys in (
-        (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD", "CURVE_IMAGES")),
-        (0, ("MAX_NONFINITE",)),
+        (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD")),
+        (0, ("MAX_NONFINITE", "CURVE_IMAGES")),
         (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "RECONSTRUCTION_ITERS")),
         (0, ("LR_FACTOR", "WEIGHT_DECAY_FACTOR")),
     ):

@@ -116,11 +116,12 @@ class PruneSteps(HookBase):
             return None
         batches, model = self.trainer.batches(), unwrapped(self.trainer.model)
         fit, held = list(islice(batches, self.reconstruction or BATCHES)), []
-        if self.curves:
-            each = max(1, count_images(fit[0]) * world_size())
-            held = regrouped(list(islice(batches, ceil(self.images / each))), pixels=call_pixels(model))
         with self.trainer.autocast():
             divergence = divergence_on(model, fit[0])
+        if self.curves:
+            each = max(1, count_images(fit[0]) * world_size())
+            images = self.images or divergence.curve_images
+            held = regrouped(list(islice(batches, ceil(images / each))), pixels=call_pixels(model))
         evidence = Evidence(fit, held, divergence, mode=training_branches, context=self.trainer.autocast)
         evidence.store = self.store
         return evidence

@@ -46,6 +46,8 @@ class DenseDivergence(Divergence):
         model: the dense network.
     """
 
+    curve_images = 32
+
     def __init__(self, model: Any):
         super().__init__()
         self.levels, self.classes = len(model.head_in_features), int(model.num_classes)

@@ -38,6 +38,8 @@ class RegionDivergence(Divergence):
         model: the dense network. It must not change before it has run on every batch.
     """
 
+    curve_images = 32
+
     def __init__(self, model: Any):
         super().__init__()
         self.dense = model

@@ -21,6 +21,8 @@ class SegmentorDivergence(Divergence):
     different sizes are compared one by one.
     """
 
+    curve_images = 16
+
     def outputs(self, model: nn.Module, batch: Any) -> list[torch.Tensor]:
         """Returns the logits (N, K, h, w), or one tensor (1, K, h, w) for each image if the sizes differ."""
         with evaluation(model):

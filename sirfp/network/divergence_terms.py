@@ -133,9 +133,12 @@ class Divergence:
 
     Attributes:
         sampled: True if `probe` samples the Hessian.
+        curve_images: the number of images on which loss curves are measured by default. Where each image has an output
+            for many pixels or anchors, few images say as much and each costs more.
     """
 
     sampled = True
+    curve_images = 64
 
     def __init__(self, run: Callable[[nn.Module, Any], Any] = call) -> None:
         self.run, self._checked = run, False
