@@ -38,7 +38,8 @@ def _chosen(value: Any, count: int, images: list[int]) -> Any:
     if isinstance(value, Mapping):
         return {key: _chosen(each, count, images) for key, each in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_chosen(each, count, images) for each in value)
+        parts = [_chosen(each, count, images) for each in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # a named tuple has fields
     return value
 
 
@@ -103,8 +104,11 @@ def _shape(batch: Any) -> torch.Size | None:
     """Returns the shape of each image, if all have the same and the batch can be divided and joined."""
     if isinstance(batch, torch.Tensor) and batch.dim() and len(batch):
         return batch.shape[1:]
-    if isinstance(batch, list) and batch and all(isinstance(one, Mapping) and "image" in one for one in batch):
-        shapes = {one["image"].shape for one in batch}
+    if isinstance(batch, list) and batch and all(isinstance(one, Mapping) for one in batch):
+        images = [one.get("image") for one in batch]
+        if not all(isinstance(image, torch.Tensor) for image in images):
+            return None
+        shapes = {image.shape for image in images}
         return shapes.pop() if len(shapes) == 1 else None
     return None
 

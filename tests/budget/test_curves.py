@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -44,6 +45,11 @@ def orders(found) -> dict[str, torch.Tensor]:
 
 def meter(model, found, moments, held, **how) -> CurveMeter:
     return CurveMeter(model, found, orders(found), moments, held, divergence_for(model), **how)
+
+
+class Labelled(NamedTuple):
+    images: torch.Tensor
+    labels: torch.Tensor
 
 
 def test_a_curve_is_the_divergence_of_a_copy_in_which_one_group_is_cut(network):
@@ -113,6 +119,15 @@ def test_batches_of_one_shape_are_joined_and_divided():
         torch.float32,
         torch.float16,
     ]
+
+
+def test_named_tuples_are_divided_and_dictionaries_of_other_images_are_left_alone():
+    batch = Labelled(torch.arange(8)[:, None], torch.arange(8))
+    [fit], [held] = hold_out([batch], 2)
+    assert isinstance(fit, Labelled) and isinstance(held, Labelled)
+    assert len(fit.images) == 6 and torch.equal(held.images[:, 0], held.labels) and len(held.labels) == 2
+    other = [[{"image": "a.png"}, {"image": "b.png"}], [{"pixels": torch.zeros(3, 4, 4)}]]
+    assert regrouped(other, 1) == other
 
 
 @pytest.mark.parametrize(
