@@ -54,7 +54,14 @@ class Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice:
             known = re.findall(r"[\w-]+", choice[2])
-            message = f"there is no {choice[1]!r}; known are {', '.join(known)}{near(choice[1], known)}"
+            option = re.match(r"argument (-\S+): ", message)
+            of = f" for {option[1]}" if option else ""
+            message = f"there is no {choice[1]!r}{of}; known are {', '.join(known)}{near(choice[1], known)}"
+        number = re.fullmatch(r"argument (-\S+): expected \d arguments", message)
+        action = number and self._option_string_actions.get(number[1])
+        if action and isinstance(action.metavar, tuple):
+            flag, words = number[1], " ".join(action.metavar)
+            message = f"{flag} takes {len(action.metavar)} values, separated by a space: {flag} {words}"
         raise InputError(f"{message}; see {self.prog} --help")
 
     def check_rest(self, words: Sequence[str]) -> list[str]:

@@ -28,8 +28,8 @@ def matching(model: nn.Module, state: Mapping[str, torch.Tensor], patterns: Iter
 
 
 def modules_with_tensors(model: nn.Module) -> set[str]:
-    """Returns the names of the modules that have parameters, under all their names, for "did you mean"."""
-    return {name.rpartition(".")[0] for name, _ in model.named_parameters(remove_duplicate=False)}
+    """Returns the names of the modules that parameters are in, under all their names, for "did you mean"."""
+    return {module for name, _ in model.named_parameters(remove_duplicate=False) for module in _holders(name)[:-1]}
 
 
 def _holders(name: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -108,6 +109,9 @@ def test_ignored_modules_stay_whole():
     assert any(f.name == "c.0" and "IGNORE" in f.reason for f in found.frozen)
     with pytest.raises(InputError, match="did you mean short"):
         find_groups(model, torch.randn(INPUT), ignore=["shorn"])
+    blocks = nn.Sequential(OrderedDict(stages=model))
+    with pytest.raises(InputError, match=r" stages( or |\?)"):  # it has no tensors but those of other modules
+        find_groups(blocks, torch.randn(INPUT), ignore=["stges*"])
 
 
 def test_ignoring_a_layer_keeps_what_it_makes_and_what_it_reads():

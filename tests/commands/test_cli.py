@@ -230,6 +230,19 @@ def test_help_has_an_example(command, capsys):
     assert "sirfp" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--size", "224"], "error: --size takes 2 values, separated by a space: --size H W; see sirfp prune --help"),
+        (["--size", "224x224"], "error: --size takes 2 values"),
+        (["--widths", "curve"], "error: there is no 'curve' for --widths; known are curves, ranking; did you mean"),
+    ],
+)
+def test_values_that_an_option_does_not_take_are_named_with_the_option(words, says, capsys):
+    assert main(["prune", "--timm", "resnet18", "-o", "a.safetensors", *words]) == 2
+    assert capsys.readouterr().err.startswith(says)
+
+
 def test_as_a_program(files):
     """In a new process there is one line and no warning of a library."""
     argv = [sys.executable, "-m", "sirfp.cli", "report", "--zoo", "COCO-Detection/retinanet_R50_FPN_1x"]
