@@ -100,6 +100,15 @@ def regrouped(batches: Sequence[Any], most: int = 32, pixels: int | None = None)
     return result
 
 
+def thinned(batches: Sequence[Any], most: int) -> list[Any]:
+    """Returns batches at even distances that have at most so many images together, at least one batch."""
+    images = sum(map(count_images, batches))
+    wanted = max(1, len(batches) * most // images) if images else 0
+    if wanted >= len(batches):
+        return list(batches)
+    return [batches[(2 * i + 1) * len(batches) // (2 * wanted)] for i in range(wanted)]
+
+
 def _shape(batch: Any) -> torch.Size | None:
     """Returns the shape of each image, if all have the same and the batch can be divided and joined."""
     if isinstance(batch, torch.Tensor) and batch.dim() and len(batch):

@@ -19,7 +19,7 @@ from sirfp.channels import find_groups
 from sirfp.moments import take_moments
 from sirfp.network.divergence import divergence_for
 from sirfp.network.forward import inference
-from sirfp.network.held_out import count_images, hold_out, regrouped
+from sirfp.network.held_out import count_images, hold_out, regrouped, thinned
 from sirfp.surgery.plan_and_cut import cut_copy
 
 
@@ -102,6 +102,13 @@ def test_images_are_held_out_of_what_is_fitted():
         assert parts.tolist() == list(range(sum(sizes)))
         assert held and fit and sum(map(count_images, held)) <= 16
     assert hold_out([torch.zeros(1, 3)], 16)[1] == []
+
+
+def test_batches_are_thinned_at_even_distances():
+    batches = [torch.full((4, 1), number) for number in range(10)]
+    assert [int(batch[0]) for batch in thinned(batches, 12)] == [1, 5, 8]
+    assert [int(batch[0]) for batch in thinned(batches, 1)] == [5]
+    assert len(thinned(batches, 40)) == len(thinned(batches, 99)) == 10 and thinned([], 3) == []
 
 
 def test_batches_of_one_shape_are_joined_and_divided():
