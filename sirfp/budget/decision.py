@@ -12,6 +12,7 @@ from torch import nn
 
 from ..criteria import Criterion
 from ..errors import InputError
+from ..network.batches import described
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
@@ -52,10 +53,11 @@ def decide(
         The choice, with each group refined by `Criterion.refine`.
 
     Raises:
-        InputError: the budget is out of reach (the message names the smallest possible), or a score is not finite.
+        InputError: the budget is out of reach (the message names the smallest possible), or scores are not as
+            `check_scores` demands.
     """
     if target.share >= 1 and limits.given:
-        check_finite(criterion.scores())
+        check_scores(found, criterion.scores())
         widths = {group.name: limits.widths.get(group.name, group.size) for group in found}
         choice = Choice(keep_for(found, criterion.orders(), widths))
     elif curves is None:
@@ -85,19 +87,32 @@ def choose(
         model, example_inputs, found, target, limits, before: as in `decide`.
 
     Raises:
-        InputError: the budget is out of reach (the message names the smallest possible), or a score is not finite.
+        InputError: the budget is out of reach (the message names the smallest possible), or scores are not as
+            `check_scores` demands.
     """
-    check_finite(scores)
+    check_scores(found, scores)
     scores = worth_for_cost(found, scores, target.cost(found), cost_exponent)
     return target.choose(model, example_inputs, found, scores, limits, before)
 
 
-def check_finite(scores: Mapping[str, torch.Tensor]) -> None:
-    """Raises InputError if a score, {group: (size,)}, is not finite."""
-    for name, score in scores.items():
+def check_scores(found: ChannelGroups, scores: Mapping[str, torch.Tensor]) -> None:
+    """Checks the scores of a criterion, which may be a user's own.
+
+    Args:
+        found: the groups.
+        scores: {group: (size,)}.
+
+    Raises:
+        InputError: a group has no scores, or scores of another number or type, or a score is not finite.
+    """
+    for group in found:
+        score = scores.get(group.name) if isinstance(scores, Mapping) else None
+        if not isinstance(score, torch.Tensor) or score.shape != (group.size,):
+            got = "none" if score is None else described(score)
+            raise InputError(f"the scores of {group.name!r} must be a tensor ({group.size},), got {got}")
         if not score.isfinite().all():
             raise InputError(
-                f"the scores of {name!r} are not finite: check the model's weights for NaN and infinite values, "
+                f"the scores of {group.name!r} are not finite: check the model's weights for NaN and infinite values, "
                 "and start from finite weights, such as an earlier checkpoint"
             )
 

@@ -54,8 +54,8 @@ class GradientCriterion(Criterion):
         """
         if self.groups and not any(score is not None for score in scores.values()):
             raise InputError(
-                f"criterion {self.name!r} has seen no gradients: give calibration batches, "
-                "or put Accumulate in SIRFP.HOOKS"
+                f"criterion {self.name!r} has seen no gradients: give calibration batches, put Accumulate in "
+                "SIRFP.HOOKS, or do forward and backward passes in training mode inside pruner.look()"
             )
         top = max((float(score.max()) for score in scores.values() if score is not None), default=0.0)
         sizes = {group.name: group.size for group in self.groups}

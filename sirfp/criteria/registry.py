@@ -14,6 +14,9 @@ from ..structure.groups import Feature, Group
 from ..tracing.registry import Registry
 from .options import Option, options_of
 
+NEEDS = ("weights", "features", "gradients", "moments")
+"""Values of `Criterion.needs`."""
+
 
 class Criteria(Registry[type["Criterion"]]):
     """The registry of criteria. Iterating gives the names, so that scripts can write `sorted(CRITERIA)`."""
@@ -21,7 +24,12 @@ class Criteria(Registry[type["Criterion"]]):
     def __init__(self) -> None:
         super().__init__("criterion")
 
-    def _do_register(self, name: str, obj: type[Criterion]) -> None:
+    def _do_register(self, name: str, obj: Any) -> None:
+        if not (isinstance(obj, type) and issubclass(obj, Criterion)):
+            raise InputError(f"criterion {name!r} must be a subclass of sirfp.criteria.Criterion, got {obj!r}")
+        if obj.needs not in NEEDS:
+            known, hint = ", ".join(NEEDS), near(obj.needs, NEEDS)
+            raise InputError(f"criterion {name!r}: needs must be one of {known}, got {obj.needs!r}{hint}")
         super()._do_register(name, obj)
         obj.name = name
 
@@ -85,7 +93,7 @@ class Criterion:
 
     def scores(self) -> dict[str, torch.Tensor]:
         """Returns the worth of each channel, {group name: (size,)}, comparable between groups."""
-        raise NotImplementedError
+        raise InputError(f"criterion {self.name!r} has no method scores, which returns {{group name: (channels,)}}")
 
     def orders(self) -> dict[str, torch.Tensor]:
         """Returns each group's channels from first to last removed, {group name: (size,) of int64}."""

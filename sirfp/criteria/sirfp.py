@@ -131,7 +131,8 @@ class SIRFP(Criterion):
         if self.averages and not any(average.images for average in self.averages.values()):
             what = f"no finite features, in {self.left_out} images" if self.left_out else "no features"
             raise InputError(
-                f"criterion {self.name!r} has seen {what}: give calibration batches, or put Accumulate in SIRFP.HOOKS"
+                f"criterion {self.name!r} has seen {what}: give calibration batches, put Accumulate in SIRFP.HOOKS, "
+                "or run the model in training mode inside pruner.look()"
             )
         result, blind, vertices = {}, [], self.vertices()
         for group in self.groups:
