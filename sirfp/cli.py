@@ -58,9 +58,10 @@ class Parser(argparse.ArgumentParser):
             of = f" for {option[1]}" if option else ""
             message = f"there is no {choice[1]!r}{of}; known are {', '.join(known)}{near(choice[1], known)}"
         number = re.fullmatch(r"argument (-\S+): expected \d arguments", message)
-        action = number and self._option_string_actions.get(number[1])
+        flag = number[1] if number else ""
+        action = self._option_string_actions.get(flag)
         if action and isinstance(action.metavar, tuple):
-            flag, words = number[1], " ".join(action.metavar)
+            words = " ".join(action.metavar)
             message = f"{flag} takes {len(action.metavar)} values, separated by a space: {flag} {words}"
         raise InputError(f"{message}; see {self.prog} --help")
 
