@@ -236,8 +236,9 @@ def gallery(rows: Sequence[Sequence[Picture]], path: str | os.PathLike[str], cel
         axes.set_title(picture.title, fontsize=8.5, color=INK, pad=3)
         for (left, top, right, bottom), name, colour in zip(picture.boxes, picture.names, picture.colours, strict=True):
             axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=1.2))
+            label = 7.5 / 72 * picture.pixels.shape[1] / cell  # height of a name in pixels; above the box if it fits
             axes.text(
-                left, top, name, fontsize=5.5, va="bottom", clip_on=True,
+                max(left, 0), max(top, label), name, fontsize=5.5, va="bottom", clip_on=True,
                 color="white" if np.dot(colour, LUMA) < DARK else INK,
                 bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip

@@ -49,6 +49,19 @@ def test_predictions(tmp_path):
         figures.predictions(images, truths, {"dense": truths[:2]}, ["a"], tmp_path / "no.png")
 
 
+@pytest.mark.parametrize("side", [64, 300])
+def test_names_of_boxes_at_the_upper_edge_are_inside_the_picture(side, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    box = (-1.0, 0.5, 0.4 * side, 0.5 * side)
+    figures.gallery([[figures.Picture(np.zeros((side, side, 3)), "one", [box], ["cat"], [(1, 0, 0)])]], tmp_path / "a")
+    drawn[0].canvas.draw()
+    (axes,) = drawn[0].axes
+    (text,) = (text for text in axes.texts if text.get_text() == "cat")
+    picture, name = axes.get_window_extent(), text.get_window_extent()
+    assert picture.y0 <= name.y0 and name.y1 <= picture.y1 + 0.5 and picture.x0 <= name.x0
+
+
 def test_a_gallery_has_boxes_and_lines(tmp_path):
     image = np.full((48, 64, 3), 128, np.uint8)
     boxed = figures.Picture(image, "found", [(8, 8, 40, 40)], ["<cell> 0.9"], [(1.0, 0.0, 0.0)])
