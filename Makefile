@@ -1,7 +1,7 @@
 # Every target runs the set-up that it needs: a virtual environment in .venv with pinned requirements. To use another
 # Python: make setup PYTHON=python3.12
 PYTHON ?= python3
-# what `make demo` prunes: segmentation or classification
+# what `make demo` prunes: segmentation, detection or classification
 TASK ?= segmentation
 # further options of pytest: make test PYTEST_ARGS="-k clique"
 PYTEST_ARGS ?=
@@ -19,7 +19,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.10 --no-annotate -
 
 help:
 	@echo "make demo      prune a small trained network while training, fine-tune and report; further:"
-	@echo "               TASK=classification; SCRATCH=1 trains it from nothing; CONTROL=1 trains it on"
+	@echo "               TASK=detection or classification; SCRATCH=1 trains it from nothing; CONTROL=1 trains it on"
 	@echo "make test      all tests except the slow ones"
 	@echo "make test-all  all tests"
 	@echo "make test-core every command with timm, installed from a wheel where Detectron2 is not installed"

@@ -2,6 +2,7 @@
 """The demo: evaluates a small trained network, prunes it inside a short training run, fine-tunes it and reports.
 
     make demo                        semantic segmentation
+    make demo TASK=detection         boxes and classes of objects
     make demo TASK=classification
     make demo SCRATCH=1              trains the network from nothing first; tens of minutes
 
@@ -38,6 +39,7 @@ from sirfp.study.run_page import rows
 OUTPUT = Path("output/demo")
 COSTS = {
     "segmentation": Costs(evaluation=8, cut=45, pruned=0.5, end=15),
+    "detection": Costs(evaluation=8, cut=120, pruned=0.45, end=15),
     "classification": Costs(evaluation=8, cut=28, pruned=0.9, end=25),
 }
 

@@ -74,6 +74,7 @@ TASKS = {
     task.project: task
     for task in (
         Task("segmentation", "deeplab_v3_plus_test_resnet", "sem_seg/mIoU", start="classification"),
+        Task("detection", "retinanet_test_resnet", "bbox/AP", start="classification"),
         Task("classification", "test_resnet", "classification/top1"),
     )
 }
@@ -118,8 +119,8 @@ def sha256(file: Path) -> str:
 def train(task: Task, output: Path, start: Path | None = None) -> Path:
     """Trains a task's network, on more scenes than the demo prunes it on; takes tens of minutes.
 
-    As backbones usually start from a classifier of ImageNet, that of segmentation starts from the classifier of
-    the scenes' digits.
+    As backbones usually start from a classifier of ImageNet, those of segmentation and detection start from the
+    classifier of the scenes' digits.
 
     Args:
         task: the task.
@@ -208,10 +209,10 @@ def run_script(task: Task, file: Path, options: Mapping[str, Any], **environment
         SystemExit: the script fails; it has said why.
     """
     words = [str(word) for option in options.items() for word in option]
-    command = [sys.executable, str(task.script), "--config-file", str(file), *words]
+    words = [str(task.script), "--config-file", str(file), *words]
+    words = [os.path.relpath(word) if Path(word).is_absolute() else word for word in words]  # the run's log is shipped
     shown = [f"{name}={value}" for name, value in environment.items()]
-    words = [os.path.relpath(word) if Path(word).is_absolute() else word for word in command[1:]]
     print("$", *shown, shlex.join(["python", *words]), flush=True)
-    code = subprocess.run(command, env=os.environ | environment, check=False).returncode
+    code = subprocess.run([sys.executable, *words], env=os.environ | environment, check=False).returncode
     if code:
         raise SystemExit(code)
