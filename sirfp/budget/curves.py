@@ -84,6 +84,7 @@ class CurveMeter:
         self.model, self.found, self.orders, self.moments = model, found, orders, moments
         self.batches, self.divergence, self.context, self.store = batches, divergence, context, store
         self.points, self._seconds = 0, -time.perf_counter()
+        logger.info("Measuring the loss of the output at smaller widths of each of %d groups", len(found.groups))
         with inference(model), context():
             self._replay = Replay(model, batches, divergence.outputs)
             self.dense = self._replay.outputs if dense is None else dense

@@ -73,10 +73,12 @@ def test_a_curve_is_the_divergence_of_a_copy_in_which_one_group_is_cut(network):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_widths_of_a_curve_are_allowed_ones(network):
+def test_widths_of_a_curve_are_allowed_ones(network, caplog):
     model, found, moments, held = network
     limits = Limits(round_to=8, min_keep=0.5)
-    curves = measure_curves(meter(model, found, moments, held), limits)
+    with caplog.at_level("INFO"):
+        curves = measure_curves(meter(model, found, moments, held), limits)
+    assert "Measuring the loss" in caplog.messages[0] and "Measured" in caplog.messages[-1]  # the log of a run
     assert all(width % 8 == 0 and width >= curve.size / 2 for curve in curves.values() for width in curve.widths)
 
 
