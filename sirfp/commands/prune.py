@@ -126,8 +126,9 @@ def run(args: argparse.Namespace) -> Outcome:
             f"criterion {args.criterion!r} looks at images: give --images FOLDER, or --criterion magnitude"
         )
     source.check()
+    before = None
     if file:
-        sirfp.load(file, source.model)
+        before = sirfp.load(file, source.model)
         source.weights = file
     use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
     calibration, loss = read_calibration(args, source, criterion.needs)
@@ -156,7 +157,10 @@ def run(args: argparse.Namespace) -> Outcome:
     sirfp.save(args.output, source.model, plan, origin=origin_of(args, opts, source))
     found = tables.summary(plan)
     data = {"file": args.output, "model": source.name, "size": list(source.size), "weights": source.weights}
-    shown: list[Any] = [*tables.budget_line(found), tables.comparison(found.rows()), tables.widths(found.widths)]
+    shown: list[Any] = []
+    if before is not None and plan.kept == before.kept:
+        shown.append(f"Nothing was cut: {file} meets this budget already, which is a share of the dense model.")
+    shown += [*tables.budget_line(found), tables.comparison(found.rows()), tables.widths(found.widths)]
     if args.verbose and found.frozen:
         shown.append(tables.frozen(found.frozen))
     if source.weights is None:

@@ -243,6 +243,16 @@ def test_values_that_an_option_does_not_take_are_named_with_the_option(words, sa
     assert capsys.readouterr().err.startswith(says)
 
 
+def test_a_file_that_meets_the_budget_already_is_said_to_be_left_whole(tmp_path, capsys):
+    first, second, third = (str(tmp_path / f"{name}.safetensors") for name in ("first", "second", "third"))
+    how = ["--criterion", "magnitude", "-o"]
+    assert main(["prune", "--timm", "test_resnet", "--size", "32", "32", "--keep-flops", "0.5", *how, first]) == 0
+    assert main(["prune", first, "--keep-flops", "0.4", *how, second]) == 0
+    assert "Nothing was cut" not in capsys.readouterr().out
+    assert main(["prune", second, "--keep-flops", "0.6", *how, third]) == 0
+    assert f"Nothing was cut: {second} meets this budget already" in capsys.readouterr().out.replace("\n", "")
+
+
 def test_as_a_program(files):
     """In a new process there is one line and no warning of a library."""
     argv = [sys.executable, "-m", "sirfp.cli", "report", "--zoo", "COCO-Detection/retinanet_R50_FPN_1x"]
