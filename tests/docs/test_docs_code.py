@@ -24,6 +24,7 @@ NOT_RUN = {
     r"^make ": "sets up .venv and runs for minutes",
     r"^pip install ": "needs a network",
     r"^pre-commit ": "works on a repository of git's, which a reader's folder is not",
+    r"^python projects/demo/demo\.py .*--ship": "trains a network for minutes",
     r"^python (-m cProfile .*)?benchmarks/": "takes minutes; most need real data",
     r"/configs/(camvid|cifar10|bccd|cityscapes|coco|imagenet)/": "needs a data set; its config is loaded and checked",
     r"^pytest ": "these tests",
