@@ -49,7 +49,7 @@ def main() -> int:
     moments = evidence.moments(model, found)
     evidence.learn(model, found, scorer, moments)
     target, meter = Flops(args.share), evidence.meter(model, found, scorer, moments)
-    curves = None if meter is None else curves_for_budget(model, images[0][:1], target, evidence, meter)
+    curves = None if meter is None else curves_for_budget(model, images[0][:1], target, meter)
     choice = decide(model, images[0][:1], found, scorer, target, curves=curves)
     moments = evidence.moments(model, found, held=True)
     wanted, labels = outputs(model, unseen), torch.cat([y for _, y in unseen])

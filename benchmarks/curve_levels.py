@@ -22,10 +22,9 @@ from torch import nn
 
 from sirfp.budget.curve import Curve
 from sirfp.budget.curve_store import CurveStore
-from sirfp.budget.curves import LEVELS, CurveMeter, measure_curves
+from sirfp.budget.curves import LEVELS, CurveMeter, measure_curves, until_enough
 from sirfp.budget.curves_for_budget import curves_for_budget
 from sirfp.budget.evidence import CURVES, Evidence
-from sirfp.budget.limits import DEFAULT
 from sirfp.budget.target import Flops
 from sirfp.channels import find_groups
 from sirfp.criteria import build_criterion
@@ -67,7 +66,7 @@ def main() -> int:
     print("| levels | " + " | ".join(f"{share:g} of FLOPs" for share in SHARES) + " |")
     print("| --- |" + " ---: |" * len(SHARES))
     for grid in (MANY, *GRIDS):
-        cells = [cell(model, images[0][:1], evidence, found, curves, grid, share) for share in SHARES]
+        cells = [cell(model, images[0][:1], found, curves, grid, share) for share in SHARES]
         name = f"{len(MANY)} levels from {MANY[0]:g} to {MANY[-1]:g}" if grid == MANY else ", ".join(map(str, grid))
         print(f"| {name}{' (the default)' if grid == LEVELS else ''} | {' | '.join(cells)} |", flush=True)
     return 0
@@ -76,7 +75,6 @@ def main() -> int:
 def cell(
     model: nn.Module,
     example: torch.Tensor,
-    evidence: Evidence,
     found: ChannelGroups,
     curves: Mapping[str, Curve],
     grid: tuple[float, ...],
@@ -84,8 +82,7 @@ def cell(
 ) -> str:
     """Returns the sum of losses of the widths that few points suggest, and the mean number of points of a group."""
     target, known = Flops(share), Known(found, curves)
-    evidence.levels = grid
-    few = curves_for_budget(model, example, target, evidence, known, DEFAULT)
+    few = curves_for_budget(model, example, target, known, grid)
     widths = target.chooser(model, example, found)(few)
     loss = sum(curves[name].at(width) for name, width in widths.items())
     return f"{loss:.3f} ({known.points / len(curves):.1f})"
@@ -100,16 +97,9 @@ class Known(CurveMeter):
     def measure(
         self, widths: Mapping[str, Sequence[int]], enough: float = math.inf, what: str = ""
     ) -> dict[str, Curve]:
-        results = {}
-        for name, each in widths.items():
-            whole, done = self.curves[name], list[int]()
-            for width in sorted(each, reverse=True):
-                done.insert(0, width)
-                if whole.at(width) > enough:
-                    break
-            self.points += len(done)
-            results[name] = Curve(name, whole.size, (*done, whole.size), (*(whole.at(width) for width in done), 0.0))
-        return results
+        losses = {name: until_enough(each, enough, self.curves[name].at) for name, each in widths.items()}
+        self.points += sum(map(len, losses.values()))
+        return {name: Curve.of(name, self.curves[name].size, losses[name]) for name in losses}
 
     def log(self) -> None:
         """Says nothing."""

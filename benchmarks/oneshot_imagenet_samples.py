@@ -171,7 +171,7 @@ def networks(model: nn.Module, seen: list, criterion: str, seed: int, cells: lis
     meter = evidence.meter(model, groups, scorer, moments)
     for budget, way in cells:
         target = Flops(budget)
-        curves = None if meter is None else curves_for_budget(model, images[0][:1], target, evidence, meter)
+        curves = None if meter is None else curves_for_budget(model, images[0][:1], target, meter)
         choice = decide(model, images[0][:1], groups, scorer, target, curves=curves)
         pruned = copy.deepcopy(model)
         refit = moments if way in ("refitted", *CURVE_WAYS) else None

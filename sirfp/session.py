@@ -300,7 +300,9 @@ class PruningSession:
         with untouched(self.model):
             meter = evidence.meter(self.model, found, criterion, moments) if target.share < 1 else None
             if meter is not None:
-                curves = curves_for_budget(self.model, self.example_inputs, target, evidence, meter, limits, self.plan)
+                curves = curves_for_budget(
+                    self.model, self.example_inputs, target, meter, evidence.levels, limits, self.plan
+                )
                 self.measured.append(sensitivities(found, curves))
             choice = decide_once(
                 lambda: decide(self.model, self.example_inputs, found, criterion, target, limits, self.plan, curves)

@@ -48,6 +48,12 @@ class Curve:
                 f"with 0, got {self.losses}"
             )
 
+    @staticmethod
+    def of(group: str, size: int, losses: Mapping[int, float]) -> Curve:
+        """Returns the curve of measured losses, {width in atoms: loss}; the full width may be missing."""
+        points = sorted({size: 0.0, **losses}.items())
+        return Curve(group, size, *zip(*points, strict=True))
+
     def cleaned(self) -> Curve:
         """Returns the curve with losses that are finite, not negative, and never rise with the width.
 
@@ -87,7 +93,7 @@ class Curve:
                 f"{other.group!r} with {other.size}"
             )
         losses = dict(zip(self.widths, self.losses, strict=True)) | dict(zip(other.widths, other.losses, strict=True))
-        return Curve(self.group, self.size, tuple(sorted(losses)), tuple(losses[width] for width in sorted(losses)))
+        return Curve.of(self.group, self.size, losses)
 
     def at(self, width: int) -> float:
         """Returns the loss at a width in atoms; see `over`."""

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ class CurveMeter:
         changed = {group.name: _changed_modules(found, group) for group in found}
         order = decide_once(lambda: sorted(changed, key=lambda name: self._replay.moment(changed[name])))
         self._changed = {name: changed[name] for name in order}  # in the same order in all processes
+        self._prepared, self._images = "", sum(map(divergence.images, self.dense))
         self._seconds += time.perf_counter()
 
     def measure(
@@ -114,47 +116,48 @@ class CurveMeter:
         losses: dict[str, dict[int, float]] = {name: {} for name in self._changed if name in widths}
         with inference(self.model), self.context():
             for name in with_progress(list(losses), what, len(losses)):
-                replayed = False
-                for width in sorted(widths[name], reverse=True):
-                    keep = self._keep(name, width)
-                    key = fingerprint(self.found[name], self.orders[name], [width]) if self.store is not None else ""
-                    known = self.store.get(self._state, key, 1) if self.store is not None else None
-                    if known is None and not replayed:
-                        replayed = True
-                        self._replay.prepare(self._changed[name])
-                    loss = self._loss(keep) if known is None else known[0]
-                    if known is None and self.store is not None:
-                        self.store.put(self._state, key, [loss])
-                    losses[name][width] = self._averaged(loss)
-                    if losses[name][width] > enough:
-                        break
+                losses[name] = until_enough(widths[name], enough, partial(self._loss, name))
         self.points += sum(map(len, losses.values()))
         self._seconds += time.perf_counter()
-        return {name: self._curve(name, losses[name]) for name in widths}
+        return {name: Curve.of(name, self.found[name].size, losses[name]) for name in widths}
 
     def log(self) -> None:
         """Logs how many losses were measured, on how many images and in what time."""
-        counted = self.points, sum(self.divergence.images(one) for one in self.dense), self._seconds
+        counted = self.points, self._images, self._seconds
         logger.info("Measured %d losses of groups at smaller widths on %d images in %.1f s", *counted)
 
-    def _keep(self, name: str, width: int) -> np.ndarray:
-        """Returns the atoms to keep, (atoms,) of bool, if one group alone is cut to a width."""
+    def _loss(self, name: str, width: int) -> float:
+        """Returns the loss if one group alone is cut to a width, over the images of all processes."""
+        if self.store is None:
+            return _average(self._measured(name, width), self._images)
+        key = fingerprint(self.found[name], self.orders[name], [width])
+        known = self.store.get(self._state, key, 1)
+        if known is None:
+            known = [self._measured(name, width)]
+            self.store.put(self._state, key, known)
+        return _average(known[0], self._images)
+
+    def _measured(self, name: str, width: int) -> float:
+        """Measures the loss on the images of this process."""
+        if self._prepared != name:
+            self._replay.prepare(self._changed[name])
+            self._prepared = name
         keep = np.ones(self.found.atoms, dtype=bool)
         gone = self.orders[name][: self.found[name].size - width].cpu().numpy()
         keep[self.found.spans[name].start + gone] = False
-        return keep
-
-    def _loss(self, keep: np.ndarray) -> float:
         copy = cut_copy(self.model, self.found, keep, self.moments, share_layers=True)
         outputs = [self._replay.run(copy, number) for number in range(len(self.batches))]
         return _mean(self.divergence, self.dense, outputs) - self._start
 
-    def _averaged(self, loss: float) -> float:
-        return _average(loss, sum(self.divergence.images(one) for one in self.dense))
 
-    def _curve(self, name: str, losses: Mapping[int, float]) -> Curve:
-        size, widths = self.found[name].size, sorted(losses)
-        return Curve(name, size, (*widths, size), (*(losses[width] for width in widths), 0.0))
+def until_enough(widths: Iterable[int], enough: float, loss: Callable[[int], float]) -> dict[int, float]:
+    """Returns the loss at each width, {width: loss}, from the largest on until one exceeds `enough`."""
+    losses: dict[int, float] = {}
+    for width in sorted(widths, reverse=True):
+        losses[width] = loss(width)
+        if losses[width] > enough:
+            break
+    return losses
 
 
 def measure_curves(meter: CurveMeter, limits: Limits = DEFAULT, levels: Iterable[float] = LEVELS) -> dict[str, Curve]:

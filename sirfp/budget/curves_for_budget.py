@@ -13,7 +13,7 @@ changing which widths are best:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,8 +23,7 @@ from ..errors import InputError
 from ..processes import decide_once
 from ..structure.plan import PruningPlan
 from .curve import Curve
-from .curves import CurveMeter, widths_near
-from .evidence import Evidence
+from .curves import LEVELS, CurveMeter, widths_near
 from .limits import DEFAULT, Limits
 from .target import ChooseWidths, Target
 
@@ -39,8 +38,8 @@ def curves_for_budget(
     model: nn.Module,
     example_inputs: Any,
     target: Target,
-    evidence: Evidence,
     meter: CurveMeter,
+    levels: Iterable[float] = LEVELS,
     limits: Limits = DEFAULT,
     before: PruningPlan | None = None,
 ) -> dict[str, Curve]:
@@ -52,8 +51,8 @@ def curves_for_budget(
         model: the model to prune. It is not changed.
         example_inputs: inputs of the model, for timing layers.
         target, limits, before: as in `sirfp.budget.decision.decide`.
-        evidence: its `levels` are the shares of a group's channels to begin with.
         meter: measures losses of the model's groups.
+        levels: the shares of a group's channels to begin with.
 
     Returns:
         {group: its curve}.
@@ -62,11 +61,11 @@ def curves_for_budget(
         InputError: the budget is out of reach.
     """
     choose = target.chooser(model, example_inputs, meter.found, limits, before)
-    levels = sorted(evidence.levels, reverse=True)
-    half = -(-len(levels) // 2)
-    curves = meter.measure({group.name: widths_near(group, limits, levels[:half]) for group in meter.found})
+    shares = sorted(levels, reverse=True)
+    half = -(-len(shares) // 2)
+    curves = meter.measure({group.name: widths_near(group, limits, shares[:half]) for group in meter.found})
     most = decide_once(partial(_attained, choose, curves, limits))
-    rest = {group.name: widths_near(group, limits, levels[half:]) for group in meter.found}
+    rest = {group.name: widths_near(group, limits, shares[half:]) for group in meter.found}
     _add(meter, curves, {name: w for name, w in rest.items() if curves[name].losses[0] <= most}, most)
     for _ in range(ROUNDS):
         chosen = decide_once(partial(choose, curves))

@@ -33,8 +33,6 @@ WIDTHS = (CURVES, RANKING)
 FEWEST = 8
 """With fewer calibration images, widths come from a ranking if curves are not asked for by name: curves measured on one
 or two images say little."""
-
-
 GRADIENTS = 4
 """Gradients for the set-wise order are taken on at most so many times the images of loss curves: they take two to four
 times as long as the moments of inputs."""

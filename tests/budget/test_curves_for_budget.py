@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,7 +65,7 @@ def only(curve: Curve, widths) -> Curve:
 
 
 def curves_of(meter, target, limits=DEFAULT, levels=LEVELS):
-    return curves_for_budget(build(Wide), X, target, SimpleNamespace(levels=levels), meter, limits)
+    return curves_for_budget(build(Wide), X, target, meter, levels, limits)
 
 
 def chosen(target, curves, limits=DEFAULT, **how):
