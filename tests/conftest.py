@@ -19,10 +19,14 @@ torch.ones(1, requires_grad=True).backward()
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
-    """Restores logging, which benchmarks disable for their whole process."""
+    """Restores logging: benchmarks disable it, runs add handlers that write into the output of their own test."""
     before = logging.root.manager.disable
     yield
     logging.disable(before)
+    for name in ("fvcore", "detectron2", "sirfp"):
+        logger = logging.getLogger(name)
+        for handler in [one for one in logger.handlers if type(one) is logging.StreamHandler]:
+            logger.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -19,6 +19,8 @@ from ..reporting.provenance import versions
 
 LOGGERS = ("fvcore", "detectron2", "sirfp")
 CONFIG = "config.yaml"
+_handlers: dict[str, list[logging.Handler]] = {}
+"""For each logger, the handlers that the last run of this process added."""
 
 
 def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -33,8 +35,7 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     folder, rank = Path(cfg.OUTPUT_DIR), comm.get_rank()
     if comm.is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
-    for name in LOGGERS:  # colours would be escape sequences in a file
-        setup_logger(str(folder), distributed_rank=rank, name=name, color=sys.stdout.isatty())
+    _log_to(folder, rank)
     logger = logging.getLogger("sirfp")
     logger.info(versions())
     logger.info("Command: %s", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
@@ -46,3 +47,16 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def _log_to(folder: Path, rank: int) -> None:
+    """Logs to the console and to log.txt in the folder, and no longer to those of an earlier run of this process."""
+    setup_logger.cache_clear()  # it adds handlers only at the first call for a folder
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        for handler in _handlers.pop(name, []):
+            logger.removeHandler(handler)
+        others = list(logger.handlers)
+        # colours would be escape sequences in a file
+        setup_logger(str(folder), distributed_rank=rank, name=name, color=sys.stdout.isatty())
+        _handlers[name] = [handler for handler in logger.handlers if handler not in others]
