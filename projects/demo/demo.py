@@ -39,7 +39,7 @@ from sirfp.study.run_page import rows
 OUTPUT = Path("output/demo")
 COSTS = {
     "segmentation": Costs(evaluation=8, cut=45, pruned=0.5, end=15),
-    "detection": Costs(evaluation=8, cut=120, pruned=0.45, end=15),
+    "detection": Costs(evaluation=8, cut=45, pruned=0.45, end=15),
     "classification": Costs(evaluation=8, cut=28, pruned=0.9, end=25),
 }
 
