@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import InputError
 from ..moments.inputs import InputMoments, Moments
 from ..redundancy.elimination import Reader, eliminate
+from ..redundancy.exchange import exchange
 from ..structure.groups import ChannelGroups, Emission, Group
 from .magnitude import Magnitude
 from .options import Within
@@ -46,6 +47,8 @@ class Setwise(Criterion):
         ridge: this share of each input channel's variance is added to it.
         output_gradients: weigh errors by the covariance of gradients at the layers' outputs. The gradients sample the
             Hessian of the divergence from the dense network and need no labels. If False, all outputs count alike.
+        search: greedy or local. local then exchanges channels within each group, at the same width, each time the pair
+            that lessens the error most (`sirfp.redundancy.exchange`).
     """
 
     needs = "moments"
@@ -60,11 +63,13 @@ class Setwise(Criterion):
         seed: int = 0,
         ridge: Annotated[float, Within(0, 1)] = 0.01,
         output_gradients: bool = True,
+        search: Literal["greedy", "local"] = "greedy",
     ):
         super().__init__(model, groups, seed=seed)
-        self.ridge, self.output_gradients = ridge, output_gradients
+        self.ridge, self.output_gradients, self.search = ridge, output_gradients, search
         self._orders: dict[str, torch.Tensor] = {}
         self._scores: dict[str, torch.Tensor] = {}
+        self._exchanged: dict[str, list[Reader]] = {}
         self._others: Taylor | None = None
 
     def begin(self, found: ChannelGroups, moments: Moments) -> tuple[str, ...]:
@@ -101,6 +106,8 @@ class Setwise(Criterion):
             if readers:
                 order, errors = eliminate(readers, size)
                 self._orders[group] = order
+                if self.search == "local":
+                    self._exchanged[group] = readers
                 self._scores[group] = torch.empty_like(errors).index_copy_(0, order, errors.cummax(0).values)
         self._score_others(bool(gradients))
 
@@ -124,6 +131,10 @@ class Setwise(Criterion):
 
     def orders(self) -> dict[str, torch.Tensor]:
         return dict(self._orders)
+
+    def refine(self, group: Group, kept: torch.Tensor) -> torch.Tensor:
+        readers = self._exchanged.get(group.name)
+        return exchange(readers, kept) if readers else kept
 
 
 def _readers(found: ChannelGroups, moments: Moments) -> dict[str, list[Emission]]:

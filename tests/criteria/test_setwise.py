@@ -116,3 +116,18 @@ def test_outputs_that_are_not_finite_leave_the_inputs_to_decide(caplog):
     images = [batch * torch.nan for batch in batches]
     with pytest.raises(InputError, match="finite"):
         sirfp.prune(model, batches[0], keep_flops=0.3, calibration=images, widths="ranking")
+
+
+def test_local_search_finds_other_sets_of_the_same_size():
+    torch.manual_seed(0)
+    model, batches = timm.create_model("test_resnet", num_classes=5, zero_init_last=False).eval(), [torch.randn(8, 3, 64, 64)]
+    found, criterion = learned(model, batches, search="local")
+    _, greedy = learned(model, batches)
+    moved = 0
+    for group in found:
+        kept = criterion.orders()[group.name][group.size // 2 :].sort().values
+        assert torch.equal(greedy.refine(group, kept), kept)
+        better = criterion.refine(group, kept)
+        assert len(better) == len(kept) == len(set(better.tolist())) and better.tolist() == sorted(better.tolist())
+        moved += not torch.equal(better, kept)
+    assert moved
