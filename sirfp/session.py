@@ -225,8 +225,8 @@ class PruningSession:
         if self.plan and present <= target.share and not self._narrows():
             return self._left_as_it_is(self.plan, present, target)
         shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
-        for share in shares:
-            plan = self._cut(replace(target, share=share), evidence, refit)
+        for number, share in enumerate(shares, 1):
+            plan = self._cut(replace(target, share=share), evidence, refit, number == len(shares))
         self.steps += 1
         return plan
 
@@ -289,8 +289,12 @@ class PruningSession:
         self.agree()
         return criterion, moments if refit else None
 
-    def _cut(self, target: Target, evidence: Evidence, refit: bool) -> PruningPlan:
-        """Cuts once; returns the plan of all cuts so far."""
+    def _cut(self, target: Target, evidence: Evidence, refit: bool, last: bool) -> PruningPlan:
+        """Cuts once; returns the plan of all cuts so far.
+
+        Images that are held out take part in the refits of the last cut only: before it, loss curves of further cuts
+        are to be measured on them.
+        """
         found = self.find()
         if target.share < 1 or self.limits.keep:
             check_groups(found)
@@ -308,7 +312,7 @@ class PruningSession:
                 lambda: decide(self.model, self.example_inputs, found, criterion, target, limits, self.plan, curves)
             )
             del meter  # its recorded feature maps are large
-            if moments is not None and evidence.held:
+            if last and moments is not None and evidence.held:
                 moments = evidence.moments(self.model, found, held=True)
         stage("refitting and cutting")
         plan = cut_to(

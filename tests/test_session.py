@@ -13,8 +13,10 @@ from torch import nn
 
 import sirfp
 from sirfp.budget import decision
+from sirfp.budget.evidence import Evidence
 from sirfp.budget.limits import Limits
 from sirfp.budget.target import TARGETS
+from sirfp.network.held_out import count_images
 from sirfp.session import PruningSession
 
 
@@ -99,3 +101,23 @@ def test_both_ask_one_function(monkeypatch):
     for choice, plan in zip(calls, plans, strict=True):
         assert int(choice.keep.sum()) == sum(len(kept) for kept in plan.kept.values())
         assert choice.budget == plan.budget == ("flops", 0.5)
+
+
+def test_only_the_last_cut_is_refitted_on_images_of_loss_curves(monkeypatch):
+    """Otherwise the curves of later cuts would be measured on images that an earlier refit has fitted."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(16, 5),
+    )  # fmt: skip
+    images, looked = torch.randn(32, 3, 12, 12), []
+
+    def moments(self, *args, **options):
+        taken = original(self, *args, **options)
+        looked.append(sum(map(count_images, taken.batches)))
+        return taken
+
+    original = Evidence.moments
+    monkeypatch.setattr(Evidence, "moments", moments)
+    sirfp.prune(model.eval(), images[:1], keep_flops=0.5, calibration=list(images.split(8)), widths="curves", steps=2)
+    assert looked == [24, 24, 32]
