@@ -120,7 +120,8 @@ def test_outputs_that_are_not_finite_leave_the_inputs_to_decide(caplog):
 
 def test_local_search_finds_other_sets_of_the_same_size():
     torch.manual_seed(0)
-    model, batches = timm.create_model("test_resnet", num_classes=5, zero_init_last=False).eval(), [torch.randn(8, 3, 64, 64)]
+    model = timm.create_model("test_resnet", num_classes=5, zero_init_last=False).eval()
+    batches = [torch.randn(8, 3, 64, 64)]
     found, criterion = learned(model, batches, search="local")
     _, greedy = learned(model, batches)
     moved = 0
