@@ -22,6 +22,8 @@ LEAST, MOST = 0.3, 20
 def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: int = 4) -> None:
     """Draws the detections in evenly spaced images of the first test set, one row per image.
 
+    An image without boxes says so below.
+
     Args:
         cfg: the whole config.
         models: {title of the column: detector}.
@@ -36,7 +38,9 @@ def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: 
 
     def picture(image: np.ndarray, title: str, boxes, classes, scores=None) -> Picture:
         said = [f"{names[c]} {s:.2f}" for c, s in zip(classes, scores, strict=True)] if scores else None
-        return Picture(image, title, boxes, said or [names[c] for c in classes], [palette[c] for c in classes])
+        nothing = f"no detection above {LEAST:g}" if scores is not None else "no object"
+        lines = () if boxes else ((nothing, figures.INK),)
+        return Picture(image, title, boxes, said or [names[c] for c in classes], [palette[c] for c in classes], lines)
 
     rows = []
     for record in chosen:
