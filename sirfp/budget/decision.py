@@ -16,6 +16,7 @@ from ..network.batches import described
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
+from .aligned import aligned
 from .allocation import worth_for_cost
 from .curve import Curve
 from .limits import DEFAULT, Limits
@@ -60,11 +61,24 @@ def decide(
         check_scores(found, criterion.scores())
         widths = {group.name: limits.widths.get(group.name, group.size) for group in found}
         choice = Choice(keep_for(found, criterion.orders(), widths))
-    elif curves is None:
-        scores = criterion.scores()
-        choice = choose(model, example_inputs, found, scores, target, limits, before, criterion.cost_exponent)
+        return replace(choice, keep=refined(found, choice.keep, criterion))
+
+    if curves is None:
+        scores, exponent = criterion.scores(), criterion.cost_exponent
+
+        def choice_within(limits: Limits) -> Choice:
+            return choose(model, example_inputs, found, scores, target, limits, before, exponent)
+
     else:
-        choice = target.choose_by_curves(model, example_inputs, found, curves, criterion.orders(), limits, before)
+        orders = criterion.orders()
+
+        def choice_within(limits: Limits) -> Choice:
+            return target.choose_by_curves(model, example_inputs, found, curves, orders, limits, before)
+
+    choice = choice_within(limits)
+    while (narrower := aligned(found, choice.keep, limits)) is not limits:
+        limits = narrower
+        choice = choice_within(limits)
     return replace(choice, keep=refined(found, choice.keep, criterion))
 
 

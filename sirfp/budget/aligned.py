@@ -1,0 +1,46 @@
+"""Widths of layers that a plan leaves whole, beside those that it cuts to multiples.
+
+A kernel has inputs and outputs. If a plan cuts the inputs to a multiple of `round_to` and leaves the outputs at a width
+that is no multiple, such as 20 channels, the pruned kernel still does not fill the runtime's registers. These widths
+are therefore cut to a multiple too. Kernels of which nothing is cut stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+
+from ..structure.groups import ChannelGroups
+from .grids import grid
+from .limits import Limits
+
+
+def aligned(found: ChannelGroups, keep: np.ndarray, limits: Limits) -> Limits:
+    """Returns limits under which the whole groups that share a cut kernel keep multiples of `round_to`.
+
+    Args:
+        found: the groups.
+        keep: the atoms that a plan keeps, (atoms,) of bool.
+        limits: the limits of the plan.
+
+    Returns:
+        The limits with the width of each such group, the largest multiple below its own; `limits` itself if there is no
+        such group. Groups that cannot be cut to a multiple, and those whose width the limits give, stay as they are.
+    """
+    if limits.round_to == 1:
+        return limits
+    groups_of = defaultdict(set)  # {tensor: the groups that have indices in it}
+    for group in found:
+        for piece in group.slices:
+            groups_of[piece.tensor].add(group.name)
+    cut = {group.name for group in found if not keep[found.spans[group.name]].all()}
+    beside = {name for names in groups_of.values() if names & cut for name in names - cut}
+    given = []
+    for group in found:
+        if group.name in beside and group.size % group.step(limits.round_to):
+            widths = grid(group, limits)
+            if len(widths) > 1:
+                given.append((group.name, widths[-2]))
+    return replace(limits, given=(*limits.given, *given)) if given else limits
