@@ -25,7 +25,7 @@ from prunability import add_row, in_own_process, one_line, read_rows
 from subjects import machine
 
 from sirfp.budget.allocation import smallest
-from sirfp.budget.decision import choose
+from sirfp.budget.decision import decide
 from sirfp.budget.limits import Limits
 from sirfp.budget.target import TARGETS
 from sirfp.channels import find_groups
@@ -99,7 +99,7 @@ def measure(name: str) -> list[dict[str, Any]]:
         model = timm.create_model(name).eval()
         inputs = torch.randn(1, *model.default_cfg["input_size"])
     found = find_groups(model, inputs)
-    scores = build_criterion("random", model, found.groups, seed=0).scores()
+    criterion = build_criterion("random", model, found.groups, seed=0)
     plans = []
     for quantity in ("flops", "params"):
         for multiple in MULTIPLES:
@@ -109,7 +109,7 @@ def measure(name: str) -> list[dict[str, Any]]:
             share = max(0.5, (1 + least) / 2)
             plan = {"quantity": quantity, "round_to": multiple, "asked": share, "least": least}
             try:
-                choice = choose(model, inputs, found, scores, kind(share), limits)
+                choice = decide(model, inputs, found, criterion, kind(share), limits)
                 plan["off"] = cost(choice.keep) / cost() / share - 1
             except Exception as error:
                 plan["error"] = one_line(error)

@@ -23,7 +23,7 @@ import torch
 from subjects import build, image_size, machine
 from torch import nn
 
-from sirfp.budget.decision import choose
+from sirfp.budget.decision import decide
 from sirfp.budget.limits import Limits
 from sirfp.budget.target import Flops
 from sirfp.channels import find_groups
@@ -95,11 +95,11 @@ def pruned(name: str, args: argparse.Namespace) -> tuple[dict[str, nn.Module], d
     """The dense network and a pruned one for each multiple, called with a batch, and the FLOPs that these keep."""
     model, inputs = build(name, args.size)
     found = find_groups(model, inputs)
-    scores = build_criterion("random", model, found.groups, seed=0).scores()
+    criterion = build_criterion("random", model, found.groups, seed=0)
     networks, kept = {"dense": model}, {}
     for multiple in args.round_to:
         limits = Limits(partitions=(), round_to=multiple)
-        choice = choose(model, inputs, found, scores, Flops(args.keep_flops), limits)
+        choice = decide(model, inputs, found, criterion, Flops(args.keep_flops), limits)
         networks[f"round to {multiple}"] = small = copy.deepcopy(model)
         plan = cut(small, found, choice.keep)
         kept[f"round to {multiple}"] = plan.flops[1] / plan.flops[0]

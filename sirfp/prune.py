@@ -109,7 +109,7 @@ def prune(
             `{"layer3.*": 0.5, "layer4.0.conv1": 96}`. The budget then decides the widths of all other layers; without a
             budget they stay as they are. Layers that are tied take the value of one entry: the full name of a layer
             before patterns, later patterns before earlier ones (`sirfp.budget.given_widths`).
-        round_to: widths after pruning are multiples of this number.
+        round_to: widths after pruning are multiples of this number (`sirfp.budget.limits.Limits`).
         seed: the seed of random numbers.
         min_keep: the smallest share of its channels that a group keeps.
         partitions: prefixes of module names. Groups are ranked within their partition: a group belongs to the first
