@@ -200,7 +200,7 @@ def _trace_once(
             )
         trace.freeze_tensors(returned, MODEL_OUTPUT)
         _freeze_scripted(model, trace, state)
-        askers = [module for module in reads.modules if not type(module).__module__.startswith("torch.nn.modules")]
+        askers = reads.of_unknown_code()
         code = trace.code
         with followed_response_norms(model, trace):
             ran = _follow_training(model, inputs, trace, state, watch, bool(askers))

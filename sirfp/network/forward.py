@@ -12,6 +12,9 @@ from torch import nn
 
 from .untouched import copied_inputs, outside_inference_mode
 
+STOCHASTIC_DEPTH = {("torchvision.ops.stochastic_depth", "StochasticDepth"), ("timm.layers.drop", "DropPath")}
+"""(module of Python, class), so that neither library has to be imported."""
+
 
 def call(model: nn.Module, inputs: Any, *, copied: bool = False) -> Any:
     """Calls a model: with a tensor as `model(x)`, a tuple as `model(*xs)`, a mapping as `model(**xs)`.
@@ -176,8 +179,14 @@ def _floats(module: nn.Module) -> dict[str, float]:
 
 
 def is_steady(module: nn.Module) -> bool:
-    """True for PyTorch's norms and dropouts, whose training mode keeps the place of every channel."""
-    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd))
+    """True for norms, dropouts and stochastic depth whose training mode keeps the place of every channel."""
+    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)) or drops_paths(module)
+
+
+def drops_paths(module: nn.Module) -> bool:
+    """True for torchvision's and timm's stochastic depth, which in training scales whole samples by random numbers."""
+    kind = type(module)
+    return (kind.__module__, kind.__qualname__) in STOCHASTIC_DEPTH
 
 
 def is_held(module: nn.Module) -> bool:

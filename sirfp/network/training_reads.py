@@ -6,6 +6,11 @@ from typing import Any
 
 from torch import nn
 
+from .forward import drops_paths
+
+KNOWN = ("torch.nn.modules.", f"{__package__}.multihead", f"{__package__}.window_attention")
+"""Beginnings of the names of Python's modules whose classes do the same at every width in training."""
+
 
 class TrainingReads:
     """Notes, while active, the modules whose attribute `training` is read.
@@ -24,6 +29,10 @@ class TrainingReads:
         self._before = nn.Module.__dict__.get("training")
         setattr(nn.Module, "training", _Watched(self.modules))  # noqa: B010  (mypy refuses the assignment)
         return self
+
+    def of_unknown_code(self) -> list[nn.Module]:
+        """Returns the modules whose code for training is not known to do the same at every width."""
+        return [m for m in self.modules if not type(m).__module__.startswith(KNOWN) and not drops_paths(m)]
 
     def __exit__(self, *exc: Any) -> None:
         if self._before is None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 import sirfp
 from sirfp.channels import find_groups
+from sirfp.network.forward import training_branches
 from sirfp.network.training_reads import TrainingReads
 
 X = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -139,6 +142,45 @@ def test_a_model_that_never_asks_for_its_mode_is_not_run_in_training():
     net = nn.Sequential(Notes(), nn.BatchNorm2d(4), nn.Dropout(0.5))
     find_groups(net, X)
     assert calls and not any(calls)
+
+
+class DropsOrScales(Net):
+    """Scales channels in training by a vector whose width is in the code, after a layer that only drops samples."""
+
+    def __init__(self, drop):
+        super().__init__()
+        self.drop = drop
+
+    def between(self, x):
+        return self.drop(x * torch.linspace(0.5, 1.5, 16)[:, None, None] if self.training else x)
+
+
+DROPS = [StochasticDepth(0.2, "row"), StochasticDepth(0.2, "batch"), timm.layers.DropPath(0.2)]
+
+
+@pytest.mark.parametrize("drop", DROPS)
+def test_stochastic_depth_is_known_and_any_other_code_is_run_in_training(drop):
+    modes = []
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), drop, nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)).train()
+    net[0].register_forward_hook(lambda module, inputs, output: modes.append(module.training))
+    found = find_groups(net, X)
+    assert [group.name for group in found] == ["0"] and modes and not any(modes)
+    assert {g.name for g in find_groups(DropsOrScales(drop), X)} == {"b"}
+    with training_branches(net):
+        assert net.training and not drop.training
+
+
+class DoublesAsWell(StochasticDepth):
+    """Of a class of one's own: nothing is known of its code."""
+
+    def forward(self, x):
+        return super().forward(x) * torch.linspace(0.5, 1.5, 16)[:, None, None] if self.training else x
+
+
+def test_a_subclass_of_stochastic_depth_is_run_in_training():
+    assert {g.name for g in find_groups(DropsOrScales(DoublesAsWell(0.2, "row")), X)} == {"b"}
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), DoublesAsWell(0.2, "row"), nn.Conv2d(16, 4, 1))
+    assert not find_groups(net, X).groups
 
 
 def test_reads_of_the_mode_are_noted_and_the_attribute_stays_as_it_was():
