@@ -41,9 +41,10 @@ from .structure.plan import PruningPlan
 from .surgery.earlier_cuts import earlier_plan, remember
 from .surgery.plan_and_cut import cut_to
 
-GENTLE = 0.75
+GENTLE = 0.6
 """The share of the present FLOPs (parameters, latency) that one cut keeps at least where loss curves decide the widths:
-curves of single groups tell what a cut of many groups does only while it is small. docs/oneshot.md compares cuts."""
+curves of single groups tell what a cut of many groups does only while it is not too large. docs/choices.md compares
+numbers of cuts."""
 
 OTHER_INPUTS = 0.01
 """Relative difference of FLOPs above which the example inputs are taken to be others than those of the earlier plan."""
