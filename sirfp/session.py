@@ -100,6 +100,7 @@ class PruningSession:
         self.found: ChannelGroups | None = None
         self.measured: list[tuple[Sensitivity, ...]] = []
         self._statistics: dict[str, Any] | None = None
+        self._began: tuple[tuple[str, int], ...] = ()
 
     def go_on(self) -> None:
         """Continues the earlier plan of a model that was cut before, by this or another session or from a file.
@@ -145,10 +146,13 @@ class PruningSession:
     def bounds(self) -> Limits:
         """Returns the limits, with the widths that their `keep` gives to groups of the current model.
 
+        Within a pruning of several cuts, `min_keep` is a share of the channels before the first of them.
+
         Raises:
             InputError: see `sirfp.budget.given_widths.with_given_widths`.
         """
-        return with_given_widths(self.limits, self.model, self.find(), self.plan) if self.limits.keep else self.limits
+        limits = replace(self.limits, began=self._began)
+        return with_given_widths(limits, self.model, self.find(), self.plan) if limits.keep else limits
 
     def _narrows(self) -> bool:
         """True if the limits give a group of the current model a smaller width."""
@@ -173,9 +177,15 @@ class PruningSession:
             try:
                 decide_once(partial(target.check_reach, self.model, self.example_inputs, found, least, present))
             except InputError as error:
-                if number == 1:
-                    raise
-                raise InputError(f"{error}, which {number} prunings of MIN_KEEP {limits.min_keep} leave") from None
+                several = f", which {number} prunings of MIN_KEEP {limits.min_keep} leave" if number > 1 else ""
+                raise InputError(f"{error}{several}{self._on_the_way(number, targets)}") from None
+
+    def _on_the_way(self, number: int, targets: Sequence[Target]) -> str:
+        """Says of the budget of one of the prunings to come, counted from 1, to which last budget it leads."""
+        if number == len(targets):
+            return ""
+        cut, cuts = self.steps + number, self.steps + len(targets)
+        return f"; it is the budget of cut {cut} of {cuts} on the way to {targets[-1]}"
 
     def attach(self) -> Observer:
         """Attaches the criterion to the model, if it is not attached; restores the statistics of a resumed run.
@@ -226,8 +236,16 @@ class PruningSession:
         if self.plan and present <= target.share and not self._narrows():
             return self._left_as_it_is(self.plan, present, target)
         shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
-        for number, share in enumerate(shares, 1):
-            plan = self._cut(replace(target, share=share), evidence, refit, number == len(shares))
+        if len(shares) > 1:
+            self.check_reach([target])  # else the first cuts would be made before the last one fails
+        self._began = tuple((group.name, group.size) for group in self.find())
+        try:
+            for number, share in enumerate(shares, 1):
+                if len(shares) > 1:
+                    stage(f"cut {number} of {len(shares)}, to {share:.1%} of the {target.words}")
+                plan = self._cut(replace(target, share=share), evidence, refit, number == len(shares))
+        finally:
+            self._began = ()
         self.steps += 1
         return plan
 

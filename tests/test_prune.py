@@ -97,3 +97,18 @@ def test_the_name_hides_no_function_of_its_module():
         home = sys.modules[getattr(module, name).__module__]
         package = sys.modules[home.__name__.rpartition(".")[0]]
         assert getattr(package, home.__name__.rpartition(".")[2]) is home, "its module can be reached by its name"
+
+
+def test_min_keep_holds_over_all_cuts_of_one_pruning():
+    model = build(Residual)
+    plan = sirfp.prune(model, BATCHES[0], "magnitude", 0.3, min_keep=0.25, steps=3)
+    assert plan.flops[1] <= 0.3 * plan.flops[0]
+    for name, kept in plan.kept.items():
+        assert len(kept) >= 0.25 * plan.channels[name], name
+
+
+def test_a_budget_out_of_reach_of_several_cuts_is_said_before_the_first(monkeypatch):
+    model = build(Residual)
+    monkeypatch.setattr(PruningSession, "_cut", lambda *_: pytest.fail("the model was cut"))
+    with pytest.raises(sirfp.InputError, match=r"^the budget cannot be reached: 0.05 of the FLOPs .*MIN_KEEP 0.5\)$"):
+        sirfp.prune(model, BATCHES[0], "magnitude", 0.05, min_keep=0.5, steps=6)

@@ -36,6 +36,7 @@ class Limits:
         keep: {name or pattern of layers: the channels that they keep}, a share in (0, 1] as a float, or a number of
             channels as an int. `sirfp.budget.given_widths` says what it means. Stored as a tuple of pairs.
         given: (group, number of atoms) of the groups of one model whose width `keep` decides.
+        began: (group, number of atoms) before the first of several cuts of one pruning; `min_keep` is a share of these.
 
     Raises:
         InputError: `min_keep`, `round_to` or a value of `keep` is out of range.
@@ -47,6 +48,7 @@ class Limits:
     ignore: Iterable[str] = ()
     keep: Mapping[str, float] | Iterable[tuple[str, float]] = ()
     given: tuple[tuple[str, int], ...] = ()
+    began: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self):
         for name in ("partitions", "ignore"):
@@ -66,6 +68,11 @@ class Limits:
     def widths(self) -> dict[str, int]:
         """{group: number of atoms to keep}, of the groups whose width `keep` decides."""
         return dict(self.given)
+
+    @cached_property
+    def sizes_before(self) -> dict[str, int]:
+        """{group: number of atoms before the pruning}, of the groups whose number `began` says."""
+        return dict(self.began)
 
     @staticmethod
     def from_config(cfg) -> Limits:
