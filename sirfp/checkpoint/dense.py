@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..files.nearby import nearby
 from ..files.pickles import BROKEN, broken, read_arrays
 from ..network.branches import within
 from .pruned import read_safetensors
@@ -43,7 +44,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"there is no file of weights {path}")
+        raise InputError(f"there is no file of weights {path}{nearby(path)}")
     content, pruned = _read_content(path)
     if pruned:
         raise InputError(

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..data.pixels import LARGEST_SIDE
 from ..errors import InputError
+from ..files.nearby import nearby
 
 ORIGIN_KEY = "sirfp_model"
 """Key of the record in a file's metadata."""
@@ -100,7 +101,7 @@ def read_origin(path: str | os.PathLike) -> Origin | None:
         InputError: the file is missing or damaged, or the record is.
     """
     if not Path(path).is_file():
-        raise InputError(f"there is no file {path}")
+        raise InputError(f"there is no file {path}{nearby(path)}")
     try:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(ORIGIN_KEY)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..errors import InputError
+from ..files.nearby import nearby
 from ..files.whole import whole_file
 from ..network.branches import training_only, within
 from ..network.response_norm import new_positions
@@ -103,7 +104,7 @@ def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[
         InputError: the file is missing, truncated or altered.
     """
     if not Path(path).is_file():
-        raise InputError(f"there is no file {path}")
+        raise InputError(f"there is no file {path}{nearby(path)}")
     if zipfile.is_zipfile(path):  # as torch.save writes
         raise InputError(
             f"{path} is a PyTorch checkpoint, not a pruned file (*.safetensors); for a dense model use --weights"

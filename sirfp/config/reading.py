@@ -12,6 +12,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..errors import InputError, near
+from ..files.nearby import nearby
 from ..files.yaml_files import check_config_files
 from .keys import add_sirfp_config
 from .layers import Pruning, output_folder
@@ -40,7 +41,7 @@ def config_file(path: str | os.PathLike[str]) -> Path:
         InputError: the file does not exist; the message names files with similar names.
     """
     if not os.path.isfile(path):
-        raise InputError(f"there is no config file {path}{_neighbours(Path(path))}")
+        raise InputError(f"there is no config file {path}{nearby(path, ['.yaml', '.py'])}")
     return Path(path)
 
 
@@ -168,10 +169,3 @@ def _same_tail(key: str, known: Sequence[str]) -> str:
     tail = key.rpartition(".")[2]
     found = [name for name in known if name.rpartition(".")[2] == tail]
     return f"; did you mean {' or '.join(found[:3])}?" if found else ""
-
-
-def _neighbours(path: Path) -> str:
-    folder = path.parent
-    if not os.path.isdir(folder):
-        return f"; the folder {folder} does not exist either"
-    return near(path.name, [file.name for file in folder.iterdir() if file.suffix in (".yaml", ".py")])

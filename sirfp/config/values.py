@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 
 from ..data.pixels import LARGEST_SIDE
 from ..errors import InputError
+from ..files.nearby import nearby
 from ..files.pickles import read_arrays
 
 OF_TEXTS = {
@@ -58,7 +59,9 @@ def check_proposals(cfg: CfgNode) -> None:
     for key in ("PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST"):
         for file in cfg.DATASETS[key]:
             if not Path(file).is_file():
-                raise InputError(f"DATASETS.{key}: there is no file {file}; proposals are read from local files")
+                raise InputError(
+                    f"DATASETS.{key}: there is no file {file}{nearby(file)}; proposals are read from local files"
+                )
             read_arrays(Path(file))
 
 

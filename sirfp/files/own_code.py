@@ -9,7 +9,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from ..errors import InputError, near
+from ..errors import InputError
+from .nearby import nearby
 
 
 def add_import(parser: argparse.ArgumentParser | argparse._ArgumentGroup, where: str = "") -> None:
@@ -42,8 +43,7 @@ def import_own(name: str) -> None:
     """
     file = Path(name)
     if name.endswith(".py") and not file.is_file():
-        beside = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        raise InputError(f"--import {name}: there is no such file{near(file.name, beside)}")
+        raise InputError(f"--import {name}: there is no such file{nearby(file, ['.py'])}")
     try:
         if file.is_file():
             _run(file)

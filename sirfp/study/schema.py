@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, near
+from ..files.nearby import nearby
 from ..files.own_code import import_own
 from ..files.yaml_files import read_yaml
 from .overrides import check_options, read_overrides
@@ -81,8 +82,7 @@ def read_study(path: Path) -> tuple[StudyFile, str]:
         InputError: the file is missing or is no YAML, or a key or value is not valid.
     """
     if not path.is_file():
-        known = [file.name for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise InputError(f"there is no study {path}{near(path.name, known)}")
+        raise InputError(f"there is no study {path}{nearby(path, ['.yaml'])}")
     content, text = read_yaml(path, "study")
     try:
         top = as_block(content, "the study")
