@@ -19,7 +19,7 @@ from typing import NoReturn
 from .commands.outcome import Outcome
 from .errors import InputError, near
 from .files.own_code import import_own
-from .files.quiet import quiet
+from .files.quiet import quiet_but_own
 from .reporting.progress import stages_on_stderr
 
 COMMANDS = {
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         args = parse(argv)
-        with nullcontext() if args.json else stages_on_stderr(), quiet():
+        with nullcontext() if args.json else stages_on_stderr(), quiet_but_own():
             for code in getattr(args, "imports", ()):
                 import_own(code)
             outcome = importlib.import_module(f".commands.{args.command}", __package__).run(args)

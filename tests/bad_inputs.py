@@ -93,7 +93,8 @@ COMMANDS = {
     "a misspelt name before images": (["prune", "--timm", "test_resnt", "-o", "OUT"], "did you mean test_resnet"),
     "classes of a file": (
         ["verify", "F/small.safetensors", "--timm", "test_resnet", "--size", "64", "64"],
-        "has 7 classes, the model built has 1000: build it with 7 (--num-classes 7)",
+        "has 7 classes, the model built has 1000: build it with 7; name the network that was pruned, and its number of "
+        "classes (with --timm by --num-classes)",
     ),
     "no output": (["prune", *NETWORK], "-o/--output"),
     "output in a file": (["prune", *NETWORK, "--criterion", "random", "-o", "F/text.pth/x"], "is not a folder"),

@@ -268,8 +268,7 @@ def _check_state(
     if differ and all(a and b and a[1:] == b[1:] for a, b in differ) and len({(a[0], b[0]) for a, b in differ}) == 1:
         theirs, ours = differ[0][0][0], differ[0][1][0]  # of the classifier's weight and bias
         raise InputError(
-            f"{source} has {theirs} classes, the model built has {ours}: build it with {theirs} "
-            f"(--num-classes {theirs}); {CLASSES}"
+            f"{source} has {theirs} classes, the model built has {ours}: build it with {theirs}; {CLASSES}"
         )
     for name, tensor in state.items():
         if list(tensor.shape) != shapes[name]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import tempfile
@@ -19,6 +20,8 @@ from .recorded import complete
 
 if TYPE_CHECKING:
     from ..sources.source import Source
+
+logger = logging.getLogger(__name__)
 
 MODEL_USAGE = "(--timm NAME | --config-file PATH | --zoo CONFIG)"
 OPTS_USAGE = "[KEY VALUE ...]"
@@ -172,6 +175,12 @@ def in_flags(**flags: str) -> Iterator[None]:
         for key, flag in flags.items():
             text = text.replace(key.replace("__", "."), flag)
         raise InputError(text) from None
+
+
+def warn_if_random(source: Source) -> None:
+    """Warns, before the work begins, that a dense model has no trained weights."""
+    if source.weights is None:
+        logger.warning("the weights are random: give --weights FILE for a trained model")
 
 
 def need_model(source: Source | None) -> Source:

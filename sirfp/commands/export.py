@@ -24,9 +24,11 @@ from .arguments import (
     check_writable,
     need_model,
     split_words,
+    warn_if_random,
 )
 from .eight_bits import add_int8, add_integers, check_int8
 from .outcome import Outcome
+from .recorded import restore_as_named
 
 if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
     import torch
@@ -72,7 +74,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Builds the model, writes the file and compares its outputs with PyTorch's."""
-    from sirfp.checkpoint.pruned import read, restore
+    from sirfp.checkpoint.pruned import read
     from sirfp.exporting import agreement, build_graph, check_opset, check_packages, export
 
     file, opts = split_words(args.words, file=True)
@@ -90,11 +92,13 @@ def run(args: argparse.Namespace) -> Outcome:
     model = source.model
     if plan_and_state:
         model = source.fresh()
-        restore(model, *plan_and_state, file)
+        restore_as_named(model, *plan_and_state, file, args)
     if args.score_threshold is not None:
         _set_threshold(model, args.score_threshold, source.name)
     graph = build_graph(source, model)
     source.check()
+    if not file:
+        warn_if_random(source)
     images = _images(source, args)
     free = {None: ("batch", "size"), "size": ("batch",), "all": ()}[args.fixed]
     metadata = {"model": source.name, "colours": source.colours, "values": "0 to 255", "made by": "sirfp export"}

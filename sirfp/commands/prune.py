@@ -23,6 +23,7 @@ from .arguments import (
     need_model,
     share,
     split_words,
+    warn_if_random,
 )
 from .calibration import (
     CRITERIA_HELP,
@@ -35,7 +36,7 @@ from .calibration import (
     read_widths,
 )
 from .outcome import Outcome
-from .recorded import complete, origin_of
+from .recorded import complete, origin_of, restore_as_named
 
 __all__ = ["CRITERIA_HELP", "EXAMPLE", "USAGE", "add", "details", "run"]
 
@@ -99,6 +100,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Prunes and writes the file."""
     import sirfp
+    from sirfp.checkpoint.pruned import read
     from sirfp.criteria import CRITERIA
     from sirfp.network.channels_last import use_channels_last_if_possible
     from sirfp.reporting import tables
@@ -106,6 +108,7 @@ def run(args: argparse.Namespace) -> Outcome:
     file, opts = split_words(args.words, file=True)
     if file and args.weights:
         raise InputError(f"{file} has the pruned model's weights: give FILE or --weights, not both")
+    given = args
     args, opts, _ = complete(args, opts, file)
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}
     Target.of(KEEP_FLOPS, **budgets)  # checks the budgets; error messages name the flags
@@ -128,8 +131,11 @@ def run(args: argparse.Namespace) -> Outcome:
     source.check()
     before = None
     if file:
-        before = sirfp.load(file, source.model)
+        before, state = read(file)
+        restore_as_named(source.model, before, state, file, given)
         source.weights = file
+    else:
+        warn_if_random(source)
     use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
     calibration, loss = read_calibration(args, source, criterion.needs)
     stage("finding groups of channels")
@@ -164,7 +170,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.verbose and found.frozen:
         shown.append(tables.frozen(found.frozen))
     if source.weights is None:
-        shown.append("The dense weights were random: give --weights FILE to prune a trained model.")
+        shown.append("The dense weights were random.")
     bytes_ = os.path.getsize(args.output)
     instead = " in place of an earlier file" if replaced else ""
     shown.append(f"Wrote {args.output}, {tables.size(bytes_)}{instead}.")

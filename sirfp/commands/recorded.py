@@ -1,9 +1,9 @@
-"""The model of a command from the record in its pruned file, where flags do not name one, and the record to write."""
+"""Pruned files in commands: the model that a file records, where flags name none; loading it; the record to write."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..files.config_files import config_files
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
+    import torch
+    from torch import nn
+
     from ..checkpoint.origin import Origin
     from ..sources.source import Source
+    from ..structure.plan import PruningPlan
+
+MODELS = ("timm", "config_file", "zoo")
+"""Options that name a model, as attributes of the command line."""
 
 
 def complete(
@@ -81,6 +88,43 @@ def origin_of(args: argparse.Namespace, opts: list[str], source: Source) -> Orig
     )
 
 
+def restore_as_named(
+    model: nn.Module, plan: PruningPlan, state: Mapping[str, torch.Tensor], file: str, args: argparse.Namespace
+) -> None:
+    """Turns the dense model that the command line names into a file's pruned model.
+
+    Args:
+        model: the dense model; changed in place.
+        plan, state: what `sirfp.checkpoint.pruned.read` returns.
+        file: the pruned file, for messages.
+        args: the command line, without what the file records.
+
+    Raises:
+        InputError: the file is for another model; the message names the option to give or to leave out.
+    """
+    from ..checkpoint.pruned import CLASSES, restore
+
+    try:
+        restore(model, plan, state, file)
+    except InputError as error:
+        text = str(error).removesuffix(f"; {CLASSES}")
+        raise InputError(f"{text}; {_other_options(file, args)}") from None
+
+
+def _other_options(file: str, args: argparse.Namespace) -> str:
+    """Says which options name the model of a file, for messages."""
+    from ..checkpoint.origin import read_origin
+
+    try:
+        origin = read_origin(file)
+    except InputError:
+        origin = None
+    if origin is None:
+        return "name the network that was pruned, and its number of classes (with --timm by --num-classes)"
+    given = [f"--{name.replace('_', '-')}" for name in (*MODELS, "num_classes") if getattr(args, name) is not None]
+    return f"it records {origin.name}" + (f": leave out {' and '.join(given)}" if given else "")
+
+
 def _without_weights(opts: Sequence[str]) -> tuple[str, ...]:
     """KEY VALUE pairs without those that name files of weights."""
     pairs = zip(opts[::2], opts[1::2], strict=True)
@@ -89,7 +133,7 @@ def _without_weights(opts: Sequence[str]) -> tuple[str, ...]:
 
 def _same_model(args: argparse.Namespace, origin: Origin) -> bool:
     """True if the command line names no model, or the recorded one."""
-    given = {name: getattr(args, name) for name in ("timm", "config_file", "zoo") if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in MODELS if getattr(args, name) is not None}
     if not given:
         return True
     if "config_file" in given:

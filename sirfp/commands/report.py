@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..reporting.progress import stage
 from .arguments import MODEL_USAGE, OPTS_USAGE, add_model, at_least, build_source, in_flags, split_words
 from .outcome import Outcome
+from .recorded import restore_as_named
 
 if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
     import torch
@@ -115,12 +116,11 @@ def _both(
 ) -> Outcome:
     """The report of a pruned file in comparison with its dense model."""
     from sirfp.channels.find import find_groups
-    from sirfp.checkpoint.pruned import restore
     from sirfp.reporting import tables
 
     stage("finding groups of channels")
     pruned = source.fresh()
-    restore(pruned, plan, state, file)
+    restore_as_named(pruned, plan, state, file, args)
     rows = []
     models = {"dense": source.model, "pruned": pruned}
     for name, model in models.items():

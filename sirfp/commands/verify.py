@@ -23,6 +23,7 @@ from .arguments import (
     split_words,
 )
 from .outcome import Outcome
+from .recorded import restore_as_named
 
 if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
     from torch import nn
@@ -45,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Builds both models and compares their outputs."""
-    from sirfp.checkpoint.pruned import read, restore
+    from sirfp.checkpoint.pruned import read
     from sirfp.verify import expand
 
     file, opts = split_words(args.words, file=True)
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> Outcome:
     plan, state = read(file)
     source = need_model(build_source(args, opts, file))
     pruned = source.fresh()
-    restore(pruned, plan, state, file)
+    restore_as_named(pruned, plan, state, file, args)
     source.check()
     expand(source.model, plan, state)
     if args.images:

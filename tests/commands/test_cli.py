@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +15,11 @@ from command_files import CONFIGS, NETWORK, SEGMENTOR, SMALL, make_files
 from registrations import temporary
 
 from sirfp.checkpoint import read
-from sirfp.cli import main
+from sirfp.cli import build_parser, main
 
 RANKING = ["--widths", "ranking"]
 """Widths without loss curves, which take longer than the rest of a command."""
+RANDOM = "warning: the weights are random: give --weights FILE for a trained model\n"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def run(capsys, *argv: str) -> dict:
     """Runs a command that must succeed; returns its JSON."""
     assert main([*map(str, argv), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert not err and out.count("\n") == 1
+    assert err in ("", RANDOM) and out.count("\n") == 1
     return json.loads(out)
 
 
@@ -322,3 +326,41 @@ def test_a_file_that_is_replaced_is_said(files, tmp_path, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "in place of an earlier file" in out and "Budget: 40% of the FLOPs. Kept: " in out
+
+
+def test_warnings_of_sirfp_reach_the_user_and_those_of_libraries_do_not(tmp_path, capsys):
+    code = tmp_path / "noisy.py"
+    code.write_text("import logging\nlogging.getLogger('a_library').error('noise')\nlogging.warning('more noise')\n")
+    words = ["prune", *NETWORK, "--criterion", "magnitude", "-o", str(tmp_path / "small.safetensors")]
+    assert main([*words, "--import", str(code)]) == 0
+    said = capsys.readouterr()
+    assert said.err == RANDOM
+    assert "The dense weights were random." in said.out
+    assert logging.getLogger("sirfp").propagate and not logging.getLogger("sirfp").handlers
+
+
+def test_without_a_word_the_help_is_printed(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr()
+    assert "`sirfp COMMAND --help`" in said.out and not said.err
+
+
+def test_every_command_takes_own_code():
+    """Criteria, networks and data sets of one's own work in all of them; `sirfp data` has further commands."""
+    parsers = build_parser()[1]
+    data = parsers.pop("data")
+    further = next(action.choices for action in data._actions if isinstance(action, argparse._SubParsersAction))
+    parsers |= {name: further[name] for name in ("check", "prepare")}
+    assert len(parsers) == 8
+    for name, parser in parsers.items():
+        assert "--import" in parser._option_string_actions, name
+
+
+def test_a_reader_that_has_gone_is_no_failure(files):
+    """As in `sirfp report FILE | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sirfp.cli", "report", str(files / "small.safetensors")]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

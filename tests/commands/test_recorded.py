@@ -74,7 +74,7 @@ def test_flags_override_the_record(small, capsys):
     larger = run(capsys, "report", small, "--size", 128, 128)
     assert larger["size"] == [128, 128] and larger["networks"][0]["flops"] > 3.5 * flops
     assert main(["verify", str(small), "--num-classes", "9"]) == 2
-    assert "is the number of classes the same?" in capsys.readouterr().err
+    assert "leave out --num-classes" in capsys.readouterr().err
     assert main(["verify", str(small), "--timm", "test_vit"]) == 2
     assert "is for another model" in capsys.readouterr().err
     args, _, preprocessing = complete(words(timm="test_vit"), [], str(small))
@@ -169,3 +169,16 @@ def test_a_file_without_a_record_needs_flags(files, capsys):
     assert read_origin(files / "small.safetensors") is None
     assert main(["verify", str(files / "small.safetensors")]) == 2
     assert "name the dense model: --timm NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["report", "verify", "export", "prune"])
+def test_a_file_for_another_model_is_answered_with_options(command, small, tmp_path, capsys):
+    """Every command says what to leave out of its command line, not what to call in Python."""
+    out = {"export": ["-o", str(tmp_path / "a.onnx")], "prune": [*MAGNITUDE, "-o", str(tmp_path / "a.safetensors")]}
+    for flags, told in (
+        (["--num-classes", "9"], "has 7 classes, the model built has 9: build it with 7; it records"),
+        (["--timm", "test_efficientnet"], "is for another model"),
+    ):
+        assert main([command, str(small), *flags, *out.get(command, [])]) == 2
+        said = capsys.readouterr().err
+        assert told in said and said.endswith(f"records timm test_resnet, 7 classes: leave out {flags[0]}\n")
