@@ -200,9 +200,9 @@ def criterion_options(cfg: CfgNode) -> dict[str, Any]:
         _say(f"{', '.join(old)}: the key is now {', '.join(new)}; the old key is still read")
     others = [key for option, (key, _) in given.items() if option not in options and key not in old]
     if others:
-        _say(f"{', '.join(others)}: ignored, because criterion {cfg.SIRFP.CRITERION} has no such option")
+        _say(f"{', '.join(others)}: not used, because criterion {cfg.SIRFP.CRITERION} has no such option", logging.INFO)
     return check_options(cfg)
 
 
-def _say(text: str) -> None:
-    log_first_n(logging.WARNING, text, name=__name__, key="message")
+def _say(text: str, level: int = logging.WARNING) -> None:
+    log_first_n(level, text, name=__name__, key="message")

@@ -6,6 +6,7 @@ import argparse
 import logging
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
         with whole_file(folder / CONFIG) as beside:
             beside.write_text(cfg.dump())
         logger.info("The whole config: %s", folder / CONFIG)
+    warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release")  # of Detectron2's anchors
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK

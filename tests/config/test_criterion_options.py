@@ -47,7 +47,7 @@ def said(caplog, monkeypatch):
     """What is logged, with nothing said by other tests before."""
     logger._LOG_COUNTER.clear()
     monkeypatch.setattr(logging.getLogger("sirfp"), "propagate", True)
-    caplog.set_level(logging.WARNING, "sirfp")
+    caplog.set_level(logging.INFO, "sirfp")
     return caplog
 
 
@@ -127,7 +127,7 @@ def test_every_old_key_still_gives_its_option():
 def test_an_option_of_another_criterion_is_left_out_but_looked_at(said):
     given = ("SIRFP.CRITERION", "magnitude", "SIRFP.OPTIONS.COST_EXPONENT", "0.125")
     assert options(*given) == {}
-    assert "SIRFP.OPTIONS.COST_EXPONENT: ignored, because criterion magnitude has no such option" in said.text
+    assert "SIRFP.OPTIONS.COST_EXPONENT: not used, because criterion magnitude has no such option" in said.text
     assert "must be at least 0" in wrong(*given[:-1], "-1")
     assert "takes no option 'cost_exp'" in wrong(*given[:2], "SIRFP.OPTIONS.COST_EXP", "1")
 

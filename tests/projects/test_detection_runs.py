@@ -39,6 +39,7 @@ def test_the_embedded_scenes_train_and_prune(tmp_path):
     environment = os.environ | {"DETECTRON2_DATASETS": str(scenes.parent)}
     done = subprocess.run(command(f"scenes/{file.name}", *options), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "Warning" not in done.stdout + done.stderr, "no warnings of libraries"
     rows = json.loads((tmp_path / "out" / "pruning.json").read_text())
     assert rows["pruned"]["flops"] / rows["dense"]["flops"] == pytest.approx(share, abs=0.005)
     dense, tuned = (rows[stage]["metrics"]["bbox/AP50"] for stage in ("dense", "fine-tuned"))
