@@ -1,4 +1,4 @@
-"""Runs every command with a network of timm, and checks that what needs Detectron2 says so in one line.
+"""Runs every command with a network of timm and the way from photos to int8; what needs Detectron2 says so in a line.
 
     python tests/without_detectron2.py FOLDER [--hide]
 
@@ -67,6 +67,51 @@ def every_command(folder: Path) -> None:
     assert result("export", small, *NETWORK, "-o", folder / "small.onnx")["relative_difference"] < 1e-3
 
 
+def photos_to_int8(folder: Path) -> None:
+    """The first part of docs/tutorial.md on a small network: photos, two prunings, a plain loop, commands, int8."""
+    import numpy as np
+    import timm
+    import torch
+    from PIL import Image
+    from timm.data import create_dataset, create_transform, resolve_model_data_config
+    from torch.nn.functional import cross_entropy
+
+    import sirfp
+
+    photos, small = folder / "photos", folder / "classifier.safetensors"
+    random = np.random.default_rng(0)
+    for label, name in enumerate(("cat", "dog")):
+        (photos / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = random.integers(0, 60, (80, 96, 3)) + 150 * (np.arange(3) == label)
+            Image.fromarray(pixels.astype(np.uint8)).save(photos / name / f"{i}.jpg")
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=2)
+    size = {"input_size": (3, 64, 64)}
+    transform = create_transform(**resolve_model_data_config(model) | size)
+    data = create_dataset("", str(photos), transform=transform)
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+    example, batches = torch.zeros(1, *size["input_size"]), [images for images, _ in loader]
+    for share in (0.7, 0.5):
+        plan = sirfp.prune(model, example, keep_flops=share, calibration=batches)
+        assert 0.9 * share < plan.flops[1] / plan.flops[0] <= share, plan
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        model.train()
+        for images, labels in loader:
+            optimizer.zero_grad()
+            cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    sirfp.save(small, model)
+    again = timm.create_model("test_resnet", num_classes=2)
+    assert sirfp.load(small, again).flops == plan.flops
+    assert torch.equal(again.eval()(example), model.eval()(example))
+    assert result("report", small)["flops"]["pruned"] == plan.flops[1]
+    assert result("verify", small, "--images", photos)["equal"]
+    assert result("export", small, "-o", folder / "classifier.onnx", "--fixed", "all")["relative_difference"] < 1e-3
+    integers = ("-o", folder / "int8.onnx", "--fixed", "all", "--int8", "--images", photos)
+    assert result("export", small, *integers)["int8"]["quantised_layers"] > 0
+
+
 def what_needs_detectron2(folder: Path) -> None:
     """Checks the message of each way to ask for Detectron2."""
     study = folder / "study.yaml"
@@ -99,6 +144,7 @@ if __name__ == "__main__":
     if "--hide" in sys.argv:
         sys.meta_path.insert(0, Hide())
     every_command(place)
+    photos_to_int8(place)
     what_needs_detectron2(place)
     assert not any(name.partition(".")[0] == "detectron2" for name in sys.modules)
     print("every command of sirfp works without Detectron2")
