@@ -20,6 +20,8 @@ from .options import make_room, name_in_capitals, prepare
 from .projects import AddConfig, add_keys, name_of, project_by_keys, project_in
 from .values import leaves
 
+_WRITTEN = {"list": "\"['a', 'b']\" or \"[1, 2]\"", "tuple": '"(\'a\',)" or "(1, 2)"'}
+"""{type: how its values are written on a command line}."""
 _MISMATCH = r"<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: ([\w.]+)"
 
 
@@ -151,12 +153,14 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
     if unknown:
         key = unknown[1]
         known = [key for key, _ in leaves(cfg)]
-        own = "" if cfg.PROJECT or key.count(".") > 1 else "; keys of a project need PROJECT in the config"
-        return f"there is no config key {key}{near(key, known) or _same_tail(key, known)}{own}"
+        hint = near(key, known) or _same_tail(key, known)
+        own = "" if hint or cfg.PROJECT or key.count(".") > 1 else "; keys of a project need PROJECT in the config"
+        return f"there is no config key {key}{hint}{own}"
     mismatch = re.search(_MISMATCH, text)
     if mismatch:
         wanted, got, value, key = mismatch.groups()
-        return f"config key {key} takes a value of type {wanted}, got {value} of type {got}"
+        example = f", such as {_WRITTEN[wanted]}" if wanted in _WRITTEN else ""
+        return f"config key {key} takes a value of type {wanted}{example}; got {value} of type {got}"
     if isinstance(error, OSError):
         return f"config file {error.filename or path}: {error.strerror or text}"
     if isinstance(error, yaml.YAMLError):
