@@ -180,7 +180,7 @@ def restore(
     if plan:
         _cut_shapes(shapes, plan.fitting({*dense, *new_positions(model)}), model, source)
     stored = {name for name in _stored_names(model, shapes) if not within(name, own)}
-    _check_state(state, shapes, stored, source)
+    _check_state(state, shapes, stored, source, getattr(model, "num_classes", None))
     if plan:
         apply(model, plan)
     now = model.state_dict()
@@ -242,7 +242,7 @@ def _stored_names(model: nn.Module, shapes: Iterable[str]) -> set[str]:
 
 
 def _check_state(
-    state: Mapping[str, torch.Tensor], shapes: Mapping[str, list[int]], stored: set[str], source: str
+    state: Mapping[str, torch.Tensor], shapes: Mapping[str, list[int]], stored: set[str], source: str, classes: object
 ) -> None:
     """Raises InputError if the weights do not fit the cut model.
 
@@ -251,6 +251,7 @@ def _check_state(
         shapes: {name: shape} of the cut model; a tensor with another name or shape is an error.
         stored: names that `state` must contain.
         source: name of the file, for messages.
+        classes: the model's number of classes, None where it does not say it.
     """
     missing, unknown = stored - set(state), set(state) - set(shapes)
     if missing:
@@ -262,16 +263,13 @@ def _check_state(
         raise InputError(
             f"{source} is for another model: this model has no {name!r} ({count} unknown in all); {CLASSES}"
         )
-    differ = [
-        (list(tensor.shape), shapes[name]) for name, tensor in state.items() if list(tensor.shape) != shapes[name]
-    ]
-    if differ and all(a and b and a[1:] == b[1:] for a, b in differ) and len({(a[0], b[0]) for a, b in differ}) == 1:
-        theirs, ours = differ[0][0][0], differ[0][1][0]  # of the classifier's weight and bias
+    differ = {name: (list(t.shape), shapes[name]) for name, t in state.items() if list(t.shape) != shapes[name]}
+    if not differ:
+        return
+    name, (theirs, ours) = next(iter(differ.items()))
+    outputs = {(a[0], b[0]) for a, b in differ.values() if a and b and a[1:] == b[1:]}
+    if ours[:1] == [classes] and outputs == {(theirs[0], ours[0])}:  # the classifier's weight and bias
         raise InputError(
-            f"{source} has {theirs} classes, the model built has {ours}: build it with {theirs}; {CLASSES}"
+            f"{source} has {theirs[0]} classes, the model built has {ours[0]}: build it with {theirs[0]}; {CLASSES}"
         )
-    for name, tensor in state.items():
-        if list(tensor.shape) != shapes[name]:
-            raise InputError(
-                f"{source}: {name!r} has shape {tuple(tensor.shape)}, expected {tuple(shapes[name])}; {CLASSES}"
-            )
+    raise InputError(f"{source}: {name!r} has shape {tuple(theirs)}, expected {tuple(ours)}; {CLASSES}")

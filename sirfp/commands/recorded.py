@@ -122,6 +122,7 @@ def _other_options(file: str, args: argparse.Namespace) -> str:
     if origin is None:
         return "name the network that was pruned, and its number of classes (with --timm by --num-classes)"
     given = [f"--{name.replace('_', '-')}" for name in (*MODELS, "num_classes") if getattr(args, name) is not None]
+    given += args.words[1::2]  # the keys of KEY VALUE pairs, which come after the file
     return f"it records {origin.name}" + (f": leave out {' and '.join(given)}" if given else "")
 
 

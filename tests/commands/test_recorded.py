@@ -182,3 +182,12 @@ def test_a_file_for_another_model_is_answered_with_options(command, small, tmp_p
         assert main([command, str(small), *flags, *out.get(command, [])]) == 2
         said = capsys.readouterr().err
         assert told in said and said.endswith(f"records timm test_resnet, 7 classes: leave out {flags[0]}\n")
+
+
+def test_keys_that_make_another_model_are_named(tmp_path, capsys):
+    file = tmp_path / "small.safetensors"
+    assert main(["prune", *SEGMENTOR, *SMALL, *MAGNITUDE, "-o", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(file), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "9"]) == 2
+    said = capsys.readouterr().err
+    assert "predictor" in said and "leave out MODEL.SEM_SEG_HEAD.NUM_CLASSES\n" in said and "sirfp.load" not in said
