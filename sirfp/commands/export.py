@@ -214,5 +214,5 @@ def describe(found: Agreement) -> str:
     if found.detections is not None:
         parts.append(f"{found.detections} detections, {found.unmatched} found by only one of the two")
         if not found.detections:
-            parts.append("so nothing was compared: give --images, or a lower --score-threshold")
+            parts.append("so nothing was compared: give --images with objects, or a lower --score-threshold")
     return "; ".join(parts)

@@ -20,6 +20,7 @@ from ..checkpoint.dense import read_torch
 from ..checkpoint.pruned import read_safetensors
 from ..errors import InputError, one_line
 from ..files.pickles import BROKEN, read_arrays
+from ..files.nearby import nearby
 from ..files.whole import whole_file
 from ..network.branches import training_only, within
 from ..processes import decide_once
@@ -210,7 +211,7 @@ class Checkpointer(DetectionCheckpointer):
             InputError: the file cannot be read, or lacks data that the run needs.
         """
         if path and "://" not in path and not os.path.isfile(path):
-            raise BrokenFile(f"there is no checkpoint {path}; correct MODEL.WEIGHTS or OUTPUT_DIR")
+            raise BrokenFile(f"there is no checkpoint {path}{nearby(path)}; correct MODEL.WEIGHTS or OUTPUT_DIR")
         try:
             return super().load(path, checkpointables)
         except InputError:
