@@ -19,8 +19,8 @@ from torch import nn
 from ..checkpoint.dense import read_torch
 from ..checkpoint.pruned import read_safetensors
 from ..errors import InputError, one_line
-from ..files.pickles import BROKEN, read_arrays
 from ..files.nearby import nearby
+from ..files.pickles import BROKEN, read_arrays
 from ..files.whole import whole_file
 from ..network.branches import training_only, within
 from ..processes import decide_once

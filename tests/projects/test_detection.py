@@ -231,28 +231,3 @@ def error_of(project, options, capsys):
     said = capsys.readouterr().err.strip().splitlines()
     assert raised.value.code == 2 and said[-1].startswith("error: ")
     return said[-1]
-
-
-class Finder(torch.nn.Module):
-    """A detector that finds one box of a given score in every image."""
-
-    def __init__(self, score: float):
-        super().__init__()
-        self.score = score
-
-    def forward(self, inputs):
-        found = Instances((64, 64), pred_boxes=Boxes(torch.tensor([[4.0, 4.0, 28.0, 28.0]])))
-        found.scores, found.pred_classes = torch.tensor([self.score]), torch.tensor([0])
-        return [{"instances": found} for _ in inputs]
-
-
-def test_a_picture_without_detections_says_so(project, folder, monkeypatch, clean_catalogs):
-    drawn = []
-    monkeypatch.setattr("sirfp.reporting.figures.gallery", lambda rows, path: drawn.extend(rows))
-    register_coco_instances("with_pictures", {}, str(folder / "boxes.json"), str(folder / "images"))
-    cfg = load_config("", ["DATASETS.TEST", "('with_pictures',)", "INPUT.MIN_SIZE_TEST", "64"])
-    project.draw_boxes(cfg, {"dense": Finder(0.9), "pruned": Finder(0.2)}, "unused.png", count=2)
-    assert [[picture.title for picture in row] for row in drawn] == 2 * [
-        ["truth", "dense", "pruned: no detection above 0.3"]
-    ]
-    assert drawn[0][1].names == ["bright 0.90"]

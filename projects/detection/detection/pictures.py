@@ -53,7 +53,6 @@ def draw_boxes(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, count: 
                 found = model([mapper(record)])[0]["instances"].to("cpu")
             found = found[found.scores >= LEAST][:MOST]
             boxes, classes = found.pred_boxes.tensor.tolist(), found.pred_classes.tolist()
-            said = title if boxes else f"{title}: no detection above {LEAST}"
-            row.append(picture(image, said, boxes, classes, found.scores.tolist()))
+            row.append(picture(image, title, boxes, classes, found.scores.tolist()))
         rows.append(row)
     figures.gallery(rows, path)
