@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
 import tempfile
@@ -15,13 +14,11 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..files.config_files import AddConfigFile, config_files
 from ..files.own_code import add_import
-from ..reporting.progress import stage
+from ..reporting.progress import note, stage
 from .recorded import complete
 
 if TYPE_CHECKING:
     from ..sources.source import Source
-
-logger = logging.getLogger(__name__)
 
 MODEL_USAGE = "(--timm NAME | --config-file PATH | --zoo CONFIG)"
 OPTS_USAGE = "[KEY VALUE ...]"
@@ -177,10 +174,10 @@ def in_flags(**flags: str) -> Iterator[None]:
         raise InputError(text) from None
 
 
-def warn_if_random(source: Source) -> None:
-    """Warns, before the work begins, that a dense model has no trained weights."""
+def note_if_random(source: Source) -> None:
+    """Says, while a long command works, that a dense model has no trained weights."""
     if source.weights is None:
-        logger.warning("the weights are random: give --weights FILE for a trained model")
+        note("the weights are random: give --weights FILE for a trained model")
 
 
 def need_model(source: Source | None) -> Source:

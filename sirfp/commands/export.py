@@ -23,8 +23,8 @@ from .arguments import (
     check_tolerance,
     check_writable,
     need_model,
+    note_if_random,
     split_words,
-    warn_if_random,
 )
 from .eight_bits import add_int8, add_integers, check_int8
 from .outcome import Outcome
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> Outcome:
     graph = build_graph(source, model)
     source.check()
     if not file:
-        warn_if_random(source)
+        note_if_random(source)
     images = _images(source, args)
     free = {None: ("batch", "size"), "size": ("batch",), "all": ()}[args.fixed]
     metadata = {"model": source.name, "colours": source.colours, "values": "0 to 255", "made by": "sirfp export"}

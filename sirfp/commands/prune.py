@@ -21,9 +21,9 @@ from .arguments import (
     check_writable,
     in_flags,
     need_model,
+    note_if_random,
     share,
     split_words,
-    warn_if_random,
 )
 from .calibration import (
     CRITERIA_HELP,
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> Outcome:
         restore_as_named(source.model, before, state, file, given)
         source.weights = file
     else:
-        warn_if_random(source)
+        note_if_random(source)
     use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
     calibration, loss = read_calibration(args, source, criterion.needs)
     stage("finding groups of channels")
@@ -170,7 +170,7 @@ def run(args: argparse.Namespace) -> Outcome:
     if args.verbose and found.frozen:
         shown.append(tables.frozen(found.frozen))
     if source.weights is None:
-        shown.append("The dense weights were random.")
+        shown.append("The dense weights were random: give --weights FILE to prune a trained model.")
     bytes_ = os.path.getsize(args.output)
     instead = " in place of an earlier file" if replaced else ""
     shown.append(f"Wrote {args.output}, {tables.size(bytes_)}{instead}.")

@@ -18,8 +18,8 @@ from .arguments import (
     check_writable,
     in_flags,
     need_model,
+    note_if_random,
     split_words,
-    warn_if_random,
 )
 from .calibration import add_calibration, add_criterion, add_limits, details, read_calibration, read_options
 from .outcome import Outcome
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> Outcome:
         raise InputError("loss curves are measured on images: give --images FOLDER")
     source = need_model(build_source(args, opts))
     source.check()
-    warn_if_random(source)
+    note_if_random(source)
     use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
     calibration, loss = read_calibration(args, source, "features" if criterion.needs == "weights" else criterion.needs)
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore"):
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> Outcome:
         table(measured, levels),
     ]
     if source.weights is None:
-        shown.append("The weights were random.")
+        shown.append("The weights were random: give --weights FILE to measure a trained model.")
     if args.csv:
         with whole_file(args.csv) as beside:
             beside.write_text(csv_text(measured))

@@ -1,4 +1,7 @@
-"""Says on standard error what a long command is doing: a line for each stage, and on a terminal a bar."""
+"""Says on standard error what a long command is doing: a line for each stage, and on a terminal a bar.
+
+A command that ends early says only its result, or the one line of an error.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Stages:
 
     def __init__(self, patience: float):
         self.patience, self.begin = patience, time.monotonic()
-        self.current, self.lock = "", threading.Lock()
+        self.current, self.notes, self.lock = "", [], threading.Lock()
         self.timer = threading.Timer(patience, self.say)
         self.timer.daemon = True
         if math.isfinite(patience):
@@ -39,11 +42,16 @@ class Stages:
         if time.monotonic() - self.begin >= self.patience:
             self.say()
 
-    def say(self) -> None:
-        """Prints the current stage, once."""
+    def note(self, text: str) -> None:
+        """Adds a line that is printed before the next stage that is."""
         with self.lock:
-            text, self.current = self.current, ""
-            if text:
+            self.notes.append(text)
+
+    def say(self) -> None:
+        """Prints the notes and the current stage, once."""
+        with self.lock:
+            lines, self.notes, self.current = [*self.notes, self.current], [], ""
+            for text in filter(None, lines):
                 print(f"[{time.monotonic() - self.begin:.0f} s] {text}", file=sys.stderr, flush=True)
 
 
@@ -73,6 +81,12 @@ def stage(text: str) -> None:
     """Says what begins now, e.g. "finding groups of channels"; without effect outside `stages_on_stderr`."""
     if _running:
         _running[-1].enter(text)
+
+
+def note(text: str) -> None:
+    """Says something about the whole command, if it lasts; without effect outside `stages_on_stderr`."""
+    if _running:
+        _running[-1].note(text)
 
 
 def with_progress(items: Iterable[T], label: str, total: int) -> Iterator[T]:
