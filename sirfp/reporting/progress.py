@@ -29,7 +29,8 @@ class Stages:
 
     def __init__(self, patience: float):
         self.patience, self.begin = patience, time.monotonic()
-        self.current, self.notes, self.lock = "", [], threading.Lock()
+        self.current, self.lock = "", threading.Lock()
+        self.notes: list[str] = []
         self.timer = threading.Timer(patience, self.say)
         self.timer.daemon = True
         if math.isfinite(patience):
