@@ -84,6 +84,7 @@ COMMANDS = {
     "empty folder": ([*LOOK, "--images", "F/empty"], "holds no image"),
     "broken image": ([*LOOK, "--images", "F/broken"], "cannot be read as an image"),
     "curves without images": (["sensitivity", *NETWORK], "give --images FOLDER"),
+    "curves of a pruned file": (["sensitivity", "F/small.safetensors"], "takes no FILE"),
     "curves of one image": (["sensitivity", *NETWORK, *ONE], "at least two calibration images, not 1"),
     "curves of no level": (["sensitivity", *NETWORK, *ONE, "--levels", "0.5", "1.5"], "--levels must be shares"),
     "another cache": (["sensitivity", *NETWORK, *ONE, "--cache", "F/text.pth"], "holds no measured losses"),

@@ -104,6 +104,8 @@ def split_words(words: list[str], *, file: bool) -> tuple[str, list[str]]:
     found, pairs = "", list(words)
     if file and pairs and not _KEY.fullmatch(pairs[0]):
         found = pairs.pop(0)
+    if pairs and not file and pairs[0].endswith(".safetensors"):
+        raise InputError(f"{pairs[0]}: this command takes no FILE; a dense model's weights are given by --weights")
     if pairs and not _KEY.fullmatch(pairs[0]):
         raise InputError(f"{pairs[0]!r} is not understood; after the options come KEY VALUE pairs of the config")
     if len(pairs) % 2:
