@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any
 
 from ..errors import InputError, one_line
@@ -41,7 +41,7 @@ def with_opset(model: Any, opset: int, written: int) -> Any:
             if opset < SAME_FLOATS:
                 _relabel(older, opset)
             for node in older.graph.node:  # the converter leaves this attribute of version 18; 0 is what it was before
-                _without(node, lambda attribute: attribute.name == "noop_with_empty_axes")
+                _without(node, {"noop_with_empty_axes"})
             oldest = onnx.helper.find_min_ir_version_for(older.opset_import)
             older.ir_version = min(older.ir_version, max(oldest, 8) if older.functions else oldest)
             onnx.checker.check_model(older)
@@ -79,10 +79,10 @@ def _relabel(model: Any, opset: int) -> None:
         if shape is not None and numpy_helper.to_array(shape).all():  # no 0, of which `allowzero` speaks
             for attribute in [a for a in node.attribute if a.name == "allowzero"]:
                 attribute.i = 0
-        _without(node, lambda attribute, names=names: attribute.name not in names)
+        _without(node, {a.name for a in node.attribute} - set(names))
 
 
-def _without(node: Any, which: Callable[[Any], bool]) -> None:
-    """Removes integer attributes that are 0, of those for which a function returns True."""
-    for attribute in [a for a in node.attribute if which(a) and a.type == a.INT and not a.i]:
+def _without(node: Any, names: Collection[str]) -> None:
+    """Removes integer attributes of these names where they are 0."""
+    for attribute in [a for a in node.attribute if a.name in names and a.type == a.INT and not a.i]:
         node.attribute.remove(attribute)
