@@ -42,6 +42,7 @@ def captions() -> Subject:
     text = dict(TEXT, embed_cls=True, output_tokens=True)
     decoder = dict(TEXT, attn_pooler_heads=4)
     model = CoCa(embed_dim=96, multimodal_cfg=decoder, text_cfg=text, vision_cfg=vision)
+    torch.nn.init.normal_(model.text_decoder.text_projection, std=96**-0.5)  # which open_clip leaves uninitialised
     return Subject(model, {"image": image(64, 64), "text": torch.randint(1, 63, (1, 15))})
 
 
