@@ -156,11 +156,11 @@ class Squeezed(nn.Module):
 
 
 class SideBySide(nn.Module):
-    """A convolution reads two layers side by side, of 12 and of 52 channels."""
+    """A convolution reads two layers side by side, of 20 and of 44 channels."""
 
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 12, 3), nn.Conv2d(3, 52, 3), nn.Conv2d(64, 32, 3)
+        self.a, self.b, self.c = nn.Conv2d(3, 20, 3), nn.Conv2d(3, 44, 3), nn.Conv2d(64, 32, 3)
         self.out = nn.Conv2d(32, 3, 3)
 
     def forward(self, x):
@@ -201,8 +201,32 @@ def test_a_kernel_that_is_cut_has_multiples_on_both_sides(round_to, narrow):
 
 def test_layers_that_are_read_side_by_side_have_multiples():
     widths = kept_after(SideBySide(), {"b"}, Limits(round_to=8))
-    assert widths["b"] < 52 and widths["b"] % 8 == widths["a"] % 8 == widths["c"] % 8 == 0
-    assert widths["a"] == 8
+    assert widths["b"] < 44 and widths["b"] % 8 == widths["a"] % 8 == widths["c"] % 8 == 0
+    assert widths["a"] == 16
+
+
+class Stream(nn.Module):
+    """A residual stream of 20 channels, which two layers make."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a = nn.Conv2d(3, 64, 1), nn.Conv2d(64, 20, 3)
+        self.b, self.c = nn.Conv2d(20, 64, 1), nn.Conv2d(64, 20, 1)
+        self.out = nn.Conv2d(20, 3, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.a(torch.relu(self.stem(x))))
+        return self.out(torch.relu(x + self.c(torch.relu(self.b(x)))))
+
+
+def test_residual_streams_stay_whole():
+    widths = kept_after(Stream(), {"stem"}, Limits(round_to=8), 0.9)
+    assert widths["stem"] < 64 and widths["a"] == 20
+
+
+def test_at_most_a_quarter_is_cut_for_a_multiple():
+    widths = kept_after(Squeezed(), {"a"}, Limits(round_to=12))  # 12 of 20
+    assert widths["a"] < 64 and widths["reduce"] == 20
 
 
 def test_kernels_that_are_not_cut_and_given_widths_stay():
