@@ -154,7 +154,8 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
         key = unknown[1]
         known = [key for key, _ in leaves(cfg)]
         hint = near(key, known) or _same_tail(key, known)
-        own = "" if hint or cfg.PROJECT or key.count(".") > 1 else "; keys of a project need PROJECT in the config"
+        ours = cfg.PROJECT or key.count(".") > 1 or (hint and key.startswith("SIRFP."))
+        own = "" if ours else "; keys of a project need PROJECT in the config"
         return f"there is no config key {key}{hint}{own}"
     mismatch = re.search(_MISMATCH, text)
     if mismatch:
