@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,20 +66,16 @@ def decide(
 
     if curves is None:
         scores, exponent = criterion.scores(), criterion.cost_exponent
-
-        def choice_within(limits: Limits) -> Choice:
-            return choose(model, example_inputs, found, scores, target, limits, before, exponent)
-
+        within = partial(
+            choose, model, example_inputs, found, scores, target, before=before, cost_exponent=exponent
+        )
     else:
         orders = criterion.orders()
-
-        def choice_within(limits: Limits) -> Choice:
-            return target.choose_by_curves(model, example_inputs, found, curves, orders, limits, before)
-
-    choice = choice_within(limits)
+        within = partial(target.choose_by_curves, model, example_inputs, found, curves, orders, before=before)
+    choice = within(limits=limits)
     while (narrower := aligned(found, choice.keep, limits)) is not limits:
         limits = narrower
-        choice = choice_within(limits)
+        choice = within(limits=limits)
     return replace(choice, keep=refined(found, choice.keep, criterion))
 
 
