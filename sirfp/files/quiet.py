@@ -19,8 +19,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with _unprinted():
             yield
     finally:
         logging.disable(before)
@@ -40,13 +39,20 @@ def quiet_but_own() -> Iterator[None]:
     logger.addHandler(handler)
     logging.Logger.isEnabledFor = enabled  # type: ignore[method-assign]
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with _unprinted():
             yield
     finally:
         logging.Logger.isEnabledFor = usual  # type: ignore[method-assign]
         logger.removeHandler(handler)
         logger.propagate = propagate
+
+
+@contextlib.contextmanager
+def _unprinted() -> Iterator[None]:
+    """While active, suppresses standard output and warnings."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 class _OneLine(logging.Formatter):
