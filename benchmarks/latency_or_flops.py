@@ -25,15 +25,12 @@ from torch import nn
 from sirfp.budget.curve_store import CurveStore
 from sirfp.budget.curves_for_budget import curves_for_budget
 from sirfp.budget.decision import decide
-from sirfp.budget.evidence import CURVES, Evidence
+from sirfp.budget.evidence import CURVES
 from sirfp.budget.limits import Limits
 from sirfp.budget.target import Flops, Latency, Target
-from sirfp.channels import find_groups
-from sirfp.criteria import build_criterion
 from sirfp.exporting.runtimes import compare
 from sirfp.models.timm_weights import create_timm
 from sirfp.network.channels_last import use_channels_last
-from sirfp.network.divergence import divergence_for
 from sirfp.prune import cut
 
 RUNTIME = "onnxruntime"
@@ -57,7 +54,7 @@ def main() -> int:
     budgets |= {f"{share} of latency": Latency(share) for share in args.latency}
     with tempfile.TemporaryDirectory() as folder:
         store = CurveStore(Path(folder) / "curves.json")
-        networks = pruned(model, [x for x, _ in seen], budgets, Limits(round_to=args.round_to), store)
+        networks = pruned(model, seen, budgets, Limits(round_to=args.round_to), store)
     networks = {"dense": model} | networks
     top1 = {name: oneshot.top1(network, rest, "float32") for name, network in networks.items()}
     image = rest[0][0][:1].contiguous()
@@ -77,17 +74,11 @@ def main() -> int:
 
 
 def pruned(
-    model: nn.Module, images: list, budgets: dict[str, Target], limits: Limits, store: CurveStore
+    model: nn.Module, seen: list, budgets: dict[str, Target], limits: Limits, store: CurveStore
 ) -> dict[str, nn.Module]:
     """Returns a pruned copy for each budget; all share one order and, by the store, the points of loss curves."""
-    evidence = Evidence.of(images, CURVES, divergence_for(model))
-    evidence.store = store
-    example = images[0][:1]
-    groups = find_groups(model, example)
-    scorer = build_criterion("sirfp_setwise", model, groups.groups)
-    moments = evidence.moments(model, groups)
-    evidence.learn(model, groups, scorer, moments)
-    meter = evidence.meter(model, groups, scorer, moments)
+    example = seen[0][0][:1]
+    groups, scorer, moments, meter = oneshot.look(model, seen, "sirfp_setwise", CURVES, store=store)
     assert meter is not None  # there are images for curves
     networks: dict[str, nn.Module] = {}
     for name, target in budgets.items():

