@@ -30,8 +30,8 @@ class Limits:
             its channels. "*" makes every group a partition. Without prefixes there is one partition. Stored as a tuple,
             like `ignore`. `sirfp.budget.widths.choose_widths` says what they mean where widths come from loss curves.
         min_keep: minimum share of its channels that every group keeps, in [0, 1]. A group always keeps a channel.
-        round_to: every reduced width is a multiple of this number, and so are the other widths of the kernels that it
-            changes (`sirfp.budget.aligned`).
+        round_to: every reduced width is a multiple of this number. Other widths of the kernels that it changes become
+            multiples too where that costs little (`sirfp.budget.aligned`).
         ignore: names or patterns of modules that stay whole: all channels that they make and read are kept.
         keep: {name or pattern of layers: the channels that they keep}, a share in (0, 1] as a float, or a number of
             channels as an int. `sirfp.budget.given_widths` says what it means. Stored as a tuple of pairs.
