@@ -8,7 +8,8 @@
 only from its own line or from lines below:
 
     commands                                 the subcommands of `sirfp`
-    engine, hooks, exporting, adapters       training runs with pruning; ONNX files; training loops of other libraries
+    engine, hooks, adapters                  training runs with pruning; training loops of other libraries
+    exporting                                ONNX files, and networks in onnxruntime
     study, sources, session, config          grids of runs; sources of dense models; prunings of a run; config keys
     prune, pruner, sensitivity               the method on one page: begin here; in a training loop; loss curves
     models, training, channels               builders of networks; parts of a training run; groups of tied channels

@@ -26,6 +26,7 @@ from .budget.target import KEEP_FLOPS, Target
 from .criteria.calibration import Loss, calibrate
 from .criteria.registry import refuse_misspelt
 from .network.batches import Run
+from .network.clock import Clock
 from .network.outputs import Outputs, only, with_everything
 from .network.untouched import leave_inference, outside_inference_mode
 from .network.wrappers import on_plain_model, unwrapped
@@ -48,6 +49,7 @@ def prune(
     *,
     keep_params: float | None = None,
     keep_latency: float | None = None,
+    clock: Clock | None = None,
     loss: Loss | None = None,
     forward: Run | None = None,
     bias_correction: bool = True,
@@ -84,6 +86,8 @@ def prune(
         keep_params: the share of the dense model's parameters, in place of `keep_flops`.
         keep_latency: the share of the dense model's latency, in place of `keep_flops`. Latency is the time of a call
             with the example inputs on this machine, in evaluation mode (`sirfp.budget.latency`).
+        clock: the runtime in which `keep_latency` is measured: PyTorch by default, or
+            `sirfp.exporting.OnnxRuntimeClock(threads=...)`.
         loss: `loss(model, batch)`, for criteria that need gradients; Detectron2 models compute their own losses.
             Without `forward`, it also runs the batches for features.
         forward: `forward(model, batch)`, which calls the model with a batch, where batches are not like the example
@@ -130,7 +134,7 @@ def prune(
             model cannot be run on the inputs (the cause is kept).
     """
     target = Target.of(
-        1.0 if keep else KEEP_FLOPS, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency
+        1.0 if keep else KEEP_FLOPS, clock, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency
     )
     limits = Limits(partitions, min_keep, round_to, ignore, keep or ())
     leave_inference(model)

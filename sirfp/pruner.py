@@ -32,6 +32,7 @@ from .criteria.calibration import Loss, calibrate
 from .criteria.registry import refuse_misspelt
 from .errors import InputError
 from .network.batches import Run, runner
+from .network.clock import Clock
 from .network.last_inputs import LastInputs
 from .network.untouched import copied_inputs, leave_inference, outside_inference_mode
 from .network.wrappers import compiled_code_as_python, plain
@@ -53,7 +54,7 @@ class Pruner:
         model: the model, wrapped or not (`sirfp.network.wrappers`); changed in place. A model that was pruned before is
             pruned further.
         example_inputs: inputs of the model, on which FLOPs are counted.
-        criterion, keep_flops, keep_params, keep_latency: as in `sirfp.prune`.
+        criterion, keep_flops, keep_params, keep_latency, clock: as in `sirfp.prune`.
         steps: the number of cuts. Each removes an equal share of the dense model.
         optimizer: the optimizer, whose state is cut together with the parameters. It may be set later, as `optimizer`.
         also: models of the same structure that lose the same channels, such as a moving average of the weights.
@@ -76,6 +77,7 @@ class Pruner:
         keep_flops: float | None = None,
         keep_params: float | None = None,
         keep_latency: float | None = None,
+        clock: Clock | None = None,
         steps: int = 3,
         optimizer: torch.optim.Optimizer | None = None,
         also: Iterable[nn.Module] = (),
@@ -95,7 +97,8 @@ class Pruner:
         **options: Any,
     ):
         whole = 1.0 if keep else KEEP_FLOPS
-        self.target = Target.of(whole, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency)
+        budgets = {"keep_flops": keep_flops, "keep_params": keep_params, "keep_latency": keep_latency}
+        self.target = Target.of(whole, clock, **budgets)
         for name, value in (("steps", steps), ("period", period)):
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")

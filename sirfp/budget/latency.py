@@ -1,10 +1,10 @@
 """Meets a budget of latency: predicts it from a table of layers' times, then measures the network and corrects.
 
-The table is measured on this machine, with the given inputs and precision: copies of the network are cut to several
-shares of their channels and timed layer by layer. The table predicts the latency of any plan, so a plan is searched as
-for a budget of FLOPs. The table misses some effects, such as caches and widths that suit the machine. Therefore the
-pruned and the dense network are timed in turns. The latency requested from the table is corrected by the ratio of
-measurement and prediction, until the measured latency meets the budget.
+The table is measured on this machine, with the given inputs, in a runtime (`sirfp.network.clock`): copies of the
+network are cut to several shares of their channels and timed layer by layer. The table predicts the latency of any
+plan, so a plan is searched as for a budget of FLOPs. The table misses some effects, such as caches and widths that suit
+the machine. Therefore the pruned and the dense network are timed in turns. The latency requested from the table is
+corrected by the ratio of measurement and prediction, until the measured latency meets the budget.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import logging
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +22,7 @@ from scipy.sparse import csr_matrix
 from torch import nn
 
 from ..errors import InputError
-from ..network.forward import call, inference
-from ..network.latency import Latency, measure, synchronizer
-from ..network.untouched import copied_inputs
+from ..network.clock import IN_PYTORCH, Clock
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
 from ..surgery.cut import cut_by, cuts_for
@@ -39,9 +36,6 @@ logger = logging.getLogger(__name__)
 WIDTHS = (1.0, 0.75, 0.5, 0.25)
 """Shares of the channels at which layers are timed, in addition to the smallest plan. Times between these points are
 interpolated linearly. For each point a copy of the network is cut and timed."""
-TABLE_REPEATS = 5
-"""Timed calls for each point of the table, after one warm-up call. The table need not be exact: the networks found with
-it are measured, and the table's error is corrected."""
 CLOSE = 0.02
 """The search ends when the measured latency is this close to the budget, relative to it. Smaller differences are noise
 of the machine."""
@@ -52,11 +46,6 @@ NEAR = 0.1
 At such close shares the error is about the same, and their median reduces noise."""
 TRIES = 8
 """Maximum number of plans that are measured. It bounds the time; the best of these plans is taken."""
-SECONDS = 2.0
-"""Time of one comparison of two networks, in seconds. It takes longer if `ROUNDS` need more, and less if the networks
-are so fast that the largest number of rounds (`sirfp.network.latency.MOST`) needs less."""
-ROUNDS = 9
-"""Minimum number of rounds of a comparison. Fewer rounds give no reliable quartile."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +71,14 @@ class LatencyTable:
     seconds: np.ndarray
 
     @staticmethod
-    def measure(model: nn.Module, example_inputs: Any, found: ChannelGroups, limits: Limits = DEFAULT) -> LatencyTable:
-        """Times copies of a model at several widths, layer by layer."""
+    def measure(
+        model: nn.Module,
+        example_inputs: Any,
+        found: ChannelGroups,
+        limits: Limits = DEFAULT,
+        clock: Clock = IN_PYTORCH,
+    ) -> LatencyTable:
+        """Times copies of a model at several widths, layer by layer, in a clock's runtime."""
         modules = _layers(model)
         places = [(f"{name}.weight", dim) for name, sides in modules.items() for dim in range(sides)]
         row = {place: i for i, place in enumerate(places)}
@@ -106,7 +101,8 @@ class LatencyTable:
         points = [*(widths_at(found, share, limits) for share in WIDTHS[1:])]
         points = [np.ones(found.atoms, dtype=bool), *points, smallest(found, limits)]
         shares = np.stack([empty.share(keep) for keep in points], 1)[:, ::-1]
-        seconds = np.stack([_profile(cut_copy(model, found, k), example_inputs, modules) for k in points], 1)[:, ::-1]
+        times = [clock.layers(cut_copy(model, found, keep), example_inputs, modules) for keep in points]
+        seconds = np.stack(times, 1)[:, ::-1]
         return LatencyTable(members, sizes, empty.layers, shares, np.maximum.accumulate(seconds, axis=1))
 
     def share(self, keep: np.ndarray) -> np.ndarray:
@@ -143,6 +139,7 @@ def meet(
     share: float,
     before: PruningPlan | None = None,
     limits: Limits = DEFAULT,
+    clock: Clock = IN_PYTORCH,
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Chooses atoms by their scores so that one call takes a given share of the dense model's time, on this machine.
 
@@ -152,7 +149,7 @@ def meet(
     def choose(seconds: float, table: LatencyTable) -> np.ndarray:
         return allocate(found, scores, seconds, table, limits=limits, what="latency")
 
-    return meet_by(model, example_inputs, found, choose, share, before, limits)
+    return meet_by(model, example_inputs, found, choose, share, before, limits, clock)
 
 
 def meet_by(
@@ -163,6 +160,7 @@ def meet_by(
     share: float,
     before: PruningPlan | None = None,
     limits: Limits = DEFAULT,
+    clock: Clock = IN_PYTORCH,
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Chooses atoms so that one call takes a given share of the dense model's time, on this machine.
 
@@ -170,6 +168,7 @@ def meet_by(
         choose: returns the atoms to keep, (atoms,) of bool, so that a call takes at most some seconds by a table.
         share: the share of the dense model's latency, in (0, 1].
         before: the plan of earlier prunings; None for a dense model.
+        clock: the runtime that is timed.
         model, example_inputs, found, limits: as in `sirfp.budget.target.Target.choose`.
 
     Returns:
@@ -177,22 +176,24 @@ def meet_by(
         measured in turns.
 
     Raises:
-        InputError: the smallest plan takes longer, or the earlier plan does not record a latency.
+        InputError: the smallest plan takes longer, the earlier plan does not record a latency, or the model cannot run
+            in the clock's runtime.
     """
-    wanted = within_reach(model, example_inputs, found, share, before, limits)
+    compare = clock.against(model, example_inputs)
+    wanted = _within_reach(model, compare, found, share, before, limits)
     whole, least = np.ones(found.atoms, dtype=bool), smallest(found, limits)
     if wanted >= 1 and not limits.given:
-        return whole, _compared(model, model, example_inputs)
-    table = LatencyTable.measure(model, example_inputs, found, limits)
+        return whole, compare(model)
+    table = LatencyTable.measure(model, example_inputs, found, limits, clock)
     dense, bottom = table(whole), table(least) / table(whole) * 1.0001
     requested, factors, tried = wanted, [], []
     for _ in range(TRIES):
         requested = min(1.0, max(bottom, requested))
         keep = choose(requested * dense, table)
         smaller = cut_copy(model, found, keep)
-        pair = _compared(model, smaller, example_inputs)
+        pair = compare(smaller)
         if abs(_ratio(pair) / wanted - 1) <= CLOSE:  # measure again: the first result may be close by chance
-            again = _compared(model, smaller, example_inputs)
+            again = compare(smaller)
             pair = (pair[0] + again[0]) / 2, (pair[1] + again[1]) / 2
         off = abs(_ratio(pair) / wanted - 1)
         logger.info("Latency: %.3f by the table, %.3f measured, %.3f wanted", requested, _ratio(pair), wanted)
@@ -202,7 +203,7 @@ def meet_by(
         factors.append((requested, _ratio(pair) / requested))
         requested = wanted / _correction(factors)
     if min(tried, key=lambda one: one[0])[0] > PROMISED:  # near the smallest plan the table's error changes fast
-        pair = _compared(model, cut_copy(model, found, least), example_inputs)
+        pair = compare(cut_copy(model, found, least))
         tried.append((abs(_ratio(pair) / wanted - 1), least, pair))
     off, keep, pair = min(tried, key=lambda one: one[0])
     if off > PROMISED:
@@ -220,17 +221,32 @@ def within_reach(
     share: float,
     before: PruningPlan | None = None,
     limits: Limits = DEFAULT,
+    clock: Clock = IN_PYTORCH,
 ) -> float:
     """Returns the share of this model's latency that the budget allows, and measures that the smallest plan meets it.
 
     Args and Raises:
         As in `meet`.
     """
+    if share_of_present(share, before) >= 1:
+        return share_of_present(share, before)
+    return _within_reach(model, clock.against(model, example_inputs), found, share, before, limits)
+
+
+def _within_reach(
+    model: nn.Module,
+    compare: Callable[[nn.Module], tuple[float, float]],
+    found: ChannelGroups,
+    share: float,
+    before: PruningPlan | None,
+    limits: Limits,
+) -> float:
+    """As `within_reach`, with a function that times the model and a smaller one."""
     wanted = share_of_present(share, before)
     if wanted >= 1:
         return wanted
     check_groups(found)
-    floor = _ratio(_compared(model, cut_copy(model, found, smallest(found, limits)), example_inputs))
+    floor = _ratio(compare(cut_copy(model, found, smallest(found, limits))))
     if floor > wanted * (1 + PROMISED):
         raise out_of_reach(share, floor * share / wanted, 1.0, "latency", limits)
     return wanted
@@ -269,16 +285,6 @@ def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray) -> nn.Mod
     return copied
 
 
-def _compared(first: nn.Module, second: nn.Module, inputs: Any) -> tuple[float, float]:
-    """Returns the seconds of one call of each model, timed in turns.
-
-    Each is the lower quartile, which other work on the machine disturbs least.
-    """
-    models = {"first": (first, inputs), "second": (second, inputs)}
-    times: dict[str, Latency] = measure(models, repeats=ROUNDS, seconds=SECONDS)
-    return times["first"].low, times["second"].low
-
-
 def _ratio(pair: tuple[float, float]) -> float:
     return pair[1] / pair[0]
 
@@ -296,42 +302,3 @@ def _layers(model: nn.Module) -> dict[str, int]:
         if isinstance(weight, torch.Tensor) and weight.dim() and not inside:
             found[name] = min(2, weight.dim())
     return found
-
-
-def _profile(model: nn.Module, inputs: Any, layers: Mapping[str, int]) -> np.ndarray:
-    """Returns the median seconds of each layer and, last, of all code between layers, (layers + 1,)."""
-    wait, spent = synchronizer(model), dict.fromkeys(layers, 0.0)
-    began: dict[str, float] = {}
-
-    def start(name: str) -> Callable[..., None]:
-        def before(*_):
-            wait()
-            began[name] = time.perf_counter()
-
-        return before
-
-    def stop(name: str) -> Callable[..., None]:
-        def after(*_):
-            wait()
-            spent[name] += time.perf_counter() - began[name]
-
-        return after
-
-    handles = []
-    for name in layers:
-        module = model.get_submodule(name)
-        handles += [module.register_forward_pre_hook(start(name)), module.register_forward_hook(stop(name))]
-    rows = []
-    with inference(model):
-        for _ in range(TABLE_REPEATS + 1):
-            spent.update(dict.fromkeys(layers, 0.0))
-            given = copied_inputs(inputs)
-            wait()
-            first = time.perf_counter()
-            call(model, given, copied=True)
-            wait()
-            total = time.perf_counter() - first
-            rows.append([*spent.values(), total - sum(spent.values())])
-    for handle in handles:
-        handle.remove()
-    return np.array([statistics.median(column) for column in zip(*rows[1:], strict=True)])

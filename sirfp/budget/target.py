@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..network.clock import IN_PYTORCH, Clock
 from ..reporting.progress import stage
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
@@ -60,20 +61,24 @@ class Target(ABC):
     words: ClassVar[str]
 
     @staticmethod
-    def of(default: float | None = None, **shares: float | None) -> Target:
+    def of(default: float | None = None, clock: Clock | None = None, **shares: float | None) -> Target:
         """Returns the one budget that is given.
 
         Args:
             default: the share of FLOPs if no budget is given; if None, a budget must be given.
+            clock: the runtime in which a budget of latency is timed; by default PyTorch.
             **shares: {name: share or None}. Each name ends in its quantity, e.g. `keep_flops`.
 
         Raises:
-            InputError: several budgets are given, or none and there is no default, or a share is outside (0, 1].
+            InputError: several budgets are given, or none and there is no default, a share is outside (0, 1], or there
+                is a clock for a budget of another quantity.
         """
         given = {name: share for name, share in shares.items() if share is not None}
         if len(given) > 1:
             listed = " and ".join(f"{name} {share}" for name, share in given.items())
             raise InputError(f"give one budget, not {len(given)}: {listed}")
+        if clock is not None and not any(name.lower().endswith(Latency.name) for name in given):
+            raise InputError(f"{clock.words} is to time a budget of latency, but no such budget is given")
         if not given:
             if default is None:
                 raise InputError(f"give a budget: one of {', '.join(shares)}")
@@ -81,7 +86,7 @@ class Target(ABC):
         [(name, share)] = given.items()
         check_share(name, share)
         kind = next(kind for quantity, kind in TARGETS.items() if name.lower().endswith(quantity))
-        return kind(float(share))
+        return kind(float(share)) if clock is None else Latency(float(share), clock)
 
     @staticmethod
     def from_config(cfg) -> Target:
@@ -289,9 +294,15 @@ class Params(Counted):
         return plan.params
 
 
+@dataclass(frozen=True)
 class Latency(Target):
-    """A budget of latency: the time of one call with the example inputs on this machine (`sirfp.budget.latency`)."""
+    """A budget of latency: the time of one call with the example inputs on this machine (`sirfp.budget.latency`).
 
+    Attributes:
+        clock: the runtime that is timed.
+    """
+
+    clock: Clock = IN_PYTORCH
     name, words = "latency", QUANTITIES["latency"]
 
     def cost(self, found: ChannelGroups) -> Callable[..., float]:
@@ -306,14 +317,14 @@ class Latency(Target):
 
         stage("timing layers and plans")
 
-        return self.choice(*meet(model, example_inputs, found, scores, self.share, before, limits))
+        return self.choice(*meet(model, example_inputs, found, scores, self.share, before, limits, self.clock))
 
     def chooser(self, model, example_inputs, found, limits=DEFAULT, before=None) -> ChooseWidths:
         from .latency import LatencyTable, share_of_present
 
         @cache
         def table() -> LatencyTable:  # measured by the first call: other processes of a run do not choose
-            return LatencyTable.measure(model, example_inputs, found, limits)
+            return LatencyTable.measure(model, example_inputs, found, limits, self.clock)
 
         def choose(curves: Mapping[str, Curve], measured: bool = False) -> dict[str, int]:
             present, least = table()(np.ones(found.atoms, dtype=bool)), table()(smallest(found, limits))
@@ -336,14 +347,14 @@ class Latency(Target):
             return keep_for(found, order, self._by_table(found, curves, seconds, table, limits))
 
         stage("timing layers and plans")
-        keep, seconds = meet_by(model, example_inputs, found, choose, self.share, before, limits)
+        keep, seconds = meet_by(model, example_inputs, found, choose, self.share, before, limits, self.clock)
         warn_of_guesses(found, curves, keep, limits)
         return self.choice(keep, seconds)
 
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
         from .latency import within_reach
 
-        within_reach(model, example_inputs, found, self.share, before, limits)
+        within_reach(model, example_inputs, found, self.share, before, limits, self.clock)
 
 
 TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Flops, Params, Latency)}

@@ -65,7 +65,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--keep-latency",
         type=share,
         metavar="SHARE",
-        help="share of the dense model's latency that stays: PyTorch's time for one image, measured on this machine",
+        help="share of the dense model's latency that stays: the time for one image, measured on this machine",
+    )
+    group.add_argument(
+        "--latency-runtime",
+        choices=("pytorch", "onnxruntime"),
+        default="pytorch",
+        help="where --keep-latency is measured (default pytorch, in eager mode)",
     )
     add_criterion(group)
     group.add_argument(
@@ -102,6 +108,7 @@ def run(args: argparse.Namespace) -> Outcome:
     import sirfp
     from sirfp.checkpoint.pruned import read
     from sirfp.criteria import CRITERIA
+    from sirfp.exporting.clock import clock_named
     from sirfp.network.channels_last import use_channels_last_if_possible
     from sirfp.reporting import tables
 
@@ -111,7 +118,8 @@ def run(args: argparse.Namespace) -> Outcome:
     given = args
     args, opts, _ = complete(args, opts, file)
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}
-    Target.of(KEEP_FLOPS, **budgets)  # checks the budgets; error messages name the flags
+    clock = clock_named(args.latency_runtime, "--latency-runtime")
+    Target.of(KEEP_FLOPS, clock, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
     keep = read_widths(args.keep)
     with in_flags(KEEP="--keep"):
@@ -148,6 +156,7 @@ def run(args: argparse.Namespace) -> Outcome:
             keep_flops=args.keep_flops,
             keep_params=args.keep_params,
             keep_latency=args.keep_latency,
+            clock=clock,
             loss=loss,
             bias_correction=not args.no_bias_correction,
             reconstruction=args.reconstruction,

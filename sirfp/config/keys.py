@@ -93,6 +93,7 @@ def _add_pruning(cfg: CfgNode) -> None:
     cfg.SIRFP.KEEP_PARAMS = 1.0  # in place of KEEP_FLOPS: share of the dense network's parameters to keep
     # in place of KEEP_FLOPS: share to keep of the dense network's latency of one image on this machine
     cfg.SIRFP.KEEP_LATENCY = 1.0
+    cfg.SIRFP.LATENCY_RUNTIME = "pytorch"  # in which KEEP_LATENCY is measured: pytorch or onnxruntime
     # A plan (plan.json) by which the network is cut before training, after MODEL.WEIGHTS are loaded: trains the network
     # that another run has left, from its initial weights
     cfg.SIRFP.PLAN = ""

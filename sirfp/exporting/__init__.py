@@ -8,6 +8,7 @@ Batch and image size are dynamic if the model allows.
 """
 
 from .agreement import Agreement, Session, agreement
+from .clock import OnnxRuntimeClock
 from .families import build_graph
 from .graphs import Graph
 from .writing import Exported, check_opset, check_packages, export, missing_packages, other_size, write_fixed
@@ -16,6 +17,7 @@ __all__ = [
     "Agreement",
     "Exported",
     "Graph",
+    "OnnxRuntimeClock",
     "Session",
     "agreement",
     "build_graph",

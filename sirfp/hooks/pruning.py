@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from itertools import islice
 from math import ceil
 from typing import Any
@@ -13,7 +14,9 @@ from detectron2.utils.logger import log_first_n
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 
 from ..budget.evidence import CURVES, Evidence, call_pixels
+from ..budget.target import Latency
 from ..criteria import CRITERIA
+from ..exporting.clock import clock_named
 from ..network.divergence_loss import divergence_on
 from ..network.forward import training_branches
 from ..network.held_out import count_images, regrouped
@@ -67,7 +70,7 @@ class PruneSteps(HookBase):
     """
 
     def __init__(self, cfg):
-        self.schedule = Schedule.from_config(cfg)
+        self.schedule = timed_in(Schedule.from_config(cfg), cfg.SIRFP.LATENCY_RUNTIME)
         self.reconstruction = cfg.SIRFP.RECONSTRUCTION_ITERS
         self.criterion = CRITERIA.find(cfg.SIRFP.CRITERION, "SIRFP.CRITERION")
         self.curves = (cfg.SIRFP.WIDTHS or self.criterion.widths) == CURVES
@@ -132,6 +135,13 @@ class PruneSteps(HookBase):
         if plan:
             for name, indices in plan.kept.items():
                 storage.put_scalar(f"sirfp_channels/{name}", len(indices), smoothing_hint=False)
+
+
+def timed_in(schedule: Schedule, runtime: str) -> Schedule:
+    """Returns a schedule whose budget of latency is measured in a runtime, named as in SIRFP.LATENCY_RUNTIME."""
+    clock = clock_named(runtime, "SIRFP.LATENCY_RUNTIME")
+    timed = isinstance(schedule.keep, Latency) and clock is not None
+    return replace(schedule, keep=replace(schedule.keep, clock=clock)) if timed else schedule
 
 
 @HOOKS.register()

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ def measure(
     Raises:
         ValueError: `repeats` is below 1 or `warmup` negative.
     """
-    calls = {name: lambda model=model, inputs=inputs: _time(model, inputs) for name, (model, inputs) in models.items()}
+    calls = {name: partial(timed_call, model, inputs) for name, (model, inputs) in models.items()}
     return in_turns(calls, warmup=warmup, repeats=repeats, seconds=seconds, threads=threads)
 
 
@@ -92,7 +93,8 @@ def in_turns(
     return {name: _summary(values) for name, values in times.items()}
 
 
-def _time(model: nn.Module, inputs: Any) -> float:
+def timed_call(model: nn.Module, inputs: Any) -> float:
+    """Calls a model in evaluation mode, without gradients; returns the seconds until its device has finished."""
     wait = synchronizer(model)
     with inference(model):
         given = copied_inputs(inputs)

@@ -23,6 +23,8 @@ from sirfp.channels import find_groups
 from sirfp.cli import main
 from sirfp.config import load_config
 from sirfp.errors import InputError
+from sirfp.network import clock as clocks
+from sirfp.network.clock import IN_PYTORCH, PyTorchClock
 from sirfp.reporting import tables
 from sirfp.structure.plan import QUANTITIES, PruningPlan
 from sirfp.surgery.plan_and_cut import plan_for
@@ -34,15 +36,17 @@ X = torch.randn(INPUT)
 def clock(monkeypatch):
     """Times that follow from the widths alone: a layer's grow slower than its weights, and a call has some overhead."""
 
-    def profile(model, inputs, layers):
+    def layers_of(self, model, inputs, layers):
         sizes = [model.get_submodule(name).weight.numel() for name in layers]
         return np.array([*(n**0.8 for n in sizes), 200.0])
 
     def seconds(model):
         return 1.3 * sum(p.numel() ** 0.9 for p in model.parameters()) + 9000.0
 
-    monkeypatch.setattr(latency, "_profile", profile)
-    monkeypatch.setattr(latency, "_compared", lambda first, second, inputs: (seconds(first), seconds(second)))
+    monkeypatch.setattr(PyTorchClock, "layers", layers_of)
+    monkeypatch.setattr(
+        PyTorchClock, "against", lambda self, first, inputs: lambda second: (seconds(first), seconds(second))
+    )
     return seconds
 
 
@@ -129,7 +133,7 @@ def test_a_latency_out_of_reach_says_the_least(clock):
 
 
 def test_the_machine_s_own_clock_is_read(monkeypatch):
-    monkeypatch.setattr(latency, "SECONDS", 0.01)
+    monkeypatch.setattr(clocks, "SECONDS", 0.01)
     monkeypatch.setattr(latency, "TRIES", 1)
     torch.manual_seed(0)
     model = Wide()
@@ -143,7 +147,7 @@ def test_the_table_is_exact_at_its_points(clock):
     layers = latency._layers(model)
     for keep in (np.ones(found.atoms, dtype=bool), smallest(found)):
         copied = latency.cut_copy(model, found, keep)
-        assert table(keep) == pytest.approx(latency._profile(copied, X, layers).sum())
+        assert table(keep) == pytest.approx(IN_PYTORCH.layers(copied, X, layers).sum())
 
 
 def test_few_wide_chunks_are_exchanged_to_meet_a_budget():

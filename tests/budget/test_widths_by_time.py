@@ -17,6 +17,7 @@ from sirfp.budget.target import Flops, Latency
 from sirfp.budget.width_cost import of_latencies
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
+from sirfp.network import clock as clocks
 from sirfp.structure.plan import PruningPlan
 from sirfp.surgery.cut import apply, cuts_for
 
@@ -80,7 +81,7 @@ def test_a_latency_out_of_reach_says_the_least(clock):  # noqa: F811
 
 
 def test_the_machine_s_own_clock_is_read(monkeypatch):
-    monkeypatch.setattr(latency, "SECONDS", 0.01)
+    monkeypatch.setattr(clocks, "SECONDS", 0.01)
     monkeypatch.setattr(latency, "TRIES", 1)
     torch.manual_seed(0)
     model, found = Wide(), FOUND[Wide]

@@ -1,0 +1,220 @@
+"""Times networks and their layers in onnxruntime, for budgets of latency."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from ast import literal_eval
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import InputError, near
+from ..network.batches import described
+from ..network.clock import Clock
+from ..sources.source import Source
+from .agreement import Session
+from .families import build_graph
+from .writing import check_packages, write_fixed
+
+CALLS = 12
+"""Timed calls for the times of layers, after `WARMUP` others; calls are shorter than in PyTorch, medians as stable."""
+WARMUP = 3
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+"""Operators of ONNX that multiply by a layer's weight."""
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Key under which PyTorch's exporter names the modules that an operator comes from, outermost first."""
+KERNEL = "_kernel_time"
+BLOCKED = "_nchwc"
+"""What onnxruntime adds to the name of an operator that it runs in blocks of channels. It then names the operator after
+the value that it computes, which is that of the last operator joined to it."""
+
+
+class OnnxRuntimeClock(Clock):
+    """onnxruntime on the CPU, in float32: the file that `sirfp export` writes, with fixed size and batch.
+
+    Args:
+        threads: number of CPU threads; by default PyTorch's at the time of the measurement.
+        graph: wraps a model as a function of one tensor, and returns it with its images (N, C, H, W). The wrapped
+            model's layers must be modules of the model, not copies. By default a model that is called with one tensor
+            is left as it is, and Detectron2's models are wrapped as for `sirfp export`.
+
+    Example:
+        sirfp.prune(model, images, keep_latency=0.6, clock=OnnxRuntimeClock(threads=2), calibration=batches)
+    """
+
+    words = "onnxruntime"
+
+    def __init__(
+        self,
+        threads: int | None = None,
+        graph: Callable[[nn.Module, Any], tuple[nn.Module, torch.Tensor]] | None = None,
+    ):
+        self.threads, self.graph = threads, graph or as_graph
+
+    def prepare(self, model: nn.Module, inputs: Any) -> Callable[[], float]:
+        with self._written(model, inputs) as (file, _, images):
+            session = Session(file, self._threads)
+        session(images)
+
+        def timed() -> float:
+            start = time.perf_counter()
+            session(images)
+            return time.perf_counter() - start
+
+        return timed
+
+    def layers(self, model: nn.Module, inputs: Any, names: Mapping[str, Any]) -> np.ndarray:
+        with self._written(model, inputs) as (file, module, images):
+            session = Session(file, self._threads, profile=str(file))
+            for _ in range(WARMUP + CALLS):
+                session(images)
+            events = json.loads(Path(session.session.end_profiling()).read_text())
+            layer_of = _Layers(file, _names_within(module, model, names))
+        nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(KERNEL)]
+        count = len(nodes) // (WARMUP + CALLS)
+        turns = [nodes[i * count : (i + 1) * count] for i in range(WARMUP, WARMUP + CALLS)]
+        spent: dict[str | None, float] = dict.fromkeys([*names, None], 0.0)  # None: no layer's
+        for column in zip(*turns, strict=True):
+            layer = layer_of(column[0]["name"].removesuffix(KERNEL), column[0]["args"]["op_name"])
+            spent[layer] += statistics.median(event["dur"] for event in column)
+        whole = [event["dur"] for event in events if event["name"] == "model_run"][WARMUP:]
+        between = [all_ - sum(e["dur"] for e in turn) for all_, turn in zip(whole, turns, strict=True)]
+        spent[None] += statistics.median(between)
+        return np.array(list(spent.values())) / 1e6
+
+    @property
+    def _threads(self) -> int:
+        return self.threads or torch.get_num_threads()
+
+    @contextmanager
+    def _written(self, model: nn.Module, inputs: Any) -> Iterator[tuple[Path, nn.Module, torch.Tensor]]:
+        """Writes a model to a file that is there within the context; gives it with the module written and its images.
+
+        Raises:
+            InputError: a package is missing, the model is not called with one tensor, or cannot be exported.
+        """
+        check_packages()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            training = {part: part.training for part in model.modules()}
+            try:
+                module, images = self.graph(model, inputs)
+                write_fixed(module, images, file)
+            finally:
+                for part, mode in training.items():
+                    part.training = mode
+            yield file, module, images.detach().cpu().float()
+
+
+RUNTIMES: dict[str, Callable[[], Clock | None]] = {"pytorch": lambda: None, "onnxruntime": OnnxRuntimeClock}
+"""{name of a runtime on the command line and in configs: makes its clock}; None for the default."""
+
+
+def clock_named(name: str, where: str) -> Clock | None:
+    """Returns the clock of a runtime; None for PyTorch, the default.
+
+    Args:
+        name: a name of `RUNTIMES`.
+        where: the config key or flag that names it, for the message.
+
+    Raises:
+        InputError: there is no runtime of this name, or its package is not installed.
+    """
+    if name not in RUNTIMES:
+        raise InputError(f"{where} must be {' or '.join(RUNTIMES)}, got {name!r}{near(name, RUNTIMES)}")
+    clock = RUNTIMES[name]()
+    if clock is not None:
+        check_packages()
+    return clock
+
+
+def as_graph(model: nn.Module, inputs: Any) -> tuple[nn.Module, torch.Tensor]:
+    """Returns a model as a function of one tensor, and its images (N, C, H, W).
+
+    Args:
+        model: a model that is called with one tensor, or one of Detectron2 that is called with `list[dict]`.
+        inputs: its inputs.
+
+    Raises:
+        InputError: it is called with something else, or is a model of Detectron2 that cannot be exported.
+    """
+    if isinstance(inputs, torch.Tensor):
+        return model, inputs
+    if not (isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) and "image" in inputs[0]):
+        raise InputError(
+            "onnxruntime times models that are called with one tensor and Detectron2's, not with "
+            f"{described(inputs)}: give OnnxRuntimeClock a graph"
+        )
+    images = torch.stack([one["image"] for one in inputs]).float()
+    return build_graph(Source(type(model).__name__, model, tuple(images.shape[-2:])), model), images
+
+
+def _names_within(module: nn.Module, model: nn.Module, names: Mapping[str, Any]) -> dict[str, str]:
+    """Returns {name of a layer within the module that was written: its name in the model}."""
+    own = {id(model.get_submodule(name)): name for name in names}
+    return {name: own[id(part)] for name, part in module.named_modules() if id(part) in own}
+
+
+class _Layers:
+    """Finds the layer whose time an operator of onnxruntime's profile takes.
+
+    Products (convolutions, matrix products) belong to the layer whose weight they read. Other operators belong to the
+    innermost layer that they come from, such as a norm with its activation. onnxruntime joins additions and activations
+    to convolutions; a joined operator is a convolution's.
+
+    Args:
+        file: the ONNX file.
+        names: {name of a layer in the module that was written: name to return}.
+    """
+
+    def __init__(self, file: Path, names: Mapping[str, str]):
+        import onnx
+
+        self.names = names
+        nodes = onnx.load(str(file), load_external_data=False).graph.node
+        self.named = {node.name: node for node in nodes}
+        self.made = {value: node for node in nodes for value in node.output}
+        self.taken: dict[str, set[str]] = defaultdict(set)
+
+    def __call__(self, name: str, operator: str) -> str | None:
+        """Returns the layer of an operator, by its name and kind in the profile; None for the rest of the model."""
+        name = name.removesuffix(BLOCKED).partition("/")[0]
+        node = self.named.get(name) or self.made.get(name)
+        if node is None:
+            return None
+        if any(kind in operator for kind in PRODUCTS):
+            node = self._product(node) or node
+        return self._by_weight(node) or self._by_scope(node)
+
+    def _product(self, node: Any) -> Any:
+        """Returns the product that a joined operator begins with: the nearest one that no other operator is."""
+        near, seen = [node], set()
+        while near:
+            here = near.pop(0)
+            if here.name in seen:
+                continue
+            seen.add(here.name)
+            if here.op_type in PRODUCTS:
+                if node.name in self.taken[here.name] or not self.taken[here.name]:
+                    self.taken[here.name].add(node.name)
+                    return here
+                continue  # another operator of the profile has this product
+            near += [self.made[value] for value in here.input if value in self.made]
+        return None
+
+    def _by_weight(self, node: Any) -> str | None:
+        weights = (value.removesuffix(".weight") for value in node.input if value.endswith(".weight"))
+        return next((self.names[weight] for weight in weights if weight in self.names), None)
+
+    def _by_scope(self, node: Any) -> str | None:
+        scopes = next((literal_eval(entry.value) for entry in node.metadata_props if entry.key == SCOPES), [])
+        return next((self.names[scope] for scope in reversed(scopes) if scope in self.names), None)
