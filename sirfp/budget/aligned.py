@@ -10,6 +10,7 @@ streams of 24 and 40 channels were cut to 16 and 32. Kernels of which nothing is
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -52,3 +53,23 @@ def aligned(found: ChannelGroups, keep: np.ndarray, limits: Limits) -> Limits:
             if len(widths) > 1 and widths[-2] >= (1 - MOST) * group.size:
                 given.append((group.name, widths[-2]))
     return replace(limits, given=(*limits.given, *given)) if given else limits
+
+
+def choose_aligned(
+    found: ChannelGroups, choose: Callable[[Limits], np.ndarray], limits: Limits
+) -> tuple[np.ndarray, Limits]:
+    """Chooses atoms, and again under the limits of `aligned`, until no group has to be narrower.
+
+    Args:
+        found: the groups.
+        choose: returns the atoms to keep, (atoms,) of bool, under some limits.
+        limits: the limits of the plan.
+
+    Returns:
+        The atoms to keep, (atoms,) of bool, and the limits under which they were chosen.
+    """
+    keep = choose(limits)
+    while (narrower := aligned(found, keep, limits)) is not limits:
+        limits = narrower
+        keep = choose(limits)
+    return keep, limits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from ..network.batches import described
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
-from .aligned import aligned
 from .allocation import worth_for_cost
 from .curve import Curve
 from .limits import DEFAULT, Limits
@@ -63,19 +61,11 @@ def decide(
         widths = {group.name: limits.widths.get(group.name, group.size) for group in found}
         choice = Choice(keep_for(found, criterion.orders(), widths))
         return replace(choice, keep=refined(found, choice.keep, criterion))
-
     if curves is None:
         scores, exponent = criterion.scores(), criterion.cost_exponent
-        within = partial(
-            choose, model, example_inputs, found, scores, target, before=before, cost_exponent=exponent
-        )
+        choice = choose(model, example_inputs, found, scores, target, limits, before, exponent)
     else:
-        orders = criterion.orders()
-        within = partial(target.choose_by_curves, model, example_inputs, found, curves, orders, before=before)
-    choice = within(limits=limits)
-    while (narrower := aligned(found, choice.keep, limits)) is not limits:
-        limits = narrower
-        choice = within(limits=limits)
+        choice = target.choose_by_curves(model, example_inputs, found, curves, criterion.orders(), limits, before)
     return replace(choice, keep=refined(found, choice.keep, criterion))
 
 

@@ -26,6 +26,7 @@ from ..network.clock import IN_PYTORCH, Clock
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
 from ..surgery.cut import cut_by, cuts_for
+from .aligned import choose_aligned
 from .allocation import allocate, out_of_reach
 from .frozen import check_groups
 from .grids import smallest, widths_at
@@ -147,7 +148,10 @@ def meet(
     """
 
     def choose(seconds: float, table: LatencyTable) -> np.ndarray:
-        return allocate(found, scores, seconds, table, limits=limits, what="latency")
+        def within(bounds: Limits) -> np.ndarray:
+            return allocate(found, scores, seconds, table, limits=bounds, what="latency")
+
+        return choose_aligned(found, within, limits)[0]
 
     return meet_by(model, example_inputs, found, choose, share, before, limits, clock)
 

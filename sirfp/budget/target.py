@@ -19,6 +19,7 @@ from ..reporting.progress import stage
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import QUANTITIES, PruningPlan
+from .aligned import choose_aligned
 from .allocation import PROMISED, allocate, out_of_reach
 from .curve import Curve
 from .frozen import check_groups
@@ -224,8 +225,11 @@ class Counted(Target):
 
     def choose(self, model, example_inputs, found, scores, limits=DEFAULT, before=None) -> Choice:
         dense, cost = self.dense(found, before), self.cost(found)
-        keep = allocate(found, scores, self.share * dense, cost, limits=limits, dense=dense, what=self.words)
-        return self._near(found, keep, dense, limits)
+
+        def within(bounds: Limits) -> np.ndarray:
+            return allocate(found, scores, self.share * dense, cost, limits=bounds, dense=dense, what=self.words)
+
+        return self._near(found, choose_aligned(found, within, limits)[0], dense, limits)
 
     def _near(self, found: ChannelGroups, keep: np.ndarray, dense: float, limits: Limits) -> Choice:
         """Returns the choice of these atoms; logs a warning if it cuts more than the budget asks for."""
@@ -252,8 +256,10 @@ class Counted(Target):
         return choose
 
     def choose_by_curves(self, model, example_inputs, found, curves, order, limits=DEFAULT, before=None) -> Choice:
-        widths = self.chooser(model, example_inputs, found, limits, before)(curves)
-        keep = keep_for(found, order, widths)
+        def within(bounds: Limits) -> np.ndarray:
+            return keep_for(found, order, self.chooser(model, example_inputs, found, bounds, before)(curves))
+
+        keep, limits = choose_aligned(found, within, limits)
         warn_of_guesses(found, curves, keep, limits)
         return self._near(found, keep, self.dense(found, before), limits)
 
@@ -344,7 +350,10 @@ class Latency(Target):
         from .latency import meet_by
 
         def choose(seconds: float, table: LatencyTable) -> np.ndarray:
-            return keep_for(found, order, self._by_table(found, curves, seconds, table, limits))
+            def within(bounds: Limits) -> np.ndarray:
+                return keep_for(found, order, self._by_table(found, curves, seconds, table, bounds))
+
+            return choose_aligned(found, within, limits)[0]
 
         stage("timing layers and plans")
         keep, seconds = meet_by(model, example_inputs, found, choose, self.share, before, limits, self.clock)

@@ -155,7 +155,8 @@ def as_graph(model: nn.Module, inputs: Any) -> tuple[nn.Module, torch.Tensor]:
             f"{described(inputs)}: give OnnxRuntimeClock a graph"
         )
     images = torch.stack([one["image"] for one in inputs]).float()
-    return build_graph(Source(type(model).__name__, model, tuple(images.shape[-2:])), model), images
+    height, width = images.shape[-2:]
+    return build_graph(Source(type(model).__name__, model, (height, width)), model), images
 
 
 def _names_within(module: nn.Module, model: nn.Module, names: Mapping[str, Any]) -> dict[str, str]:
@@ -216,5 +217,6 @@ class _Layers:
         return next((self.names[weight] for weight in weights if weight in self.names), None)
 
     def _by_scope(self, node: Any) -> str | None:
-        scopes = next((literal_eval(entry.value) for entry in node.metadata_props if entry.key == SCOPES), [])
+        entries = [entry.value for entry in node.metadata_props if entry.key == SCOPES]
+        scopes: list[str] = literal_eval(entries[0]) if entries else []
         return next((self.names[scope] for scope in reversed(scopes) if scope in self.names), None)

@@ -140,8 +140,9 @@ class PruneSteps(HookBase):
 def timed_in(schedule: Schedule, runtime: str) -> Schedule:
     """Returns a schedule whose budget of latency is measured in a runtime, named as in SIRFP.LATENCY_RUNTIME."""
     clock = clock_named(runtime, "SIRFP.LATENCY_RUNTIME")
-    timed = isinstance(schedule.keep, Latency) and clock is not None
-    return replace(schedule, keep=replace(schedule.keep, clock=clock)) if timed else schedule
+    if clock is None or not isinstance(schedule.keep, Latency):
+        return schedule
+    return replace(schedule, keep=Latency(schedule.keep.share, clock))
 
 
 @HOOKS.register()

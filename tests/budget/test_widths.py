@@ -95,7 +95,8 @@ def test_no_shares_and_no_ranking_lose_less(kind, share, seed, round_to):
     except InputError:
         return
     shares = [keep for s in np.linspace(0, 1, 101) if found.flops(keep := widths_at(found, s, limits)) <= budget]
-    ours = loss_of(found, curves, chosen(found, curves, share, limits))
+    widths = Flops(share).chooser(None, None, found, limits)(curves)  # before `sirfp.budget.aligned`
+    ours = loss_of(found, curves, keep_for(found, in_order(found), widths))
     for keep in (*others, *shares):
         assert ours <= loss_of(found, curves, keep) * GAP + 1e-12
 
