@@ -7,6 +7,7 @@ from torch import nn
 import sirfp
 from sirfp.budget import latency
 from sirfp.budget.target import Flops, Latency, Target
+from sirfp.cli import main
 from sirfp.config import load_config
 from sirfp.errors import InputError
 from sirfp.exporting.clock import OnnxRuntimeClock, clock_named
@@ -98,3 +99,12 @@ def test_a_run_times_in_the_runtime_of_its_config():
     assert schedule.target(0).clock is schedule.keep.clock and schedule.keep.share == 0.5
     flops = load_config("", ["SIRFP.KEEP_FLOPS", "0.5", "SIRFP.LATENCY_RUNTIME", "onnxruntime"])
     assert timed_in(Schedule.from_config(flops), "onnxruntime").keep == Flops(0.5) == Target.from_config(flops)
+
+
+@pytest.mark.slow
+def test_the_command_times_in_onnxruntime(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(latency, "TRIES", 2)
+    model = ["--timm", "test_resnet", "--size", "64", "64", "--criterion", "magnitude"]
+    budget = ["--keep-latency", "0.8", "--latency-runtime", "onnxruntime"]
+    assert main(["prune", *model, *budget, "-o", str(tmp_path / "small.safetensors")]) == 0
+    assert "80% of the latency" in capsys.readouterr().out
