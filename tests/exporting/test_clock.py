@@ -62,6 +62,7 @@ def test_a_smaller_network_is_faster_and_the_same_one_is_not(model):
     assert two == pytest.approx(one, rel=0.3)
 
 
+@pytest.mark.slow
 def test_a_budget_is_met_in_onnxruntime(monkeypatch):
     monkeypatch.setattr(latency, "TRIES", 2)  # each writes a file
     torch.manual_seed(0)
