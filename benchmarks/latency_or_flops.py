@@ -60,7 +60,7 @@ def main() -> int:
         budgets |= {f"{share} of latency in {clock.words}": Latency(share, clock) for share in shares}
     with tempfile.TemporaryDirectory() as folder:
         store = CurveStore(Path(folder) / "curves.json")
-        networks = pruned(model, seen, budgets, Limits(round_to=args.round_to), store)
+        networks, searched = pruned(model, seen, budgets, Limits(round_to=args.round_to), store)
     networks = {"dense": model} | networks
     top1 = {name: oneshot.top1(network, rest, "float32") for name, network in networks.items()}
     image = rest[0][0][:1].contiguous()
@@ -71,9 +71,9 @@ def main() -> int:
     if failed:
         parser.error(failed[RUNTIME])
     taken = {name: latency.low for name, latency in times[RUNTIME].items()}
-    print("| network | latency in onnxruntime, of dense | top-1 |\n| --- | ---: | ---: |")
+    print("| budget | latency in the search | latency in onnxruntime | top-1 |\n| --- | ---: | ---: | ---: |")
     for name, value in top1.items():
-        print(f"| {name} | {taken[name] / taken['dense']:.3f} | {value:.1f} |")
+        print(f"| {name} | {searched.get(name, '')} | {taken[name] / taken['dense']:.3f} | {value:.1f} |")
     print(lead(taken, top1))
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     return 0
@@ -81,18 +81,24 @@ def main() -> int:
 
 def pruned(
     model: nn.Module, seen: list, budgets: dict[str, Target], limits: Limits, store: CurveStore
-) -> dict[str, nn.Module]:
-    """Returns a pruned copy for each budget; all share one order and, by the store, the points of loss curves."""
+) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Returns a pruned copy for each budget, and the share of latency that the search for those of latency measured.
+
+    All share one order and, by the store, the points of loss curves.
+    """
     example = seen[0][0][:1]
     groups, scorer, moments, meter = oneshot.look(model, seen, "sirfp_setwise", CURVES, store=store)
     assert meter is not None  # there are images for curves
     networks: dict[str, nn.Module] = {}
+    searched: dict[str, str] = {}
     for name, target in budgets.items():
         curves = curves_for_budget(model, example, target, meter, limits=limits)
         choice = decide(model, example, groups, scorer, target, limits, curves=curves)
         networks[name] = copy.deepcopy(model)
         cut(networks[name], groups, choice.keep, moments=moments)
-    return networks
+        if choice.latency:
+            searched[name] = f"{choice.latency[1] / choice.latency[0]:.3f}"
+    return networks, searched
 
 
 def lead(taken: dict[str, float], top1: dict[str, float]) -> str:
