@@ -46,10 +46,25 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _PEER = re.compile(r"closed by peer|reset by peer|broken pipe|timed? ?out|socket|nccl|gloo", re.IGNORECASE)
 
 
+class _InAnyOrder(argparse.ArgumentParser):
+    """Reads options after KEY VALUE pairs too: `--resume` is often added to the end of an earlier command."""
+
+    def parse_args(self, args=None, namespace=None):
+        """As in argparse, whose positional `opts` takes all words after the first pair."""
+        found = super().parse_args(args, namespace)
+        late = next((2 * i for i, word in enumerate(found.opts[::2]) if word.startswith("--")), None)
+        if late:
+            pairs, rest = found.opts[:late], found.opts[late:]
+            del found.opts
+            found = self.parse_args(rest, found)
+            found.opts = pairs + found.opts
+        return found
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Returns Detectron2's argument parser for a training script, with additional arguments for runs on CPUs."""
     detectron2 = default_argument_parser()
-    parser = argparse.ArgumentParser(
+    parser = _InAnyOrder(
         parents=[detectron2], add_help=False, conflict_handler="resolve", epilog=detectron2.epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

@@ -167,6 +167,19 @@ def test_the_command_line_takes_several_config_files(parser):
     assert config_files(argument_parser().parse_args([])) == [""]
 
 
+def test_options_of_a_run_may_follow_the_pairs():
+    words = "--config-file a SEED 3 --resume --config-file b TEST.FPS True SEED 4 --num-gpus 0".split()
+    args = argument_parser().parse_args(words)
+    assert args.resume and args.num_gpus == 0 and config_files(args) == ["a", "b"]
+    assert args.opts == ["SEED", "3", "TEST.FPS", "True", "SEED", "4"]
+
+
+def test_an_unknown_option_after_the_pairs_is_named(capsys):
+    with pytest.raises(SystemExit):
+        argument_parser().parse_args(["SEED", "3", "--rseume", "SOLVER.MAX_ITER", "4"])
+    assert "--rseume" in capsys.readouterr().err
+
+
 def test_a_broken_layer_is_named(layers, tmp_path):
     (tmp_path / "broken.yaml").write_text("SIRFP: {HOKS: []}\n")
     with pytest.raises(InputError, match="did you mean SIRFP.HOOKS"):
