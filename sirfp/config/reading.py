@@ -29,8 +29,11 @@ def pairs(opts: Sequence[str]) -> list[tuple[str, str]]:
     """Returns the options as (key, value) pairs.
 
     Raises:
-        InputError: the number of words is odd.
+        InputError: the number of words is odd, or a key is an option such as --resume.
     """
+    late = [word for word in opts[::2] if word.startswith("--")]
+    if late:
+        raise InputError(f"give {late[0]} before the first KEY VALUE pair, which is {' '.join(opts[:2])}")
     if len(opts) % 2:
         raise InputError(f"options are KEY VALUE pairs, got {len(opts)} words; the last one is {opts[-1]!r}")
     return list(zip(opts[::2], opts[1::2], strict=True))
@@ -103,7 +106,7 @@ def load_config(
             else:
                 _override(cfg, content)
             stages.append(Pruning.of(cfg))
-        cfg.merge_from_list(prepare(cfg, list(opts)))
+        cfg.merge_from_list(_with_points(cfg, prepare(cfg, list(opts))))
     except InputError:
         raise
     except (*_WRONG, yaml.YAMLError) as error:
@@ -130,6 +133,16 @@ def _override(cfg: CfgNode, content: dict[str, Any]) -> None:
     name_in_capitals(over)
     make_room(cfg, [key for key, _ in leaves(over)])
     cfg.merge_from_other_cfg(over)
+
+
+def _with_points(cfg: CfgNode, opts: list[str]) -> list[str]:
+    """Writes whole numbers for keys that hold a float with a point, since yacs refuses 1 for 1.0."""
+    floats = {key for key, value in leaves(cfg) if isinstance(value, float)}
+    values = [
+        f"{value}.0" if key in floats and re.fullmatch(r"[+-]?\d+", value) else value
+        for key, value in zip(opts[::2], opts[1::2], strict=True)
+    ]
+    return [word for pair in zip(opts[::2], values, strict=True) for word in pair]
 
 
 def input_size(cfg: CfgNode) -> tuple[int, int]:
@@ -161,6 +174,8 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
     if mismatch:
         wanted, got, value, key = mismatch.groups()
         example = f", such as {_WRITTEN[wanted]}" if wanted in _WRITTEN else ""
+        if (wanted, got) == ("float", "int"):
+            return f"config key {key} takes a value of type float; write {value}.0 for {value}"
         return f"config key {key} takes a value of type {wanted}{example}; got {value} of type {got}"
     if isinstance(error, OSError):
         return f"config file {error.filename or path}: {error.strerror or text}"

@@ -32,6 +32,7 @@ def test_the_defaults_are_valid():
     [
         ("SIRFP.KEEP_FLOPS", "1.4", "SIRFP.KEEP_FLOPS must lie in (0, 1], got 1.4"),
         ("SIRFP.KEEP_FLOPS", "0.0", "(0, 1]"),
+        ("SIRFP.KEEP_FLOPS", "50", "SIRFP.KEEP_FLOPS must lie in (0, 1], got 50.0"),
         ("SIRFP.KEEP_FLOPS", "half", "SIRFP.KEEP_FLOPS takes a value of type float; got half of type str"),
         ("SIRFP.HOOKS", "[Report]", "takes a value of type list, such as \"['a', 'b']\" or \"[1, 2]\"; got ["),
         ("INPUT.MIN_SIZE_TRAIN", "many", "takes a value of type tuple, such as \"('a',)\" or \"(1, 2)\"; got many of"),
@@ -67,6 +68,18 @@ def test_pruning_without_its_hook_is_said():
     assert "lacks PruneSteps" in wrong("SIRFP.KEEP_FLOPS", "0.5")
     late = wrong("SIRFP.KEEP_FLOPS", "0.5", "SIRFP.HOOKS", "['PruneSteps', 'Report']")
     assert "Report must come before" in late
+
+
+def test_whole_numbers_are_floats_where_a_key_wants_one(tmp_path):
+    assert load_config("", ["SIRFP.KEEP_FLOPS", "1", "SOLVER.MAX_ITER", "7"]).SIRFP.KEEP_FLOPS == 1.0
+    (tmp_path / "net.yaml").write_text("SOLVER: {BASE_LR: 1}\n")
+    with pytest.raises(InputError, match="SOLVER.BASE_LR takes a value of type float; write 1.0 for 1"):
+        load_config(tmp_path / "net.yaml")
+
+
+@pytest.mark.parametrize("late", [["--resume"], ["--eval-only", "MODEL.WEIGHTS", "small.safetensors"]])
+def test_an_option_after_the_pairs_says_where_it_belongs(late):
+    assert f"give {late[0]} before the first KEY VALUE pair, which is SEED 3" in wrong("SEED", "3", *late)
 
 
 def test_an_option_without_a_value():
