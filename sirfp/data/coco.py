@@ -11,6 +11,7 @@ from typing import Any
 from sirfp.data.folders import DECODED, check_image, has_end, image_size, in_threads
 from sirfp.data.pixels import depth_remarks
 from sirfp.errors import InputError
+from sirfp.files.nearby import nearby
 
 LAYOUT = "COCO's format with images, annotations and categories"
 TOLERANCE = 1.0
@@ -68,7 +69,7 @@ def check_coco(
     path, folder = Path(annotations), Path(images)
     content = _read(path)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected the images of {path}")
+        raise InputError(f"{folder}: no such folder{nearby(folder)}; expected the images of {path}")
     names = _check_categories(path, content["categories"], num_classes)
     records = _by_id(path, content["images"], "images", ("id", "file_name", "height", "width"))
     for record in records.values():

@@ -21,6 +21,7 @@ from numpy.typing import DTypeLike
 from sirfp.data.pixels import check_depth, depth_remarks, is_deep
 from sirfp.data.remarks import label_remarks
 from sirfp.errors import InputError
+from sirfp.files.nearby import nearby
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -195,7 +196,7 @@ def list_images(folder: Path, suffixes: Iterable[str], what: str) -> dict[str, P
         InputError: the folder is missing or empty, or two files share a stem.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected {what}")
+        raise InputError(f"{folder}: no such folder{nearby(folder)}; expected {what}")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
@@ -238,7 +239,7 @@ def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 
 def _pair_by_stem(images: Path, labels: Path, listed: Path | None) -> list[tuple[Path, Path]]:
-    layout = f"images in {images} and label maps of the same stems in {labels}"
+    layout = f"images in {images} and label maps of the same names in {labels}"
     found = list_images(images, IMAGE_SUFFIXES, layout)
     if listed is not None:
         found = _of_list(listed, found, images)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sirfp.data.folders import DECODED, check_image, in_threads
 from sirfp.data.pixels import depth_remarks, format_of
 from sirfp.errors import InputError
+from sirfp.files.nearby import nearby
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -53,7 +54,9 @@ def open_images(
 
     root, mode = Path(root), format_of(channels)
     if not (root.exists() or reader):
-        raise InputError(f"{root}: no such folder or tar file; expected a folder with one subfolder per class")
+        raise InputError(
+            f"{root}: no such folder or tar file{nearby(root)}; expected a folder with one subfolder per class"
+        )
     prefix = reader.lower().partition("/")[0]
     if prefix not in READERS:  # timm's other readers unpickle files
         known = ", ".join(f"{name}/" for name in READERS[1:])

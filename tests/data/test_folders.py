@@ -65,6 +65,11 @@ def test_a_missing_folder_says_the_layout(folders):
     assert "images/train: no such folder; expected images in" in message and str(labels) in message
 
 
+def test_a_misspelt_folder_is_answered_with_its_neighbour(folders):
+    images, labels, _ = folders
+    assert f"did you mean {images.name}?" in rejected(images.with_name(images.name + "s"), labels)
+
+
 def test_an_empty_folder(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no files ending in .jpg" in rejected(tmp_path / "empty", folders[1])
