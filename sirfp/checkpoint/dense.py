@@ -141,9 +141,11 @@ def fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> No
     reshaped = [n for n in own if n in state and own[n].shape != state[n].shape]
     if reshaped:
         name, count = reshaped[0], len(reshaped)
+        theirs, ours = state[name].shape, own[name].shape
+        classes = f"{theirs[0]}, not {ours[0]}" if count <= 2 and theirs[1:] == ours[1:] else "the same"
         raise InputError(
-            f"{source} does not fit the model: {name!r} is {tuple(state[name].shape)} in the file and "
-            f"{tuple(own[name].shape)} in the model ({count} differ in all); is the number of classes the same?"
+            f"{source} does not fit the model: {name!r} is {tuple(theirs)} in the file and {tuple(ours)} in the model "
+            f"({count} differ in all); is the number of classes {classes}?"
         )
     model.load_state_dict({n: tensor for n, tensor in state.items() if n in own}, strict=False)
 

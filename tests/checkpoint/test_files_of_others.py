@@ -69,6 +69,11 @@ def test_files_of_other_classes_say_what_to_do(classes, tmp_path):
     assert all(torch.equal(before[name], tensor) for name, tensor in fresh.state_dict().items())
 
 
+def test_weights_of_other_classes_say_how_many():
+    with pytest.raises(InputError, match="is the number of classes 7, not 4"):
+        fill(build(4), build(7).state_dict(), "w.pth")
+
+
 def cut_alone(model, keep_flops, **limits):
     """One more cut of a model; returns the plan of this cut alone, as no function for users does."""
     found = sirfp.find_groups(model, X, **limits)
