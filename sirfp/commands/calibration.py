@@ -50,7 +50,8 @@ def add_limits(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=Limits.min_keep,
         metavar="SHARE",
-        help="least share of channels that each group keeps (default %(default)s)",
+        help="least share of its channels that each group keeps, in a pruned FILE of those that are left "
+        "(default %(default)s)",
     )
     group.add_argument(
         "--ignore",

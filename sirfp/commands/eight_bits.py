@@ -102,7 +102,7 @@ def add_integers(args: argparse.Namespace, source: Source, written: Exported, ou
         f"int8 compared with floats on {accuracy.images} other images: {describe(accuracy)}",
         f"Latency in onnxruntime: {_milliseconds(floats)} with floats, {_milliseconds(integers)} with int8, "
         f"{integers.median / floats.median:.2f} of it; median and quartiles of {REPEATS} calls in turns, 1 image of "
-        f"{height} x {width} pixels, {_threads()} threads",
+        f"{height} x {width} pixels, {_threads()} thread{'s' * (_threads() > 1)}",
     ]
     data = {
         "file_bytes": after,
