@@ -17,7 +17,7 @@ from ..criteria.calibration import Loss, calibrate, learn
 from ..criteria.setwise import Setwise
 from ..errors import InputError, near
 from ..moments import Moments, take_moments
-from ..network.batches import Run, attempted, finite, runner
+from ..network.batches import Run, attempted, check_batches, finite, runner
 from ..network.divergence import Divergence, divergence_for
 from ..network.forward import call, inference
 from ..network.held_out import count_images, hold_out, regrouped, thinned
@@ -152,6 +152,7 @@ class Evidence:
         Raises:
             InputError: as in `of`.
         """
+        check_batches(calibration, example_inputs)
         every = finite(() if calibration is None else calibration)
         first = list(islice(every, batches))
         run = runner(example_inputs, forward, loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -36,6 +37,16 @@ def finite(batches: Iterable[Any]) -> Iterator[Any]:
             f"calibration has no length; its first {ENDLESS} batches are used. Give a list, or "
             "itertools.islice(batches, N), to use another number"
         )
+
+
+def check_batches(batches: Any, example: Any) -> None:
+    """Raises InputError if calibration batches are a single batch, like the example inputs, or a path."""
+    if isinstance(batches, torch.Tensor) and isinstance(example, torch.Tensor) and batches.dim() == example.dim():
+        raise InputError(
+            f"calibration is {described(batches)}: give a list of batches, such as [images] or images.split(8)"
+        )
+    if isinstance(batches, (str, os.PathLike)):
+        raise InputError(f"calibration is a path, {str(batches)!r}: give a loader, or a list of batches")
 
 
 def runner(example_inputs: Any, forward: Run | None = None, loss: Run | None = None) -> Run:

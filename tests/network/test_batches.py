@@ -113,6 +113,16 @@ class Sized:
         return itertools.cycle(PLAIN)
 
 
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [(torch.rand(8, 3, 8, 8), r"give a list of batches, such as \[images\] or images.split"), ("photos", "is a path")],
+)
+def test_what_is_no_list_of_batches_is_said(calibration, words):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3))
+    with pytest.raises(InputError, match=words):
+        sirfp.prune(model, torch.zeros(1, 3, 8, 8), "sirfp", keep_flops=0.5, calibration=calibration)
+
+
 def test_endless_loaders_end(caplog):
     with caplog.at_level(logging.WARNING, "sirfp"):
         assert len(list(finite(itertools.cycle(PLAIN)))) == ENDLESS
