@@ -34,6 +34,7 @@ from .session import PruningSession
 from .structure.plan import PruningPlan
 from .surgery.plan_and_cut import cut, cut_to, plan_for
 from .surgery.reconstruction import BATCHES
+from .surgery.stale_optimizers import check_optimizer
 
 __all__ = ["calibrate", "cut", "cut_to", "decide", "plan_for", "prune", "refined"]
 
@@ -143,6 +144,7 @@ def prune(
     with ExitStack() as stack:
         for one in (model, *also):
             stack.enter_context(only(unwrapped(one), outputs))
+        check_optimizer(model, optimizer)
         session = PruningSession(
             model, example_inputs, optimizer,
             criterion=criterion, options=options, limits=limits, bias_correction=bias_correction, seed=seed,

@@ -42,6 +42,7 @@ from .surgery.cut import apply
 from .surgery.earlier_cuts import earlier_plan
 from .surgery.parameter_order import in_order_of
 from .surgery.reconstruction import BATCHES
+from .surgery.stale_optimizers import check_optimizer
 
 
 class Pruner:
@@ -109,6 +110,7 @@ class Pruner:
         limits = Limits(partitions, min_keep, round_to, ignore, keep or ())
         with plain(model) as network:
             leave_inference(network)
+            check_optimizer(network, optimizer)
             self.session = PruningSession(
                 network, copied_inputs(example_inputs), optimizer,
                 criterion=criterion, options=options, period=period, limits=limits, bias_correction=bias_correction,
@@ -136,6 +138,8 @@ class Pruner:
 
     @optimizer.setter
     def optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
+        with plain(self.model) as network:
+            check_optimizer(network, optimizer)
         self.session.optimizer = optimizer
 
     @property
@@ -235,8 +239,11 @@ class Pruner:
             state: what `state_dict` returned.
 
         Raises:
-            InputError: the state is that of another criterion, or the model is cut in another way.
+            InputError: the state is no pruner's, or that of another criterion, or the model is cut in another way.
         """
+        missing = [key for key in ("criterion", "plan", "steps", "start") if key not in state]
+        if missing:
+            raise InputError(f"this is no state of a pruner, which Pruner.state_dict gives: it lacks {missing[0]!r}")
         if state["criterion"] != self.session.criterion:
             raise InputError(f"the state is of criterion {state['criterion']!r}, not of {self.session.criterion!r}")
         plan = PruningPlan.from_json(state["plan"]) if state["plan"] else None

@@ -271,6 +271,8 @@ def test_what_cannot_be_is_said():
     state = pruner.state_dict()
     with pytest.raises(sirfp.InputError, match="criterion 'magnitude', not of 'taylor'"):
         sirfp.Pruner(model, X, criterion="taylor").load_state_dict(state)
+    with pytest.raises(sirfp.InputError, match="this is no state of a pruner.*lacks 'criterion'"):
+        pruner.load_state_dict(model.state_dict())
     pruner.cut()
     with pytest.raises(sirfp.InputError, match="cut in another way than in the state"):
         pruner.load_state_dict(state)

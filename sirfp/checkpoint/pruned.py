@@ -144,8 +144,13 @@ def load(path: str | os.PathLike, model: nn.Module, head: int | None = None) -> 
     """
     check_head(head)
     plan, state = read(path)
-    fitting = loadable(model, plan, state, head, f"{path}")
-    restore(model, fitting.plan, fitting.state, f"{path}", fitting.own)
+    try:
+        fitting = loadable(model, plan, state, head, f"{path}")
+        restore(model, fitting.plan, fitting.state, f"{path}", fitting.own)
+    except InputError as error:
+        if whole_plan(model) is None:
+            raise
+        raise InputError(f"{path} is for a dense model, and this one is pruned already: build it anew") from error
     announce_features(model, fitting.plan)
     if head is not None:
         replace_head(model, fitting.own, head)

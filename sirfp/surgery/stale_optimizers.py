@@ -1,4 +1,4 @@
-"""Notices an optimizer that still steps parameters which a cut has replaced, so that its steps change no weight."""
+"""Notices optimizers whose steps change no weight of the model: they step other parameters, or replaced ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from ..errors import InputError
+
 REPLACED = "_sirfp_replaced"
 """Attribute of a parameter that a cut has replaced by a smaller one."""
 
@@ -18,6 +20,24 @@ _checked: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 """Optimizers that were looked at since the last cut."""
 _watching: list[Any] = []
 """The handle of the hook of all optimizers; empty before the first cut."""
+
+
+def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Raises InputError if an optimizer trains other parameters than those of the model.
+
+    Args:
+        model: the plain model that will be cut.
+        optimizer: the optimizer that will be cut with it, or None.
+    """
+    if optimizer is None:
+        return
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    own = {id(parameter) for parameter in model.parameters()}
+    if trained and not any(id(parameter) in own for parameter in trained):
+        raise InputError(
+            f"the optimizer ({type(optimizer).__name__}) trains no parameter of the model: make it of the parameters of "
+            "the model that is pruned"
+        )
 
 
 def mark_replaced(parameter: nn.Parameter) -> None:

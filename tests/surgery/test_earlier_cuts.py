@@ -124,6 +124,22 @@ def test_an_optimizer_of_before_the_cut_is_noticed_once(kind, caplog):
     assert caplog.text.count(kind.__name__) == 1
 
 
+def test_an_optimizer_of_another_model_is_refused():
+    model, optimizer = build(Residual), torch.optim.SGD(build(Residual).parameters(), lr=0.1)
+    for cut in (sirfp.prune, lambda *a, criterion, **k: sirfp.Pruner(*a, criterion=criterion, **k)):
+        with pytest.raises(sirfp.InputError, match="trains no parameter of the model"):
+            cut(model, X, criterion="magnitude", keep_flops=0.5, optimizer=optimizer)
+    assert sizes(model) == sizes(build(Residual))
+
+
+def test_a_file_is_not_loaded_into_a_pruned_model(tmp_path):
+    model = build(Residual)
+    sirfp.prune(model, X, "magnitude", keep_flops=0.5)
+    sirfp.save(tmp_path / "p.safetensors", model)
+    with pytest.raises(sirfp.InputError, match="this one is pruned already: build it anew"):
+        sirfp.load(tmp_path / "p.safetensors", model)
+
+
 def test_loading_a_pruned_file_makes_an_optimizer_stale_too(tmp_path, caplog):
     model = build(Residual)
     sirfp.prune(model, X, "magnitude", keep_flops=0.5)
