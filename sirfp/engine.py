@@ -301,6 +301,9 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, *, resume: bool = False
     """Evaluates MODEL.WEIGHTS, or with `resume` the last checkpoint, on DATASETS.TEST."""
     model = trainer_class.build_model(cfg)
     checkpointer = trainer_class.build_checkpointer(cfg, model)
+    if not cfg.MODEL.WEIGHTS and not resume:
+        untrained = "MODEL.WEIGHTS is empty: no run has trained the network that is evaluated; name a file, or give"
+        logging.getLogger(__name__).warning("%s --resume for the last checkpoint in OUTPUT_DIR", untrained)
     with checkpointer.strictly():
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = trainer_class.test(cfg, use_channels_last(model))

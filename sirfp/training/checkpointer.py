@@ -214,8 +214,11 @@ class Checkpointer(DetectionCheckpointer):
             raise BrokenFile(f"there is no checkpoint {path}{nearby(path)}; correct MODEL.WEIGHTS or OUTPUT_DIR")
         try:
             return super().load(path, checkpointables)
-        except InputError:
-            raise
+        except InputError as error:
+            if path in str(error):
+                raise
+            other = "; use the config of the run that wrote it" if "for another model" in str(error) else ""
+            raise InputError(f"{path}: {error}{other}") from error
         except (LookupError, TypeError, AttributeError, ValueError, AssertionError, RuntimeError) as error:
             reason = one_line(error, 160)
             raise InputError(f"{path} does not fit this run ({type(error).__name__}: {reason})") from error
@@ -276,10 +279,8 @@ class Checkpointer(DetectionCheckpointer):
                 ("has in another shape", [name for name, *_ in incompatible.incorrect_shapes]),
             ):
                 if names:
-                    raise InputError(
-                        f"the checkpoint is for another model: it {problem} {names[0]!r} ({len(names)} in all); "
-                        "use the config of the run that wrote it"
-                    )
+                    first = f"it {problem} {names[0]!r} ({len(names)} in all)"
+                    raise InputError(f"the checkpoint is for another model: {first}")
         return incompatible
 
 

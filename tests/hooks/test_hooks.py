@@ -121,6 +121,16 @@ def test_a_pruned_checkpoint_is_evaluated_as_it_is(whole, tmp_path):
     assert engine.evaluate(TaskTrainer, config(tmp_path / "other", "MODEL.WEIGHTS", weights)) == results
 
 
+def test_an_evaluation_names_the_file_that_does_not_fit_and_says_if_there_is_none(whole, tmp_path, caplog):
+    weights = tmp_path / "w.safetensors"
+    other = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 2, 3))
+    sirfp.save(weights, other, sirfp.prune(other, torch.zeros(1, 3, 16, 16), "magnitude", keep_flops=0.5))
+    with pytest.raises(InputError, match="w.safetensors: the .* is for another model.*; use the config of the run"):
+        engine.evaluate(TaskTrainer, config(tmp_path / "a", "MODEL.WEIGHTS", str(weights)))
+    engine.evaluate(TaskTrainer, config(tmp_path / "b"))
+    assert "MODEL.WEIGHTS is empty" in caplog.text
+
+
 def test_a_run_may_start_from_a_pruned_network_and_prune_further(whole, tmp_path):
     folder, first = whole
     further = run(tmp_path, "MODEL.WEIGHTS", str(folder / "pruned.safetensors"), "SIRFP.KEEP_FLOPS", "0.25")
