@@ -86,6 +86,34 @@ def pruned_digits() -> dict[str, Any]:
     return {}
 
 
+def pruned_networks() -> dict[str, Any]:
+    """A pruned classifier, its ONNX file, and the folder of a run that pruned a detector."""
+    from detectron2.modeling import build_model
+
+    from sirfp.config import load_config
+    from sirfp.exporting.writing import write_fixed
+
+    model = timm.create_model(NETWORK, num_classes=2).eval()
+    sirfp.prune(model, torch.zeros(1, 3, 64, 64), "magnitude", keep_flops=0.5)
+    sirfp.save("small.safetensors", model)
+    write_fixed(model, torch.zeros(1, 3, 224, 224), Path("small.onnx"))
+    run = Path("output/own_retinanet_r18_sirfp")
+    run.mkdir(parents=True)
+    cfg = load_config(
+        "projects/detection/configs/own/retinanet_r18_sirfp.yaml",
+        ["MODEL.TIMM.NAME", NETWORK, "MODEL.TIMM.WEIGHTS", "", "MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", "64",
+         "MODEL.RETINANET.NUM_CLASSES", "2", "MODEL.RETINANET.NUM_CONVS", "1", "MODEL.FPN.OUT_CHANNELS", "16",
+         *(word for split in ("TRAIN", "TEST") for word in (
+             f"DATASETS.COCO.{split}_ANNOTATIONS", f"data/{split.lower()}.json",
+             f"DATASETS.COCO.{split}_IMAGES", f"data/{'images' if split == 'TRAIN' else 'test'}"))],
+    )  # fmt: skip
+    (run / "config.yaml").write_text(cfg.dump())
+    detector = build_model(cfg).eval()
+    sirfp.prune(detector, [{"image": torch.zeros(3, 64, 64)}], "magnitude", keep_flops=0.7)
+    sirfp.save(run / "pruned.safetensors", detector)
+    return {}
+
+
 def labelled_batches() -> dict[str, Any]:
     """Ten batches of images with the numbers of their classes."""
     torch.manual_seed(0)

@@ -66,6 +66,7 @@ STAND_INS = {
     "README.md": stand_ins.weights_and_detector,
     "docs/own_loop.md": stand_ins.labelled_batches,
     "docs/device.md": stand_ins.weights_and_detector,
+    "docs/predict.md": stand_ins.pruned_networks,
     "docs/tutorial.md": stand_ins.cats_and_dogs,
     "projects/classification/README.md": stand_ins.pruned_digits,
 }
