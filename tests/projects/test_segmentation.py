@@ -12,7 +12,7 @@ from PIL import Image
 from scripts import loaded
 
 from sirfp import cli, engine
-from sirfp.config import load_config, register_data
+from sirfp.config import load_config, register_data, validate
 from sirfp.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[2] / "projects" / "segmentation"
@@ -63,6 +63,12 @@ def options(folder):
     for split in ("train", "test"):
         if f"{name}_{split}" in DatasetCatalog:
             DatasetCatalog.remove(f"{name}_{split}")
+
+
+def test_the_config_for_a_folder_that_prunes_is_valid():
+    cfg = load_config(PROJECT / "configs/folder/deeplab_v3_plus_r18_sirfp.yaml")
+    validate(cfg)
+    assert cfg.SIRFP.KEEP_FLOPS == 0.5 and cfg.SIRFP.START_ITER + cfg.SIRFP.RECOVER_ITERS < cfg.SOLVER.MAX_ITER
 
 
 def configured(project, options):
