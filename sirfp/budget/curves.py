@@ -191,7 +191,7 @@ def _changed_modules(found: ChannelGroups, group: Group) -> set[str]:
 
 
 def widths_near(group: Group, limits: Limits, levels: Iterable[float]) -> list[int]:
-    """Returns the allowed widths below the full one that are nearest to some shares of a group's atoms, ascending."""
+    """Returns, for some shares of a group's atoms, the nearest of the allowed widths below the full one, ascending."""
     allowed = np.array(grid(group, limits)[:-1])
     if not len(allowed):
         return []

@@ -216,7 +216,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         return self._broadcast.get(tensor, {})
 
     def read(self, tensor: torch.Tensor) -> None:
-        """Notes that something reads a tensor whose operations the trace does not see."""
+        """Notes a reader of a tensor that works by operations which the trace does not see."""
         self._note_reads([tensor])
         consumer = self.maker(tensor)
         if consumer is not None:
