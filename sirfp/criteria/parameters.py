@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..errors import InputError
+from ..network.batches import described
 from ..structure.groups import Feature, Group, Slice
 
 
@@ -69,10 +71,20 @@ def mean_over_filters(model: nn.Module, group: Group, measure: Callable[[torch.T
         group: the group.
         measure: computes scores, `(channels,)`, from the weights of each channel's filter, `(channels, values)`. The
             score of an atom is the mean over its channels, so that atoms of one and of several channels compare.
+
+    Raises:
+        InputError: the measure, which may be a user's own, does not return one score for each channel.
     """
 
     def over_channels(filters_of_atoms: torch.Tensor) -> torch.Tensor:
-        return measure(filters_of_atoms.flatten(0, 1)).reshape(filters_of_atoms.shape[:2]).mean(1)
+        values = filters_of_atoms.flatten(0, 1)
+        scores = measure(values)
+        if not isinstance(scores, torch.Tensor) or scores.shape != values.shape[:1]:
+            raise InputError(
+                f"the measure of filters {tuple(values.shape)} must return a tensor {tuple(values.shape[:1])}, one score for "
+                f"each channel, got {described(scores)}"
+            )
+        return scores.reshape(filters_of_atoms.shape[:2]).mean(1)
 
     return mean_over_atoms(model, group, over_channels)
 

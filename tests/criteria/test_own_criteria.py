@@ -8,6 +8,7 @@ from small_networks import INPUT, Residual, build
 
 import sirfp
 from sirfp.criteria import CRITERIA, Criterion
+from sirfp.criteria.parameters import mean_over_filters
 from sirfp.errors import InputError
 
 
@@ -29,6 +30,17 @@ def test_scores_of_another_form_are_refused(monkeypatch, score, says):
 
     monkeypatch.setitem(CRITERIA._obj_map, "mine", Mine)
     with pytest.raises(InputError, match=says):
+        sirfp.prune(build(Residual), torch.randn(INPUT), "mine", keep_flops=0.7)
+
+
+@pytest.mark.parametrize("measure", [lambda filters: filters.std(), lambda filters: filters, lambda filters: 1.0])
+def test_a_measure_gives_one_score_for_each_channel(monkeypatch, measure):
+    class Mine(Criterion):
+        def scores(self):
+            return {group.name: mean_over_filters(self.model, group, measure) for group in self.groups}
+
+    monkeypatch.setitem(CRITERIA._obj_map, "mine", Mine)
+    with pytest.raises(InputError, match=r"must return a tensor \(\d+,\), one score for each channel, got"):
         sirfp.prune(build(Residual), torch.randn(INPUT), "mine", keep_flops=0.7)
 
 
