@@ -97,7 +97,7 @@ def read_study(path: Path) -> tuple[StudyFile, str]:
         specs = tuple(_task_spec(as_name(name, "tasks"), node, top, path) for name, node in tasks.items())
         return StudyFile(Path(folder), specs, imports), text
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {str(error).replace('--import ', 'imports: ')}") from None
 
 
 def _own_code(name: Any, path: Path) -> str:
