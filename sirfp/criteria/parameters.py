@@ -81,8 +81,8 @@ def mean_over_filters(model: nn.Module, group: Group, measure: Callable[[torch.T
         scores = measure(values)
         if not isinstance(scores, torch.Tensor) or scores.shape != values.shape[:1]:
             raise InputError(
-                f"the measure of filters {tuple(values.shape)} must return a tensor {tuple(values.shape[:1])}, one score for "
-                f"each channel, got {described(scores)}"
+                f"the measure of filters {tuple(values.shape)} must return a tensor {tuple(values.shape[:1])}, "
+                f"one score for each channel, got {described(scores)}"
             )
         return scores.reshape(filters_of_atoms.shape[:2]).mean(1)
 

@@ -63,7 +63,7 @@ def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
     except OSError as error:  # the base class of a download's errors
         raise InputError(
             f"the weights of {name!r} cannot be downloaded ({type(error).__name__}); "
-            "set MODEL.TIMM.WEIGHTS to a local file, or to \"\" for random weights"
+            'set MODEL.TIMM.WEIGHTS to a local file, or to "" for random weights'
         ) from error
 
 

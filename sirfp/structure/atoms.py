@@ -207,7 +207,7 @@ def _with_widths(groups: tuple[Group, ...], state: dict) -> tuple[Group, ...]:
 
 
 def _emissions(trace: ChannelTrace, state: dict, atom_of_label: np.ndarray) -> tuple[Emission, ...]:
-    """Returns, for each call of a layer that reads channels, the constants that its inputs hold once they are emptied."""
+    """Returns, for each call of a layer that reads channels, the constants that emptied channels give it."""
     by_tensor = {id(tensor): name for name, tensor in state.items()}
     norms = _own_norms(trace)
     return tuple(

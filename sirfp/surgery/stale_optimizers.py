@@ -35,8 +35,8 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None) -
     own = {id(parameter) for parameter in model.parameters()}
     if trained and not any(id(parameter) in own for parameter in trained):
         raise InputError(
-            f"the optimizer ({type(optimizer).__name__}) trains no parameter of the model: make it of the parameters of "
-            "the model that is pruned"
+            f"the optimizer ({type(optimizer).__name__}) trains no parameter of the model: make it of the parameters "
+            "of the model that is pruned"
         )
 
 

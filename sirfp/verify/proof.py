@@ -121,9 +121,9 @@ def compare(
         b: the other model, e.g. the pruned one. It repeats the discrete choices of `a` (`sirfp.verify.choices`).
         inputs: their inputs.
         plan: the plan if `a` is a masked model: it then takes statistics over the kept channels only
-            (`sirfp.verify.kept`), as the pruned model does. If this comparison finds a difference, a second one is made in
-            which the statistics of `a` run over all channels, and the smaller difference is returned. Equality in the
-            second one is the stricter proof.
+            (`sirfp.verify.kept`), as the pruned model does. If this comparison finds a difference, a second one is made
+            in which the statistics of `a` run over all channels, and the smaller difference is returned. Equality in
+            the second one is the stricter proof.
         outputs: takes the part out of the output that is compared, as in `sirfp.prune`; None for all of it.
     """
     difference = _compared(a, b, inputs, plan, outputs)
