@@ -129,3 +129,10 @@ def test_pyramids_for_detection():
         maps = pyramid(torch.rand(1, 3, 128, 128))
         assert list(maps) == levels
         assert all(maps[level].shape[-1] == 128 // shape.stride for level, shape in pyramid.output_shape().items())
+
+
+def test_weights_of_another_network_are_said_in_a_short_line(tmp_path):
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"faults in all\); are they of another network") as error:
+        create_timm("resnet18", str(tmp_path / "other.pth"))
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
