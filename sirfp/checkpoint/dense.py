@@ -48,8 +48,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     content, pruned = _read_content(path)
     if pruned:
         raise InputError(
-            f"{path} holds a pruned model; weights of a dense model are needed here, a pruned model is given as FILE, "
-            "without --weights"
+            f"{path} holds a pruned model, and weights of a dense one are needed here: give a pruned file as FILE "
+            "without --weights to a command, as MODEL.WEIGHTS to a training run"
         )
     branches = content.get("training_only")
     branches = branches if isinstance(branches, (list, tuple)) else ()

@@ -273,10 +273,10 @@ class Checkpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         if self.strict:
             branches = training_only(self.model)  # exported files do not contain these branches
-            for problem, names in (
+            for problem, names in (  # fvcore counts a tensor of another shape as missing, too
+                ("has another shape, maybe for other classes, of", [one[0] for one in incompatible.incorrect_shapes]),
                 ("lacks", [name for name in incompatible.missing_keys if not within(name, branches)]),
                 ("has the additional", incompatible.unexpected_keys),
-                ("has in another shape", [name for name, *_ in incompatible.incorrect_shapes]),
             ):
                 if names:
                     first = f"it {problem} {names[0]!r} ({len(names)} in all)"

@@ -127,6 +127,11 @@ def test_an_evaluation_names_the_file_that_does_not_fit_and_says_if_there_is_non
     sirfp.save(weights, other, sirfp.prune(other, torch.zeros(1, 3, 16, 16), "magnitude", keep_flops=0.5))
     with pytest.raises(InputError, match="w.safetensors: the .* is for another model.*; use the config of the run"):
         engine.evaluate(TaskTrainer, config(tmp_path / "a", "MODEL.WEIGHTS", str(weights)))
+    state = TaskTrainer.build_model(None).state_dict()
+    wider = {name: tensor.repeat(2) if tensor.dim() == 1 else tensor for name, tensor in state.items()}
+    torch.save({"model": wider}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="w.pth: .* it has another shape, maybe for other classes, of"):
+        engine.evaluate(TaskTrainer, config(tmp_path / "c", "MODEL.WEIGHTS", str(tmp_path / "w.pth")))
     engine.evaluate(TaskTrainer, config(tmp_path / "b"))
     assert "MODEL.WEIGHTS is empty" in caplog.text
 
