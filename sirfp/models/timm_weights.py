@@ -12,7 +12,7 @@ import torch
 
 from ..checkpoint.dense import read_weights as read_file
 from ..checkpoint.dense import without_owner
-from ..errors import InputError, near, one_line
+from ..errors import InputError, near
 from ..files.nearby import nearby
 from ..network.forward import image_channels, inference
 
@@ -59,7 +59,7 @@ def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
         reason = str(error) or type(error).__name__
         raise InputError(f"timm network {name!r} cannot be built with {_options_text(kwargs)}: {reason}") from error
     except RuntimeError as error:
-        title, *faults = (one_line(line, 200) for line in str(error).split("\n\t"))  # as load_state_dict lists them
+        title, *faults = (" ".join(line.split())[:200] for line in str(error).split("\n\t"))  # as load_state_dict lists them
         said = f"{faults[0]} ({len(faults)} faults in all); are they of another network?" if faults else title
         raise InputError(f"timm network {name!r}, weights {weights!r}: {said}") from error
     except OSError as error:  # the base class of a download's errors
