@@ -58,8 +58,8 @@ def create_timm(name: str, weights: str = "", **kwargs: Any) -> torch.nn.Module:
     except (TypeError, NotImplementedError, AssertionError) as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"timm network {name!r} cannot be built with {_options_text(kwargs)}: {reason}") from error
-    except RuntimeError as error:
-        title, *faults = (" ".join(line.split())[:200] for line in str(error).split("\n\t"))  # as load_state_dict lists them
+    except RuntimeError as error:  # load_state_dict lists faults below a title
+        title, *faults = (" ".join(line.split())[:200] for line in str(error).split("\n\t"))
         said = f"{faults[0]} ({len(faults)} faults in all); are they of another network?" if faults else title
         raise InputError(f"timm network {name!r}, weights {weights!r}: {said}") from error
     except OSError as error:  # the base class of a download's errors
