@@ -157,7 +157,7 @@ def _place(
             for norm, shift in norms.items():
                 state[norm].sub_(shift)
         return True
-    if not equal:
+    if not equal or not _leaves_room(state, emissions[0].weight, shifts[0]):
         return False
     added = _add_to_bias(model, emissions[0].weight, shifts[0], optimizer)
     if added == "given":
@@ -187,6 +187,18 @@ def _shift(weight: torch.Tensor, constants: torch.Tensor, groups: int) -> torch.
     known = constants.to(weight).nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
     known = known.expand(-1, kernel.shape[3]).reshape(groups, *kernel.shape[2:])
     return torch.einsum("goit,git->go", kernel, known).reshape(-1)
+
+
+def _leaves_room(state: dict[str, torch.Tensor], weight: str, shift: torch.Tensor) -> bool:
+    """True if a layer's bias can still be trained after a constant (O,) is added to it.
+
+    Running statistics of norms can be far off, for example after a few steps at a high learning rate. Refits on such
+    features find constants whose rounding error exceeds the layer's weights and bias: the old bias would be lost, and
+    no step of training would change the new one.
+    """
+    values = [state[name] for name in (weight, f"{weight.rpartition('.')[0]}.bias".lstrip(".")) if name in state]
+    largest = max(float(value.detach().abs().max()) for value in values)
+    return float(shift.abs().max()) * torch.finfo(torch.float32).eps <= largest
 
 
 def _add_to_bias(model: nn.Module, weight: str, shift: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> str:
