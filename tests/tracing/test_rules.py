@@ -121,6 +121,16 @@ OPERATIONS = {
     "log sigmoid": lambda: Around(lambda _, x: F.logsigmoid(x)),
     "random slopes": lambda: Around(lambda net, x: net.act(x), act=nn.RReLU()),
     "rot90": lambda: Around(lambda _, x: x.rot90(1, (2, 3))),
+    "diagonal kernel": lambda: Around(
+        lambda net, x: F.conv2d(x, torch.diag(net.w)[:, :, None, None]), w=nn.Parameter(torch.rand(16) + 0.5)
+    ),
+    "diagonal in a product": lambda: Around(
+        lambda net, x: torch.einsum("oi,nihw->nohw", torch.diag_embed(net.w), x), w=nn.Parameter(torch.rand(16) + 0.5)
+    ),
+    "diagonal of a matrix": lambda: Around(
+        lambda net, x: x * torch.diagonal(net.w)[:, None, None], w=nn.Parameter(torch.rand(16, 16) + 0.5)
+    ),
+    "diagonal of each map": lambda: Around(lambda _, x: x + torch.diagonal(x, dim1=2, dim2=3)[..., None]),
     "fake quantisation": lambda: Around(lambda _, x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127)),
     "one kernel for all": lambda: Around(
         lambda net, x: F.conv2d(x, net.k.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1]),
@@ -159,6 +169,16 @@ def test_a_transform_over_channels_keeps_them():
     found = find_groups(network, torch.rand(1, 2, 8, 8))
     assert [g.name for g in found] == ["m"]
     assert "Fourier" in next(f.reason for f in found.frozen if f.name == "i")
+
+
+@pytest.mark.parametrize(
+    "operation, size",
+    [(lambda w: torch.diag(w, 1), 15), (lambda w: torch.outer(w, w).diagonal(1).diag(1), 16)],
+    ids=["put", "taken"],
+)
+def test_a_diagonal_beside_the_main_one_keeps_what_it_joins(operation, size):
+    network = Around(lambda net, x: F.conv2d(x, operation(net.w)[..., None, None]), w=nn.Parameter(torch.rand(size)))
+    assert [g.name for g in find_groups(network, torch.rand(1, 2, 8, 8))] == ["m"]
 
 
 def test_an_expanded_buffer_passes():
