@@ -61,22 +61,38 @@ def differences(wanted: Run, got: Run, *, detector: bool) -> Iterator[tuple[str,
             if shape != other:
                 yield STATISTICS, f"cut, the model takes {name} over {other}, not {shape}"
                 break
+    for path, size, allowed in sizes(wanted, got, detector=detector):
+        if size > allowed:
+            yield path, value_reason(path)
+
+
+def sizes(wanted: Run, got: Run, *, detector: bool) -> Iterator[tuple[str, float, float]]:
+    """Yields the size of each difference between the values of two runs.
+
+    Args:
+        wanted, got, detector: as in `differences`.
+
+    Yields:
+        (name of the result, its largest difference relative to its largest value, the largest that rounding errors
+        explain in its type).
+    """
     values = {} if detector else wanted.values
     for first, second in ((values, got.values), (wanted.layers, got.layers)):
         for path, tensor in first.items():
-            if path in second and tensor.shape == second[path].shape and differs(tensor, second[path]):
-                yield path, f"cut, the model computes another {path} than with these channels zeroed"
+            if path in second and tensor.shape == second[path].shape and is_comparable(tensor):
+                yield path, difference(tensor, second[path]), tolerance(tensor.dtype)
 
 
-def differs(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """True if two tensors of one shape differ by more than rounding errors. NaN in the first is not compared."""
-    if not is_comparable(a):
-        return False
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Returns the largest difference of two tensors of one shape, relative to the largest finite value of the first.
+
+    NaN in the first is not compared; infinite if the second has other values that are not finite.
+    """
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
     unequal = ~(a.isnan() | (a == b))
     scale = torch.where(a.isfinite(), a, 0).abs().max().clamp_min(1e-12)
-    return bool((unequal & ~((a - b).abs() <= tolerance(a.dtype) * scale)).any())
+    return float(torch.where(unequal, (a - b).abs(), 0).nan_to_num(nan=torch.inf).max() / scale)
 
 
 def is_comparable(tensor: torch.Tensor) -> bool:
@@ -92,3 +108,8 @@ def fits(path: str, a: torch.Tensor, b: torch.Tensor) -> bool:
 def shape_reason(path: str, a: torch.Tensor, b: torch.Tensor) -> str:
     """Returns the reason why a cut is wrong that changes the shape of an output from that of `a` to that of `b`."""
     return f"cut, the model returns {path} of {tuple(b.shape)}, not {tuple(a.shape)}"
+
+
+def value_reason(path: str) -> str:
+    """Returns the reason why a cut is wrong that changes the values of an output."""
+    return f"cut, the model computes another {path} than with these channels zeroed"

@@ -17,7 +17,7 @@ from .multihead import PrunedMultihead, follow_multihead, is_multihead, refit_mu
 
 
 def _windows(module: nn.Module) -> bool:
-    if "torchvision.models.swin_transformer" not in sys.modules:
+    if "torchvision.models.swin_transformer" not in sys.modules:  # torchvision imports that of videos with it
         return False
     from .window_attention import is_window_attention
 

@@ -11,7 +11,7 @@ from small_networks import INPUT, build
 from torch import nn
 
 from sirfp.channels import find_groups
-from sirfp.channels.rehearsal import randomise_constants
+from sirfp.channels.other_weights import randomise_constants
 from sirfp.errors import InputError
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from sirfp.network.multihead import PrunedMultihead
 from sirfp.network.window_attention import PRUNED, note_head_width
@@ -74,4 +75,19 @@ def test_window_attention_is_that_of_torchvision(kind, bias, size, shift):
     expected = attention(x)
     note_head_width(attention)
     attention.__class__ = PRUNED[kind]
+    torch.testing.assert_close(attention(x), expected)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("size", [(4, 8, 8), (5, 9, 6), (2, 4, 7), (1, 3, 3), (7, 4, 9)], ids=str)
+@pytest.mark.parametrize("shift", [(0, 0, 0), (1, 2, 2), (0, 2, 1)], ids=str)
+def test_window_attention_of_videos_is_that_of_torchvision(bias, size, shift):
+    torch.manual_seed(0)
+    attention = ShiftedWindowAttention3d(24, [3, 4, 4], list(shift), 3, qkv_bias=bias).double().eval()
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, *size, 24).double()
+    expected = attention(x)
+    note_head_width(attention)
+    attention.__class__ = PRUNED[ShiftedWindowAttention3d]
     torch.testing.assert_close(attention(x), expected)
