@@ -76,19 +76,34 @@ class Attention(nn.Module):
         return x + self.out((weights @ v).transpose(1, 2).reshape(b, n, c))
 
 
+class ByAttribute(Attention):
+    """Attention whose scale is an attribute that also stands in its calls, as in YOLO-World and PVT v2."""
+
+    def __init__(self, width: int = 24, heads: int = 3):
+        super().__init__(width, heads)
+        self.head_width = width // heads
+
+    def forward(self, x):
+        q, k, v = (part.view(*x.shape[:2], -1, self.head_width).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        weights = (q @ k.transpose(-2, -1) / self.head_width**0.5).softmax(-1)
+        return x + self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
 class Tokens(nn.Module):
-    def __init__(self):
+    def __init__(self, attention):
         super().__init__()
-        self.embed, self.attention, self.head = nn.Linear(6, 24), Attention(), nn.Linear(24, 5)
+        self.embed, self.attention, self.head = nn.Linear(6, 24), attention, nn.Linear(24, 5)
 
     def forward(self, x):
         return self.head(self.attention(self.embed(x)).mean(1))
 
 
-def test_a_scale_that_follows_from_the_number_of_heads_is_right_or_the_heads_stay():
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("kind", [Attention, ByAttribute])
+def test_a_scale_that_follows_from_the_number_of_heads_is_right_or_the_heads_stay(kind, heads):
     """Weights of an untrained network make scores so small that a wrong scale hardly shows; trained ones do not."""
     torch.manual_seed(0)
-    model, x = Tokens().eval(), torch.randn(2, 10, 6)
+    model, x = Tokens(kind(heads=heads)).eval(), torch.randn(2, 10, 6)
     nn.init.normal_(model.attention.qkv.weight, std=0.02)
     found = find_groups(model, x)
     keep = torch.ones(found.atoms, dtype=torch.bool).numpy()
