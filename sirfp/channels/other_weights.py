@@ -40,9 +40,9 @@ def _is_constant(tensor: torch.Tensor) -> bool:
 
 @torch.no_grad()
 def shake(model: nn.Module) -> None:
-    """Changes all weights of a model by a few ulp, up or down, in place."""
+    """Changes all weights of a model by a few ulp, in place."""
     generator = torch.Generator().manual_seed(0)
     for tensor in model.parameters():
         if tensor.is_floating_point():
-            noise = 2 * torch.rand(tensor.shape, generator=generator).to(tensor) - 1
+            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
             tensor.mul_(1 + 8 * torch.finfo(tensor.dtype).eps * noise)

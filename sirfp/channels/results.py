@@ -63,7 +63,7 @@ def differences(wanted: Run, got: Run, *, detector: bool) -> Iterator[tuple[str,
                 break
     for path, size, allowed in sizes(wanted, got, detector=detector):
         if size > allowed:
-            yield path, value_reason(path)
+            yield path, f"cut, the model computes another {path} than with these channels zeroed"
 
 
 def sizes(wanted: Run, got: Run, *, detector: bool) -> Iterator[tuple[str, float, float]]:
@@ -108,8 +108,3 @@ def fits(path: str, a: torch.Tensor, b: torch.Tensor) -> bool:
 def shape_reason(path: str, a: torch.Tensor, b: torch.Tensor) -> str:
     """Returns the reason why a cut is wrong that changes the shape of an output from that of `a` to that of `b`."""
     return f"cut, the model returns {path} of {tuple(b.shape)}, not {tuple(a.shape)}"
-
-
-def value_reason(path: str) -> str:
-    """Returns the reason why a cut is wrong that changes the values of an output."""
-    return f"cut, the model computes another {path} than with these channels zeroed"
