@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 BOXES = 16
 """Boxes per image when a copy of a two-stage detector runs: its heads treat all boxes alike, so a few suffice."""
-SUSPICIOUS = 0.02
+SUSPICIOUS = 0.05
 """A difference above this share of the tolerance is looked at in double precision."""
 TRAINING = 2
 """Number of the trial that runs in training mode; those before it run in evaluation mode."""
