@@ -21,6 +21,7 @@ from ..errors import first_line
 from ..network.detectron import training_inputs
 from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
 from ..network.proposals import fixed_proposals
+from ..network.scales import may_scale
 from ..network.untouched import SharedMemory, copied_model, own, replace_by_copies, seeded
 from ..structure.atoms import state_tensors
 from ..structure.groups import ChannelGroups, Group
@@ -147,16 +148,21 @@ class CutCopy:
         return None
 
     def _is_suspicious(self, wanted: Run, got: Run) -> bool:
-        """True if two runs of single precision differ by more than rounding errors mostly do."""
+        """True if two runs of single precision may hide a fault.
+
+        They may where they differ by more than rounding errors mostly do, and where a cut sets attributes of a module
+        that may compute a scale from them, as attention does.
+        """
         single = tolerance(torch.float32)
-        compared = sizes(wanted, got, detector=self.detector)
-        return any(allowed == single and size > SUSPICIOUS * single for _, size, allowed in compared)
+        compared = [size for _, size, allowed in sizes(wanted, got, detector=self.detector) if allowed == single]
+        scaled = any(may_scale(self.model.get_submodule(name), keys) for name, keys in self.found.widths.items())
+        return bool(compared) and (scaled or max(compared) > SUSPICIOUS * single)
 
     def _failure_in_double(self, groups: list[Group], turn: int) -> str | None:
         """Repeats a trial in double precision, if the model computes in it; see `failure`.
 
         An untrained network can hide what is wrong: where scores of attention are small, a wrong scale changes the
-        output by 1e-5. Once something is found, all further trials take place in double precision.
+        output by 1e-5 or less. Once something is found, all further trials take place in double precision.
         """
         if not self._asked_double:
             self._asked_double = True
