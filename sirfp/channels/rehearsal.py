@@ -150,7 +150,7 @@ class CutCopy:
     def _is_suspicious(self, wanted: Run, got: Run) -> bool:
         """True if two runs of single precision may hide a fault.
 
-        They may where they differ by more than rounding errors mostly do, and where a cut sets attributes of a module
+        They may where they differ by more than rounding errors mostly do, and where a cut sets sizes in a module
         that may compute a scale from them, as attention does.
         """
         single = tolerance(torch.float32)

@@ -1,36 +1,38 @@
-"""Tells whether a module's code may compute a scale from an attribute that a cut sets."""
+"""Tells whether a module's code may compute a scale from a width that a cut changes."""
 
 from __future__ import annotations
 
 import dis
 from collections.abc import Iterator, Mapping
-from functools import cache
 from types import CodeType, FunctionType
 
 from torch import nn
 
-from .sizes import attribute_key
+from .sizes import is_size_key
 
-ATTRIBUTE = attribute_key("")
 NAMES = frozenset(("sqrt", "rsqrt", "pow", "div", "true_divide", "reciprocal"))
 
 
 def may_scale(module: nn.Module, widths: Mapping[str, object]) -> bool:
-    """Returns True if a cut sets attributes of a module whose code takes a power, a root or a quotient.
+    """Returns True if a cut sets sizes in a module whose code takes a power, a root or a quotient.
 
     Args:
         module: the module.
         widths: {key: size} of a plan (`sirfp.network.sizes`).
     """
-    return any(key.startswith(ATTRIBUTE) for key in widths) and _divides(type(module))
+    return any(map(is_size_key, widths)) and _divides(type(module))
 
 
-@cache
+_KNOWN: dict[type, bool] = {}
+
+
 def _divides(kind: type[nn.Module]) -> bool:
-    return any(
-        not NAMES.isdisjoint(code.co_names) or any(map(_is_division, dis.get_instructions(code)))
-        for code in _code(kind)
-    )
+    if kind not in _KNOWN:
+        _KNOWN[kind] = any(
+            not NAMES.isdisjoint(code.co_names) or any(map(_is_division, dis.get_instructions(code)))
+            for code in _code(kind)
+        )
+    return _KNOWN[kind]
 
 
 def _is_division(instruction: dis.Instruction) -> bool:

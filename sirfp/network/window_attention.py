@@ -102,6 +102,8 @@ class PrunedWindows(_FromWeights, swin.ShiftedWindowAttention):
 class PrunedCosineWindows(_FromWeights, swin.ShiftedWindowAttentionV2):
     """Swin V2's attention: cosine similarity with a scale for each head, and keys without bias."""
 
+    logit_scale: nn.Parameter
+
     def _parts(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self.qkv.bias is None:
             return self.qkv(tokens).chunk(3, -1)
