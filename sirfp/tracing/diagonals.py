@@ -9,7 +9,8 @@ from .table import rule
 def diag_embed(trace, func, args, kwargs, out) -> None:
     """(..., C) -> (..., C, C): both dimensions of a matrix have the labels of its diagonal."""
     x, defaults = args[0], [0, -2, -1]
-    offset, *axes = [*args[1:], *defaults[len(args) - 1 :]]
+    given = list(args[1:]) + defaults[len(args) - 1 :]
+    offset, axes = given[0], given[1:]
     *dims, labels = trace.dims(x)
     if offset:
         trace.labels.freeze(labels, "it is a diagonal beside the main one")
@@ -23,7 +24,8 @@ def diag_embed(trace, func, args, kwargs, out) -> None:
 def diagonal(trace, func, args, kwargs, out) -> None:
     """(C, C, ...) -> (..., C): ties rows to columns, index by index."""
     x, defaults = args[0], [0, 0, 1]
-    offset, *axes = [*args[1:], *defaults[len(args) - 1 :]]
+    given = list(args[1:]) + defaults[len(args) - 1 :]
+    offset, axes = given[0], given[1:]
     axes = [axis % x.dim() for axis in axes]
     rows, columns = (trace.dim(x, axis) for axis in axes)
     if offset or x.shape[axes[0]] != x.shape[axes[1]]:
