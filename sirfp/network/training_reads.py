@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .forward import drops_paths
+from .forward import is_steady
 
 KNOWN = ("torch.nn.modules.", f"{__package__}.multihead", f"{__package__}.window_attention")
 """Beginnings of the names of Python's modules whose classes do the same at every width in training."""
@@ -31,8 +31,12 @@ class TrainingReads:
         return self
 
     def of_unknown_code(self) -> list[nn.Module]:
-        """Returns the modules whose code for training is not known to do the same at every width."""
-        return [m for m in self.modules if not type(m).__module__.startswith(KNOWN) and not drops_paths(m)]
+        """Returns the modules whose code for training is not known to do the same at every width.
+
+        Norms, dropouts and stochastic depth (`is_steady`) are not among them: they stay in evaluation mode whenever
+        channels are followed or cuts are tried, so their code for training does not run.
+        """
+        return [m for m in self.modules if not type(m).__module__.startswith(KNOWN) and not is_steady(m)]
 
     def __exit__(self, *exc: Any) -> None:
         if self._before is None:
