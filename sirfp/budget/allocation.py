@@ -77,10 +77,12 @@ def allocate(
     check_groups(found)
     chunks = _sequence(found, scores, limits)
 
+    order = np.concatenate([np.zeros(0, dtype=np.int64), *chunks])
+    ends = np.cumsum([0, *map(len, chunks)])
+
     def kept_after(count: int) -> np.ndarray:
         left = first.copy()
-        if count:
-            left[np.concatenate(chunks[:count])] = False
+        left[order[: ends[count]]] = False
         return left
 
     fewest = cost(kept_after(len(chunks)))
@@ -291,7 +293,10 @@ def _sequence(found: ChannelGroups, scores: Mapping[str, torch.Tensor], limits: 
     for group in found:
         span = found.spans[group.name]
         order = np.arange(found.atoms)[span][np.argsort(values[span], kind="stable")]
-        for chunk in chunks_of(order, group, limits):
-            chunks.append(chunk)
-            keys.append(share[chunk].mean())
-    return [chunks[i] for i in np.argsort(keys, kind="stable")]
+        own = chunks_of(order, group, limits)
+        chunks += own
+        if own:  # all chunks but the first have one size
+            keys.append(share[own[0]].mean(keepdims=True))
+        if len(own) > 1:
+            keys.append(share[np.stack(own[1:])].mean(axis=1))
+    return [chunks[i] for i in np.argsort(np.concatenate(keys), kind="stable")] if keys else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,17 +18,15 @@ def filters(model: nn.Module, group: Group) -> list[Slice]:
 
     The slices are along a weight's first dimension (the second for transposed convolutions).
     """
-    tensors = dict(model.named_parameters())
-    own = [piece for piece in group.slices if piece.tensor in tensors]
-    made = [p for p in own if tensors[p.tensor].dim() > 1 and p.dim == _made_along(model, p.tensor)]
-    return made or own
+    own = [(piece, _parameter(model, piece.tensor)) for piece in group.slices]
+    made = [p for p, t in own if t is not None and t.dim() > 1 and p.dim == _made_along(model, p.tensor)]
+    return made or [piece for piece, tensor in own if tensor is not None]
 
 
 def biases(model: nn.Module, group: Group) -> list[Slice]:
     """Returns the slices of the biases that the layers of `filters` add to a group's channels."""
-    tensors = dict(model.named_parameters())
     made = {f"{piece.tensor.rpartition('.')[0]}.bias".lstrip(".") for piece in filters(model, group)}
-    return [piece for piece in group.slices if piece.tensor in made and piece.tensor in tensors]
+    return [p for p in group.slices if p.tensor in made and _parameter(model, p.tensor) is not None]
 
 
 def norm_layers(model: nn.Module, group: Group) -> list[Feature]:
@@ -51,9 +50,10 @@ def scale(model: nn.Module, layer: Feature) -> torch.Tensor:
 
 def rows(tensor: torch.Tensor, piece: Slice) -> torch.Tensor:
     """Returns the values of each atom in a tensor, `(size, channels of an atom, values of a channel)` in float32."""
-    index = torch.as_tensor(piece.index, device=tensor.device)
     flat = tensor.detach().float().movedim(piece.dim, 0).reshape(tensor.shape[piece.dim], -1)
-    return flat[index]
+    if np.array_equal(piece.index, np.arange(len(flat))[:, None]):  # all channels in their order: nothing is copied
+        return flat[:, None]
+    return flat[torch.as_tensor(piece.index, device=tensor.device)]
 
 
 def sums(values: torch.Tensor, piece: Slice) -> torch.Tensor:
@@ -97,14 +97,23 @@ def mean_over_atoms(model: nn.Module, group: Group, measure: Callable[[torch.Ten
         group: the group.
         measure: computes scores, `(size,)`, from the filters of each atom, `(size, channels of an atom, values)`.
     """
-    tensors = dict(model.named_parameters())
-    found = [measure(rows(tensors[piece.tensor], piece)) for piece in filters(model, group)]
+    pieces = [(_parameter(model, piece.tensor), piece) for piece in filters(model, group)]
+    found = [measure(rows(tensor, piece)) for tensor, piece in pieces if tensor is not None]
     return torch.stack(found).mean(0) if found else torch.zeros(group.size)
 
 
 def _scales(module: nn.Module, feature: Feature) -> bool:
     weight = getattr(module, "weight", None)
     return isinstance(weight, torch.Tensor) and weight.shape == (feature.channels,)
+
+
+def _parameter(model: nn.Module, name: str) -> nn.Parameter | None:
+    """Returns the parameter with a name, or None if it is a buffer or does not exist."""
+    owner, _, leaf = name.rpartition(".")
+    try:
+        return model.get_submodule(owner)._parameters.get(leaf)
+    except AttributeError:
+        return None
 
 
 def _made_along(model: nn.Module, name: str) -> int:
