@@ -14,7 +14,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from torch.utils.weak import WeakTensorKeyDictionary
+
+from .tensor_table import TensorTable
 
 ROWS = 64
 """Number of values of each channel: their mean behind a ReLU is right to 1% of the deviation."""
@@ -28,8 +29,8 @@ class EmittedValues:
 
     def __init__(self) -> None:
         super().__init__()
-        self._emitted = WeakTensorKeyDictionary()  # tensor -> (channel dimension, (C,), rows or maps)
-        self._emitted_later = WeakTensorKeyDictionary()  # tensor -> function that returns the same, if it is asked for
+        self._emitted = TensorTable()  # tensor -> (channel dimension, (C,), rows or maps)
+        self._emitted_later = TensorTable()  # tensor -> function that returns the same, if it is asked for
 
     def emitted(self, tensor: torch.Tensor, maps: bool = False) -> tuple[int, torch.Tensor] | None:
         """Returns what channels emit on average: the channel dimension and a value for each channel, (C,).

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
 from .emissions import EmittedValues
 from .functions import FunctionWatch
 from .pointwise import pointwise
 from .table import COUNTED, RULES
+from .tensor_table import TensorTable
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +89,13 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         self.code = 0  # a hash of the operations so far with their shapes and numbers
         self.shared: Any = None  # a `SharedMemory` that is told of each write
         self.before: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # shape, steps of a tensor before its change
-        self._dims = WeakTensorKeyDictionary()
-        self._names = WeakTensorKeyDictionary()
+        self._dims = TensorTable()
+        self._names = TensorTable()
         self._read: set[int] = set()  # identities of the weights of layers called in evaluation mode
-        self._when_read = WeakTensorKeyDictionary()  # tensor -> (labels, reason) to freeze when the tensor is read
-        self._made_by = WeakTensorKeyDictionary()  # output of a convolution -> its Consumer
-        self._broadcast = WeakTensorKeyDictionary()  # expanded tensor -> {dimension: labels that it meets}
-        self._split_by = WeakTensorKeyDictionary()  # output of a split -> (number of its operation, axes it split)
+        self._when_read = TensorTable()  # tensor -> (labels, reason) to freeze when the tensor is read
+        self._made_by = TensorTable()  # output of a convolution -> its Consumer
+        self._broadcast = TensorTable()  # expanded tensor -> {dimension: labels that it meets}
+        self._split_by = TensorTable()  # output of a split -> (number of its operation, axes it split)
         self._functions = FunctionWatch(trace=weakref.proxy(self))
         self.state_dims: dict[str, Dims] = {}
         for name, tensor in state.items():
