@@ -36,6 +36,7 @@ from ..network.response_norm import followed_response_norms
 from ..network.size_watch import SizeWatch
 from ..network.training_reads import TrainingReads
 from ..network.untouched import SharedMemory, copied_model, outside_inference_mode, random_states, untouched
+from ..network.walk import walk, walk_parameters
 from ..network.wrappers import check_prunable, on_plain_model, unwrapped
 from ..structure.atoms import build_groups, makes, sides, state_tensors
 from ..structure.groups import MODEL_OUTPUT, ChannelGroups
@@ -181,7 +182,7 @@ def _trace_once(
         The trace, and a function that builds the groups.
     """
     state = state_tensors(model)
-    norms = [f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm)]
+    norms = [f"{n}.weight" for n, m in walk(model) if isinstance(m, nn.GroupNorm)]
     trace = ChannelTrace(state, norms, heads, convolution_weights(model))
     trace.shared = shared
     widths, outputs, reads = feature_widths(model, trace), Outputs(model, trace), TrainingReads()
@@ -259,7 +260,7 @@ def _follow_training(
         True if the model ran in training mode. `trace.code` is then the hash of the operations of this pass.
     """
     ran = False
-    if asks or any(name not in trace.touched for name, _ in model.named_parameters()):
+    if asks or any(name not in trace.touched for name, _ in walk_parameters(model)):
         trace.code, trace.counting, trace.steady = 0, False, True
         try:
             given = training_inputs(model, inputs) if is_detectron_input(inputs) else inputs
@@ -287,7 +288,7 @@ def _follow_training(
 
 def _freeze_scripted(model: nn.Module, trace: ChannelTrace, state: dict) -> None:
     """Freezes the channels of TorchScript modules, whose tensors cannot be replaced."""
-    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    scripted = [n for n, module in walk(model) if isinstance(module, torch.jit.ScriptModule)]
     for name in (name for name in state if within(name, scripted)):
         for dim in trace.state_dims[name]:
             trace.labels.freeze(dim, "a TorchScript module reads or makes it")

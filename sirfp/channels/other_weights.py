@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..network.walk import walk_buffers, walk_parameters
 from ..verify.proof import writable
 
 
@@ -28,7 +29,7 @@ def constants(model: nn.Module) -> dict[str, torch.Tensor]:
     """Returns the parameters and buffers of a model that have several elements of one value, by name."""
     return {
         name: tensor
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        for name, tensor in (*walk_parameters(model), *walk_buffers(model))
         if tensor.is_floating_point() and tensor.numel() > 1 and writable(tensor) and _is_constant(tensor.detach())
     }
 

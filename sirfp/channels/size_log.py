@@ -13,6 +13,7 @@ from torch import nn
 from ..network.forward import tensors
 from ..network.size_watch import Place
 from ..network.sizes import MAKERS, SizesIn, names_in_code
+from ..network.walk import walk
 from ..structure.groups import INPUT, SizeCall
 from ..tracing import ChannelTrace
 
@@ -39,7 +40,7 @@ class SizeLog:
         self.trace = trace
         self._fitting = {
             name
-            for name, module in model.named_modules()
+            for name, module in walk(model)
             if isinstance(module, (nn.modules.conv._ConvNd, nn.LayerNorm))
             and "weight" in module._parameters
             and module.weight is not None

@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from .multihead import PrunedMultihead, follow_multihead, is_multihead, refit_multihead
+from .walk import walk, walk_modules
 
 
 def _windows(module: nn.Module) -> bool:
@@ -33,7 +34,7 @@ def followed_heads(model: nn.Module, trace: Any) -> Iterator[None]:
         trace: a trace that has not run yet.
     """
     before = []
-    for name, module in model.named_modules():
+    for name, module in walk(model):
         if is_multihead(module):
             before.append((module, type(module)))
             follow_multihead(trace, name, module)
@@ -66,7 +67,7 @@ def _follow_windows(trace: Any, name: str, attention: Any) -> None:
 
 def note_heads(model: nn.Module) -> None:
     """Notes the width of heads before a cut, where it cannot be known from the weights afterwards."""
-    for module in model.modules():
+    for module in walk_modules(model):
         if _windows(module):
             from .window_attention import note_head_width
 
@@ -75,7 +76,7 @@ def note_heads(model: nn.Module) -> None:
 
 def refit_attention(model: nn.Module) -> None:
     """Sets the sizes of attention modules from their weights after a cut."""
-    for module in model.modules():
+    for module in walk_modules(model):
         if isinstance(module, nn.MultiheadAttention) and is_multihead(module):
             refit_multihead(module)
         elif _windows(module):

@@ -10,10 +10,12 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from .walk import walk
+
 
 def training_only(model: nn.Module) -> tuple[str, ...]:
     """Returns the names of the modules that run only in training."""
-    return tuple(name for name, module in model.named_modules() if getattr(module, "training_only", False))
+    return tuple(name for name, module in walk(model) if getattr(module, "training_only", False))
 
 
 def within(name: str, branches: Iterable[str]) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import InputError
 from .timm_attributes import TimmWidths
+from .walk import walk, walk_modules
 
 INSTALL = (
     "install it by `pip install '.[detectron2]' && sh requirements/detectron2.sh` in a checkout of sirfp, or from "
@@ -50,7 +51,7 @@ class feature_widths:  # noqa: N801  (a context manager, used like a function)
 
     def __enter__(self) -> feature_widths:
         self.timm.__enter__()
-        for name, module in self.model.named_modules():
+        for name, module in walk(self.model):
             if isinstance(getattr(module, "_out_feature_channels", None), dict):
                 self.handles.append(module.register_forward_hook(self._note(name)))
         return self
@@ -113,7 +114,7 @@ AVERAGES = ("loss_normalizer",)
 def averages(model: nn.Module) -> dict[str, float]:
     """Returns the running averages of RetinaNet and other dense detectors, {attribute's path: value}."""
     found = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in walk(model):
         for name in AVERAGES:
             value = getattr(module, name, None)
             if isinstance(value, (int, float, torch.Tensor)):
@@ -130,5 +131,5 @@ def set_averages(model: nn.Module, values: Mapping[str, float]) -> None:
 
 
 def _keypoints(model: nn.Module) -> int:
-    counts = (getattr(module, "num_keypoints", None) for module in model.modules())
+    counts = (getattr(module, "num_keypoints", None) for module in walk_modules(model))
     return next((n for n in counts if isinstance(n, int)), 17)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .untouched import copied_inputs, outside_inference_mode
+from .walk import walk, walk_modules
 
 STOCHASTIC_DEPTH = {("torchvision.ops.stochastic_depth", "StochasticDepth"), ("timm.layers.drop", "DropPath")}
 """(module of Python, class), so that neither library has to be imported."""
@@ -87,7 +88,7 @@ def image_channels(model: nn.Module, default: int = 3) -> int:
     mean = getattr(model, "pixel_mean", None)
     if isinstance(mean, torch.Tensor):
         return mean.numel()
-    modules = dict(model.named_modules())
+    modules = dict(walk(model))
     first = (getattr(model, "pretrained_cfg", None) or {}).get("first_conv")
     named = [modules[name] for name in ([first] if isinstance(first, str) else first or ()) if name in modules]
     counts = (getattr(module, "in_channels", None) for module in (*named, *modules.values()))
@@ -122,7 +123,7 @@ def training_branches(model: nn.Module, *, whole: bool = False) -> Iterator[None
     """
     with _modes(model), outside_inference_mode(), torch.no_grad(), _event_storage():
         _train_steadily(model)
-        for module in model.modules() if whole else ():
+        for module in walk_modules(model) if whole else ():
             module.training = not is_steady(module)
         yield
 
@@ -144,7 +145,7 @@ def gradients(model: nn.Module, losses_in_training: bool, seed: int = 0) -> Iter
     """
     required = [(p, p.requires_grad) for p in model.parameters() if p.is_floating_point()]
     devices = {p.device for p, _ in required if p.is_cuda}
-    numbers = [(vars(module), _floats(module)) for module in model.modules()]
+    numbers = [(vars(module), _floats(module)) for module in walk_modules(model)]
     with _modes(model), outside_inference_mode(), torch.enable_grad(), _event_storage(), torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         _train_steadily(model) if losses_in_training else model.eval()
@@ -199,14 +200,15 @@ def is_held(module: nn.Module) -> bool:
 def _train_steadily(model: nn.Module) -> None:
     """Sets training mode, but evaluation mode for norms, dropout, and modules with a float attribute `dropout`."""
     model.train()
-    for module in model.modules():
+    for module in walk_modules(model):
         if is_held(module):
             module.training = False
 
 
 @contextmanager
 def _modes(model: nn.Module) -> Iterator[None]:
-    modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]  # a frozen ScriptModule has no mode
+    modules = walk_modules(model)
+    modes = [(m, m.training) for m in modules if hasattr(m, "training")]  # a frozen ScriptModule has no mode
     try:
         yield
     finally:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .walk import walk_modules
+
 
 @contextmanager
 def fixed_proposals(model: nn.Module, most: int = sys.maxsize) -> Iterator[None]:
@@ -36,7 +38,7 @@ def fixed_proposals(model: nn.Module, most: int = sys.maxsize) -> Iterator[None]
         setattr(module, name, wrapper(module, getattr(module, name)))
 
     if "detectron2" in sys.modules:
-        for module in model.modules():
+        for module in walk_modules(model):
             if isinstance(getattr(module, "post_nms_topk", None), dict) and hasattr(module, "predict_proposals"):
                 patch(module, "predict_proposals", partial(_proposing, most=most))
             if hasattr(module, "forward_with_given_boxes") and detections_per_image(module):

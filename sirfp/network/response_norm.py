@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .walk import walk, walk_modules
+
 POSITIONS = "positions"
 """Name of the buffer that holds the positions. Plans cut it like every other tensor; a dense network does not have it.
 """
@@ -67,7 +69,7 @@ def give_positions(norm: Any, channels: int, device: torch.device) -> None:
 
 def refit_response_norms(model: nn.Module) -> None:
     """Finds the neighbours of each channel after a cut."""
-    for module in model.modules():
+    for module in walk_modules(model):
         if isinstance(module, PrunedResponseNorm):
             module.neighbours = _neighbours(module.positions, module.size)
 
@@ -92,7 +94,7 @@ def followed_response_norms(model: nn.Module, trace: Any) -> Iterator[None]:
         model: the model.
         trace: a trace that has not run yet.
     """
-    norms = {name: module for name, module in model.named_modules() if is_response_norm(module)}
+    norms = {name: module for name, module in walk(model) if is_response_norm(module)}
     for name, module in norms.items():
         vars(module)["forward"] = _following(trace, name, module)
     try:

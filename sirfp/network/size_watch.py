@@ -10,6 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .sizes import MAKERS, SizesIn, sizes_in
+from .walk import walk
 
 Place = tuple[str, int, str]
 """(name of the module whose forward makes the call, number of the call in this forward, function); see `call_key`."""
@@ -42,7 +43,7 @@ class SizeWatch(TorchFunctionMode):
         return self._running[-1][0] if self._running else ""
 
     def __enter__(self) -> SizeWatch:
-        for name, module in self.model.named_modules():
+        for name, module in walk(self.model):
             if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 self._handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
                 self._handles.append(module.register_forward_hook(self._leaving, always_call=True))

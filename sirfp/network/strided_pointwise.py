@@ -25,6 +25,8 @@ from torch.nn import functional
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
+from .walk import walk_modules
+
 FEWEST = 16
 """Layers with at least this number of input channels are not affected: AVX-512 code processes 16 channels at a time."""
 _X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686", "x86")
@@ -41,7 +43,7 @@ def guard(model: nn.Module) -> nn.Module:
     Returns:
         The same model.
     """
-    for module in model.modules():
+    for module in walk_modules(model):
         if is_affected(module) and not is_guarded(module):
             module.register_forward_pre_hook(_enter)
             module.register_forward_hook(_leave, always_call=True)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from .timm_attention import attention_kind, elastic, follow_heads, refit_heads
+from .walk import walk, walk_modules
 
 WIDTHS = ("num_features", "head_hidden_size", "embed_dim", "in_features")
 FEATURE = "feature_info."
@@ -52,7 +53,7 @@ class TimmWidths:
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> TimmWidths:
-        for name, module in self.model.named_modules():
+        for name, module in walk(self.model):
             if attention_kind(module):
                 self._watch_attention(name, module)
             if is_network(module):
@@ -177,7 +178,7 @@ REFITS: dict[str, Callable[[Any], None]] = {
 
 def refit(model: nn.Module) -> None:
     """Sets the sizes in the attributes of timm's blocks from their weights, after a cut."""
-    for module in model.modules():
+    for module in walk_modules(model):
         fix = refit_heads if attention_kind(module) else REFITS.get(kind(module))
         if fix is not None:
             fix(module)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
+from .module_copies import copied_modules
+from .walk import walk_buffers, walk_modules, walk_parameters
 
 
 def copied_inputs(inputs: Any, memo: dict[int, Any] | None = None) -> Any:
@@ -50,7 +53,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     Some forward passes merge weights, count their calls or draw random numbers, also in evaluation mode.
     """
-    tables: list[Any] = [table for m in model.modules() for table in (m._parameters, m._buffers)]
+    tables: list[Any] = [table for m in walk_modules(model) for table in (m._parameters, m._buffers)]
     before = [dict(table.items()) for table in tables]
     saved = {id(t): (t, t.data, t.detach().clone()) for t in _tensors(model)}
     with random_states(model):
@@ -76,7 +79,7 @@ def _put_back(table: Any, old: Mapping[str, Any]) -> None:
 
 
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    for tensor in (*model.parameters(), *model.buffers()):
+    for _, tensor in (*walk_parameters(model), *walk_buffers(model)):
         if not nn.parameter.is_lazy(tensor):
             yield tensor
 
@@ -89,7 +92,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 @contextmanager
 def random_states(model: nn.Module) -> Iterator[None]:
     """Restores, at exit, the random number generators of Python, NumPy and PyTorch, also of the model's devices."""
-    devices = {p.device for p in model.parameters() if p.is_cuda}
+    devices = {p.device for _, p in walk_parameters(model) if p.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices):
         try:
@@ -121,25 +124,25 @@ def copied_model(model: nn.Module, *, share: bool = False) -> nn.Module:
         Exception: of any class, if `copy.deepcopy` cannot copy it: it holds, for example, a lock or an open file.
     """
     memo: dict[int, Any] = {}
-    for parameter in model.parameters() if share else ():
+    for _, parameter in walk_parameters(model) if share else ():
         if type(parameter) is nn.Parameter:
             memo[id(parameter)] = nn.Parameter(parameter.data, parameter.requires_grad)
             memo[id(parameter)].__dict__.update(parameter.__dict__)  # attributes that other code set
-    for module in model.modules():  # weights computed by hooks, such as those of `weight_norm`, have a gradient graph
+    for module in walk_modules(model):
         for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
+            if isinstance(value, torch.Tensor) and not value.is_leaf:  # computed by a hook, such as `weight_norm`'s
                 memo[id(value)] = value.detach().clone()
-            elif type(value) in (dict, OrderedDict, set) and not value:  # a dozen in each module, slow to copy
-                memo[id(value)] = type(value)()
     for buffer in _simple_buffers(model):
         memo[id(buffer)] = buffer.clone()
-    return copy.deepcopy(model, memo)
+    return copied_modules(model, memo)
 
 
 def _simple_buffers(model: nn.Module) -> list[torch.Tensor]:
     """Returns the buffers whose clone is their copy: contiguous, without a gradient, with memory of their own."""
     simple = [
-        b for b in model.buffers() if type(b) is torch.Tensor and b.layout == torch.strided and not b.requires_grad
+        b
+        for _, b in walk_buffers(model)
+        if type(b) is torch.Tensor and b.layout == torch.strided and not b.requires_grad
     ]
     used = Counter(buffer.untyped_storage().data_ptr() for buffer in simple)
     return [b for b in simple if b.is_contiguous() and not vars(b) and used[b.untyped_storage().data_ptr()] == 1]
@@ -156,7 +159,7 @@ class SharedMemory:
 
     def __init__(self, model: nn.Module):
         self._sharing: dict[int, list[torch.Tensor]] = {}
-        for parameter in model.parameters():
+        for _, parameter in walk_parameters(model):
             if parameter.layout == torch.strided and not nn.parameter.is_lazy(parameter):
                 self._sharing.setdefault(parameter.untyped_storage().data_ptr(), []).append(parameter)
         self._saved: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -194,11 +197,11 @@ def own(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
 
 def replace_by_copies(model: nn.Module, names: Iterable[str]) -> list[tuple[Any, str, torch.Tensor]]:
     """Replaces parameters and buffers by copies; returns (table, name, former tensor) of each."""
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    state = {**dict(walk_parameters(model)), **dict(walk_buffers(model))}
     wanted = {id(state[name]) for name in names if name in state}
     copies: dict[int, torch.Tensor] = {}
     replaced = []
-    for module in model.modules():
+    for module in walk_modules(model):
         tables: tuple[Any, Any] = (module._parameters, module._buffers)
         for table in tables:
             for name, tensor in table.items():
@@ -263,5 +266,5 @@ def outside_inference_mode() -> Iterator[None]:
 def leave_inference(model: nn.Module) -> None:
     """Replaces, in place, parameters and buffers made in inference mode by tensors that training can use."""
     made = {id(tensor) for tensor in _tensors(model) if tensor.is_inference()}
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    state = {**dict(walk_parameters(model)), **dict(walk_buffers(model))}
     replace_by_copies(model, [name for name, tensor in state.items() if id(tensor) in made])

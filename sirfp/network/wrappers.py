@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
+from .walk import walk_buffers, walk_modules, walk_parameters
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,7 +68,7 @@ def plain(model: Any) -> Iterator[nn.Module]:
     network = unwrapped(model)
     _check_module(network)
     replaced = []
-    for parent in list(network.modules()):
+    for parent in walk_modules(network):
         for name, child in parent._modules.items():
             inner = child
             while (next_inner := _inside(inner)) is not None:
@@ -119,7 +120,7 @@ def check_prunable(model: nn.Module, values: bool = True) -> None:
         raise InputError(
             "the model is TorchScript, whose code cannot be followed; give the module that it was made from"
         )
-    tensors = [*model.named_parameters(), *model.named_buffers()]
+    tensors = [*walk_parameters(model), *walk_buffers(model)]
     lazy = next((name for name, t in tensors if nn.parameter.is_lazy(t)), None)
     if lazy is not None:
         raise InputError(f"{lazy!r} has no shape yet, as its layer is lazy; call the model once before")

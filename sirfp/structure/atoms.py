@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..network.branches import training_only, within
+from ..network.walk import walk_buffers, walk_parameters
 from ..tracing import ChannelTrace
 from ..tracing.outputs import Outputs, channel_dim
 from .cost import Cost
@@ -23,8 +24,8 @@ from .groups import ChannelGroups, Emission, Feature, Frozen, Group, SizeCall, S
 
 def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Returns the model's parameters and floating-point buffers by name, with shared tensors listed once."""
-    state: dict[str, torch.Tensor] = dict(model.named_parameters())
-    state.update((n, b) for n, b in model.named_buffers() if b.is_floating_point())
+    state: dict[str, torch.Tensor] = dict(walk_parameters(model))
+    state.update((n, b) for n, b in walk_buffers(model) if b.is_floating_point())
     return state
 
 
@@ -83,7 +84,7 @@ def build_groups(
     groups, frozen, atom_of = _groups(places, components, features)
     groups = _with_widths(groups, state)
     branches = training_only(model)
-    parameters = [(p, trace.state_dims[n]) for n, p in model.named_parameters() if not within(n, branches)]
+    parameters = [(p, trace.state_dims[n]) for n, p in walk_parameters(model) if not within(n, branches)]
     atoms = sum(group.size for group in groups)
     return ChannelGroups(
         groups=groups,

@@ -19,6 +19,7 @@ from ..network.response_norm import POSITIONS, give_positions, new_positions, re
 from ..network.sizes import check_sizes, is_size_key, set_sizes
 from ..network.strided_pointwise import guard
 from ..network.timm_attributes import announce, refit
+from ..network.walk import walk, walk_modules
 from ..network.wrappers import on_plain_model
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
@@ -84,7 +85,7 @@ def cut_by(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer
         InputError: the plan was made for another model. The model is then unchanged.
     """
     pieces, given, positions = _fitting(model, plan)
-    modules = dict(model.named_modules())
+    modules = dict(walk(model))
     note_heads(model)
     for name in given:
         give_bias(modules[name], optimizer)
@@ -122,7 +123,7 @@ def _fitting(
     norms = new_positions(model)
     plan = plan.fitting({*state, *norms})
     first = {id(tensor): name for name, tensor in reversed(state.items())}  # a shared tensor is cut once
-    modules = dict(model.named_modules())
+    modules = dict(walk(model))
     given = tuple(name for name in dict.fromkeys(plan.new_biases) if f"{name}.bias" not in state)
     for name in given:
         if not isinstance(getattr(modules.get(name), "weight", None), torch.Tensor):
@@ -156,11 +157,11 @@ def _fitting(
 
 def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.optim.Optimizer | None) -> None:
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
+    for module in walk_modules(model):
         for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None:
                 owners.setdefault(id(tensor), []).append((module, leaf))
-    old_sizes = {id(m): _sizes(m) for m in model.modules()}
+    old_sizes = {id(m): _sizes(m) for m in walk_modules(model)}
     touched: dict[int, tuple[nn.Module, dict[str, list]]] = {}
     replaced: dict[nn.Parameter, tuple[nn.Parameter, list]] = {}
     for name, pieces in cuts.items():
@@ -180,7 +181,7 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
             touched.setdefault(id(module), (module, {}))[1][leaf] = pieces
     for key, (module, gone) in touched.items():
         refresh(module, old_sizes[key], gone)
-    for module in model.modules():  # the cut tensors of a parametrized layer belong to its parametrizations
+    for module in walk_modules(model):  # the cut tensors of a parametrized layer belong to its parametrizations
         if torch.nn.utils.parametrize.is_parametrized(module):
             refresh(module, old_sizes[id(module)], {})
     if optimizer is not None:

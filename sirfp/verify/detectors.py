@@ -17,6 +17,7 @@ from torch import nn
 
 from ..network.forward import call, inference, tensors
 from ..network.same_boxes import same_boxes
+from ..network.walk import walk
 from ..structure.plan import PruningPlan
 from .kept import as_if_cut
 from .proof import Difference, furthest
@@ -53,7 +54,7 @@ def whole_layers(model: nn.Module, cut: Collection[tuple[str, int]]) -> list[str
     """Returns the names of the layers with a weight whose output dimension is not among the cut (tensor, dimension)."""
     return [
         name
-        for name, module in model.named_modules()
+        for name, module in walk(model)
         if isinstance(getattr(module, "weight", None), torch.Tensor)
         and (f"{name}.weight", 1 if getattr(module, "transposed", False) else 0) not in cut
     ]
@@ -102,7 +103,7 @@ def _recording(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, tor
 
         return hook
 
-    modules = dict(model.named_modules())
+    modules = dict(walk(model))
     handles = [modules[name].register_forward_hook(hook_for(name)) for name in names]
     try:
         yield found

@@ -12,6 +12,7 @@ from torch import nn
 from ..network.forward import call, inference, tensors
 from ..network.outputs import Outputs, only
 from ..network.untouched import seeded
+from ..network.walk import walk, walk_buffers, walk_modules, walk_parameters
 from ..structure.plan import PruningPlan
 from ..surgery.cut import give_bias
 from .choices import Choices
@@ -42,7 +43,7 @@ def mask(model: nn.Module, plan: PruningPlan) -> None:
 
     Running variances are kept, since zero is not a valid variance.
     """
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    state = {**dict(walk_parameters(model)), **dict(walk_buffers(model))}
     with torch.no_grad():
         for cut in plan.cuts:
             gone = torch.ones(cut.size, dtype=torch.bool)
@@ -57,7 +58,7 @@ def mask(model: nn.Module, plan: PruningPlan) -> None:
 @torch.no_grad()
 def _lengthen(model: nn.Module) -> None:
     """Sets zero directions of weight norm to ones: a weight g v / |v| of length g = 0 is zero only if |v| is not."""
-    for module in model.modules():
+    for module in walk_modules(model):
         for direction, length, dim in _weight_norms(module):
             rows = direction.movedim(dim, 0)
             empty = (length.movedim(dim, 0).flatten(1) == 0).all(1) & (rows.flatten(1) == 0).all(1)
@@ -88,7 +89,7 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
         plan: the plan, which holds the kept indices.
         pruned: the pruned model's parameters and buffers by name.
     """
-    modules = dict(model.named_modules())
+    modules = dict(walk(model))
     for name in plan.new_biases:
         if modules[name].bias is None:
             give_bias(modules[name])
@@ -97,7 +98,7 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
         for name, dim in cut.tensors:
             kept.setdefault(name, []).append((dim, cut.keep))
     with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:  # yields a shared tensor only once
+        for name, tensor in [*walk_parameters(model), *walk_buffers(model)]:  # yields a shared tensor only once
             if name not in pruned or not writable(tensor):
                 continue  # a buffer that is not in the state dict, or an expanded tensor, which is constant
             if name not in kept:
