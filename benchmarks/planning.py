@@ -15,6 +15,7 @@ import json
 import logging
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,16 +78,22 @@ def main() -> int:
     return 0 if good else 1
 
 
-def planned(model: nn.Module, inputs: Any, keep_flops: float, trial: bool = True) -> tuple[list[float], PruningPlan]:
+def planned(
+    model: nn.Module,
+    inputs: Any,
+    keep_flops: float,
+    trial: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[float], PruningPlan]:
     """Prunes by magnitude, in place: the seconds of finding groups, planning and cutting, and the plan."""
-    marks = [time.perf_counter()]
+    marks = [clock()]
     found = find_groups(model, inputs, trial=trial)
-    marks.append(time.perf_counter())
+    marks.append(clock())
     scores = build_criterion("magnitude", model, found.groups).scores()
     keep = allocate(found, scores, keep_flops * found.flops())
-    marks.append(time.perf_counter())
+    marks.append(clock())
     plan = cut(model, found, keep)
-    marks.append(time.perf_counter())
+    marks.append(clock())
     return [b - a for a, b in zip(marks, marks[1:], strict=False)], plan
 
 
