@@ -19,18 +19,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..errors import InputError, first_line, near
+from ..errors import InputError, first_line
 from ..network.attention import followed_heads
 from ..network.batches import attempted
-from ..network.branches import training_only, within
+from ..network.branches import training_only
 from ..network.detectron import feature_widths, training_inputs
 from ..network.forward import call, inference, is_detectron_input, is_held, tensors, training_branches
 from ..network.outputs import Outputs as ModelOutputs
 from ..network.outputs import only
-from ..network.patterns import matching, modules_with_tensors
 from ..network.proposals import fixed_proposals
 from ..network.response_norm import followed_response_norms
 from ..network.size_watch import SizeWatch
@@ -38,11 +36,12 @@ from ..network.training_reads import TrainingReads
 from ..network.untouched import SharedMemory, copied_model, outside_inference_mode, random_states, untouched
 from ..network.walk import walk, walk_parameters
 from ..network.wrappers import check_prunable, on_plain_model, unwrapped
-from ..structure.atoms import build_groups, makes, sides, state_tensors
+from ..structure.atoms import build_groups, state_tensors
 from ..structure.groups import MODEL_OUTPUT, ChannelGroups
 from ..structure.heads import HeadSearch
 from ..tracing import ChannelTrace, convolution_weights
 from ..tracing.outputs import Outputs
+from .freezing import freeze_ignored, freeze_made, freeze_scripted, reads_channels
 from .size_log import SizeLog
 
 logger = logging.getLogger(__name__)
@@ -116,7 +115,8 @@ def _tried(
 ) -> ChannelGroups:
     """Fits the sizes in the model's code to cuts, and freezes the groups whose cut breaks the model."""
     from .fit_sizes import fit_sizes, live_sizes
-    from .trial import freeze_failing
+    from .rehearsal import CutCopy
+    from .trial import TURNS, freeze_failing
 
     fit = fit_sizes(model, inputs, traced.output, traced.found, shared)
     if fit.stubborn:
@@ -124,8 +124,10 @@ def _tried(
         if heads != traced.found.heads:
             traced = _trace(model, inputs, ignore, shared, heads, search)
         fit = fit_sizes(model, inputs, traced.output, traced.found, shared, settled=True)
-    output, trains, asks = traced.output, traced.trains, traced.asks
-    return live_sizes(freeze_failing(model, inputs, output, fit.found, shared, trains=trains, asks=asks))
+    copies = fit.copies or CutCopy(model, inputs, traced.output, fit.found, shared)
+    copies.asks = traced.asks and not traced.trains
+    turns = range(1 if fit.copies else 0, TURNS)
+    return live_sizes(freeze_failing(copies, turns, trains=traced.trains))
 
 
 @dataclass(frozen=True)
@@ -200,15 +202,15 @@ def _trace_once(
                 "wrap it in a module that returns its tensors"
             )
         trace.freeze_tensors(returned, MODEL_OUTPUT)
-        _freeze_scripted(model, trace, state)
+        freeze_scripted(model, trace, state)
         askers = reads.of_unknown_code()
         code = trace.code
         with followed_response_norms(model, trace):
             ran = _follow_training(model, inputs, trace, state, watch, bool(askers))
         trace.owner = str  # the watch refers to the trace: without this circle, what the trace holds is freed at once
         trains = ran and (trace.code != code or any(map(is_held, askers)))
-    _keep(model, trace, state, training_only(model), "it runs only in training")
-    _ignore(model, trace, state, ignore)
+    freeze_made(model, trace, state, training_only(model), "it runs only in training")
+    freeze_ignored(model, trace, state, ignore)
 
     def traced() -> _Traced:
         found = build_groups(model, trace, state, announced, outputs, sizes.finished())
@@ -274,7 +276,7 @@ def _follow_training(
     for name in (name for name in state if name not in trace.touched):
         for dim in trace.state_dims[name]:
             trace.labels.freeze(dim, "the forward pass does not reach it")
-        if not ran and _reads_channels(model, name, state[name]):
+        if not ran and reads_channels(model, name, state[name]):
             module = model.get_submodule(name.rpartition(".")[0])
             reading.setdefault(state[name].shape[1] * getattr(module, "groups", 1), name)
     if reading:
@@ -284,48 +286,3 @@ def _follow_training(
                 reason = f"{reading[len(dim)]}, which the forward pass does not reach, may read it"
                 trace.labels.freeze(dim, reason)
     return ran
-
-
-def _freeze_scripted(model: nn.Module, trace: ChannelTrace, state: dict) -> None:
-    """Freezes the channels of TorchScript modules, whose tensors cannot be replaced."""
-    scripted = [n for n, module in walk(model) if isinstance(module, torch.jit.ScriptModule)]
-    for name in (name for name in state if within(name, scripted)):
-        for dim in trace.state_dims[name]:
-            trace.labels.freeze(dim, "a TorchScript module reads or makes it")
-
-
-def _reads_channels(model: nn.Module, name: str, tensor: torch.Tensor) -> bool:
-    """True if a tensor may be the weight of a layer; False for buffers, tokens such as (1, C), and embeddings."""
-    owner = model.get_submodule(name.rpartition(".")[0])
-    layer = isinstance(tensor, nn.Parameter) and tensor.dim() >= 2 and tensor.shape[0] > 1 and sides(tensor) > 1
-    return layer and not isinstance(owner, nn.Embedding)
-
-
-def _ignore(model: nn.Module, trace: ChannelTrace, state: dict, ignore: Iterable[str]) -> None:
-    for pattern in (ignore,) if isinstance(ignore, str) else ignore:
-        outputs, inputs = (f"IGNORE names {pattern}, whose {side} are kept" for side in ("outputs", "inputs"))
-        if not _keep(model, trace, state, [pattern], outputs, inputs):
-            known = modules_with_tensors(model)
-            raise InputError(f"IGNORE names {pattern!r}, which no module of the model matches{near(pattern, known)}")
-
-
-def _keep(
-    model: nn.Module, trace: ChannelTrace, state: dict, patterns: Iterable[str], reason: str, inputs: str = ""
-) -> bool:
-    """Freezes the channels that matching modules or tensors make; returns True if any name matches.
-
-    Args:
-        patterns: as in `sirfp.network.patterns.matching`.
-        reason: why the channels that they make are frozen.
-        inputs: why the channels that they read are frozen; "" to leave these alone.
-        model, trace, state: as in `_follow_training`.
-    """
-    matched = matching(model, state, patterns)
-    for name in matched:
-        layer = isinstance(state[name], nn.Parameter) and sides(state[name]) > 1
-        for index, dim in enumerate(trace.state_dims[name]):
-            if not layer or makes(model, name, index, state[name]):
-                trace.labels.freeze(dim, reason)
-            elif inputs:
-                trace.labels.freeze(dim, inputs)
-    return bool(matched)

@@ -16,7 +16,7 @@ The trial (`sirfp.channels.trial`) then proves the result as it does every other
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,14 +46,22 @@ class Fit:
     Attributes:
         found: the groups, with the sizes to set in `widths`; those that cannot be cut in any way are frozen.
         stubborn: splits of attention that cannot lose the same channel from every head.
+        copies: copies of the model in which all groups have passed the first turn of the trial, or None.
     """
 
     found: ChannelGroups
     stubborn: frozenset[int] = frozenset()
+    copies: CutCopy | None = None
 
 
 def fit_sizes(
-    model: nn.Module, inputs: Any, output: Any, found: ChannelGroups, shared: SharedMemory, *, settled: bool = False
+    model: nn.Module,
+    inputs: Any,
+    output: Any,
+    found: ChannelGroups,
+    shared: SharedMemory,
+    *,
+    settled: bool = False,
 ) -> Fit:
     """Finds the sizes to set in a cut network.
 
@@ -68,7 +76,13 @@ def fit_sizes(
     Returns:
         The groups with the sizes to set; or, unless `settled`, the splits that must lose whole heads first.
     """
-    fit = _fit_evaluation(model, inputs, output, found, shared, settled)
+
+    def passing() -> CutCopy | None:
+        own = copied_model(model, share=not shared.written)
+        copies = CutCopy(own, inputs, output, found, shared)
+        return copies if copies.failure(list(found.groups)) is None else None
+
+    fit = _fit_evaluation(model, inputs, passing, found, shared, settled)
     if fit.stubborn or not any(c.training for c in fit.found.calls):
         return fit
     widths = _training_sizes(CorrectedCopy(model, inputs, fit.found, shared, training=True))
@@ -76,12 +90,26 @@ def fit_sizes(
 
 
 def _fit_evaluation(
-    model: nn.Module, inputs: Any, output: Any, found: ChannelGroups, shared: SharedMemory, settled: bool
+    model: nn.Module,
+    inputs: Any,
+    passing: Callable[[], CutCopy | None],
+    found: ChannelGroups,
+    shared: SharedMemory,
+    settled: bool,
 ) -> Fit:
-    """Finds the sizes to set for runs in evaluation mode; see `fit_sizes`."""
+    """Finds the sizes to set for runs in evaluation mode.
+
+    Args:
+        passing: cuts all groups in a copy, and returns `Fit.copies`.
+        model, inputs, found, shared, settled: as in `fit_sizes`.
+    """
     dense = np.ones(found.atoms, dtype=bool)
-    if not any(n is not None for c in found.calls if not c.training for n in c.sizes_of(dense)):
+    sized = [c for c in found.calls if not c.training and any(n is not None for n in c.sizes_of(dense))]
+    if not sized:
         return Fit(found)
+    checks = all(c.place[2] == INPUT for c in sized)  # no sizes in calls: the code at most checks widths
+    if checks and not settled and (copies := passing()):
+        return Fit(found, copies=copies)
     run = CorrectedCopy(model, inputs, found, shared)
     # Settled, the sizes at the first choice of widths choose the attributes, and those at the others are seen after.
     error, wrong = run.over_turns(list(found.groups), range(1))
@@ -89,8 +117,8 @@ def _fit_evaluation(
         error, wrong = run.over_turns(list(found.groups), range(1, TURNS), wrong)
     if not error and not wrong and not settled:
         return Fit(found)
-    if error and CutCopy(copied_model(model), inputs, output, found, shared).failure(list(found.groups)) is None:
-        return Fit(found)
+    if error and not (checks and not settled) and (copies := passing()):
+        return Fit(found, copies=copies)
     if error:
         held = _checked(run, list(found.groups), dict(model.named_modules()))
         found = run.found = replace(found, widths=joined(found.widths, held))

@@ -8,12 +8,10 @@ give the same values and the same shapes, also where the number of results depen
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -35,7 +33,7 @@ from ..verify.proof import mask
 from .choice import some_of
 from .double_precision import in_double
 from .other_weights import constants, randomise_constants, shake
-from .results import Run, differences, fits, is_comparable, shape_reason, sizes
+from .results import Run, differences, is_comparable, misshapen, sizes
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +54,9 @@ class CutCopy:
         output: its output for these inputs.
         found: its groups.
         shared: guards the parameters. Once the model has written into them, copies no longer share them.
-        asks: True if the model's code asks for its mode, and the dense model runs the same code in both modes.
 
     Attributes:
+        asks: True if the model's code asks for its mode, and the dense model runs the same code in both modes.
         trains: True once a cut copy has run other code in training mode than in evaluation mode.
     """
 
@@ -69,13 +67,11 @@ class CutCopy:
         output: Any,
         found: ChannelGroups,
         shared: SharedMemory,
-        *,
-        asks: bool = False,
     ):
         if shared.written:
             model = copied_model(model)
         self.model, self.inputs, self.found, self.shared = model, inputs, found, shared
-        self.asks, self.trains = asks, False
+        self.asks, self.trains = False, False
         self.output = dict(tensors(output))
         self.detector = is_detector(output)
         self.layers: list[str] | None = None  # layers whose outputs are compared, None: outputs of the model only
@@ -106,11 +102,7 @@ class CutCopy:
         """
         if self._hides:
             return self._failure_in_double(groups, turn)
-        keep = self._choice(groups, turn)
-        plan = PruningPlan(
-            {}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(self.found, keep), widths=self.found.widths_of(keep)
-        )
-        copied = self._copied()
+        plan, copied = self._plan(groups, turn), self._copied()
         boxes: list[Any] = []
         try:
             cut_by(copied, plan)
@@ -124,13 +116,14 @@ class CutCopy:
         replaced = next((name for name, shape in before.items() if after.get(name) != shape), None)
         if replaced is not None:
             return f"cut, the model replaces {replaced} by a tensor of another shape"
-        if turn == 1 and not any(self._misshapen(got)):
+        if turn == 1 and not any(misshapen(self.output, got.values)):
             return None
         try:
             wanted = self._masked(plan, turn, boxes, got.choices)
         except Exception as error:  # e.g. the model checks its values for NaN
             logger.debug("the masked model fails: %s", error)
-            return None if turn == TRAINING else next((reason for _, reason in self._misshapen(got)), None)
+            reasons = (reason for _, reason in misshapen(self.output, got.values))
+            return None if turn == TRAINING else next(reasons, None)
         odd = dict(differences(wanted, got, detector=self.detector))
         if odd:
             doubtful = self._doubt(plan, turn, boxes, wanted, got)
@@ -169,9 +162,10 @@ class CutCopy:
             doubled = in_double(self.model, self.inputs)
             if doubled is not None:
                 model, inputs, output = doubled
-                self._double = CutCopy(model, inputs, output, self.found, SharedMemory(model), asks=self.asks)
+                self._double = CutCopy(model, inputs, output, self.found, SharedMemory(model))
         if self._double is None:
             return None
+        self._double.asks = self.asks
         reason = self._double.failure(groups, turn)
         self._hides = self._hides or reason is not None
         self.trains = self.trains or self._double.trains
@@ -215,8 +209,10 @@ class CutCopy:
     def _copied(self) -> nn.Module:
         return copied_model(self.model, share=not self.shared.written)
 
-    def _choice(self, groups: list[Group], turn: int) -> np.ndarray:
-        return some_of(self.found, groups, turn)
+    def _plan(self, groups: list[Group], turn: int) -> PruningPlan:
+        keep = some_of(self.found, groups, turn)
+        widths = self.found.widths_of(keep)
+        return PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(self.found, keep), widths=widths)
 
     def _run(
         self, model: nn.Module, turn: int, boxes: list[Any], choices: Choices, kept: Any = None, *, seed: int = 0
@@ -244,7 +240,9 @@ class CutCopy:
             else:
                 record = kept is None or not boxes
                 layers, output = continuous(model, given, self.layers, boxes, record=record, mode=mode)
-        return Run(output, layers, choices.statistics if kept is None else kept.shapes, choices)
+        if kept is None:
+            return Run(output, layers, choices.statistics, choices)
+        return Run(output, layers, kept.shapes, choices)
 
     def _masked(
         self, plan: PruningPlan, turn: int, boxes: list[Any], choices: Choices | None, *, stir: bool = False
@@ -271,14 +269,6 @@ class CutCopy:
                 run = self._run(model, turn, boxes, Choices(choices, self.shared), kept, seed=int(stir))
         self._sound.add(turn)
         return run
-
-    def _misshapen(self, got: Run) -> Iterator[tuple[str, str]]:
-        """Yields the outputs of a cut copy whose shapes are not those of the dense model, and the reasons."""
-        for path, tensor in self.output.items():
-            if path not in got.values:
-                yield path, f"cut, the model no longer returns {path}"
-            elif not fits(path, tensor, got.values[path]):
-                yield path, shape_reason(path, tensor, got.values[path])
 
     def _doubt(self, plan: PruningPlan, turn: int, boxes: list[Any], wanted: Run, got: Run) -> set[str]:
         """Returns the results that hang on rounding errors or random numbers, so that comparing them proves nothing.

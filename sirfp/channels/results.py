@@ -50,11 +50,7 @@ def differences(wanted: Run, got: Run, *, detector: bool) -> Iterator[tuple[str,
     Yields:
         (name of the result, the reason why the cut is wrong).
     """
-    for path, tensor in wanted.values.items():
-        if path not in got.values:
-            yield path, f"cut, the model no longer returns {path}"
-        elif not fits(path, tensor, got.values[path]):
-            yield path, shape_reason(path, tensor, got.values[path])
+    yield from misshapen(wanted.values, got.values)
     pairs = list(zip(wanted.statistics, got.statistics, strict=False))
     if [a[0] for a in wanted.statistics] == [b[0] for b in got.statistics]:
         for (name, shape), (_, other) in pairs:
@@ -81,6 +77,15 @@ def sizes(wanted: Run, got: Run, *, detector: bool) -> Iterator[tuple[str, float
         for path, tensor in first.items():
             if path in second and tensor.shape == second[path].shape and is_comparable(tensor):
                 yield path, difference(tensor, second[path]), tolerance(tensor.dtype)
+
+
+def misshapen(wanted: dict[str, torch.Tensor], got: dict[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
+    """Yields (path, reason) of the outputs that a cut copy lacks or returns in another shape than wanted."""
+    for path, tensor in wanted.items():
+        if path not in got:
+            yield path, f"cut, the model no longer returns {path}"
+        elif not fits(path, tensor, got[path]):
+            yield path, shape_reason(path, tensor, got[path])
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from torch import nn
 
-from ..network.untouched import SharedMemory
 from ..structure.groups import ChannelGroups, Frozen, Group
 from .rehearsal import TRAINING, CutCopy
 
@@ -29,16 +28,7 @@ HALVINGS = 1
 more halvings would cost runs and save hardly any group. The groups of a part that still fails are frozen together."""
 
 
-def freeze_failing(
-    model: nn.Module,
-    inputs: Any,
-    output: Any,
-    found: ChannelGroups,
-    shared: SharedMemory,
-    *,
-    trains: bool = False,
-    asks: bool = False,
-) -> ChannelGroups:
+def freeze_failing(copies: CutCopy, turns: Iterable[int], *, trains: bool = False) -> ChannelGroups:
     """Freezes the groups whose cut breaks the model.
 
     All groups are cut in a copy, which is run. If it fails, the groups are tried by halves, each half together with the
@@ -49,21 +39,17 @@ def freeze_failing(
     fail alike.
 
     Args:
-        model: a copy of the dense model that shares its parameters; it is changed, but not the parameters.
-        inputs: its inputs.
-        output: its output for these inputs.
-        found: its groups.
-        shared: guards the parameters.
+        copies: cuts copies of the model and runs them.
+        turns: numbers of the choices of widths, `range(TURNS)`; without 0 if all groups have passed it.
         trains: True if the model runs in training mode, by other code than in evaluation mode.
-        asks: True if the model runs in training mode, and its code asks for its mode.
 
     Returns:
         The groups that can be cut. All others are frozen, with the error as the reason.
     """
-    copies = CutCopy(model, inputs, output, found, shared, asks=asks and not trains)
+    found = copies.found
     bad: dict[str, str] = {}
     left = list(found.groups)
-    for turn in (*range(TURNS), TRAINING):
+    for turn in (*turns, TRAINING):
         if turn == TRAINING and not (trains or copies.trains):
             break
         if left and (turn == 0 or copies.failure(left, turn)):

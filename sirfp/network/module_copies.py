@@ -60,7 +60,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if kind is set and not value:
         memo[id(value)] = set()
     elif kind in (dict, OrderedDict) and all(type(key) is str for key in value):
-        memo[id(value)] = table = kind()
+        table: dict[str, Any] = kind()
+        memo[id(value)] = table
         table.update((key, _copied(part, memo)) for key, part in value.items())
     else:
         return copy.deepcopy(value, memo)

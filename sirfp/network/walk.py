@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 
-def walk(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def walk(model: nn.Module) -> list[tuple[str, Any]]:
     """Returns what `model.named_modules()` yields: the name of each module and the module, each module once."""
-    found: list[tuple[str, nn.Module]] = []
+    found: list[tuple[str, Any]] = []
     seen: set[nn.Module] = set()
     waiting: list[tuple[str, nn.Module]] = [("", model)]
     while waiting:

@@ -13,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
+from .codes import arguments, fingerprint
 from .emissions import EmittedValues
 from .functions import FunctionWatch
 from .pointwise import pointwise
@@ -295,33 +296,3 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         for tensor, old in zip(written, before, strict=True):
             if old is not None and self.emitted(tensor, maps=True) is old:
                 self.forget_emitted(tensor)
-
-
-def arguments(args: tuple, kwargs: Mapping[str, Any]) -> list[Any]:
-    """Returns the arguments of an ATen operation, those in lists one by one; they nest no deeper."""
-    leaves: list[Any] = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, (list, tuple)):
-            leaves.extend(value)
-        else:
-            leaves.append(value)
-    return leaves
-
-
-def fingerprint(code: int, name: str, leaves: Iterable[Any]) -> int:
-    """Returns a hash of the operations so far.
-
-    Args:
-        code: the hash of the earlier operations.
-        name: name of the operation.
-        leaves: its arguments; of tensors the shape counts.
-    """
-    described = (
-        tuple(value.shape)
-        if isinstance(value, torch.Tensor)
-        else value
-        if isinstance(value, (bool, int, float, str))
-        else None
-        for value in leaves
-    )
-    return hash((code, name, *described))

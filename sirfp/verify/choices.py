@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..network.untouched import SharedMemory
 from ..tracing import STATISTICS
-from ..tracing.mode import arguments, fingerprint
+from ..tracing.codes import arguments, fingerprint
 
 STEPS = frozenset(f"aten::{name}" for name in ("floor", "ceil", "round", "trunc", "sign", "floor_divide"))
 """Operations from numbers to numbers that jump."""
@@ -44,7 +44,7 @@ class Choices(TorchDispatchMode):
     Attributes:
         made: (operation, its inputs, its results) of each choice of the recorded run.
         statistics: (operation, shape of its input) of each statistic (`sirfp.tracing.STATISTICS`).
-        code: a hash of the operations (`sirfp.tracing.mode.fingerprint`).
+        code: a hash of the operations (`sirfp.tracing.codes.fingerprint`).
     """
 
     def __init__(self, earlier: Choices | None = None, shared: SharedMemory | None = None):
