@@ -10,6 +10,7 @@ from ast import literal_eval
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import InputError, near
+from ..errors import InputError, first_line, near
 from ..network.batches import described
 from ..network.clock import Clock
+from ..network.untouched import copied_model
 from ..sources.source import Source
 from .agreement import Session
 from .families import build_graph
@@ -38,32 +40,29 @@ BLOCKED = "_nchwc"
 the value that it computes, which is that of the last operator joined to it."""
 
 
+@dataclass(frozen=True)
 class OnnxRuntimeClock(Clock):
     """onnxruntime on the CPU, in float32: the file that `sirfp export` writes, with fixed size and batch.
 
-    Args:
+    A model of another precision, or on another device, is copied first.
+
+    Attributes:
         threads: number of CPU threads; by default PyTorch's at the time of the measurement.
         graph: wraps a model as a function of one tensor, and returns it with its images (N, C, H, W). The wrapped
-            model's layers must be modules of the model, not copies. By default a model that is called with one tensor
-            is left as it is, and Detectron2's models are wrapped as for `sirfp export`.
+            model's layers must be modules of the model that it is given, not copies. By default a model that is
+            called with one tensor is left as it is, and Detectron2's models are wrapped as for `sirfp export`.
 
     Example:
         sirfp.prune(model, images, keep_latency=0.6, clock=OnnxRuntimeClock(threads=2), calibration=batches)
     """
 
+    threads: int | None = None
+    graph: Callable[[nn.Module, Any], tuple[nn.Module, torch.Tensor]] | None = None
     words = "onnxruntime"
-
-    def __init__(
-        self,
-        threads: int | None = None,
-        graph: Callable[[nn.Module, Any], tuple[nn.Module, torch.Tensor]] | None = None,
-    ):
-        self.threads, self.graph = threads, graph or as_graph
 
     def prepare(self, model: nn.Module, inputs: Any) -> Callable[[], float]:
         with self._written(model, inputs) as (file, _, images):
-            session = Session(file, self._threads)
-        session(images)
+            session = self._session(file, images)
 
         def timed() -> float:
             start = time.perf_counter()
@@ -73,12 +72,12 @@ class OnnxRuntimeClock(Clock):
         return timed
 
     def layers(self, model: nn.Module, inputs: Any, names: Mapping[str, Any]) -> np.ndarray:
-        with self._written(model, inputs) as (file, module, images):
-            session = Session(file, self._threads, profile=str(file))
-            for _ in range(WARMUP + CALLS):
+        with self._written(model, inputs) as (file, own, images):
+            session = self._session(file, images, profile=str(file))
+            for _ in range(1, WARMUP + CALLS):
                 session(images)
             events = json.loads(Path(session.session.end_profiling()).read_text())
-            layer_of = _Layers(file, _names_within(module, model, names))
+            layer_of = _Layers(file, {name: own[name] for name in own if own[name] in names})
         nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(KERNEL)]
         count = len(nodes) // (WARMUP + CALLS)
         turns = [nodes[i * count : (i + 1) * count] for i in range(WARMUP, WARMUP + CALLS)]
@@ -95,24 +94,51 @@ class OnnxRuntimeClock(Clock):
     def _threads(self) -> int:
         return self.threads or torch.get_num_threads()
 
+    def _session(self, file: Path, images: torch.Tensor, profile: str | None = None) -> Session:
+        """Reads a file and runs it once.
+
+        Raises:
+            InputError: onnxruntime cannot read the file or cannot run it.
+        """
+        try:
+            session = Session(file, self._threads, profile)
+            session(images)
+        except Exception as error:  # onnxruntime's classes of errors have no common base
+            raise InputError(f"onnxruntime cannot run this model: {first_line(error)}") from error
+        return session
+
     @contextmanager
-    def _written(self, model: nn.Module, inputs: Any) -> Iterator[tuple[Path, nn.Module, torch.Tensor]]:
-        """Writes a model to a file that is there within the context; gives it with the module written and its images.
+    def _written(self, model: nn.Module, inputs: Any) -> Iterator[tuple[Path, dict[str, str], torch.Tensor]]:
+        """Writes a model to a file that is there within the context.
+
+        Yields:
+            The file, {name of a module within the module that was written: its name in the model}, and the images.
 
         Raises:
             InputError: a package is missing, the model is not called with one tensor, or cannot be exported.
         """
         check_packages()
+        if not all(map(_is_plain, (*model.parameters(), *model.buffers()))):
+            model = copied_model(model).float().cpu()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             training = {part: part.training for part in model.modules()}
             try:
-                module, images = self.graph(model, inputs)
-                write_fixed(module, images, file)
+                with torch.autocast("cpu", enabled=False):
+                    module, images = (self.graph or as_graph)(model, inputs)
+                    images = images.detach().cpu()
+                    images = images.float() if images.is_floating_point() else images
+                    write_fixed(module, images, file)
             finally:
                 for part, mode in training.items():
                     part.training = mode
-            yield file, module, images.detach().cpu().float()
+            known = {id(part): name for name, part in model.named_modules()}
+            yield file, {n: known[id(part)] for n, part in module.named_modules() if id(part) in known}, images
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """True for what onnxruntime computes with: numbers of single precision, and integers, on the CPU."""
+    return tensor.device.type == "cpu" and (tensor.dtype == torch.float32 or not tensor.is_floating_point())
 
 
 RUNTIMES: dict[str, Callable[[], Clock | None]] = {"pytorch": lambda: None, "onnxruntime": OnnxRuntimeClock}
@@ -157,12 +183,6 @@ def as_graph(model: nn.Module, inputs: Any) -> tuple[nn.Module, torch.Tensor]:
     images = torch.stack([one["image"] for one in inputs]).float()
     height, width = images.shape[-2:]
     return build_graph(Source(type(model).__name__, model, (height, width)), model), images
-
-
-def _names_within(module: nn.Module, model: nn.Module, names: Mapping[str, Any]) -> dict[str, str]:
-    """Returns {name of a layer within the module that was written: its name in the model}."""
-    own = {id(model.get_submodule(name)): name for name in names}
-    return {name: own[id(part)] for name, part in module.named_modules() if id(part) in own}
 
 
 class _Layers:

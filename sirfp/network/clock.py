@@ -6,6 +6,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -71,6 +72,7 @@ class Clock(ABC):
         return compare
 
 
+@dataclass(frozen=True)
 class PyTorchClock(Clock):
     """PyTorch in eager mode, in the precision of the weights, with PyTorch's present number of threads."""
 

@@ -1,5 +1,7 @@
 """Latency in onnxruntime: the times of layers, the comparison of networks, a budget in Python and in a run's config."""
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -109,3 +111,35 @@ def test_the_command_times_in_onnxruntime(tmp_path, monkeypatch, capsys):
     budget = ["--keep-latency", "0.8", "--latency-runtime", "onnxruntime"]
     assert main(["prune", *model, *budget, "-o", str(tmp_path / "small.safetensors")]) == 0
     assert "80% of the latency" in capsys.readouterr().out
+
+
+class Tokens(nn.Module):
+    """A network of token numbers, which are no floats."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.end = nn.Embedding(20, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.end(self.embed(x).mean(1))
+
+
+def test_networks_of_other_precisions_and_inputs_are_timed_in_single_precision():
+    narrow = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        each = OnnxRuntimeClock(1).layers(narrow, X[..., :8, :8].bfloat16(), {"0": 2, "2": 2})
+    assert min(each) > 0
+    assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16} and narrow.training
+    assert OnnxRuntimeClock(1).prepare(Tokens(), torch.randint(0, 20, (1, 7)))() > 0
+
+
+def test_what_onnxruntime_cannot_read_is_said(tmp_path):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"no model")
+    with pytest.raises(InputError, match="^onnxruntime cannot run this model: "):
+        OnnxRuntimeClock(1)._session(file, X)
+
+
+def test_targets_that_travel_to_other_processes_stay_equal():
+    for target in (Latency(0.5), Latency(0.5, OnnxRuntimeClock(2))):
+        assert pickle.loads(pickle.dumps(target)) == target
