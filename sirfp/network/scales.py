@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dis
+import inspect
 from collections.abc import Iterator, Mapping
-from types import CodeType, FunctionType
+from functools import cached_property
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -42,15 +45,47 @@ def _is_division(instruction: dis.Instruction) -> bool:
 
 
 def _code(kind: type[nn.Module]) -> Iterator[CodeType]:
-    """Yields the code of a class's methods but for its construction, and of the functions that these name."""
+    """Yields the code of a class's methods and properties but for its construction, and of functions they name."""
     for base in kind.__mro__:
-        if base.__module__.partition(".")[0] == "torch":
+        if _is_torch(base.__module__):
             continue
-        for key, method in vars(base).items():
-            if key in ("__init__", "extra_repr", "__repr__") or not isinstance(method, FunctionType):
+        for key, value in vars(base).items():
+            method = _function(value)
+            if key in ("__init__", "extra_repr", "__repr__") or method is None:
                 continue
-            yield method.__code__
-            for name in method.__code__.co_names:
-                function = method.__globals__.get(name)
-                if isinstance(function, FunctionType):
-                    yield function.__code__
+            for code in _nested(method.__code__):
+                yield code
+                for function in _named(code, method.__globals__):
+                    yield from _nested(function.__code__)
+
+
+def _function(value: Any) -> FunctionType | None:
+    """Returns the function in a method, property, static method or decorated method; None if there is none."""
+    if isinstance(value, property):
+        value = value.fget
+    elif isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    elif isinstance(value, cached_property):
+        value = value.func
+    value = inspect.unwrap(value) if callable(value) else None
+    return value if isinstance(value, FunctionType) else None
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    """Yields a function's code and that of the comprehensions and functions inside it."""
+    yield code
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _nested(part)
+
+
+def _named(code: CodeType, known: Mapping[str, Any]) -> Iterator[FunctionType]:
+    """Yields the functions that code names, alone or behind the name of their file, as in `ops.attend(q, k)`."""
+    values = [known.get(name) for name in code.co_names]
+    files = [value for value in values if isinstance(value, ModuleType) and not _is_torch(value.__name__)]
+    values += [vars(file).get(name) for file in files for name in code.co_names]
+    yield from filter(None, map(_function, values))
+
+
+def _is_torch(name: str) -> bool:
+    return name.partition(".")[0] == "torch"
