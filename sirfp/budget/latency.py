@@ -183,6 +183,8 @@ def meet_by(
         InputError: the smallest plan takes longer, the earlier plan does not record a latency, or the model cannot run
             in the clock's runtime.
     """
+    if share_of_present(share, before) < 1:
+        check_groups(found)  # before the clock prepares the model, which can take seconds
     compare = clock.against(model, example_inputs)
     wanted = _within_reach(model, compare, found, share, before, limits)
     whole, least = np.ones(found.atoms, dtype=bool), smallest(found, limits)
@@ -234,6 +236,7 @@ def within_reach(
     """
     if share_of_present(share, before) >= 1:
         return share_of_present(share, before)
+    check_groups(found)
     return _within_reach(model, clock.against(model, example_inputs), found, share, before, limits)
 
 
@@ -249,7 +252,6 @@ def _within_reach(
     wanted = share_of_present(share, before)
     if wanted >= 1:
         return wanted
-    check_groups(found)
     floor = _ratio(compare(cut_copy(model, found, smallest(found, limits))))
     if floor > wanted * (1 + PROMISED):
         raise out_of_reach(share, floor * share / wanted, 1.0, "latency", limits)
