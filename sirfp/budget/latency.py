@@ -183,10 +183,12 @@ def meet_by(
         InputError: the smallest plan takes longer, the earlier plan does not record a latency, or the model cannot run
             in the clock's runtime.
     """
-    if share_of_present(share, before) < 1:
+    wanted = share_of_present(share, before)
+    if wanted < 1:
         check_groups(found)  # before the clock prepares the model, which can take seconds
     compare = clock.against(model, example_inputs)
-    wanted = _within_reach(model, compare, found, share, before, limits)
+    if wanted < 1:
+        _check_floor(model, compare, found, share, wanted, limits)
     whole, least = np.ones(found.atoms, dtype=bool), smallest(found, limits)
     if wanted >= 1 and not limits.given:
         return whole, compare(model)
@@ -220,7 +222,7 @@ def meet_by(
     return keep, pair
 
 
-def within_reach(
+def check_reach(
     model: nn.Module,
     example_inputs: Any,
     found: ChannelGroups,
@@ -228,34 +230,37 @@ def within_reach(
     before: PruningPlan | None = None,
     limits: Limits = DEFAULT,
     clock: Clock = IN_PYTORCH,
-) -> float:
-    """Returns the share of this model's latency that the budget allows, and measures that the smallest plan meets it.
+) -> None:
+    """Measures that the smallest plan meets a budget.
 
     Args and Raises:
         As in `meet`.
     """
-    if share_of_present(share, before) >= 1:
-        return share_of_present(share, before)
-    check_groups(found)
-    return _within_reach(model, clock.against(model, example_inputs), found, share, before, limits)
+    wanted = share_of_present(share, before)
+    if wanted < 1:
+        check_groups(found)
+        _check_floor(model, clock.against(model, example_inputs), found, share, wanted, limits)
 
 
-def _within_reach(
+def _check_floor(
     model: nn.Module,
     compare: Callable[[nn.Module], tuple[float, float]],
     found: ChannelGroups,
     share: float,
-    before: PruningPlan | None,
+    wanted: float,
     limits: Limits,
-) -> float:
-    """As `within_reach`, with a function that times the model and a smaller one."""
-    wanted = share_of_present(share, before)
-    if wanted >= 1:
-        return wanted
+) -> None:
+    """Raises InputError if the smallest plan takes more than a share of the model's latency.
+
+    Args:
+        compare: times the model and a smaller one.
+        share: the budget, a share of the dense model's latency.
+        wanted: the same as a share of the present model's.
+        model, found, limits: as in `meet_by`.
+    """
     floor = _ratio(compare(cut_copy(model, found, smallest(found, limits))))
     if floor > wanted * (1 + PROMISED):
         raise out_of_reach(share, floor * share / wanted, 1.0, "latency", limits)
-    return wanted
 
 
 def share_of_present(share: float, before: PruningPlan | None) -> float:

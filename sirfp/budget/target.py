@@ -361,9 +361,9 @@ class Latency(Target):
         return self.choice(keep, seconds)
 
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
-        from .latency import within_reach
+        from .latency import check_reach
 
-        within_reach(model, example_inputs, found, self.share, before, limits, self.clock)
+        check_reach(model, example_inputs, found, self.share, before, limits, self.clock)
 
 
 TARGETS: dict[str, type[Target]] = {kind.name: kind for kind in (Flops, Params, Latency)}
