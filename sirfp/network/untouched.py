@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .module_copies import copied_modules
-from .walk import walk_buffers, walk_modules, walk_parameters
+from .walk import walk_buffers, walk_modules, walk_parameters, walk_tensors
 
 
 def copied_inputs(inputs: Any, memo: dict[int, Any] | None = None) -> Any:
@@ -197,7 +197,7 @@ def own(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
 
 def replace_by_copies(model: nn.Module, names: Iterable[str]) -> list[tuple[Any, str, torch.Tensor]]:
     """Replaces parameters and buffers by copies; returns (table, name, former tensor) of each."""
-    state = {**dict(walk_parameters(model)), **dict(walk_buffers(model))}
+    state = walk_tensors(model)
     wanted = {id(state[name]) for name in names if name in state}
     copies: dict[int, torch.Tensor] = {}
     replaced = []
@@ -266,5 +266,5 @@ def outside_inference_mode() -> Iterator[None]:
 def leave_inference(model: nn.Module) -> None:
     """Replaces, in place, parameters and buffers made in inference mode by tensors that training can use."""
     made = {id(tensor) for tensor in _tensors(model) if tensor.is_inference()}
-    state = {**dict(walk_parameters(model)), **dict(walk_buffers(model))}
+    state = walk_tensors(model)
     replace_by_copies(model, [name for name, tensor in state.items() if id(tensor) in made])

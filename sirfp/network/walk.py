@@ -51,6 +51,11 @@ def walk_buffers(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return _members((name, module._buffers) for name, module in walk(model))
 
 
+def walk_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns the parameters and then the buffers of a model by name."""
+    return {**dict(walk_parameters(model)), **dict(walk_buffers(model))}
+
+
 def _members(tables: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Any]]:
     known: dict[int, tuple[str, Any]] = {}
     for name, table in tables:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from ..moments import Moments
-from ..network.walk import walk_buffers, walk_parameters
+from ..network.walk import walk_tensors
 from ..structure.groups import ChannelGroups, Emission
 from .cut import give_bias
 from .reconstruction import TOLERANCE, take_up
@@ -58,7 +58,7 @@ def compensate(
         The names of the modules that had no bias and were given one.
     """
     given: list[str] = []
-    state = {**dict(walk_parameters(model)), **dict(walk_buffers(model))}
+    state = walk_tensors(model)
     calls: dict[str, list[Emission]] = {}
     for emission in found.emissions:
         calls.setdefault(emission.weight, []).append(emission)

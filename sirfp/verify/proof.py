@@ -12,7 +12,7 @@ from torch import nn
 from ..network.forward import call, inference, tensors
 from ..network.outputs import Outputs, only
 from ..network.untouched import seeded
-from ..network.walk import walk, walk_buffers, walk_modules, walk_parameters
+from ..network.walk import walk, walk_buffers, walk_modules, walk_parameters, walk_tensors
 from ..structure.plan import PruningPlan
 from ..surgery.cut import give_bias
 from .choices import Choices
@@ -43,7 +43,7 @@ def mask(model: nn.Module, plan: PruningPlan) -> None:
 
     Running variances are kept, since zero is not a valid variance.
     """
-    state = {**dict(walk_parameters(model)), **dict(walk_buffers(model))}
+    state = walk_tensors(model)
     with torch.no_grad():
         for cut in plan.cuts:
             gone = torch.ones(cut.size, dtype=torch.bool)
