@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-import time
 from ast import literal_eval
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..network.untouched import copied_model
 from ..sources.source import Source
 from .agreement import Session
 from .families import build_graph
+from .runtimes import timed
 from .writing import check_packages, write_fixed
 
 CALLS = 12
@@ -63,13 +64,7 @@ class OnnxRuntimeClock(Clock):
     def prepare(self, model: nn.Module, inputs: Any) -> Callable[[], float]:
         with self._written(model, inputs) as (file, _, images):
             session = self._session(file, images)
-
-        def timed() -> float:
-            start = time.perf_counter()
-            session(images)
-            return time.perf_counter() - start
-
-        return timed
+        return timed(partial(session, images), model)
 
     def layers(self, model: nn.Module, inputs: Any, names: Mapping[str, Any]) -> np.ndarray:
         with self._written(model, inputs) as (file, own, images):
@@ -141,7 +136,7 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and (tensor.dtype == torch.float32 or not tensor.is_floating_point())
 
 
-RUNTIMES: dict[str, Callable[[], Clock | None]] = {"pytorch": lambda: None, "onnxruntime": OnnxRuntimeClock}
+CLOCKS: dict[str, Callable[[], Clock | None]] = {"pytorch": lambda: None, "onnxruntime": OnnxRuntimeClock}
 """{name of a runtime on the command line and in configs: makes its clock}; None for the default."""
 
 
@@ -149,15 +144,15 @@ def clock_named(name: str, where: str) -> Clock | None:
     """Returns the clock of a runtime; None for PyTorch, the default.
 
     Args:
-        name: a name of `RUNTIMES`.
+        name: a name of `CLOCKS`.
         where: the config key or flag that names it, for the message.
 
     Raises:
         InputError: there is no runtime of this name, or its package is not installed.
     """
-    if name not in RUNTIMES:
-        raise InputError(f"{where} must be {' or '.join(RUNTIMES)}, got {name!r}{near(name, RUNTIMES)}")
-    clock = RUNTIMES[name]()
+    if name not in CLOCKS:
+        raise InputError(f"{where} must be {' or '.join(CLOCKS)}, got {name!r}{near(name, CLOCKS)}")
+    clock = CLOCKS[name]()
     if clock is not None:
         check_packages()
     return clock

@@ -147,7 +147,7 @@ def compare(
         for runtime, models in networks.items():
             try:
                 made = {
-                    f"{runtime}/{name}": _timed(prepare_call(runtime, model, inputs, folder, threads or before), model)
+                    f"{runtime}/{name}": timed(prepare_call(runtime, model, inputs, folder, threads or before), model)
                     for name, (model, inputs) in models.items()
                 }
             except InputError as error:
@@ -165,15 +165,15 @@ def compare(
     return found, failed
 
 
-def _timed(work: Callable[[], Any], model: nn.Module) -> Callable[[], float]:
+def timed(work: Callable[[], Any], model: nn.Module) -> Callable[[], float]:
     """Wraps a call as a function that returns its duration in seconds, including work queued on the model's device."""
     wait = synchronizer(model)
 
-    def timed() -> float:
+    def once() -> float:
         wait()
         start = time.perf_counter()
         work()
         wait()
         return time.perf_counter() - start
 
-    return timed
+    return once
