@@ -68,14 +68,7 @@ def test_multihead_attention_without_a_batch():
 @pytest.mark.parametrize("shift", [0, 2])
 def test_window_attention_is_that_of_torchvision(kind, bias, size, shift):
     torch.manual_seed(0)
-    attention = kind(24, [4, 4], [shift, shift], 3, qkv_bias=bias).double().eval()
-    for parameter in attention.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    x = torch.randn(2, *size, 24).double()
-    expected = attention(x)
-    note_head_width(attention)
-    attention.__class__ = PRUNED[kind]
-    torch.testing.assert_close(attention(x), expected)
+    assert_replaced_is_the_same(kind(24, [4, 4], [shift, shift], 3, qkv_bias=bias), size)
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
@@ -83,11 +76,16 @@ def test_window_attention_is_that_of_torchvision(kind, bias, size, shift):
 @pytest.mark.parametrize("shift", [(0, 0, 0), (1, 2, 2), (0, 2, 1)], ids=str)
 def test_window_attention_of_videos_is_that_of_torchvision(bias, size, shift):
     torch.manual_seed(0)
-    attention = ShiftedWindowAttention3d(24, [3, 4, 4], list(shift), 3, qkv_bias=bias).double().eval()
+    assert_replaced_is_the_same(ShiftedWindowAttention3d(24, [3, 4, 4], list(shift), 3, qkv_bias=bias), size)
+
+
+def assert_replaced_is_the_same(attention, size):
+    """Asserts that the class whose sizes come from weights computes what torchvision's does, on maps of a size."""
+    attention.double().eval()
     for parameter in attention.parameters():
         nn.init.normal_(parameter, std=0.3)
     x = torch.randn(2, *size, 24).double()
     expected = attention(x)
     note_head_width(attention)
-    attention.__class__ = PRUNED[ShiftedWindowAttention3d]
+    attention.__class__ = PRUNED[type(attention)]
     torch.testing.assert_close(attention(x), expected)
