@@ -79,7 +79,8 @@ class Target(ABC):
             listed = " and ".join(f"{name} {share}" for name, share in given.items())
             raise InputError(f"give one budget, not {len(given)}: {listed}")
         if clock is not None and not any(name.lower().endswith(Latency.name) for name in given):
-            raise InputError(f"{clock.words} is to time a budget of latency, but no such budget is given")
+            name = next((name for name in shares if name.lower().endswith(Latency.name)), "keep_latency")
+            raise InputError(f"{clock.words} is to time a budget of latency, but no such budget is given: give {name}")
         if not given:
             if default is None:
                 raise InputError(f"give a budget: one of {', '.join(shares)}")
