@@ -25,6 +25,7 @@ from sirfp.budget.allocation import allocate
 from sirfp.budget.allocation import least as least_atoms
 from sirfp.budget.limits import Limits
 from sirfp.channels import find_groups
+from sirfp.channels.double_precision import in_double
 from sirfp.criteria import build_criterion
 from sirfp.network.forward import call
 from sirfp.prune import cut
@@ -117,6 +118,7 @@ def prune_to_half(
     *,
     seeds: Sequence[int] = (0,),
     compared: Compared = compare,
+    double: bool = False,
 ) -> Row:
     """Traces a network, cuts copies to half of its FLOPs by random plans, and compares them with masked networks.
 
@@ -127,11 +129,13 @@ def prune_to_half(
             does not. It may change the network.
         seeds: one random plan for each.
         compared: compares the masked with the pruned network.
+        double: also compare the first pruned network in double precision. A wrong scale that the small weights of an
+            untrained network hide in single precision shows there.
 
     Returns:
-        The row: shares of FLOPs ("kept", and "least" of the smallest plan), relative differences ("difference", and
-        "exact_difference" of a plan that keeps whole the groups that cannot be equal), times to find the groups, the
-        numbers of groups and channels, and the frozen channels by reason.
+        The row: shares of FLOPs ("kept", and "least" of the smallest plan), relative differences ("difference",
+        "double" in double precision, or None, and "exact_difference" of a plan that keeps whole the groups that cannot
+        be equal), times to find the groups, the numbers of groups and channels, and the frozen channels by reason.
 
     Raises:
         RuntimeError: the outputs cannot be compared.
@@ -141,20 +145,21 @@ def prune_to_half(
     seconds, used = time.perf_counter() - start, time.process_time() - used
     dense, least = found.flops(), found.flops(fewest(found))
     by_nature = [group for group in found if group.inexact]
-    differences, exact, plans = [], [], []
+    differences, exact, plans, doubled = [], [], [], None
     for seed in seeds:
         scores = build_criterion("random", model, found.groups, seed=seed).scores()
         keep = allocate(found, scores, max(HALF * dense, least), limits=Limits(partitions=()))
-        pruned, plan, relative = _cut_and_compared(model, found, keep, inputs, compared)
+        masked, pruned, plan, relative = _cut_and_compared(model, found, keep, inputs, compared)
         differences.append(relative)
         plans.append(plan)
         if len(plans) > 1:
             continue
+        doubled = difference_in_double(masked, pruned, inputs, plan, compared) if double else None
         finish(pruned, plan)
         for group in by_nature:  # a second plan keeps whole the groups that cannot be equal
             keep[found.spans[group.name]] = True
         if by_nature and not keep.all():
-            exact.append(_cut_and_compared(model, found, keep, inputs, compared)[2])
+            exact.append(_cut_and_compared(model, found, keep, inputs, compared)[-1])
     reasons: Counter[str] = Counter()
     for part in found.frozen:
         reasons[part.reason] += part.channels
@@ -166,6 +171,7 @@ def prune_to_half(
         "kept": plans[-1].flops[1] / dense,
         "least": least / dense,
         "difference": max(differences),
+        "double": doubled,
         "exact_difference": max(exact or ([] if by_nature else differences), default=None),
         "inexact": by_nature[0].inexact if by_nature else None,
         "groups": len(found),
@@ -176,15 +182,32 @@ def prune_to_half(
 
 def _cut_and_compared(
     model: nn.Module, found: ChannelGroups, keep: np.ndarray, inputs: Any, compared: Compared
-) -> tuple[nn.Module, PruningPlan, float]:
-    """Cuts a copy to chosen atoms; returns it, its plan, and its relative difference from the masked network."""
+) -> tuple[nn.Module, nn.Module, PruningPlan, float]:
+    """Cuts a copy to chosen atoms; returns the masked network, the cut one, the plan and their relative difference."""
     pruned, masked = copy.deepcopy(model), copy.deepcopy(model)
     plan = cut(pruned, found, keep, bias_correction=False)
     mask(masked, plan)
     difference = compared(masked, pruned, inputs, plan)
     if difference.problem:
         raise RuntimeError(difference.problem)
-    return pruned, plan, difference.relative
+    return masked, pruned, plan, difference.relative
+
+
+def difference_in_double(
+    masked: nn.Module, pruned: nn.Module, inputs: Any, plan: PruningPlan, compared: Compared = compare
+) -> float | None:
+    """The relative difference in double precision; None where the network's code computes in another precision.
+
+    Raises:
+        RuntimeError: the cut network does not run in double precision, or the outputs cannot be compared.
+    """
+    wide = in_double(masked, inputs)
+    if wide is None:
+        return None
+    difference = compared(wide[0], copy.deepcopy(pruned).double(), wide[1], plan)
+    if difference.problem:
+        raise RuntimeError(f"in double precision: {difference.problem}")
+    return difference.relative
 
 
 def counted_flops(model: nn.Module, inputs: Any) -> int:

@@ -5,10 +5,10 @@
                                                [--libraries torchvision monai] [--models swin* resnet18] [--again]
 
 Each model is traced and pruned to half of its FLOPs (or to the least it can have) by a random plan, since only the
-structure is tried. It is compared with the masked dense model, its FLOPs are counted by PyTorch, it is saved and loaded
-into a new dense model, and trained for one step. Every model runs in its own process with limits on time and memory.
-Models in the results file are not run again, so the command can be interrupted and resumed. The extra `zoo` installs
-the libraries.
+structure is tried. It is compared with the masked dense model, in single and in double precision, its FLOPs are counted
+by PyTorch, it is saved and loaded into a new dense model, and trained for one step. Every model runs in its own process
+with limits on time and memory. Models in the results file are not run again, so the command can be interrupted and
+resumed. The extra `zoo` installs the libraries.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import fnmatch
 import importlib
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ def measure(build: Any) -> Row:
         subject = build()
         model = randomised(subject.model.eval())
         row["stage"] = "prune"
-        row |= prune_to_half(model, subject.inputs, lambda pruned, plan: finish(row, build, subject, pruned, plan))
+        done = partial(finish, row, build, subject)
+        row |= prune_to_half(model, subject.inputs, done, double=True)
     except Exception as error:  # any error of the model's own code
         row["error"] = one_line(error)
     return row | {"all_seconds": time.process_time() - start}
@@ -166,9 +168,10 @@ def verdict(row: Row) -> str:
     """One row as text."""
     if row.get("error"):
         return f"{row['model']}: {row.get('stage', '')}: {row['error']}"
+    double = "" if row["double"] is None else f" ({row['double']:.0e} in double precision)"
     return (
         f"{row['model']}: {row['kept']:.3f} of FLOPs, least {row['least']:.3f}, counted {row['counted']:.3f}, "
-        f"difference {row['difference']:.0e}, {row['processor_seconds']:.1f} s of {row['all_seconds']:.0f} s"
+        f"difference {row['difference']:.0e}{double}, {row['processor_seconds']:.1f} s of {row['all_seconds']:.0f} s"
     )
 
 

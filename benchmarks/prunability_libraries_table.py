@@ -10,6 +10,8 @@ from prunability import TOLERANCE, Row, frozen_list, short
 
 Rows = Mapping[tuple[str, str], Row]
 HALF = 0.5005
+DOUBLE = 1e-9
+"""Largest difference between equal networks in double precision, relative to the largest output."""
 EFFECT = 0.001
 """Least difference between the pruned and the dense model, relative to the largest output."""
 
@@ -22,7 +24,8 @@ backward in training mode. Random scores choose the channels, since only the str
 accuracy. *Kept* is the share of FLOPs that is left, *counted* the same share as counted by PyTorch where it
 differs by more than 0.01, *least* the share that the smallest plan leaves. *Equal* is the largest difference
 from the masked model, which takes its means, norms and softmax over the channels that are left, relative to
-the largest output. *s* is the processor time to find the groups, *all* that of everything, in seconds. {note}"""
+the largest output; *double* is the same in double precision, empty where the model's code computes in single
+precision. *s* is the processor time to find the groups, *all* that of everything, in seconds. {note}"""
 
 HEAD = """# Which models of other libraries can be pruned
 
@@ -32,8 +35,8 @@ HEAD = """# Which models of other libraries can be pruned
 
 {summary}
 
-| library | model | M params | MFLOPs | groups | kept | counted | least | equal | s | all | cause |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |
+| library | model | M params | MFLOPs | groups | kept | counted | least | equal | double | s | all | cause |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: | ---: | --- |
 {rows}
 
 ## What stays whole, and why
@@ -49,7 +52,9 @@ def good(row: Row) -> bool:
 
     A model whose output the cut does not change is not good, since nothing was compared.
     """
-    return not row.get("error") and row["kept"] <= HALF and row["difference"] < TOLERANCE and row["effect"] > EFFECT
+    if row.get("error") or row["kept"] > HALF or row["effect"] <= EFFECT:
+        return False
+    return row["difference"] < TOLERANCE and (row["double"] is None or row["double"] < DOUBLE)
 
 
 def summary(rows: Rows) -> str:
@@ -89,9 +94,10 @@ def _line(row: Row) -> str:
     cells = [row["library"], row["model"]]
     if row.get("error"):
         stage = row.get("stage") or "measure"
-        return "| " + " | ".join([*cells, *[""] * 9, f"{stage}: {short(row['error'])}"]) + " |"
+        return "| " + " | ".join([*cells, *[""] * 10, f"{stage}: {short(row['error'])}"]) + " |"
     counted = f"{row['counted']:.2f}" if abs(row["counted"] - row["kept"]) > 0.01 else ""
     cells += [f"{row['params'] / 1e6:.1f}", f"{row['flops'] / 1e6:.0f}", str(row["groups"]), f"{row['kept']:.2f}"]
-    cells += [counted, f"{row['least']:.2f}", f"{row['difference']:.0e}", f"{row['processor_seconds']:.1f}"]
+    double = "" if row["double"] is None else f"{row['double']:.0e}"
+    cells += [counted, f"{row['least']:.2f}", f"{row['difference']:.0e}", double, f"{row['processor_seconds']:.1f}"]
     cells += [f"{row['all_seconds']:.0f}", "" if good(row) else "see below" if frozen_list(row) else RETURNED]
     return "| " + " | ".join(cells) + " |"
