@@ -23,7 +23,7 @@ from ..structure.groups import ChannelGroups, Group, SizeCall
 from ..surgery.cut import cut_by
 from ..surgery.plan_and_cut import plan_for
 from ..tracing.functions import FunctionWatch
-from .choice import some_of
+from .choice import APART, some_of
 from .rehearsal import BOXES
 
 Widths = dict[str, dict[str, np.ndarray]]
@@ -68,7 +68,7 @@ class CorrectedCopy:
     def over_turns(
         self, groups: list[Group], turns: Iterable[int], earlier: Wrong | None = None
     ) -> tuple[str | None, Wrong]:
-        """Runs copies at several choices of widths, until one after the first shows no more wrong sizes.
+        """Runs copies at several choices of widths, until one of all groups after the first shows no more wrong sizes.
 
         Args:
             groups: the groups to cut.
@@ -82,10 +82,11 @@ class CorrectedCopy:
         for turn in turns:
             error = self.failure(groups, turn)
             more = self.wrong.keys() - wrong.keys()
-            wrong |= self.wrong
+            # A size that the code once gives as neither the right nor the dense one follows from another width.
+            wrong |= {key: seen for key, seen in self.wrong.items() if key not in wrong or _is_dense(wrong[key], key)}
             if turn == 0:
                 self.wrong_first = self.wrong
-            if error is not None or (turn and not more):
+            if error is not None or (0 < turn < APART and not more):
                 return error, wrong
         return None, wrong
 
@@ -125,6 +126,12 @@ class CorrectedCopy:
     def _mode(self, copied: nn.Module) -> Iterator[None]:
         with training_branches(copied) if self.training else inference(copied), FunctionWatch(steady=self.training):
             yield
+
+
+def _is_dense(wrong: tuple[int, int, SizeCall], key: tuple[Place, int]) -> bool:
+    """True if the size that the code gave is that of the dense network."""
+    given, _, size_call = wrong
+    return given == size_call.sizes[key[1]]
 
 
 def _raised_in(model: nn.Module, error: Exception) -> str | None:

@@ -26,6 +26,7 @@ from torch import nn
 from ..network.sizes import attribute_key, call_key, is_size_key
 from ..network.untouched import SharedMemory, copied_model
 from ..structure.groups import INPUT, ChannelGroups, Group, SizeCall
+from .choice import turns_apart
 from .corrected_copy import CorrectedCopy, Widths, Wrong, joined
 from .rehearsal import CutCopy
 from .trial import failing, freeze_groups
@@ -111,10 +112,11 @@ def _fit_evaluation(
     if checks and not settled and (copies := passing()):
         return Fit(found, copies=copies)
     run = CorrectedCopy(model, inputs, found, shared)
+    later = (*turns_apart(found), *range(1, TURNS))
     # Settled, the sizes at the first choice of widths choose the attributes, and those at the others are seen after.
     error, wrong = run.over_turns(list(found.groups), range(1))
     if not settled and not error and not _all_stubborn(found, wrong):
-        error, wrong = run.over_turns(list(found.groups), range(1, TURNS), wrong)
+        error, wrong = run.over_turns(list(found.groups), later, wrong)
     if not error and not wrong and not settled:
         return Fit(found)
     if error and not (checks and not settled) and (copies := passing()):
@@ -124,7 +126,7 @@ def _fit_evaluation(
         found = run.found = replace(found, widths=joined(found.widths, held))
         run.widths = {}
         if held:
-            error, wrong = run.over_turns(list(found.groups), range(1 if settled else TURNS))
+            error, wrong = run.over_turns(list(found.groups), (0,) if settled else (0, *later))
     stubborn = _stubborn(found, wrong)
     if stubborn and not settled:
         return Fit(found, stubborn)
@@ -138,7 +140,7 @@ def _fit_evaluation(
     attributes, still = _attributes(run, list(found.groups), dict(model.named_modules()))
     if attributes or error or settled:
         run.widths = attributes
-        _, wrong = run.over_turns(list(found.groups), range(1, TURNS), still)
+        _, wrong = run.over_turns(list(found.groups), (*turns_apart(found), *range(1, TURNS)), still)
     widths = joined(attributes, _calls(wrong))
     return Fit(replace(found, widths=joined(found.widths, widths)))
 
@@ -168,7 +170,7 @@ def _training_sizes(run: CorrectedCopy) -> Widths:
     calls = [c for c in run.found.calls if c.training]
     replaced = {module for module, keys in run.found.widths.items() if any(key.startswith("call ") for key in keys)}
     run.widths = _calls(_dense_sizes(calls, replaced), training=True)
-    _, wrong = run.over_turns(list(run.found.groups), range(TURNS))
+    _, wrong = run.over_turns(list(run.found.groups), (0, *turns_apart(run.found), *range(1, TURNS)))
     modules = replaced | {place[0] for place, _ in wrong}
     return _calls({**_dense_sizes(calls, modules), **wrong}, training=True)
 

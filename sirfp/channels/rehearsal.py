@@ -102,7 +102,10 @@ class CutCopy:
         """
         if self._hides:
             return self._failure_in_double(groups, turn)
-        plan, copied = self._plan(groups, turn), self._copied()
+        plan = self._plan(groups, turn)
+        if not plan.cuts:
+            return None
+        copied = self._copied()
         boxes: list[Any] = []
         try:
             cut_by(copied, plan)

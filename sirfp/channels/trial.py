@@ -8,7 +8,6 @@ Both runs must compute the same.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
@@ -16,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from ..structure.groups import ChannelGroups, Frozen, Group
+from .choice import role, turns_apart
 from .rehearsal import TRAINING, CutCopy
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ def freeze_failing(copies: CutCopy, turns: Iterable[int], *, trains: bool = Fals
 
     All groups are cut in a copy, which is run. If it fails, the groups are tried by halves, each half together with the
     groups known to work. A group is thus frozen only if the copy fails with it and runs without it. The remaining
-    groups are then tried with another choice of widths, and in training mode if the model runs other code in it.
+    groups are then tried with another choice of widths, and in training mode if the model runs other code in it. Groups
+    of two atoms are also cut without each other (`sirfp.channels.choice.turns_apart`).
 
     Once a group has failed, groups of the same role in other blocks are tried last and together, because they mostly
     fail alike.
@@ -49,7 +50,7 @@ def freeze_failing(copies: CutCopy, turns: Iterable[int], *, trains: bool = Fals
     found = copies.found
     bad: dict[str, str] = {}
     left = list(found.groups)
-    for turn in (*turns, TRAINING):
+    for turn in (*turns, *turns_apart(found), TRAINING):
         if turn == TRAINING and not (trains or copies.trains):
             break
         if left and (turn == 0 or copies.failure(left, turn)):
@@ -73,9 +74,9 @@ def failing(copies: Copies, groups: list[Group], turn: int) -> dict[str, str]:
 
     def try_halves(candidates: list[Group]) -> None:
         for group in candidates:
-            if _role(group) in doubtful:
-                doubtful[_role(group)].append(group)
-        candidates = [group for group in candidates if _role(group) not in doubtful]
+            if role(group) in doubtful:
+                doubtful[role(group)].append(group)
+        candidates = [group for group in candidates if role(group) not in doubtful]
         if not candidates:
             return
         error = copies.failure([*good, *candidates], turn)
@@ -84,7 +85,7 @@ def failing(copies: Copies, groups: list[Group], turn: int) -> dict[str, str]:
         elif len(candidates) == 1:
             bad[candidates[0].name] = error
             logger.info("%s stays whole: %s", candidates[0].name, error)
-            doubtful[_role(candidates[0])] = []
+            doubtful[role(candidates[0])] = []
         else:
             middle = len(candidates) // 2
             try_halves(candidates[:middle])
@@ -106,11 +107,6 @@ def failing(copies: Copies, groups: list[Group], turn: int) -> dict[str, str]:
         if alike:
             try_alike(alike, HALVINGS)
     return bad
-
-
-def _role(group: Group) -> tuple:
-    """Returns the role of a group in its block: the names, with numbers replaced, and dimensions of its tensors."""
-    return tuple(dict.fromkeys((re.sub(r"\d+", "#", piece.tensor), piece.dim) for piece in group.slices))
 
 
 def freeze_groups(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:

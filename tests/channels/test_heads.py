@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from cut_proofs import prove
@@ -10,6 +13,8 @@ from torch.nn import functional as F
 
 import sirfp
 from sirfp.channels import find, find_groups, fit_sizes
+from sirfp.prune import cut
+from sirfp.verify import compare, mask
 
 WIDTH, HEADS = 24, 3
 
@@ -274,3 +279,69 @@ def test_attention_that_computes_something_else_stays():
 def test_ignored_heads_stay():
     found = find_groups(Tokens(Joint()).eval(), torch.rand(1, 10, 8), ["attention.qkv"])
     assert not found.groups  # the only other channels are those that it reads
+
+
+class Windows(nn.Module):
+    """Attention whose queries may be given; its output is reshaped to the width of its input."""
+
+    def __init__(self, heads: int, parts: int):
+        super().__init__()
+        self.heads, self.dim = heads, 6
+        self.qkv, self.proj = nn.Linear(heads * 6, parts * heads * 6), nn.Linear(heads * 6, heads * 6)
+
+    def forward(self, x, given=None):
+        b, n, c = x.shape
+        made = self.qkv(x).reshape(b, n, -1, self.heads, self.dim).permute(2, 0, 3, 1, 4).unbind(0)
+        q = made[0] if given is None else given.reshape(b, n, self.heads, self.dim).transpose(1, 2)
+        a = (q * self.dim**-0.5 @ made[-2].transpose(-2, -1)).softmax(-1)
+        return self.proj((a @ made[-1]).transpose(1, 2).reshape(b, n, c))
+
+
+class GlobalQueries(nn.Module):
+    """The embedding is the query of a second attention, so that it too loses whole heads, as in GCViT."""
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, heads * 6), nn.Linear(heads * 6, 5)
+        self.local, self.globally = Windows(heads, 3), Windows(heads, 2)
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + self.local(x)
+        return self.head((x + self.globally(x, x)).mean(1))
+
+
+@pytest.mark.parametrize("heads", [2, 3, 4])
+def test_few_heads_and_an_embedding_of_as_many_may_lose_different_numbers(heads):
+    """Of two heads only one can go, so widths that must be equal stay so by chance where all groups are cut."""
+    torch.manual_seed(0)
+    model, x = GlobalQueries(heads).eval(), torch.randn(2, 5, 8)
+    found = find_groups(model, x)
+    assert [group.size for group in found] == [heads, heads]
+    for lost in range(1, heads):
+        for group in found:
+            keep = np.ones(found.atoms, dtype=bool)
+            keep[np.arange(found.atoms)[found.spans[group.name]][:lost]] = False
+            small, masked = copy.deepcopy(model), copy.deepcopy(model)
+            plan = cut(small, found, keep, bias_correction=False)
+            mask(masked, plan)
+            difference = compare(masked, small, x, plan)
+            assert not difference.problem and difference.relative < 1e-5
+
+
+class MustAgree(GlobalQueries):
+    """Reshapes what its attention makes to the width of the embedding by the operator itself."""
+
+    def forward(self, x):
+        x = self.embed(x)
+        b, n, c = x.shape
+        q, k, v = self.local.qkv(x).reshape(b, n, 3, self.local.heads, 6).permute(2, 0, 3, 1, 4).unbind(0)
+        kept = torch.ops.aten.reshape(((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2), (b, n, c))
+        return self.head(self.globally(x, x).mean(1)) + self.local.proj(kept).mean((1, 2))[:, None]
+
+
+def test_pairs_of_heads_that_must_agree_stay():
+    """The operator is called directly, so its size cannot be replaced, and a cut of one group alone fails."""
+    torch.manual_seed(0)
+    found = find_groups(MustAgree(2).eval(), torch.randn(2, 5, 8))
+    assert {group.name for group in found} == {"local.proj", "globally.proj"}
