@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -13,6 +14,8 @@ MOST = 3 / 8
 """Largest share of a group that uneven choices remove, but for a few atoms more of groups of equal size."""
 
 
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of the golden ratio, without their integers, are spread evenly, and successive ones are far apart."""
 APART = 3
 """Number of the first choice that cuts some of the smallest groups and leaves the others whole, see `turns_apart`."""
 PAIR = 2
@@ -35,19 +38,29 @@ def some_of(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: boo
     keep = np.ones(found.atoms, dtype=bool)
     alike: dict[int, int] = {}
     for order, group in enumerate(groups):
-        # Groups of equal size lose different numbers of atoms, so that code that assumes equal widths fails. Those that
-        # lose the same number at one turn lose different ones at the next.
-        first, most = group.size // (3 + 2 * turn), max(1, group.size // 2, min(2, group.size - 1))
-        if uneven and turn:
+        most = max(1, group.size // 2, min(2, group.size - 1))
+        first, step = group.size // (3 + 2 * turn), 1
+        if turn and uneven:
             rank = sizes.index(group.size) / max(1, len(sizes) - 1)
             first = int(MOST * group.size * (rank if turn % 2 else 1 - rank))
+        elif turn:
+            # Groups of similar sizes lose different shares, so that code that assumes a quotient of widths fails.
+            first = int(MOST * group.size * (sizes.index(group.size) * GOLDEN % 1))
+            step = _coprime(most)
+        # Groups of equal size lose different numbers of atoms, so that code that assumes equal widths fails. Those that
+        # lose the same number at one turn lose different ones at the next.
         place = alike[group.size] = alike.get(group.size, -1) + 1
-        gone = 1 + (first + 1 + place + turn * (place // most)) % most
+        gone = 1 + (first + 1 + place * step + turn * (place // most)) % most
         part = keep[found.spans[group.name]]
         part[np.random.default_rng((turn, order)).permutation(group.size)[:gone]] = False
         if not part.any():
             part[0] = True
     return keep
+
+
+def _coprime(number: int) -> int:
+    """The least integer of at least 0.38 times a number that has no divisor in common with it."""
+    return next(n for n in range(math.ceil((1 - GOLDEN) * number), number + 1) if math.gcd(n, number) == 1)
 
 
 def turns_apart(found: ChannelGroups) -> range:

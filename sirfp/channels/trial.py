@@ -34,7 +34,8 @@ def freeze_failing(copies: CutCopy, turns: Iterable[int], *, trains: bool = Fals
     All groups are cut in a copy, which is run. If it fails, the groups are tried by halves, each half together with the
     groups known to work. A group is thus frozen only if the copy fails with it and runs without it. The remaining
     groups are then tried with another choice of widths, and in training mode if the model runs other code in it. Groups
-    of two atoms are also cut without each other (`sirfp.channels.choice.turns_apart`).
+    of two atoms are also cut without each other (`sirfp.channels.choice.turns_apart`). If a group fails at a later
+    choice, the others are tried at the earlier ones again, now without it.
 
     Once a group has failed, groups of the same role in other blocks are tried last and together, because they mostly
     fail alike.
@@ -49,13 +50,19 @@ def freeze_failing(copies: CutCopy, turns: Iterable[int], *, trains: bool = Fals
     """
     found = copies.found
     bad: dict[str, str] = {}
-    left = list(found.groups)
-    for turn in (*turns, *turns_apart(found), TRAINING):
+    left, passed = list(found.groups), set(range(TURNS)) - set(turns)
+    order = (*range(TURNS), *turns_apart(found), TRAINING)
+    while left and (todo := [turn for turn in order if turn not in passed]):
+        turn = todo[0]
         if turn == TRAINING and not (trains or copies.trains):
             break
-        if left and (turn == 0 or copies.failure(left, turn)):
-            bad |= failing(copies, left, turn)
-            left = [group for group in left if group.name not in bad]
+        passed.add(turn)
+        if turn == 0 or copies.failure(left, turn):
+            failed = failing(copies, left, turn)
+            if failed:
+                bad |= failed
+                left = [group for group in left if group.name not in bad]
+                passed = {turn}
     return freeze_groups(found, bad) if bad else found
 
 

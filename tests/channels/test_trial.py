@@ -140,6 +140,28 @@ def test_a_choice_of_widths_that_suits_the_code_by_chance_is_not_enough():
     assert "a" not in [g.name for g in found]
 
 
+class UnequalChunks(nn.Module):
+    """Chunks of 30, 30 and 28 channels; a layer reads the sum of the first two, as in EdgeNeXt.
+
+    `chunk` cuts 2 a + b channels into parts of a, a and b channels only if b is a, a - 1 or a - 2.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Conv2d(3, 88, 1), nn.Conv2d(88, 2, 1)
+        self.layers = nn.ModuleList(nn.Conv2d(30, 30, 3, padding=1, groups=30) for _ in range(2))
+
+    def forward(self, x):
+        first, second, third = self.a(x).chunk(3, 1)
+        first = self.layers[0](first)
+        return self.head(torch.cat([first, self.layers[1](first + second), third], 1))
+
+
+def test_parts_whose_widths_must_be_nearly_equal_stay():
+    found = find_groups(UnequalChunks().eval(), torch.randn(INPUT))  # 18 and 17, or 22 and 21 channels would fit
+    assert not len(found), [group.name for group in found]
+
+
 class Chance(Between):
     def between(self, x):
         return F.dropout(x, 0.5, training=True)
