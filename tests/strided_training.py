@@ -2,7 +2,7 @@
 
     MALLOC_CHECK_=3 LD_PRELOAD=... ONEDNN_MAX_CPU_ISA=AVX2 python strided_training.py THREADS
 
-A forked process trains `bare`, one layer as PyTorch runs it, which may crash or hang; it has `SECONDS` of processor time
+A forked process trains `bare`, a layer as PyTorch runs it, which may crash or hang; it has `SECONDS` of processor time
 and `WAIT` seconds. Its exit status is printed. Then each way in which a cut network gets into a training loop is tried.
 The name of each is printed before it is tried, so that a crash has a name.
 """
