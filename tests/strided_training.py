@@ -1,14 +1,18 @@
 """Trains layers that oneDNN's fault would reach and prints the worst relative error of a gradient, against float64.
 
-    MALLOC_CHECK_=3 LD_PRELOAD=... ONEDNN_MAX_CPU_ISA=AVX2 python strided_training.py WHAT THREADS
+    MALLOC_CHECK_=3 LD_PRELOAD=... ONEDNN_MAX_CPU_ISA=AVX2 python strided_training.py THREADS
 
-WHAT is `bare`, one layer as PyTorch runs it, or `guarded`, every way in which a cut network gets into a training loop.
+A forked process trains `bare`, a layer as PyTorch runs it, which may crash or hang; it has `SECONDS` of processor time
+and `WAIT` seconds. Its exit status is printed. Then each way in which a cut network gets into a training loop is tried.
 The name of each is printed before it is tried, so that a crash has a name.
 """
 
 from __future__ import annotations
 
 import copy
+import os
+import resource
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +26,7 @@ import sirfp
 from sirfp.network.channels_last import use_channels_last
 from sirfp.network.strided_pointwise import guard, is_guarded
 
-SIZE = 64
+SIZE, SECONDS, WAIT = 64, 20, 120
 
 
 def worst(model: nn.Module, channels: int = 3, steps: int = 5) -> float:
@@ -76,20 +80,32 @@ def layer(inputs: int, **options) -> nn.Module:
     return nn.Conv2d(inputs, 8, 1, 2, **options).to(memory_format=torch.channels_last)
 
 
-def main() -> None:
-    what, threads = sys.argv[1], int(sys.argv[2])
+def bare(threads: int) -> None:
+    """Trains the bare layer in a process of its own; imports take longer than that, so it is forked."""
+    child = os.fork()
+    if child:
+        print("bare ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        return
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    signal.alarm(WAIT)  # for a process that waits for itself
     torch.set_num_threads(threads)
-    tried = {"bare": lambda: worst(layer(4), 4)}
-    if what == "guarded":
-        tried = {
-            "4 inputs": lambda: worst(guard(layer(4)), 4),
-            "12 inputs": lambda: worst(guard(layer(12)), 12),
-            "7 inputs with padding": lambda: worst(guard(layer(7, padding=1)), 7),
-            "a dense network stored channels-last for training": lambda: worst(use_channels_last(dense())),
-            "pruned": lambda: worst(pruned()[0].to(memory_format=torch.channels_last)),
-            "pruned, of Detectron2's layers": lambda: worst(use_channels_last(pruned(Conv2d)[0])),
-            "loaded": lambda: worst(loaded()),
-        }
+    print(f"bare error {worst(layer(4), 4):.2e}", flush=True)
+    os._exit(0)
+
+
+def main() -> None:
+    threads = int(sys.argv[1])
+    bare(threads)
+    torch.set_num_threads(threads)
+    tried = {
+        "4 inputs": lambda: worst(guard(layer(4)), 4),
+        "12 inputs": lambda: worst(guard(layer(12)), 12),
+        "7 inputs with padding": lambda: worst(guard(layer(7, padding=1)), 7),
+        "a dense network stored channels-last for training": lambda: worst(use_channels_last(dense())),
+        "pruned": lambda: worst(pruned()[0].to(memory_format=torch.channels_last)),
+        "pruned, of Detectron2's layers": lambda: worst(use_channels_last(pruned(Conv2d)[0])),
+        "loaded": lambda: worst(loaded()),
+    }
     for name, run in tried.items():
         print(name, flush=True)
         print(f"error {run():.2e}", flush=True)

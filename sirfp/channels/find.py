@@ -26,12 +26,13 @@ from ..network.attention import followed_heads
 from ..network.batches import attempted
 from ..network.branches import training_only
 from ..network.detectron import feature_widths, training_inputs
-from ..network.forward import call, inference, is_detectron_input, is_held, tensors, training_branches
+from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
 from ..network.outputs import Outputs as ModelOutputs
 from ..network.outputs import only
 from ..network.proposals import fixed_proposals
 from ..network.response_norm import followed_response_norms
 from ..network.size_watch import SizeWatch
+from ..network.steady import is_held
 from ..network.training_reads import TrainingReads
 from ..network.untouched import SharedMemory, copied_model, outside_inference_mode, random_states, untouched
 from ..network.walk import walk, walk_parameters

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import first_line
 from ..network.detectron import training_inputs
+from ..network.even_noise import EvenNoise
 from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
 from ..network.proposals import fixed_proposals
 from ..network.scales import may_scale
@@ -232,10 +233,12 @@ class CutCopy:
         """
         given, mode = self.inputs, inference
         functions: AbstractContextManager[Any] = nullcontext()
+        noise: AbstractContextManager[Any] = nullcontext()
         if turn == TRAINING:
             given = training_inputs(model, given) if is_detectron_input(given) else given
             mode, functions = partial(training_branches, whole=self._whole_code), FunctionWatch(steady=True)
-        with fixed_proposals(model, BOXES), seeded(model, seed), choices, kept or nullcontext(), functions:
+            noise = EvenNoise()
+        with fixed_proposals(model, BOXES), seeded(model, seed), noise, choices, kept or nullcontext(), functions:
             layers: dict[str, torch.Tensor] = {}
             if self.layers is None:
                 with mode(model):

@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .steady import is_held, is_steady
 from .untouched import copied_inputs, outside_inference_mode
 from .walk import walk, walk_modules
-
-STOCHASTIC_DEPTH = {("torchvision.ops.stochastic_depth", "StochasticDepth"), ("timm.layers.drop", "DropPath")}
-"""(module of Python, class), so that neither library has to be imported."""
 
 
 def call(model: nn.Module, inputs: Any, *, copied: bool = False) -> Any:
@@ -118,8 +116,8 @@ def training_branches(model: nn.Module, *, whole: bool = False) -> Iterator[None
 
     Args:
         model: the model.
-        whole: True to leave only PyTorch's own norms and dropouts in evaluation mode, so that all other code for
-            training runs; for copies of a model.
+        whole: True to leave only norms and dropouts of known code in evaluation mode (`is_steady`), so that all other
+            code for training runs; for copies of a model.
     """
     with _modes(model), outside_inference_mode(), torch.no_grad(), _event_storage():
         _train_steadily(model)
@@ -177,24 +175,6 @@ def backward_seed(loss: torch.Tensor) -> torch.Tensor:
 
 def _floats(module: nn.Module) -> dict[str, float]:
     return {name: value for name, value in vars(module).items() if type(value) is float}
-
-
-def is_steady(module: nn.Module) -> bool:
-    """True for norms, dropouts and stochastic depth whose training mode keeps the place of every channel."""
-    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)) or drops_paths(module)
-
-
-def drops_paths(module: nn.Module) -> bool:
-    """True for torchvision's and timm's stochastic depth, which in training scales whole samples by random numbers."""
-    kind = type(module)
-    return (kind.__module__, kind.__qualname__) in STOCHASTIC_DEPTH
-
-
-def is_held(module: nn.Module) -> bool:
-    """True for norms, dropouts and modules with a float attribute `dropout`, of any library."""
-    kind = type(module).__name__
-    dropout = isinstance(getattr(module, "dropout", None), float)
-    return is_steady(module) or "Norm" in kind or "Drop" in kind or dropout
 
 
 def _train_steadily(model: nn.Module) -> None:

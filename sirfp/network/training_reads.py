@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .forward import is_steady
+from .steady import is_steady
 
 KNOWN = ("torch.nn.modules.", f"{__package__}.multihead", f"{__package__}.window_attention")
 """Beginnings of the names of Python's modules whose classes do the same at every width in training."""

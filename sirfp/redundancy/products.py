@@ -1,4 +1,4 @@
-"""The parts of an accumulation of products: options, the positions used, tiles, the product."""
+"""The parts of an accumulation of products: options, the positions used, tiles, magnitudes, the product."""
 
 from __future__ import annotations
 
@@ -42,10 +42,24 @@ def sampled(x: torch.Tensor, stride: int, turn: int, start: int = 0) -> Iterator
 def tiles(x: torch.Tensor, order: tuple[int, ...], cells: int) -> list[torch.Tensor]:
     """Splits an image's positions into tiles of at most `cells` positions, and permutes the dimensions of each tile."""
     images, channels, height, width = x.shape
+    if height * width <= cells:
+        return [x.permute(order)]
     if x.stride(2) == width * x.stride(3):
         x = x.view(images, channels, 1, height * width)
         width *= height
     return [tile.permute(order) for rows in x.split(max(1, cells // width), 2) for tile in rows.split(cells, 3)]
+
+
+def magnitudes(tile: torch.Tensor, buffer: torch.Tensor, normalize: str) -> torch.Tensor:
+    """Writes the absolute values ("l1") or the squares ("l2") of a tile into a buffer that has room for them.
+
+    Returns:
+        They, in the tile's shape, a view of the buffer.
+    """
+    chunk = buffer[: tile.numel()].view(tile.shape)
+    if tile.dtype != chunk.dtype:
+        tile = chunk.copy_(tile)
+    return torch.abs(tile, out=chunk) if normalize == "l1" else torch.mul(tile, tile, out=chunk)
 
 
 def packed(

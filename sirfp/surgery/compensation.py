@@ -24,7 +24,7 @@ from ..moments import Moments
 from ..network.walk import walk_tensors
 from ..structure.groups import ChannelGroups, Emission
 from .cut import give_bias
-from .reconstruction import TOLERANCE, take_up
+from .reconstruction import TOLERANCE, Correction, take_up
 from .upstream import norm_errors
 
 
@@ -36,6 +36,7 @@ def compensate(
     moments: Moments | None = None,
     half: bool = False,
     tolerance: float = TOLERANCE,
+    judged: dict[str, list[Correction]] | None = None,
 ) -> tuple[str, ...]:
     """Corrects the layers of the dense model that read removed channels, in place and before the cut.
 
@@ -53,6 +54,7 @@ def compensate(
         moments: the moments of layers' inputs; layers without moments are corrected for constants only.
         half: True to fit on the first half of the images only, so that the result can be checked on the second half.
         tolerance: of the choice of ridges (`sirfp.surgery.reconstruction.take_up`).
+        judged: {weight: its judged corrections}, empty before the first of several calls for the same choice of atoms.
 
     Returns:
         The names of the modules that had no bias and were given one.
@@ -72,7 +74,9 @@ def compensate(
         noise = changed[emissions[0].atoms]
         if moments and name in moments and not gone.all() and np.isfinite(noise).all():
             emitted = shifts[0] if equal and shifts else None
-            refit = take_up(state[name].detach(), moments[name], gone, noise, emitted, half, tolerance)
+            known_errors = None if judged is None else judged.setdefault(name, [])
+            weight = state[name].detach()
+            refit = take_up(weight, moments[name], gone, noise, emitted, half, tolerance, known_errors)
             if refit is not None and refit[0].kind == "none":
                 continue
             if refit is not None and refit[0].kind != "emitted":

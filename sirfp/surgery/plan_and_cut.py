@@ -18,7 +18,7 @@ from .compensation import compensate
 from .cut import cut_by, cuts_for
 from .earlier_cuts import earlier_plan, remember
 from .partial_copy import partial_copy
-from .reconstruction import TOLERANCE
+from .reconstruction import TOLERANCE, Correction
 from .renormalise import renormalise, take_norms
 
 
@@ -92,11 +92,14 @@ def _cut(
 ) -> PruningPlan:
     """Cuts a model as `cut` does, but the model does not remember the plan."""
     way = "emitted" if bias_correction else "none"
+    judged: dict[str, list[Correction]] = {}
     if moments:
         ways = WAYS if bias_correction else tuple(way for way in WAYS if way != "emitted")
-        half = lambda copied, way: correct_and_cut(copied, found, keep, way, moments, half=True)  # noqa: E731
+        half = lambda copied, way: correct_and_cut(  # noqa: E731
+            copied, found, keep, way, moments, half=True, judged=judged
+        )
         way = best_way(model, found, keep, moments, half, ways)
-    return correct_and_cut(model, found, keep, way, moments, criterion, optimizer)
+    return correct_and_cut(model, found, keep, way, moments, criterion, optimizer, judged=judged or None)
 
 
 def correct_and_cut(
@@ -108,12 +111,14 @@ def correct_and_cut(
     criterion: str = "",
     optimizer: torch.optim.Optimizer | None = None,
     half: bool = False,
+    judged: dict[str, list[Correction]] | None = None,
 ) -> PruningPlan:
     """Corrects the layers that read removed channels in a given way, and cuts the model, in place.
 
     Args:
         way: one of `sirfp.surgery.checked.WAYS`.
         half: True to fit on the first half of the images only.
+        judged: the errors of corrections for this choice of atoms, see `compensate`.
         model, found, keep, moments, criterion, optimizer: as in `cut`.
 
     Returns:
@@ -122,7 +127,7 @@ def correct_and_cut(
     used = moments if way in ("renormalised", "refit", "careful") else None
     tolerance = 1.0 if way == "careful" else TOLERANCE
     norms = take_norms(model, moments, half) if way == "renormalised" and moments else None
-    biases = () if way == "none" else compensate(model, found, keep, optimizer, used, half, tolerance)
+    biases = () if way == "none" else compensate(model, found, keep, optimizer, used, half, tolerance, judged)
     plan = plan_for(found, keep, criterion, biases)
     cut_by(model, plan, optimizer)
     if norms is not None and moments:

@@ -16,7 +16,7 @@ error in the layer's output is computed on the other half, from this half's mome
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -102,6 +102,7 @@ def take_up(
     emitted: torch.Tensor | None = None,
     half: bool = False,
     tolerance: float = TOLERANCE,
+    judged: list[Correction] | None = None,
 ) -> tuple[Correction, torch.Tensor, torch.Tensor] | None:
     """Corrects a layer for its removed inputs, in the way that does best on images that the correction has not seen.
 
@@ -113,6 +114,8 @@ def take_up(
         emitted: the layer's mean output for what its removed inputs emit when emptied, (O,), as another candidate.
         half: True to fit on the first half of the images only.
         tolerance: the smallest ridge is taken whose error is at most this factor of the least; 1 takes the best ridge.
+        judged: all corrections with their errors, for several calls that differ in `half` and `tolerance` only: an
+            empty list is filled, a filled one is used. The errors take most of the time.
 
     Returns:
         The correction, the new weight, with the weights of removed inputs unchanged, and the constant to add to each
@@ -121,7 +124,7 @@ def take_up(
     reader = _Reader(weight, moments, gone, noise)
     if not all(float(half.rows) for half in reader.halves):
         return None
-    best = _choose(reader, emitted, tolerance)
+    best = _choose(reader, emitted, tolerance, judged)
     sums = reader.halves[0] if half else reader.whole
     new, shift = weight.clone(), weight.new_zeros(weight.shape[0])
     if best.kind == "emitted" and emitted is not None:
@@ -218,12 +221,37 @@ class _Check:
         return self.share * (error + left.square().sum())
 
 
-def _choose(reader: _Reader, emitted: torch.Tensor | None, tolerance: float) -> Correction:
+def _choose(
+    reader: _Reader, emitted: torch.Tensor | None, tolerance: float, judged: list[Correction] | None
+) -> Correction:
     """Returns the correction that does best on unseen images; of refits, the first that is near the best one.
 
     A refit is taken if one of the ridges does better than the constants of the calibration, those of emptied channels,
     and no correction.
     """
+    if judged is not None and not judged:
+        judged.extend(_judge(reader, emitted))
+    corrections = iter(judged) if judged else _judge(reader, emitted)
+    others: list[Correction] = []
+    for first in corrections:
+        if first.kind == "refit":
+            break
+        others.append(first)
+    else:
+        return others[0]
+    other = min(others, key=lambda correction: correction.error)
+    slack = SLACK if tolerance > 1 else 0.0
+    if first.error <= min(slack, other.error):
+        return first
+    refits = [first, *corrections]
+    least = min(refit.error for refit in refits)
+    if least >= other.error:
+        return other
+    return next(refit for refit in refits if refit.error <= tolerance * least + slack)
+
+
+def _judge(reader: _Reader, emitted: torch.Tensor | None) -> Iterator[Correction]:
+    """Yields no correction, constants, then a refit for each of `RIDGES`; only the first if no inputs are removed."""
     first, second = reader.halves
     checks = _Check(reader, first, second), _Check(reader, second, first)
     scale = (first.rows + second.rows) * reader.variance.clamp_min(torch.finfo(torch.float32).tiny)
@@ -232,19 +260,11 @@ def _choose(reader: _Reader, emitted: torch.Tensor | None, tolerance: float) -> 
         return float(sum(judge(check) for check in checks) / scale)
 
     zero = reader.read.new_zeros(len(reader.read))
-    others = [Correction("none", error(lambda check: check.constant(zero)))]
+    yield Correction("none", error(lambda check: check.constant(zero)))
     if not len(reader.removed):
-        return others[0]
+        return
     if emitted is not None:
-        others.append(Correction("emitted", error(lambda check: check.constant(emitted.to(zero)))))
-    others.append(Correction("constants", error(lambda check: check.constant(None))))
-    other = min(others, key=lambda correction: correction.error)
-    refits = [Correction("refit", error(partial(_Check.refit, ridge=RIDGE)), RIDGE)]
-    slack = SLACK if tolerance > 1 else 0.0
-    if refits[0].error <= min(slack, other.error):
-        return refits[0]
-    refits += [Correction("refit", error(partial(_Check.refit, ridge=ridge)), ridge) for ridge in RIDGES[1:]]
-    least = min(refit.error for refit in refits)
-    if least >= other.error:
-        return other
-    return next(refit for refit in refits if refit.error <= tolerance * least + slack)
+        yield Correction("emitted", error(lambda check: check.constant(emitted.to(zero))))
+    yield Correction("constants", error(lambda check: check.constant(None)))
+    for ridge in RIDGES:
+        yield Correction("refit", error(partial(_Check.refit, ridge=ridge)), ridge)

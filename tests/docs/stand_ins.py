@@ -55,17 +55,27 @@ def boxes(images: Path) -> dict[str, Any]:
     return found
 
 
+def small_detector() -> Any:
+    """The config of a small RetinaNet of two classes, on a network of timm."""
+    from sirfp.config import load_config
+
+    return load_config(
+        "projects/detection/configs/own/retinanet_r18_sirfp.yaml",
+        ["MODEL.TIMM.NAME", NETWORK, "MODEL.TIMM.WEIGHTS", "", "MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", "64",
+         "MODEL.RETINANET.NUM_CLASSES", "2", "MODEL.RETINANET.NUM_CONVS", "1", "MODEL.FPN.OUT_CHANNELS", "16",
+         *(word for split in ("TRAIN", "TEST") for word in (
+             f"DATASETS.COCO.{split}_ANNOTATIONS", f"data/{split.lower()}.json",
+             f"DATASETS.COCO.{split}_IMAGES", f"data/{'images' if split == 'TRAIN' else 'test'}"))],
+    )  # fmt: skip
+
+
 def weights_and_detector() -> dict[str, Any]:
     """A classifier's weights, and a small detector of Detectron2 with what it is called with."""
-    from detectron2 import model_zoo
     from detectron2.modeling import build_model
 
     torch.manual_seed(0)
     torch.save(timm.create_model(NETWORK).state_dict(), "resnet18.pth")
-    cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
-    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
-    cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.RETINANET.NUM_CONVS = 32, 1
+    cfg = small_detector()
     batches = [[{"image": torch.randint(0, 256, (3, 64, 96)).float(), "height": 64, "width": 96}] for _ in range(2)]
     given = {"cfg": cfg, "build_model": build_model, "batch": batches[0], "batches": batches}
     return given | {"model": build_model(cfg).eval()}
@@ -90,7 +100,6 @@ def pruned_networks() -> dict[str, Any]:
     """A pruned classifier, its ONNX file, and the folder of a run that pruned a detector."""
     from detectron2.modeling import build_model
 
-    from sirfp.config import load_config
     from sirfp.exporting.writing import write_fixed
 
     model = timm.create_model(NETWORK, num_classes=2).eval()
@@ -99,14 +108,7 @@ def pruned_networks() -> dict[str, Any]:
     write_fixed(model, torch.zeros(1, 3, 224, 224), Path("small.onnx"))
     run = Path("output/own_retinanet_r18_sirfp")
     run.mkdir(parents=True)
-    cfg = load_config(
-        "projects/detection/configs/own/retinanet_r18_sirfp.yaml",
-        ["MODEL.TIMM.NAME", NETWORK, "MODEL.TIMM.WEIGHTS", "", "MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", "64",
-         "MODEL.RETINANET.NUM_CLASSES", "2", "MODEL.RETINANET.NUM_CONVS", "1", "MODEL.FPN.OUT_CHANNELS", "16",
-         *(word for split in ("TRAIN", "TEST") for word in (
-             f"DATASETS.COCO.{split}_ANNOTATIONS", f"data/{split.lower()}.json",
-             f"DATASETS.COCO.{split}_IMAGES", f"data/{'images' if split == 'TRAIN' else 'test'}"))],
-    )  # fmt: skip
+    cfg = small_detector()
     (run / "config.yaml").write_text(cfg.dump())
     detector = build_model(cfg).eval()
     sirfp.prune(detector, [{"image": torch.zeros(3, 64, 64)}], "magnitude", keep_flops=0.7)

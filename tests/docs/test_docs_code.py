@@ -59,6 +59,10 @@ SMALLER = [
     (r"\*\*resolve_model_data_config\(model\)", r'\g<0> | {"input_size": (3, 64, 64)}'),
     (r"rand\(3, 128, 160\)", "rand(3, 64, 64)"),
     (r"\[128, 160, 192\], MIN_SIZE_TEST: 160", "[64, 80, 96], MIN_SIZE_TEST: 80"),
+    (r"in \(16, 32, 48, 64\)", "in (8, 8, 16, 16)"),
+    (r"Conv2d\(48, 64, 1\)", "Conv2d(16, 16, 1)"),
+    (r"ShapeSpec\(channels=64,", "ShapeSpec(channels=16,"),
+    (r"NUM_CLASSES: 2, NUM_CONVS: 2,", "NUM_CLASSES: 2, NUM_CONVS: 1,"),
     (r"(batches = list\(itertools.islice\(.*), 16\)\)", r"\1, 3))"),
 ]
 """(pattern, replacement) of what is smaller in the pages' code as it is run than as it is printed."""

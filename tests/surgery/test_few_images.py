@@ -15,6 +15,7 @@ from sirfp.channels import find_groups
 from sirfp.moments import InputMoments, take_moments
 from sirfp.network.forward import inference
 from sirfp.prune import cut
+from sirfp.surgery import reconstruction
 from sirfp.surgery.reconstruction import take_up
 
 
@@ -146,3 +147,30 @@ def test_the_whole_network_decides(monkeypatch):
     before = model.last.bias.clone()
     cut(model, found, np.arange(found.atoms) % 2 > 0, moments=moments)
     assert torch.equal(model.last.bias, before)
+
+
+@pytest.mark.parametrize("upstream", [0.0, 0.3])
+def test_errors_that_were_judged_before_give_the_same_corrections(upstream, monkeypatch):
+    torch.manual_seed(0)
+    weight, gone, noise = torch.randn(4, 40), np.arange(40) % 3 == 0, np.full(40, upstream)
+    rows = torch.randn(90, 40) @ torch.randn(40, 40)
+    moments, judged, judge, calls = moments_of(rows[:45], rows[45:]), [], reconstruction._judge, []
+    monkeypatch.setattr(reconstruction, "_judge", lambda *args: calls.append(1) or judge(*args))
+    for half, tolerance in ((True, 2.5), (True, 1.0), (False, 2.5), (False, 1.0)):
+        wanted = take_up(weight, moments, gone, noise, None, half, tolerance)
+        got = take_up(weight, moments, gone, noise, None, half, tolerance, judged)
+        assert got[0] == wanted[0] and torch.equal(got[1], wanted[1]) and torch.equal(got[2], wanted[2])
+    assert len(calls) == 4 + 1 and {c.kind for c in judged} == {"none", "constants", "refit"}
+
+
+def test_a_cut_judges_each_layer_once(resnet, monkeypatch):
+    model, x = copy.deepcopy(resnet), torch.randn(8, 3, 64, 64)
+    found, judge, judged = find_groups(model, x[:1]), reconstruction._judge, []
+    with inference(model):
+        moments = take_moments(model, found, [x[:4], x[4:]])
+    monkeypatch.setattr(
+        reconstruction, "_judge", lambda reader, e: judged.append(reader.weight.shape) or judge(reader, e)
+    )
+    read = [e.weight for e in found.emissions if e.weight in moments]
+    cut(model, found, np.arange(found.atoms) % 4 > 0, moments=moments)
+    assert 1 < len(judged) <= len(set(read))
