@@ -79,6 +79,7 @@ def add_sirfp_config(cfg: CfgNode) -> None:
     # Number of periodic checkpoints (SOLVER.CHECKPOINT_PERIOD) that are kept; model_best.pth and model_final.pth always
     # are. 0: all
     cfg.SOLVER.KEEP_CHECKPOINTS = 3
+    cfg.TEST.PREDICTIONS = False  # write what is predicted for each test image to OUTPUT_DIR/predictions/<data set>/
     cfg.TEST.BEST_METRIC = ""  # e.g. "sem_seg/mIoU": the network with its best value is kept as model_best.pth
 
 
