@@ -116,7 +116,7 @@ def prune(
             before patterns, later patterns before earlier ones (`sirfp.budget.given_widths`).
         round_to: widths after pruning are multiples of this number (`sirfp.budget.limits.Limits`).
         seed: the seed of random numbers.
-        min_keep: the smallest share of its channels that a group keeps.
+        min_keep: the smallest share of its channels in the dense model that a group keeps.
         partitions: prefixes of module names. Groups are ranked within their partition: a group belongs to the first
             prefix that its name starts with, and the remaining groups form one more partition. "*" makes every group a
             partition, so that all lose the same share.

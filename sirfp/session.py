@@ -100,7 +100,6 @@ class PruningSession:
         self.found: ChannelGroups | None = None
         self.measured: list[tuple[Sensitivity, ...]] = []
         self._statistics: dict[str, Any] | None = None
-        self._began: tuple[tuple[str, int], ...] = ()
 
     def go_on(self) -> None:
         """Continues the earlier plan of a model that was cut before, by this or another session or from a file.
@@ -144,14 +143,15 @@ class PruningSession:
         return self.found
 
     def bounds(self) -> Limits:
-        """Returns the limits, with the widths that their `keep` gives to groups of the current model.
-
-        Within a pruning of several cuts, `min_keep` is a share of the channels before the first of them.
+        """Returns the limits, with the dense sizes of the current model's groups and the widths that `keep` gives them.
 
         Raises:
             InputError: see `sirfp.budget.given_widths.with_given_widths`.
         """
-        limits = replace(self.limits, began=self._began)
+        limits = self.limits
+        if self.plan is not None:
+            channels = self.plan.channels
+            limits = replace(limits, dense=tuple((g.name, channels.get(g.name, g.size)) for g in self.find()))
         return with_given_widths(limits, self.model, self.find(), self.plan) if limits.keep else limits
 
     def _narrows(self) -> bool:
@@ -160,8 +160,6 @@ class PruningSession:
 
     def check_reach(self, targets: Sequence[Target]) -> None:
         """Raises an error early if a budget is out of reach of the widths that the limits leave.
-
-        Every pruning may leave `min_keep` of the channels that the one before it left.
 
         Args:
             targets: the budgets of the prunings to come, in their order, shares of the dense model as in `prune`.
@@ -173,12 +171,11 @@ class PruningSession:
         for number, target in enumerate(targets, 1):
             if target.share >= 1 or (present is not None and target.kept(present) <= target.share):
                 continue
-            found, least = self.find(), replace(limits, min_keep=limits.min_keep**number)
+            found = self.find()
             try:
-                decide_once(partial(target.check_reach, self.model, self.example_inputs, found, least, present))
+                decide_once(partial(target.check_reach, self.model, self.example_inputs, found, limits, present))
             except InputError as error:
-                several = f", which {number} prunings of MIN_KEEP {limits.min_keep} leave" if number > 1 else ""
-                raise InputError(f"{error}{several}{self._on_the_way(number, targets)}") from None
+                raise InputError(f"{error}{self._on_the_way(number, targets)}") from None
 
     def _on_the_way(self, number: int, targets: Sequence[Target]) -> str:
         """Says of the budget of one of the prunings to come, counted from 1, to which last budget it leads."""
@@ -238,14 +235,10 @@ class PruningSession:
         shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
         if len(shares) > 1:
             self.check_reach([target])  # else the first cuts would be made before the last one fails
-        self._began = tuple((group.name, group.size) for group in self.find())
-        try:
-            for number, share in enumerate(shares, 1):
-                if len(shares) > 1:
-                    stage(f"cut {number} of {len(shares)}, to {share:.1%} of the {target.words}")
-                plan = self._cut(replace(target, share=share), evidence, refit, number == len(shares))
-        finally:
-            self._began = ()
+        for number, share in enumerate(shares, 1):
+            if len(shares) > 1:
+                stage(f"cut {number} of {len(shares)}, to {share:.1%} of the {target.words}")
+            plan = self._cut(replace(target, share=share), evidence, refit, number == len(shares))
         self.steps += 1
         return plan
 

@@ -107,6 +107,19 @@ def test_min_keep_holds_over_all_cuts_of_one_pruning():
         assert len(kept) >= 0.25 * plan.channels[name], name
 
 
+def test_min_keep_is_a_share_of_the_dense_model_that_was_pruned_before(tmp_path):
+    """Of a model that is still in memory, and of one that was loaded."""
+    model = build(Residual)
+    sirfp.prune(model, BATCHES[0], "magnitude", 0.6)
+    sirfp.save(tmp_path / "once.safetensors", model)
+    sirfp.load(tmp_path / "once.safetensors", loaded := build(Residual))
+    for one in (model, loaded):
+        with pytest.raises(sirfp.InputError, match="cannot be reached"):
+            sirfp.prune(one, BATCHES[0], "magnitude", 0.2, min_keep=0.5)
+        plan = sirfp.prune(one, BATCHES[0], "magnitude", 0.3, min_keep=0.25)
+        assert all(len(kept) >= 0.25 * plan.channels[name] for name, kept in plan.kept.items())
+
+
 def test_a_budget_out_of_reach_of_several_cuts_is_said_before_the_first(monkeypatch):
     model = build(Residual)
     monkeypatch.setattr(PruningSession, "_cut", lambda *_: pytest.fail("the model was cut"))

@@ -50,8 +50,7 @@ def add_limits(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=Limits.min_keep,
         metavar="SHARE",
-        help="least share of its channels that each group keeps, in a pruned FILE of those that are left "
-        "(default %(default)s)",
+        help="least share of its channels in the dense model that each group keeps (default %(default)s)",
     )
     group.add_argument(
         "--ignore",
