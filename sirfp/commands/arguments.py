@@ -133,6 +133,7 @@ def build_source(args: argparse.Namespace, opts: list[str], file: str = "") -> S
         raise InputError(f"{opts[0]!r}: KEY VALUE pairs are for --config-file and --zoo")
     if not given:
         return None
+    _check_pairs(args.words)
     size = tuple(args.size) if args.size else None
     from ..data.pixels import LARGEST_SIDE
     from ..sources import source
@@ -159,6 +160,13 @@ def build_source(args: argparse.Namespace, opts: list[str], file: str = "") -> S
     if given == ["zoo"]:
         return source.from_zoo(args.zoo, opts, weights=args.weights, size=size)
     return source.from_config(config_files(args), opts, weights=args.weights, size=size)
+
+
+def _check_pairs(words: list[str]) -> None:
+    """Raises InputError if KEY VALUE pairs name a device, which commands take from `--device`."""
+    for key, value in zip(words, words[1:], strict=False):
+        if key == "MODEL.DEVICE" and value != "cpu":
+            raise InputError(f"MODEL.DEVICE {value} is for training runs; commands run on the CPU or on --device")
 
 
 @contextmanager

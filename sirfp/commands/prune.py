@@ -35,6 +35,7 @@ from .calibration import (
     read_options,
     read_widths,
 )
+from .device import add_device, check_device, place
 from .outcome import Outcome
 from .recorded import complete, origin_of, restore_as_named
 
@@ -65,7 +66,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--keep-latency",
         type=share,
         metavar="SHARE",
-        help="share of the dense model's latency that stays: the time for one image, measured on this machine",
+        help="share of the dense model's latency that stays: the time for one image on --device of this machine",
     )
     group.add_argument(
         "--latency-runtime",
@@ -100,6 +101,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--no-bias-correction", action="store_true", help="do not add the mean output of removed channels to biases"
     )
     add_calibration(group)
+    add_device(group, "the network is looked at, timed for --keep-latency, and refitted")
     parser.add_argument("--verbose", action="store_true", help="also list layers that cannot be pruned, and why")
 
 
@@ -121,6 +123,7 @@ def run(args: argparse.Namespace) -> Outcome:
     clock = clock_named(args.latency_runtime, "--latency-runtime")
     Target.of(KEEP_FLOPS, clock, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
+    check_device(args.device)
     keep = read_widths(args.keep)
     with in_flags(KEEP="--keep"):
         Limits(keep=keep)  # checks the widths before the model is built
@@ -131,7 +134,7 @@ def run(args: argparse.Namespace) -> Outcome:
     args.criterion = args.criterion or default_criterion()
     criterion = CRITERIA.find(args.criterion)
     options = read_options(criterion, args.option)
-    source = need_model(build_source(args, opts, file))
+    source = place(need_model(build_source(args, opts, file)), args.device)
     if criterion.needs in ("features", "moments") and not (args.images or args.config_file or args.zoo):
         raise InputError(
             f"criterion {args.criterion!r} looks at images: give --images FOLDER, or --criterion magnitude"
@@ -144,7 +147,8 @@ def run(args: argparse.Namespace) -> Outcome:
         source.weights = file
     else:
         note_if_random(source)
-    use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
+    if args.device == "cpu":
+        use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
     calibration, loss = read_calibration(args, source, criterion.needs)
     stage("finding groups of channels")
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore", KEEP="--keep"):

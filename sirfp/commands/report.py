@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..reporting.progress import stage
 from .arguments import MODEL_USAGE, OPTS_USAGE, add_model, at_least, build_source, in_flags, split_words
+from .device import add_device, check_device, place
 from .outcome import Outcome
 from .recorded import restore_as_named
 
@@ -61,6 +62,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="any of %(choices)s (default eager); the last three time the graph that `sirfp export` writes",
     )
+    add_device(group, "calls are timed")
     parser.add_argument(
         "--ignore",
         action="append",
@@ -77,6 +79,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.checkpoint.pruned import read
 
     file, opts = split_words(args.words, file=True)
+    _check_options(args)
     pruned = read(file) if file else None  # first, so that a damaged file is reported before a model is built
     named = any(value is not None for value in (args.timm, args.config_file, args.zoo, args.size, args.num_classes))
     if pruned and not (named or opts or args.latency):  # the file says it all
@@ -88,8 +91,16 @@ def run(args: argparse.Namespace) -> Outcome:
         if args.latency:
             raise InputError("--latency needs the dense model: --timm NAME, --config-file PATH or --zoo CONFIG")
         return _file(file, pruned[0], None, args.verbose)
-    source.check()
+    place(source, args.device).check()
     return _dense(source, args) if pruned is None else _both(file, *pruned, source, args)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises InputError if there is no such device, or a requested runtime does not run on it."""
+    check_device(args.device)
+    on_cpu = [runtime for runtime in args.runtimes if runtime in ("onnxruntime", "openvino")]
+    if args.device != "cpu" and on_cpu:
+        raise InputError(f"--device {args.device}: {' and '.join(on_cpu)} run on the CPU here; leave --device out")
 
 
 def _file(file: str, plan: PruningPlan, origin: Origin | None, verbose: bool) -> Outcome:
@@ -229,7 +240,8 @@ def _about(source: Source, args: argparse.Namespace, timed: dict[str, Any]) -> d
     """Data for JSON about the model and the measurement."""
     about: dict[str, Any] = {"model": source.name, "size": list(source.size)}
     if args.latency:
-        about["latency"] = {key: getattr(args, key) for key in ("batch", "repeats", "warmup", "threads")} | timed
+        how = ("batch", "repeats", "warmup", "threads", "device")
+        about["latency"] = {key: getattr(args, key) for key in how} | timed
     return about
 
 
@@ -238,8 +250,9 @@ def _latency_output(args: argparse.Namespace, found: Mapping[str, Mapping[str, L
     from sirfp.reporting import tables
 
     threads = f", {args.threads} thread{'s' * (args.threads > 1)}" if args.threads else ""
+    device = "" if args.device == "cpu" else f", on {args.device}"
     images = "1 image" if args.batch == 1 else f"{args.batch} images"
     first = next(iter(found))
     method = f"Latency in {first}" if len(found) > 1 or first != "eager" else "Latency"
-    method += f": median and quartiles of {args.repeats} calls in turns, {images} each{threads}."
+    method += f": median and quartiles of {args.repeats} calls in turns, {images} each{threads}{device}."
     return [method, tables.runtimes(found)] if len(found) > 1 else [method]
