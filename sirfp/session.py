@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,7 +36,7 @@ from .network.divergence import divergence_for
 from .network.untouched import untouched
 from .network.wrappers import check_prunable, plain, unwrapped
 from .processes import average_norms, decide_once
-from .reporting.progress import stage
+from .reporting.progress import duration, stage
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
 from .surgery.earlier_cuts import earlier_plan, remember
@@ -235,9 +236,12 @@ class PruningSession:
         shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
         if len(shares) > 1:
             self.check_reach([target])  # else the first cuts would be made before the last one fails
+        begun = time.monotonic()
         for number, share in enumerate(shares, 1):
             if len(shares) > 1:
-                stage(f"cut {number} of {len(shares)}, to {share:.1%} of the {target.words}")
+                took = f"; cut {number - 1} took {duration(time.monotonic() - begun)}" if number > 1 else ""
+                stage(f"cut {number} of {len(shares)}, to {share:.1%} of the {target.words}{took}")
+                begun = time.monotonic()
             plan = self._cut(replace(target, share=share), evidence, refit, number == len(shares))
         self.steps += 1
         return plan

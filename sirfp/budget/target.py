@@ -15,7 +15,6 @@ from torch import nn
 
 from ..errors import InputError
 from ..network.clock import IN_PYTORCH, Clock
-from ..reporting.progress import stage
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import QUANTITIES, PruningPlan
@@ -322,8 +321,6 @@ class Latency(Target):
     def choose(self, model, example_inputs, found, scores, limits=DEFAULT, before=None) -> Choice:
         from .latency import meet
 
-        stage("timing layers and plans")
-
         return self.choice(*meet(model, example_inputs, found, scores, self.share, before, limits, self.clock))
 
     def chooser(self, model, example_inputs, found, limits=DEFAULT, before=None) -> ChooseWidths:
@@ -356,7 +353,6 @@ class Latency(Target):
 
             return choose_aligned(found, within, limits)[0]
 
-        stage("timing layers and plans")
         keep, seconds = meet_by(model, example_inputs, found, choose, self.share, before, limits, self.clock)
         warn_of_guesses(found, curves, keep, limits)
         return self.choice(keep, seconds)

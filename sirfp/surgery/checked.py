@@ -20,6 +20,7 @@ from torch import nn
 
 from ..moments import Moments
 from ..network.untouched import random_states, untouched
+from ..reporting.progress import with_progress
 from ..structure.groups import MODEL_OUTPUT, ChannelGroups
 
 WAYS = ("renormalised", "refit", "careful", "emitted", "none")
@@ -62,7 +63,7 @@ def best_way(
     with untouched(model), moments.as_taken(model):
         wanted = list(_outputs(model, names, moments))
     errors = []
-    for way in ways:
+    for way in with_progress(ways, "trying ways to correct the cut network", len(ways)):
         pruned = copy.deepcopy(model)
         cut(pruned, way)
         with random_states(pruned), moments.as_taken(pruned):
