@@ -254,7 +254,7 @@ def test_a_pruned_model_is_pruned_further_by_equal_steps():
 def test_what_cannot_be_is_said():
     model = bare()
     for arguments, words in (
-        ({"keep_flop": 0.5}, "Pruner has no argument 'keep_flop'; did you mean keep_flops"),
+        ({"keep_flop": 0.5}, "Pruner has no argument 'keep_flop' .did you mean keep_flops"),
         ({"keep_flops": 0.5, "keep_params": 0.5}, "give one budget, not 2"),
         ({"keep_flops": 0.001}, "smallest|least|reach"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
