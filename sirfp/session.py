@@ -375,6 +375,8 @@ def _shares(present: float, share: float, steps: int | None, measured: bool, rep
     """
     if steps is not None and steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
+    if steps is not None and steps > 1 and share >= 1:
+        raise InputError(f"steps {steps} divides the way to a budget, but widths alone are cut at once: give a budget")
     if steps is not None and steps > 1 and not repeatable:
         raise InputError("steps must be 1: the criterion's statistics come from training iterations")
     if not 0 < share < present < math.inf:

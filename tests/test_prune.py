@@ -125,3 +125,17 @@ def test_a_budget_out_of_reach_of_several_cuts_is_said_before_the_first(monkeypa
     monkeypatch.setattr(PruningSession, "_cut", lambda *_: pytest.fail("the model was cut"))
     with pytest.raises(sirfp.InputError, match=r"^the budget cannot be reached: 0.05 of the FLOPs .*MIN_KEEP 0.5\)$"):
         sirfp.prune(model, BATCHES[0], "magnitude", 0.05, min_keep=0.5, steps=6)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"keep": {"stem": 0.5}, "steps": 2}, "steps 2 divides the way to a budget"),
+        ({"divergence": lambda a, b: (a - b).square().mean(), "keep_flops": 0.5}, "a ranking decides the widths"),
+    ],
+)
+def test_arguments_without_an_effect_are_refused(given, says):
+    model = build(Residual)
+    with pytest.raises(sirfp.InputError, match=says):
+        sirfp.prune(model, BATCHES[0], "magnitude", **given)
+    assert not hasattr(model, "_sirfp_plan")

@@ -65,6 +65,15 @@ def check_widths(widths: str, called: str = "widths") -> None:
         raise InputError(f"{called} must be one of {', '.join(WIDTHS)}, got {widths!r}{near(widths, WIDTHS)}")
 
 
+def check_compared(widths: str, criterion: str) -> None:
+    """Raises InputError if nothing compares outputs, so that a divergence of the user's own has no effect."""
+    if widths == RANKING and CRITERIA.find(criterion).needs != "moments":
+        raise InputError(
+            "a divergence compares outputs for loss curves, but a ranking decides the widths: give widths='curves', "
+            "with calibration batches, or leave out the divergence"
+        )
+
+
 @dataclass
 class Evidence:
     """Batches for one cut or several, and how to run them.
@@ -158,6 +167,8 @@ class Evidence:
         run = runner(example_inputs, forward, loss)
         measure = divergence_for(model, divergence, runner(example_inputs, forward))
         widths = default_widths(criterion, first) if widths is None else widths
+        if divergence is not None:
+            check_compared(widths, criterion)
         divided = "images of the calibration batches, divided and joined anew (widths='ranking' leaves batches whole)"
         once = partial(attempted, run, what="a calibration batch" if widths == RANKING else divided)
         evidence = Evidence.of(first, widths, measure, pixels=call_pixels(model), run=once)

@@ -18,6 +18,7 @@ from .arguments import (
     add_model,
     at_least,
     build_source,
+    check_untouched,
     check_writable,
     in_flags,
     need_model,
@@ -27,6 +28,7 @@ from .arguments import (
 )
 from .calibration import (
     CRITERIA_HELP,
+    LOOK,
     add_calibration,
     add_criterion,
     add_limits,
@@ -124,6 +126,8 @@ def run(args: argparse.Namespace) -> Outcome:
     Target.of(KEEP_FLOPS, clock, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
     check_device(args.device)
+    if args.steps and args.keep and all(budget is None for budget in budgets.values()):
+        raise InputError("--steps divides the way to a budget, but --keep alone cuts at once: give a budget, too")
     keep = read_widths(args.keep)
     with in_flags(KEEP="--keep"):
         Limits(keep=keep)  # checks the widths before the model is built
@@ -139,6 +143,8 @@ def run(args: argparse.Namespace) -> Outcome:
         raise InputError(
             f"criterion {args.criterion!r} looks at images: give --images FOLDER, or --criterion magnitude"
         )
+    if criterion.needs == "weights" and not args.images:
+        check_untouched(args, "--images", **LOOK)
     source.check()
     before = None
     if file:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..reporting.progress import stage
-from .arguments import MODEL_USAGE, OPTS_USAGE, add_model, at_least, build_source, in_flags, split_words
+from .arguments import (
+    MODEL_USAGE,
+    OPTS_USAGE,
+    add_model,
+    at_least,
+    build_source,
+    check_untouched,
+    in_flags,
+    split_words,
+)
 from .device import add_device, check_device, place
 from .outcome import Outcome
 from .recorded import restore_as_named
@@ -31,6 +40,10 @@ EXAMPLE = """examples:
   sirfp report --zoo COCO-Detection/retinanet_R_50_FPN_1x     which layers can be pruned, and which cannot"""
 
 
+TIMING: dict[str, Any] = {"batch": 1, "repeats": 11, "warmup": 2, "runtimes": ["eager"]}
+"""Defaults of the options of --latency."""
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this subcommand."""
     add_model(parser)
@@ -39,26 +52,30 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batch",
         type=at_least(1),
-        default=1,
+        default=TIMING["batch"],
         metavar="N",
         help="images in a timed call (default %(default)s)",
     )
     group.add_argument(
         "--repeats",
         type=at_least(1),
-        default=11,
+        default=TIMING["repeats"],
         metavar="N",
         help="timed calls of each model (default %(default)s)",
     )
     group.add_argument(
-        "--warmup", type=at_least(0), default=2, metavar="N", help="calls before the timed ones (default %(default)s)"
+        "--warmup",
+        type=at_least(0),
+        default=TIMING["warmup"],
+        metavar="N",
+        help="calls before the timed ones (default %(default)s)",
     )
     group.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads; by default PyTorch's choice")
     group.add_argument(
         "--runtimes",
         nargs="+",
         choices=("eager", "channels-last", "bfloat16", "compiled", "onnxruntime", "openvino"),
-        default=["eager"],
+        default=TIMING["runtimes"],
         metavar="NAME",
         help="any of %(choices)s (default eager); the last three time the graph that `sirfp export` writes",
     )
@@ -80,6 +97,8 @@ def run(args: argparse.Namespace) -> Outcome:
 
     file, opts = split_words(args.words, file=True)
     _check_options(args)
+    if file and args.ignore:
+        raise InputError(f"--ignore is for dense models, what {file} lost is cut: leave one of them out")
     pruned = read(file) if file else None  # first, so that a damaged file is reported before a model is built
     named = any(value is not None for value in (args.timm, args.config_file, args.zoo, args.size, args.num_classes))
     if pruned and not (named or opts or args.latency):  # the file says it all
@@ -96,8 +115,10 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raises InputError if there is no such device, or a requested runtime does not run on it."""
+    """Raises InputError if there is no such device, a requested runtime does not run on it, or nothing is timed."""
     check_device(args.device)
+    if not args.latency:
+        check_untouched(args, "--latency", **TIMING, threads=None, device="cpu")
     on_cpu = [runtime for runtime in args.runtimes if runtime in ("onnxruntime", "openvino")]
     if args.device != "cpu" and on_cpu:
         raise InputError(f"--device {args.device}: {' and '.join(on_cpu)} run on the CPU here; leave --device out")
