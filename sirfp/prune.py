@@ -101,8 +101,8 @@ def prune(
             network, measured on calibration images that are held back (`sirfp.budget.curves`). "ranking": by one
             ranking of all scores, as in the paper. The default is the criterion's own way (`Criterion.widths`).
         steps: the number of cuts in which the budget is reached. Orders, moments and curves are made anew for each cut.
-            By default so many that each cut keeps at least `sirfp.session.GENTLE` of the budget's quantity if widths
-            come from curves, else 1.
+            By default so many that each cut keeps at least `sirfp.budget.several_cuts.GENTLE` of the budget's quantity
+            if widths come from curves, else 1.
         divergence: compares the raw outputs of the dense network and of another one, for curves: a function that
             returns a tensor with one value. By default KL for class scores (`sirfp.network.divergence`).
         outputs: takes the part out of the model's output that counts, e.g. `lambda out: out.logits`: channels of other

@@ -26,7 +26,8 @@ from torch import nn
 
 from .budget.evidence import CURVES, Evidence, check_compared, check_widths
 from .budget.limits import Limits
-from .budget.target import KEEP_FLOPS, Target, share_after
+from .budget.several_cuts import share_after
+from .budget.target import KEEP_FLOPS, Target
 from .criteria import CRITERIA
 from .criteria.calibration import Loss, calibrate
 from .criteria.registry import refuse_misspelt

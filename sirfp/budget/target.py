@@ -198,18 +198,6 @@ class Target(ABC):
         return Choice(keep, (self.name, self.share), latency)
 
 
-def share_after(step: int, steps: int, share: float, start: float = 1.0) -> float:
-    """Returns the budget of one of several prunings; each removes an equal share of the dense network.
-
-    Args:
-        step: number of the pruning, counted from 1.
-        steps: the number of prunings.
-        share: the budget of the last pruning.
-        start: the share that the network keeps before the first.
-    """
-    return start - (start - share) * step / steps
-
-
 class Counted(Target):
     """A budget of a quantity that is counted exactly for any choice of channels, without running the model."""
 
