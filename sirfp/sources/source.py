@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from ..errors import InputError, one_line
 from ..network.detectron import check_detectron2
 from ..network.forward import call, image_channels, inference, random_images
 from ..network.proposals import random_proposals
+from ..network.untouched import copied_model
 from .detectron import build, zoo_config
 from .images import find_images, read_image
 
@@ -74,7 +74,7 @@ class Source:
 
     def fresh(self) -> nn.Module:
         """A copy of the dense model."""
-        return copy.deepcopy(self.model)
+        return copied_model(self.model)
 
     def batches(self, folder: str, count: int, batch: int, seed: int = 0) -> Iterator[Any]:
         """Reads random images of a folder and its subfolders, each image at most once.
