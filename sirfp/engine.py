@@ -26,9 +26,7 @@ from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
 
-from .config.checks import validate
-from .config.data import register_data
-from .config.reading import input_size, load_config
+from .config import input_size, load_config, register_data, validate, warn_of_unused
 from .data.reading import reading_data
 from .data.stream import TrainingStream, detection_stream
 from .errors import InputError
@@ -289,6 +287,7 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer], add_config: Con
         set_up(cfg, args)
         if args.eval_only:
             return evaluate(trainer_class, cfg, resume=args.resume)
+        warn_of_unused(cfg)
         trainer = trainer_class(cfg)
         trainer.resume_or_load(resume=args.resume)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -25,6 +25,10 @@ def first_line(error: BaseException) -> str:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean X or Y?" with the known names most similar to `name`, or "" if none is similar."""
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    """Returns " (did you mean X or Y?)" with the known names most similar to `name`, or "" if none is similar."""
+    return suggested(difflib.get_close_matches(str(name), [str(k) for k in known], n=3))
+
+
+def suggested(names: Sequence[str]) -> str:
+    """Returns " (did you mean X or Y?)", or "" without names; a message may go on after it with "; ..."."""
+    return f" (did you mean {' or '.join(names)}?)" if names else ""

@@ -101,8 +101,8 @@ def prune(
             network, measured on calibration images that are held back (`sirfp.budget.curves`). "ranking": by one
             ranking of all scores, as in the paper. The default is the criterion's own way (`Criterion.widths`).
         steps: the number of cuts in which the budget is reached. Orders, moments and curves are made anew for each cut.
-            By default so many that each cut keeps at least `sirfp.session.GENTLE` of the budget's quantity if widths
-            come from curves, else 1.
+            By default so many that each cut keeps at least `sirfp.budget.several_cuts.GENTLE` of the budget's quantity
+            if widths come from curves, else 1.
         divergence: compares the raw outputs of the dense network and of another one, for curves: a function that
             returns a tensor with one value. By default KL for class scores (`sirfp.network.divergence`).
         outputs: takes the part out of the model's output that counts, e.g. `lambda out: out.logits`: channels of other
@@ -116,7 +116,7 @@ def prune(
             before patterns, later patterns before earlier ones (`sirfp.budget.given_widths`).
         round_to: widths after pruning are multiples of this number (`sirfp.budget.limits.Limits`).
         seed: the seed of random numbers.
-        min_keep: the smallest share of its channels that a group keeps.
+        min_keep: the smallest share of its channels in the dense model that a group keeps.
         partitions: prefixes of module names. Groups are ranked within their partition: a group belongs to the first
             prefix that its name starts with, and the remaining groups form one more partition. "*" makes every group a
             partition, so that all lose the same share.

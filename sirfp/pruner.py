@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .budget.evidence import CURVES, Evidence, check_widths
+from .budget.evidence import CURVES, Evidence, check_compared, check_widths
 from .budget.limits import Limits
-from .budget.target import KEEP_FLOPS, Target, share_after
+from .budget.several_cuts import share_after
+from .budget.target import KEEP_FLOPS, Target
 from .criteria import CRITERIA
 from .criteria.calibration import Loss, calibrate
 from .criteria.registry import refuse_misspelt
@@ -122,7 +123,10 @@ class Pruner:
             start = self.target.kept(self.plan) if self.plan else 1.0
             self.start = 1.0 if math.isnan(start) else start  # of a plan without latency, which check_reach refuses
             self.session.check_reach([self._target(number) for number in range(1, steps + 1)])
-        looks = CRITERIA.find(self.session.criterion).needs == "moments" or widths == CURVES
+        chosen = CRITERIA.find(self.session.criterion)
+        if divergence is not None:
+            check_compared(widths or chosen.widths, self.session.criterion)
+        looks = chosen.needs == "moments" or widths == CURVES
         wanted = reconstruction or (BATCHES if looks else 0)
         self._inputs = LastInputs(network, wanted)
 

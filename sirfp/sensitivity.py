@@ -24,6 +24,7 @@ from .network.outputs import Outputs, only, with_everything
 from .network.untouched import leave_inference, outside_inference_mode
 from .network.wrappers import on_plain_model
 from .session import PruningSession
+from .surgery.earlier_cuts import earlier_plan
 from .surgery.reconstruction import BATCHES
 
 __all__ = ["sensitivity"]
@@ -53,7 +54,7 @@ def sensitivity(
     """Measures the loss curve of each group of channels. The model is not changed.
 
     Args:
-        levels: shares of a group's channels, in (0, 1), at which its curve is measured.
+        levels: shares of the channels that a group has now, in (0, 1), at which its curve is measured.
         criterion: as in `sirfp.prune`; decides which channels are removed first.
         model, example_inputs, calibration, loss, forward, divergence, outputs, ignore, round_to, seed, min_keep,
             options: as in `sirfp.prune`.
@@ -80,6 +81,7 @@ def sensitivity(
             model, example_inputs,
             criterion=criterion, options=options, limits=Limits((), min_keep, round_to, ignore), seed=seed,
         )  # fmt: skip
+        session.plan = earlier_plan(model)
         evidence = Evidence.of_calibration(
             model, example_inputs, session.criterion, calibration, CURVES, reconstruction or BATCHES,
             loss=loss, forward=forward, divergence=divergence,

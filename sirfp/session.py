@@ -7,7 +7,7 @@ the statistics come from the training batches, and all processes of the run have
 from __future__ import annotations
 
 import logging
-import math
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +24,7 @@ from .budget.frozen import check_groups
 from .budget.given_widths import with_given_widths
 from .budget.limits import DEFAULT, Limits
 from .budget.sensitivity import Sensitivity, sensitivities
+from .budget.several_cuts import check_each, shares_of_cuts
 from .budget.target import Target
 from .channels.find import find_again, find_groups
 from .criteria import CRITERIA, Criterion, build_criterion
@@ -33,21 +34,13 @@ from .errors import InputError
 from .moments import Moments
 from .network.divergence import divergence_for
 from .network.untouched import untouched
-from .network.wrappers import check_prunable, plain, unwrapped
+from .network.wrappers import check_same_structure, unwrapped
 from .processes import average_norms, decide_once
-from .reporting.progress import stage
+from .reporting.progress import duration, stage
 from .structure.groups import ChannelGroups
 from .structure.plan import PruningPlan
-from .surgery.earlier_cuts import earlier_plan, remember
+from .surgery.earlier_cuts import earlier_plan, for_inputs, remember
 from .surgery.plan_and_cut import cut_to
-
-GENTLE = 0.6
-"""The share of the present FLOPs (parameters, latency) that one cut keeps at least where loss curves decide the widths:
-curves of single groups tell what a cut of many groups does only while it is not too large. docs/choices.md compares
-numbers of cuts."""
-
-OTHER_INPUTS = 0.01
-"""Relative difference of FLOPs above which the example inputs are taken to be others than those of the earlier plan."""
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +93,6 @@ class PruningSession:
         self.found: ChannelGroups | None = None
         self.measured: list[tuple[Sensitivity, ...]] = []
         self._statistics: dict[str, Any] | None = None
-        self._began: tuple[tuple[str, int], ...] = ()
 
     def go_on(self) -> None:
         """Continues the earlier plan of a model that was cut before, by this or another session or from a file.
@@ -111,11 +103,10 @@ class PruningSession:
         self.plan = earlier_plan(self.model)
         if self.plan is None:
             return
-        (dense, pruned), now = self.plan.flops, self.find().flops()
-        if pruned and abs(now / pruned - 1) > OTHER_INPUTS:
-            self.plan = replace(self.plan, flops=(round(dense * now / pruned), now))
-            logger.info("The example inputs are not those of the earlier plan: its FLOPs are scaled to these inputs")
-            remember(self.model, self.plan)
+        scaled = for_inputs(self.plan, self.find().flops())
+        if scaled is not self.plan:
+            self.plan = scaled
+            remember(self.model, scaled)
 
     def follow(self, models: Iterable[nn.Module]) -> None:
         """Cuts further models together with this one: moving averages of its weights, teachers.
@@ -124,17 +115,7 @@ class PruningSession:
             InputError: a model has other tensors than this one.
         """
         for number, other in enumerate(models):
-            check_prunable(self.model)
-            own = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-            with plain(other) as network:
-                check_prunable(network)
-                its = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-                differs = next((name for name in {**own, **its} if own.get(name) != its.get(name)), None)
-                if differs is not None:
-                    raise InputError(
-                        f"model {number} of also= is not of the structure of the model to prune: {differs!r} is "
-                        f"{its.get(differs, 'missing')}, expected {own.get(differs, 'no such tensor')}"
-                    )
+            check_same_structure(self.model, other, f"model {number} of also=")
             self.followers.append(other)
 
     def find(self) -> ChannelGroups:
@@ -144,14 +125,15 @@ class PruningSession:
         return self.found
 
     def bounds(self) -> Limits:
-        """Returns the limits, with the widths that their `keep` gives to groups of the current model.
-
-        Within a pruning of several cuts, `min_keep` is a share of the channels before the first of them.
+        """Returns the limits, with the dense sizes of the current model's groups and the widths that `keep` gives them.
 
         Raises:
             InputError: see `sirfp.budget.given_widths.with_given_widths`.
         """
-        limits = replace(self.limits, began=self._began)
+        limits = self.limits
+        if self.plan is not None:
+            channels = self.plan.channels
+            limits = replace(limits, dense=tuple((g.name, channels.get(g.name, g.size)) for g in self.find()))
         return with_given_widths(limits, self.model, self.find(), self.plan) if limits.keep else limits
 
     def _narrows(self) -> bool:
@@ -161,31 +143,15 @@ class PruningSession:
     def check_reach(self, targets: Sequence[Target]) -> None:
         """Raises an error early if a budget is out of reach of the widths that the limits leave.
 
-        Every pruning may leave `min_keep` of the channels that the one before it left.
-
         Args:
             targets: the budgets of the prunings to come, in their order, shares of the dense model as in `prune`.
 
         Raises:
             InputError: a budget cannot be reached, or the limits' `keep` gives widths that the model cannot have.
         """
-        limits, present = self.bounds(), self.plan
-        for number, target in enumerate(targets, 1):
-            if target.share >= 1 or (present is not None and target.kept(present) <= target.share):
-                continue
-            found, least = self.find(), replace(limits, min_keep=limits.min_keep**number)
-            try:
-                decide_once(partial(target.check_reach, self.model, self.example_inputs, found, least, present))
-            except InputError as error:
-                several = f", which {number} prunings of MIN_KEEP {limits.min_keep} leave" if number > 1 else ""
-                raise InputError(f"{error}{several}{self._on_the_way(number, targets)}") from None
-
-    def _on_the_way(self, number: int, targets: Sequence[Target]) -> str:
-        """Says of the budget of one of the prunings to come, counted from 1, to which last budget it leads."""
-        if number == len(targets):
-            return ""
-        cut, cuts = self.steps + number, self.steps + len(targets)
-        return f"; it is the budget of cut {cut} of {cuts} on the way to {targets[-1]}"
+        model, inputs, limits, plan = self.model, self.example_inputs, self.bounds(), self.plan
+        check = lambda target: decide_once(partial(target.check_reach, model, inputs, self.find(), limits, plan))  # noqa: E731
+        check_each(targets, self.steps, plan, check)
 
     def attach(self) -> Observer:
         """Attaches the criterion to the model, if it is not attached; restores the statistics of a resumed run.
@@ -222,7 +188,8 @@ class PruningSession:
             refit: refit the layers that read removed channels to read only the remaining ones, on the batches of
                 `evidence`.
             steps: the number of cuts in which the budget is reached, each with orders, moments and curves of the model
-                that the cut before left. None: as many as keep each cut above `GENTLE` where curves are measured. A
+                that the cut before left. None: as many as keep each cut above `sirfp.budget.several_cuts.GENTLE`
+                where curves are measured. A
                 criterion whose statistics come from training iterations needs 1.
 
         Returns:
@@ -235,17 +202,16 @@ class PruningSession:
         present = target.kept(self.plan) if self.plan else 1.0
         if self.plan and present <= target.share and not self._narrows():
             return self._left_as_it_is(self.plan, present, target)
-        shares = _shares(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
+        shares = shares_of_cuts(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
         if len(shares) > 1:
             self.check_reach([target])  # else the first cuts would be made before the last one fails
-        self._began = tuple((group.name, group.size) for group in self.find())
-        try:
-            for number, share in enumerate(shares, 1):
-                if len(shares) > 1:
-                    stage(f"cut {number} of {len(shares)}, to {share:.1%} of the {target.words}")
-                plan = self._cut(replace(target, share=share), evidence, refit, number == len(shares))
-        finally:
-            self._began = ()
+        begun = time.monotonic()
+        for number, share in enumerate(shares, 1):
+            if len(shares) > 1:
+                took = f"; cut {number - 1} took {duration(time.monotonic() - begun)}" if number > 1 else ""
+                stage(f"cut {number} of {len(shares)}, to {share:.1%} of the {target.words}{took}")
+                begun = time.monotonic()
+            plan = self._cut(replace(target, share=share), evidence, refit, number == len(shares))
         self.steps += 1
         return plan
 
@@ -361,27 +327,3 @@ class PruningSession:
         self.plan = PruningPlan.from_json(state["plan"]) if state["plan"] else None
         self._statistics = state.get("statistics")
         self.observer = self.found = None
-
-
-def _shares(present: float, share: float, steps: int | None, measured: bool, repeatable: bool) -> list[float]:
-    """Returns the budget of each cut on the way to a share, each the same factor below the one before.
-
-    Args:
-        present: the share that the model keeps now.
-        share: the share to reach.
-        steps: the number of cuts; None: as many as `GENTLE` asks for.
-        measured: True if loss curves decide the widths.
-        repeatable: True if more than one cut is possible.
-
-    Raises:
-        InputError: several cuts are asked for and only one is possible.
-    """
-    if steps is not None and steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
-    if steps is not None and steps > 1 and not repeatable:
-        raise InputError("steps must be 1: the criterion's statistics come from training iterations")
-    if not 0 < share < present < math.inf:
-        return [share]
-    if steps is None:
-        steps = max(1, math.ceil(math.log(share / present) / math.log(GENTLE) - 0.1)) if measured and repeatable else 1
-    return [present * (share / present) ** (step / steps) for step in range(1, steps)] + [share]

@@ -18,6 +18,7 @@ from PIL import Image
 
 PRUNE = ["prune", *NETWORK, "-o", "OUT", "--criterion", "magnitude"]
 LOOK = ["prune", *NETWORK, "-o", "OUT"]
+CONFIGURED = ["prune", *SEGMENTOR, "-o", "OUT", "--criterion", "magnitude"]
 SIRFP = ["--images", "F/images", "--criterion", "sirfp"]
 ONE = ["--images", "F/images", "--batch", "1", "--batches", "1"]
 EXPORT = ["export", *NETWORK, "-o", "OUT.onnx"]
@@ -38,7 +39,7 @@ COMMANDS = {
     "key": (["report", *SEGMENTOR, "MODEL.TIMM.NAM", "resnet18"], "did you mean MODEL.TIMM.NAME"),
     "half a pair": (["report", *SEGMENTOR, "MODEL.TIMM.NAME"], "left over"),
     "pairs for timm": (["report", *NETWORK, "MODEL.TIMM.NAME", "x"], "are for --config-file"),
-    "code": (["report", *NETWORK, "--import", "F/raise.py"], "no such file; did you mean raises.py"),
+    "code": (["report", *NETWORK, "--import", "F/raise.py"], "no such file (did you mean raises.py"),
     "code's module": (["report", *NETWORK, "--import", "my_modules"], "the name of a file must end in .py"),
     "code that raises": (["report", *NETWORK, "--import", "F/raises.py"], "line 3: ValueError: "),
     "code that is none": (["report", *NETWORK, "--import", "F/syntax.py"], "line 1: SyntaxError: invalid syntax"),
@@ -115,6 +116,20 @@ COMMANDS = {
     "latency": ([*PRUNE, "--keep-latency", "-1"], "--keep-latency must lie in (0, 1]"),
     "no number": ([*PRUNE, "--keep-flops", "nan"], "must lie in (0, 1], got nan"),
     "least share": ([*PRUNE, "--min-keep", "1.5"], "--min-keep must lie in [0, 1]"),
+    "no GPU": (["report", *NETWORK, "--device", "cuda:99"], "--device cuda:99"),
+    "device": ([*PRUNE, "--device", "cdua"], "networks run on cpu, cuda or cuda:N (did you mean cuda"),
+    "device without values": (["verify", "F/small.safetensors", "--device", "meta"], "run on cpu, cuda or cuda:N"),
+    "device of the config": (["report", *SEGMENTOR, "MODEL.DEVICE", "cuda"], "on the CPU or on --device"),
+    "key of training": ([*CONFIGURED, "SIRFP.KEEP_FLOPS", "0.3"], "has no effect here; give --keep-flops"),
+    "option of training": ([*CONFIGURED, "SIRFP.OPTIONS.EMA", "0.3"], "has no effect here; give --option"),
+    "key of a hook": (["report", *SEGMENTOR, "SIRFP.STEPS", "2"], "SIRFP.STEPS is for training runs"),
+    "repeats of nothing": (["report", "F/small.safetensors", "--repeats", "5"], "--repeats is for --latency"),
+    "runtimes of nothing": (["report", *NETWORK, "--runtimes", "compiled"], "--runtimes is for --latency"),
+    "what a file ignores": (["report", "F/small.safetensors", "--ignore", "fc"], "--ignore is for dense models"),
+    "steps without a budget": ([*PRUNE, "--keep", "fc=1.0", "--steps", "2"], "--steps divides the way to a budget"),
+    "batches of nothing": ([*PRUNE, "--batches", "2"], "--batches is for --images"),
+    "refit on nothing": ([*PRUNE, "--reconstruction", "2"], "--reconstruction is for --images"),
+    "a runtime of no latency": ([*PRUNE, "--latency-runtime", "onnxruntime"], "give --keep-latency"),
     "rounding": ([*PRUNE, "--round-to", "0"], "at least 1"),
     "negative reconstruction": ([*PRUNE, "--reconstruction", "-1"], "at least 0"),
     "half an option": ([*LOOK, "--images", "F/images", "--option", "ema"], "takes KEY=VALUE"),
@@ -162,6 +177,7 @@ EXPORTS = {
         "is for another model",
     ),
     "a dense file": (["export", "F/dense.pth", *NETWORK, "-o", "OUT.onnx"], "is a PyTorch checkpoint, not a pruned"),
+    "images for no calibration": ([*EXPORT, "--calibrate", "9"], "--calibrate is for --int8"),
     "no weights": ([*EXPORT, "--weights", "F/none.pth"], "no file of weights"),
     "a folder": (["export", *NETWORK, "-o", "F/folder.onnx"], "it is a folder"),
     "a folder in a file": (["export", *NETWORK, "-o", "F/text.pth/x.onnx"], "is not a folder"),

@@ -101,7 +101,7 @@ def test_hooks_are_built_by_name_before_checkpoints(config, monkeypatch):
     monkeypatch.setitem(HOOKS._obj_map, "Ours", Ours)
     names = [type(hook).__name__ for hook in LineTrainer(config("SIRFP.HOOKS", "['Ours']"))._hooks]
     assert names.index("LRScheduler") < names.index("Ours") < names.index("PeriodicCheckpoint")
-    with pytest.raises(InputError, match=r"no hook 'Our'; known are Accumulate, .*; did you mean Ours\?"):
+    with pytest.raises(InputError, match=r"no hook 'Our'; known are Accumulate, .* .did you mean Ours\?"):
         LineTrainer(config("SIRFP.HOOKS", "['Our']"))
 
 

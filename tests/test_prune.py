@@ -107,8 +107,35 @@ def test_min_keep_holds_over_all_cuts_of_one_pruning():
         assert len(kept) >= 0.25 * plan.channels[name], name
 
 
+def test_min_keep_is_a_share_of_the_dense_model_that_was_pruned_before(tmp_path):
+    """Of a model that is still in memory, and of one that was loaded."""
+    model = build(Residual)
+    sirfp.prune(model, BATCHES[0], "magnitude", 0.6)
+    sirfp.save(tmp_path / "once.safetensors", model)
+    sirfp.load(tmp_path / "once.safetensors", loaded := build(Residual))
+    for one in (model, loaded):
+        with pytest.raises(sirfp.InputError, match="cannot be reached"):
+            sirfp.prune(one, BATCHES[0], "magnitude", 0.2, min_keep=0.5)
+        plan = sirfp.prune(one, BATCHES[0], "magnitude", 0.3, min_keep=0.25)
+        assert all(len(kept) >= 0.25 * plan.channels[name] for name, kept in plan.kept.items())
+
+
 def test_a_budget_out_of_reach_of_several_cuts_is_said_before_the_first(monkeypatch):
     model = build(Residual)
     monkeypatch.setattr(PruningSession, "_cut", lambda *_: pytest.fail("the model was cut"))
     with pytest.raises(sirfp.InputError, match=r"^the budget cannot be reached: 0.05 of the FLOPs .*MIN_KEEP 0.5\)$"):
         sirfp.prune(model, BATCHES[0], "magnitude", 0.05, min_keep=0.5, steps=6)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"keep": {"stem": 0.5}, "steps": 2}, "steps 2 divides the way to a budget"),
+        ({"divergence": lambda a, b: (a - b).square().mean(), "keep_flops": 0.5}, "a ranking decides the widths"),
+    ],
+)
+def test_arguments_without_an_effect_are_refused(given, says):
+    model = build(Residual)
+    with pytest.raises(sirfp.InputError, match=says):
+        sirfp.prune(model, BATCHES[0], "magnitude", **given)
+    assert not hasattr(model, "_sirfp_plan")

@@ -65,7 +65,7 @@ class ClassificationTrainer(Trainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> AccuracyEvaluator:
         """Builds the evaluator of top-1, top-5 and loss."""
-        return AccuracyEvaluator(dataset_name)
+        return AccuracyEvaluator.from_config(cfg, dataset_name)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators=None) -> dict:

@@ -19,6 +19,7 @@ from detection import DetectionEvaluator, check_data, draw_boxes
 from detectron2.config import CfgNode
 
 from sirfp.engine import Trainer, run
+from sirfp.training.output_folder import predictions_folder
 
 
 class DetectionTrainer(Trainer):
@@ -33,7 +34,8 @@ class DetectionTrainer(Trainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DetectionEvaluator:
         """Builds the evaluator of COCO's average precision."""
         asked = {"bbox": True, "segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
-        return DetectionEvaluator(dataset_name, [task for task, on in asked.items() if on], cfg.OUTPUT_DIR)
+        tasks, folder = [task for task, on in asked.items() if on], predictions_folder(cfg, dataset_name)
+        return DetectionEvaluator(dataset_name, tasks, cfg.OUTPUT_DIR, folder)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
         """Draws the detections of each detector in a few test images."""

@@ -22,7 +22,7 @@ from ..network.divergence import Divergence, divergence_for
 from ..network.forward import call, inference
 from ..network.held_out import count_images, hold_out, regrouped, thinned
 from ..processes import decide_once
-from ..reporting.progress import stage
+from ..reporting.progress import stage, with_progress
 from ..structure.groups import ChannelGroups
 from .curve_store import CurveStore
 from .curves import LEVELS, CurveMeter
@@ -63,6 +63,15 @@ def check_widths(widths: str, called: str = "widths") -> None:
     """Raises InputError if there is no such way to decide widths; the message calls the setting `called`."""
     if widths not in WIDTHS:
         raise InputError(f"{called} must be one of {', '.join(WIDTHS)}, got {widths!r}{near(widths, WIDTHS)}")
+
+
+def check_compared(widths: str, criterion: str) -> None:
+    """Raises InputError if nothing compares outputs, so that a divergence of the user's own has no effect."""
+    if widths == RANKING and CRITERIA.find(criterion).needs != "moments":
+        raise InputError(
+            "a divergence compares outputs for loss curves, but a ranking decides the widths: give widths='curves', "
+            "with calibration batches, or leave out the divergence"
+        )
 
 
 @dataclass
@@ -158,6 +167,8 @@ class Evidence:
         run = runner(example_inputs, forward, loss)
         measure = divergence_for(model, divergence, runner(example_inputs, forward))
         widths = default_widths(criterion, first) if widths is None else widths
+        if divergence is not None:
+            check_compared(widths, criterion)
         divided = "images of the calibration batches, divided and joined anew (widths='ranking' leaves batches whole)"
         once = partial(attempted, run, what="a calibration batch" if widths == RANKING else divided)
         evidence = Evidence.of(first, widths, measure, pixels=call_pixels(model), run=once)
@@ -180,9 +191,10 @@ class Evidence:
         """
         if not self.fit:
             return None
-        stage("taking second moments of the layers' inputs")
+        batches = [*self.fit, *self.held] if held else self.fit
+        shown = with_progress(batches, "taking second moments of the layers' inputs", len(batches))
         with self.mode(model), self.context():
-            return take_moments(model, found, [*self.fit, *self.held] if held else self.fit, self.run)
+            return take_moments(model, found, shown, self.run)
 
     def learn(self, model: nn.Module, found: ChannelGroups, criterion: Criterion, moments: Moments | None) -> None:
         """Gives a criterion all it needs: features or gradients of batches, or moments of layers' inputs.
@@ -196,9 +208,9 @@ class Evidence:
         if isinstance(criterion, Setwise):
             if moments is None:
                 raise InputError(f"criterion {criterion.name!r} looks at images: give calibration batches")
-            stage("ordering channels by what the others can replace")
             some = thinned(self.fit, GRADIENTS * self.divergence.curve_images)
-            learn(model, found, criterion, moments, some, self.divergence, self.context)
+            shown = with_progress(some, "taking gradients at the layers' outputs", len(some))
+            learn(model, found, criterion, moments, shown, self.divergence, self.context)
 
     def meter(
         self, model: nn.Module, found: ChannelGroups, criterion: Criterion, moments: Moments | None

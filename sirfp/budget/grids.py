@@ -46,15 +46,15 @@ def with_given(found: ChannelGroups, limits: Limits, scores: Mapping[str, torch.
     return keep
 
 
-def least(group: Group, min_keep: float, before: int = 0) -> int:
+def least(group: Group, min_keep: float, dense: int = 0) -> int:
     """Returns the minimum width of a group: at least 2 if a statistic runs over it, as one value has no variance.
 
     Args:
         group: the group.
         min_keep: the smallest share of its atoms that it keeps.
-        before: the number of atoms that the share is of; 0 for those that the group has now.
+        dense: the number of atoms that the share is of; 0 for those that the group has now.
     """
-    return min(group.size, max(2 if group.inexact else 1, math.ceil(min_keep * (before or group.size))))
+    return min(group.size, max(2 if group.inexact else 1, math.ceil(min_keep * (dense or group.size))))
 
 
 def chunks_of(order: np.ndarray, group: Group, limits: Limits) -> list[np.ndarray]:
@@ -65,8 +65,7 @@ def chunks_of(order: np.ndarray, group: Group, limits: Limits) -> list[np.ndarra
     if group.name in limits.widths:
         return []
     step = group.step(limits.round_to)
-    before = limits.sizes_before.get(group.name, 0)
-    fewest = math.ceil(least(group, limits.min_keep, before) / step) * step
+    fewest = math.ceil(least(group, limits.min_keep, limits.dense_sizes.get(group.name, 0)) / step) * step
     chunks, start, size = [], 0, len(order) % step or step
     while len(order) - start - size >= fewest:
         chunks.append(order[start : start + size])

@@ -9,7 +9,6 @@ corrected by the ratio of measurement and prediction, until the measured latency
 
 from __future__ import annotations
 
-import copy
 import logging
 import statistics
 from collections.abc import Callable, Mapping
@@ -23,6 +22,8 @@ from torch import nn
 
 from ..errors import InputError
 from ..network.clock import IN_PYTORCH, Clock
+from ..network.untouched import copied_model
+from ..reporting.progress import with_progress
 from ..structure.groups import ChannelGroups
 from ..structure.plan import PruningPlan
 from ..surgery.cut import cut_by, cuts_for
@@ -102,7 +103,10 @@ class LatencyTable:
         points = [*(widths_at(found, share, limits) for share in WIDTHS[1:])]
         points = [np.ones(found.atoms, dtype=bool), *points, smallest(found, limits)]
         shares = np.stack([empty.share(keep) for keep in points], 1)[:, ::-1]
-        times = [clock.layers(cut_copy(model, found, keep), example_inputs, modules) for keep in points]
+        times = [
+            clock.layers(cut_copy(model, found, keep), example_inputs, modules)
+            for keep in with_progress(points, "timing layers at several widths", len(points))
+        ]
         seconds = np.stack(times, 1)[:, ::-1]
         return LatencyTable(members, sizes, empty.layers, shares, np.maximum.accumulate(seconds, axis=1))
 
@@ -195,7 +199,7 @@ def meet_by(
     table = LatencyTable.measure(model, example_inputs, found, limits, clock)
     dense, bottom = table(whole), table(least) / table(whole) * 1.0001
     requested, factors, tried = wanted, [], []
-    for _ in range(TRIES):
+    for _ in with_progress(range(TRIES), "timing plans", TRIES):  # the time left is the most
         requested = min(1.0, max(bottom, requested))
         keep = choose(requested * dense, table)
         smaller = cut_copy(model, found, keep)
@@ -291,7 +295,7 @@ def _correction(factors: list[tuple[float, float]]) -> float:
 
 def cut_copy(model: nn.Module, found: ChannelGroups, keep: np.ndarray) -> nn.Module:
     """Returns a copy cut to chosen atoms, without compensation: as fast as the pruned model, but less accurate."""
-    copied = copy.deepcopy(model)
+    copied = copied_model(model)
     cut_by(copied, PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(found, keep)))
     return copied
 

@@ -27,16 +27,19 @@ class Limits:
     Attributes:
         partitions: prefixes of group names. The first prefix that matches any group makes one partition of the matching
             groups; all other groups make a second one. Each partition is ranked on its own and loses the same share of
-            its channels. "*" makes every group a partition. Without prefixes there is one partition. Stored as a tuple,
-            like `ignore`. `sirfp.budget.widths.choose_widths` says what they mean where widths come from loss curves.
-        min_keep: minimum share of its channels that every group keeps, in [0, 1]. A group always keeps a channel.
-        round_to: every reduced width is a multiple of this number. Other widths of the kernels that it changes become
-            multiples too where that costs little (`sirfp.budget.aligned`).
+            the channels that it has before this pruning. "*" makes every group a partition. Without prefixes there is
+            one partition. Stored as a tuple, like `ignore`. `sirfp.budget.widths.choose_widths` says what they mean
+            where widths come from loss curves.
+        min_keep: minimum share of its channels in the dense model that every group keeps, in [0, 1]. A group always
+            keeps a channel.
+        round_to: every width that this pruning reduces is a multiple of this number. Other widths of the kernels that
+            it changes become multiples too where that costs little (`sirfp.budget.aligned`).
         ignore: names or patterns of modules that stay whole: all channels that they make and read are kept.
         keep: {name or pattern of layers: the channels that they keep}, a share in (0, 1] as a float, or a number of
             channels as an int. `sirfp.budget.given_widths` says what it means. Stored as a tuple of pairs.
         given: (group, number of atoms) of the groups of one model whose width `keep` decides.
-        began: (group, number of atoms) before the first of several cuts of one pruning; `min_keep` is a share of these.
+        dense: (group, number of atoms in the dense model) of the groups of a model that was cut before; `min_keep` is a
+            share of these. Groups that are missing are dense.
 
     Raises:
         InputError: `min_keep`, `round_to` or a value of `keep` is out of range.
@@ -48,7 +51,7 @@ class Limits:
     ignore: Iterable[str] = ()
     keep: Mapping[str, float] | Iterable[tuple[str, float]] = ()
     given: tuple[tuple[str, int], ...] = ()
-    began: tuple[tuple[str, int], ...] = ()
+    dense: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self):
         for name in ("partitions", "ignore"):
@@ -70,9 +73,9 @@ class Limits:
         return dict(self.given)
 
     @cached_property
-    def sizes_before(self) -> dict[str, int]:
-        """{group: number of atoms before the pruning}, of the groups whose number `began` says."""
-        return dict(self.began)
+    def dense_sizes(self) -> dict[str, int]:
+        """{group: number of atoms in the dense model}, of the groups whose number `dense` says."""
+        return dict(self.dense)
 
     @staticmethod
     def from_config(cfg) -> Limits:

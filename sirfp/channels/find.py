@@ -119,14 +119,15 @@ def _tried(
     from .rehearsal import CutCopy
     from .trial import TURNS, freeze_failing
 
-    fit = fit_sizes(model, inputs, traced.output, traced.found, shared)
+    asks = traced.asks and not traced.trains
+    fit = fit_sizes(model, inputs, traced.output, traced.found, shared, asks=asks)
     if fit.stubborn:
         heads = search.with_stubborn(traced.found.heads, fit.stubborn)
         if heads != traced.found.heads:
             traced = _trace(model, inputs, ignore, shared, heads, search)
-        fit = fit_sizes(model, inputs, traced.output, traced.found, shared, settled=True)
-    copies = fit.copies or CutCopy(model, inputs, traced.output, fit.found, shared)
-    copies.asks = traced.asks and not traced.trains
+            asks = traced.asks and not traced.trains
+        fit = fit_sizes(model, inputs, traced.output, traced.found, shared, asks=asks, settled=True)
+    copies = fit.copies or CutCopy(model, inputs, traced.output, fit.found, shared, asks)
     turns = range(1 if fit.copies else 0, TURNS)
     return live_sizes(freeze_failing(copies, turns, trains=traced.trains))
 

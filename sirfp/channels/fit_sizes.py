@@ -62,6 +62,7 @@ def fit_sizes(
     found: ChannelGroups,
     shared: SharedMemory,
     *,
+    asks: bool = False,
     settled: bool = False,
 ) -> Fit:
     """Finds the sizes to set in a cut network.
@@ -72,6 +73,7 @@ def fit_sizes(
         output: its output for these inputs.
         found: its groups.
         shared: guards the parameters.
+        asks: as in `CutCopy`.
         settled: True if no further split of attention can lose whole heads.
 
     Returns:
@@ -80,7 +82,7 @@ def fit_sizes(
 
     def passing() -> CutCopy | None:
         own = copied_model(model, share=not shared.written)
-        copies = CutCopy(own, inputs, output, found, shared)
+        copies = CutCopy(own, inputs, output, found, shared, asks)
         return copies if copies.failure(list(found.groups)) is None else None
 
     fit = _fit_evaluation(model, inputs, passing, found, shared, settled)

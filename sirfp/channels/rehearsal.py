@@ -55,9 +55,9 @@ class CutCopy:
         output: its output for these inputs.
         found: its groups.
         shared: guards the parameters. Once the model has written into them, copies no longer share them.
+        asks: True if the model's code asks for its mode, and the dense model runs the same code in both modes.
 
     Attributes:
-        asks: True if the model's code asks for its mode, and the dense model runs the same code in both modes.
         trains: True once a cut copy has run other code in training mode than in evaluation mode.
     """
 
@@ -68,11 +68,12 @@ class CutCopy:
         output: Any,
         found: ChannelGroups,
         shared: SharedMemory,
+        asks: bool = False,
     ):
         if shared.written:
             model = copied_model(model)
         self.model, self.inputs, self.found, self.shared = model, inputs, found, shared
-        self.asks, self.trains = False, False
+        self.asks, self.trains = asks, False
         self.output = dict(tensors(output))
         self.detector = is_detector(output)
         self.layers: list[str] | None = None  # layers whose outputs are compared, None: outputs of the model only
@@ -166,10 +167,9 @@ class CutCopy:
             doubled = in_double(self.model, self.inputs)
             if doubled is not None:
                 model, inputs, output = doubled
-                self._double = CutCopy(model, inputs, output, self.found, SharedMemory(model))
+                self._double = CutCopy(model, inputs, output, self.found, SharedMemory(model), self.asks)
         if self._double is None:
             return None
-        self._double.asks = self.asks
         reason = self._double.failure(groups, turn)
         self._hides = self._hides or reason is not None
         self.trains = self.trains or self._double.trains

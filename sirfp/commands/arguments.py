@@ -133,6 +133,7 @@ def build_source(args: argparse.Namespace, opts: list[str], file: str = "") -> S
         raise InputError(f"{opts[0]!r}: KEY VALUE pairs are for --config-file and --zoo")
     if not given:
         return None
+    _check_pairs(args)
     size = tuple(args.size) if args.size else None
     from ..data.pixels import LARGEST_SIDE
     from ..sources import source
@@ -159,6 +160,31 @@ def build_source(args: argparse.Namespace, opts: list[str], file: str = "") -> S
     if given == ["zoo"]:
         return source.from_zoo(args.zoo, opts, weights=args.weights, size=size)
     return source.from_config(config_files(args), opts, weights=args.weights, size=size)
+
+
+def _check_pairs(args: argparse.Namespace) -> None:
+    """Raises InputError if KEY VALUE pairs of the command line set what a command takes from its flags."""
+    for key, value in zip(args.words, args.words[1:], strict=False):
+        if key == "MODEL.DEVICE" and value != "cpu":
+            raise InputError(f"MODEL.DEVICE {value} is for training runs; commands run on the CPU or on --device")
+        name = key.removeprefix("SIRFP.")
+        if key.startswith("SIRFP.") and name != "INPUT_SIZE" and _KEY.fullmatch(key):
+            option = "option" if name.startswith("OPTIONS.") else name.partition(".")[0].lower()
+            flag = f"; give --{option.replace('_', '-')}" if hasattr(args, option) else ""
+            raise InputError(f"{key} is for training runs and has no effect here{flag}")
+
+
+def check_untouched(args: argparse.Namespace, flag: str, **defaults: object) -> None:
+    """Raises InputError if an option that needs a flag was given without it.
+
+    Args:
+        args: the command line.
+        flag: the flag, for the message.
+        **defaults: the options that need it, with their values if they are not given.
+    """
+    for name, default in defaults.items():
+        if getattr(args, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} is for {flag}: give that, too")
 
 
 @contextmanager

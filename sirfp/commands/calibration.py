@@ -23,6 +23,9 @@ CRITERIA_HELP = (
     "data set of DATASETS.TRAIN for Detectron2"
 )
 
+LOOK = {"reconstruction": BATCHES, "batches": 16, "batch": 8}
+"""Defaults of the options of the images that are looked at."""
+
 
 def add_criterion(group: argparse._ArgumentGroup) -> None:
     """Adds the criterion and its options."""
@@ -50,8 +53,7 @@ def add_limits(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=Limits.min_keep,
         metavar="SHARE",
-        help="least share of its channels that each group keeps, in a pruned FILE of those that are left "
-        "(default %(default)s)",
+        help="least share of its channels in the dense model that each group keeps (default %(default)s)",
     )
     group.add_argument(
         "--ignore",
@@ -67,11 +69,11 @@ def add_calibration(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--reconstruction",
         type=at_least(0),
-        default=BATCHES,
+        default=LOOK["reconstruction"],
         metavar="N",
         help="batches of images for refitting layers to the channels that stay (default %(default)s; 0: no refitting)",
     )
-    add_images(group, "images that criteria such as sirfp look at", count=16, batch=8)
+    add_images(group, "images that criteria such as sirfp look at", count=LOOK["batches"], batch=LOOK["batch"])
 
 
 def details() -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..reporting.progress import with_progress
-from .arguments import at_least
+from .arguments import at_least, check_untouched
 from .labelled_images import classes_of
 from .outcome import Outcome
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
     from ..network.latency import Latency
     from ..sources.source import Source
 
+CALIBRATE, COMPARE = 128, 256
+"""Default numbers of images for calibration and comparison."""
 REPEATS = 21
 """Timed calls of each file."""
 
@@ -41,14 +43,14 @@ def add_int8(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--calibrate",
         type=at_least(1),
-        default=128,
+        default=CALIBRATE,
         metavar="N",
         help="images for calibration, at most half of those in the folder (default %(default)s)",
     )
     group.add_argument(
         "--compare",
         type=at_least(1),
-        default=256,
+        default=COMPARE,
         metavar="N",
         help="other images on which int8 and floats are compared (default %(default)s)",
     )
@@ -65,8 +67,8 @@ def check_int8(args: argparse.Namespace) -> None:
         raise InputError("--int8 needs images for calibration: give --images FOLDER")
     if args.int8 and len(find_images(args.images)) < 2:
         raise InputError(f"--int8 needs at least two images, one of them for comparison; {args.images} has one")
-    if args.reduce_range and not args.int8:
-        raise InputError("--reduce-range is for --int8")
+    if not args.int8:
+        check_untouched(args, "--int8", calibrate=CALIBRATE, compare=COMPARE, reduce_range=False)
 
 
 def add_integers(args: argparse.Namespace, source: Source, written: Exported, outcome: Outcome) -> Outcome:

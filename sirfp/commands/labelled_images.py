@@ -59,7 +59,7 @@ def _from_folders(args: argparse.Namespace, source: Source) -> Iterator[Any]:
     random.Random(args.seed).shuffle(drawn)
     for i in range(0, min(len(drawn), args.batches * args.batch), args.batch):
         paths, labels = zip(*drawn[i : i + args.batch], strict=True)
-        yield source.read(paths), torch.tensor(labels)
+        yield source.read(paths), torch.tensor(labels, device=source.device)
 
 
 def classes_of(root: Path, found: list[Path], classes: int | None) -> dict[Path, int]:

@@ -18,6 +18,7 @@ from .arguments import (
     add_model,
     at_least,
     build_source,
+    check_untouched,
     check_writable,
     in_flags,
     need_model,
@@ -27,6 +28,7 @@ from .arguments import (
 )
 from .calibration import (
     CRITERIA_HELP,
+    LOOK,
     add_calibration,
     add_criterion,
     add_limits,
@@ -35,6 +37,7 @@ from .calibration import (
     read_options,
     read_widths,
 )
+from .device import add_device, check_device, place
 from .outcome import Outcome
 from .recorded import complete, origin_of, restore_as_named
 
@@ -65,7 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--keep-latency",
         type=share,
         metavar="SHARE",
-        help="share of the dense model's latency that stays: the time for one image, measured on this machine",
+        help="share of the dense model's latency that stays: the time for one image on --device of this machine",
     )
     group.add_argument(
         "--latency-runtime",
@@ -100,6 +103,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--no-bias-correction", action="store_true", help="do not add the mean output of removed channels to biases"
     )
     add_calibration(group)
+    add_device(group, "the network is looked at, timed for --keep-latency, and refitted")
     parser.add_argument("--verbose", action="store_true", help="also list layers that cannot be pruned, and why")
 
 
@@ -121,6 +125,9 @@ def run(args: argparse.Namespace) -> Outcome:
     clock = clock_named(args.latency_runtime, "--latency-runtime")
     Target.of(KEEP_FLOPS, clock, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
+    check_device(args.device)
+    if args.steps and args.keep and all(budget is None for budget in budgets.values()):
+        raise InputError("--steps divides the way to a budget, but --keep alone cuts at once: give a budget, too")
     keep = read_widths(args.keep)
     with in_flags(KEEP="--keep"):
         Limits(keep=keep)  # checks the widths before the model is built
@@ -131,11 +138,13 @@ def run(args: argparse.Namespace) -> Outcome:
     args.criterion = args.criterion or default_criterion()
     criterion = CRITERIA.find(args.criterion)
     options = read_options(criterion, args.option)
-    source = need_model(build_source(args, opts, file))
+    source = place(need_model(build_source(args, opts, file)), args.device)
     if criterion.needs in ("features", "moments") and not (args.images or args.config_file or args.zoo):
         raise InputError(
             f"criterion {args.criterion!r} looks at images: give --images FOLDER, or --criterion magnitude"
         )
+    if criterion.needs == "weights" and not args.images:
+        check_untouched(args, "--images", **LOOK)
     source.check()
     before = None
     if file:
@@ -144,7 +153,8 @@ def run(args: argparse.Namespace) -> Outcome:
         source.weights = file
     else:
         note_if_random(source)
-    use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
+    if args.device == "cpu":
+        use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
     calibration, loss = read_calibration(args, source, criterion.needs)
     stage("finding groups of channels")
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore", KEEP="--keep"):

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..reporting.progress import stage
-from .arguments import MODEL_USAGE, OPTS_USAGE, add_model, at_least, build_source, in_flags, split_words
+from .arguments import (
+    MODEL_USAGE,
+    OPTS_USAGE,
+    add_model,
+    at_least,
+    build_source,
+    check_untouched,
+    in_flags,
+    split_words,
+)
+from .device import add_device, check_device, place
 from .outcome import Outcome
 from .recorded import restore_as_named
 
@@ -30,6 +40,10 @@ EXAMPLE = """examples:
   sirfp report --zoo COCO-Detection/retinanet_R_50_FPN_1x     which layers can be pruned, and which cannot"""
 
 
+TIMING: dict[str, Any] = {"batch": 1, "repeats": 11, "warmup": 2, "runtimes": ["eager"]}
+"""Defaults of the options of --latency."""
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this subcommand."""
     add_model(parser)
@@ -38,29 +52,34 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batch",
         type=at_least(1),
-        default=1,
+        default=TIMING["batch"],
         metavar="N",
         help="images in a timed call (default %(default)s)",
     )
     group.add_argument(
         "--repeats",
         type=at_least(1),
-        default=11,
+        default=TIMING["repeats"],
         metavar="N",
         help="timed calls of each model (default %(default)s)",
     )
     group.add_argument(
-        "--warmup", type=at_least(0), default=2, metavar="N", help="calls before the timed ones (default %(default)s)"
+        "--warmup",
+        type=at_least(0),
+        default=TIMING["warmup"],
+        metavar="N",
+        help="calls before the timed ones (default %(default)s)",
     )
     group.add_argument("--threads", type=at_least(1), metavar="N", help="CPU threads; by default PyTorch's choice")
     group.add_argument(
         "--runtimes",
         nargs="+",
         choices=("eager", "channels-last", "bfloat16", "compiled", "onnxruntime", "openvino"),
-        default=["eager"],
+        default=TIMING["runtimes"],
         metavar="NAME",
         help="any of %(choices)s (default eager); the last three time the graph that `sirfp export` writes",
     )
+    add_device(group, "calls are timed")
     parser.add_argument(
         "--ignore",
         action="append",
@@ -77,6 +96,9 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.checkpoint.pruned import read
 
     file, opts = split_words(args.words, file=True)
+    _check_options(args)
+    if file and args.ignore:
+        raise InputError(f"--ignore is for dense models, what {file} lost is cut: leave one of them out")
     pruned = read(file) if file else None  # first, so that a damaged file is reported before a model is built
     named = any(value is not None for value in (args.timm, args.config_file, args.zoo, args.size, args.num_classes))
     if pruned and not (named or opts or args.latency):  # the file says it all
@@ -88,8 +110,18 @@ def run(args: argparse.Namespace) -> Outcome:
         if args.latency:
             raise InputError("--latency needs the dense model: --timm NAME, --config-file PATH or --zoo CONFIG")
         return _file(file, pruned[0], None, args.verbose)
-    source.check()
+    place(source, args.device).check()
     return _dense(source, args) if pruned is None else _both(file, *pruned, source, args)
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises InputError if there is no such device, a requested runtime does not run on it, or nothing is timed."""
+    check_device(args.device)
+    if not args.latency:
+        check_untouched(args, "--latency", **TIMING, threads=None, device="cpu")
+    on_cpu = [runtime for runtime in args.runtimes if runtime in ("onnxruntime", "openvino")]
+    if args.device != "cpu" and on_cpu:
+        raise InputError(f"--device {args.device}: {' and '.join(on_cpu)} run on the CPU here; leave --device out")
 
 
 def _file(file: str, plan: PruningPlan, origin: Origin | None, verbose: bool) -> Outcome:
@@ -229,7 +261,8 @@ def _about(source: Source, args: argparse.Namespace, timed: dict[str, Any]) -> d
     """Data for JSON about the model and the measurement."""
     about: dict[str, Any] = {"model": source.name, "size": list(source.size)}
     if args.latency:
-        about["latency"] = {key: getattr(args, key) for key in ("batch", "repeats", "warmup", "threads")} | timed
+        how = ("batch", "repeats", "warmup", "threads", "device")
+        about["latency"] = {key: getattr(args, key) for key in how} | timed
     return about
 
 
@@ -238,8 +271,9 @@ def _latency_output(args: argparse.Namespace, found: Mapping[str, Mapping[str, L
     from sirfp.reporting import tables
 
     threads = f", {args.threads} thread{'s' * (args.threads > 1)}" if args.threads else ""
+    device = "" if args.device == "cpu" else f", on {args.device}"
     images = "1 image" if args.batch == 1 else f"{args.batch} images"
     first = next(iter(found))
     method = f"Latency in {first}" if len(found) > 1 or first != "eager" else "Latency"
-    method += f": median and quartiles of {args.repeats} calls in turns, {images} each{threads}."
+    method += f": median and quartiles of {args.repeats} calls in turns, {images} each{threads}{device}."
     return [method, tables.runtimes(found)] if len(found) > 1 else [method]

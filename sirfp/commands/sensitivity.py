@@ -22,6 +22,7 @@ from .arguments import (
     split_words,
 )
 from .calibration import add_calibration, add_criterion, add_limits, details, read_calibration, read_options
+from .device import add_device, check_device, place
 from .outcome import Outcome
 
 __all__ = ["EXAMPLE", "USAGE", "add", "details", "run"]
@@ -46,6 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_limits(group)
     add_calibration(group)
+    add_device(group, "the network runs")
     group = parser.add_argument_group("results")
     group.add_argument(
         "--cache",
@@ -68,6 +70,7 @@ def run(args: argparse.Namespace) -> Outcome:
     _, opts = split_words(args.words, file=False)
     levels = check_levels(args.levels, "--levels")
     check_share("--min-keep", args.min_keep, zero=True)
+    check_device(args.device)
     for path in filter(None, (args.csv, args.plot, args.cache)):
         check_writable(path)
     args.criterion = args.criterion or default_criterion()
@@ -75,10 +78,11 @@ def run(args: argparse.Namespace) -> Outcome:
     options = read_options(criterion, args.option)
     if not (args.images or args.config_file or args.zoo):
         raise InputError("loss curves are measured on images: give --images FOLDER")
-    source = need_model(build_source(args, opts))
+    source = place(need_model(build_source(args, opts)), args.device)
     source.check()
     note_if_random(source)
-    use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
+    if args.device == "cpu":
+        use_channels_last_if_possible(source.model, source.example())  # networks run faster so on processors
     calibration, loss = read_calibration(args, source, "features" if criterion.needs == "weights" else criterion.needs)
     with in_flags(MIN_KEEP="--min-keep", ROUND_TO="--round-to", IGNORE="--ignore"):
         measured = sirfp.sensitivity(

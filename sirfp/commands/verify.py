@@ -22,6 +22,7 @@ from .arguments import (
     need_model,
     split_words,
 )
+from .device import add_device, check_device, place
 from .outcome import Outcome
 from .recorded import restore_as_named
 
@@ -42,10 +43,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_images(parser, "compare outputs for these images; by default random ones", count=2, batch=1)
     add_tolerance(parser, 1e-4, "from the masked dense model")
+    add_device(parser, "both models run")
 
 
 def run(args: argparse.Namespace) -> Outcome:
     """Builds both models and compares their outputs."""
+    from torch.backends import cudnn
+
     from sirfp.checkpoint.pruned import read
     from sirfp.verify import expand
 
@@ -53,8 +57,9 @@ def run(args: argparse.Namespace) -> Outcome:
     if not file:
         raise InputError("name the pruned FILE to verify")
     check_tolerance(args.tolerance)
+    check_device(args.device)
     plan, state = read(file)
-    source = need_model(build_source(args, opts, file))
+    source = place(need_model(build_source(args, opts, file)), args.device)
     pruned = source.fresh()
     restore_as_named(pruned, plan, state, file, args)
     source.check()
@@ -63,7 +68,9 @@ def run(args: argparse.Namespace) -> Outcome:
         batches = source.batches(args.images, args.batches, args.batch, args.seed)
     else:
         batches = (source.example(args.batch, args.seed + i) for i in range(args.batches))
-    worst, compared, count = _worst(source.model, pruned, plan, with_progress(batches, "comparing", args.batches))
+    batches = with_progress(batches, "comparing", args.batches)
+    with cudnn.flags(enabled=cudnn.enabled, allow_tf32=False):  # TF32 rounds inputs of convolutions to 10 bits
+        worst, compared, count = _worst(source.model, pruned, plan, batches)
     data: dict[str, Any] = {
         "file": file,
         "model": source.name,

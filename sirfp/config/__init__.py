@@ -5,6 +5,7 @@ from .data import register_data
 from .keys import add_sirfp_config
 from .projects import register_config
 from .reading import config_file, input_size, load_config, pairs
+from .unused import warn_of_unused
 from .values import leaves
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "register_config",
     "register_data",
     "validate",
+    "warn_of_unused",
 ]

@@ -12,6 +12,7 @@ from ..budget.target import Target
 from ..criteria.options import Within
 from ..errors import InputError
 from .options import check_options
+from .unused import check_used
 from .values import check_proposals, check_values
 
 
@@ -52,6 +53,7 @@ def validate(cfg: CfgNode) -> None:
     if {"Report", "PruneSteps"} <= set(ours.HOOKS) and ours.HOOKS.index("Report") > ours.HOOKS.index("PruneSteps"):
         raise InputError("SIRFP.HOOKS: Report must come before PruneSteps, because Report evaluates the dense network")
     _check_teacher(cfg)
+    check_used(cfg)
     check_widths(ours.WIDTHS or WIDTHS[0], "SIRFP.WIDTHS")
     sides = cfg.INPUT.MIN_SIZE_TRAIN
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sides) != 2:

@@ -79,6 +79,7 @@ def add_sirfp_config(cfg: CfgNode) -> None:
     # Number of periodic checkpoints (SOLVER.CHECKPOINT_PERIOD) that are kept; model_best.pth and model_final.pth always
     # are. 0: all
     cfg.SOLVER.KEEP_CHECKPOINTS = 3
+    cfg.TEST.PREDICTIONS = False  # write what is predicted for each test image to OUTPUT_DIR/predictions/<data set>/
     cfg.TEST.BEST_METRIC = ""  # e.g. "sem_seg/mIoU": the network with its best value is kept as model_best.pth
 
 
@@ -120,7 +121,7 @@ def _add_pruning(cfg: CfgNode) -> None:
     # Number of images on which the loss curves are measured; 0: 64 for classifiers, 32 for detectors, 16 for segmentors
     cfg.SIRFP.CURVE_IMAGES = 0
     cfg.SIRFP.ROUND_TO = Limits.round_to  # the number of channels of a layer after pruning is a multiple of this
-    cfg.SIRFP.MIN_KEEP = Limits.min_keep  # the smallest share of its channels that a group keeps; one channel stays
+    cfg.SIRFP.MIN_KEEP = Limits.min_keep  # the smallest share of its dense channels that a group keeps, at least one
     cfg.SIRFP.IGNORE = list(Limits.ignore)  # patterns of modules that stay whole: what they make and what they read
     # Widths of single layers, e.g. {"backbone.layer3.*": 0.5, "backbone.layer4.0.conv1": 96}: shares or numbers of
     # their channels. The budget decides all other widths; without one they stay.

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ..errors import InputError, near
+from ..errors import InputError, near, suggested
 from ..files.nearby import nearby
 from ..files.yaml_files import check_config_files
 from .keys import add_sirfp_config
@@ -188,4 +188,4 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
 def _same_tail(key: str, known: Sequence[str]) -> str:
     tail = key.rpartition(".")[2]
     found = [name for name in known if name.rpartition(".")[2] == tail]
-    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
+    return suggested(found[:3])

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..moments.inputs import InputMoments, Moments
 from ..redundancy.elimination import Reader, eliminate
 from ..redundancy.exchange import exchange
+from ..reporting.progress import with_progress
 from ..structure.groups import ChannelGroups, Emission, Group
 from .magnitude import Magnitude
 from .options import Within
@@ -94,7 +95,9 @@ class Setwise(Criterion):
         """
         weights = dict(self.model.named_parameters())
         matrices: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        for group, emissions in _readers(found, moments).items():
+        reading = _readers(found, moments)
+        for group in with_progress(reading, "ordering channels by what the others can replace", len(reading)):
+            emissions = reading[group]
             used = [e for e in emissions if not gradients or e.weight in gradients]
             for e in used:
                 if e.weight not in matrices:

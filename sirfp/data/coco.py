@@ -92,8 +92,8 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        near = "" if path.exists() else nearby(path, [".json"])
-        raise InputError(f"{path}: cannot be read ({error.strerror}){near}; expected {LAYOUT}") from error
+        wrong = f"cannot be read ({error.strerror})" if path.exists() else f"no such file{nearby(path, ['.json'])}"
+        raise InputError(f"{path}: {wrong}; expected {LAYOUT}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON in UTF-8 ({error}); expected {LAYOUT}") from error
     for key in ("images", "annotations", "categories"):

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import time
@@ -27,6 +26,7 @@ from torch import nn
 from ..errors import InputError, one_line
 from ..network.forward import call, inference
 from ..network.latency import Latency, in_turns, synchronizer
+from ..network.untouched import copied_model
 
 RUNTIMES = ("eager", "channels-last", "bfloat16", "compiled", "onnxruntime", "openvino")
 GRAPH_RUNTIMES = ("compiled", "onnxruntime", "openvino")
@@ -53,7 +53,7 @@ def prepare_call(
     if runtime == "openvino":
         return openvino_call(model, inputs, folder, threads)
     if runtime != "eager":
-        model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        model = copied_model(model).to(memory_format=torch.channels_last)
         if isinstance(inputs, torch.Tensor) and inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
     kind = next((p.device.type for p in model.parameters()), "cpu")

@@ -10,7 +10,7 @@ from ..errors import near
 
 
 def nearby(path: str | os.PathLike[str], endings: Iterable[str] = ()) -> str:
-    """Returns "; did you mean X?" with names in the same folder, or "; the folder X does not exist either", or "".
+    """Returns " (did you mean X?)" with names in the same folder, or "; the folder X does not exist either", or "".
 
     Args:
         path: what is missing.

@@ -133,6 +133,30 @@ def check_prunable(model: nn.Module, values: bool = True) -> None:
         )
 
 
+def check_same_structure(model: nn.Module, other: nn.Module, called: str) -> None:
+    """Checks that another model can lose the same channels as a model that is to be pruned.
+
+    Args:
+        model: the plain model to prune.
+        other: the other model, wrapped or not.
+        called: what messages call the other model.
+
+    Raises:
+        InputError: the other model has other tensors, or one of them cannot be pruned.
+    """
+    check_prunable(model)
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    with plain(other) as network:
+        check_prunable(network)
+        its = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    differs = next((name for name in {**own, **its} if own.get(name) != its.get(name)), None)
+    if differs is not None:
+        raise InputError(
+            f"{called} is not of the structure of the model to prune: {differs!r} is "
+            f"{its.get(differs, 'missing')}, expected {own.get(differs, 'no such tensor')}"
+        )
+
+
 def _check_module(model: Any) -> None:
     if not isinstance(model, nn.Module):
         kind, hint = type(model).__name__, "give a torch.nn.Module"

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import InputError, near
+from ..errors import InputError, near, suggested
 from ..network.detectron import check_detectron2
 
 
@@ -48,7 +48,7 @@ def zoo_config(config: str) -> tuple[Path, str]:
     wanted = config if config.endswith((".yaml", ".py")) else f"{config}.yaml"
     if wanted not in known:
         tails = {Path(k).name: k for k in sorted(known, reverse=True)}
-        hint = f"; did you mean {tails[wanted]}?" if wanted in tails else near(wanted, known)
+        hint = suggested([tails[wanted]]) if wanted in tails else near(wanted, known)
         hint = hint or "; e.g. COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
         raise InputError(f"Detectron2's model zoo has no config {config!r}{hint}")
     return folder / wanted, wanted

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from ..errors import InputError, one_line
 from ..network.detectron import check_detectron2
 from ..network.forward import call, image_channels, inference, random_images
 from ..network.proposals import random_proposals
+from ..network.untouched import copied_model
 from .detectron import build, zoo_config
 from .images import find_images, read_image
 
@@ -32,7 +32,7 @@ NAMED_WEIGHTS = ("timm", "pypi://")
 
 @dataclass
 class Source:
-    """A dense model on the CPU, and its inputs.
+    """A dense model, on the CPU until it is moved, and its inputs.
 
     Attributes:
         name: the name that the user gave, for messages.
@@ -63,9 +63,18 @@ class Source:
         """The order of the colour channels: "RGB", "BGR", "L" (grey), "RGBA" or e.g. "6 channels"."""
         raise NotImplementedError
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return next((tensor.device for tensor in self.model.parameters()), torch.device("cpu"))
+
+    def to(self, device: str | torch.device) -> None:
+        """Moves the model to a device. Inputs of a timm network are made there; Detectron2's models move theirs."""
+        self.model.to(device)
+
     def fresh(self) -> nn.Module:
         """A copy of the dense model."""
-        return copy.deepcopy(self.model)
+        return copied_model(self.model)
 
     def batches(self, folder: str, count: int, batch: int, seed: int = 0) -> Iterator[Any]:
         """Reads random images of a folder and its subfolders, each image at most once.
@@ -111,17 +120,17 @@ class TimmSource(Source):
 
     def example(self, batch: int = 1, seed: int = 0) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(batch, self.preprocessing["input_size"][0], *self.size, generator=generator)
+        return torch.randn(batch, self.preprocessing["input_size"][0], *self.size, generator=generator).to(self.device)
 
     def read(self, paths: Sequence[Path]) -> torch.Tensor:
         from timm.data import create_transform
 
         transform = create_transform(**self.preprocessing, is_training=False)
         mode = format_of(self.preprocessing["input_size"][0])
-        return torch.stack([transform(read_image(path).convert(mode)) for path in paths])
+        return torch.stack([transform(read_image(path).convert(mode)) for path in paths]).to(self.device)
 
     def raw(self, inputs: torch.Tensor) -> list[torch.Tensor]:
-        mean, std = (torch.tensor(self.preprocessing[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
+        mean, std = (inputs.new_tensor(self.preprocessing[key]).reshape(-1, 1, 1) for key in ("mean", "std"))
         return list((inputs * std + mean) * 255)
 
     @property

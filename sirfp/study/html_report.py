@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.whole import whole_file
+from ..reporting.progress import duration
 from ..reporting.provenance import versions
 from ..reporting.tables import giga, mega
 from . import charts, pictures
@@ -29,7 +30,6 @@ from .results import (
     to_markdown,
 )
 from .run_folders import RunFolders
-from .scheduler import duration
 
 NAME, CSV, JSON, MARKDOWN = "report.html", "results.csv", "results.json", "results.md"
 COLUMNS: tuple[tuple[str, str, Callable[[Row], tuple[Any, ...]]], ...] = (

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .scheduler import Progress, duration
+from ..reporting.progress import duration
+from .scheduler import Progress
 
 
 @contextmanager

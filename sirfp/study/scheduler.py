@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ..reporting.progress import duration
 from .grid import Job
 from .run_folders import CONSOLE, RunFolders
 from .runner import Run, Runner
@@ -199,10 +200,3 @@ def _fail_dependents(progress: Progress) -> None:
         failed = next((other.name for other in reversed(job.needed) if other.name in progress.failed), None)
         if failed is not None:
             progress.failed[job.name] = f"the run that it needs, {failed}, failed"
-
-
-def duration(seconds: float) -> str:
-    """Formats seconds as "1:05" or "2:03:04"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

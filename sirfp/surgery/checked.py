@@ -8,7 +8,6 @@ with those of the dense network.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -19,7 +18,8 @@ import torch.distributed as dist
 from torch import nn
 
 from ..moments import Moments
-from ..network.untouched import random_states, untouched
+from ..network.untouched import copied_model, random_states, untouched
+from ..reporting.progress import with_progress
 from ..structure.groups import MODEL_OUTPUT, ChannelGroups
 
 WAYS = ("renormalised", "refit", "careful", "emitted", "none")
@@ -62,8 +62,8 @@ def best_way(
     with untouched(model), moments.as_taken(model):
         wanted = list(_outputs(model, names, moments))
     errors = []
-    for way in ways:
-        pruned = copy.deepcopy(model)
+    for way in with_progress(ways, "trying ways to correct the cut network", len(ways)):
+        pruned = copied_model(model)
         cut(pruned, way)
         with random_states(pruned), moments.as_taken(pruned):
             errors.append(_error(wanted, _outputs(pruned, names, moments), names))

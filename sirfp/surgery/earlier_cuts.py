@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -12,6 +13,9 @@ from ..structure.plan import PruningPlan
 
 PLAN = "_sirfp_plan"
 """Attribute of a cut model: its whole plan as JSON. Copies and pickles keep it, and reading them needs no sirfp."""
+
+OTHER_INPUTS = 0.01
+"""Relative difference of FLOPs above which the example inputs are taken to be others than those of the earlier plan."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,20 @@ def earlier_plan(model: nn.Module) -> PruningPlan | None:
 def remember(model: nn.Module, plan: PruningPlan) -> None:
     """Sets the plan of all cuts of a model."""
     vars(model)[PLAN] = plan.to_json()
+
+
+def for_inputs(plan: PruningPlan, flops: int) -> PruningPlan:
+    """Returns a plan with the FLOPs of other example inputs, to which those of the dense model are scaled.
+
+    Args:
+        plan: the plan of all cuts of a model so far.
+        flops: the model's FLOPs on the present example inputs. If they are the plan's, it is returned as it is.
+    """
+    dense, pruned = plan.flops
+    if not pruned or abs(flops / pruned - 1) <= OTHER_INPUTS:
+        return plan
+    logger.info("The example inputs are not those of the earlier plan: its FLOPs are scaled to these inputs")
+    return replace(plan, flops=(round(dense * flops / pruned), flops))
 
 
 def check_whole(model: nn.Module, plan: PruningPlan) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..network.module_copies import copied_modules
 from ..network.strided_pointwise import is_affected
 
 _OWN = frozenset(nn.Module().__dict__) - {"training"}
@@ -40,7 +40,7 @@ def partial_copy(model: nn.Module, tensors: Collection[str], modules: Collection
         altered = {id(module) for name, module in named if name in modules}
         layers = [module for name, module in named if name and altered.isdisjoint(map(id, module.modules()))]
         shared |= {id(layer): layer for layer in layers if _is_simple(layer, shared)}
-    return copy.deepcopy(model, shared)
+    return copied_modules(model, shared)
 
 
 def _is_simple(module: nn.Module, shared: Mapping[int, Any]) -> bool:

@@ -1,10 +1,15 @@
-"""Protects the output folder of a training run: one run at a time writes to it, and no run overwrites checkpoints."""
+"""The output folder of a training run: one run at a time writes to it, and no run overwrites checkpoints.
+
+Also names the folder in it that holds the files of predictions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+from detectron2.config import CfgNode
 from torch import nn
 
 from ..errors import InputError
@@ -40,3 +45,8 @@ def hold_output_folder(folder: str, *, resume: bool) -> Iterator[None]:
 
         decide_once(take)
         yield
+
+
+def predictions_folder(cfg: CfgNode, data_set: str) -> Path | None:
+    """The folder for files of what is predicted for a test set; None if `TEST.PREDICTIONS` is off."""
+    return Path(cfg.OUTPUT_DIR, "predictions", data_set) if cfg.TEST.PREDICTIONS else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..budget.target import Target, share_after
+from ..budget.several_cuts import share_after
+from ..budget.target import Target
 from ..errors import InputError
 
 

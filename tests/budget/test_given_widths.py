@@ -56,7 +56,7 @@ def test_names_and_patterns_give_groups_a_width(keep, expected):
 @pytest.mark.parametrize(
     ("keep", "says"),
     [
-        ({"shorn.0": 0.5}, "KEEP names 'shorn.0', which no layer of the model matches; did you mean short.0"),
+        ({"shorn.0": 0.5}, "KEEP names 'shorn.0', which no layer of the model matches .did you mean short.0"),
         ({"a.1": 0.5}, "'a.1', which makes no channels of its own"),
         ({"head": 0.5}, "KEEP names 'head', whose channels cannot be cut: it is the model's output"),
         ({"head": 4}, "whose channels cannot be cut"),

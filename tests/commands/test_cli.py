@@ -237,7 +237,7 @@ def test_help_has_an_example(command, capsys):
     [
         (["--size", "224"], "error: --size takes 2 values, separated by a space: --size H W; see sirfp prune --help"),
         (["--size", "224x224"], "error: --size takes 2 values"),
-        (["--widths", "curve"], "error: there is no 'curve' for --widths; known are curves, ranking; did you mean"),
+        (["--widths", "curve"], "error: there is no 'curve' for --widths; known are curves, ranking (did you mean"),
     ],
 )
 def test_values_that_an_option_does_not_take_are_named_with_the_option(words, says, capsys):

@@ -41,7 +41,7 @@ def test_the_defaults_are_valid():
         ("SIRFP.STEPS", "0", "at least 1, got 0"),
         ("SIRFP.ROUND_TO", "0", "at least 1, got 0"),
         ("SIRFP.RECOVER_ITERS", "-1", "at least 0, got -1"),
-        ("SIRFP.IMPORTANCE", "tailor", "must be taylor or dcfp, got 'tailor'; did you mean taylor"),
+        ("SIRFP.IMPORTANCE", "tailor", "must be taylor or dcfp, got 'tailor' (did you mean taylor"),
         ("SIRFP.SPARSITY.WEIGHT", "-1.0", "SIRFP.SPARSITY.WEIGHT must be at least 0"),
         ("SIRFP.HOOKS", "['SlimmingPenalty', 'Accumulate']", "Accumulate must come before SlimmingPenalty"),
         ("SOLVER.MAX_ITER", "0", "SOLVER.MAX_ITER must be at least 1"),
@@ -113,7 +113,7 @@ def test_a_broken_file(tmp_path, text, says):
 
 def test_a_missing_file_has_neighbours(tmp_path):
     (tmp_path / "camvid.yaml").write_text("VERSION: 2\n")
-    with pytest.raises(InputError, match=r"there is no config file .*camvd.yaml; did you mean camvid.yaml"):
+    with pytest.raises(InputError, match=r"there is no config file .*camvd.yaml .did you mean camvid.yaml"):
         load_config(tmp_path / "camvd.yaml")
 
 
@@ -197,7 +197,7 @@ def test_a_broken_layer_is_named(layers, tmp_path):
     (tmp_path / "broken.yaml").write_text("SIRFP: {HOKS: []}\n")
     with pytest.raises(InputError, match="did you mean SIRFP.HOOKS"):
         layers("own broken")
-    with pytest.raises(InputError, match="no config file .*tailor.yaml; did you mean taylor.yaml"):
+    with pytest.raises(InputError, match="no config file .*tailor.yaml .did you mean taylor.yaml"):
         layers("own tailor")
 
 

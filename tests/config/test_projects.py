@@ -38,7 +38,7 @@ def test_configs_of_a_project_have_its_keys_and_no_others_do(tmp_path):
     assert (cfg.MODEL.DEPTH.BINS, cfg.PROJECT) == (8, "depth")
     assert load_config("", ["PROJECT", "depth"]).MODEL.DEPTH.BINS == 64
     assert "DEPTH" not in load_config("").MODEL
-    with pytest.raises(InputError, match="no config key MODEL.DEPTH.BIN; did you mean MODEL.DEPTH.BINS"):
+    with pytest.raises(InputError, match="no config key MODEL.DEPTH.BIN .did you mean MODEL.DEPTH.BINS"):
         load_config(file, ["MODEL.DEPTH.BIN", "8"])
 
 

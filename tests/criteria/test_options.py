@@ -90,7 +90,7 @@ def test_values_are_made_what_the_constructor_takes(given, taken):
         ({"power": float("nan")}, "KEY must be finite"),
         ({"power": True}, "KEY must be a number, got True"),
         ({"power": "much"}, "KEY must be a number, got 'much'"),
-        ({"side": "inn"}, "KEY must be in or out, got 'inn'; did you mean in"),
+        ({"side": "inn"}, "KEY must be in or out, got 'inn' (did you mean in"),
         ({"count": 2.5}, "KEY must be a whole number, got 2.5"),
         ({"flag": 1}, "KEY must be true or false, got 1"),
         ({"names": 3}, "KEY must be a list, got 3"),

@@ -130,12 +130,12 @@ def test_the_number_of_classes_must_agree(check):
 
 
 def test_missing_and_broken_files(check, tmp_path):
-    with pytest.raises(InputError, match="none.json: cannot be read"):
+    with pytest.raises(InputError, match="none.json: no such file; expected COCO"):
         check_coco(tmp_path / "none.json", tmp_path)
     (tmp_path / "broken.json").write_text('{"images": [')
     with pytest.raises(InputError, match="broken.json: is not JSON"):
         check_coco(tmp_path / "broken.json", tmp_path)
-    with pytest.raises(InputError, match="brokn.json: cannot be read.*; did you mean broken.json?"):
+    with pytest.raises(InputError, match="brokn.json: no such file .did you mean broken.json.*; expected"):
         check_coco(tmp_path / "brokn.json", tmp_path)
     (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:40])
     assert "2.png: cannot be read as an image" in check()

@@ -11,8 +11,8 @@ from sirfp.files.nearby import nearby
 def test_similar_names_are_suggested(tmp_path):
     for name in ("small.safetensors", "small.yaml", "other.txt"):
         (tmp_path / name).touch()
-    assert nearby(tmp_path / "smal.safetensors") == "; did you mean small.safetensors?"
-    assert nearby(tmp_path / "small.yml", [".yaml"]) == "; did you mean small.yaml?"
+    assert nearby(tmp_path / "smal.safetensors") == " (did you mean small.safetensors?)"
+    assert nearby(tmp_path / "small.yml", [".yaml"]) == " (did you mean small.yaml?)"
     assert nearby(tmp_path / "small.safetensors.bak", [".yaml"]) == nearby(tmp_path / "xyz") == ""
     assert nearby(tmp_path / "none" / "a") == f"; the folder {tmp_path / 'none'} does not exist either"
 

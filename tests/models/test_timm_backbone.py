@@ -55,7 +55,7 @@ def test_layers_after_the_last_feature_are_left_out():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"name": "resnet81"}, "timm has no network 'resnet81'; did you mean"),
+        ({"name": "resnet81"}, "timm has no network 'resnet81' (did you mean"),
         ({"out_features": ["stride64"]}, "has no 'stride64'; it has stride2, stride4"),
         ({"norm": "GN"}, "got 'GN'"),
         ({"weights": "nowhere.pth"}, "there is no file of weights nowhere.pth"),

@@ -1,5 +1,6 @@
 """The classification project: configs build; training on a folder, pruning and resuming work; timm loads the files."""
 
+import csv
 import io
 import json
 import tarfile
@@ -17,6 +18,7 @@ import sirfp
 from sirfp import engine
 from sirfp.config import load_config, register_data
 from sirfp.data.registration import register_images
+from sirfp.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[2] / "projects" / "classification"
 CONFIGS = sorted(PROJECT.glob("configs/*/*.yaml"))
@@ -111,6 +113,30 @@ def test_a_folder_trains_evaluates_and_goes_on(project, options, tmp_path):
     assert "top-1" in (out / "log.txt").read_text()
     run(project, [*options[:4], "--resume", *options[4:]], "SOLVER.MAX_ITER", "3")
     assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 2
+
+
+def test_predicted_classes_are_written_with_file_and_score(project, options, folder, tmp_path):
+    run(project, options, "TEST.PREDICTIONS", "True", "SOLVER.MAX_ITER", "1")
+    (table,) = (tmp_path / "out" / "predictions").glob("*/classes.csv")
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "class", "score"]
+    assert [row["file"] for row in rows] == [f"{name}/{i}.png" for name in CLASSES for i in range(8)]
+    network = timm.create_model("test_efficientnet", num_classes=3).eval()
+    network.load_state_dict(torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"])
+    cfg = configured(project, [*options, "SOLVER.IMS_PER_BATCH", "5"])
+    with torch.no_grad():
+        scores = torch.cat([network(images) for images, _ in project.test_loader(cfg, cfg.DATASETS.TEST[0])]).softmax(1)
+    assert [row["class"] for row in rows] == [CLASSES[i] for i in scores.argmax(1)]
+    assert [float(row["score"]) for row in rows] == pytest.approx(scores.amax(1).tolist(), abs=1e-4)
+
+
+def test_a_stream_has_no_file_names_to_write(project, options):
+    cfg = configured(project, [*options, "TEST.PREDICTIONS", "True"])
+    DatasetCatalog.remove(cfg.DATASETS.TEST[0])
+    DatasetCatalog.register(cfg.DATASETS.TEST[0], lambda: iter(()))
+    with pytest.raises(InputError, match="TEST.PREDICTIONS is True, but data set .* no file names"):
+        project.check_config(cfg)
 
 
 def test_a_pruned_network_is_plain_timm_and_holds_the_average(project, options, tmp_path):

@@ -207,6 +207,46 @@ def test_evaluating_needs_no_training_data(project, options, folder):
     engine.run(project.DetectionTrainer, argv=["--eval-only", *alone])
 
 
+def test_detections_are_written_with_the_ids_of_the_annotation_file(project, options, folder):
+    """Without any detection the file is an empty list."""
+    edited(folder, lambda c: [one.update(id=10 * one["id"]) for one in c["categories"]])
+    edited(folder, lambda c: [one.update(category_id=10 * one["category_id"]) for one in c["annotations"]])
+    cfg = engine.setup(launch.argument_parser().parse_args([*options, "TEST.PREDICTIONS", "True"]))
+    (name,) = cfg.DATASETS.TEST
+    evaluator = project.DetectionTrainer.build_evaluator(cfg, name)
+    written = folder / "out" / "predictions" / name / "coco_instances_results.json"
+    truth = json.loads((folder / "boxes.json").read_text())["annotations"]
+    for found in (True, False):
+        evaluator.reset()
+        for record in DatasetCatalog.get(name):
+            evaluator.process([record], [{"instances": true_objects(record) if found else true_objects(record)[[]]}])
+        evaluator.evaluate()
+        keys = ("image_id", "category_id", "bbox", "score")
+        expected = [[one["image_id"], one["category_id"], one["bbox"], 1.0] for one in truth] if found else []
+        assert [[one[key] for key in keys] for one in json.loads(written.read_text())] == expected
+
+
+def test_a_training_run_and_an_evaluation_write_detections(project, options, folder):
+    name = options[options.index("DATASETS.TEST") + 1].strip("(',)")
+    file = folder / "out" / "predictions" / name / "coco_instances_results.json"
+    options = [*options, "TEST.PREDICTIONS", "True", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"]
+    engine.run(project.DetectionTrainer, argv=options)
+    trained = json.loads(file.read_text())
+    assert trained and {one["category_id"] for one in trained} <= {1, 2}
+    file.unlink()
+    weights = ["MODEL.WEIGHTS", str(folder / "out" / "model_final.pth")]
+    engine.run(project.DetectionTrainer, argv=["--eval-only", *options, *weights])
+    assert json.loads(file.read_text()) == trained
+
+
+def true_objects(record):
+    """The objects of a record as detections of score 1."""
+    boxes = Boxes([[x, y, x + w, y + h] for x, y, w, h in (one["bbox"] for one in record["annotations"])])
+    instances = Instances((64, 64), pred_boxes=boxes, scores=torch.ones(len(boxes)))
+    instances.pred_classes = torch.tensor([one["category_id"] for one in record["annotations"]])
+    return instances
+
+
 def test_average_precision_of_annotations_without_area_that_count_from_zero(project, options, folder):
     edited(folder, lambda c: [(one.update(id=one["id"] - 1), one.pop("area")) for one in c["annotations"]])
     cfg = engine.setup(launch.argument_parser().parse_args(options))
@@ -216,9 +256,7 @@ def test_average_precision_of_annotations_without_area_that_count_from_zero(proj
     for found, expected in ((True, 100), (False, 0)):
         evaluator.reset()
         for record in records:
-            boxes = Boxes([[x, y, x + w, y + h] for x, y, w, h in (one["bbox"] for one in record["annotations"])])
-            instances = Instances((64, 64), pred_boxes=boxes, scores=torch.ones(len(boxes)))
-            instances.pred_classes = torch.tensor([one["category_id"] for one in record["annotations"]])
+            instances = true_objects(record)
             evaluator.process([record], [{"instances": instances if found else instances[[]]}])
         results = evaluator.evaluate()["bbox"]
         assert [results[key] for key in ("AP", "AP50", "AP-bright", "AP-dark")] == pytest.approx([expected] * 4)

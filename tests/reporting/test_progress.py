@@ -9,6 +9,7 @@ import pytest
 
 from sirfp import cli
 from sirfp.commands.outcome import Outcome
+from sirfp.reporting import progress
 from sirfp.reporting.progress import stage, stages_on_stderr, with_progress
 
 
@@ -40,6 +41,46 @@ def test_a_bar_is_a_line_in_a_file(capsys):
     with stages_on_stderr(0):
         assert list(with_progress(iter("ab"), "comparing", 2)) == ["a", "b"]
     assert told(capsys) == ["comparing"]
+
+
+def test_a_file_has_one_line_with_the_time_that_is_left(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with stages_on_stderr(5):
+        for _ in with_progress(range(100), "measuring", 100):
+            clock[0] += 2
+        for _ in with_progress(range(3), "comparing", 3):  # too short for a second line
+            clock[0] += 2
+    assert told(capsys) == ["measuring: 3 of 100, about 3:14 left", "comparing"]
+
+
+def test_a_stage_begins_with_its_first_item(capsys):
+    with stages_on_stderr(0):
+        images = with_progress(iter("ab"), "looking", 2)
+        stage("finding groups")
+        next(images)
+    assert told(capsys) == ["finding groups", "looking"]
+
+
+def test_a_log_has_the_time_that_is_left(monkeypatch, caplog):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with caplog.at_level("INFO", "sirfp"):
+        for _ in with_progress(range(10), "measuring loss curves", 10):
+            clock[0] += 60
+    assert [record.message for record in caplog.records] == ["Measuring loss curves: 1 of 10, about 9:00 left"]
+
+
+def test_a_bar_ends_before_the_next_begins(monkeypatch, capsys):
+    """A generator that is not run to its end, as for the first of many batches, leaves no bar on the terminal."""
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    first = with_progress(iter("abc"), "looking", 3)
+    next(first)
+    (bar,) = progress._bars
+    assert bar.live.is_started
+    list(with_progress(iter("ab"), "measuring", 2))
+    assert not bar.live.is_started and not progress._bars
+    assert list(first) == ["b", "c"]
 
 
 def test_no_stage_is_said_after_the_end(capsys):

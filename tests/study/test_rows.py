@@ -122,7 +122,7 @@ def entry(**keys):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (entry(scratch="sirpf"), "scratch: no row above it that prunes is named sirpf; did you mean sirfp?"),
+        (entry(scratch="sirpf"), "scratch: no row above it that prunes is named sirpf (did you mean sirfp?"),
         ({"criteria": [{"name": "new", "scratch": "sirfp"}, "sirfp"]}, "no row above it that prunes is named sirfp"),
         (entry(scratch="sirfp", steps=3), "steps is that of the row sirfp"),
         (entry(scratch="sirfp", criterion="sirfp"), "criterion is that of the row sirfp"),
@@ -130,8 +130,8 @@ def entry(**keys):
         (entry(scratch=""), "criteria[1].scratch must be a text"),
         ({"overrides": {"SIRFP.PLAN": "a.json"}}, "SIRFP.PLAN is set by the study's criteria"),
         ({"variants": ["refitted"]}, "variants must be a block"),
-        ({"variants": {"a": {"override": {}}}}, "variants.a has no key 'override'; did you mean overrides?"),
-        ({"variants": {"a": {"of": ["sirpf"]}}}, "a.of: no row that prunes is named sirpf; did you mean sirfp"),
+        ({"variants": {"a": {"override": {}}}}, "variants.a has no key 'override' (did you mean overrides?"),
+        ({"variants": {"a": {"of": ["sirpf"]}}}, "a.of: no row that prunes is named sirpf (did you mean sirfp"),
         ({"variants": {"a": {"overrides": {"SIRFP.MIN_KEP": 1}}}}, "did you mean SIRFP.MIN_KEEP"),
         ({"variants": {"a/b": {}}}, "write letters, digits"),
         ({"criteria": ["sirfp", {"name": "sirfp-a", "criterion": "dcfp"}], "variants": {"a": {}}}, "sirfp-a twice"),

@@ -156,9 +156,9 @@ def test_a_run_without_results_has_failed(bench, capsys):
     assert "left no result" in bench.results()["runs"][1]["cause"]
     bench.content["tasks"]["task"]["metric"] = "task/scor"
     assert bench.run() == 2
-    assert "no metric task/scor; did you mean task/score?" in capsys.readouterr().err
+    assert "no metric task/scor (did you mean task/score?)" in capsys.readouterr().err
     bench.content["overrides"] = {"SOLVER.BASE_LR": 0.3}
-    assert bench.run() == 1 and "no metric task/scor; did" in bench.results()["runs"][0]["cause"]
+    assert bench.run() == 1 and "no metric task/scor (did" in bench.results()["runs"][0]["cause"]
 
 
 def test_values_over_seeds(bench):
@@ -283,7 +283,7 @@ def test_a_cluster_of_this_machine(bench):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"critera": []}, "the study has no key 'critera'; did you mean criteria?"),
+        ({"critera": []}, "the study has no key 'critera' (did you mean criteria?"),
         ({"criteria": ["sirpf"]}, "there is no criterion 'sirpf'; known are"),
         ({"criteria": ["sirfp", "sirfp"]}, "tasks.task.criteria has sirfp twice"),
         ({"budgets": [1.5]}, "a budget is a share of FLOPs between 0 and 1, got 1.5"),
@@ -295,7 +295,7 @@ def test_a_cluster_of_this_machine(bench):
         ({"overrides": {"SOLVER": {"BASE_LR": 3}}}, "write SOLVER.BASE_LR in full"),
         ({"tasks": {"x": {"metric": "m", "models": {"n": "dense.yaml"}}}}, "no project 'x'"),
         ({"tasks": {"x": {"script": "train_net.py", "metric": "m", "models": {"n": "dens.yaml"}}}},
-         "there is no file dens.yaml; did you mean dense.yaml"),
+         "there is no file dens.yaml (did you mean dense.yaml"),
         ({"tasks": {"x": {"script": "train_net.py", "models": {"n": "dense.yaml"}}}}, "tasks.x lacks metric"),
         ({"tasks": {"../x": {}}}, "write letters, digits"),
         ({"tasks": []}, "tasks must be a block"),

@@ -75,3 +75,8 @@ def check_config(cfg: CfgNode) -> None:
                 f"MODEL.CLASSIFIER.NUM_CLASSES is {node.NUM_CLASSES}, data set {name!r} has {classes} classes; "
                 f"set it to {classes}"
             )
+        if cfg.TEST.PREDICTIONS and not hasattr(images, "__getitem__"):
+            raise InputError(
+                f"TEST.PREDICTIONS is True, but data set {name!r} is a stream of DATASETS.IMAGES.READER, which tells "
+                "no file names; set it to False, or name a folder or tar file in DATASETS.IMAGES.TEST"
+            )

@@ -1,10 +1,12 @@
-"""COCO's average precision of boxes, masks and keypoints: AP, AP50, AP75, by size and by class."""
+"""COCO's average precision of boxes, masks and keypoints: AP, AP50, AP75, by size and class. File of detections."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,11 @@ from detectron2.evaluation import COCOEvaluator
 from pycocotools.coco import COCO
 from pycocotools.mask import encode
 from tabulate import tabulate
+
+from sirfp.files.whole import whole_file
+
+RESULTS = "coco_instances_results.json"
+"""Name of the file of detections; Detectron2 uses the same name."""
 
 
 class DetectionEvaluator(COCOEvaluator):
@@ -23,13 +30,21 @@ class DetectionEvaluator(COCOEvaluator):
         dataset_name: a registered data set, with a `json_file` in COCO's format or convertible to this format.
         tasks: any of "bbox", "segm" and "keypoints".
         output_dir: folder for the annotations of a data set that has to be converted to COCO's format.
+        predictions: folder for the file of detections `RESULTS`; None for no file. Each evaluation replaces it.
     """
 
-    def __init__(self, dataset_name: str, tasks: Sequence[str] = ("bbox",), output_dir: str | None = None):
+    def __init__(
+        self,
+        dataset_name: str,
+        tasks: Sequence[str] = ("bbox",),
+        output_dir: str | None = None,
+        predictions: Path | None = None,
+    ):
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             super().__init__(dataset_name, tuple(tasks), output_dir=output_dir)
             add_missing_fields(self._coco_api)
-        self._output_dir = None  # write no file of predictions: it is large for large data sets
+        self._output_dir = None  # Detectron2 would also write a pickle
+        self._file = None if predictions is None else predictions / RESULTS
         self._dataset_name = dataset_name
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, dict[str, float]]:
@@ -45,9 +60,23 @@ class DetectionEvaluator(COCOEvaluator):
         return results
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None) -> None:
+        if self._file is not None:
+            self._write(self._file, predictions)
         if not any(found["instances"] for found in predictions):
             predictions[0]["instances"] = [empty_detection(self._coco_api, predictions[0]["image_id"])]
         super()._eval_predictions(predictions, img_ids)
+
+    def _write(self, path: Path, predictions: list[dict[str, Any]]) -> None:
+        """Writes detections in COCO's format of results, with the ids of the annotation file's categories."""
+        ids = {index: id_ for id_, index in self._metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
+        found = [
+            one | {"category_id": ids.get(one["category_id"], one["category_id"])}
+            for prediction in predictions
+            for one in prediction["instances"]
+        ]
+        with whole_file(path) as beside:
+            beside.write_text(json.dumps(found))
+        self._logger.info(f"Predictions of {self._dataset_name} are in {path}")
 
 
 def empty_detection(truth: COCO, image: int | str) -> dict[str, Any]:

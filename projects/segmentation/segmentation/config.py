@@ -28,7 +28,6 @@ def add_segmentation_config(cfg: CfgNode) -> None:
     # Boundary IoU: width of the band along contours, as a share of an image's diagonal; 0: not measured. The usual
     # value is 0.02; for Cityscapes' large images 0.005.
     cfg.TEST.BOUNDARY_RATIO = 0.0
-    cfg.TEST.PREDICTIONS = False  # write OUTPUT_DIR/predictions/<data set>/<image>.png with published label ids
     cfg.TEST.FPS = False  # measure frames per second: the network alone, on whole images of SIRFP.INPUT_SIZE
 
     # The keys for training are outside MODEL, so that the commands of `sirfp` build the network without training heads.

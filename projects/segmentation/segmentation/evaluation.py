@@ -20,6 +20,7 @@ from sirfp.config import input_size
 from sirfp.data.folders import read_label
 from sirfp.network.forward import random_images
 from sirfp.network.latency import measure
+from sirfp.training.output_folder import predictions_folder
 
 from .boundary import BoundaryIoU
 from .predictions import PredictionFiles
@@ -47,8 +48,7 @@ class SegmentationEvaluator(SemSegEvaluator):
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
         """Builds the evaluator from `TEST.BOUNDARY_RATIO` and `TEST.PREDICTIONS`."""
-        folder = Path(cfg.OUTPUT_DIR, "predictions", dataset_name) if cfg.TEST.PREDICTIONS else None
-        return cls(dataset_name, cfg.TEST.BOUNDARY_RATIO, folder)
+        return cls(dataset_name, cfg.TEST.BOUNDARY_RATIO, predictions_folder(cfg, dataset_name))
 
     def encode_json_sem_seg(self, sem_seg, input_file_name: str) -> list:
         """Returns an empty list, so that predictions are not stored."""

@@ -1,0 +1,49 @@
+"""The option `--device`: where the networks of a command run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, near
+
+if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
+    from ..sources.source import Source
+
+
+def add_device(group: argparse.ArgumentParser | argparse._ArgumentGroup, what: str) -> None:
+    """Adds `--device` to a command; `what` says what runs there."""
+    group.add_argument(
+        "--device",
+        default="cpu",
+        metavar="DEVICE",
+        help=f"where {what}: cpu, cuda, or cuda:N for the N-th of several GPUs, counted from 0 (default %(default)s)",
+    )
+
+
+def check_device(name: str) -> None:
+    """Checks the value of `--device`; call it before anything is built.
+
+    Raises:
+        InputError: there is no such device, or PyTorch sees no such GPU on this machine.
+    """
+    import torch
+
+    if name == "cpu":
+        return
+    number = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if number is None:
+        raise InputError(f"--device {name}: networks run on cpu, cuda or cuda:N{near(name, ('cpu', 'cuda'))}")
+    count = torch.cuda.device_count()
+    if not count:
+        built = "" if torch.version.cuda else f"; this PyTorch ({torch.__version__}) is built without CUDA"
+        raise InputError(f"--device {name}: PyTorch finds no GPU on this machine{built}; leave --device out")
+    if int(number[1] or 0) >= count:
+        raise InputError(f"--device {name}: this machine has {count} GPU{'s' * (count > 1)}, counted from cuda:0")
+
+
+def place(source: Source, name: str) -> Source:
+    """Moves a source's model to the device of `--device`, where it then makes its inputs; returns the source."""
+    source.to(name)
+    return source
