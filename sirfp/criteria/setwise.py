@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..moments.inputs import InputMoments, Moments
-from ..redundancy.elimination import Reader, eliminate
+from ..redundancy.elimination import COLUMNS, Reader, eliminate
 from ..redundancy.exchange import exchange
 from ..reporting.progress import with_progress
 from ..structure.groups import ChannelGroups, Emission, Group
@@ -22,6 +22,8 @@ from .taylor import Taylor
 
 FLOOR = 1e-4
 """This share of the mean variance of a layer's input is added to each variance, so that constant channels have one."""
+Layers = tuple[str, ...]
+"""The names of the weights of layers that read the same input."""
 
 
 @register("sirfp_setwise")
@@ -93,19 +95,19 @@ class Setwise(Criterion):
             gradients: covariances of the gradients at the layers' outputs (`sirfp.moments.gradients.take_gradients`).
                 The identity is used for all layers if it is empty; otherwise layers that are not in it do not count.
         """
-        weights = dict(self.model.named_parameters())
-        matrices: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        reading = _readers(found, moments)
-        for group in with_progress(reading, "ordering channels by what the others can replace", len(reading)):
-            emissions = reading[group]
-            used = [e for e in emissions if not gradients or e.weight in gradients]
-            for e in used:
-                if e.weight not in matrices:
-                    matrices[e.weight] = _matrices(
-                        weights[e.weight], moments[e.weight], gradients.get(e.weight), self.ridge
-                    )
+        inputs = _joined(_readers(found, moments), moments, gradients)
+        last = {layers: group for group, each in inputs.items() for layers, _ in each}
+        matrices: dict[Layers, tuple[torch.Tensor, torch.Tensor]] = {}
+        for group in with_progress(inputs, "ordering channels by what the others can replace", len(inputs)):
+            each = inputs[group]
+            for layers, _ in each:
+                if layers not in matrices:
+                    matrices[layers] = self._matrices(layers, moments, gradients)
             size, span = found[group].size, found.spans[group]
-            readers = [Reader(*_with_channels(*matrices[e.weight], e.atoms, span)) for e in used]
+            readers = [Reader(*_with_channels(*matrices[layers], atoms, span)) for layers, atoms in each]
+            for layers, _ in each:
+                if last[layers] == group:
+                    del matrices[layers]
             if readers:
                 order, errors = eliminate(readers, size)
                 self._orders[group] = order
@@ -113,6 +115,13 @@ class Setwise(Criterion):
                     self._exchanged[group] = readers
                 self._scores[group] = torch.empty_like(errors).index_copy_(0, order, errors.cummax(0).values)
         self._score_others(bool(gradients))
+
+    def _matrices(
+        self, layers: Layers, moments: Moments, gradients: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the inverse and the sum of the effects of layers that read the same input; see `Reader`."""
+        effects = (_effect(self.model.get_parameter(name), gradients.get(name)) for name in layers)
+        return _inverse(moments[layers[0]], self.ridge), sum(effects, torch.zeros(()))
 
     def _score_others(self, gradients: bool) -> None:
         rest = [group for group in self.groups if group.name not in self._scores]
@@ -156,18 +165,57 @@ def _readers(found: ChannelGroups, moments: Moments) -> dict[str, list[Emission]
     return readers
 
 
-def _matrices(
-    weight: torch.Tensor, moments: InputMoments, gradients: torch.Tensor | None, ridge: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the inverse of a layer's input covariance plus ridge, and `W' G W`, both (I, I) in float64."""
+def _joined(
+    readers: Mapping[str, Sequence[Emission]], moments: Moments, gradients: Mapping[str, torch.Tensor]
+) -> dict[str, list[tuple[Layers, np.ndarray]]]:
+    """Joins the layers that read the same input: one inverse and one elimination are enough for all of them.
+
+    Args:
+        readers: {group: the layers that read it}.
+        moments, gradients: as in `Setwise.learn`; layers without gradients are left out if there are any.
+
+    Returns:
+        {group: (names of weights, atom of each of their input channels)}; the same names for every group.
+    """
+    emissions = {e.weight: e for each in readers.values() for e in each if not gradients or e.weight in gradients}
+    layers: list[list[Emission]] = []
+    for emission in emissions.values():
+        for others in layers:
+            same = np.array_equal(others[0].atoms, emission.atoms)
+            if same and moments[others[0].weight].same_channels(moments[emission.weight]):
+                others.append(emission)
+                break
+        else:
+            layers.append([emission])
+    joined = {e.weight: (tuple(x.weight for x in each), e.atoms) for each in layers for e in each}
+    return {
+        group: list({joined[e.weight][0]: joined[e.weight] for e in each if e.weight in joined}.values())
+        for group, each in readers.items()
+    }
+
+
+def _inverse(moments: InputMoments, ridge: float) -> torch.Tensor:
+    """Returns the inverse of a layer's input covariance plus ridge, (I, I) in float64."""
     _, covariance, _ = moments.statistics()
     variance = covariance.diagonal().clamp_min(0)
     floor = variance.mean().clamp_min(torch.finfo(torch.float32).tiny) * FLOOR
-    covariance = covariance + torch.diag(variance * ridge + floor)
-    taps = weight.detach().double().reshape(weight.shape[0], weight.shape[1], -1)
-    seen = taps if gradients is None else torch.einsum("op,pit->oit", gradients.to(taps), taps)
-    effect = torch.einsum("oit,ojt->ij", taps, seen)
-    return torch.linalg.inv(covariance), effect
+    covariance = covariance.clone()
+    covariance.diagonal().add_(variance * ridge + floor)
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    return torch.linalg.inv(covariance) if int(failed) else torch.cholesky_inverse(root)
+
+
+def _effect(weight: torch.Tensor, gradients: torch.Tensor | None) -> torch.Tensor:
+    """Returns `W' G W` of a layer, (I, I) in float64, the products of a kernel's taps added; G None: the identity."""
+    taps = weight.detach().reshape(*weight.shape[:2], -1).movedim(2, 0).contiguous().double()  # (taps, O, I)
+    seen = taps if gradients is None else gradients.to(taps) @ taps
+    taps, seen = taps.flatten(0, 1), seen.flatten(0, 1)
+    effect = taps.new_empty(taps.shape[1], taps.shape[1])
+    for start in range(0, len(effect), COLUMNS):  # from the diagonal down: it is symmetric
+        columns, rest = slice(start, start + COLUMNS), slice(start + COLUMNS, None)
+        effect[start:, columns] = taps[:, start:].T @ seen[:, columns]
+        effect[columns, rest] = effect[rest, columns].T
+    return effect
 
 
 def _with_channels(

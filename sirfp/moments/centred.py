@@ -15,6 +15,8 @@ import torch
 
 KEPT = 2**27
 """Maximum size of the covariances that are kept, in bytes: eight matrices of 1448 channels."""
+COLUMNS = 512
+"""Number of columns of a matrix that are mirrored at once; larger blocks do not fit into caches."""
 _KEPT: dict[int, tuple[weakref.ref[CentredSums], int, torch.Tensor]] = {}
 
 
@@ -64,6 +66,11 @@ class CentredSums:
         both.products += packed(torch.outer(step, step * (self.rows * weight)).float())
         return both
 
+    def equal(self, other: CentredSums) -> bool:
+        """True if all sums are equal, bit for bit."""
+        pairs = (self.rows, other.rows), (self.mean, other.mean), (self.products, other.products)
+        return self.mean.device == other.mean.device and all(torch.equal(one, two) for one, two in pairs)
+
     def reduce(self, add_up: Callable[[torch.Tensor], object]) -> None:
         """Replaces the sums by those of all processes.
 
@@ -88,7 +95,7 @@ class CentredSums:
         known = _KEPT.pop(id(self), None)
         version = int(self.rows)
         if known is None or known[0]() is not self or known[1] != version:
-            known = weakref.ref(self), version, unpacked(self.products) / self.rows.clamp_min(1)
+            known = weakref.ref(self), version, unpacked(self.products).div_(self.rows.clamp_min(1))
         _KEPT[id(self)] = known
         while sum(matrix.nbytes for _, _, matrix in _KEPT.values()) > KEPT and len(_KEPT) > 1:
             _KEPT.pop(next(iter(_KEPT)))
@@ -104,5 +111,9 @@ def unpacked(half: torch.Tensor) -> torch.Tensor:
     """Returns the symmetric matrix (n, n), in float64, from its packed lower half."""
     size = int((2 * len(half)) ** 0.5)
     matrix = torch.zeros(size, size, dtype=torch.float64, device=half.device)
-    matrix[torch.ones_like(matrix, dtype=torch.bool).tril()] = half.double()
-    return matrix + matrix.tril(-1).T
+    matrix.masked_scatter_(torch.ones_like(matrix, dtype=torch.bool).tril_(), half.double())
+    for start in range(0, size, COLUMNS):
+        columns, rest = slice(start, start + COLUMNS), slice(start + COLUMNS, None)
+        matrix[columns, columns] += matrix[columns, columns].tril(-1).T
+        matrix[columns, rest] = matrix[rest, columns].T
+    return matrix

@@ -77,6 +77,10 @@ class InputMoments:
         sums = self.whole
         return sums.mean, sums.covariance(), int(sums.rows)
 
+    def same_channels(self, other: InputMoments) -> bool:
+        """True if the sums over channels are equal, bit for bit, in both halves: those of layers that read the same."""
+        return all(one.equal(two) for one, two in zip(self.halves, other.halves, strict=True))
+
     def reduce(self, add_up: Callable[[torch.Tensor], object]) -> None:
         """Replaces the sums by those of all processes; `add_up` sums a tensor over them, in place."""
         for half in (*self.halves, *(self.unfolded or ())):

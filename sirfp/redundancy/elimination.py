@@ -25,15 +25,21 @@ import torch
 
 BLOCK = 64
 """Number of eliminations between two updates of the whole matrices. In between, updates are kept as factors, and only
-the columns that are needed are computed. It changes the time, not the result."""
-COMPACT = 0.1
+the rows that are needed are computed. It changes the time, not the result."""
+COMPACT = 0.02
 """The matrices are made smaller once this share of their rows belongs to eliminated atoms: an elimination of all atoms
 then takes a third of the time."""
+COLUMNS = 512
+"""Number of columns of a symmetric matrix that are computed at once. Of a matrix with more, only the blocks of columns
+from the diagonal down are computed."""
 
 
 @dataclass
 class Reader:
-    """One layer that reads the channels of a group, as matrices over its input channels.
+    """One layer that reads the channels of a group, as matrices over its input channels; or several with one inverse.
+
+    Errors are linear in the effect, so layers that read the same input count as one reader with the sum of their
+    effects.
 
     Attributes:
         inverse: the inverse of the covariance of the input plus a ridge, (I, I) in float64.
@@ -59,92 +65,167 @@ def eliminate(readers: Sequence[Reader], size: int, fewest: int = 1) -> tuple[to
         The atoms from first to last removed, (size,) of int64, and the error that each removal adds, (size,) in
         float64, in the order of removal.
     """
-    states = [_State(reader) for reader in readers]
+    stacks = [_Stack(same) for same in _by_width(readers)]
     device = readers[0].inverse.device
-    left = torch.ones(size, dtype=torch.bool, device=device)
-    order, errors = [], []
-    for _ in range(size - min(max(fewest, 1), size)):
-        error = torch.where(left, _errors(states), torch.inf)
-        atom = int(error.argmin())
-        order.append(atom)
-        errors.append(float(error[atom]))
-        left[atom] = False
-        for state in states:
-            state.remove(atom)
-    rest = torch.where(left, _errors(states), torch.inf).sort()
-    order += rest.indices[: size - len(order)].tolist()
-    errors += rest.values[: size - len(errors)].tolist()
-    return torch.tensor(order), torch.tensor(errors, dtype=torch.float64)
+    steps = size - min(max(fewest, 1), size)
+    atoms = torch.arange(size, device=device)  # those that the matrices still hold
+    order, places = torch.empty_like(atoms), torch.empty_like(atoms)
+    errors = torch.empty(size, dtype=torch.float64, device=device)
+    since = 0  # the number of eliminations before the matrices were last made smaller
+    for step in range(steps):
+        error = _errors(stacks).index_fill_(0, places[since:step], torch.inf)
+        torch.min(error, 0, out=(errors[step], places[step]))  # on the device: nothing waits for the result
+        for stack in stacks:
+            stack.remove(places[step : step + 1])
+        done = step + 1
+        if done % BLOCK == 0 or done == steps:
+            order[since:done] = atoms[places[since:done]]
+            for stack in stacks:
+                stack.update()
+            if done - since > COMPACT * len(atoms):
+                holes, fill = _moves(places[since:done], len(atoms))
+                count, since = len(atoms) - (done - since), done
+                atoms[holes] = atoms[fill]
+                atoms = atoms[:count]
+                for stack in stacks:
+                    stack.shrink(holes, fill, count)
+    rest = _errors(stacks).index_fill_(0, places[since:steps], torch.inf).sort()
+    order[steps:] = atoms[rest.indices[: size - steps]]
+    errors[steps:] = rest.values[: size - steps]
+    return order.cpu(), errors.cpu()
 
 
-def _errors(states: Sequence[_State]) -> torch.Tensor:
-    return torch.stack([state.errors() for state in states]).sum(0)
+def _by_width(readers: Sequence[Reader]) -> list[list[Reader]]:
+    """Sorts readers by their number of channels per atom."""
+    return [[r for r in readers if r.channels.shape[1] == width] for width in {r.channels.shape[1] for r in readers}]
 
 
-class _State:
-    """The matrices of one reader during the elimination: A = H^-1 and M = W' G W, with updates pending as factors.
+def _moves(gone: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the places to fill, and those at the end that fill them, so that the eliminated ones come last."""
+    stays = torch.ones(size, dtype=torch.bool, device=gone.device).index_fill_(0, gone, False)
+    count = size - len(gone)
+    return (~stays[:count]).nonzero().flatten(), stays[count:].nonzero().flatten() + count
 
-    The present matrices are `A - U U'` and `M - P V' - V P'`. The diagonal blocks of all atoms are always up to date.
+
+def _errors(stacks: Sequence[_Stack]) -> torch.Tensor:
+    """Returns the error that the removal of each atom adds, (atoms,), over all readers."""
+    first, *others = (stack.errors() for stack in stacks)
+    for other in others:
+        first += other
+    return first
+
+
+class _Stack:
+    """The matrices of readers of equal width during the elimination: A = H^-1 and M = W' G W, with pending updates.
+
+    Only the channels of the group are held, in the order of its atoms: others change nothing. The present matrices are
+    `A - V' F` and `M - V' P - P' V`, for the rows F of A, V and P of the pending eliminations. The diagonal blocks of
+    all atoms are always up to date, except for eliminated ones, which have no meaning.
+
+    Args:
+        readers: readers of the same atoms, with equal numbers of channels per atom.
     """
 
-    def __init__(self, reader: Reader):
-        self.a, self.m, self.channels = reader.inverse.clone(), reader.effect.clone(), reader.channels
-        self.width = reader.channels.shape[1]
-        self.gone = torch.zeros(len(self.a), dtype=torch.bool, device=self.a.device)
+    def __init__(self, readers: Sequence[Reader]):
+        self.width = readers[0].channels.shape[1]
+        self.within = torch.arange(self.width, device=readers[0].channels.device)
+        orders = [reader.channels.flatten() for reader in readers]
+        size = len(orders[0])
+        self.both = readers[0].inverse.new_empty(len(readers), 2, size, size)  # A and M
+        for both, reader, order in zip(self.both, readers, orders, strict=True):
+            for matrix, given in zip(both, (reader.inverse, reader.effect), strict=True):
+                matrix.copy_(given if _is_all(order, given) else given[order][:, order])
+        self.lower = size > COLUMNS
         self._start()
 
     def _start(self) -> None:
+        count, _, size, _ = self.both.shape
         self.pending = 0
-        self.u, self.p, self.v = (self.a.new_empty(len(self.a), BLOCK * self.width) for _ in range(3))
-        rows, columns = self.channels[:, :, None], self.channels[:, None, :]
-        self.a_blocks, self.m_blocks = self.a[rows, columns], self.m[rows, columns]
+        self.rows = self.both.new_empty(count, 2, BLOCK * self.width, size)  # F and P
+        self.v = self.both.new_empty(count, BLOCK * self.width, size)
+        places = torch.arange(size, device=self.both.device).view(-1, self.width)
+        blocks = self.both[:, :, places[:, :, None], places[:, None, :]]  # (readers, 2, atoms, width, width)
+        if self.lower and self.width > 1:
+            blocks = blocks.tril() + blocks.tril(-1).mT
+        self.a_blocks, self.m_blocks = blocks.unbind(1)
 
     def errors(self) -> torch.Tensor:
         """Returns the error that the removal of each atom adds, (atoms,); of no meaning for removed atoms."""
         if self.width == 1:
-            return self.m_blocks[:, 0, 0] / self.a_blocks[:, 0, 0] / 2
+            return (self.m_blocks / self.a_blocks).sum(0).flatten().div_(2)
         solved, _ = torch.linalg.solve_ex(self.a_blocks, self.m_blocks)
-        return solved.diagonal(dim1=1, dim2=2).sum(1) / 2
+        return solved.diagonal(dim1=2, dim2=3).sum((0, 2)).div_(2)
 
-    def remove(self, atom: int) -> None:
-        """Updates the matrices for the removal of an atom."""
-        s, u, p, v = self.channels[atom], *(factor[:, : self.pending] for factor in (self.u, self.p, self.v))
-        a = self.a[s].T - u @ u[s].T  # the matrices are symmetric, and their rows lie together in memory
-        m = self.m[s].T - p @ v[s].T - v @ p[s].T
-        new = slice(self.pending, self.pending + self.width)
+    def remove(self, atom: torch.Tensor) -> None:
+        """Records the removal of an atom, (1,): its place in the matrices."""
+        old, new = slice(self.pending), slice(self.pending, self.pending + self.width)
+        self.pending = new.stop
+        s = atom if self.width == 1 else atom * self.width + self.within
+        f, p = self._rows(s).unbind(1)
+        if new.start:
+            known_f, known_p, known_v = self.rows[:, 0, old], self.rows[:, 1, old], self.v[:, old]
+            at_p, at_v = known_p.index_select(2, s).mT, known_v.index_select(2, s).mT
+            f.baddbmm_(at_v, known_f, alpha=-1)
+            p.baddbmm_(at_v, known_p, alpha=-1).baddbmm_(at_p, known_v, alpha=-1)
+        v = self.v[:, new]
+        a, m = self.a_blocks.index_select(1, atom)[:, 0], self.m_blocks.index_select(1, atom)[:, 0]
         if self.width == 1:
-            self.u[:, new], self.v[:, new] = a / a[s].sqrt(), a / a[s]
+            torch.div(f, a, out=v)
+            p.addcmul_(v, m, value=-0.5)
+            self.a_blocks[:, :, 0, 0].addcmul_(f[:, 0], v[:, 0], value=-1)
+            self.m_blocks[:, :, 0, 0].addcmul_(p[:, 0], v[:, 0], value=-2)
         else:
-            root = torch.linalg.cholesky(a[s])
-            self.u[:, new] = torch.linalg.solve_triangular(root, a.T, upper=False).T
-            self.v[:, new] = torch.cholesky_solve(a.T, root).T
-        self.p[:, new] = m - self.v[:, new] @ m[s] / 2
-        self.pending += self.width
-        self.gone[s] = True
-        if self.pending == self.u.shape[1]:
-            self._update()
-            self._start()
-        else:
-            u, p, v = (factor[self.channels, new] for factor in (self.u, self.p, self.v))
-            self.a_blocks -= u @ u.mT if self.width > 1 else u.square()
-            if self.width > 1:
-                cross = p @ v.mT
-                self.m_blocks -= cross + cross.mT
-            else:
-                self.m_blocks -= 2 * p * v
+            v.copy_(torch.linalg.solve_ex(a, f).result)
+            p.baddbmm_(m, v, alpha=-0.5)
+            f_parts, p_parts, v_parts = (x.unflatten(2, (-1, self.width)).transpose(1, 2) for x in (f, p, v))
+            self.a_blocks -= v_parts.mT @ f_parts
+            cross = v_parts.mT @ p_parts
+            self.m_blocks -= cross + cross.mT
+        self.rows[:, 0, new], self.rows[:, 1, new] = f, p
 
-    def _update(self) -> None:
-        """Applies the pending updates to the matrices, and drops the rows of eliminated atoms if there are many."""
-        a, m, u, p, v = self.a, self.m, self.u, self.p, self.v
-        if self.gone.sum() > COMPACT * len(self.gone):
-            left = (~self.gone).nonzero().flatten()
-            a, m = a[left][:, left], m[left][:, left]
-            u, p, v = (factor[left] for factor in (u, p, v))
-            places = torch.zeros_like(self.gone, dtype=torch.long)  # those of eliminated atoms have no meaning
-            places[left] = torch.arange(len(left), device=left.device)
-            self.channels, self.gone = places[self.channels], self.gone[left]
-        a -= u @ u.T
-        cross = p @ v.T
-        m -= cross
-        m -= cross.T
-        self.a, self.m = a, m
+    def _rows(self, s: torch.Tensor) -> torch.Tensor:
+        """Returns rows of the matrices without the pending updates, (readers, 2, rows, columns)."""
+        rows = self.both.index_select(2, s)
+        if not self.lower:
+            return rows
+        columns = torch.arange(rows.shape[3], device=s.device)
+        return torch.where(columns <= s[:, None], rows, self.both.index_select(3, s).mT)
+
+    def update(self) -> None:
+        """Applies the pending updates to the matrices."""
+        rows, values = self.rows[:, :, : self.pending], self.v[:, : self.pending]
+        step = COLUMNS if self.lower else self.both.shape[3]
+        for (a, m), (f, p), v in zip(self.both, rows, values, strict=True):
+            for start in range(0, len(a), step):
+                below, columns = slice(start, None), slice(start, start + step)
+                a[below, columns].addmm_(v[:, below].T, f[:, columns], alpha=-1)
+                m[below, columns].addmm_(v[:, below].T, p[:, columns], alpha=-1)
+                m[below, columns].addmm_(p[:, below].T, v[:, columns], alpha=-1)
+        self._start()
+
+    def shrink(self, holes: torch.Tensor, fill: torch.Tensor, count: int) -> None:
+        """Moves atoms from the end to the places of eliminated ones and drops the end.
+
+        Args:
+            holes, fill: places of atoms (`_moves`).
+            count: the number of atoms that are left.
+        """
+        to, source = ((places[:, None] * self.width + self.within).flatten() for places in (holes, fill))
+        size = count * self.width
+        moved = self.both.index_select(2, source)
+        inner = moved.index_select(3, source)
+        moved = moved[..., :size]
+        if self.lower:
+            inner = inner.tril() + inner.tril(-1).mT
+        moved[..., to] = inner
+        self.both = self.both[:, :, :size, :size]
+        self.both[:, :, to], self.both[..., to] = moved, moved.mT
+        if self.lower and size <= COLUMNS:
+            self.both = self.both.tril() + self.both.tril(-1).mT
+            self.lower = False
+        self._start()
+
+
+def _is_all(order: torch.Tensor, matrix: torch.Tensor) -> bool:
+    """True if an order of a matrix's rows is that of the matrix itself."""
+    return len(order) == len(matrix) and torch.equal(order, torch.arange(len(order), device=order.device))

@@ -11,11 +11,13 @@ from torch import nn
 import sirfp
 from sirfp.budget.evidence import Evidence
 from sirfp.channels import find_groups
-from sirfp.criteria import build_criterion
+from sirfp.criteria import build_criterion, setwise
 from sirfp.criteria.setwise import _with_channels
 from sirfp.errors import InputError
+from sirfp.moments import InputMoments
 from sirfp.network.divergence import divergence_for
 from sirfp.network.forward import inference
+from sirfp.redundancy.elimination import eliminate
 
 
 class Copies(nn.Module):
@@ -97,6 +99,49 @@ def test_atoms_of_different_numbers_of_channels():
     assert channels.tolist() == [[1, 2, 8], [4, 5, 6], [0, 9, 10]]
     assert torch.equal(wider, torch.eye(11, dtype=torch.float64))
     assert more[:8, :8].eq(1).all() and more[8:].eq(0).all() and more[:, 8:].eq(0).all()
+
+
+class Heads(nn.Module):
+    """A layer whose output three layers read, two of them unchanged, and a fourth after a pooling."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.make = nn.Conv2d(4, 12, 1)
+        self.one, self.three, self.other = nn.Conv2d(12, 5, 1), nn.Conv2d(12, 5, 3, padding=1), nn.Conv2d(12, 5, 1)
+        self.pooled = nn.Conv2d(12, 5, 1)
+
+    def forward(self, x):
+        x = self.make(x).relu()
+        return self.one(x) + self.three(x) + self.other(x.square()) + self.pooled(x.mean((2, 3), keepdim=True))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_layers_of_one_input_share_a_reader_and_the_order_is_the_same(gradients, monkeypatch):
+    counts = []
+    monkeypatch.setattr(
+        setwise, "eliminate", lambda readers, size: counts.append(len(readers)) or eliminate(readers, size)
+    )
+    batches = [torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    _, joined = learned(Heads().eval(), batches, output_gradients=gradients)
+    monkeypatch.setattr(InputMoments, "same_channels", lambda self, other: False)
+    _, apart = learned(Heads().eval(), batches, output_gradients=gradients)
+    assert counts == [3, 4]
+    for name, scores in joined.scores().items():
+        torch.testing.assert_close(scores, apart.scores()[name], rtol=1e-6, atol=0)
+        assert joined.orders()[name].tolist() == apart.orders()[name].tolist()
+
+
+@pytest.mark.parametrize("columns", [2, 512])
+@pytest.mark.parametrize("kernel", [(), (3, 2)])
+def test_effect_is_the_product_of_weights_and_gradients(columns, kernel, monkeypatch):
+    monkeypatch.setattr(setwise, "COLUMNS", columns)
+    weight, g = torch.randn(4, 7, *kernel), torch.randn(9, 4, dtype=torch.float64)
+    g = g.T @ g
+    taps = weight.double().reshape(4, 7, -1)
+    wanted = torch.einsum("oit,op,pjt->ij", taps, g, taps)
+    torch.testing.assert_close(setwise._effect(weight, g), wanted)
+    torch.testing.assert_close(setwise._effect(weight, None), torch.einsum("oit,ojt->ij", taps, taps))
 
 
 def test_no_batches_is_said():

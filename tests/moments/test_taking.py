@@ -8,7 +8,7 @@ from torch import nn
 
 import sirfp
 from sirfp.channels import find_groups
-from sirfp.moments import CentredSums, take_moments
+from sirfp.moments import CentredSums, centred, take_moments
 from sirfp.network.forward import inference
 
 IMAGE = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -151,3 +151,20 @@ def test_processes_add_up():
     sums[0].reduce(lambda tensor: tensor.add_(next(added)))
     torch.testing.assert_close(sums[0].mean, mean)
     torch.testing.assert_close(sums[0].covariance(), whole.T.cov(correction=0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [2, 512])
+def test_packed_halves_are_unpacked_to_symmetric_matrices(columns, monkeypatch):
+    monkeypatch.setattr(centred, "COLUMNS", columns)
+    matrix = torch.randn(7, 7)
+    matrix = matrix + matrix.T
+    assert torch.equal(centred.unpacked(centred.packed(matrix)), matrix.double())
+
+
+def test_sums_are_equal_if_all_their_values_are():
+    rows = torch.randn(6, 3)
+    one, same, other = CentredSums(3), CentredSums(3), CentredSums(3)
+    one.add(rows)
+    same.add(rows)
+    other.add(rows * torch.tensor([1, 1, -1]))
+    assert one.equal(same) and not one.equal(other) and not one.equal(CentredSums(3)) and not one.equal(CentredSums(4))

@@ -55,6 +55,60 @@ def test_each_removal_is_the_best_single_one():
         assert int(order[step]) == best
 
 
+def plainly(readers: list[Reader], size: int) -> tuple[list[int], list[float]]:
+    """The order and the errors by whole updates of whole matrices after each elimination."""
+    matrices = [(r.inverse.clone(), r.effect.clone(), r.channels) for r in readers]
+    left, order, errors = list(range(size)), [], []
+    while left:
+        added = {}
+        for atom in left:
+            parts = [torch.linalg.solve(a[s][:, s], m[s][:, s]).trace() / 2 for a, m, s in cut_out(matrices, atom)]
+            added[atom] = float(sum(parts))
+        best = min(left, key=added.__getitem__)
+        order.append(best)
+        errors.append(added[best])
+        left.remove(best)
+        for a, m, s in cut_out(matrices, best):
+            v = torch.linalg.solve(a[s][:, s], a[s])
+            rows, inner = m[s].clone(), m[s][:, s].clone()
+            m -= v.T @ rows + rows.T @ v - v.T @ inner @ v
+            a -= v.T @ a[s]
+    return order, errors
+
+
+def cut_out(matrices, atom):
+    return [(a, m, channels[atom]) for a, m, channels in matrices]
+
+
+@pytest.mark.parametrize("widths", [(1,), (1, 1, 1), (2, 1, 3)])
+@pytest.mark.parametrize("block, columns", [(4, 8), (4, 512), (64, 8)])
+def test_order_and_errors_are_those_of_whole_updates(widths, block, columns, monkeypatch):
+    monkeypatch.setattr(elimination, "BLOCK", block)
+    monkeypatch.setattr(elimination, "COLUMNS", columns)
+    size, readers = 40, []
+    for seed, width in enumerate(widths):
+        h, w, g = matrices(size * width + 3, seed)
+        channels = torch.randperm(len(h), generator=torch.Generator().manual_seed(seed))[: size * width]
+        h += torch.diag(h.diagonal()) / 100
+        readers.append(reader(h, w, g, channels.reshape(size, width)))
+    before = [(r.inverse.clone(), r.effect.clone()) for r in readers]
+    order, errors = eliminate(readers, size)
+    wanted, sums = plainly(readers, size)
+    assert order.tolist() == wanted and errors.tolist() == pytest.approx(sums, rel=1e-8)
+    for read, (a, m) in zip(readers, before, strict=True):
+        assert torch.equal(read.inverse, a) and torch.equal(read.effect, m)
+
+
+def test_atoms_that_are_to_stay_end_the_order_by_their_error():
+    h, w, g = matrices(9)
+    read = reader(h, w, g, torch.arange(9)[:, None])
+    order, errors = eliminate([read], 9, 4)
+    whole, _ = eliminate([read], 9)
+    assert order[:5].tolist() == whole[:5].tolist() and (errors[5:].diff() >= 0).all()
+    single = [loss_without(h, w, g, [*order[:5].tolist(), int(i)]) for i in order[5:]]
+    assert errors[5:].tolist() == pytest.approx([x - float(errors[:5].sum()) for x in single], rel=1e-6)
+
+
 def test_errors_of_all_readers_are_added():
     first, second = matrices(6, 1), matrices(6, 2)
     channels = torch.arange(6)[:, None]
