@@ -25,7 +25,7 @@ from .budget.given_widths import with_given_widths
 from .budget.limits import DEFAULT, Limits
 from .budget.sensitivity import Sensitivity, sensitivities
 from .budget.several_cuts import check_each, shares_of_cuts
-from .budget.target import Target
+from .budget.target import Latency, Target
 from .channels.find import find_again, find_groups
 from .criteria import CRITERIA, Criterion, build_criterion
 from .criteria.calibration import default_criterion
@@ -203,8 +203,8 @@ class PruningSession:
         if self.plan and present <= target.share and not self._narrows():
             return self._left_as_it_is(self.plan, present, target)
         shares = shares_of_cuts(present, target.share, steps, bool(evidence.held), self._repeatable(evidence))
-        if len(shares) > 1:
-            self.check_reach([target])  # else the first cuts would be made before the last one fails
+        if len(shares) > 1 or not isinstance(target, Latency):  # a single cut would time the smallest plan itself
+            self.check_reach([target])
         begun = time.monotonic()
         for number, share in enumerate(shares, 1):
             if len(shares) > 1:

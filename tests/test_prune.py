@@ -120,11 +120,12 @@ def test_min_keep_is_a_share_of_the_dense_model_that_was_pruned_before(tmp_path)
         assert all(len(kept) >= 0.25 * plan.channels[name] for name, kept in plan.kept.items())
 
 
-def test_a_budget_out_of_reach_of_several_cuts_is_said_before_the_first(monkeypatch):
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_budget_out_of_reach_is_said_before_the_first_cut(monkeypatch, steps):
     model = build(Residual)
     monkeypatch.setattr(PruningSession, "_cut", lambda *_: pytest.fail("the model was cut"))
     with pytest.raises(sirfp.InputError, match=r"^the budget cannot be reached: 0.05 of the FLOPs .*MIN_KEEP 0.5\)$"):
-        sirfp.prune(model, BATCHES[0], "magnitude", 0.05, min_keep=0.5, steps=6)
+        sirfp.prune(model, BATCHES[0], "magnitude", 0.05, min_keep=0.5, steps=steps)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     check.add_argument("name", nargs="?", metavar="NAME", help="a public data set, below $DETECTRON2_DATASETS")
     check.add_argument("--all", action="store_true", help="with NAME: decode all files, not a sample")
     check.add_argument("--partial", action="store_true", help="with NAME: fewer images than released are fine")
-    check.add_argument("--images", metavar="FOLDER", help="the images")
+    check.add_argument("--images", metavar="FOLDER", help="the images; alone: classification, one folder per class")
     check.add_argument("--labels", metavar="FOLDER", help="segmentation: label maps of the same names")
     check.add_argument("--classes", nargs="+", metavar="NAME", help="names of the classes; label value i is the i-th")
     check.add_argument(
@@ -110,9 +110,11 @@ def run(args: argparse.Namespace) -> Outcome:
         raise InputError("--all and --partial are for public data sets; checks of your own look at all files")
     if not args.images:
         raise InputError("give --images FOLDER, the images of your own data")
-    if bool(args.labels) == bool(args.coco):
-        raise InputError("give --labels FOLDER for segmentation, or --coco FILE for detection")
-    return _coco(args) if args.coco else _folders(args)
+    if args.labels and args.coco:
+        raise InputError("give --labels FOLDER for segmentation, or --coco FILE for detection, not both")
+    if args.coco:
+        return _coco(args)
+    return _folders(args) if args.labels else _classified(args)
 
 
 def _scenes(args: argparse.Namespace) -> Outcome:
@@ -147,6 +149,19 @@ def _folders(args: argparse.Namespace) -> Outcome:
     data = {"images": len(pairs), "classes": len(classes), "sizes": [list(size) for size in sizes]}
     what = f"{len(pairs)} images with label maps of {len(classes)} classes, {span} pixels"
     return _with_remarks(data, what, pairs.remarks)
+
+
+def _classified(args: argparse.Namespace) -> Outcome:
+    """Checks images in one folder per class."""
+    from sirfp.data.images import check_class_folders
+
+    if args.classes:
+        raise InputError("--classes is for label maps (--labels); folders of images name the classes themselves")
+    found = check_class_folders(args.images, args.num_classes)
+    fewest, most = min(found.images.values()), max(found.images.values())
+    each = f"{fewest} each" if fewest == most else f"{fewest} to {most} each"
+    what = f"{args.images}: {sum(found.images.values())} images in {len(found.images)} classes, {each}"
+    return _with_remarks({"images": dict(found.images)}, f"{what} ({', '.join(found.images)})", found.remarks)
 
 
 def _with_remarks(data: dict[str, Any], what: str, remarks: Sequence[str]) -> Outcome:

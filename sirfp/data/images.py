@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +97,47 @@ def number_of_classes(images: Dataset) -> int | None:
     known = getattr(getattr(images, "reader", None), "class_to_idx", None)
     known = known or getattr(getattr(images, "reader", None), "class_name_to_idx", None)
     return len(known) if known else None
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Images in one folder per class that are valid.
+
+    Attributes:
+        images: {class: number of its images}, in the order of the class indices.
+        remarks: what is allowed but probably not meant: `pixels.depth_remarks`.
+    """
+
+    images: Mapping[str, int]
+    remarks: Sequence[str]
+
+
+def check_class_folders(root: str | os.PathLike[str], classes: int | None = None) -> ClassFolders:
+    """Reads a folder with one subfolder per class as training does, and decodes all its files.
+
+    Args:
+        root: the folder.
+        classes: the expected number of classes; None for any.
+
+    Raises:
+        InputError: there are no images, they are in tar files, some lie beside the folders, one cannot be read, or the
+            number of classes differs.
+    """
+    if Path(root).suffix == ".tar" or any(Path(root).glob("*.tar")):
+        raise InputError(f"{root}: images in tar files are not checked here; unpack them, or train, which reads them")
+    reader: Any = open_images(root).reader  # type: ignore[attr-defined]
+    names = {index: str(name) for name, index in reader.class_to_idx.items()}
+    loose = sum(Path(file).parent == Path(root) for file, *_ in reader.samples)
+    if loose:
+        raise InputError(
+            f"{root}: {loose} images lie beside the folders; each image must be in the folder of its class "
+            "(--labels FOLDER checks segmentation, --coco FILE detection)"
+        )
+    if classes not in (None, len(names)):
+        raise InputError(f"{root}: holds {len(names)} classes ({', '.join(names.values())}), expected {classes}")
+    counts = Counter(names[label] for *_, label in reader.samples)
+    remarks = depth_remarks(in_threads(check_image, [Path(file) for file, *_ in reader.samples]))
+    return ClassFolders({names[index]: counts[names[index]] for index in sorted(names)}, remarks)
 
 
 def check_images(images: Dataset) -> list[str]:

@@ -1,0 +1,58 @@
+"""`sirfp data check --images FOLDER`: one's own photos in one folder per class."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+
+import pytest
+from PIL import Image
+
+from sirfp.cli import main
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name, count in (("cat", 2), ("dog", 3)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (9, 8), (40 * i, 9, 9)).save(tmp_path / "photos" / name / f"{i}.jpg")
+    return tmp_path / "photos"
+
+
+def test_photos_in_one_folder_per_class_are_checked(photos, capsys):
+    assert main(["data", "check", "--images", str(photos)]) == 0
+    assert "5 images in 2 classes, 2 to 3 each (cat, dog): all is well" in capsys.readouterr().out
+    assert main(["data", "check", "--images", str(photos), "--num-classes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == {"cat": 2, "dog": 3}
+
+
+def broken(photos):
+    (photos / "dog" / "1.jpg").write_bytes(b"no image")
+
+
+def loose(photos):
+    shutil.copy(photos / "dog" / "1.jpg", photos)
+
+
+def packed(photos):
+    with tarfile.open(photos / "cat.tar", "w") as tar:
+        tar.add(photos / "cat", "cat")
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "says"),
+    [
+        (broken, [], "dog/1.jpg: cannot be read as an image"),
+        (loose, [], "1 images lie beside the folders"),
+        (packed, [], "images in tar files are not checked here"),
+        (lambda photos: None, ["--num-classes", "3"], "holds 2 classes (cat, dog), expected 3"),
+        (lambda photos: None, ["--classes", "cat", "dog"], "folders of images name the classes themselves"),
+        (shutil.rmtree, [], "no such folder"),
+    ],
+)
+def test_mistakes(photos, capsys, change, words, says):
+    change(photos)
+    assert main(["data", "check", "--images", str(photos), *words]) == 2
+    assert says in capsys.readouterr().err
