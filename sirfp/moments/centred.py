@@ -66,6 +66,12 @@ class CentredSums:
         both.products += packed(torch.outer(step, step * (self.rows * weight)).float())
         return both
 
+    def copy_(self, other: CentredSums) -> None:
+        """Replaces the sums by those of another object of the same width."""
+        self.rows.copy_(other.rows)
+        self.mean.copy_(other.mean)
+        self.products.copy_(other.products)
+
     def equal(self, other: CentredSums) -> bool:
         """True if all sums are equal, bit for bit."""
         pairs = (self.rows, other.rows), (self.mean, other.mean), (self.products, other.products)

@@ -77,6 +77,11 @@ class InputMoments:
         sums = self.whole
         return sums.mean, sums.covariance(), int(sums.rows)
 
+    def copy_channels(self, other: InputMoments) -> None:
+        """Replaces the sums over channels by those of a layer that reads the same."""
+        for own, given in zip(self.halves, other.halves, strict=True):
+            own.copy_(given)
+
     def same_channels(self, other: InputMoments) -> bool:
         """True if the sums over channels are equal, bit for bit, in both halves: those of layers that read the same."""
         return all(one.equal(two) for one, two in zip(self.halves, other.halves, strict=True))

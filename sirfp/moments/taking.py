@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
@@ -107,12 +109,53 @@ class _Progress:
             fill both halves.
         images: its number of images.
         alone: True if there is one batch only.
+        layers: all layers. Those that read the same tensors have the same moments, which are taken once.
     """
 
     def __init__(self) -> None:
         self.batch = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         self.images = 0
         self.alone = False
+        self.layers: list[_Layer] = []
+
+
+@dataclass
+class _Layer:
+    """What one layer has added to its moments.
+
+    Attributes:
+        taken: its moments.
+        calls: the number of its calls.
+        last: a reference to the input of the last call; the input's version, the batch, and the number of the weight's
+            dimensions.
+        source: the moments of another layer that got the same inputs in all calls; None before the first call.
+    """
+
+    taken: InputMoments
+    calls: int = 0
+    last: tuple[weakref.ref[torch.Tensor], int, int, int] | None = None
+    source: InputMoments | None = None
+
+    def add(self, x: torch.Tensor, module: Any, state: _Progress) -> InputMoments | None:
+        """Notes a call; returns the moments of a layer that were the same before it and hold the same input already."""
+        zeros = getattr(module, "padding_mode", "zeros") == "zeros"
+        before, self.last = self.source, None
+        self.calls += 1
+        if not zeros or x.is_inference():  # such tensors have no version
+            self.source = self.taken
+            return None
+        self.last = weakref.ref(x), x._version, state.batch, module.weight.dim()
+        same = (
+            each.taken
+            for each in state.layers
+            if each is not self and each.calls == self.calls and before in (None, each.taken) and each._holds(self.last)
+        )
+        found = next(same, None)
+        self.source = self.taken if found is None else found
+        return found
+
+    def _holds(self, call: tuple[weakref.ref[torch.Tensor], int, int, int]) -> bool:
+        return self.last is not None and self.last[0]() is call[0]() and self.last[1:] == call[1:]
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -132,20 +175,25 @@ def _adder(taken: InputMoments, state: _Progress) -> Callable:
         taken: the moments, changed in place.
         state: which batch runs.
     """
-    calls, last = 0, -1
+    calls, last, layer = 0, -1, _Layer(taken)
+    state.layers.append(layer)
 
     def add(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         nonlocal calls, last
         x = first_tensor(args, kwargs)
         if x is None or not x.numel():
             return
+        same = layer.add(x, module, state)
         with torch.autocast(x.device.type, enabled=False):
             x = padded(module, x.detach())
             flat = x.movedim(1 - module.weight.dim(), -1).reshape(-1, taken.width)
             step = -(-len(flat) // ROWS) or 1
             start = calls % step
             images = torch.arange(start, len(flat), step, device=x.device) * state.images // len(flat)
-            _add_to_halves(taken.halves, flat[start::step].float(), images, state)
+            if same is not None:
+                taken.copy_channels(same)
+            else:
+                _add_to_halves(taken.halves, flat[start::step].float(), images, state)
             axes = axes_between(module, x, output)
             if axes is not None and taken.taps > 1:
                 total = output.numel() // module.weight.shape[0]

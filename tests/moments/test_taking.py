@@ -8,7 +8,7 @@ from torch import nn
 
 import sirfp
 from sirfp.channels import find_groups
-from sirfp.moments import CentredSums, centred, take_moments
+from sirfp.moments import CentredSums, InputMoments, centred, take_moments, taking
 from sirfp.network.forward import inference
 
 IMAGE = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -168,3 +168,44 @@ def test_sums_are_equal_if_all_their_values_are():
     same.add(rows)
     other.add(rows * torch.tensor([1, 1, -1]))
     assert one.equal(same) and not one.equal(other) and not one.equal(CentredSums(3)) and not one.equal(CentredSums(4))
+
+
+class Readers(nn.Module):
+    """Layers that read one tensor, this tensor changed in place, another one, and the first in some batches only."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.make = nn.Conv2d(3, 8, 1)
+        self.one, self.two, self.tap = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1, stride=2), nn.Conv2d(8, 4, 3, padding=1)
+        self.changed, self.other, self.seldom = (nn.Conv2d(8, 4, 1) for _ in range(3))
+        self.mirrored = nn.Conv2d(8, 4, 3, padding=1, padding_mode="reflect")
+        self.calls = 0
+
+    def forward(self, x):
+        x = self.make(x)
+        y = self.one(x) + self.tap(x) + self.mirrored(x) + self.other(x.square())
+        y = y.mean() + self.two(x).mean()
+        if self.calls % 2 == 0:
+            y = y + self.seldom(x).mean()
+        self.calls += 1
+        return y + self.changed(x.relu_()).mean()
+
+
+def test_layers_of_one_input_share_its_moments_and_no_others_do(monkeypatch):
+    model, batches = Readers().eval(), [torch.randn(4, 3, 6, 6) for _ in range(5)]
+    copied = []
+    copy = InputMoments.copy_channels
+    monkeypatch.setattr(InputMoments, "copy_channels", lambda self, other: copied.append(self) or copy(self, other))
+    with inference(model):
+        found = find_groups(model, batches[0])
+        model.calls = 0
+        shared = take_moments(model, found, batches)
+        monkeypatch.setattr(taking._Layer, "add", lambda *given: None)
+        model.calls = 0
+        apart = take_moments(model, found, batches)
+    counts = {name: sum(moments is one for one in copied) for name, moments in shared.items()}
+    assert counts["tap.weight"] == counts["two.weight"] == 5 and counts["seldom.weight"] == 1
+    assert sum(counts.values()) == 11
+    for name in apart:
+        assert shared[name].same_channels(apart[name]) and shared[name].images == apart[name].images
