@@ -45,6 +45,15 @@ def short_timing():
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Composes the figures of a run's report and does not draw them, which would take a fifth of a tiny run.
+
+    Runs that draw are in tests/hooks/test_hooks.py and test_curve_files.py.
+    """
+    monkeypatch.setattr("sirfp.reporting.figures._write", lambda figure, path: Path(path).write_bytes(b"not drawn"))
+
+
+@pytest.fixture
 def clean_catalogs():
     """Gives each test empty catalogs of Detectron2, and restores them afterwards."""
     from detectron2.data import DatasetCatalog, MetadataCatalog

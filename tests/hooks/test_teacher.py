@@ -16,6 +16,8 @@ from sirfp.config.checks import validate
 from sirfp.config.data import register_data
 from sirfp.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ON = ("MODEL.TEACHER.WEIGHT", "0.5")
 
 
@@ -188,7 +190,7 @@ def test_no_config_turns_it_on():
 PRUNE = (
     "SIRFP.KEEP_FLOPS 0.6 SIRFP.STEPS 2 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 1 SIRFP.ACCUMULATE_PERIOD 1 "
     "SOLVER.MAX_ITER 6 SOLVER.CHECKPOINT_PERIOD 1 SIRFP.HOOKS ['Accumulate','Report','PruneSteps','Recover'] "
-    "SIRFP.RECONSTRUCTION_ITERS 1 SIRFP.WIDTHS ranking SEED 3 SOLVER.BASE_LR 0.001 "
+    "SIRFP.RECONSTRUCTION_ITERS 0 SIRFP.WIDTHS ranking SEED 3 SOLVER.BASE_LR 0.001 "
     "MODEL.TEACHER.TEMPERATURE 2.0 MODEL.TEACHER.WEIGHT 0.5"
 ).split()  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Every run's config fits its name, and its network is built, counted and pruned to its budget, without data."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -71,8 +72,13 @@ def read(file: Path, *options: str) -> CfgNode:
 
 def resolved(run) -> CfgNode:
     """The config of a run of the zoo."""
-    files = [ROOT / file for file in run.files]
-    return load_config(files, run.options, ADD.get(task(files[0])))
+    return loaded_once(tuple(run.files), tuple(run.options)).clone()
+
+
+@functools.cache
+def loaded_once(files: tuple[str, ...], options: tuple[str, ...]) -> CfgNode:
+    paths = [ROOT / file for file in files]
+    return load_config(paths, options, ADD.get(task(paths[0])))
 
 
 def run_of(network: str, criterion: str = "sirfp", budget: int = 40) -> CfgNode:

@@ -13,6 +13,8 @@ from sirfp.checkpoint import read_safetensors, restore
 from sirfp.errors import InputError
 from sirfp.surgery.cut import apply
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ALONE = ("SIRFP.HOOKS", "[]", "SIRFP.KEEP_FLOPS", "1.0")
 
 
