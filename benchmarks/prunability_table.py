@@ -16,11 +16,11 @@ HEAD = """# Which architectures of timm can be pruned
 The smallest network of each of timm's architecture modules was tried with random weights, at its own image size. Each
 network is traced, pruned by two random plans to half of its FLOPs (or to the least it can have), compared with the
 masked dense network, and run forward and backward in training mode. *Kept* is the share of FLOPs that is left, *least*
-the share that the smallest plan leaves. *Equal* is the largest difference from the masked network, relative to the
-largest output. Where a norm is taken over channels (layer or group norm), removing channels changes its statistics, so
-the two networks differ even if the cut is right. For these networks a second plan leaves such groups whole, and its
-difference comes first. *s* is the time to find the groups. [torch-pruning](https://github.com/VainF/Torch-Pruning)'s
-high-level pruner removes 30% of the channels and leaves the classifier whole, as in its guide.
+the share that the smallest plan leaves. *Equal* is the largest difference from the masked network, which takes its
+norms over the channels that are left, relative to the largest output. Where a norm is taken over channels (layer or
+group norm), a second plan leaves such groups whole, and its difference comes first. *s* is the time to find the groups.
+[torch-pruning](https://github.com/VainF/Torch-Pruning)'s high-level pruner removes 30% of the channels and leaves the
+classifier whole, as in its guide.
 
 {summary}
 
