@@ -106,7 +106,7 @@ COMMANDS = {
     "data": (["data", "chek"], "did you mean check"),
     "labels": (["data", "check", "--images", "F/images/a", "--labels", "F/labels", "--num-classes", "2"], "label 2"),
     "coco": (["data", "check", "--images", "F/images/a", "--coco", "F/text.pth"], "is not JSON"),
-    "neither": (["data", "check", "--images", "F/images/a"], "give --labels"),
+    "neither": (["data", "check", "--images", "F/images/a"], "--labels FOLDER checks segmentation"),
     "seed": ([*PRUNE, "--seed", "-1"], "at least 0"),
     "classes": ([*PRUNE, "--num-classes", "-2"], "at least 0"),
     "classes in words": (["report", "--timm", "test_resnet", "--num-classes", "two"], "two"),

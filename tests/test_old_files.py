@@ -83,7 +83,9 @@ def test_a_stopped_run_goes_on_to_the_plan_that_it_ended_with(project, tmp_path,
         kept = read_plan(first).kept
         assert all(set(plan.kept[name]) <= set(kept[name]) for name in kept) and plan.kept != kept
     then = read_plan((folder / "plan_at_end.json").read_text())
-    if project == "segmentation":  # its second cut follows a refit of the first one, which has been mended since
+    # What the run did has changed since: segmentation's second cut follows a refit of the first one, which has been
+    # mended; classification's has MIN_KEEP of the dense network's channels instead of those that the first cut left.
+    if project in ("segmentation", "classification"):
         assert plan.flops[0] == then.flops[0] and plan.flops[1] == pytest.approx(then.flops[1], rel=0.01)
     else:
         assert plan == then

@@ -104,7 +104,10 @@ class CorrectedCopy:
             size_call = known[made[place] - 1]
             sizes = list(given.sizes)
             for position, right in enumerate(size_call.sizes_of(keep)):
-                if right is not None and sizes[position] not in (right, -1):
+                if right is None:
+                    continue
+                right *= max(1, times(sizes[position], size_call.sizes[position]))
+                if sizes[position] not in (right, -1):
                     self.wrong[place, position] = (sizes[position], right, size_call)
                     sizes[position] = right
             return make(sizes)
@@ -129,9 +132,17 @@ class CorrectedCopy:
 
 
 def _is_dense(wrong: tuple[int, int, SizeCall], key: tuple[Place, int]) -> bool:
-    """True if the size that the code gave is that of the dense network."""
+    """True if the size that the code gave is that of the dense network, or a multiple of it."""
     given, _, size_call = wrong
-    return given == size_call.sizes[key[1]]
+    return times(given, size_call.sizes[key[1]]) > 0
+
+
+def times(given: int, dense: int) -> int:
+    """How many times the dense size a given size is; 0 if it is no multiple.
+
+    A multiple has a factor that is no width, such as a number of boxes.
+    """
+    return given // dense if dense > 0 and given % dense == 0 else 0
 
 
 def _raised_in(model: nn.Module, error: Exception) -> str | None:

@@ -47,7 +47,7 @@ LESS = [
     (r"^sirfp study ", "--list"),
     (r"^sirfp prune --zoo ", "--criterion magnitude --reconstruction 0 --size 64 64"),
     (r"^sirfp verify .*--zoo ", "--size 64 64"),
-    (r"^sirfp (prune|sensitivity) ", "--batches 1 --batch 2"),
+    (r"^sirfp (prune|sensitivity) .*--(images|config-file|zoo)", "--batches 1 --batch 2"),
     (r"^sirfp verify .*--images", "--batches 1"),
     (r"^python (my_train\w*|share/train_net)\.py ", SHORT),
     (r"^python projects/\w+/train_net\.py ", f"{SHORT} MODEL.TIMM.WEIGHTS ''"),
