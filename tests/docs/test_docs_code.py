@@ -50,6 +50,7 @@ LESS = [
     (r"^sirfp (prune|sensitivity) .*--(images|config-file|zoo)", "--batches 1 --batch 2"),
     (r"^sirfp verify .*--images", "--batches 1"),
     (r"^python (my_train\w*|share/train_net)\.py ", SHORT),
+    (r"^python projects/classification/.*/resnet18", f"{SHORT} MODEL.TIMM.NAME test_resnet"),
     (r"^python projects/\w+/train_net\.py ", f"{SHORT} MODEL.TIMM.WEIGHTS ''"),
 ]
 """What is added to a command so that it is quick."""
