@@ -189,8 +189,7 @@ class PruningSession:
                 `evidence`.
             steps: the number of cuts in which the budget is reached, each with orders, moments and curves of the model
                 that the cut before left. None: as many as keep each cut above `sirfp.budget.several_cuts.GENTLE`
-                where curves are measured. A
-                criterion whose statistics come from training iterations needs 1.
+                where curves are measured. A criterion whose statistics come from training iterations needs 1.
 
         Returns:
             The plan of all prunings together; its indices refer to the dense model.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,9 +18,12 @@ MOST = 3 / 8
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of the golden ratio, without their integers, are spread evenly, and successive ones are far apart."""
 APART = 3
-"""Number of the first choice that cuts some of the smallest groups and leaves the others whole, see `turns_apart`."""
-PAIR = 2
-"""Number of atoms of the smallest groups. They can only lose one, so all lose the same number wherever all are cut."""
+"""Number of the first choice that cuts some of the small groups and leaves all others whole, see `turns_apart`."""
+SMALL = 5
+"""Number of atoms of the largest groups that lose one or two at a choice. Wherever all are cut, many of them lose the
+same number."""
+PAIR, ALIKE = 2, 3
+"""Of `ALIKE` successive groups of `PAIR` atoms and one role each loses one without the others, see `turns_apart`."""
 
 
 def some_of(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: bool = False) -> np.ndarray:
@@ -28,7 +32,7 @@ def some_of(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: boo
     Args:
         found: all groups.
         groups: those that lose atoms.
-        turn: the number of the choice. From `APART` on only some of the groups of two atoms lose one.
+        turn: the number of the choice. From `APART` on only some of the small groups lose atoms.
         uneven: True to remove larger shares of larger groups at odd turns, and of smaller groups at even turns but 0.
             Otherwise a quotient of two widths, as in `channels // heads`, is mostly that of the dense network.
     """
@@ -38,7 +42,7 @@ def some_of(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: boo
     keep = np.ones(found.atoms, dtype=bool)
     alike: dict[int, int] = {}
     for order, group in enumerate(groups):
-        most = max(1, group.size // 2, min(2, group.size - 1))
+        most = _most(group.size)
         first, step = group.size // (3 + 2 * turn), 1
         if turn and uneven:
             rank = sizes.index(group.size) / max(1, len(sizes) - 1)
@@ -58,30 +62,52 @@ def some_of(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: boo
     return keep
 
 
+def repeats(found: ChannelGroups) -> bool:
+    """True if some groups of equal size lose the same number of atoms at choice 0 and different ones at choice 1."""
+    counts = Counter(group.size for group in found.groups)
+    return any(number > _most(size) > 1 for size, number in counts.items())
+
+
+def _most(size: int) -> int:
+    """The largest number of atoms that a group of a size loses."""
+    return max(1, size // 2, min(2, size - 1))
+
+
 def _coprime(number: int) -> int:
     """The least integer of at least 0.38 times a number that has no divisor in common with it."""
     return next(n for n in range(math.ceil((1 - GOLDEN) * number), number + 1) if math.gcd(n, number) == 1)
 
 
 def turns_apart(found: ChannelGroups) -> range:
-    """The numbers of the choices in which groups of two atoms of different roles lose different numbers.
+    """The numbers of the choices in which some small groups (`SMALL`) lose atoms and others none.
 
-    For each two roles there is a choice in which the groups of the first lose an atom and those of the second none, and
-    one for the reverse. Code that wants two such groups to have one width, as a reshape of attention's output to the
+    For each two groups of different roles there is a choice in which the first loses atoms and the second none, and one
+    for the reverse; and for each two of `ALIKE` successive groups of one role and `PAIR` atoms, which all lose one at
+    the other choices. Code that wants two such groups to have one width, as a reshape of attention's output to the
     width of its input, thus fails in one of them.
     """
-    return range(APART, APART + 2 * max(0, len(_pair_roles(found)) - 1).bit_length())
+    return range(APART, APART + 2 * max(0, len(set(_kinds(found).values())) - 1).bit_length())
 
 
 def _apart(found: ChannelGroups, groups: Iterable[Group], number: int) -> list[Group]:
-    """The groups of two atoms that lose one at a choice of `turns_apart`, counted from 0."""
-    roles = _pair_roles(found)
+    """The small groups that lose atoms at a choice of `turns_apart`, counted from 0."""
+    kinds = _kinds(found)
     bit, side = divmod(number, 2)
-    return [g for g in groups if g.size == PAIR and roles.index(role(g)) >> bit & 1 == side]
+    return [g for g in groups if g.name in kinds and kinds[g.name] >> bit & 1 == side]
 
 
-def _pair_roles(found: ChannelGroups) -> list[tuple]:
-    return list(dict.fromkeys(role(group) for group in found.groups if group.size == PAIR))
+def _kinds(found: ChannelGroups) -> dict[str, int]:
+    """{small group: the number of its kind}. Groups of one role are of one kind, pairs of `ALIKE` kinds by turns."""
+    counts: Counter[tuple] = Counter()
+    numbers: dict[tuple, int] = {}
+    kinds = {}
+    for group in found.groups:
+        if 1 < group.size <= SMALL:
+            its = role(group)
+            turn = counts[its] % ALIKE if group.size == PAIR else 0
+            kinds[group.name] = numbers.setdefault((its, turn), len(numbers))
+            counts[its] += 1
+    return kinds
 
 
 def role(group: Group) -> tuple:

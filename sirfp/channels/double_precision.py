@@ -49,6 +49,10 @@ class _Narrow(TorchDispatchMode):
 
     seen = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # see `ChannelTrace`
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if any(_floats(value) and value.dtype == torch.float64 for value in args):

@@ -31,7 +31,7 @@ from ..verify.choices import Choices, tolerance
 from ..verify.detectors import continuous, is_detector, whole_layers
 from ..verify.kept import KeptStatistics
 from ..verify.proof import mask
-from .choice import some_of
+from .choice import repeats, some_of
 from .double_precision import in_double
 from .other_weights import constants, randomise_constants, shake
 from .results import Run, differences, is_comparable, misshapen, sizes
@@ -97,7 +97,8 @@ class CutCopy:
         Args:
             groups: the groups to cut.
             turn: number of the trial; each cuts other numbers of channels. Trial 1 compares values only if shapes
-                differ, to save a run; trial `TRAINING` runs in training mode.
+                differ or trial 0 removes as many channels of several groups, to save a run; trial `TRAINING` runs in
+                training mode.
 
         Returns:
             The reason why the copy fails or computes something else, or None.
@@ -121,7 +122,7 @@ class CutCopy:
         replaced = next((name for name, shape in before.items() if after.get(name) != shape), None)
         if replaced is not None:
             return f"cut, the model replaces {replaced} by a tensor of another shape"
-        if turn == 1 and not any(misshapen(self.output, got.values)):
+        if turn == 1 and not repeats(self.found) and not any(misshapen(self.output, got.values)):
             return None
         try:
             wanted = self._masked(plan, turn, boxes, got.choices)

@@ -33,8 +33,8 @@ def freeze_failing(copies: CutCopy, turns: Iterable[int], *, trains: bool = Fals
 
     All groups are cut in a copy, which is run. If it fails, the groups are tried by halves, each half together with the
     groups known to work. A group is thus frozen only if the copy fails with it and runs without it. The remaining
-    groups are then tried with another choice of widths, and in training mode if the model runs other code in it. Groups
-    of two atoms are also cut without each other (`sirfp.channels.choice.turns_apart`). If a group fails at a later
+    groups are then tried with another choice of widths, and in training mode if the model runs other code in it. Small
+    groups are also cut without each other (`sirfp.channels.choice.turns_apart`). If a group fails at a later
     choice, the others are tried at the earlier ones again, now without it.
 
     Once a group has failed, groups of the same role in other blocks are tried last and together, because they mostly

@@ -32,9 +32,9 @@ def check_device(name: str) -> None:
 
     if name == "cpu":
         return
-    number = re.fullmatch(r"cuda(?::(\d+))?", name)
+    number = re.fullmatch(r"cuda(?::([0-9]{1,9}))?", name)
     if number is None:
-        raise InputError(f"--device {name}: networks run on cpu, cuda or cuda:N{near(name, ('cpu', 'cuda'))}")
+        raise InputError(f"--device {name!r}: networks run on cpu, cuda or cuda:N{near(name.lower(), ('cpu', 'cuda'))}")
     count = torch.cuda.device_count()
     if not count:
         built = "" if torch.version.cuda else f"; this PyTorch ({torch.__version__}) is built without CUDA"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -26,13 +28,18 @@ def test_commands_that_run_networks_take_it():
         ("cuda:2", 2, "has 2 GPUs, counted from cuda:0"),
         ("cuda:-1", 2, "cpu, cuda or cuda:N"),
         ("cdua", 1, "did you mean cuda"),
+        ("CPU", 0, "did you mean cpu"),
+        (" cpu\n", 0, "did you mean cpu"),
+        ("cuda:٠", 1, "did you mean cuda"),  # a digit of another script
+        ("cuda:" + 5000 * "1", 1, "cpu, cuda or cuda:N"),
         ("meta", 1, "cpu, cuda or cuda:N"),
         ("mps", 1, "cpu, cuda or cuda:N"),
     ],
 )
 def test_a_device_that_is_not_there(monkeypatch, name, gpus, says):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    with pytest.raises(InputError, match=f"^--device {name}: .*{says}"):
+    shown = f"({re.escape(name)}|{re.escape(repr(name))})"
+    with pytest.raises(InputError, match=f"^--device {shown}: .*{says}"):
         check_device(name)
 
 
