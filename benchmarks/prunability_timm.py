@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--modules", nargs="*", default=timm.list_modules())
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS)
     parser.add_argument("--seconds", type=int, default=600, help="limit for one network (default %(default)s)")
-    parser.add_argument("--memory", type=float, default=12, help="limit in GiB (default %(default)s)")
+    parser.add_argument("--memory", type=float, default=18, help="limit in GiB (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time (default %(default)s)")
     args = parser.parse_args()
