@@ -7,6 +7,7 @@ pass, as `sirfp.tracing` does, and each statistic is taken over the kept channel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -198,6 +199,6 @@ def _group_norm(func: Any, args: tuple, kept: list[torch.Tensor | None]) -> Any:
         groups = len(torch.unique(index // width))
         weight, bias = (None if v is None else _select(v, {0: index}) for v in (weight, bias))
     small = _select(x, dict(enumerate(kept)))
-    inner = small[0, 0].numel()
+    inner = math.prod(small.shape[2:])  # there may be no box
     out = func(small.contiguous(), weight, bias, count, small.shape[1], inner, groups, eps)
     return (_spread(out[0], x, dict(enumerate(kept))), *out[1:])
