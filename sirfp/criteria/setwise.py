@@ -11,8 +11,9 @@ from torch import nn
 
 from ..errors import InputError
 from ..moments.inputs import InputMoments, Moments
-from ..redundancy.elimination import COLUMNS, Reader, eliminate
+from ..redundancy.elimination import Reader, eliminate
 from ..redundancy.exchange import exchange
+from ..redundancy.symmetric import COLUMNS, copy_below
 from ..reporting.progress import with_progress
 from ..structure.groups import ChannelGroups, Emission, Group
 from .magnitude import Magnitude
@@ -212,9 +213,9 @@ def _effect(weight: torch.Tensor, gradients: torch.Tensor | None) -> torch.Tenso
     taps, seen = taps.flatten(0, 1), seen.flatten(0, 1)
     effect = taps.new_empty(taps.shape[1], taps.shape[1])
     for start in range(0, len(effect), COLUMNS):  # from the diagonal down: it is symmetric
-        columns, rest = slice(start, start + COLUMNS), slice(start + COLUMNS, None)
+        columns = slice(start, start + COLUMNS)
         effect[start:, columns] = taps[:, start:].T @ seen[:, columns]
-        effect[columns, rest] = effect[rest, columns].T
+    copy_below(effect, COLUMNS)
     return effect
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import torch
 
+from ..redundancy.symmetric import COLUMNS, copy_below
+
 KEPT = 2**27
 """Maximum size of the covariances that are kept, in bytes: eight matrices of 1448 channels."""
-COLUMNS = 512
-"""Number of columns of a matrix that are mirrored at once; larger blocks do not fit into caches."""
 _KEPT: dict[int, tuple[weakref.ref[CentredSums], int, torch.Tensor]] = {}
 
 
@@ -119,7 +119,7 @@ def unpacked(half: torch.Tensor) -> torch.Tensor:
     matrix = torch.zeros(size, size, dtype=torch.float64, device=half.device)
     matrix.masked_scatter_(torch.ones_like(matrix, dtype=torch.bool).tril_(), half.double())
     for start in range(0, size, COLUMNS):
-        columns, rest = slice(start, start + COLUMNS), slice(start + COLUMNS, None)
-        matrix[columns, columns] += matrix[columns, columns].tril(-1).T
-        matrix[columns, rest] = matrix[rest, columns].T
+        block = matrix[start : start + COLUMNS, start : start + COLUMNS]
+        block += block.tril(-1).T
+    copy_below(matrix, COLUMNS)
     return matrix

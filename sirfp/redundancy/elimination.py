@@ -23,15 +23,14 @@ from dataclasses import dataclass
 
 import torch
 
+from .symmetric import COLUMNS
+
 BLOCK = 64
 """Number of eliminations between two updates of the whole matrices. In between, updates are kept as factors, and only
 the rows that are needed are computed. It changes the time, not the result."""
 COMPACT = 0.02
 """The matrices are made smaller once this share of their rows belongs to eliminated atoms: an elimination of all atoms
 then takes a third of the time."""
-COLUMNS = 512
-"""Number of columns of a symmetric matrix that are computed at once. Of a matrix with more, only the blocks of columns
-from the diagonal down are computed."""
 
 
 @dataclass
@@ -135,7 +134,7 @@ class _Stack:
         for both, reader, order in zip(self.both, readers, orders, strict=True):
             for matrix, given in zip(both, (reader.inverse, reader.effect), strict=True):
                 matrix.copy_(given if _is_all(order, given) else given[order][:, order])
-        self.lower = size > COLUMNS
+        self.lower = size > COLUMNS  # only the blocks of columns from the diagonal down are computed
         self._start()
 
     def _start(self) -> None:
