@@ -13,8 +13,6 @@ from ..structure.groups import ChannelGroups, Group
 
 MOST = 3 / 8
 """Largest share of a group that uneven choices remove, but for a few atoms more of groups of equal size."""
-
-
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of the golden ratio, without their integers, are spread evenly, and successive ones are far apart."""
 APART = 3

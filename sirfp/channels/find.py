@@ -117,7 +117,7 @@ def _tried(
     """Fits the sizes in the model's code to cuts, and freezes the groups whose cut breaks the model."""
     from .fit_sizes import fit_sizes, live_sizes
     from .rehearsal import CutCopy
-    from .trial import TURNS, freeze_failing
+    from .trial import freeze_failing
 
     asks = traced.asks and not traced.trains
     fit = fit_sizes(model, inputs, traced.output, traced.found, shared, asks=asks)
@@ -128,8 +128,7 @@ def _tried(
             asks = traced.asks and not traced.trains
         fit = fit_sizes(model, inputs, traced.output, traced.found, shared, asks=asks, settled=True)
     copies = fit.copies or CutCopy(model, inputs, traced.output, fit.found, shared, asks)
-    turns = range(1 if fit.copies else 0, TURNS)
-    return live_sizes(freeze_failing(copies, turns, trains=traced.trains))
+    return live_sizes(freeze_failing(copies, [0] if fit.copies else [], trains=traced.trains))
 
 
 @dataclass(frozen=True)

@@ -114,11 +114,10 @@ def _fit_evaluation(
     if checks and not settled and (copies := passing()):
         return Fit(found, copies=copies)
     run = CorrectedCopy(model, inputs, found, shared)
-    later = (*turns_apart(found), *range(1, TURNS))
     # Settled, the sizes at the first choice of widths choose the attributes, and those at the others are seen after.
     error, wrong = run.over_turns(list(found.groups), range(1))
     if not settled and not error and not _all_stubborn(found, wrong):
-        error, wrong = run.over_turns(list(found.groups), later, wrong)
+        error, wrong = run.over_turns(list(found.groups), _later(found), wrong)
     if not error and not wrong and not settled:
         return Fit(found)
     if error and not (checks and not settled) and (copies := passing()):
@@ -128,7 +127,7 @@ def _fit_evaluation(
         found = run.found = replace(found, widths=joined(found.widths, held))
         run.widths = {}
         if held:
-            error, wrong = run.over_turns(list(found.groups), (0,) if settled else (0, *later))
+            error, wrong = run.over_turns(list(found.groups), (0,) if settled else (0, *_later(found)))
     stubborn = _stubborn(found, wrong)
     if stubborn and not settled:
         return Fit(found, stubborn)
@@ -142,9 +141,14 @@ def _fit_evaluation(
     attributes, still = _attributes(run, list(found.groups), dict(model.named_modules()))
     if attributes or error or settled:
         run.widths = attributes
-        _, wrong = run.over_turns(list(found.groups), (*turns_apart(found), *range(1, TURNS)), still)
+        _, wrong = run.over_turns(list(found.groups), _later(found), still)
     widths = joined(attributes, _calls(wrong))
     return Fit(replace(found, widths=joined(found.widths, widths)))
+
+
+def _later(found: ChannelGroups) -> tuple[int, ...]:
+    """The numbers of the choices of widths after the first at which sizes are compared."""
+    return (*turns_apart(found), *range(1, TURNS))
 
 
 def _stubborn(found: ChannelGroups, wrong: Wrong) -> frozenset[int]:
@@ -172,7 +176,7 @@ def _training_sizes(run: CorrectedCopy) -> Widths:
     calls = [c for c in run.found.calls if c.training]
     replaced = {module for module, keys in run.found.widths.items() if any(key.startswith("call ") for key in keys)}
     run.widths = _calls(_dense_sizes(calls, replaced), training=True)
-    _, wrong = run.over_turns(list(run.found.groups), (0, *turns_apart(run.found), *range(1, TURNS)))
+    _, wrong = run.over_turns(list(run.found.groups), (0, *_later(run.found)))
     modules = replaced | {place[0] for place, _ in wrong}
     return _calls({**_dense_sizes(calls, modules), **wrong}, training=True)
 

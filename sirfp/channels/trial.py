@@ -28,7 +28,7 @@ HALVINGS = 1
 more halvings would cost runs and save hardly any group. The groups of a part that still fails are frozen together."""
 
 
-def freeze_failing(copies: CutCopy, turns: Iterable[int], *, trains: bool = False) -> ChannelGroups:
+def freeze_failing(copies: CutCopy, passed: Iterable[int] = (), *, trains: bool = False) -> ChannelGroups:
     """Freezes the groups whose cut breaks the model.
 
     All groups are cut in a copy, which is run. If it fails, the groups are tried by halves, each half together with the
@@ -42,7 +42,7 @@ def freeze_failing(copies: CutCopy, turns: Iterable[int], *, trains: bool = Fals
 
     Args:
         copies: cuts copies of the model and runs them.
-        turns: numbers of the choices of widths, `range(TURNS)`; without 0 if all groups have passed it.
+        passed: numbers of the choices of widths that all groups have passed.
         trains: True if the model runs in training mode, by other code than in evaluation mode.
 
     Returns:
@@ -50,7 +50,7 @@ def freeze_failing(copies: CutCopy, turns: Iterable[int], *, trains: bool = Fals
     """
     found = copies.found
     bad: dict[str, str] = {}
-    left, passed = list(found.groups), set(range(TURNS)) - set(turns)
+    left, passed = list(found.groups), set(passed)
     order = (*range(TURNS), *turns_apart(found), TRAINING)
     while left and (todo := [turn for turn in order if turn not in passed]):
         turn = todo[0]
