@@ -1,4 +1,4 @@
-"""Gives a trial's copies other weights: random values for constants, and changes of the size of rounding errors."""
+"""Gives a trial's copies random values for constants."""
 
 from __future__ import annotations
 
@@ -37,13 +37,3 @@ def constants(model: nn.Module) -> dict[str, torch.Tensor]:
 def _is_constant(tensor: torch.Tensor) -> bool:
     first, last = tensor[(0,) * tensor.dim()], tensor[(-1,) * tensor.dim()]
     return bool(first == last) and bool(tensor.min() == tensor.max())
-
-
-@torch.no_grad()
-def shake(model: nn.Module) -> None:
-    """Changes all weights of a model by a few ulp, in place."""
-    generator = torch.Generator().manual_seed(0)
-    for tensor in model.parameters():
-        if tensor.is_floating_point():
-            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
-            tensor.mul_(1 + 8 * torch.finfo(tensor.dtype).eps * noise)

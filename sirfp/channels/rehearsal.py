@@ -31,9 +31,10 @@ from ..verify.choices import Choices, tolerance
 from ..verify.detectors import continuous, is_detector, whole_layers
 from ..verify.kept import KeptStatistics
 from ..verify.proof import mask
+from ..verify.rounding import shake
 from .choice import repeats, some_of
 from .double_precision import in_double
-from .other_weights import constants, randomise_constants, shake
+from .other_weights import constants, randomise_constants
 from .results import Run, differences, is_comparable, misshapen, sizes
 
 logger = logging.getLogger(__name__)

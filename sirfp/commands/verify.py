@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
 
     from ..structure.plan import PruningPlan
     from ..verify import Difference
+    from ..verify.rounding import Compared
 
 USAGE = f"sirfp verify FILE [{MODEL_USAGE[1:-1]}] [--images FOLDER] [options] {OPTS_USAGE}"
 EXAMPLE = """examples:
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
     from sirfp.checkpoint.pruned import read
     from sirfp.verify import expand
+    from sirfp.verify.rounding import is_rounding
 
     file, opts = split_words(args.words, file=True)
     if not file:
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> Outcome:
         batches = (source.example(args.batch, args.seed + i) for i in range(args.batches))
     batches = with_progress(batches, "comparing", args.batches)
     with cudnn.flags(enabled=cudnn.enabled, allow_tf32=False):  # TF32 rounds inputs of convolutions to 10 bits
-        worst, compared, count = _worst(source.model, pruned, plan, batches)
+        worst, compared, count, effect = _worst(source.model, pruned, plan, batches, args.tolerance)
     data: dict[str, Any] = {
         "file": file,
         "model": source.name,
@@ -80,16 +82,21 @@ def run(args: argparse.Namespace) -> Outcome:
         "compared": compared,
         "batches": count,
         "tolerance": args.tolerance,
+        "rounding": effect,
     }
     difference = worst.problem or f"largest relative difference {worst.relative:.2g}, in {worst.where}"
-    equal = not worst.problem and worst.relative <= args.tolerance
+    rounded = effect is not None and is_rounding(worst.relative, effect)
+    equal = not worst.problem and (worst.relative <= args.tolerance or rounded)
     data["equal"] = equal
+    limit = f"tolerance {args.tolerance:g}"
+    if effect is not None:
+        limit += f"; weights changed by a few units in the last place make {effect:.2g}"
     if not equal:
-        return Outcome(
-            data, [], f"{file} differs from the masked dense model: {difference} (tolerance {args.tolerance:g})"
-        )
+        return Outcome(data, [], f"{file} differs from the masked dense model: {difference} ({limit})")
     where = worst.where or "any output"
-    largest = f"largest relative difference {worst.relative:.2g}, in {where}; tolerance {args.tolerance:g}"
+    largest = f"largest relative difference {worst.relative:.2g}, in {where}; {limit}"
+    if rounded:
+        largest += ", so it is rounding"
     return Outcome(
         data,
         [
@@ -101,30 +108,35 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _worst(
-    dense: nn.Module, pruned: nn.Module, plan: PruningPlan, batches: Iterable[Any]
-) -> tuple[Difference, str, int]:
-    """Compares two models batch by batch; stops at a problem, such as a missing output.
+    dense: nn.Module, pruned: nn.Module, plan: PruningPlan, batches: Iterable[Any], tolerance: float
+) -> tuple[Difference, str, int, float | None]:
+    """Compares two models batch by batch; stops at a problem, such as a missing output or a difference.
 
     Returns:
-        The largest difference, a description of the compared outputs, and the number of batches.
+        The largest difference, a description of the compared outputs, the number of batches, and, if the difference is
+        above the tolerance, the one that rounding errors make.
     """
     from sirfp.network.forward import call, inference
     from sirfp.verify import Difference, compare
     from sirfp.verify.detectors import compare_continuous, is_detector
+    from sirfp.verify.rounding import is_rounding, rounding
 
-    worst, compared, count = Difference(0.0, ""), "every output", 0
-    detector: bool | None = None
+    worst, said, count, effect = Difference(0.0, ""), "every output", 0, None
+    compared: Compared | None = None
     for count, inputs in enumerate(batches, 1):  # noqa: B007
-        if detector is None:
+        if compared is None:
             with inference(dense):
                 detector = is_detector(call(dense, inputs))
-        if detector:
-            compared = "scores, box deltas, masks and maps of every head, on the same boxes"
-            found = compare_continuous(dense, pruned, inputs, plan)
-        else:
-            found = compare(dense, pruned, inputs, plan)
+            compared = compare_continuous if detector else compare
+            if detector:
+                said = "scores, box deltas, masks and maps of every head, on the same boxes"
+        found = compared(dense, pruned, inputs, plan)
         if found.problem or not found.relative <= worst.relative:
-            worst = found
-        if found.problem:
-            break
-    return worst, compared, count
+            worst, effect = found, None
+            if found.problem:
+                break
+            if not found.relative <= tolerance:
+                effect = rounding(dense, inputs, plan, compared)
+                if not is_rounding(found.relative, effect):
+                    break
+    return worst, said, count, effect

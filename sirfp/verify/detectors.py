@@ -19,6 +19,7 @@ from ..network.forward import call, inference, tensors
 from ..network.same_boxes import same_boxes
 from ..network.walk import walk
 from ..structure.plan import PruningPlan
+from .choices import Choices
 from .kept import as_if_cut
 from .proof import Difference, furthest
 
@@ -29,20 +30,27 @@ def is_detector(output: Any) -> bool:
     return any(isinstance(item, dict) and ("instances" in item or "proposals" in item) for item in items)
 
 
-def compare_continuous(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan) -> Difference:
+def compare_continuous(
+    a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan, *, masked: bool = False
+) -> Difference:
     """Runs two detectors on the same inputs and the same boxes, and compares their layers' outputs.
+
+    Other discrete choices are repeated too, such as the points at which PointRend refines a mask.
 
     Args:
         a: the masked dense model. Its statistics over channels are taken over the kept ones.
         b: the pruned model.
         inputs: `list[dict]`.
         plan: the plan; layers whose output channels are not in the plan are compared.
+        masked: True if `b` is a masked model of the same plan too.
     """
     names = whole_layers(a, {place for c in plan.cuts for place in c.tensors})
     boxes: list[Any] = []
-    with as_if_cut(a, plan):
+    choices = Choices()
+    with choices, as_if_cut(a, plan):
         first, _ = continuous(a, inputs, names, boxes, record=True)
-    second, _ = continuous(b, inputs, names, boxes, record=False)
+    with Choices(choices), as_if_cut(b, plan if masked else None):
+        second, _ = continuous(b, inputs, names, boxes, record=False)
     for path, tensor in first.items():
         other = second.get(path)
         if other is None or tensor.shape != other.shape:

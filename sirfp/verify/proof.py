@@ -113,7 +113,13 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
 
 
 def compare(
-    a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan | None = None, outputs: Outputs | None = None
+    a: nn.Module,
+    b: nn.Module,
+    inputs: Any,
+    plan: PruningPlan | None = None,
+    outputs: Outputs | None = None,
+    *,
+    masked: bool = False,
 ) -> Difference:
     """Runs two models on the same inputs and random numbers, in evaluation mode, and compares every output tensor.
 
@@ -126,17 +132,24 @@ def compare(
             in which the statistics of `a` run over all channels, and the smaller difference is returned. Equality in
             the second one is the stricter proof.
         outputs: takes the part out of the output that is compared, as in `sirfp.prune`; None for all of it.
+        masked: True if `b` is a masked model of the same plan too.
     """
-    difference = _compared(a, b, inputs, plan, outputs)
+    difference = _compared(a, b, inputs, (plan, plan if masked else None), outputs)
     if plan is not None and not difference.relative <= EQUAL:
-        return min(difference, _compared(a, b, inputs, None, outputs), key=lambda found: found.relative)
+        return min(difference, _compared(a, b, inputs, (None, None), outputs), key=lambda found: found.relative)
     return difference
 
 
-def _compared(a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan | None, outputs: Outputs | None) -> Difference:
-    """Compares once, see `compare`."""
+def _compared(
+    a: nn.Module,
+    b: nn.Module,
+    inputs: Any,
+    plans: tuple[PruningPlan | None, PruningPlan | None],
+    outputs: Outputs | None,
+) -> Difference:
+    """Compares once, see `compare`; a model with a plan takes statistics over the kept channels."""
     found, choices = [], Choices()
-    for model, kept in ((a, plan), (b, None)):
+    for model, kept in zip((a, b), plans, strict=True):
         with only(model, outputs), inference(model), seeded(model, 0), choices, as_if_cut(model, kept):
             found.append(dict(tensors(call(model, inputs))))
         choices = Choices(choices)

@@ -179,6 +179,13 @@ def test_verify_fails_where_weights_are_not_the_file_s(files, tmp_path, capsys, 
     assert not out and err.count("\n") == 1 and "differs from the masked dense model" in err
 
 
+def test_verify_says_that_a_difference_is_rounding(files, capsys):
+    assert main(["verify", str(files / "small.safetensors"), *NETWORK, "--tolerance", "1e-12"]) == 0
+    out, _ = capsys.readouterr()
+    assert "tolerance 1e-12; weights changed by a few units in the last place make" in out
+    assert "so it is rounding" in out
+
+
 def _disturbed(state):
     return {name: tensor * 1.01 if name.endswith("weight") else tensor for name, tensor in state.items()}
 

@@ -1,0 +1,72 @@
+"""Measures how far rounding errors alone move a network's outputs.
+
+Some networks magnify rounding errors: deformable convolutions with large offsets, deep networks without norms,
+attention over large scores. Their pruned and their masked network compute the same numbers in another order, and then
+differ by more than the usual tolerance, although the cut is right.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..network.untouched import copied_model
+from ..structure.plan import PruningPlan
+from .proof import Difference
+
+DRAWS = 2
+"""Number of times that the weights are changed; the largest effect counts."""
+MARGIN = 2
+"""Differences up to this many times the effect of changed weights are explained by rounding. The two orders of
+summation are only one sample of the errors, and so is each draw."""
+LARGEST = 0.01
+"""Relative difference above which nothing is explained: a network that rounding errors change by more cannot be
+verified."""
+
+
+class Compared(Protocol):
+    """Compares a masked model with another one, such as `sirfp.verify.compare`."""
+
+    def __call__(
+        self, a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan, *, masked: bool = False
+    ) -> Difference:
+        """Returns how far the outputs differ; `masked` says that `b` is a masked model too."""
+
+
+def rounding(masked: nn.Module, inputs: Any, plan: PruningPlan, compared: Compared) -> float:
+    """Returns the relative difference that changes of all weights by a few units in the last place make.
+
+    Args:
+        masked: the masked dense model; it is not changed.
+        inputs: its inputs.
+        plan: the plan whose removed channels are zeroed.
+        compared: the comparison in which the pruned model was found to differ.
+    """
+    found = []
+    for seed in range(DRAWS):
+        shaken = copied_model(masked)
+        shake(shaken, seed)
+        found.append(compared(masked, shaken, inputs, plan, masked=True).relative)
+    return max(found)
+
+
+def is_rounding(difference: float, effect: float) -> bool:
+    """True if a relative difference is explained by the effect of rounding errors (`rounding`)."""
+    return difference <= min(MARGIN * effect, LARGEST)
+
+
+@torch.no_grad()
+def shake(model: nn.Module, seed: int = 0) -> None:
+    """Changes all weights of a model by a few units in the last place, in place.
+
+    Args:
+        model: the model.
+        seed: chooses the changes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for tensor in model.parameters():
+        if tensor.is_floating_point():
+            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+            tensor.mul_(1 + 8 * torch.finfo(tensor.dtype).eps * noise)
