@@ -185,7 +185,7 @@ def look(
     groups = find_groups(model, images[0][:1])
     scorer = build_criterion(criterion, model, groups.groups, seed=seed, **fitting(kind))
     if kind.needs in ("features", "gradients"):
-        calibrate(model, scorer, seen if kind.needs == "gradients" else images, loss)
+        calibrate(model, scorer, seen, loss)
     moments = evidence.moments(model, groups)
     evidence.learn(model, groups, scorer, moments)
     return groups, scorer, moments, evidence.meter(model, groups, scorer, moments)
