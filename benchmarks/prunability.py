@@ -32,14 +32,13 @@ from sirfp.prune import cut
 from sirfp.structure.groups import ChannelGroups
 from sirfp.structure.plan import PruningPlan
 from sirfp.verify import compare, mask
-from sirfp.verify.proof import Difference
+from sirfp.verify.rounding import Compared, is_rounding, rounding
 
 HALF = 0.5
 TOLERANCE = 1e-4
 """Largest difference between equal networks, relative to the largest output."""
 OUTPUT = ("it is the model's output", "it is the model's output in training")
 Row = dict[str, Any]
-Compared = Callable[[nn.Module, nn.Module, Any, PruningPlan], Difference]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -134,8 +133,9 @@ def prune_to_half(
 
     Returns:
         The row: shares of FLOPs ("kept", and "least" of the smallest plan), relative differences ("difference",
-        "double" in double precision, or None, and "exact_difference" of a plan that keeps whole the groups that cannot
-        be equal), times to find the groups, the numbers of groups and channels, and the frozen channels by reason.
+        "double" in double precision, or None, "exact_difference" of a plan that keeps whole the groups that cannot be
+        equal, and "rounding" that rounding errors alone make in the first masked network, if the first is above the
+        tolerance), times to find the groups, the numbers of groups and channels, and the frozen channels by reason.
 
     Raises:
         RuntimeError: the outputs cannot be compared.
@@ -145,7 +145,7 @@ def prune_to_half(
     seconds, used = time.perf_counter() - start, time.process_time() - used
     dense, least = found.flops(), found.flops(fewest(found))
     by_nature = [group for group in found if group.inexact]
-    differences, exact, plans, doubled = [], [], [], None
+    differences, exact, plans, doubled, effect = [], [], [], None, None
     for seed in seeds:
         scores = build_criterion("random", model, found.groups, seed=seed).scores()
         keep = allocate(found, scores, max(HALF * dense, least), limits=Limits(partitions=()))
@@ -155,6 +155,8 @@ def prune_to_half(
         if len(plans) > 1:
             continue
         doubled = difference_in_double(masked, pruned, inputs, plan, compared) if double else None
+        if relative >= TOLERANCE:
+            effect = rounding(masked, inputs, plan, compared)
         finish(pruned, plan)
         for group in by_nature:  # a second plan keeps whole the groups that cannot be equal
             keep[found.spans[group.name]] = True
@@ -172,6 +174,7 @@ def prune_to_half(
         "least": least / dense,
         "difference": max(differences),
         "double": doubled,
+        "rounding": effect,
         "exact_difference": max(exact or ([] if by_nature else differences), default=None),
         "inexact": by_nature[0].inexact if by_nature else None,
         "groups": len(found),
@@ -241,14 +244,17 @@ def fewest(found: ChannelGroups) -> np.ndarray:
 
 
 def equal(row: Row) -> bool:
-    """Whether a pruned network equals its masked network if it can."""
-    return (row["exact_difference"] or 0.0) < TOLERANCE
+    """Whether a pruned network equals its masked network if it can, up to rounding errors."""
+    difference, effect = row["exact_difference"] or 0.0, row.get("rounding")
+    return difference < TOLERANCE or (effect is not None and is_rounding(difference, effect))
 
 
 def equal_cell(row: Row, others: str) -> str:
     """The cell of a table with a row's differences; `others` says what the second plan leaves whole."""
     exact = row["exact_difference"]
     text = "" if exact is None else f"{exact:.0e}"
+    if row.get("rounding") is not None:
+        text += f" ({row['rounding']:.0e} by rounding)"
     return f"{text}, {row['difference']:.0e} with {others}".lstrip(", ") if row["inexact"] else text
 
 

@@ -1,4 +1,4 @@
-"""Tries to prune every config of Detectron2's model zoo, yaml and lazy, with random weights.
+"""Tries to prune every config of Detectron2's model zoo, yaml and lazy, and other models of it, with random weights.
 
     python benchmarks/prunability_detectron2.py [--results output/prunability_detectron2.jsonl]
                                                 [--table docs/prunability_detectron2.md] [--configs CONFIG ...]
@@ -18,7 +18,18 @@ from typing import Any
 
 import torch
 from detectron2 import model_zoo
-from prunability import add_row, check_gradients, equal, equal_cell, in_own_process, one_line, prune_to_half, read_rows
+from detectron2_models import MODELS, example
+from prunability import (
+    TOLERANCE,
+    add_row,
+    check_gradients,
+    equal,
+    equal_cell,
+    in_own_process,
+    one_line,
+    prune_to_half,
+    read_rows,
+)
 from randomised import randomised
 from torch import nn
 
@@ -46,14 +57,25 @@ dense model on the same boxes, and trained for one step. *Equal* is the largest 
 shifts, masks and maps. Where a statistic is taken over channels, removing channels changes it, so the two models
 differ even if the cut is right. For these models a second plan leaves such groups whole, and its difference comes
 first. *s* is the time to find the groups, *all* the total time. SyncBN, which trains on GPUs only, stays in evaluation
-mode in the training step. Deformable convolutions use torchvision's operator.
+mode in the training step. Deformable convolutions use torchvision's operator. A difference above {tolerance:g}
+counts as equal where rounding errors explain it: *by rounding* is what changes of all weights by a few units in the
+last place make (`sirfp.verify.rounding`).
 
 {summary}
 
-| config | M params | GFLOPs | kept | equal | s | all | cause |
-| --- | ---: | ---: | ---: | --- | ---: | ---: | --- |
+{header}
 {rows}
+
+## Models without a config in the zoo
+
+Other backbones in smaller sizes, and projects inside Detectron2's package (`benchmarks/detectron2_models.py`).
+
+{header}
+{others}
 """
+HEADER = """\
+| config | M params | GFLOPs | kept | equal | s | all | cause |
+| --- | ---: | ---: | ---: | --- | ---: | ---: | --- |"""
 
 
 def main() -> int:
@@ -80,9 +102,10 @@ def main() -> int:
 
 
 def configs() -> list[str]:
-    """All configs of the installed zoo that describe a model."""
+    """All configs of the installed zoo that describe a model, and the models without a config (`MODELS`)."""
     found = [p.relative_to(ZOO).as_posix() for p in ZOO.rglob("*") if p.suffix in (".yaml", ".py")]
-    return sorted(c for c in found if not Path(c).name.startswith("Base-") and not c.startswith(NO_DETECTOR))
+    chosen = sorted(c for c in found if not Path(c).name.startswith("Base-") and not c.startswith(NO_DETECTOR))
+    return [*chosen, *MODELS]
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
@@ -96,7 +119,9 @@ def in_process(config: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def build(config: str) -> tuple[nn.Module, list[dict]]:
-    """A model of the zoo with random weights, and an input of it."""
+    """A model with random weights, and an input of it."""
+    if config in MODELS:
+        return MODELS[config]().eval(), example()
     source = from_zoo(config, size=SIZE)
     return source.model, source.example()
 
@@ -141,11 +166,11 @@ def prune(model: nn.Module, inputs: list[dict]) -> dict[str, Any]:
     return prune_to_half(model, inputs, lambda pruned, plan: train_step(pruned, inputs), compared=compared)
 
 
-def compared(masked: nn.Module, pruned: nn.Module, inputs: list[dict], plan: PruningPlan) -> Difference:
-    """Compares two models, detectors on the same boxes."""
-    with inference(pruned):
-        detects = is_detector(call(pruned, inputs))
-    return (compare_continuous if detects else compare)(masked, pruned, inputs, plan)
+def compared(a: nn.Module, b: nn.Module, inputs: list[dict], plan: PruningPlan, *, masked: bool = False) -> Difference:
+    """Compares two models, detectors on the same boxes; see `sirfp.verify.compare`."""
+    with inference(b):
+        detects = is_detector(call(b, inputs))
+    return (compare_continuous if detects else compare)(a, b, inputs, plan, masked=masked)
 
 
 def train_step(model: nn.Module, inputs: list[dict]) -> None:
@@ -188,8 +213,10 @@ def summary(rows: Mapping[str, Mapping[str, Any]]) -> str:
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The page."""
     height, width = SIZE
-    lines = "\n".join(_line(rows[config]) for config in sorted(rows))
-    return HEAD.format(height=height, width=width, proposals=PROPOSALS, summary=summary(rows), rows=lines)
+    zoo = {config: row for config, row in sorted(rows.items()) if config not in MODELS}
+    lines, others = ("\n".join(map(_line, part)) for part in (zoo.values(), [rows[m] for m in MODELS if m in rows]))
+    facts = {"height": height, "width": width, "proposals": PROPOSALS, "tolerance": TOLERANCE, "header": HEADER}
+    return HEAD.format(summary=summary(zoo), rows=lines, others=others, **facts)
 
 
 def _line(row: Mapping[str, Any]) -> str:
