@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -16,7 +16,7 @@ MOST = 3 / 8
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of the golden ratio, without their integers, are spread evenly, and successive ones are far apart."""
 APART = 3
-"""Number of the first choice that cuts some of the small groups and leaves all others whole, see `turns_apart`."""
+"""Number of the first choice that cuts only some of the small groups, see `turns_apart`."""
 SMALL = 5
 """Number of atoms of the largest groups that lose one or two at a choice. Wherever all are cut, many of them lose the
 same number."""
@@ -30,29 +30,31 @@ def some_of(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: boo
     Args:
         found: all groups.
         groups: those that lose atoms.
-        turn: the number of the choice. From `APART` on only some of the small groups lose atoms.
+        turn: the number of the choice. From `APART` on only some of the small groups lose atoms, and the others only at
+            `APART` itself.
         uneven: True to remove larger shares of larger groups at odd turns, and of smaller groups at even turns but 0.
             Otherwise a quotient of two widths, as in `channels // heads`, is mostly that of the dense network.
     """
-    if turn >= APART:
-        groups = _apart(found, groups, turn - APART)
+    turns = _turns_of(found, groups, turn)
     sizes = sorted({group.size for group in groups})
     keep = np.ones(found.atoms, dtype=bool)
     alike: dict[int, int] = {}
     for order, group in enumerate(groups):
-        most = _most(group.size)
-        first, step = group.size // (3 + 2 * turn), 1
-        if turn and uneven:
+        place = alike[group.size] = alike.get(group.size, -1) + 1
+        if group.name not in turns:
+            continue
+        its, most = turns[group.name], _most(group.size)
+        first, step = group.size // (3 + 2 * its), 1
+        if its and uneven:
             rank = sizes.index(group.size) / max(1, len(sizes) - 1)
-            first = int(MOST * group.size * (rank if turn % 2 else 1 - rank))
-        elif turn:
+            first = int(MOST * group.size * (rank if its % 2 else 1 - rank))
+        elif its:
             # Groups of similar sizes lose different shares, so that code that assumes a quotient of widths fails.
             first = int(MOST * group.size * (sizes.index(group.size) * GOLDEN % 1))
             step = _coprime(most)
         # Groups of equal size lose different numbers of atoms, so that code that assumes equal widths fails. Those that
-        # lose the same number at one turn lose different ones at the next.
-        place = alike[group.size] = alike.get(group.size, -1) + 1
-        gone = 1 + (first + 1 + place * step + turn * (place // most)) % most
+        # lose the same number at one turn lose different ones at a later one: each adds a further digit of the place.
+        gone = 1 + (first + 1 + place * step + (place // most**its if its else 0)) % most
         part = keep[found.spans[group.name]]
         part[np.random.default_rng((turn, order)).permutation(group.size)[:gone]] = False
         if not part.any():
@@ -76,22 +78,40 @@ def _coprime(number: int) -> int:
     return next(n for n in range(math.ceil((1 - GOLDEN) * number), number + 1) if math.gcd(n, number) == 1)
 
 
+def second_turns(found: ChannelGroups) -> range:
+    """The numbers of the choices that follow choice 0: those of `turns_apart`, or else choice 1.
+
+    The first of them cuts all groups that are not small, by other numbers than choice 0.
+    """
+    return turns_apart(found) or range(1, 2)
+
+
 def turns_apart(found: ChannelGroups) -> range:
     """The numbers of the choices in which some small groups (`SMALL`) lose atoms and others none.
 
     For each two groups of different roles there is a choice in which the first loses atoms and the second none, and one
     for the reverse; and for each two of `ALIKE` successive groups of one role and `PAIR` atoms, which all lose one at
     the other choices. Code that wants two such groups to have one width, as a reshape of attention's output to the
-    width of its input, thus fails in one of them.
+    width of its input, thus fails in one of them. Each role loses atoms in half of the choices, and no two in the same
+    ones, so few choices suffice (Sperner, Ein Satz über Untermengen einer endlichen Menge, 1928).
     """
-    return range(APART, APART + 2 * max(0, len(set(_kinds(found).values())) - 1).bit_length())
+    kinds = len(set(_kinds(found).values()))
+    number = 0 if kinds < 2 else next(n for n in itertools.count(2) if math.comb(n, n // 2) >= kinds)
+    return range(APART, APART + number)
 
 
-def _apart(found: ChannelGroups, groups: Iterable[Group], number: int) -> list[Group]:
-    """The small groups that lose atoms at a choice of `turns_apart`, counted from 0."""
-    kinds = _kinds(found)
-    bit, side = divmod(number, 2)
-    return [g for g in groups if g.name in kinds and kinds[g.name] >> bit & 1 == side]
+def _turns_of(found: ChannelGroups, groups: list[Group], turn: int) -> dict[str, int]:
+    """The groups that lose atoms at a choice, {name: the number of the choice that says how many}."""
+    if turn < APART:
+        return {group.name: turn for group in groups}
+    kinds, apart = _kinds(found), turns_apart(found)
+    halves = list(itertools.combinations(apart, len(apart) // 2))
+    turns = {}
+    for group in groups:
+        its = halves[kinds[group.name]] if group.name in kinds else (APART,)
+        if turn in its:
+            turns[group.name] = 1 + its.index(turn)
+    return turns
 
 
 def _kinds(found: ChannelGroups) -> dict[str, int]:

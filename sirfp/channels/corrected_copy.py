@@ -23,7 +23,7 @@ from ..structure.groups import ChannelGroups, Group, SizeCall
 from ..surgery.cut import cut_by
 from ..surgery.plan_and_cut import plan_for
 from ..tracing.functions import FunctionWatch
-from .choice import APART, some_of
+from .choice import some_of, turns_apart
 from .rehearsal import BOXES
 
 Widths = dict[str, dict[str, np.ndarray]]
@@ -68,7 +68,9 @@ class CorrectedCopy:
     def over_turns(
         self, groups: list[Group], turns: Iterable[int], earlier: Wrong | None = None
     ) -> tuple[str | None, Wrong]:
-        """Runs copies at several choices of widths, until one of all groups after the first shows no more wrong sizes.
+        """Runs copies at several choices of widths, until one after the first shows no more wrong sizes.
+
+        The choices of `turns_apart` count as one, since together they cut all groups.
 
         Args:
             groups: the groups to cut.
@@ -79,15 +81,18 @@ class CorrectedCopy:
             The reason if a copy fails, else None; and the sizes that the code gave wrongly in any of them.
         """
         wrong: Wrong = dict(earlier or {})
+        apart, more = turns_apart(self.found), set[tuple[Place, int]]()
         for turn in turns:
             error = self.failure(groups, turn)
-            more = self.wrong.keys() - wrong.keys()
+            more |= self.wrong.keys() - wrong.keys()
             # A size that the code once gives as neither the right nor the dense one follows from another width.
             wrong |= {key: seen for key, seen in self.wrong.items() if key not in wrong or _is_dense(wrong[key], key)}
             if turn == 0:
                 self.wrong_first = self.wrong
-            if error is not None or (0 < turn < APART and not more):
+            if error is not None or (turn and turn not in apart[:-1] and not more):
                 return error, wrong
+            if turn not in apart[:-1]:
+                more.clear()
         return None, wrong
 
     def failure(self, groups: list[Group], turn: int = 0) -> str | None:

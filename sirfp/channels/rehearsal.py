@@ -32,7 +32,7 @@ from ..verify.detectors import continuous, is_detector, whole_layers
 from ..verify.kept import KeptStatistics
 from ..verify.proof import mask
 from ..verify.rounding import shake
-from .choice import repeats, some_of
+from .choice import repeats, second_turns, some_of
 from .double_precision import in_double
 from .other_weights import constants, randomise_constants
 from .results import Run, differences, is_comparable, misshapen, sizes
@@ -117,7 +117,7 @@ class CutCopy:
             got = self._run(copied, turn, boxes, Choices(shared=self.shared))
         except Exception as error:  # the model's own code may raise anything
             return self._reason(groups, plan, turn, error)
-        if self.asks and turn == TRAINING - 1:
+        if self.asks and turn == second_turns(self.found)[0]:
             self.trains = self.trains or self._runs_other_code(copied, got)
         after = _shapes_of_state(copied)
         replaced = next((name for name, shape in before.items() if after.get(name) != shape), None)

@@ -15,14 +15,11 @@ from typing import Protocol
 import numpy as np
 
 from ..structure.groups import ChannelGroups, Frozen, Group
-from .choice import role, turns_apart
+from .choice import role, second_turns
 from .rehearsal import TRAINING, CutCopy
 
 logger = logging.getLogger(__name__)
 
-TURNS = 2
-"""Number of choices of widths that are tried. A single choice may fit a size in the code by chance; each more costs a
-run."""
 HALVINGS = 1
 """How often the groups of one role are halved after one of them has failed. Groups of one role mostly fail together, so
 more halvings would cost runs and save hardly any group. The groups of a part that still fails are frozen together."""
@@ -34,7 +31,7 @@ def freeze_failing(copies: CutCopy, passed: Iterable[int] = (), *, trains: bool 
     All groups are cut in a copy, which is run. If it fails, the groups are tried by halves, each half together with the
     groups known to work. A group is thus frozen only if the copy fails with it and runs without it. The remaining
     groups are then tried with another choice of widths, and in training mode if the model runs other code in it. Small
-    groups are also cut without each other (`sirfp.channels.choice.turns_apart`). If a group fails at a later
+    groups are also cut without each other (`sirfp.channels.choice.second_turns`). If a group fails at a later
     choice, the others are tried at the earlier ones again, now without it.
 
     Once a group has failed, groups of the same role in other blocks are tried last and together, because they mostly
@@ -51,7 +48,7 @@ def freeze_failing(copies: CutCopy, passed: Iterable[int] = (), *, trains: bool 
     found = copies.found
     bad: dict[str, str] = {}
     left, passed = list(found.groups), set(passed)
-    order = (*range(TURNS), *turns_apart(found), TRAINING)
+    order = (0, *second_turns(found), TRAINING)
     while left and (todo := [turn for turn in order if turn not in passed]):
         turn = todo[0]
         if turn == TRAINING and not (trains or copies.trains):

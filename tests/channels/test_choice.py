@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
 from sirfp.channels import find_groups
-from sirfp.channels.choice import turns_apart
+from sirfp.channels.choice import second_turns, some_of, turns_apart
 
 
 class Branches(nn.Module):
@@ -49,6 +51,49 @@ def test_groups_that_must_be_as_wide_stay(names, width, other):
 
 def test_more_roles_of_small_groups_take_few_more_trials():
     def turns(names):
-        return len(turns_apart(find_groups(Branches(names, 4, 0).eval(), torch.randn(1, 3, 4, 4))))
+        return len(turns_apart(groups(names, 4)))
 
-    assert (turns(OF_ONE_ROLE), turns(OF_ROLES[:2]), turns(OF_ROLES)) == (0, 2, 6)
+    numbers = [turns(list("abcdefghijk"[:roles])) for roles in (1, 2, 3, 4, 6, 7, 10, 11)]
+    assert turns(OF_ONE_ROLE) == 0 and numbers == [0, 2, 3, 4, 4, 5, 5, 6]
+
+
+@pytest.mark.parametrize("roles", [2, 3, 5, 8])
+def test_each_small_group_is_cut_without_each_other_one(roles):
+    found = groups(list("abcdefgh"[:roles]), 4)
+    cut = {turn: set(lost(found, turn)) for turn in second_turns(found)}
+    for one, other in itertools.permutations(found.groups, 2):
+        assert any(one.name in names and other.name not in names for names in cut.values())
+
+
+def test_large_groups_are_cut_at_the_first_of_these_choices():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.small, self.large = Branches(list("abc"), 4, 0), Branches(["d", "e"], 24, 0)
+
+        def forward(self, x):
+            return self.small(x), self.large(x)
+
+    found = find_groups(Both().eval(), torch.randn(1, 3, 4, 4), trial=False)
+    first, *others = second_turns(found)
+    large = {"large.d", "large.e"}
+    assert large <= set(lost(found, first)) and not any(large & set(lost(found, turn)) for turn in others)
+    assert all(lost(found, 0)[name] != lost(found, first)[name] for name in large)
+
+
+def test_groups_of_one_role_far_apart_lose_different_numbers():
+    names = [*(f"a{number}" for number in range(8)), *"bcde"]
+    found = groups(names, 4)
+    numbers = {name: [lost(found, turn).get(name, 0) for turn in (0, *second_turns(found))] for name in names[:8]}
+    assert len(set(map(tuple, numbers.values()))) == 8
+
+
+def groups(names, width):
+    return find_groups(Branches(names, width, 0).eval(), torch.randn(1, 3, 4, 4), trial=False)
+
+
+def lost(found, turn):
+    """{group: how many atoms it loses at a choice}, without those that lose none."""
+    keep = some_of(found, list(found.groups), turn)
+    numbers = {group.name: int((~keep[found.spans[group.name]]).sum()) for group in found}
+    return {name: number for name, number in numbers.items() if number}
