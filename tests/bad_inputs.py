@@ -126,6 +126,21 @@ COMMANDS = {
     "repeats of nothing": (["report", "F/small.safetensors", "--repeats", "5"], "--repeats is for --latency"),
     "runtimes of nothing": (["report", *NETWORK, "--runtimes", "compiled"], "--runtimes is for --latency"),
     "what a file ignores": (["report", "F/small.safetensors", "--ignore", "fc"], "--ignore is for dense models"),
+    "weights beside a file": (["verify", "F/small.safetensors", "--weights", "F/dense.pth"], "leave --weights out"),
+    "weights beside a reported file": (["report", "F/small.safetensors", "--weights", "F/dense.pth"], "no effect"),
+    "weights beside a file to prune": (
+        ["prune", "F/small.safetensors", "--weights", "F/dense.pth", "-o", "OUT"],
+        "small.safetensors has the weights of the pruned model, beside which --weights would have no effect",
+    ),
+    "weights of a config beside a file": (
+        ["verify", "F/small.safetensors", *SEGMENTOR, "MODEL.TIMM.WEIGHTS", "F/dense.pth"],
+        "leave MODEL.TIMM.WEIGHTS out",
+    ),
+    "a size without a model": (["report", "F/small.safetensors", "--size", "64", "64"], "--size needs the dense model"),
+    "classes without a model": (
+        ["report", "F/small.safetensors", "--num-classes", "7"],
+        "--num-classes needs the dense",
+    ),
     "steps without a budget": ([*PRUNE, "--keep", "fc=1.0", "--steps", "2"], "--steps divides the way to a budget"),
     "batches of nothing": ([*PRUNE, "--batches", "2"], "--batches is for --images"),
     "refit on nothing": ([*PRUNE, "--reconstruction", "2"], "--reconstruction is for --images"),
@@ -177,6 +192,11 @@ EXPORTS = {
         "is for another model",
     ),
     "a dense file": (["export", "F/dense.pth", *NETWORK, "-o", "OUT.onnx"], "is a PyTorch checkpoint, not a pruned"),
+    "weights beside a file": (
+        ["export", "F/small.safetensors", *NETWORK, "--weights", "F/dense.pth", "-o", "OUT.onnx"],
+        "leave --weights out",
+    ),
+    "images in a batch of noise": ([*EXPORT, "--batch", "4"], "--batch is for --images"),
     "images for no calibration": ([*EXPORT, "--calibrate", "9"], "--calibrate is for --int8"),
     "no weights": ([*EXPORT, "--weights", "F/none.pth"], "no file of weights"),
     "a folder": (["export", *NETWORK, "-o", "F/folder.onnx"], "it is a folder"),

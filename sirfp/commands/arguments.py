@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files.config_files import AddConfigFile, config_files
 from ..files.own_code import add_import
 from ..reporting.progress import note, stage
-from .recorded import complete
+from .recorded import complete, is_of_weights
 
 if TYPE_CHECKING:
     from ..sources.source import Source
@@ -95,13 +95,17 @@ def add_images(parser: argparse.ArgumentParser | argparse._ArgumentGroup, why: s
     )
 
 
-def split_words(words: list[str], *, file: bool) -> tuple[str, list[str]]:
-    """Splits words into the pruned file, which comes first if it is given, and KEY VALUE pairs.
+def file_and_pairs(args: argparse.Namespace, *, file: bool) -> tuple[str, list[str]]:
+    """Splits a command's words into the pruned file, which comes first if it is given, and KEY VALUE pairs.
+
+    Args:
+        args: the command line.
+        file: True if the command takes a pruned file.
 
     Raises:
-        InputError: a word is neither, or a value is missing.
+        InputError: a word is neither, a value is missing, or weights are given beside the pruned file, which has them.
     """
-    found, pairs = "", list(words)
+    found, pairs = "", list(args.words)
     if file and pairs and not _KEY.fullmatch(pairs[0]):
         found = pairs.pop(0)
     if pairs and not file and pairs[0].endswith(".safetensors"):
@@ -110,6 +114,14 @@ def split_words(words: list[str], *, file: bool) -> tuple[str, list[str]]:
         raise InputError(f"{pairs[0]!r} is not understood; after the options come KEY VALUE pairs of the config")
     if len(pairs) % 2:
         raise InputError(f"options of the config are KEY VALUE pairs; {pairs[-1]!r} is left over")
+    given = ["--weights"] * bool(args.weights) + [
+        key for key, value in zip(pairs[::2], pairs[1::2], strict=True) if is_of_weights(key) and value
+    ]
+    if found and given:
+        raise InputError(
+            f"{found} has the weights of the pruned model, beside which {' and '.join(given)} would have no effect: "
+            f"leave {' and '.join(given)} out, or leave FILE out to work on the dense model"
+        )
     return found, pairs
 
 

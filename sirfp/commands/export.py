@@ -21,10 +21,11 @@ from .arguments import (
     at_least,
     build_source,
     check_tolerance,
+    check_untouched,
     check_writable,
+    file_and_pairs,
     need_model,
     note_if_random,
-    split_words,
 )
 from .eight_bits import add_int8, add_integers, check_int8
 from .outcome import Outcome
@@ -48,10 +49,14 @@ The file's input is `images`, (N, C, H, W), float32 from 0 to 255. Its outputs a
 class of each pixel; for a detector boxes, scores, classes, count and, if it predicts them, masks: docs/export.md."""
 
 
+LOOK = {"batches": 1, "batch": 2}
+"""Defaults of the options of --images."""
+
+
 def add(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this subcommand."""
     add_model(parser)
-    add_images(parser, "check the file on these images; by default on random ones", count=1, batch=2)
+    add_images(parser, "check the file on these images; by default on random ones", LOOK["batches"], LOOK["batch"])
     parser.add_argument("-o", "--output", metavar="MODEL.onnx", required=True, help="the file to write")
     parser.add_argument(
         "--fixed",
@@ -77,7 +82,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.checkpoint.pruned import read
     from sirfp.exporting import agreement, build_graph, check_opset, check_packages, export
 
-    file, opts = split_words(args.words, file=True)
+    file, opts = file_and_pairs(args, file=True)
     if not args.output.endswith(".onnx"):
         raise InputError(f"-o {args.output}: give the file the ending .onnx")
     check_tolerance(args.tolerance)
@@ -85,6 +90,8 @@ def run(args: argparse.Namespace) -> Outcome:
         raise InputError(f"--score-threshold must lie in [0, 1], got {args.score_threshold}")
     check_opset(args.opset)
     check_int8(args)
+    if not args.images:
+        check_untouched(args, "--images", **LOOK)
     check_writable(args.output)
     check_packages()
     plan_and_state = read(file) if file else None  # first, so that a damaged file is reported before a model is built

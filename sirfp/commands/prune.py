@@ -20,11 +20,11 @@ from .arguments import (
     build_source,
     check_untouched,
     check_writable,
+    file_and_pairs,
     in_flags,
     need_model,
     note_if_random,
     share,
-    split_words,
 )
 from .calibration import (
     CRITERIA_HELP,
@@ -116,9 +116,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.network.channels_last import use_channels_last_if_possible
     from sirfp.reporting import tables
 
-    file, opts = split_words(args.words, file=True)
-    if file and args.weights:
-        raise InputError(f"{file} has the pruned model's weights: give FILE or --weights, not both")
+    file, opts = file_and_pairs(args, file=True)
     given = args
     args, opts, _ = complete(args, opts, file)
     budgets = {"--keep-flops": args.keep_flops, "--keep-params": args.keep_params, "--keep-latency": args.keep_latency}

@@ -126,10 +126,15 @@ def _other_options(file: str, args: argparse.Namespace) -> str:
     return f"it records {origin.name}" + (f": leave out {' and '.join(given)}" if given else "")
 
 
+def is_of_weights(key: str) -> bool:
+    """True if a config key names a file of weights."""
+    return key.endswith("WEIGHTS")
+
+
 def _without_weights(opts: Sequence[str]) -> tuple[str, ...]:
     """KEY VALUE pairs without those that name files of weights."""
     pairs = zip(opts[::2], opts[1::2], strict=True)
-    return tuple(word for pair in pairs if not pair[0].endswith("WEIGHTS") for word in pair)
+    return tuple(word for pair in pairs if not is_of_weights(pair[0]) for word in pair)
 
 
 def _same_model(args: argparse.Namespace, origin: Origin) -> bool:

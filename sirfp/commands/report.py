@@ -16,8 +16,8 @@ from .arguments import (
     at_least,
     build_source,
     check_untouched,
+    file_and_pairs,
     in_flags,
-    split_words,
 )
 from .device import add_device, check_device, place
 from .outcome import Outcome
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.checkpoint.origin import read_origin
     from sirfp.checkpoint.pruned import read
 
-    file, opts = split_words(args.words, file=True)
+    file, opts = file_and_pairs(args, file=True)
     _check_options(args)
     if file and args.ignore:
         raise InputError(f"--ignore is for dense models, what {file} lost is cut: leave one of them out")
@@ -107,8 +107,10 @@ def run(args: argparse.Namespace) -> Outcome:
     if source is None:
         if pruned is None:
             raise InputError("name a pruned FILE, a dense model (--timm, --config-file or --zoo), or both")
-        if args.latency:
-            raise InputError("--latency needs the dense model: --timm NAME, --config-file PATH or --zoo CONFIG")
+        wanting = {"--latency": args.latency, "--size": args.size, "--num-classes": args.num_classes is not None}
+        flag = next((flag for flag, given in wanting.items() if given), "")
+        if flag:
+            raise InputError(f"{flag} needs the dense model: --timm NAME, --config-file PATH or --zoo CONFIG")
         return _file(file, pruned[0], None, args.verbose)
     place(source, args.device).check()
     return _dense(source, args) if pruned is None else _both(file, *pruned, source, args)

@@ -16,10 +16,10 @@ from .arguments import (
     add_model,
     build_source,
     check_writable,
+    file_and_pairs,
     in_flags,
     need_model,
     note_if_random,
-    split_words,
 )
 from .calibration import add_calibration, add_criterion, add_limits, details, read_calibration, read_options
 from .device import add_device, check_device, place
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.reporting import figures
     from sirfp.sensitivity import check_levels
 
-    _, opts = split_words(args.words, file=False)
+    _, opts = file_and_pairs(args, file=False)
     levels = check_levels(args.levels, "--levels")
     check_share("--min-keep", args.min_keep, zero=True)
     check_device(args.device)

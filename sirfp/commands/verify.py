@@ -19,8 +19,8 @@ from .arguments import (
     add_tolerance,
     build_source,
     check_tolerance,
+    file_and_pairs,
     need_model,
-    split_words,
 )
 from .device import add_device, check_device, place
 from .outcome import Outcome
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.verify import expand
     from sirfp.verify.rounding import is_rounding
 
-    file, opts = split_words(args.words, file=True)
+    file, opts = file_and_pairs(args, file=True)
     if not file:
         raise InputError("name the pruned FILE to verify")
     check_tolerance(args.tolerance)

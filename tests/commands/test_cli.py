@@ -81,8 +81,6 @@ def test_a_pruned_file_is_pruned_further(files, tmp_path, capsys):
     assert after["flops"]["dense"] == before["flops"]["dense"] and 0.45 < after["flops"]["kept"] <= 0.5
     assert after["weights"] == str(first) and run(capsys, "report", second)["groups"] == after["groups"]
     assert run(capsys, "verify", second, "--images", files / "images", "--batches", 1)["equal"]
-    assert main(["prune", str(first), "--weights", str(first), *map(str, given), "0.4", "-o", str(second)]) == 2
-    assert "give FILE or --weights, not both" in capsys.readouterr().err
 
 
 def test_tables_for_people(files, capsys):
