@@ -65,7 +65,9 @@ def _run(file: Path) -> None:
     if any(getattr(module, "__file__", None) == str(file) for module in list(sys.modules.values())):
         return
     sys.path.insert(0, str(file.parent))
-    module_name = file.stem if file.stem not in sys.modules else f"own_{file.stem}"
+    module_name = file.stem
+    while module_name in sys.modules:  # a library's, or that of a file of the same name in another folder
+        module_name = f"own_{module_name}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
         raise InputError(f"--import {file.name}: not a Python file; its name must end in .py")

@@ -16,7 +16,7 @@ from sirfp.data.sets import ade20k, cityscapes
 PROJECT = str(Path(__file__).resolve().parents[2] / "projects" / "segmentation")
 sys.path.insert(0, PROJECT)
 from segmentation.boundary import BoundaryIoU, boundary  # noqa: E402
-from segmentation.predictions import PredictionFiles  # noqa: E402
+from segmentation.predictions import PredictionFiles, names  # noqa: E402
 
 sys.path.remove(PROJECT)
 
@@ -103,9 +103,25 @@ def test_it_is_the_paper_s_band_of_each_class(seed, height, width, classes, dist
 )
 def test_files_of_predictions_hold_the_published_ids(split, classes, reader, tmp_path):
     predicted = np.arange(classes).reshape(-1, 1)
-    files = PredictionFiles(tmp_path / "a" / "b", split, classes)
-    path = files.write("x/berlin_000000_000019_leftImg8bit.png", predicted)
+    image = "x/berlin_000000_000019_leftImg8bit.png"
+    files = PredictionFiles(tmp_path / "a" / "b", split, classes, [image])
+    path = files.write(image, predicted)
     assert path == tmp_path / "a/b/berlin_000000_000019_leftImg8bit.png" and np.array_equal(reader(path), predicted)
     if split.startswith("cityscapes"):  # as its server has it: one channel of 8 bits, road 7, sidewalk 8, bicycle 33
         written = Image.open(path)
         assert written.mode == "L" and [np.array(written)[i, 0] for i in (0, 1, 2, 18)] == [7, 8, 11, 33]
+
+
+def test_images_of_one_name_in_two_folders_have_two_files(tmp_path):
+    images = [str(tmp_path / "set" / name) for name in ("rain/a.png", "sun/a.png", "sun/a.b.png")]
+    files = PredictionFiles(tmp_path / "out", "of_nobody", 3, images)
+    written = [files.write(image, np.full((2, 2), number)) for number, image in enumerate(images)]
+    assert [str(path.relative_to(tmp_path / "out")) for path in written] == ["rain/a.png", "sun/a.png", "sun/a.b.png"]
+    assert [np.array(Image.open(path))[0, 0] for path in written] == [0, 1, 2]
+
+
+def test_names_of_files_of_predictions_differ():
+    assert names(["x/a.jpg", "x/b.jpg"]) == {"x/a.jpg": "a.png", "x/b.jpg": "b.png"}  # one folder: as they always were
+    assert set(names(["x/a.jpg", "x/a.bmp", "x/b.jpg"]).values()) == {"a.jpg.png", "a.bmp.png", "b.png"}
+    assert names(["x/1/a.jpg", "x/1/2/a.jpg"]) == {"x/1/a.jpg": "a.png", "x/1/2/a.jpg": "2/a.png"}
+    assert names([]) == {}

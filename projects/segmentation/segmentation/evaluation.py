@@ -42,8 +42,10 @@ class SegmentationEvaluator(SemSegEvaluator):
         super().__init__(dataset_name, sem_seg_loading_fn=read_label)
         self._compute_boundary_iou = False
         self._ratio = boundary_ratio
-        classes = len(self._class_names)
-        self._files = None if predictions is None else PredictionFiles(predictions, dataset_name, classes)
+        self._files = None
+        if predictions is not None:
+            images = list(self.input_file_to_gt_file)
+            self._files = PredictionFiles(predictions, dataset_name, len(self._class_names), images)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> SegmentationEvaluator:
