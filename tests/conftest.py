@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_folders import hide_folder_of_data
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the programs that tests start: several tests run at a time
 os.environ["SIRFP_PATIENCE"] = "inf"  # on a busy machine any command is a long one, which says its stages
@@ -15,6 +16,7 @@ torch.set_num_threads(1)  # networks this small only wait for each other's threa
 # Autograd counts devices once, at the first backward. `torch.export` pretends to have a GPU: after it, autograd would
 # start a thread for it, and tests that fork could no longer train in the child.
 torch.ones(1, requires_grad=True).backward()
+hide_folder_of_data()
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.multiprocessing as mp
+from data_folders import hide_folder_of_data
 
 import sirfp
 
+hide_folder_of_data()  # once more for processes, which have not read conftest.py
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("accelerate", reason="accelerate, which transformers' Trainer needs, is not installed")
 from sirfp.adapters.transformers import FILE, PruneCallback  # noqa: E402
