@@ -114,6 +114,17 @@ def test_a_package_is_imported_from_its_folder(tmp_path, monkeypatch):
     del sys.modules["a_users_package"]
 
 
+def test_files_of_one_name_in_two_folders_are_two_modules(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    known = set(sys.modules)
+    for folder in ("here", "there", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a_users_file.py").write_text(f"RUNS = [{folder!r}]\n")
+        import_own(str(tmp_path / folder / "a_users_file.py"))
+    added = [name for name in sys.modules if name not in known and name.endswith("a_users_file")]
+    assert sorted(sys.modules.pop(name).RUNS[0] for name in added) == ["elsewhere", "here", "there"]
+
+
 def test_a_mistake_in_a_config_imports_no_project(tmp_path, monkeypatch):
     """Only a run's whole config.yaml is looked up by its keys."""
     monkeypatch.setattr(projects, "_import_project", pytest.fail)
