@@ -35,7 +35,7 @@ def test_the_defaults_are_valid():
         ("SIRFP.KEEP_FLOPS", "50", "SIRFP.KEEP_FLOPS must lie in (0, 1], got 50.0"),
         ("SIRFP.KEEP_FLOPS", "half", "SIRFP.KEEP_FLOPS takes a value of type float; got half of type str"),
         ("SIRFP.HOOKS", "[Report]", "takes a value of type list, such as \"['a', 'b']\" or \"[1, 2]\"; got ["),
-        ("INPUT.MIN_SIZE_TRAIN", "many", "takes a value of type tuple, such as \"('a',)\" or \"(1, 2)\"; got many of"),
+        ("INPUT.MIN_SIZE_TRAIN", "many", 'takes a value of type tuple, such as "(\'a\',)" or "(1, 2)"; got many of'),
         ("SIRFP.EMA", "1.0", "[0, 1), got 1.0"),
         ("SIRFP.MIN_KEEP", "-0.1", "[0, 1], got -0.1"),
         ("SIRFP.STEPS", "0", "at least 1, got 0"),

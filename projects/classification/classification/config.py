@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from sirfp.config.projects import register_config
+from sirfp.config.unused import NEEDS, Need, needs_hook
 from sirfp.criteria.options import Within
 from sirfp.data.images import check_images, number_of_classes
 from sirfp.data.remarks import log_remarks
@@ -13,6 +14,31 @@ from sirfp.errors import InputError
 
 CN = CfgNode
 LOSSES = ("cross_entropy", "bce")
+
+
+def _never(keys: tuple[str, ...], instead: str) -> Need:
+    """Keys of Detectron2 or of its backbones that this project does not read."""
+    return Need(keys, lambda cfg: False, f"classification does not read it; {instead}")
+
+
+NEEDS["classification"] = (
+    needs_hook("AverageWeights", "SOLVER.AVERAGE_DECAY"),
+    Need(
+        ("INPUT.AUGMENT.MIX_OFF_ITER",),
+        lambda cfg: cfg.INPUT.AUGMENT.MIXUP or cfg.INPUT.AUGMENT.CUTMIX,
+        "INPUT.AUGMENT.MIXUP and CUTMIX are 0",
+    ),
+    _never(("INPUT.MIN_SIZE_*", "INPUT.MAX_SIZE_*", "INPUT.CROP.ENABLED"), "sizes are INPUT.SIZE and INPUT.TEST_SIZE"),
+    _never(("INPUT.FORMAT",), "INPUT.CHANNELS is the number of channels"),
+    _never(("INPUT.RANDOM_FLIP",), "INPUT.AUGMENT.FLIP is the probability of a flip"),
+    _never(("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"), "INPUT.MEAN and INPUT.STD, of values from 0 to 1, are its keys"),
+    _never(("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.*"), "MODEL.TIMM.NAME is the network"),
+    _never(("MODEL.TIMM.OPTIONS.*", "MODEL.TIMM.OUT_FEATURES", "MODEL.TIMM.OUTPUT_STRIDE", "MODEL.TIMM.NORM"),
+           "it is for backbones of detectors and segmentors"),
+    _never(("SOLVER.CLIP_GRADIENTS.*", "SOLVER.NESTEROV", "SOLVER.BIAS_LR_FACTOR", "SOLVER.WEIGHT_DECAY_NORM",
+            "SOLVER.WEIGHT_DECAY_BIAS"), "SOLVER.OPTIMIZER_OPTIONS and SOLVER.DECAY_NORMS are its keys"),
+    _never(("DATALOADER.SAMPLER_TRAIN", "DATALOADER.REPEAT_*"), "it draws each image once in each epoch"),
+)  # fmt: skip
 
 
 @register_config("classification")

@@ -8,8 +8,29 @@ from detectron2.projects.deeplab import add_deeplab_config
 from torch import nn
 
 from sirfp.config.projects import register_config
+from sirfp.config.unused import NEEDS, Need, prunes
 from sirfp.criteria.options import Within
 from sirfp.errors import InputError
+
+NEEDS["segmentation"] = (
+    Need(("TEST.OVERLAP",), lambda cfg: any(cfg.TEST.WINDOW), "TEST.WINDOW is [0, 0]: images are not divided"),
+    Need(("TEST.AUG.SCALES", "TEST.AUG.FLIP"), lambda cfg: cfg.TEST.AUG.ENABLED, "TEST.AUG.ENABLED is False"),
+    Need(
+        ("SOLVER.GSRL.BETA", "SOLVER.GSRL.WINDOW", "SOLVER.GSRL.GAMMA"),
+        lambda cfg: cfg.SOLVER.GSRL.WHEN != "never",
+        "SOLVER.GSRL.WHEN is never",
+    ),
+    Need(
+        ("SOLVER.GSRL.WHEN",),
+        lambda cfg: cfg.SOLVER.GSRL.WHEN == "always" or prunes(cfg) or cfg.SIRFP.PLAN,
+        "nothing is pruned, and pruned means from the first pruning on",
+    ),
+    Need(
+        ("SOLVER.AUXILIARY.WEIGHT", "SOLVER.AUXILIARY.CHANNELS"),
+        lambda cfg: cfg.SOLVER.AUXILIARY.FEATURE,
+        "SOLVER.AUXILIARY.FEATURE is empty: there is no auxiliary head",
+    ),
+)
 
 
 @register_config("segmentation")
