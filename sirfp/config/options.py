@@ -68,10 +68,10 @@ def make_room(cfg: CfgNode, keys: Iterable[str]) -> None:
     """
     for key in keys:
         place, _, name = key.rpartition(".")
-        if place == PLACE:
-            cfg.SIRFP.OPTIONS[name] = None
-        elif place == "SIRFP" and name in OLD_KEYS:
+        if place == "SIRFP" and name in OLD_KEYS:
             cfg.SIRFP[name] = None
+        elif place != WIDTHS and (node := _open_node(cfg, place)) is not None:
+            node[name] = None
         elif key.startswith(f"{WIDTHS}."):  # the rest is a name of a layer, which may hold dots
             cfg.SIRFP.KEEP[key.removeprefix(f"{WIDTHS}.")] = None
 
@@ -84,24 +84,41 @@ def prepare(cfg: CfgNode, opts: list[str]) -> list[str]:
         opts: KEY, VALUE, KEY, VALUE, ...
 
     Returns:
-        The same list, with the names of criteria's options in upper case, and without the widths of single layers,
-        which are set.
+        The same list, with the names of criteria's options in upper case, a key for each entry of a mapping such as
+        `MODEL.TIMM.OPTIONS {'drop_path_rate': 0.1}`, and without the widths of single layers, which are set.
 
     Raises:
         InputError: `SIRFP.KEEP` is given as no mapping, or `SIRFP.KEEP.layer` no number.
     """
-    keys = [key.upper() if key.startswith(f"{PLACE}.") else key for key in opts[::2]]
-    given = list(zip(keys, opts[1::2], strict=True))
     rest = []
-    for key, value in given:
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
         if key == WIDTHS:
             cfg.SIRFP.KEEP = _mapping(value)
         elif key.startswith(f"{WIDTHS}."):  # one layer, whose name may contain dots
             cfg.SIRFP.KEEP[key.removeprefix(f"{WIDTHS}.")] = _width(key, value)
         else:
-            rest.append((key, value))
+            rest += _entries(cfg, key, value)
+    rest = [(key.upper() if key.startswith(f"{PLACE}.") else key, value) for key, value in rest]
     make_room(cfg, [key for key, _ in rest])
     return [word for pair in rest for word in pair]
+
+
+def _open_node(cfg: CfgNode, key: str) -> CfgNode | None:
+    """Returns the part of a config that a key names if it takes new keys, else None."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    return node if isinstance(node, CfgNode) and node.is_new_allowed() else None
+
+
+def _entries(cfg: CfgNode, key: str, text: str) -> list[tuple[str, str]]:
+    """Returns a (key, value) pair for each entry of a mapping that is given for a part of a config with new keys."""
+    if _open_node(cfg, key) is None:
+        return [(key, text)]
+    value = _value(text)
+    if not isinstance(value, dict):
+        raise InputError(f"{key} takes a mapping, such as \"{{'name': 0.1}}\", or {key}.name 0.1; got {text!r:.80}")
+    return [(f"{key}.{name}", repr(entry)) for name, entry in value.items()]
 
 
 def _mapping(text: str) -> CfgNode:

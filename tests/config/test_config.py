@@ -215,3 +215,23 @@ def test_a_set_of_ones_own_that_no_key_names_is_said(opts, told, clean_catalogs)
     cfg = load_config("", [*opts, "DATASETS.TRAIN", "('camvid_sem_seg_train',)"])
     with pytest.raises(InputError, match=told):
         register_data(cfg)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["MODEL.TIMM.OPTIONS", "{'drop_path_rate': 0.1, 'act_layer': 'silu'}"], [("drop_path_rate", 0.1)]),
+        (["MODEL.TIMM.OPTIONS.drop_path_rate", "0.1"], [("drop_path_rate", 0.1)]),
+    ],
+)
+def test_new_keys_of_an_open_part_are_taken_from_the_command_line(options, expected):
+    found = load_config("", options).MODEL.TIMM.OPTIONS
+    assert {**dict(expected), **found} == found
+
+
+def test_options_of_a_criterion_may_be_one_mapping():
+    assert load_config("", ["SIRFP.OPTIONS", "{'ema': 0.5}"]).SIRFP.OPTIONS == {"EMA": 0.5}
+    with pytest.raises(InputError, match="MODEL.TIMM.OPTIONS takes a mapping, such as"):
+        load_config("", ["MODEL.TIMM.OPTIONS", "drop_path_rate"])
+    with pytest.raises(InputError, match="there is no config key MODEL.TIMM.OPTION.a"):
+        load_config("", ["MODEL.TIMM.OPTION.a", "1"])
