@@ -4,7 +4,7 @@
     PruneCallback(torch.zeros(1, 3, 640, 640), keep_flops=0.5, start=1000, recover=500).add_to(model)
     model.train(data="coco8.yaml", epochs=100)
 
-The moving average of the weights is cut along. Files of weights hold the pruned model. To go on with an interrupted
+The moving average of the weights is cut too. Files of weights hold the pruned model. To go on with an interrupted
 run, add the callback to `YOLO("last.pt")` and call `train(resume=True)`: the state of the pruning lies beside the file.
 """
 

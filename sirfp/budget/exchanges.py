@@ -157,10 +157,11 @@ def filled(problem: Knapsack, at: np.ndarray) -> np.ndarray:
 
 
 def closer(problem: Knapsack, at: np.ndarray) -> np.ndarray:
-    """Exchanges widths for a cost within `exact` of the budget, if more than `enough` of it is left.
+    """Exchanges widths between groups so that more of the budget is used.
 
-    The loss may rise by `DEARER`. Of the exchanges that come close enough, the one of the least loss is taken; if none
-    does, the one of the highest cost.
+    Does nothing if at most the share `enough` of the budget is left. Otherwise looks for exchanges that leave at most
+    the share `exact`, and takes the one with the least loss; if there is none, takes the one with the highest cost.
+    The loss may rise by `DEARER`.
     """
     spent, most = problem.cost(problem.widths(at)), problem.loss(at) * (1 + DEARER)
     turns, best = [at], at

@@ -124,7 +124,7 @@ class Target(ABC):
             example_inputs: inputs of the model, for measuring latency.
             found: the model's groups.
             scores: worth of each channel, {group: (size,)}.
-            limits: the limits of the plan. Groups whose width it gives keep as many atoms.
+            limits: the limits of the plan. A group whose width they give keeps exactly that many atoms.
             before: the plan of earlier prunings. The budget is then a share of the model that was dense before them.
 
         Raises:

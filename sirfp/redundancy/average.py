@@ -43,8 +43,8 @@ def similarity(
         pooled: an ablation: each map is replaced by its mean, and the images of the batch serve as positions.
         stride: computes the products only at every stride-th row and column (but at least 4 of each), and the norms
             over the whole map, for little more than 1/stride^2 of the cost. The rows and columns change from image to
-            image: stride^2 consecutive images use each position once, so the estimate over that many images, or turns,
-            has no bias. One image sees a border row or column too often, or never.
+            image: stride^2 consecutive images use each position once, so the estimate over that many images has no
+            bias. In a single image a border row or column is used too often, or never.
         per_position: multiplies the products by the number of positions of a map. Products of L1-normalised maps of P
             positions are about 1 / P; with the factor, maps of different sizes are comparable.
         turn: sets the rows and columns of the first image if `stride` is above 1.
