@@ -43,7 +43,7 @@ from sirfp.checkpoint.pruned import PLAN_KEY
 from sirfp.config import load_config
 from sirfp.config.checks import validate
 from sirfp.data.coco import check_coco
-from sirfp.data.images import number_of_classes, open_images
+from sirfp.data.images import known_classes, open_images
 from sirfp.data.registration import coco_records
 from sirfp.errors import InputError
 from sirfp.reporting.tables import Table, comparison, summary, widths
@@ -342,7 +342,7 @@ class ClassMap(Target):
     def use(self, data: bytes) -> None:
         self.file.write_bytes(data)
         images = open_images(self.folder / "set", class_map=str(self.file))
-        number_of_classes(images)
+        known_classes(images)
         assert all(isinstance(label, int) for _, label in images.reader.samples)
 
 

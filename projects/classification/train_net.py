@@ -12,7 +12,7 @@ from sirfp.training.begin import begin
 
 begin()  # before imports that need Detectron2
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from classification import (
@@ -23,6 +23,7 @@ from classification import (
     build_network,
     build_optimizer,
     check_config,
+    check_data,
     draw_predictions,
     image_channels,
     image_size,
@@ -40,6 +41,11 @@ class ClassificationTrainer(Trainer):
     def __init__(self, cfg: CfgNode):
         self.objective = Objective(cfg)
         super().__init__(cfg)
+
+    @classmethod
+    def check_data(cls, cfg: CfgNode, names: Sequence[str]) -> None:
+        """Raises InputError unless data sets are valid and fit the network."""
+        check_data(cfg, names)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

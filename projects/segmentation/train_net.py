@@ -12,7 +12,7 @@ from sirfp.training.begin import begin
 
 begin()  # before imports that need Detectron2
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,10 +42,13 @@ class SegmentationTrainer(Trainer):
     """Trains a segmentor, with the data loading, augmentation and evaluation of this project."""
 
     @classmethod
+    def check_data(cls, cfg: CfgNode, names: Sequence[str]) -> None:
+        """Raises InputError unless data sets fit the segmentor."""
+        check_data(cfg, names)
+
+    @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """Checks that the config fits the data, then builds the segmentor."""
-        check_data(cfg)
-        with_tta(cfg, torch.nn.Identity())  # checks TEST now instead of at the first evaluation
+        """Builds the segmentor, and checks that the size of training images fits it."""
         model = super().build_model(with_supervised_segmentor(cfg))
         check_model(cfg, model)
         return model

@@ -14,7 +14,8 @@ def check_share(name: str, value: float, zero: bool = False) -> None:
     """Raises InputError unless a number is in (0, 1], or in [0, 1] if `zero` is True."""
     ok = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not ok or not (0 <= value <= 1 if zero else 0 < value <= 1):
-        raise InputError(f"{name} must lie in {'[' if zero else '('}0, 1], got {value!r}")
+        hint = f"; for {value:g}% write {value / 100:g}" if ok and 2 <= value <= 100 else ""
+        raise InputError(f"{name} must lie in {'[' if zero else '('}0, 1], got {value!r}{hint}")
 
 
 @dataclass(frozen=True)

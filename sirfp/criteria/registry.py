@@ -92,8 +92,8 @@ class Criterion:
         """Ends an iteration. It is called after `backward`, if there is one."""
 
     def scores(self) -> dict[str, torch.Tensor]:
-        """Returns the worth of each channel, {group name: (size,)}, comparable between groups."""
-        raise InputError(f"criterion {self.name!r} has no method scores, which returns {{group name: (channels,)}}")
+        """Returns the worth of each channel, {group name: (size,)}, comparable between groups; subclasses must."""
+        raise NotImplementedError
 
     def orders(self) -> dict[str, torch.Tensor]:
         """Returns each group's channels from first to last removed, {group name: (size,) of int64}."""
@@ -152,8 +152,14 @@ class Criterion:
             The values as the constructor takes them.
 
         Raises:
-            InputError: the criterion has no such option (the message names the nearest), or the value is not allowed.
+            InputError: the criterion has no such option (the message names the nearest), the value is not allowed, or
+                the criterion lacks the method `scores`.
         """
+        if cls.scores is Criterion.scores:
+            hint = near("scores", [name for name in vars(cls) if not name.startswith("_")])
+            raise InputError(
+                f"criterion {cls.name!r} has no method scores, which returns {{group name: (channels,)}}{hint}"
+            )
         called = called or {}
         for name in options:
             if name not in cls.options():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 
-READERS = ("", "wds", "hfds", "hfids", "tfds")
+PACKAGES = {"wds": "webdataset", "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets"}
+"""{prefix of a reader's name: the package that it needs}."""
+READERS = ("", *PACKAGES)
 """Prefixes of the allowed readers' names."""
 
 
@@ -32,6 +35,7 @@ def open_images(
     batch_size: int = 1,
     seed: int = 0,
     channels: int = 3,
+    advice: str = "",
 ) -> Dataset:
     """Opens labelled images, those of 16 bits per channel as 8 bits (`sirfp.data.pixels`).
 
@@ -46,10 +50,11 @@ def open_images(
         batch_size: batch size; only for streaming readers.
         seed: seed of the order; only for streaming readers.
         channels: number of channels: 1 (grey), 3 (RGB) or 4 (with transparency).
+        advice: what to add to the message on images beside the folders.
 
     Raises:
-        InputError: there are no images, image files do not have so many channels, or a package for this reader is
-            missing.
+        InputError: there are no images, images lie beside the folders of classes, image files do not have so many
+            channels, or a package for this reader is missing.
     """
     from timm.data import create_dataset
 
@@ -75,6 +80,8 @@ def open_images(
         options["input_img_mode"] = ""  # images are converted later; tfds has decoded arrays of 8 bits
     elif prefix == "tfds":
         options["input_img_mode"] = mode
+    if prefix and importlib.util.find_spec(PACKAGES[prefix].replace("-", "_")) is None:
+        raise _needs(reader)
     try:
         if tars:
             from timm.data import ImageDataset
@@ -82,21 +89,31 @@ def open_images(
 
             tar = ReaderImageInTar(str(root), class_map=class_map, cache_tarinfo=False)
             return as_eight_bits(ImageDataset(str(root), reader=tar), mode)
-        return as_eight_bits(create_dataset(reader, str(root), split, search_split=False, **options), mode)
+        found = as_eight_bits(create_dataset(reader, str(root), split, search_split=False, **options), mode)
     except (ImportError, NameError) as error:
-        package = {"wds": "webdataset", "hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets"}
-        needed = package.get(prefix, reader)
-        raise InputError(f"reader {reader!r} needs a package; run: pip install {needed} ({error})") from error
+        raise _needs(reader, str(error)) from error
     except (RuntimeError, AssertionError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{root}: no labelled images can be read there ({reason})") from error
+    if not prefix and "" in known_classes(found):  # timm's class of the images beside the folders
+        loose = sum(Path(file).parent == root for file, *_ in found.reader.samples)
+        raise InputError(
+            f"{root}: {loose} images lie beside the folders; each image must be in the folder of its class{advice}"
+        )
+    return found
 
 
-def number_of_classes(images: Dataset) -> int | None:
-    """The number of classes of a set; None if its reader does not know the number."""
-    known = getattr(getattr(images, "reader", None), "class_to_idx", None)
-    known = known or getattr(getattr(images, "reader", None), "class_name_to_idx", None)
-    return len(known) if known else None
+def _needs(reader: str, why: str = "") -> InputError:
+    """The error for a reader whose package is missing, or cannot be imported for a reason."""
+    package = PACKAGES.get(reader.lower().partition("/")[0], reader)
+    return InputError(f"reader {reader!r} needs a package; run: pip install {package}{why and f' ({why})'}")
+
+
+def known_classes(images: Dataset) -> list[str]:
+    """The names of a set's classes in the order of their indices; empty if its reader does not know them."""
+    reader = getattr(images, "reader", None)
+    known = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
+    return [str(name) for name in sorted(known, key=known.__getitem__)]
 
 
 @dataclass(frozen=True)
@@ -125,14 +142,9 @@ def check_class_folders(root: str | os.PathLike[str], classes: int | None = None
     """
     if Path(root).suffix == ".tar" or any(Path(root).glob("*.tar")):
         raise InputError(f"{root}: images in tar files are not checked here; unpack them, or train, which reads them")
-    reader: Any = open_images(root).reader  # type: ignore[attr-defined]
+    advice = " (--labels FOLDER checks segmentation, --coco FILE detection)"
+    reader: Any = open_images(root, advice=advice).reader  # type: ignore[attr-defined]
     names = {index: str(name) for name, index in reader.class_to_idx.items()}
-    loose = sum(Path(file).parent == Path(root) for file, *_ in reader.samples)
-    if loose:
-        raise InputError(
-            f"{root}: {loose} images lie beside the folders; each image must be in the folder of its class "
-            "(--labels FOLDER checks segmentation, --coco FILE detection)"
-        )
     if classes not in (None, len(names)):
         raise InputError(f"{root}: holds {len(names)} classes ({', '.join(names.values())}), expected {classes}")
     counts = Counter(names[label] for *_, label in reader.samples)

@@ -118,6 +118,8 @@ def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Task
         top: content of the whole file; its values are defaults for keys that the task lacks.
         path: the file.
     """
+    from ..config.metrics import check_metric  # needs Detectron2
+
     at = f"tasks.{name}"
     own = as_block(node, at)
     check_keys(own, TASK_KEYS, at)
@@ -128,6 +130,8 @@ def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Task
         if not values[key]:
             raise InputError(f"{at} lacks {key}, and so does the study")
     script = _script(own, name, path, at)
+    metric = as_text(required(own, "metric", at), f"{at}.metric")
+    check_metric(metric, "" if "script" in own else own.get("project", name), f"{at}.metric")
     overrides = read_overrides(values["overrides"], f"{at}.overrides")
     pruning_overrides = read_overrides(values["pruning_overrides"], f"{at}.pruning_overrides")
     seeds = as_seeds([0] if values["seeds"] is None else values["seeds"], f"{at}.seeds")
@@ -141,7 +145,7 @@ def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Task
         script,
         models=_models(own, path, script, at),
         iterations=_iterations(values["iterations"], f"{at}.iterations"),
-        metric=as_text(required(own, "metric", at), f"{at}.metric"),
+        metric=metric,
         steps=as_count(values["steps"] if values["steps"] is not None else 1, f"{at}.steps", 1),
         rows=rows,
         budgets=tuple(as_budget(value, f"{at}.budgets") for value in as_nonempty(values["budgets"], f"{at}.budgets")),

@@ -70,7 +70,7 @@ def test_files_of_other_classes_say_what_to_do(classes, tmp_path):
 
 
 def test_weights_of_other_classes_say_how_many():
-    with pytest.raises(InputError, match="is the number of classes 7, not 4"):
+    with pytest.raises(InputError, match="with the file's number of classes, 7, not 4"):
         fill(build(4), build(7).state_dict(), "w.pth")
 
 

@@ -7,6 +7,7 @@ import torch
 from small_networks import INPUT, Residual, build
 
 import sirfp
+from sirfp.config import load_config, validate
 from sirfp.criteria import CRITERIA, Criterion
 from sirfp.criteria.parameters import mean_over_filters
 from sirfp.errors import InputError
@@ -77,3 +78,6 @@ def test_a_criterion_without_scores_says_so(monkeypatch):
     monkeypatch.setitem(CRITERIA._obj_map, "mine", Mine)
     with pytest.raises(InputError, match="criterion 'mine' has no method scores"):
         sirfp.prune(build(Residual), torch.randn(INPUT), "mine", keep_flops=0.7)
+    Mine.score = lambda self: {}
+    with pytest.raises(InputError, match=r"no method scores, .* \(did you mean score\?\)"):
+        validate(load_config("", ["SIRFP.CRITERION", "mine"]))  # before a run or a study begins

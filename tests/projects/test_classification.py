@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 import tarfile
 from pathlib import Path
 
@@ -136,7 +137,15 @@ def test_a_stream_has_no_file_names_to_write(project, options):
     DatasetCatalog.remove(cfg.DATASETS.TEST[0])
     DatasetCatalog.register(cfg.DATASETS.TEST[0], lambda: iter(()))
     with pytest.raises(InputError, match="TEST.PREDICTIONS is True, but data set .* no file names"):
-        project.check_config(cfg)
+        project.check_data(cfg, cfg.DATASETS.TEST)
+
+
+def test_a_label_of_a_stream_that_is_no_class_is_said(project):
+    endless = sys.modules[project.train_loader.__module__].endless
+    stream = type("Loader", (list,), {"dataset": None})([(torch.zeros(2, 3, 8, 8), torch.tensor([0, 2]))])
+    assert next(endless(stream, 0, 0, classes=3))[1].tolist() == [0, 2]
+    with pytest.raises(InputError, match="NUM_CLASSES is 2, but a training image has label 2, counted from 0"):
+        next(endless(stream, 0, 0, classes=2))
 
 
 def test_a_pruned_network_is_plain_timm_and_holds_the_average(project, options, tmp_path):
@@ -234,7 +243,7 @@ def test_accuracy_is_counted_over_all_batches(project):
         (["SOLVER.IMS_PER_BATCH", "3", "INPUT.AUGMENT.MIXUP", "1.0"], "even SOLVER.IMS_PER_BATCH"),
         (["MODEL.TEACHER.WEIGHT", "0.5"], "MODEL.TEACHER.WEIGHTS"),
         (["DATASETS.IMAGES.TEST", "nowhere", "DATASETS.IMAGES.NAME", "gone"], "there is no data set"),
-        (["DATASETS.IMAGES.READER", "wds/", "DATASETS.IMAGES.TEST", "nowhere"], "no such folder"),
+        (["DATASETS.IMAGES.READER", "wds/", "DATASETS.IMAGES.TRAIN", "nowhere"], "no such folder"),
     ],
 )
 def test_mistakes_end_in_one_line_and_exit_code_2(project, options, change, says, capsys):

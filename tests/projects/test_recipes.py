@@ -180,7 +180,7 @@ def test_a_segmentor_fits_its_data(file):
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     register_data(read(CONFIGS[0]))
     if all(name in DatasetCatalog for name in names):
-        segmentation.check_data(cfg)
+        segmentation.check_data(cfg, names)
     dilated = re.search("_os(8|16)$", file.stem) or cfg.MODEL.TIMM.OUTPUT_STRIDE == 16
     stride = 16 if dilated else 32
     assert all(side > 0 and side % stride == 0 for side in cfg.INPUT.TRAIN_SIZE)

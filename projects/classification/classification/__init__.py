@@ -1,7 +1,7 @@
 """Classification with timm: data, losses, evaluation, averaged weights and config keys."""
 
 from .averaging import AverageWeights
-from .config import add_classification_config, check_config
+from .config import add_classification_config, check_config, check_data
 from .evaluation import AccuracyEvaluator, BatchAdapter
 from .inputs import image_channels, image_size
 from .loaders import test_loader, train_loader
@@ -20,6 +20,7 @@ __all__ = [
     "build_optimizer",
     "build_source",
     "check_config",
+    "check_data",
     "draw_predictions",
     "image_channels",
     "image_size",

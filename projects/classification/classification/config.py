@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from sirfp.config.metrics import check_metrics
 from sirfp.config.projects import register_config
 from sirfp.config.unused import NEEDS, Need, needs_hook
 from sirfp.criteria.options import Within
-from sirfp.data.images import check_images, number_of_classes
+from sirfp.data.classes import check_same_classes
+from sirfp.data.images import check_images, known_classes
+from sirfp.data.reading import reading_data
 from sirfp.data.remarks import log_remarks
 from sirfp.errors import InputError
 
@@ -79,11 +84,7 @@ def add_classification_config(cfg: CfgNode) -> None:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Checks the keys of classification before the network is built.
-
-    Raises:
-        InputError: a value is out of range, or the number of classes differs from the data's.
-    """
+    """Raises InputError if a value of classification's keys is out of range."""
     node, augment = cfg.MODEL.CLASSIFIER, cfg.INPUT.AUGMENT
     if node.LOSS not in LOSSES:
         raise InputError(f"MODEL.CLASSIFIER.LOSS must be one of {', '.join(LOSSES)}, got {node.LOSS!r}")
@@ -92,17 +93,34 @@ def check_config(cfg: CfgNode) -> None:
     Within(0, 1, "[)").check(cfg.SOLVER.AVERAGE_DECAY, "SOLVER.AVERAGE_DECAY")
     if (augment.MIXUP or augment.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH % 2:
         raise InputError(f"mixup and cutmix need an even SOLVER.IMS_PER_BATCH, got {cfg.SOLVER.IMS_PER_BATCH}")
-    for name in cfg.DATASETS.TEST:
-        images = DatasetCatalog.get(name)
-        log_remarks(name, check_images(images))
-        classes = number_of_classes(images)
-        if classes and classes != node.NUM_CLASSES and not cfg.DATASETS.IMAGES.CLASS_MAP:
-            raise InputError(
-                f"MODEL.CLASSIFIER.NUM_CLASSES is {node.NUM_CLASSES}, data set {name!r} has {classes} classes; "
-                f"set it to {classes}"
-            )
-        if cfg.TEST.PREDICTIONS and not hasattr(images, "__getitem__"):
+
+
+def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Checks data sets against the config, before anything is built.
+
+    Raises:
+        InputError: a value is out of range, an image cannot be read, a set's number of classes differs from the
+            config's, its classes from those of the first set, or files of predictions cannot name its images.
+    """
+    check_config(cfg)
+    check_metrics(cfg, "classification")
+    found: dict[str, Sequence[str]] = {}
+    for name in names:
+        with reading_data([name]):
+            images = DatasetCatalog.get(name)
+        if name in cfg.DATASETS.TEST:  # those of the training set are checked when its loader is built
+            log_remarks(name, check_images(images))
+        found |= {name: classes} if (classes := known_classes(images)) else {}
+        if cfg.TEST.PREDICTIONS and name in cfg.DATASETS.TEST and not hasattr(images, "__getitem__"):
             raise InputError(
                 f"TEST.PREDICTIONS is True, but data set {name!r} is a stream of DATASETS.IMAGES.READER, which tells "
                 "no file names; set it to False, or name a folder or tar file in DATASETS.IMAGES.TEST"
+            )
+    check_same_classes(found, "name all classes in a file DATASETS.IMAGES.CLASS_MAP, one on each line")
+    asked = cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    for name, classes in found.items():
+        there = len(classes)  # a class map may have fewer than the network
+        if there > asked if cfg.DATASETS.IMAGES.CLASS_MAP else there != asked:
+            raise InputError(
+                f"MODEL.CLASSIFIER.NUM_CLASSES is {asked}, data set {name!r} has {there} classes; set it to {there}"
             )

@@ -69,7 +69,7 @@ class SeededErasing:
         return self.erase(images)
 
 
-def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0) -> Iterator[Batch]:
+def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0, classes: int = 0) -> Iterator[Batch]:
     """Repeats a loader's epochs: batches of images (N, C, H, W) and labels (N,), or (N, classes) if mixed.
 
     Args:
@@ -77,6 +77,10 @@ def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0) -> Iterat
         seed: seed of the order.
         skip: number of batches to skip; ignored by streaming readers, which start from the beginning.
         unmixed_after: number of batches after which mixup and cutmix end; 0: never.
+        classes: number of classes of the network, for streaming readers, which do not tell that of the data; 0: any.
+
+    Raises:
+        InputError: a label of a streaming reader is too large.
     """
     images = loader.dataset
     order = None
@@ -100,6 +104,11 @@ def endless(loader: Any, seed: int, skip: int, unmixed_after: int = 0) -> Iterat
             loader.mixup_enabled = False
         for pictures, labels in loader:
             done += 1
+            if order is None and classes and labels.dim() == 1 and int(labels.max()) >= classes:
+                raise InputError(
+                    f"MODEL.CLASSIFIER.NUM_CLASSES is {classes}, but a training image has label {int(labels.max())}, "
+                    "counted from 0; set it to the data set's number of classes"
+                )
             yield pictures.contiguous(memory_format=torch.channels_last), labels
         epoch += 1
         if order is not None:
@@ -155,7 +164,9 @@ def train_loader(cfg: CfgNode) -> TrainingStream:
         **_loader_options(cfg),
     )
     unmixed_after = augment.MIX_OFF_ITER if collate else 0
-    return TrainingStream(lambda seed, skip: endless(loader, seed, skip, unmixed_after), cfg.SEED)
+    return TrainingStream(
+        lambda seed, skip: endless(loader, seed, skip, unmixed_after, cfg.MODEL.CLASSIFIER.NUM_CLASSES), cfg.SEED
+    )
 
 
 def test_loader(cfg: CfgNode, name: str) -> Any:

@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from sirfp.data.images import known_classes
 from sirfp.network.forward import inference
 from sirfp.reporting import figures
 from sirfp.reporting.figures import Picture
@@ -57,6 +58,5 @@ def draw_predictions(cfg: CfgNode, models: Mapping[str, nn.Module], path: str, c
 
 def class_names(images, count: int) -> list[str]:
     """Names of a data set's classes; their indices if the data set has no names."""
-    known = getattr(getattr(images, "reader", None), "class_to_idx", None) or {}
-    names = {index: str(name) for name, index in known.items()}
-    return [names.get(i, str(i)) for i in range(count)]
+    names = known_classes(images)
+    return [names[i] if i < len(names) else str(i) for i in range(count)]

@@ -9,6 +9,8 @@ from operator import getitem
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from sirfp.config.metrics import check_metrics
+from sirfp.data.classes import check_same_classes
 from sirfp.data.pixels import check_channels
 from sirfp.data.reading import reading_data
 from sirfp.data.registration import detections
@@ -34,22 +36,18 @@ def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
             - its number of classes differs from the config's, or its classes from the first data set's;
             - it lacks the masks or keypoints that the config needs.
     """
+    check_metrics(cfg, "detection")
     check_channels(cfg.INPUT.FORMAT, len(cfg.MODEL.PIXEL_MEAN))
     key = NUM_CLASSES.get(cfg.MODEL.META_ARCHITECTURE)
     asked = None if key is None else reduce(getitem, key.split("."), cfg)
-    first: Sequence[str] = ()
+    classes: dict[str, Sequence[str]] = {}
     for name in names:
         with reading_data([name]):
             there, masks = contents(name)
         if asked is not None and len(there) != asked:
             raise InputError(f"{key} is {asked}, data set {name!r} has {len(there)} classes; set it to {len(there)}")
-        first = first or there
-        odd = next((i for i, pair in enumerate(zip(first, there, strict=False)) if pair[0] != pair[1]), None)
-        if odd is not None:
-            raise InputError(
-                f"data sets {names[0]!r} and {name!r} have other classes: class {odd} is {first[odd]!r} and "
-                f"{there[odd]!r}; give them the same categories in the order of their ids"
-            )
+        classes[name] = there
+        check_same_classes(classes, "give them the same categories in the order of their ids")
         if cfg.MODEL.MASK_ON:
             _check_masks(name, masks, cfg.INPUT.MASK_FORMAT)
         if cfg.MODEL.KEYPOINT_ON and MetadataCatalog.get(name).get("keypoint_names") is None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.projects.deeplab import add_deeplab_config
 from torch import nn
 
+from sirfp.config.metrics import check_metrics
 from sirfp.config.projects import register_config
 from sirfp.config.unused import NEEDS, Need, prunes
 from sirfp.criteria.options import Within
+from sirfp.data.classes import check_same_classes
 from sirfp.errors import InputError
+
+from .inference import with_tta
 
 NEEDS["segmentation"] = (
     Need(("TEST.OVERLAP",), lambda cfg: any(cfg.TEST.WINDOW), "TEST.WINDOW is [0, 0]: images are not divided"),
@@ -66,13 +72,21 @@ def add_segmentation_config(cfg: CfgNode) -> None:
     cfg.SOLVER.AUXILIARY.CHANNELS = 512  # channels of the auxiliary head's convolution
 
 
-def check_data(cfg: CfgNode) -> None:
-    """Raises InputError unless each data set has the config's number of classes and the values in `TEST` are valid."""
+def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Checks data sets against the config, before anything is built.
+
+    Raises:
+        InputError: a set's number of classes differs from the config's, its classes from those of the first set, or a
+            value in `TEST` or `INPUT.CROP` is not valid.
+    """
     Within(0, 1, "[)").check(cfg.TEST.BOUNDARY_RATIO, "TEST.BOUNDARY_RATIO")
+    check_metrics(cfg, "segmentation")
     if cfg.INPUT.CROP.ENABLED:
         raise InputError("INPUT.CROP.ENABLED must be False here; INPUT.TRAIN_SIZE is the size of training crops")
+    with_tta(cfg, nn.Identity())  # checks the other values in TEST now instead of at the first evaluation
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+    found: dict[str, Sequence[str]] = {}
+    for name in names:
         there = MetadataCatalog.get(name).get("stuff_classes")
         if there is None:
             raise InputError(f"data set {name!r} is not for semantic segmentation: it has no stuff_classes")
@@ -81,6 +95,8 @@ def check_data(cfg: CfgNode) -> None:
                 f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {classes}, data set {name!r} has {len(there)} classes; "
                 f"set it to {len(there)}"
             )
+        found[name] = there
+    check_same_classes(found, "register them with the same classes in the same order")
 
 
 def check_model(cfg: CfgNode, model: nn.Module) -> None:

@@ -1,0 +1,38 @@
+"""Names of metrics in configs and studies, which are checked before a run that would only look for them at its end."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from ..errors import InputError, suggested
+
+METRICS = {
+    "segmentation": ("sem_seg/mIoU", "sem_seg/pACC", "sem_seg/mBoundaryIoU", "speed/FPS"),
+    "detection": ("bbox/AP", "bbox/AP50", "segm/AP", "keypoints/AP"),
+    "classification": ("classification/top1", "classification/top5", "classification/loss"),
+}
+"""{project: its usual metrics}; the part before the slash is the task."""
+
+
+def check_metric(name: str, project: str, at: str) -> None:
+    """Checks the name of a metric of one of sirfp's projects, whose tasks are known; a class's metric is not looked up.
+
+    Raises:
+        InputError: the name does not begin with a task of the project and a slash.
+    """
+    known = METRICS.get(project, ())
+    if known and not any(name.startswith(usual.partition("/")[0] + "/") for usual in known):
+        tail = name.rpartition("/")[2].lower()
+        meant = [usual for usual in known if usual.rpartition("/")[2].lower() == tail]
+        raise InputError(f"{at}: there is no metric {name!r}; usual ones are {', '.join(known)}{suggested(meant)}")
+
+
+def check_metrics(cfg: CfgNode, project: str) -> None:
+    """Checks `TEST.BEST_METRIC` and `SIRFP.METRICS` of a config of one of sirfp's projects.
+
+    Raises:
+        InputError: see `check_metric`.
+    """
+    for key, names in (("TEST.BEST_METRIC", [cfg.TEST.BEST_METRIC]), ("SIRFP.METRICS", cfg.SIRFP.METRICS)):
+        for name in filter(None, names):
+            check_metric(name, project, key)
