@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from typing import NoReturn
 
 from .commands.outcome import Outcome
-from .errors import InputError, near
+from .errors import InputError, near, suggested
 from .files.own_code import import_own
 from .files.quiet import quiet_but_own
 from .reporting.progress import stages_on_stderr
@@ -70,9 +70,28 @@ class Parser(argparse.ArgumentParser):
         flags = [option for action in self._actions for option in action.option_strings]
         for word in words:
             if word.startswith("-") and not re.match(r"-[\d.]", word):
-                hint = near(word.partition("=")[0], flags)
+                hint = _of_others(word.partition("=")[0], flags) or near(word.partition("=")[0], flags)
                 raise InputError(f"there is no option {word}{hint or f'; see {self.prog} --help'}")
         return list(words)
+
+
+OF_OTHERS = {
+    "--timm": ("--model", "--arch", "--network", "--name"),
+    "--config-file": ("--config", "--cfg"),
+    "--weights": ("--checkpoint", "--ckpt", "--pretrained"),
+    "--keep-flops": ("--sparsity", "--ratio", "--pruning-ratio", "--amount", "--budget", "--flops"),
+    "--images": ("--data", "--dataset", "--calibration"),
+    "--size": ("--img-size", "--image-size", "--input-size", "--resolution"),
+    "--num-classes": ("--classes", "--nclasses"),
+    "--output": ("--out", "--save", "--onnx"),
+    "--device": ("--gpu", "--cuda", "--gpus"),
+}
+"""{option: what similar programs call it}."""
+
+
+def _of_others(word: str, flags: Sequence[str]) -> str:
+    """Suggests the option that similar programs call `word`; "" if there is none."""
+    return suggested([flag for flag, names in OF_OTHERS.items() if word in names and flag in flags])
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:

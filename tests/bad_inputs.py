@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,16 @@ EXPORT = ["export", *NETWORK, "-o", "OUT.onnx"]
 COMMANDS = {
     "command": (["reprot"], "did you mean report"),
     "flag": (["report", "--tim", "resnet18"], "did you mean --timm"),
+    "flag of other programs": (
+        ["prune", "--model", "resnet18", "-o", "OUT"],
+        "no option --model (did you mean --timm?)",
+    ),
+    "share of other programs": ([*PRUNE, "--sparsity=0.5"], "no option --sparsity=0.5 (did you mean --keep-flops?)"),
+    "photos of other programs": (["export", *NETWORK, "-o", "OUT", "--data", "x"], "did you mean --images?"),
+    "a network in place of a file": (["prune", "resnet18", "-o", "OUT"], "timm is given by --timm resnet18"),
+    "a config in place of a file": (["report", "F/no.yaml"], "is a config, not a pruned file: give --config-file"),
+    "graph as output": (["prune", *NETWORK, "-o", "OUT.onnx"], "`sirfp export` then writes the .onnx file"),
+    "per cent": ([*PRUNE, "--keep-flops", "50"], "must lie in (0, 1], got 50.0; for 50% write 0.5"),
     "not a number": ([*PRUNE, "--keep-flops", "half"], "half"),
     "no model": (["verify", "F/small.safetensors"], "--timm NAME"),
     "nothing": (["report"], "name a pruned FILE"),
@@ -56,8 +67,8 @@ COMMANDS = {
     "latency alone": (["report", "F/small.safetensors", "--latency"], "needs the dense model"),
     "tolerance": (["verify", "F/small.safetensors", *NETWORK, "--tolerance", "0"], "above 0"),
     "no weights": ([*PRUNE, "--weights", "F/none.pth"], "no file of weights"),
-    "other weights": ([*PRUNE, "--weights", "F/other.pth"], "is for another model"),
-    "other classes": ([*PRUNE, "--weights", "F/classes.pth"], "number of classes"),
+    "other weights": ([*PRUNE, "--weights", "F/other.pth"], "name the network that the weights were saved from"),
+    "other classes": ([*PRUNE, "--weights", "F/classes.pth"], "number of classes, 9, not 7 (--num-classes with --timm"),
     "text as weights": ([*PRUNE, "--weights", "F/text.pth"], "cannot be read as weights"),
     "objects": ([*PRUNE, "--weights", "F/objects.pth"], "could run code"),
     "pickle": ([*PRUNE, "--weights", "F/calls.pkl"], "it holds a subprocess"),
@@ -245,6 +256,12 @@ STUDIES = {
     "an unknown key": (STUDY + "budget: [0.5]", "did you mean budgets"),
     "a task's key": (STUDY + "    metrics: x", "did you mean metric"),
     "no list": (STUDY.replace("[0.5]", "0.5"), "must be a list"),
+    "a metric of no task": (
+        STUDY.replace("sem_seg/mIoU", "mIoU"),
+        "metric: there is no metric 'mIoU'; usual ones are sem_seg/mIoU, sem_seg/pACC, sem_seg/mBoundaryIoU, speed/FPS "
+        "(did you mean sem_seg/mIoU?)",
+    ),
+    "another task's metric": (STUDY.replace("sem_seg/mIoU", "bbox/AP"), "there is no metric 'bbox/AP'"),
     "a budget": (STUDY.replace("0.5", "1.5"), "a share of FLOPs between 0 and 1"),
     "no budget": (STUDY.replace("[0.5]", "[]"), "lacks budgets"),
     "a criterion": (STUDY.replace("random", "randm"), "did you mean random"),
@@ -300,6 +317,24 @@ def labelled(value: int, side: int = 64) -> Callable[[Path], object]:
     return lambda root: Image.fromarray(np.full((side, side), value, np.uint8)).save(root / "labels/0.png")
 
 
+def other_classes(name: str, without: str = "") -> Callable[[Path], object]:
+    """A function that gives the training images a folder of their own, with another class or with one more."""
+
+    def damage(root: Path) -> None:
+        shutil.move(root / "classes", root / "test_classes")
+        shutil.copytree(root / "test_classes", root / "classes")
+        shutil.copytree(root / "classes/dark", root / "classes" / name)
+        if without:
+            shutil.rmtree(root / "classes" / without)
+
+    return damage
+
+
+def three_classes(root: Path) -> None:
+    """Writes a class map of three classes."""
+    (root / "three.txt").write_text("bright\ndark\ngrey\n")
+
+
 def cut_short(name: str, size: int = 40) -> Callable[[Path], object]:
     return lambda root: os.truncate(root / name, size)
 
@@ -322,6 +357,9 @@ TRAINING = {
     "a key": Row(S, ["SIRFP.KEEP_FLOP", "0.5"], "did you mean SIRFP.KEEP_FLOPS"),
     "half a pair": Row(C, ["SIRFP.KEEP_FLOPS"], "KEY VALUE pairs"),
     "a type": Row(D, ["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER takes a value of type int"),
+    "a share in per cent": Row(S, ["SIRFP.KEEP_FLOPS", "50%"], "takes a number; for 50% write 0.5"),
+    "a tuple without its comma": Row(D, ["DATASETS.TRAIN", "('a')"], "here \"('a',)\", with the comma"),
+    "a size that is no tuple": Row(D, ["INPUT.MIN_SIZE_TRAIN", "640"], 'here "(640,)", with the comma'),
     "no number": Row(C, ["SOLVER.BASE_LR", "float('nan')"], "SOLVER.BASE_LR"),
     "an endless rate": Row(C, ["SOLVER.BASE_LR", "1e999"], "SOLVER.BASE_LR must be finite"),
     "a negative rate": Row(S, ["SOLVER.BASE_LR", "-0.1"], "SOLVER.BASE_LR must be positive"),
@@ -355,9 +393,16 @@ TRAINING = {
     "a limit": Row(D, ["SIRFP.MAX_NONFINITE", "-1"], "SIRFP.MAX_NONFINITE must be at least 0"),
     "a config": Row(S, ["--config-file", "nowhere.yaml"], "there is no config file nowhere.yaml"),
     "graphics": Row(S, ["--num-gpus", "99"], "--num-gpus"),
+    "a metric": Row(C, ["TEST.BEST_METRIC", "top1"], "no metric 'top1'; usual ones are classification/top1"),
+    "another task's metric": Row(D, ["SIRFP.METRICS", "['sem_seg/mIoU']"], "SIRFP.METRICS: there is no metric"),
+    "a metric without its task": Row(S, ["TEST.BEST_METRIC", "miou"], "did you mean sem_seg/mIoU?"),
     "a backbone": Row(S, ["MODEL.TIMM.NAME", "resnt18"], "did you mean resnet18"),
     "a feature": Row(D, ["MODEL.TIMM.OUT_FEATURES", "['stride7']"], "has no 'stride7'"),
-    "a network's option": Row(S, ["MODEL.TIMM.OPTIONS", "{'pretrained': True}"], "MODEL.TIMM.OPTIONS"),
+    "a network's option": Row(
+        S,
+        ["MODEL.TIMM.OPTIONS", "{'pretrained': True}"],
+        "pretrained is not allowed here; set weights by MODEL.TIMM.WEIGHTS",
+    ),
     "weights": Row(D, ["MODEL.WEIGHTS", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
     "a backbone's weights": Row(D, ["MODEL.TIMM.WEIGHTS", "nowhere.pth"], "there is no file of weights"),
     "text as weights": Row(C, ["MODEL.WEIGHTS", "D/boxes.json"], "boxes.json"),
@@ -384,6 +429,24 @@ TRAINING = {
     "classes of the data": Row(S, ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"], "NUM_CLASSES is 3"),
     "boxes' classes": Row(D, ["MODEL.RETINANET.NUM_CLASSES", "7"], "NUM_CLASSES is 7"),
     "images' classes": Row(C, ["MODEL.CLASSIFIER.NUM_CLASSES", "5"], "NUM_CLASSES is 5"),
+    "a class that only the training images have": Row(
+        C,
+        ["DATASETS.IMAGES.TEST", "D/test_classes"],
+        "class 2 is 'grey' and missing; name all classes in",
+        other_classes("grey"),
+    ),
+    "another class of the training images": Row(
+        C,
+        ["DATASETS.IMAGES.TEST", "D/test_classes"],
+        "have other classes: class 0 is 'a' and 'bright'",
+        other_classes("a", without="bright"),
+    ),
+    "classes of a class map": Row(
+        C,
+        ["DATASETS.IMAGES.CLASS_MAP", "D/three.txt"],
+        "NUM_CLASSES is 2, data set 'bad-input-",
+        three_classes,
+    ),
     "no images": Row(S, ["DATASETS.FOLDER.TRAIN_IMAGES", "D/none"], "no such folder"),
     "an empty folder": Row(S, [], "no files", lambda root: [f.unlink() for f in (root / "images").iterdir()]),
     "an image cut short": Row(S, [], "images/0.png", cut_short("images/0.png")),
@@ -426,6 +489,14 @@ TRAINING = {
     ),
     "no folder of classes": Row(C, ["DATASETS.IMAGES.TRAIN", "D/none"], "no such folder"),
     "no class": Row(C, ["DATASETS.IMAGES.TRAIN", "D/images/0.png"], "no labelled images"),
+    "pictures without classes": Row(C, ["DATASETS.IMAGES.TRAIN", "D/images"], "4 images lie beside the folders"),
+    "a config of the zoo": Row(
+        D, ["--config-file", "COCO-Detection/retinanet_R_50_FPN_1x.yaml"], "model_zoo/configs/COCO-Detection/retinanet"
+    ),
+    "a config of a project": Row(
+        D, ["--config-file", "own/retinanet_r18.yaml"], "projects/detection/configs/own/retinanet_r18.yaml?"
+    ),
+    "a list in words": Row(S, ["DATASETS.FOLDER.CLASSES", "bright, dark"], "here \"['bright', 'dark']\""),
     "a picture of a class": Row(C, [], "classes/bright/0.png", cut_short("classes/bright/0.png")),
     "a class map": Row(C, ["DATASETS.IMAGES.CLASS_MAP", "D/boxes.json"], "a class map is a .txt file"),
     "a class map that is not there": Row(C, ["DATASETS.IMAGES.CLASS_MAP", "D/none.txt"], "none.txt"),

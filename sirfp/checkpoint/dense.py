@@ -112,6 +112,10 @@ def without_owner(state: Mapping[str, torch.Tensor], own: Mapping[str, Any]) -> 
     return {name.removeprefix(owners[0]): tensor for name, tensor in state.items() if name.startswith(owners[0])}
 
 
+BUILD = "name the network that the weights were saved from"
+"""What to do about weights of another network, for messages."""
+
+
 def fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Loads weights into a model; their names and shapes must be exactly those of the model.
 
@@ -132,20 +136,21 @@ def fill(model: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> No
     if missing:
         raise InputError(
             f"{source} is for another model: {missing[0]!r} is missing ({len(missing)} missing in all); its first "
-            f"tensor is {next(iter(state), None)!r}"
+            f"tensor is {next(iter(state), None)!r}: {BUILD}"
         )
     if unknown:
         raise InputError(
-            f"{source} is for another model: this model has no {unknown[0]!r} ({len(unknown)} unknown in all)"
+            f"{source} is for another model: this model has no {unknown[0]!r} ({len(unknown)} unknown in all): {BUILD}"
         )
     reshaped = [n for n in own if n in state and own[n].shape != state[n].shape]
     if reshaped:
         name, count = reshaped[0], len(reshaped)
         theirs, ours = state[name].shape, own[name].shape
-        classes = f"{theirs[0]}, not {ours[0]}" if count <= 2 and theirs[1:] == ours[1:] else "the same"
+        wanted = f"{theirs[0]}, not {ours[0]}" if count <= 2 and theirs[1:] == ours[1:] else "not the model's"
         raise InputError(
             f"{source} does not fit the model: {name!r} is {tuple(theirs)} in the file and {tuple(ours)} in the model "
-            f"({count} differ in all); is the number of classes {classes}?"
+            f"({count} differ in all); build the model with the file's number of classes, {wanted} (--num-classes with "
+            "--timm, NUM_CLASSES in a config), if this is the difference"
         )
     model.load_state_dict({n: tensor for n, tensor in state.items() if n in own}, strict=False)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..files.config_files import AddConfigFile, config_files
+from ..files.nearby import nearby
 from ..files.own_code import add_import
 from ..reporting.progress import note, stage
 from .recorded import complete, is_of_weights
@@ -122,6 +123,10 @@ def file_and_pairs(args: argparse.Namespace, *, file: bool) -> tuple[str, list[s
             f"{found} has the weights of the pruned model, beside which {' and '.join(given)} would have no effect: "
             f"leave {' and '.join(given)} out, or leave FILE out to work on the dense model"
         )
+    if found and not Path(found).suffix and not Path(found).exists():
+        raise InputError(f"there is no file {found}{nearby(found)}; a network of timm is given by --timm {found}")
+    if found.endswith((".yaml", ".py")):
+        raise InputError(f"{found} is a config, not a pruned file: give --config-file {found}")
     return found, pairs
 
 

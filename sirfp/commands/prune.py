@@ -130,7 +130,8 @@ def run(args: argparse.Namespace) -> Outcome:
     with in_flags(KEEP="--keep"):
         Limits(keep=keep)  # checks the widths before the model is built
     if args.output.endswith((".pth", ".pt", ".pkl", ".bin", ".onnx")):  # other kinds of files
-        raise InputError(f"-o {args.output}: give the file the ending .safetensors")
+        then = "; `sirfp export` then writes the .onnx file" if args.output.endswith(".onnx") else ""
+        raise InputError(f"-o {args.output}: give the file the ending .safetensors{then}")
     check_writable(args.output)
     replaced = os.path.exists(args.output)
     args.criterion = args.criterion or default_criterion()

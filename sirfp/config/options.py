@@ -58,9 +58,9 @@ def name_in_capitals(cfg: CfgNode) -> None:
 
 
 def make_room(cfg: CfgNode, keys: Iterable[str]) -> None:
-    """Sets the options whose values are merged next to None.
+    """Sets options to None before their new values are merged.
 
-    Otherwise yacs refuses a value of another type than the present one, and a new key.
+    yacs refuses a new key, and a value of another type than the present one, but replaces None by any value.
 
     Args:
         cfg: the config into which the values will be merged.

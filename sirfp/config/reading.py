@@ -17,7 +17,7 @@ from ..files.yaml_files import check_config_files
 from .keys import add_sirfp_config
 from .layers import Pruning, output_folder
 from .options import make_room, name_in_capitals, prepare
-from .projects import AddConfig, add_keys, name_of, project_by_keys, project_in
+from .projects import CHECKOUT, AddConfig, add_keys, name_of, project_by_keys, project_in
 from .values import leaves
 
 _WRITTEN = {"list": "\"['a', 'b']\" or \"[1, 2]\"", "tuple": '"(\'a\',)" or "(1, 2)"'}
@@ -46,8 +46,16 @@ def config_file(path: str | os.PathLike[str]) -> Path:
         InputError: the file does not exist; the message names files with similar names.
     """
     if not os.path.isfile(path):
-        raise InputError(f"there is no config file {path}{nearby(path, ['.yaml', '.py'])}")
+        raise InputError(f"there is no config file {path}{_elsewhere(path) or nearby(path, ['.yaml', '.py'])}")
     return Path(path)
+
+
+def _elsewhere(path: str | os.PathLike[str]) -> str:
+    """Suggests the path of a config that is named as in Detectron2's model zoo, or from within a project."""
+    import detectron2
+
+    folders = [Path(detectron2.__file__).parent / "model_zoo/configs", *sorted(CHECKOUT.glob("*/configs"))]
+    return suggested([str(folder / path) for folder in folders if os.path.isfile(folder / path)][:3])
 
 
 def _of_the_zoo(path: str | os.PathLike[str]) -> bool:
@@ -174,6 +182,13 @@ def _explain(error: Exception, cfg: CfgNode, path: str | os.PathLike[str]) -> st
     if mismatch:
         wanted, got, value, key = mismatch.groups()
         example = f", such as {_WRITTEN[wanted]}" if wanted in _WRITTEN else ""
+        if wanted == "tuple" and got in ("str", "int", "float"):
+            example = f', here "({repr(value) if got == "str" else value},)", with the comma'
+        if wanted == "list" and got == "str":
+            example = f', here "{[part.strip() for part in value.strip("[]()").split(",")]}"'
+        percent = re.fullmatch(r"(\d+(\.\d+)?)%", value)
+        if wanted == "float" and percent:
+            return f"config key {key} takes a number; for {value} write {float(percent[1]) / 100:g}"
         if (wanted, got) == ("float", "int"):
             return f"config key {key} takes a value of type float; write {value}.0 for {value}"
         return f"config key {key} takes a value of type {wanted}{example}; got {value} of type {got}"

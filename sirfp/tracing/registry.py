@@ -94,7 +94,7 @@ class Registry(fvcore.Registry, Generic[T]):
         if name in self._obj_map:
             return self._obj_map[name]
         listed = ", ".join(sorted(self._obj_map)) or "none"
-        hint = near(name, self._obj_map) or f"; import the file of a {self._name} of your own first (--import FILE)"
+        hint = f"{near(name, self._obj_map)}; import the file of a {self._name} of your own first (--import FILE)"
         raise InputError(f"{where and f'{where}: '}there is no {self._name} {name!r}; known are {listed}{hint}")
 
     def __getitem__(self, name: str) -> T:

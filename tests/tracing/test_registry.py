@@ -41,7 +41,9 @@ def test_a_second_of_a_name_is_told_of_the_first(things):
 
 
 def test_an_unknown_name_gets_the_nearest_and_the_list(things):
-    with pytest.raises(InputError, match=r"^KEY: there is no thing 'othr'; known are First, other .did you mean other"):
+    with pytest.raises(
+        InputError, match=r"^KEY: there is no thing 'othr'; known are First, other .did you mean other\?"
+    ):
         things.find("othr", "KEY")
     with pytest.raises(InputError, match=r"known are First, other; import the file of a thing of your own first"):
         things.find("mine")
