@@ -311,6 +311,34 @@ def test_own_code(tmp_path, monkeypatch, capsys):
     assert plan.cuts and all(cut.keep == tuple(range(len(cut.keep))) for cut in plan.cuts)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "image size (height width) used to count FLOPs",
+        "without it the weights are RANDOM",
+        "share of the dense model's FLOPs that stay, in (0, 1], also of a pruned FILE",
+    ],
+)
+def test_help_says_it_in_plain_words(words, capsys):
+    with pytest.raises(SystemExit):
+        main(["prune", "--help"])
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
+def test_results_say_what_they_mean(files, tmp_path, capsys):
+    small = str(files / "small.safetensors")
+    assert main(["verify", small, *NETWORK, "--batches", "1"]) == 0
+    assert "OK: " in (out := capsys.readouterr().out)
+    assert "gives the outputs of the dense timm test_resnet with the removed channels set to zero" in " ".join(
+        out.split()
+    )
+    assert main(["report", small]) == 0
+    assert "Budget: 50% of the FLOPs. Kept: 4" in capsys.readouterr().out
+    assert main(["verify", str(files / "small.safetensors"), "--timm", "test_efficientnet"]) == 2
+    err = capsys.readouterr().err
+    assert "is for another model: 'conv1.0.weight' is missing" in err and "name the network that was pruned" in err
+
+
 def test_alone_it_prints_its_help(capsys):
     assert main([]) == 0
     assert "sirfp COMMAND --help" in capsys.readouterr().out
