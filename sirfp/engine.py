@@ -285,9 +285,9 @@ def main(args: argparse.Namespace, trainer_class: type[Trainer], add_config: Con
             DatasetCatalog.get(name)
     with nullcontext() if args.eval_only else hold_output_folder(cfg.OUTPUT_DIR, resume=args.resume):
         set_up(cfg, args)
+        warn_of_unused(cfg)
         if args.eval_only:
             return evaluate(trainer_class, cfg, resume=args.resume)
-        warn_of_unused(cfg)
         trainer = trainer_class(cfg)
         trainer.resume_or_load(resume=args.resume)
         try:

@@ -163,6 +163,6 @@ def _changed(cfg: CfgNode) -> dict[str, Any]:
 
 
 def warn_of_unused(cfg: CfgNode) -> None:
-    """Logs a warning for each setting of a training run that has no effect."""
+    """Logs a warning for each setting of a training run, or of an evaluation, that has no effect."""
     for text in unused(cfg):
         logger.warning(text)

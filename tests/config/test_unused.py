@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
+from sirfp import engine
 from sirfp.config import load_config, validate
 from sirfp.config.projects import CHECKOUT
 from sirfp.config.unused import unused, warn_of_unused
@@ -103,3 +105,13 @@ def test_no_config_of_the_projects_has_a_key_without_effect():
 def test_a_segmentor_that_is_never_pruned_has_no_loss_from_the_first_pruning_on():
     (text,) = unused(load_config("", ["PROJECT", "segmentation", "SOLVER.GSRL.WHEN", "pruned"]))
     assert text.startswith("SOLVER.GSRL.WHEN pruned is not used: nothing is pruned")
+
+
+def test_an_evaluation_names_what_it_does_not_use(monkeypatch, caplog):
+    cfg = load_config("", ["PROJECT", "segmentation", "TEST.OVERLAP", "0.5", "DATASETS.TEST", "()"])
+    monkeypatch.setattr(engine, "setup", lambda args, add_config: cfg)
+    monkeypatch.setattr(engine, "set_up", lambda cfg, args: None)
+    monkeypatch.setattr(engine, "evaluate", lambda trainer, cfg, resume: {})
+    with caplog.at_level(logging.WARNING, "sirfp"):
+        assert engine.main(SimpleNamespace(eval_only=True, resume=False), engine.Trainer) == {}
+    assert "TEST.OVERLAP 0.5 is not used" in caplog.text
