@@ -63,6 +63,11 @@ class Parser(argparse.ArgumentParser):
         if action and isinstance(action.metavar, tuple):
             words = " ".join(action.metavar)
             message = f"{flag} takes {len(action.metavar)} values, separated by a space: {flag} {words}"
+        alone = re.fullmatch(r"argument (?:\S+/)?(-\S+): expected (?:one|at least one) argument", message)
+        action = self._option_string_actions.get(alone[1] if alone else "")
+        if action is not None:
+            values = f"one of {', '.join(map(str, action.choices))}" if action.choices else f"a value, {action.metavar}"
+            message = f"{action.option_strings[-1]} takes {values}, after a space"
         raise InputError(f"{message}; see {self.prog} --help")
 
     def check_rest(self, words: Sequence[str]) -> list[str]:

@@ -42,6 +42,7 @@ def make_files(root: Path) -> Path:
     torch.save({"model": model}, root / "objects.pth")
     (root / "calls.pkl").write_bytes(pickle.dumps({"model": subprocess.run}))
     (root / "text.pth").write_text("not weights")
+    (root / "graph.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch" * 20)
     (root / "nothing.pth").touch()
     (root / "raises.py").write_text("import math\n\nmath.sqrt(-1)\n")
     (root / "syntax.py").write_text("def model(:\n")

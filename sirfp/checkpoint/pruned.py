@@ -114,6 +114,8 @@ def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[
             text = (file.metadata() or {}).get(PLAN_KEY)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
+        if Path(path).suffix != ".safetensors":
+            raise InputError(f"{path} is not a pruned file (*.safetensors), as `sirfp prune` writes it") from None
         raise InputError(f"{path} is not a complete safetensors file ({error}); copy it or write it again") from None
     try:
         return (PruningPlan.from_json(text) if text else None), state
