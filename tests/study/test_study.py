@@ -91,6 +91,9 @@ from sirfp.criteria import CRITERIA, Criterion
 class Own(Criterion):
     def __init__(self, model, groups, *, seed=0, my_option: int = 1):
         super().__init__(model, groups, seed=seed)
+
+    def scores(self):
+        return {}
 """
 
 
