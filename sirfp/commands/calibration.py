@@ -91,8 +91,9 @@ def read_options(criterion: type[Criterion], given: Iterable[str]) -> dict[str, 
     """Parses KEY=VALUE options into arguments of a criterion's constructor.
 
     Raises:
-        InputError: the criterion has no such option, or the value is not valid.
+        InputError: the criterion has no such option, the value is not valid, or the criterion is not complete.
     """
+    criterion.check_complete()
     known, options = criterion.options(), {}
     for text in given:
         key, equals, value = text.partition("=")

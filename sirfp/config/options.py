@@ -182,6 +182,7 @@ def check_options(cfg: CfgNode) -> dict[str, Any]:
         if option not in criterion.options():
             _check_other(criterion, option, key, value)
     own = {option: value for option, (_, value) in given.items() if option in criterion.options()}
+    criterion.check_complete()
     return criterion.check_options(own, {option: key for option, (key, _) in given.items()})
 
 

@@ -93,6 +93,7 @@ class Criterion:
 
     def scores(self) -> dict[str, torch.Tensor]:
         """Returns the worth of each channel, {group name: (size,)}, comparable between groups; subclasses must."""
+        self.check_complete()
         raise NotImplementedError
 
     def orders(self) -> dict[str, torch.Tensor]:
@@ -141,6 +142,15 @@ class Criterion:
         return {name: option.default for name, option in cls.options().items()}
 
     @classmethod
+    def check_complete(cls) -> None:
+        """Raises InputError if the criterion lacks the method `scores`; a run calls it before it begins."""
+        if cls.scores is Criterion.scores:
+            hint = near("scores", [name for name in vars(cls) if not name.startswith("_")])
+            raise InputError(
+                f"criterion {cls.name!r} has no method scores, which returns {{group name: (channels,)}}{hint}"
+            )
+
+    @classmethod
     def check_options(cls, options: Mapping[str, Any], called: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Checks options, before there is a model. A subclass may add checks that concern several options.
 
@@ -152,14 +162,8 @@ class Criterion:
             The values as the constructor takes them.
 
         Raises:
-            InputError: the criterion has no such option (the message names the nearest), the value is not allowed, or
-                the criterion lacks the method `scores`.
+            InputError: the criterion has no such option (the message names the nearest), or the value is not allowed.
         """
-        if cls.scores is Criterion.scores:
-            hint = near("scores", [name for name in vars(cls) if not name.startswith("_")])
-            raise InputError(
-                f"criterion {cls.name!r} has no method scores, which returns {{group name: (channels,)}}{hint}"
-            )
         called = called or {}
         for name in options:
             if name not in cls.options():
