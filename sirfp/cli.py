@@ -66,7 +66,9 @@ class Parser(argparse.ArgumentParser):
         alone = re.fullmatch(r"argument (?:\S+/)?(-\S+): expected (?:one|at least one) argument", message)
         action = self._option_string_actions.get(alone[1] if alone else "")
         if action is not None:
-            values = f"one of {', '.join(map(str, action.choices))}" if action.choices else f"a value, {action.metavar}"
+            values = f"a value, {action.metavar}" if action.metavar else "a value"
+            if action.choices:
+                values = f"one of {', '.join(map(str, action.choices))}"
             message = f"{action.option_strings[-1]} takes {values}, after a space"
         raise InputError(f"{message}; see {self.prog} --help")
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "share of other programs": ([*PRUNE, "--sparsity=0.5"], "no option --sparsity=0.5 (did you mean --keep-flops?)"),
     "photos of other programs": (["export", *NETWORK, "-o", "OUT", "--data", "x"], "did you mean --images?"),
     "a value that is missing": ([*PRUNE, "--ignore"], "--ignore takes a value, NAME, after a space"),
+    "a number that is missing": (["verify", "F/small.safetensors", "--tolerance"], "--tolerance takes a value, after"),
     "a choice that is missing": ([*PRUNE, "--widths"], "--widths takes one of curves, ranking, after"),
     "a graph in place of a file": (["verify", "F/graph.onnx", *NETWORK], "graph.onnx is not a pruned file (*.safet"),
     "a network in place of a file": (["prune", "resnet18", "-o", "OUT"], "timm is given by --timm resnet18"),
