@@ -13,7 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ..errors import InputError, near, suggested
 from ..files.nearby import nearby
-from ..files.yaml_files import check_config_files
+from ..files.yaml_files import read_config_file
 from .keys import add_sirfp_config
 from .layers import Pruning, output_folder
 from .options import make_room, name_in_capitals, prepare
@@ -109,7 +109,7 @@ def load_config(
         defaults = dict(leaves(cfg))
         for file, content in zip(files, contents, strict=True):
             if not stages and file:
-                cfg.merge_from_file(str(file), allow_unsafe=_of_the_zoo(file))  # handles an older VERSION
+                _merge_first(cfg, file, content)
                 name_in_capitals(cfg)
             else:
                 _override(cfg, content)
@@ -129,10 +129,17 @@ def load_config(
 
 def _content(file: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the content of a config file with its bases, after checking all of these files."""
-    known = _of_the_zoo(config_file(file))
-    if not known:
-        check_config_files(file)
-    return CfgNode.load_yaml_with_base(str(file), allow_unsafe=known) or {}
+    if _of_the_zoo(config_file(file)):
+        return CfgNode.load_yaml_with_base(str(file), allow_unsafe=True) or {}
+    return read_config_file(file)
+
+
+def _merge_first(cfg: CfgNode, file: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Overrides keys of a config by those of a file, which may be of an older VERSION."""
+    if content.get("VERSION") == cfg.VERSION:
+        cfg.merge_from_other_cfg(CfgNode(content))
+    else:
+        cfg.merge_from_file(str(file), allow_unsafe=_of_the_zoo(file))  # reads it again, and finds out its VERSION
 
 
 def _override(cfg: CfgNode, content: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,23 +82,41 @@ def read_yaml(path: str | os.PathLike[str], what: str = "config file") -> tuple[
     return content, text
 
 
-def check_config_files(path: str | os.PathLike[str]) -> None:
-    """Checks a config and its bases (`_BASE_`) before Detectron2 reads them, since Detectron2 could run code in them.
+def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a config and its bases (`_BASE_`), in place of Detectron2, which could run code in them.
+
+    Returns:
+        The keys of the bases, overridden by those of the file, without `_BASE_`.
 
     Raises:
         InputError: a file cannot be read (see `read_yaml`), does not hold KEY: VALUE lines, or has a base that is not a
-            local file; or there are too many files.
+            local file; there are too many files; or a block of keys overrides a value of a base that is no such block.
     """
-    left, read = [Path(path)], 0
-    while left:
-        file = left.pop()
-        read += 1
-        if read > FILES:
-            raise InputError(f"config file {path} has more than {FILES} base files (_BASE_); do they name each other?")
-        content, _ = read_yaml(file)
-        if not isinstance(content, dict):
-            raise InputError(f"config file {file} must hold KEY: VALUE lines, got {content!r:.80}")
-        left.extend(_bases(content, file))
+    return _with_bases(Path(path), Path(path), itertools.count(1))
+
+
+def _with_bases(file: Path, first: Path, number: Iterator[int]) -> dict[str, Any]:
+    if next(number) > FILES:
+        raise InputError(f"config file {first} has more than {FILES} base files (_BASE_); do they name each other?")
+    content, _ = read_yaml(file)
+    if not isinstance(content, dict):
+        raise InputError(f"config file {file} must hold KEY: VALUE lines, got {content!r:.80}")
+    merged: dict[str, Any] = {}
+    for base in _bases(content, file):
+        _merge(_with_bases(base, first, number), merged, file)
+    content.pop("_BASE_", None)
+    _merge(content, merged, file)
+    return merged
+
+
+def _merge(over: dict[Any, Any], into: dict[Any, Any], file: Path) -> None:
+    for key, value in over.items():
+        if isinstance(value, dict) and key in into:
+            if not isinstance(into[key], dict):
+                raise InputError(f"config file {file}: {key} holds keys, but is {into[key]!r:.80} in its base (_BASE_)")
+            _merge(value, into[key], file)
+        else:
+            into[key] = value
 
 
 def _bases(content: dict[Any, Any], path: Path) -> Iterator[Path]:

@@ -3,10 +3,12 @@
 import argparse
 
 import pytest
+from detectron2.config import get_cfg
 
 from sirfp.commands.arguments import add_model
 from sirfp.config import load_config, register_data
 from sirfp.config.checks import validate
+from sirfp.config.values import leaves
 from sirfp.errors import InputError
 from sirfp.files.config_files import config_files
 from sirfp.training.launch import argument_parser
@@ -100,12 +102,14 @@ def test_a_file_wins_over_defaults_and_options_over_the_file(tmp_path):
         ("SIRFP: {HOKS: []}", "did you mean SIRFP.HOOKS"),
         ("_BASE_: none.yaml", "none.yaml"),
         ("SIRFP: 3", "SIRFP"),
+        ("_BASE_: base.yaml\nSEED: {A: 1}", "SEED holds keys"),
         ("just words", "own.yaml"),
     ],
 )
 def test_a_broken_file(tmp_path, text, says):
     file = tmp_path / "own.yaml"
     file.write_text(text)
+    (tmp_path / "base.yaml").write_text("SEED: 1\n")
     with pytest.raises(InputError) as caught:
         load_config(file)
     assert says in str(caught.value) and "\n" not in str(caught.value)
@@ -125,6 +129,34 @@ def with_model() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     add_model(parser)
     return parser
+
+
+@pytest.mark.parametrize("version", ["", "VERSION: 1\n", "VERSION: 2\n"])
+def test_bases_are_read_as_detectron2_reads_them(tmp_path, version):
+    (tmp_path / "far").mkdir()
+    texts = {
+        "far/a.yaml": "SOLVER:\n  MAX_ITER: 3\n  STEPS: (1,)\nMODEL: {PIXEL_STD: [1., 2., 3.]}\n",
+        "far/b.yaml": f"_BASE_: a.yaml\nSOLVER: {{MAX_ITER: 4}}\n{version}",
+        "c.yaml": "SOLVER: {MAX_ITER: 5, BASE_LR: 0.5}\n",
+        "own.yaml": f"_BASE_: [far/b.yaml, {tmp_path}/c.yaml]\nSOLVER: {{BASE_LR: 0.25}}\nSEED: 7\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    wanted = get_cfg()
+    wanted.merge_from_file(str(tmp_path / "own.yaml"))
+    cfg = load_config(tmp_path / "own.yaml")
+    ours, theirs = changed(cfg, load_config("")), changed(wanted, get_cfg())
+    assert ours.pop("OUTPUT_DIR") == "output/own" and ours == theirs and set(ours) == {*KEYS_OF_BASES}
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS, cfg.SEED) == (5, 0.25, (1,), 7)
+
+
+KEYS_OF_BASES = "SOLVER.MAX_ITER SOLVER.STEPS MODEL.PIXEL_STD SOLVER.BASE_LR SEED".split()
+
+
+def changed(cfg, defaults):
+    """The keys of a config that have another value than the defaults, and their values."""
+    usual = dict(leaves(defaults))
+    return {key: value for key, value in leaves(cfg) if usual[key] != value}
 
 
 @pytest.fixture
