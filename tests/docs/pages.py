@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import string
@@ -49,8 +50,9 @@ class Block:
         return named[1] if named else ""
 
 
+@functools.cache
 def parsed(page: str) -> list[Token]:
-    """A page of documentation."""
+    """A page of documentation; read once for all tests."""
     return MarkdownIt("commonmark").enable("table").parse((ROOT / page).read_text(encoding="utf-8"))
 
 

@@ -72,13 +72,13 @@ def read(file: Path, *options: str) -> CfgNode:
 
 def resolved(run) -> CfgNode:
     """The config of a run of the zoo."""
-    return loaded_once(tuple(run.files), tuple(run.options)).clone()
+    return loaded_once(tuple(ROOT / file for file in run.files), tuple(run.options)).clone()
 
 
 @functools.cache
-def loaded_once(files: tuple[str, ...], options: tuple[str, ...]) -> CfgNode:
-    paths = [ROOT / file for file in files]
-    return load_config(paths, options, ADD.get(task(paths[0])))
+def loaded_once(files: tuple[Path, ...], options: tuple[str, ...]) -> CfgNode:
+    """A config that no test changes."""
+    return load_config(files, options, ADD.get(task(files[0])))
 
 
 def run_of(network: str, criterion: str = "sirfp", budget: int = 40) -> CfgNode:
@@ -100,7 +100,7 @@ def sizes(cfg: CfgNode) -> CfgNode:
 
 @pytest.mark.parametrize("file", FILES, ids=ids)
 def test_every_file_can_be_read_and_says_something(file):
-    read(file)
+    loaded_once((file,), ())
     content = yaml.safe_load(file.read_text())
     assert set(content) - {"_BASE_", "OUTPUT_DIR"}, "a command can name these files itself"
 
@@ -176,9 +176,9 @@ def test_the_paper_s_settings(data, phases, crop, rate, batch, decays, warmup, g
 
 @pytest.mark.parametrize("file", [f for f in DENSE if task(f) == "segmentation"], ids=ids)
 def test_a_segmentor_fits_its_data(file):
-    cfg = read(file, "MODEL.DEVICE", "cpu")
+    cfg = loaded_once((file,), ())
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    register_data(read(CONFIGS[0]))
+    register_data(loaded_once((CONFIGS[0],), ()))
     if all(name in DatasetCatalog for name in names):
         segmentation.check_data(cfg, names)
     dilated = re.search("_os(8|16)$", file.stem) or cfg.MODEL.TIMM.OUTPUT_STRIDE == 16
@@ -231,7 +231,7 @@ def test_each_command_of_the_model_zoo_writes_where_its_row_says(monkeypatch):
             for rival in shared[1].split(",") if shared else [""]:
                 script, *words = shlex.split(command.replace("$P", project[1]).replace("RIVAL", rival))[1:]
                 args = argument_parser().parse_args(words)
-                folder = load_config(config_files(args), args.opts, ADD.get(project[2])).OUTPUT_DIR
+                folder = loaded_once(tuple(ROOT / file for file in config_files(args)), tuple(args.opts)).OUTPUT_DIR
                 assert Path(script).is_file()
                 assert folder.endswith(f"_{name.replace(shared[0], rival) if shared else name}")
                 found.setdefault(folder, []).append(command)
@@ -257,7 +257,7 @@ def distinct(files: list) -> list:
     """The dense configs with different networks."""
     found = {}
     for file in files:
-        cfg = read(file)
+        cfg = loaded_once((file,), ())
         auxiliary = cfg.SOLVER.AUXILIARY if task(file) == "segmentation" else None
         found.setdefault((str(sizes(cfg)), str(auxiliary)), file)
     return list(found.values())
