@@ -94,8 +94,13 @@ def test_probes_sample_the_hessian(detector):
     dense = [z.double() for z in outputs_of(divergence, model, batch)]
     dense = [2 * z / z.abs().max() if z.numel() else z for z in dense]  # no probabilities so small that none is drawn
     draws, generator, curved = 400, torch.Generator().manual_seed(0), []
-    small = [i for i, z in enumerate(dense) if 0 < z.numel() < 5000]  # of each kind that has levels, the small ones
-    for number in small or range(1, len(dense)):
+    terms = divergence.terms(dense)
+    small: dict[tuple, int] = {}  # of levels that a head predicts, which differ in size alone, the largest small one
+    for term in terms:
+        z = dense[term.position]
+        if 0 < z.numel() < 5000:
+            small.setdefault((term.kind, z.shape[1]) if z.ndim == 4 else (term.position,), term.position)
+    for number in small.values() or range(1, len(dense)):
         torch.manual_seed(number)
         z = dense[number]
         direction = torch.randn_like(z)
@@ -103,7 +108,7 @@ def test_probes_sample_the_hessian(detector):
         value = divergence.compare(dense, [d + step * direction if i == number else d for i, d in enumerate(dense)])
         (slope,) = torch.autograd.grad(value, step, create_graph=True)
         (curve,) = torch.autograd.grad(slope, step)
-        single = Single([t for t in divergence.terms(dense) if t.position == number], divergence.images(dense))
+        single = Single([t for t in terms if t.position == number], divergence.images(dense))
         leaf, total = z.clone().requires_grad_(), 0.0
         for _ in range(draws):
             (gradient,) = torch.autograd.grad(single.probe([leaf], generator), leaf)
