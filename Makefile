@@ -7,10 +7,13 @@ TASK ?= segmentation
 PYTEST_ARGS ?=
 # processes that run tests at the same time; each takes up to 2 GB
 WORKERS ?= 2
-PYTEST = $(RUN) -m pytest tests -n $(WORKERS) --dist worksteal --durations=15
+# plugins of packages that Detectron2 brings: no test uses them, and each process takes a second to load them
+PYTEST = $(RUN) -m pytest tests -n $(WORKERS) --dist worksteal --durations=15 -p no:anyio -p no:hydra_pytest
 RUN := .venv/bin/python
 # waiting threads release their core: on a shared machine this makes training several times faster
 export OMP_WAIT_POLICY = passive
+# where it is set, each process of the tests, and each program that they start, would compile all modules again
+unexport PYTHONDONTWRITEBYTECODE
 # `make docs` installs the tools for the website, in addition to what `make setup` installs
 DOCS := .venv/.sirfp-docs
 LOCK := uv pip compile --quiet --universal --python-version 3.10 --no-annotate --custom-compile-command "make lock"
