@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import signal
 import traceback
 import zipfile
@@ -24,6 +25,7 @@ from sirfp.errors import InputError
 from sirfp.files.lock import locked
 from sirfp.training import launch
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 OPTIONS = ("SIRFP.RECOVER_NORM_ITERS", "2", "SIRFP.ACCUMULATE_PERIOD", "1", "SIRFP.RECONSTRUCTION_ITERS", "2")
 
 
@@ -143,14 +145,23 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_broken_checkpoint_gives_way_to_the_one_before(whole, tmp_path, damage, caplog):
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that was killed after four checkpoints; tests damage copies of it."""
+    folder = tmp_path_factory.mktemp("stopped")
+
     def killed():
         dying(engine.Trainer, "run_step", 13)
-        run(tmp_path)
+        run(folder)
 
     assert forked(killed) == -signal.SIGKILL
-    assert (tmp_path / "last_checkpoint").read_text() == "model_0000011.pth"
+    assert (folder / "last_checkpoint").read_text() == "model_0000011.pth"
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_broken_checkpoint_gives_way_to_the_one_before(whole, stopped, tmp_path, damage, caplog):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     DAMAGE[damage](tmp_path / "model_0000011.pth")
     with caplog.at_level("WARNING", logger="fvcore"):
         run(tmp_path, resume=True)
