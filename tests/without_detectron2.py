@@ -107,7 +107,6 @@ def photos_to_int8(folder: Path) -> None:
     assert torch.equal(again.eval()(example), model.eval()(example))
     assert result("report", small)["flops"]["pruned"] == plan.flops[1]
     assert result("verify", small, "--images", photos)["equal"]
-    assert result("export", small, "-o", folder / "classifier.onnx", "--fixed", "all")["relative_difference"] < 1e-3
     integers = ("-o", folder / "int8.onnx", "--fixed", "all", "--int8", "--images", photos)
     assert result("export", small, *integers)["int8"]["quantised_layers"] > 0
 
