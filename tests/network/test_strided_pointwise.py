@@ -62,6 +62,11 @@ def malloc_debug() -> str:
     return next((str(at / name) for at in places if (at / name).is_file()), "")
 
 
+def has_avx512() -> bool:
+    """Whether the processor has instructions beyond AVX2 for floats; without them, "ALL" runs the kernels of "AVX2"."""
+    return "avx512f" in Path("/proc/cpuinfo").read_text().split()
+
+
 def train(isa: str, threads: int) -> subprocess.CompletedProcess[str]:
     """Runs `strided_training.py`, and returns how it ended and what it said."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "LD_PRELOAD": malloc_debug(), "MALLOC_CHECK_": "3"}
@@ -83,6 +88,8 @@ def numbers(said: str, words: str) -> list[float]:
     [("AVX2", 1), ("ALL", 1), *(pytest.param(isa, 2, marks=pytest.mark.slow) for isa in ("AVX2", "ALL"))],
 )
 def test_guarded_networks_train_where_the_bare_layer_does_not(isa, threads):
+    if isa == "ALL" and not has_avx512():
+        pytest.skip("the processor has no AVX-512: the kernels are those of AVX2, which are tried alone")
     ended = train(isa, threads)
     said = ended.stdout + ended.stderr
     assert ended.returncode == 0, said
