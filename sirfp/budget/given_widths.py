@@ -20,7 +20,8 @@ from torch import nn
 
 from ..errors import InputError, near
 from ..network.patterns import matching
-from ..structure.atoms import makes, state_tensors
+from ..structure.atoms import traced_tensors
+from ..structure.places import makes
 from ..structure.groups import ChannelGroups, Group, Slice
 from ..structure.plan import PruningPlan
 from .grids import least
@@ -56,7 +57,7 @@ def with_given_widths(
     """
     if not limits.keep:
         return limits
-    state = state_tensors(model)
+    state = traced_tensors(model)
     layers = {name for name in state if any(makes(model, name, dim, state[name]) for dim in range(state[name].dim()))}
     making = {
         group.name: [s for s in group.slices if makes(model, s.tensor, s.dim, state[s.tensor])] for group in found
@@ -90,7 +91,7 @@ def _unknown(pattern: str, model: nn.Module, layers: set[str]) -> str:
     """Returns the message for an entry that matches no layer that makes channels."""
     names = {name.rpartition(".")[0] for name in layers}
     known = {n for name in names for n in (name, *(name[:i] for i, letter in enumerate(name) if letter == "."))}
-    if matching(model, state_tensors(model), [pattern]):
+    if matching(model, traced_tensors(model), [pattern]):
         return f"KEEP names {pattern!r}, which makes no channels of its own: name the layer before it"
     return f"KEEP names {pattern!r}, which no layer of the model matches{near(pattern, known)}"
 

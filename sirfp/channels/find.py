@@ -29,6 +29,7 @@ from ..network.detectron import feature_widths, training_inputs
 from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
 from ..network.outputs import Outputs as ModelOutputs
 from ..network.outputs import only
+from ..network.plain_tensors import register_plain
 from ..network.proposals import fixed_proposals
 from ..network.response_norm import followed_response_norms
 from ..network.size_watch import SizeWatch
@@ -37,7 +38,7 @@ from ..network.training_reads import TrainingReads
 from ..network.untouched import SharedMemory, copied_model, outside_inference_mode, random_states, untouched
 from ..network.walk import walk, walk_parameters
 from ..network.wrappers import check_prunable, on_plain_model, unwrapped
-from ..structure.atoms import build_groups, state_tensors
+from ..structure.atoms import build_groups, state_tensors, traced_tensors
 from ..structure.groups import MODEL_OUTPUT, ChannelGroups
 from ..structure.heads import HeadSearch
 from ..tracing import ChannelTrace, convolution_weights
@@ -101,6 +102,7 @@ def _found(
                 traced = _trace(own, inputs, ignore, shared, heads or {}, search)
                 if not trial or search is None or not traced.found.groups:
                     return traced.found
+                register_plain(own, traced.found.sizes)
                 return _tried(own, inputs, ignore, shared, traced, search)
             finally:
                 shared.restore()
@@ -184,7 +186,7 @@ def _trace_once(
     Returns:
         The trace, and a function that builds the groups.
     """
-    state = state_tensors(model)
+    state = traced_tensors(model)
     norms = [f"{n}.weight" for n, m in walk(model) if isinstance(m, nn.GroupNorm)]
     trace = ChannelTrace(state, norms, heads, convolution_weights(model))
     trace.shared = shared
@@ -208,6 +210,8 @@ def _trace_once(
         code = trace.code
         with followed_response_norms(model, trace):
             ran = _follow_training(model, inputs, trace, state, watch, bool(askers))
+        own = state_tensors(model)
+        state = {n: t for n, t in state.items() if n in own or n in trace.touched}
         trace.owner = str  # the watch refers to the trace: without this circle, what the trace holds is freed at once
         trains = ran and (trace.code != code or any(map(is_held, askers)))
     freeze_made(model, trace, state, training_only(model), "it runs only in training")

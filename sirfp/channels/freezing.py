@@ -11,7 +11,7 @@ from ..errors import InputError, near
 from ..network.branches import within
 from ..network.patterns import matching, modules_with_tensors
 from ..network.walk import walk
-from ..structure.atoms import makes, sides
+from ..structure.places import makes, sides
 from ..tracing import ChannelTrace
 
 

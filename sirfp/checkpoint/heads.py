@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..network.branches import within
+from ..network.plain_tensors import plain_tensors
 from ..network.response_norm import new_positions
 from ..network.timm_attributes import FEATURE
 from ..structure.groups import MODEL_OUTPUT
@@ -157,7 +158,7 @@ def _renamed(
 
     These flatten the first parts of names (`stages.0.conv` becomes `stages_0.conv`), or put `model.` before them.
     """
-    own = set(dict(model.named_parameters())) | set(dict(model.named_buffers())) | set(new_positions(model))
+    own = {*dict(model.named_parameters()), *dict(model.named_buffers()), *plain_tensors(model), *new_positions(model)}
     places = {name for cut in plan.cuts for name, _ in cut.tensors}
     names = {name: _name_in(name, own) for name in {*state, *places}}
     if all(name == new for name, new in names.items()):

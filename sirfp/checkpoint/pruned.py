@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..files.nearby import nearby
 from ..files.whole import whole_file
 from ..network.branches import training_only, within
+from ..network.plain_tensors import plain_tensors
 from ..network.response_norm import new_positions
 from ..network.wrappers import on_plain_model
 from ..structure.plan import PruningPlan
@@ -212,7 +213,8 @@ def _cut_shapes(shapes: dict[str, list[int]], plan: PruningPlan, model: nn.Modul
         if f"{name}.weight" not in shapes:
             raise InputError(f"{source} is for another model: this model has no {name!r}")
         shapes.setdefault(f"{name}.bias", [shapes[f"{name}.weight"][0]])
-    unsaved = {name: list(buffer.shape) for name, buffer in model.named_buffers() if name not in shapes}
+    others = {**dict(model.named_buffers()), **plain_tensors(model)}
+    unsaved = {name: list(tensor.shape) for name, tensor in others.items() if name not in shapes}
     norms = new_positions(model)
     for cut in plan.cuts:
         for name, dim in cut.tensors:

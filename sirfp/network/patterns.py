@@ -19,6 +19,7 @@ def matching(model: nn.Module, state: Mapping[str, torch.Tensor], patterns: Iter
             all tensors in it. A tensor with several names is matched by each of them.
     """
     every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    every += state.items()  # constants that are neither parameters nor buffers
     first = {id(tensor): name for name, tensor in state.items()}
     places = [(_holders(name), first[id(tensor)]) for name, tensor in every if id(tensor) in first]
     found: set[str] = set()

@@ -8,18 +8,20 @@ unit of pruning. Atoms with indices in the same places form a *group* and compet
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from ..network.branches import training_only, within
+from ..network.plain_tensors import plain_tensors
 from ..network.walk import walk_buffers, walk_parameters
 from ..tracing import ChannelTrace
 from ..tracing.outputs import Outputs, channel_dim
 from .cost import Cost
 from .groups import ChannelGroups, Emission, Feature, Frozen, Group, SizeCall, Slice
+from .places import Components, Places, apart, components_of, places_of
 
 
 def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -29,40 +31,9 @@ def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
-@dataclass(frozen=True)
-class _Components:
-    """The components of tied labels.
-
-    Attributes:
-        of: the component of each label, (labels,).
-        frozen: {component that must be kept: reason}.
-        inexact: {component whose removal changes a statistic: reason}.
-    """
-
-    of: np.ndarray
-    frozen: dict[int, str]
-    inexact: dict[int, str]
-
-    @property
-    def count(self) -> int:
-        return int(self.of.max()) + 1 if len(self.of) else 0
-
-
-@dataclass(frozen=True)
-class _Places:
-    """The places of all components.
-
-    Attributes:
-        names: the (tensor, dimension) of each place.
-        makes: True for a place that is the output dimension of its layer.
-        blocks: {signature: blocks of the components with this signature, (components, R, 3)}. A block holds the rows
-            (component, place, index in the place) of one component, sorted. The signature is the component's sequence
-            of places, as bytes.
-    """
-
-    names: list[tuple[str, int]]
-    makes: list[bool]
-    blocks: dict[bytes, np.ndarray]
+def traced_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns what `state_tensors` returns, and the constants that are plain attributes of modules."""
+    return {**state_tensors(model), **plain_tensors(model)}
 
 
 def build_groups(
@@ -78,8 +49,9 @@ def build_groups(
         outputs: {module: labels of each dimension of its output}.
         calls: the calls in which the model's code gives sizes, with labels in place of atoms.
     """
-    components = _components(trace)
-    places = _places(model, trace, state, components)
+    components = components_of(trace)
+    places = places_of(model, trace, state, components)
+    places = replace(places, blocks=apart(places.blocks, components, calls))
     features = _features(model, trace, components.of, outputs)
     groups, frozen, atom_of = _groups(places, components, features)
     groups = _with_widths(groups, state)
@@ -102,59 +74,8 @@ def build_groups(
     )
 
 
-def _components(trace: ChannelTrace) -> _Components:
-    """Joins tied labels to components. If there are several reasons to freeze a component, the first is kept."""
-    of = trace.labels.components()
-    frozen: dict[int, str] = {}
-    for labels, reason in reversed(trace.labels.frozen):
-        frozen.update(dict.fromkeys(of[labels].tolist(), reason))
-    inexact: dict[int, str] = {}
-    for labels, reason in trace.labels.inexact:
-        inexact.update(dict.fromkeys(of[labels].tolist(), reason))
-    return _Components(of, frozen, inexact)
-
-
-def _places(model: nn.Module, trace: ChannelTrace, state: dict, components: _Components) -> _Places:
-    """Finds the places of each component, and collects the components that have the same places."""
-    names: list[tuple[str, int]] = []
-    making: list[bool] = []
-    rows = [np.zeros((0, 3), dtype=np.int64)]
-    for name in state:
-        for dim, labels in enumerate(trace.state_dims[name]):
-            if labels is not None:
-                ids = components.of[labels]
-                rows.append(np.stack([ids, np.full(len(ids), len(names)), np.arange(len(ids))], axis=1))
-                names.append((name, dim))
-                making.append(makes(model, name, dim, state[name]))
-    table = np.concatenate(rows)
-    table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
-    return _Places(names, making, _blocks(table))
-
-
-def _blocks(table: np.ndarray) -> dict[bytes, np.ndarray]:
-    """Collects the components with the same places, see `_Places.blocks`.
-
-    Args:
-        table: rows (component, place, index in the place), (R, 3), sorted.
-    """
-    starts = np.flatnonzero(np.diff(table[:, 0], prepend=-1))
-    if not len(starts):
-        return {}
-    counts = np.diff(starts, append=len(table))
-    order = np.arange(len(table)) - np.repeat(starts, counts)
-    weights = np.random.default_rng(0).integers(1, 2**63, size=int(counts.max()), dtype=np.uint64)
-    marks = np.add.reduceat((table[:, 1].astype(np.uint64) + np.uint64(1)) * weights[order], starts)
-    _, first, kind = np.unique(marks, return_index=True, return_inverse=True)
-    blocks = {}
-    for number in np.argsort(first):
-        members = np.flatnonzero(kind == number)
-        rows = starts[members][:, None] + np.arange(counts[members[0]])
-        blocks[table[rows[0], 1].tobytes()] = table[rows]
-    return blocks
-
-
 def _groups(
-    places: _Places, components: _Components, features: list
+    places: Places, components: Components, features: list
 ) -> tuple[tuple[Group, ...], tuple[Frozen, ...], np.ndarray]:
     """Makes one group from the components of each signature, in the order of the model.
 
@@ -166,11 +87,9 @@ def _groups(
     atom_of = np.full(components.count, -1)
     numbered: dict[str, int] = {}
     holders = _holders(features)
-    signatures = {key: np.frombuffer(key, dtype=np.int64) for key in places.blocks}
-    leads = {key: _lead(signature, places.makes) for key, signature in signatures.items()}
+    leads = [(_lead(signature, places.makes), signature, blocks) for signature, blocks in places.blocks]
     atoms = 0
-    for key, lead in sorted(leads.items(), key=lambda item: item[1]):
-        signature, blocks = signatures[key], places.blocks[key]
+    for lead, signature, blocks in sorted(leads, key=lambda each: each[0]):
         name = places.names[lead][0].rpartition(".")[0] or places.names[lead][0]
         reasons = [components.frozen.get(component) for component in blocks[:, 0, 0].tolist()]
         made = int((signature == lead).sum()) if places.makes[lead] else 0  # report channels only, not kernel areas
@@ -244,18 +163,6 @@ def _lead(signature: np.ndarray, making: list[bool]) -> int:
     """Returns the place that names a group: the first output dimension of a layer, else the first place."""
     unique = dict.fromkeys(signature.tolist())
     return next((place for place in unique if making[place]), next(iter(unique)))
-
-
-def makes(model: nn.Module, name: str, dim: int, tensor: torch.Tensor) -> bool:
-    """True if a dimension is the output dimension of a layer's weight; False for scales, e.g. of shape (C, 1, 1)."""
-    module = model.get_submodule(name.rpartition(".")[0])
-    weight = isinstance(tensor, nn.Parameter) and sides(tensor) > 1
-    return weight and dim == (1 if getattr(module, "transposed", False) else 0)
-
-
-def sides(tensor: torch.Tensor) -> int:
-    """Returns the number of dimensions of a tensor that are longer than one."""
-    return sum(n > 1 for n in tensor.shape)
 
 
 def _features(

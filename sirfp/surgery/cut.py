@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..network.attention import note_heads, refit_attention
+from ..network.plain_tensors import plain_tensors, register_plain
 from ..network.response_norm import POSITIONS, give_positions, new_positions, refit_response_norms
 from ..network.sizes import check_sizes, is_size_key, set_sizes
 from ..network.strided_pointwise import guard
@@ -85,6 +86,7 @@ def cut_by(model: nn.Module, plan: PruningPlan, optimizer: torch.optim.Optimizer
         InputError: the plan was made for another model. The model is then unchanged.
     """
     pieces, given, positions = _fitting(model, plan)
+    register_plain(model, pieces)
     modules = dict(walk(model))
     note_heads(model)
     for name in given:
@@ -119,7 +121,7 @@ def _fitting(
         InputError: see `apply`.
     """
     state: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    state |= dict(model.named_buffers(remove_duplicate=False))
+    state |= {**dict(model.named_buffers(remove_duplicate=False)), **plain_tensors(model)}
     norms = new_positions(model)
     plan = plan.fitting({*state, *norms})
     first = {id(tensor): name for name, tensor in reversed(state.items())}  # a shared tensor is cut once

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..network.forward import call, inference, tensors
 from ..network.outputs import Outputs, only
+from ..network.plain_tensors import register_plain
 from ..network.untouched import seeded
 from ..network.walk import walk, walk_buffers, walk_modules, walk_parameters, walk_tensors
 from ..structure.plan import PruningPlan
@@ -43,6 +44,7 @@ def mask(model: nn.Module, plan: PruningPlan) -> None:
 
     Running variances are kept, since zero is not a valid variance.
     """
+    register_plain(model, {name for cut in plan.cuts for name, _ in cut.tensors})
     state = walk_tensors(model)
     with torch.no_grad():
         for cut in plan.cuts:
@@ -89,6 +91,7 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
         plan: the plan, which holds the kept indices.
         pruned: the pruned model's parameters and buffers by name.
     """
+    register_plain(model, {name for cut in plan.cuts for name, _ in cut.tensors})
     modules = dict(walk(model))
     for name in plan.new_biases:
         if modules[name].bias is None:
