@@ -48,6 +48,7 @@ class _Narrow(TorchDispatchMode):
     """Notes, while active, whether an operation makes less precise numbers of numbers in double precision."""
 
     seen = False
+    supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -28,6 +28,8 @@ class EvenNoise(TorchDispatchMode):
         super().__init__()
         self._numbers, self._drawn = random.Random(0), 0
 
+    supports_higher_order_operators = True
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # see `ChannelTrace`
@@ -35,7 +37,8 @@ class EvenNoise(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        value_of = _VALUES.get(func._schema.name.removeprefix("aten::"))
+        schema = getattr(func, "_schema", None)  # None for operations that run functions, such as `flex_attention`
+        value_of = _VALUES.get(schema.name.removeprefix("aten::")) if schema else None
         if value_of is None or not isinstance(out, torch.Tensor):
             return out
         given = dict(zip([a.name for a in func._schema.arguments], args)) | kwargs  # noqa: B905

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .steady import is_held, is_steady
+from .uncompiled import uncompiled
 from .untouched import copied_inputs, outside_inference_mode
 from .walk import walk, walk_modules
 
@@ -104,7 +105,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Sets evaluation mode and disables gradients; afterwards restores every module's mode."""
-    with evaluation(model), outside_inference_mode(), torch.no_grad():
+    with evaluation(model), outside_inference_mode(), torch.no_grad(), uncompiled():
         yield
 
 
@@ -119,7 +120,7 @@ def training_branches(model: nn.Module, *, whole: bool = False) -> Iterator[None
         whole: True to leave only norms and dropouts of known code in evaluation mode (`is_steady`), so that all other
             code for training runs; for copies of a model.
     """
-    with _modes(model), outside_inference_mode(), torch.no_grad(), _event_storage():
+    with _modes(model), outside_inference_mode(), torch.no_grad(), uncompiled(), _event_storage():
         _train_steadily(model)
         for module in walk_modules(model) if whole else ():
             module.training = not is_steady(module)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator
 
 
 def arguments(args: tuple, kwargs: Mapping[str, Any]) -> list[Any]:
@@ -17,6 +18,11 @@ def arguments(args: tuple, kwargs: Mapping[str, Any]) -> list[Any]:
         else:
             leaves.append(value)
     return leaves
+
+
+def is_higher_order(func: Any) -> bool:
+    """True for an operation that runs functions, such as `flex_attention`: it has no schema."""
+    return isinstance(func, HigherOrderOperator)
 
 
 def fingerprint(code: int, name: str, leaves: Iterable[Any]) -> int:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
-from .codes import arguments, fingerprint
+from .codes import arguments, fingerprint, is_higher_order
 from .emissions import EmittedValues
 from .functions import FunctionWatch
 from .pointwise import pointwise
-from .table import COUNTED, RULES
+from .table import COUNTED, HIGHER_ORDER, RULES
 from .tensor_table import TensorTable
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
             self._names[tensor] = name
         sides = (side for name in kernels if name in state for side in self.state_dims[name][2:])
         self._area = {int(side[0]) for side in sides if side is not None}
+
+    supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -241,6 +244,8 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Runs an operation and applies its rule to the labels of its inputs and outputs."""
         kwargs = kwargs or {}
+        if is_higher_order(func):
+            return self._higher_order(func, args, kwargs)
         name = func._schema.name
         self.operations += 1
         leaves = arguments(args, kwargs)
@@ -269,6 +274,24 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
             except Exception as error:  # a use that the rule does not cover: freeze instead of failing
                 logger.debug("the rule for %s failed on %s: %s", name, [tuple(t.shape) for t in inputs], error)
                 self.freeze_tensors(labelled, f"{name} is used in a way that its rule does not cover")
+        return out
+
+    def _higher_order(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """Does the same for an operation that runs functions, whose own operations are not seen."""
+        name = func.name()
+        self.operations += 1
+        leaves = tree_leaves((args, kwargs))
+        inputs = [t for t in leaves if isinstance(t, torch.Tensor)]
+        self._note_reads(inputs)
+        self.code = fingerprint(self.code, name, leaves)
+        out = func(*args, **kwargs)
+        rule = HIGHER_ORDER.get(name)
+        if rule is None:
+            self.freeze_tensors((t for t in inputs if t in self._dims), f"{name} has no rule")
+        else:
+            for consumer in filter(None, map(self.maker, inputs)):
+                consumer.readers += 1
+            rule(self, func, args, kwargs, out)
         return out
 
     def _note_write(self, tensor: torch.Tensor) -> None:

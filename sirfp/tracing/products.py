@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import isclose, prod
 
 import numpy as np
 import torch
 
 from .channel_labels import Tap
 from .emissions import is_flat, product, spread, variance_of
-from .table import rule
+from .table import HIGHER_ORDER, rule
 from .taps import axes_of, means_under_taps, shares
 
 
@@ -183,6 +183,22 @@ def attention(trace, func, args, kwargs, out) -> None:
     batch = prod(query.shape[:-2]) if heads is None else query.shape[0]
     for side, size in ((width, query.shape[-1]), (v[-1], value.shape[-1])):
         trace.count("matmul", batch * n * m * (size if side is None else 1), heads, side)
+
+
+def flexible_attention(trace, func, args, kwargs, out) -> None:
+    """Follows `torch.nn.attention.flex_attention` as the attention above.
+
+    Freezes the heads where the code gives a function of scores or masks: it may differ from head to head.
+    """
+    query, key, value, score, mask, scale = args[:6]
+    if getattr(score, "__name__", "") != "_identity" or getattr(mask[-1], "__name__", "") != "noop_mask":
+        for tensor in (query, key, value):
+            trace.labels.freeze(trace.dim(tensor, 1), "flex_attention's functions may depend on the head")
+    own = isclose(scale, query.shape[-1] ** -0.5)  # PyTorch's, which follows the width of the heads
+    attention(trace, func, (query, key, value), {"scale": None if own else scale}, out)
+
+
+HIGHER_ORDER["flex_attention"] = flexible_attention
 
 
 def _attention_heads(trace, query, key, value):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from .registry import Registry
 
 RULES: Registry[Callable] = Registry("rule")
+HIGHER_ORDER: dict[str, Callable] = {}
+"""Rules for operations that run functions and have no schema, such as `flex_attention`."""
 STATISTICS: set[str] = set()
 """Operations that compute a statistic over a whole dimension."""
 COUNTED: set[str] = set()

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ..network.untouched import SharedMemory
 from ..tracing import STATISTICS
-from ..tracing.codes import arguments, fingerprint
+from ..tracing.codes import arguments, fingerprint, is_higher_order
 
 STEPS = frozenset(f"aten::{name}" for name in ("floor", "ceil", "round", "trunc", "sign", "floor_divide"))
 """Operations from numbers to numbers that jump."""
@@ -55,12 +56,17 @@ class Choices(TorchDispatchMode):
         self.code = 0
         self._earlier = None if earlier is None else iter(earlier.made)
 
+    supports_higher_order_operators = True
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # see `ChannelTrace`
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if is_higher_order(func):
+            self.code = fingerprint(self.code, func.name(), tree_leaves((args, kwargs)))
+            return func(*args, **kwargs)
         name, leaves = func._schema.name, arguments(args, kwargs)
         self.code = fingerprint(self.code, name, leaves)
         if func._schema.is_mutable and self.shared is not None and leaves and isinstance(leaves[0], torch.Tensor):
