@@ -21,8 +21,8 @@ from torch import nn
 from ..errors import InputError, near
 from ..network.patterns import matching
 from ..structure.atoms import traced_tensors
-from ..structure.places import makes
 from ..structure.groups import ChannelGroups, Group, Slice
+from ..structure.places import makes
 from ..structure.plan import PruningPlan
 from .grids import least
 from .limits import Limits

@@ -116,7 +116,10 @@ def slice_(trace, func, args, kwargs, out) -> None:
         if step > 1:
             trace.labels.freeze(dims[axis], "a slice takes a part of it")
         start = max(0, start + x.shape[axis]) if start < 0 else start
-        dims[axis] = dims[axis][start::step][: out.shape[axis]]
+        whole = dims[axis]
+        dims[axis] = whole[start::step][: out.shape[axis]]
+        if trace.is_state(x) or trace.is_state(x._base):
+            trace.labels.note_slice(whole, dims[axis])
     trace.set(out, dims)
     emitted = trace.emitted(x)
     if emitted is not None and x.shape[emitted[0]] == out.shape[emitted[0]]:
