@@ -36,7 +36,7 @@ def plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
                 found[f"{name}.{key}" if name else key] = value
     if not found:
         return {}
-    kinds = {type(module) for _, module in modules}
+    kinds: set[Any] = {type(module) for _, module in modules}
     return {
         name: tensor
         for name, tensor in found.items()

@@ -114,9 +114,9 @@ def apart(
     """
     owner, sizes = np.full(components.count, -1), []
     for number, (_, block) in enumerate(blocks):
-        ids = [component for component in block[:, 0, 0].tolist() if component not in components.frozen]
-        owner[ids] = number
-        sizes.append(len(ids))
+        free = [component for component in block[:, 0, 0].tolist() if component not in components.frozen]
+        owner[free] = number
+        sizes.append(len(free))
     marks = np.zeros(components.count, dtype=np.int64)
     parts = {}
     for labels in (labels for call in calls for labels in call.atoms if labels is not None and len(labels)):
