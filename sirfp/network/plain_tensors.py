@@ -26,16 +26,18 @@ def plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     forward, such as the weight that weight norm computes.
     """
     modules = walk(model)
-    known = {id(tensor) for tensor in walk_tensors(model).values()}
-    found: dict[str, torch.Tensor] = {}
-    twice: set[int] = set()
-    for name, module in modules:
-        for key, value in vars(module).items():
-            if type(value) is torch.Tensor and _is_constant(module, key, value):
-                (twice if id(value) in known else known).add(id(value))
-                found[f"{name}.{key}" if name else key] = value
+    found = {
+        f"{name}.{key}" if name else key: value
+        for name, module in modules
+        for key, value in vars(module).items()
+        if type(value) is torch.Tensor and _is_constant(module, key, value)
+    }
     if not found:
         return {}
+    known = {id(tensor) for tensor in walk_tensors(model).values()}
+    twice: set[int] = set()
+    for value in found.values():
+        (twice if id(value) in known else known).add(id(value))
     kinds: set[Any] = {type(module) for _, module in modules}
     return {
         name: tensor
