@@ -30,17 +30,19 @@ def some_of(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: boo
     Args:
         found: all groups.
         groups: those that lose atoms.
-        turn: the number of the choice. From `APART` on only some of the small groups lose atoms, and the others only at
-            `APART` itself.
+        turn: the number of the choice. From `APART` on only some of the small groups lose atoms, and all others.
         uneven: True to remove larger shares of larger groups at odd turns, and of smaller groups at even turns but 0.
             Otherwise a quotient of two widths, as in `channels // heads`, is mostly that of the dense network.
     """
     turns = _turns_of(found, groups, turn)
     sizes = sorted({group.size for group in groups})
     keep = np.ones(found.atoms, dtype=bool)
-    alike: dict[int, int] = {}
+    kinds, alike = _kinds(found), Counter[tuple]()
     for order, group in enumerate(groups):
-        place = alike[group.size] = alike.get(group.size, -1) + 1
+        # Small groups of other kinds do not count: some choice cuts one without the other anyway.
+        like = group.size, kinds.get(group.name)
+        place = alike[like]
+        alike[like] += 1
         if group.name not in turns:
             continue
         its, most = turns[group.name], _most(group.size)
@@ -81,7 +83,7 @@ def _coprime(number: int) -> int:
 def second_turns(found: ChannelGroups) -> range:
     """The numbers of the choices that follow choice 0: those of `turns_apart`, or else choice 1.
 
-    The first of them cuts all groups that are not small, by other numbers than choice 0.
+    Each of them cuts all groups that are not small, by other numbers than choice 0.
     """
     return turns_apart(found) or range(1, 2)
 
@@ -93,7 +95,8 @@ def turns_apart(found: ChannelGroups) -> range:
     for the reverse; and for each two of `ALIKE` successive groups of one role and `PAIR` atoms, which all lose one at
     the other choices. Code that wants two such groups to have one width, as a reshape of attention's output to the
     width of its input, thus fails in one of them. Each role loses atoms in half of the choices, and no two in the same
-    ones, so few choices suffice (Sperner, Ein Satz über Untermengen einer endlichen Menge, 1928).
+    ones, so few choices suffice (Sperner, Ein Satz über Untermengen einer endlichen Menge, 1928). Groups that are not
+    small lose atoms at all of them, and thus also where any small group loses none.
     """
     kinds = len(set(_kinds(found).values()))
     number = 0 if kinds < 2 else next(n for n in itertools.count(2) if math.comb(n, n // 2) >= kinds)
@@ -108,7 +111,7 @@ def _turns_of(found: ChannelGroups, groups: list[Group], turn: int) -> dict[str,
     halves = list(itertools.combinations(apart, len(apart) // 2))
     turns = {}
     for group in groups:
-        its = halves[kinds[group.name]] if group.name in kinds else (APART,)
+        its = halves[kinds[group.name]] if group.name in kinds else apart
         if turn in its:
             turns[group.name] = 1 + its.index(turn)
     return turns

@@ -17,16 +17,16 @@ class Branches(nn.Module):
 
     Args:
         names: a name for each branch.
-        width: the number of channels of each.
+        width: the number of channels of each, or a list of one for each.
         other: the number of the branch whose width counts.
     """
 
-    def __init__(self, names: list[str], width: int, other: int):
+    def __init__(self, names: list[str], width: int | list[int], other: int):
         super().__init__()
         self.names, self.other = names, names[other]
-        for name in names:
-            self.add_module(name, nn.Conv2d(3, width, 1))
-            self.add_module("read" + name, nn.Conv2d(width, 7, 1))
+        for name, its in zip(names, width if isinstance(width, list) else [width] * len(names), strict=True):
+            self.add_module(name, nn.Conv2d(3, its, 1))
+            self.add_module("read" + name, nn.Conv2d(its, 7, 1))
 
     def forward(self, x):
         inner = {name: getattr(self, name)(x) for name in self.names}
@@ -65,7 +65,25 @@ def test_each_small_group_is_cut_without_each_other_one(roles):
         assert any(one.name in names and other.name not in names for names in cut.values())
 
 
-def test_large_groups_are_cut_at_the_first_of_these_choices():
+@pytest.mark.parametrize("small", [2, 4])
+@pytest.mark.parametrize("large", [6, 8, 9])
+@pytest.mark.parametrize("roles", [2, 3, 4])
+def test_no_small_group_loses_as_many_as_a_large_one_at_every_choice(small, large, roles):
+    found = groups([*"abcd"[:roles], *"efghij"], [small] * roles + [large] * 6)
+    numbers = [lost(found, turn) for turn in (0, *second_turns(found))]
+    for one, other in itertools.product("abcd"[:roles], "efghij"):
+        assert any(its.get(one, 0) != its.get(other, 0) for its in numbers), (one, other)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_groups_of_one_role_by_turns_with_another_lose_different_numbers(count):
+    found = groups([f"{role}{number}" for number in range(count) for role in "ab"], 4)
+    numbers = [lost(found, turn) for turn in (0, *second_turns(found))]
+    for role in "ab":
+        assert len({tuple(its.get(f"{role}{n}", 0) for its in numbers) for n in range(count)}) == count
+
+
+def test_large_groups_are_cut_at_all_of_these_choices():
     class Both(nn.Module):
         def __init__(self):
             super().__init__()
@@ -75,10 +93,9 @@ def test_large_groups_are_cut_at_the_first_of_these_choices():
             return self.small(x), self.large(x)
 
     found = find_groups(Both().eval(), torch.randn(1, 3, 4, 4), trial=False)
-    first, *others = second_turns(found)
     large = {"large.d", "large.e"}
-    assert large <= set(lost(found, first)) and not any(large & set(lost(found, turn)) for turn in others)
-    assert all(lost(found, 0)[name] != lost(found, first)[name] for name in large)
+    assert all(large <= set(lost(found, turn)) for turn in second_turns(found))
+    assert all(lost(found, 0)[name] != lost(found, second_turns(found)[0])[name] for name in large)
 
 
 def test_groups_of_one_role_far_apart_lose_different_numbers():
