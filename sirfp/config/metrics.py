@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode
 
 from ..errors import InputError, suggested
@@ -35,4 +37,11 @@ def check_metrics(cfg: CfgNode, project: str) -> None:
     """
     for key, names in (("TEST.BEST_METRIC", [cfg.TEST.BEST_METRIC]), ("SIRFP.METRICS", cfg.SIRFP.METRICS)):
         for name in filter(None, names):
-            check_metric(name, project, key)
+            sets = cfg.DATASETS.TEST if len(cfg.DATASETS.TEST) > 1 else ()
+            check_metric(_without_set(name, sets), project, key)
+
+
+def _without_set(name: str, sets: Sequence[str]) -> str:
+    """Removes the name of a data set, which precedes the metrics of runs with several test sets: set/sem_seg/mIoU."""
+    owner = next((owner for owner in sets if name.startswith(f"{owner}/")), None)
+    return name if owner is None else name.removeprefix(f"{owner}/")
