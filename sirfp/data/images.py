@@ -95,8 +95,9 @@ def open_images(
     except (RuntimeError, AssertionError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{root}: no labelled images can be read there ({reason})") from error
-    if not prefix and "" in known_classes(found):  # timm's class of the images beside the folders
-        loose = sum(Path(file).parent == root for file, *_ in found.reader.samples)
+    nameless = not prefix and "" in known_classes(found)  # timm's class of the images beside the folders
+    loose = sum(Path(file).parent == root for file, *_ in found.reader.samples) if nameless else 0
+    if loose:  # a class map with an empty line has a class without a name too
         raise InputError(
             f"{root}: {loose} images lie beside the folders; each image must be in the folder of its class{advice}"
         )

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sirfp.cli import main
+from sirfp.data.images import known_classes, open_images
 
 
 @pytest.fixture
@@ -56,3 +57,10 @@ def test_mistakes(photos, capsys, change, words, says):
     change(photos)
     assert main(["data", "check", "--images", str(photos), *words]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["cat\ndog\n\n", "cat\n\ndog\n", "\ncat\ndog"])
+def test_a_class_map_may_have_an_empty_line(photos, tmp_path, text):
+    (tmp_path / "classes.txt").write_text(text)
+    found = open_images(photos, class_map=str(tmp_path / "classes.txt"))
+    assert len(found) == 5 and [name for name in known_classes(found) if name] == ["cat", "dog"]
