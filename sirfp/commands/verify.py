@@ -119,7 +119,7 @@ def _worst(
     from sirfp.network.forward import call, inference
     from sirfp.verify import Difference, compare
     from sirfp.verify.detectors import compare_continuous, is_detector
-    from sirfp.verify.rounding import is_rounding, rounding
+    from sirfp.verify.rounding import rounding_of_each, unexplained
 
     worst, said, count, effect = Difference(0.0, ""), "every output", 0, None
     compared: Compared | None = None
@@ -131,12 +131,14 @@ def _worst(
             if detector:
                 said = "scores, box deltas, masks and maps of every head, on the same boxes"
         found = compared(dense, pruned, inputs, plan)
-        if found.problem or not found.relative <= worst.relative:
+        if found.problem:
             worst, effect = found, None
-            if found.problem:
-                break
-            if not found.relative <= tolerance:
-                effect = rounding(dense, inputs, plan, compared)
-                if not is_rounding(found.relative, effect):
-                    break
+            break
+        effects = {} if found.relative <= tolerance else rounding_of_each(dense, inputs, plan, compared)
+        odd = unexplained(found, effects, tolerance)
+        if odd:
+            worst, effect = Difference(found.each[odd], odd), effects.get(odd)
+            break
+        if found.relative > worst.relative:
+            worst, effect = found, effects.get(found.where)
     return worst, said, count, effect

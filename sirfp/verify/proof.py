@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,11 +33,13 @@ class Difference:
             largest absolute difference divided by the largest absolute value of the first output.
         where: path of the output tensor with the largest difference.
         problem: the reason why the outputs cannot be compared, e.g. different shapes; "" if they can be compared.
+        each: {path of an output tensor: its relative difference}, NaN where one of the values is NaN.
     """
 
     relative: float
     where: str
     problem: str = ""
+    each: Mapping[str, float] = field(default_factory=dict)
 
 
 def mask(model: nn.Module, plan: PruningPlan) -> None:
@@ -167,13 +170,17 @@ def _compared(
 
 
 def furthest(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> Difference:
-    """Returns the largest relative difference between tensors of the same name and shape in `first` and `second`."""
-    worst = Difference(0.0, "")
+    """Returns the largest relative difference between tensors of the same name and shape in `first` and `second`.
+
+    NaN, which is no number of any size, counts as the largest.
+    """
+    each: dict[str, float] = {}
     for path, tensor in first.items():
         if not tensor.numel():
             continue
         x, y = tensor.double(), second[path].double()
-        relative = float((x - y).abs().max() / x.abs().max().clamp_min(1e-12))
-        if not relative <= worst.relative:
-            worst = Difference(relative, path)
-    return worst
+        each[path] = float((x - y).abs().max() / x.abs().max().clamp_min(1e-12))
+    where = max(each, key=lambda path: (math.isnan(each[path]), each[path]), default="")
+    if not each or each[where] == 0:
+        return Difference(0.0, "", each=each)
+    return Difference(each[where], where, each=each)

@@ -7,6 +7,9 @@ differ by more than the usual tolerance, although the cut is right.
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -16,14 +19,16 @@ from ..network.untouched import copied_model
 from ..structure.plan import PruningPlan
 from .proof import Difference
 
+logger = logging.getLogger(__name__)
+
 DRAWS = 2
 """Number of times that the weights are changed; the largest effect counts."""
 MARGIN = 2
 """Differences up to this many times the effect of changed weights are explained by rounding. The two orders of
 summation are only one sample of the errors, and so is each draw."""
 LARGEST = 0.01
-"""Relative difference above which nothing is explained: a network that rounding errors change by more cannot be
-verified."""
+"""Relative difference above which nothing is explained, and effect above which it explains nothing: a network that
+rounding errors change by more cannot be verified."""
 
 
 class Compared(Protocol):
@@ -36,25 +41,58 @@ class Compared(Protocol):
 
 
 def rounding(masked: nn.Module, inputs: Any, plan: PruningPlan, compared: Compared) -> float:
-    """Returns the relative difference that changes of all weights by a few units in the last place make.
+    """Returns the largest relative difference of any output, see `rounding_of_each`; infinity if it is unknown."""
+    return max(rounding_of_each(masked, inputs, plan, compared).values(), default=float("inf"))
+
+
+def rounding_of_each(masked: nn.Module, inputs: Any, plan: PruningPlan, compared: Compared) -> dict[str, float]:
+    """Measures the relative differences that changes of all weights by a few units in the last place make.
 
     Args:
         masked: the masked dense model; it is not changed.
         inputs: its inputs.
         plan: the plan whose removed channels are zeroed.
         compared: the comparison in which the pruned model was found to differ.
+
+    Returns:
+        {path of an output: the largest difference}; empty if the model cannot be copied, or if the changes change the
+        number or the shapes of the outputs, so that they say nothing of the values.
     """
-    found = []
+    found: dict[str, float] = {}
     for seed in range(DRAWS):
-        shaken = copied_model(masked)
+        try:
+            shaken = copied_model(masked)
+        except Exception as error:  # the model may hold a lock or an open file
+            logger.debug("the model cannot be copied: %s", error)
+            return {}
         shake(shaken, seed)
-        found.append(compared(masked, shaken, inputs, plan, masked=True).relative)
-    return max(found)
+        difference = compared(masked, shaken, inputs, plan, masked=True)
+        if difference.problem:
+            return {}
+        for path, relative in difference.each.items():
+            found[path] = max(relative, found.get(path, 0.0))
+    return found
 
 
 def is_rounding(difference: float, effect: float) -> bool:
     """True if a relative difference is explained by the effect of rounding errors (`rounding`)."""
-    return difference <= min(MARGIN * effect, LARGEST)
+    return effect <= LARGEST and difference <= min(MARGIN * effect, LARGEST)
+
+
+def unexplained(found: Difference, effects: Mapping[str, float], tolerance: float) -> str:
+    """Returns the output that differs most of those whose own rounding errors do not explain it; "" if there is none.
+
+    Args:
+        found: the differences of a pruned model.
+        effects: the effects of rounding errors (`rounding_of_each`).
+        tolerance: differences up to it need no explanation.
+    """
+    wrong = [
+        (math.isnan(relative), relative, path)
+        for path, relative in found.each.items()
+        if not (relative <= tolerance or is_rounding(relative, effects.get(path, float("inf"))))
+    ]
+    return max(wrong, default=(False, 0.0, ""))[-1]
 
 
 @torch.no_grad()

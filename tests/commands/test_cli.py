@@ -184,6 +184,28 @@ def test_verify_says_that_a_difference_is_rounding(files, capsys):
     assert "so it is rounding" in out
 
 
+def test_verify_looks_at_every_batch_on_its_own(monkeypatch):
+    import torch
+
+    from sirfp.commands.verify import _worst
+    from sirfp.structure.plan import PruningPlan
+    from sirfp.verify import Difference, rounding
+
+    batches = iter([(5e-3, 4e-3), (3e-3, 1e-6)])  # relative difference, effect of rounding errors
+    effects = []
+
+    def compared(*_, **__):
+        relative, effect = next(batches)
+        effects.append(effect)
+        return Difference(relative, "output", each={"output": relative})
+
+    monkeypatch.setattr("sirfp.verify.compare", compared)
+    monkeypatch.setattr(rounding, "rounding_of_each", lambda *_: {"output": effects[-1]})
+    plan = PruningPlan({}, {}, {}, (0, 0), (0, 0))
+    worst, _, count, effect = _worst(torch.nn.Identity(), torch.nn.Identity(), plan, [torch.ones(1)] * 2, 1e-4)
+    assert (worst.relative, count, effect) == (3e-3, 2, 1e-6)
+
+
 def _disturbed(state):
     return {name: tensor * 1.01 if name.endswith("weight") else tensor for name, tensor in state.items()}
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
+import threading
 
 import pytest
 import torch
 from torch import nn
 
 import sirfp
-from sirfp.verify import compare, expand
+from sirfp.verify import Difference, compare, expand, furthest
 from sirfp.verify.detectors import compare_continuous
-from sirfp.verify.rounding import LARGEST, is_rounding, rounding
+from sirfp.verify.rounding import LARGEST, is_rounding, rounding, rounding_of_each, unexplained
 
 
 class Magnifier(nn.Module):
@@ -98,3 +100,51 @@ def test_the_points_of_a_detector_are_repeated():
     with torch.no_grad():
         small.again.weight.mul_(1.01)
     assert compare_continuous(dense, small, inputs, plan).relative > 1e-3
+
+
+class TwoOutputs(nn.Module):
+    """Returns one output that magnifies rounding errors, and one that does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.magnified, self.plain = Magnifier(3e3), nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 5, 3))
+
+    def forward(self, x):
+        return {"magnified": self.magnified(x), "plain": self.plain(x)}
+
+
+def test_rounding_errors_of_one_output_do_not_explain_another():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 12, 12)
+    dense, small, plan = pruned(TwoOutputs().eval(), x)
+    effects = rounding_of_each(dense, x, plan, compare)
+    assert unexplained(compare(dense, small, x, plan), effects, 1e-4) == ""
+    with torch.no_grad():
+        small.plain[2].weight.mul_(1.00015)
+    found = compare(dense, small, x, plan)
+    assert found.where == "output.magnified" and 1e-4 < found.each["output.plain"] < effects["output.magnified"]
+    assert unexplained(found, effects, 1e-4) == "output.plain"
+
+
+@pytest.mark.parametrize("effect", [0.02, 1.0, math.inf, math.nan])
+def test_an_effect_that_is_too_large_or_unknown_explains_nothing(effect):
+    assert is_rounding(0.005, 0.005) and not is_rounding(0.005, effect)
+    assert unexplained(Difference(0.005, "a", each={"a": 0.005}), {"a": effect}, 1e-4) == "a"
+    assert unexplained(Difference(0.005, "a", each={"a": 0.005}), {}, 1e-4) == "a"
+
+
+def test_a_model_that_cannot_be_copied_has_no_known_effect():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 12, 12)
+    dense, _, plan = pruned(Normed().eval(), x)
+    dense.lock = threading.Lock()
+    assert rounding_of_each(dense, x, plan, compare) == {} and rounding(dense, x, plan, compare) == math.inf
+
+
+@pytest.mark.parametrize("paths", ["abc", "bac", "bca"])
+def test_nan_is_never_hidden_by_another_output(paths):
+    values = {"a": (math.nan, 1.0), "b": (1.0, 1.0), "c": (1.0, 1.5)}
+    one, two = ({path: torch.tensor([values[path][i]]) for path in paths} for i in (0, 1))
+    found = furthest(one, two)
+    assert found.where == "a" and math.isnan(found.relative) and found.each["c"] == 0.5
+    assert unexplained(found, {"a": 1e-3, "c": 1e-3}, 1e-4) == "a"
