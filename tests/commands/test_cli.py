@@ -221,13 +221,13 @@ def test_config_file_of_a_project(tmp_path, files, capsys):
 
 def test_config_file_of_classification(tmp_path, files, capsys):
     config = CONFIGS.parents[1] / "classification/configs/scenes/resnet18_sirfp.yaml"
-    given = ["--config-file", config, "MODEL.TIMM.NAME", "test_resnet", "MODEL.WEIGHTS", files / "dense.pth"]
-    given += ["MODEL.CLASSIFIER.NUM_CLASSES", "7"]
+    given = ["--config-file", config, "MODEL.TIMM.NAME", "test_resnet", "MODEL.CLASSIFIER.NUM_CLASSES", "7"]
+    weights = ["MODEL.WEIGHTS", files / "dense.pth"]
     small = tmp_path / "small.safetensors"
-    told = run(capsys, "report", *given)
+    told = run(capsys, "report", *given, *weights)
     by_name = run(capsys, "report", *NETWORK)
     assert told | {"model": ""} == by_name | {"model": ""}, "the config's images have 64 pixels too"
-    run(capsys, "prune", "--images", files / "images", "--batches", 1, "--batch", 2, *RANKING, "-o", small, *given)
+    run(capsys, "prune", "--images", files / "images", "--batches", 1, "--batch", 2, *RANKING, "-o", small, *given, *weights)
     assert run(capsys, "verify", small, *given)["equal"]
     assert run(capsys, "verify", small, *NETWORK)["equal"], "the file is plain timm's"
 
