@@ -227,7 +227,8 @@ def test_config_file_of_classification(tmp_path, files, capsys):
     told = run(capsys, "report", *given, *weights)
     by_name = run(capsys, "report", *NETWORK)
     assert told | {"model": ""} == by_name | {"model": ""}, "the config's images have 64 pixels too"
-    run(capsys, "prune", "--images", files / "images", "--batches", 1, "--batch", 2, *RANKING, "-o", small, *given, *weights)
+    images = ["--images", files / "images", "--batches", 1, "--batch", 2]
+    run(capsys, "prune", *images, *RANKING, "-o", small, *given, *weights)
     assert run(capsys, "verify", small, *given)["equal"]
     assert run(capsys, "verify", small, *NETWORK)["equal"], "the file is plain timm's"
 
