@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
-from ..errors import InputError, suggested
+from ..errors import InputError, near, suggested
 
 METRICS = {
     "segmentation": ("sem_seg/mIoU", "sem_seg/pACC", "sem_seg/mBoundaryIoU", "speed/FPS"),
@@ -17,16 +17,21 @@ METRICS = {
 
 
 def check_metric(name: str, project: str, at: str) -> None:
-    """Checks the name of a metric of one of sirfp's projects, whose tasks are known; a class's metric is not looked up.
+    """Checks the name of a metric of one of sirfp's projects.
+
+    A class's metric is not looked up, nor is one of another task, which an evaluator of the user's may give.
 
     Raises:
-        InputError: the name does not begin with a task of the project and a slash.
+        InputError: the name has no task and slash, is another project's, or is like a usual one.
     """
     known = METRICS.get(project, ())
-    if known and not any(name.startswith(usual.partition("/")[0] + "/") for usual in known):
-        tail = name.rpartition("/")[2].lower()
-        meant = [usual for usual in known if usual.rpartition("/")[2].lower() == tail]
-        raise InputError(f"{at}: there is no metric {name!r}; usual ones are {', '.join(known)}{suggested(meant)}")
+    if not known or any(name.startswith(usual.partition("/")[0] + "/") for usual in known):
+        return
+    tail = name.rpartition("/")[2].lower()
+    meant = [usual for usual in known if usual.rpartition("/")[2].lower() == tail]
+    hint = suggested(meant) or near(name, known)
+    if hint or "/" not in name or any(name in others for others in METRICS.values()):
+        raise InputError(f"{at}: there is no metric {name!r}; usual ones are {', '.join(known)}{hint}")
 
 
 def check_metrics(cfg: CfgNode, project: str) -> None:

@@ -21,6 +21,8 @@ def test_metrics_of_several_test_sets_begin_with_the_set(key, project, metric):
 
     check(metric, "a")
     check(f"b/{metric}", "a", "b")
-    for name, sets in ((f"b/{metric}", ["b"]), (f"c/{metric}", ["a", "b"]), ("b/line/score", ["a", "b"])):
+    check("line/score", "a")  # of an evaluator of the user's
+    check("b/line/score", "a", "b")
+    for name, sets in ((f"b/{metric}", ["b"]), (f"c/{metric}", ["a", "b"]), ("score", ["a"])):
         with pytest.raises(InputError, match="there is no metric"):
             check(name, *sets)
