@@ -72,14 +72,19 @@ def is_refused(argv: list[str], expected: str, files: Path, data: Path, tmp_path
     """A command prints the expected line and leaves no file behind."""
     if any(word.startswith("/proc") for word in argv) and not Path("/proc").is_dir():
         pytest.skip("there is no /proc")
-    before = sorted([*files.rglob("*"), *data.rglob("*")])
+    before = files_in(files, data)
     outputs = {"OUT": "out.safetensors", "OUT.onnx": "out.onnx"}
     argv = [str(tmp_path / outputs[word]) if word in outputs else word for word in argv]
     code = main(filled(argv, F=files, D=data))
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert err.count("\n") == 1 and err.startswith("error: ") and expected in err, err
-    assert list(tmp_path.iterdir()) == [] and sorted([*files.rglob("*"), *data.rglob("*")]) == before
+    assert list(tmp_path.iterdir()) == [] and files_in(files, data) == before
+
+
+def files_in(*folders: Path) -> list[Path]:
+    """All files in folders but compiled code, which Python writes beside code of the user's."""
+    return sorted(path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts)
 
 
 @pytest.mark.parametrize("case", STUDIES)

@@ -1,7 +1,8 @@
 """Chooses a width for each of several groups so that a sum of losses is least and a cost is within a budget.
 
 The cost of a layer is a product of the widths of the two groups that meet in it, so what a group saves depends on the
-widths of the others. Three steps, from several starts, of which the best result counts:
+widths of the others. Three steps, from several starts, of which the best result counts; where there are few choices,
+all of them are tried too:
 
 1. *A price for cost* (Lagrange multiplier). At a given price each group in turn takes the width of the least loss plus
    price times cost, at the present widths of the others, until none changes. The price rises from one that removes
@@ -19,6 +20,8 @@ that do not depend on one another.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -37,6 +40,8 @@ SWEEPS = 20
 enough."""
 BISECTIONS = 20
 """Number of prices tried between one that exceeds the budget and one that does not."""
+FEW = 300
+"""Number of choices of widths up to which all of them are tried, in some milliseconds."""
 SHARES = 12
 """Number of shares of the largest saving that are tried where groups are in parts."""
 
@@ -48,7 +53,16 @@ def solve(problem: Knapsack) -> np.ndarray:
         return dense
     starts = {tuple(start.tolist()): start for start in _starts(problem, dense)}
     found = [exchanged(problem, start) for start in starts.values()]
+    if math.prod(len(grid) for grid in problem.grids) <= FEW:
+        found.append(best_of_all(problem))
     return closer(problem, filled(problem, min(found, key=problem.loss)))
+
+
+def best_of_all(problem: Knapsack) -> np.ndarray:
+    """Returns the positions of the least loss within the budget, by trying all; the smallest ones if none fits."""
+    every = itertools.product(*(range(len(grid)) for grid in problem.grids))
+    fitting = (at for at in map(np.array, every) if problem.fits(at))
+    return min(fitting, key=problem.loss, default=np.zeros(len(problem.grids), dtype=int))
 
 
 def solve_parts(problem: Knapsack, parts: list[list[int]]) -> np.ndarray:

@@ -152,6 +152,7 @@ def test_the_cost_of_widths_is_that_of_any_atoms(kind, products):
 
 
 @settings(max_examples=40, deadline=None)
+@example(8544, 2, 0.609375)  # 1.43 times the least loss before all choices of so few were tried
 @given(st.integers(0, 10**6), st.integers(2, 5), st.floats(0.15, 0.9))
 def test_small_chains_are_close_to_the_exact_optimum(seed, groups, share):
     problem = chain(seed, groups, share)
