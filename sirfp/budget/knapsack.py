@@ -71,7 +71,12 @@ def best_of_all(problem: Knapsack) -> np.ndarray:
 
 
 def kicked(problem: Knapsack, at: np.ndarray) -> np.ndarray:
-    """Returns positions that lose no more than given ones: repeatedly changes two groups at random and exchanges again."""
+    """Returns positions that lose no more than given ones: exchanges again after two groups were changed at random.
+
+    Args:
+        problem: the problem.
+        at: positions within the budget.
+    """
     generator = np.random.default_rng(0)
     for _ in range(KICKS):
         trial = at.copy()
