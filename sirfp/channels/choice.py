@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -30,14 +31,14 @@ def some_of(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: boo
     Args:
         found: all groups.
         groups: those that lose atoms.
-        turn: the number of the choice. From `APART` on only some of the small groups lose atoms, and all others.
+        turn: the number of the choice. From `APART` on, some of the small groups and all larger ones lose atoms.
         uneven: True to remove larger shares of larger groups at odd turns, and of smaller groups at even turns but 0.
             Otherwise a quotient of two widths, as in `channels // heads`, is mostly that of the dense network.
     """
-    turns = _turns_of(found, groups, turn)
+    kinds, alike = _kinds(found), Counter[tuple]()
+    turns = _turns_of(groups, kinds, turn)
     sizes = sorted({group.size for group in groups})
     keep = np.ones(found.atoms, dtype=bool)
-    kinds, alike = _kinds(found), Counter[tuple]()
     for order, group in enumerate(groups):
         # Small groups of other kinds do not count: some choice cuts one without the other anyway.
         like = group.size, kinds.get(group.name)
@@ -98,16 +99,21 @@ def turns_apart(found: ChannelGroups) -> range:
     ones, so few choices suffice (Sperner, Ein Satz über Untermengen einer endlichen Menge, 1928). Groups that are not
     small lose atoms at all of them, and thus also where any small group loses none.
     """
-    kinds = len(set(_kinds(found).values()))
-    number = 0 if kinds < 2 else next(n for n in itertools.count(2) if math.comb(n, n // 2) >= kinds)
+    return _apart(_kinds(found))
+
+
+def _apart(kinds: Mapping[str, int]) -> range:
+    """The numbers of the choices of `turns_apart`, for the kinds of the small groups (`_kinds`)."""
+    count = len(set(kinds.values()))
+    number = 0 if count < 2 else next(n for n in itertools.count(2) if math.comb(n, n // 2) >= count)
     return range(APART, APART + number)
 
 
-def _turns_of(found: ChannelGroups, groups: list[Group], turn: int) -> dict[str, int]:
+def _turns_of(groups: list[Group], kinds: Mapping[str, int], turn: int) -> dict[str, int]:
     """The groups that lose atoms at a choice, {name: the number of the choice that says how many}."""
     if turn < APART:
         return {group.name: turn for group in groups}
-    kinds, apart = _kinds(found), turns_apart(found)
+    apart = _apart(kinds)
     halves = list(itertools.combinations(apart, len(apart) // 2))
     turns = {}
     for group in groups:

@@ -53,12 +53,12 @@ def register_plain(model: nn.Module, names: Collection[str]) -> None:
         model: the model.
         names: names of tensors; those that are no plain tensors of the model are passed over.
     """
-    modules = dict(walk(model))
     for name, tensor in plain_tensors(model).items():
         if name in names:
             owner, _, key = name.rpartition(".")
-            delattr(modules[owner], key)
-            modules[owner].register_buffer(key, tensor, persistent=False)
+            module = model.get_submodule(owner)
+            delattr(module, key)
+            module.register_buffer(key, tensor, persistent=False)
 
 
 def _is_constant(module: Any, key: str, tensor: torch.Tensor) -> bool:
