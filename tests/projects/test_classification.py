@@ -209,6 +209,12 @@ def test_a_strong_policy_trains(project, options, policy):
         assert images.isfinite().all() and images.std() > 0.1
 
 
+@pytest.mark.parametrize("policy", ["rnd-m9", "randm9", "originl", "augmix-q1"])
+def test_a_policy_that_timm_does_not_have_is_named(project, options, policy):
+    with pytest.raises(InputError, match=rf"^INPUT.AUGMENT.POLICY '{policy}' is no augmentation policy of timm"):
+        project.check_config(configured(project, [*options, "INPUT.AUGMENT.POLICY", policy]))
+
+
 @pytest.mark.parametrize("mixed", [[], ["INPUT.AUGMENT.MIXUP", "0.5", "INPUT.AUGMENT.MIX_OFF_ITER", "12"]])
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_resumed_run_sees_what_it_would_have(project, options, mixed, workers):

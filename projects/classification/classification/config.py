@@ -17,6 +17,8 @@ from sirfp.data.reading import reading_data
 from sirfp.data.remarks import log_remarks
 from sirfp.errors import InputError
 
+from .policies import check_policy
+
 CN = CfgNode
 LOSSES = ("cross_entropy", "bce")
 
@@ -91,6 +93,7 @@ def check_config(cfg: CfgNode) -> None:
     Within(0, 1, "[)").check(node.LABEL_SMOOTHING, "MODEL.CLASSIFIER.LABEL_SMOOTHING")
     Within(0, 1, "[]").check(cfg.MODEL.TEACHER.WEIGHT, "MODEL.TEACHER.WEIGHT")
     Within(0, 1, "[)").check(cfg.SOLVER.AVERAGE_DECAY, "SOLVER.AVERAGE_DECAY")
+    check_policy(augment.POLICY)
     if (augment.MIXUP or augment.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH % 2:
         raise InputError(f"mixup and cutmix need an even SOLVER.IMS_PER_BATCH, got {cfg.SOLVER.IMS_PER_BATCH}")
 
