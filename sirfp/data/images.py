@@ -54,7 +54,7 @@ def open_images(
 
     Raises:
         InputError: there are no images, images lie beside the folders of classes, image files do not have so many
-            channels, or a package for this reader is missing.
+            channels, the class map cannot be read or names a class twice, or a package for this reader is missing.
     """
     from timm.data import create_dataset
 
@@ -73,6 +73,8 @@ def open_images(
         raise InputError(f"{root}: no such folder; reader {reader!r} takes a folder of shards")
     if class_map and Path(class_map).suffix.lower() != ".txt":
         raise InputError(f"{class_map}: a class map is a .txt file of class names, one per line")
+    if class_map:
+        _check_class_map(Path(class_map))
     tars = not reader and (root.suffix == ".tar" or any(root.glob("*.tar")))
     options: dict[str, Any] = {"is_training": training, "batch_size": batch_size, "seed": seed}
     options["class_map"] = class_map or None
@@ -102,6 +104,18 @@ def open_images(
             f"{root}: {loose} images lie beside the folders; each image must be in the folder of its class{advice}"
         )
     return found
+
+
+def _check_class_map(path: Path) -> None:
+    """Raises InputError if a file of class names cannot be read, or names a class twice: timm would count it once."""
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the class map cannot be read ({error})") from error
+    lines: dict[str, int] = {}
+    for line, name in enumerate(names, 1):
+        if lines.setdefault(name, line) != line and name:
+            raise InputError(f"{path}: class {name!r} is on lines {lines[name]} and {line}; name each class once")
 
 
 def _needs(reader: str, why: str = "") -> InputError:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sirfp.cli import main
 from sirfp.data.images import known_classes, open_images
+from sirfp.errors import InputError
 
 
 @pytest.fixture
@@ -64,3 +65,11 @@ def test_a_class_map_may_have_an_empty_line(photos, tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
     found = open_images(photos, class_map=str(tmp_path / "classes.txt"))
     assert len(found) == 5 and [name for name in known_classes(found) if name] == ["cat", "dog"]
+
+
+def test_a_class_map_names_each_class_once(photos, tmp_path):
+    (tmp_path / "classes.txt").write_text("cat\n\ndog\n cat\n\n")
+    with pytest.raises(InputError, match=r"class 'cat' is on lines 1 and 4; name each class once$"):
+        open_images(photos, class_map=str(tmp_path / "classes.txt"))
+    with pytest.raises(InputError, match=r"none.txt: the class map cannot be read"):
+        open_images(photos, class_map=str(tmp_path / "none.txt"))
