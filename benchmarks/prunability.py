@@ -31,12 +31,11 @@ from sirfp.network.forward import call
 from sirfp.prune import cut
 from sirfp.structure.groups import ChannelGroups
 from sirfp.structure.plan import PruningPlan
-from sirfp.verify import compare, mask
-from sirfp.verify.rounding import Compared, is_rounding, rounding
+from sirfp.verify import mask
+from sirfp.verify.detectors import comparison_for
+from sirfp.verify.rounding import Compared, Judgement, judge
 
 HALF = 0.5
-TOLERANCE = 1e-4
-"""Largest difference between equal networks, relative to the largest output."""
 OUTPUT = ("it is the model's output", "it is the model's output in training")
 Row = dict[str, Any]
 
@@ -116,7 +115,6 @@ def prune_to_half(
     finish: Callable[[nn.Module, PruningPlan], None],
     *,
     seeds: Sequence[int] = (0,),
-    compared: Compared = compare,
     double: bool = False,
 ) -> Row:
     """Traces a network, cuts copies to half of its FLOPs by random plans, and compares them with masked networks.
@@ -127,15 +125,16 @@ def prune_to_half(
         finish: what else the first pruned network must pass, such as a step of training; raises an exception if it
             does not. It may change the network.
         seeds: one random plan for each.
-        compared: compares the masked with the pruned network.
         double: also compare the first pruned network in double precision. A wrong scale that the small weights of an
             untrained network hide in single precision shows there.
 
     Returns:
-        The row: shares of FLOPs ("kept", and "least" of the smallest plan), relative differences ("difference",
-        "double" in double precision, or None, "exact_difference" of a plan that keeps whole the groups that cannot be
-        equal, and "rounding" that rounding errors alone make in the first masked network, if the first is above the
-        tolerance), times to find the groups, the numbers of groups and channels, and the frozen channels by reason.
+        The row: shares of FLOPs ("kept", and "least" of the smallest plan), the largest relative difference
+        ("difference"), whether the outputs are equal by the judgement of `sirfp verify` ("equal"), and what rounding
+        errors alone make, where the difference is above the tolerance ("rounding", else None); the same of a plan that
+        keeps whole the groups that cannot be equal ("exact_difference", "exact_equal" and "exact_rounding"; if there
+        are no such groups, those of all plans); the difference in double precision ("double", or None); times to find
+        the groups, the numbers of groups and channels, and the frozen channels by reason.
 
     Raises:
         RuntimeError: the outputs cannot be compared.
@@ -145,18 +144,17 @@ def prune_to_half(
     seconds, used = time.perf_counter() - start, time.process_time() - used
     dense, least = found.flops(), found.flops(fewest(found))
     by_nature = [group for group in found if group.inexact]
-    differences, exact, plans, doubled, effect = [], [], [], None, None
+    compared = comparison_for(model, inputs)
+    judged, exact, plans, doubled = [], [], [], None
     for seed in seeds:
         scores = build_criterion("random", model, found.groups, seed=seed).scores()
         keep = allocate(found, scores, max(HALF * dense, least), limits=Limits(partitions=()))
-        masked, pruned, plan, relative = _cut_and_compared(model, found, keep, inputs, compared)
-        differences.append(relative)
+        masked, pruned, plan, judgement = _cut_and_compared(model, found, keep, inputs, compared)
+        judged.append(judgement)
         plans.append(plan)
         if len(plans) > 1:
             continue
         doubled = difference_in_double(masked, pruned, inputs, plan, compared) if double else None
-        if relative >= TOLERANCE:
-            effect = rounding(masked, inputs, plan, compared)
         finish(pruned, plan)
         for group in by_nature:  # a second plan keeps whole the groups that cannot be equal
             keep[found.spans[group.name]] = True
@@ -172,10 +170,9 @@ def prune_to_half(
         "flops": dense,
         "kept": plans[-1].flops[1] / dense,
         "least": least / dense,
-        "difference": max(differences),
         "double": doubled,
-        "rounding": effect,
-        "exact_difference": max(exact or ([] if by_nature else differences), default=None),
+        **_verdict(judged),
+        **{f"exact_{key}": value for key, value in _verdict(exact if by_nature else judged).items()},
         "inexact": by_nature[0].inexact if by_nature else None,
         "groups": len(found),
         "channels": found.atoms,
@@ -185,19 +182,27 @@ def prune_to_half(
 
 def _cut_and_compared(
     model: nn.Module, found: ChannelGroups, keep: np.ndarray, inputs: Any, compared: Compared
-) -> tuple[nn.Module, nn.Module, PruningPlan, float]:
-    """Cuts a copy to chosen atoms; returns the masked network, the cut one, the plan and their relative difference."""
+) -> tuple[nn.Module, nn.Module, PruningPlan, Judgement]:
+    """Cuts a copy to chosen atoms; returns the masked network, the cut one, the plan and whether they are equal."""
     pruned, masked = copy.deepcopy(model), copy.deepcopy(model)
     plan = cut(pruned, found, keep, bias_correction=False)
     mask(masked, plan)
-    difference = compared(masked, pruned, inputs, plan)
-    if difference.problem:
-        raise RuntimeError(difference.problem)
-    return masked, pruned, plan, difference.relative
+    judged = judge(masked, pruned, inputs, plan, compared)
+    if judged.difference.problem:
+        raise RuntimeError(judged.difference.problem)
+    return masked, pruned, plan, judged
+
+
+def _verdict(judged: Sequence[Judgement]) -> Row:
+    """The part of a row that says whether all comparisons are equal; of none, if none was possible."""
+    if not judged:
+        return {"difference": None, "equal": True, "rounding": None}
+    worst = max(judged, key=lambda its: (not its.equal, its.difference.relative))
+    return {"difference": worst.difference.relative, "equal": worst.equal, "rounding": worst.effect}
 
 
 def difference_in_double(
-    masked: nn.Module, pruned: nn.Module, inputs: Any, plan: PruningPlan, compared: Compared = compare
+    masked: nn.Module, pruned: nn.Module, inputs: Any, plan: PruningPlan, compared: Compared
 ) -> float | None:
     """The relative difference in double precision; None where the network's code computes in another precision.
 
@@ -243,19 +248,22 @@ def fewest(found: ChannelGroups) -> np.ndarray:
     return keep
 
 
-def equal(row: Row) -> bool:
-    """Whether a pruned network equals its masked network if it can, up to rounding errors."""
-    difference, effect = row["exact_difference"] or 0.0, row.get("rounding")
-    return difference < TOLERANCE or (effect is not None and is_rounding(difference, effect))
-
-
 def equal_cell(row: Row, others: str) -> str:
     """The cell of a table with a row's differences; `others` says what the second plan leaves whole."""
-    exact = row["exact_difference"]
-    text = "" if exact is None else f"{exact:.0e}"
-    if row.get("rounding") is not None:
-        text += f" ({row['rounding']:.0e} by rounding)"
-    return f"{text}, {row['difference']:.0e} with {others}".lstrip(", ") if row["inexact"] else text
+    exact = difference_cell(row, "exact_")
+    return f"{exact}, {difference_cell(row)} with {others}".lstrip(", ") if row["inexact"] else exact
+
+
+def difference_cell(row: Row, kind: str = "") -> str:
+    """A difference, and what rounding errors alone make where it needs an explanation.
+
+    Args:
+        row: the row.
+        kind: "" for the difference of all plans, "exact_" for that of plans without the groups that cannot be equal.
+    """
+    difference, effect = row[f"{kind}difference"], row[f"{kind}rounding"]
+    text = "" if difference is None else f"{difference:.0e}"
+    return text if effect is None else f"{text} ({effect:.0e} by rounding)"
 
 
 def frozen_list(row: Row) -> str:

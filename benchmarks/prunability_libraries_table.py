@@ -6,7 +6,9 @@ import textwrap
 from collections.abc import Mapping
 
 from library_models import LIBRARIES
-from prunability import TOLERANCE, Row, frozen_list, short
+from prunability import Row, difference_cell, frozen_list, short
+
+from sirfp.verify.proof import EQUAL
 
 Rows = Mapping[tuple[str, str], Row]
 HALF = 0.5005
@@ -24,8 +26,10 @@ backward in training mode. Random scores choose the channels, since only the str
 accuracy. *Kept* is the share of FLOPs that is left, *counted* the same share as counted by PyTorch where it
 differs by more than 0.01, *least* the share that the smallest plan leaves. *Equal* is the largest difference
 from the masked model, which takes its means, norms and softmax over the channels that are left, relative to
-the largest output; *double* is the same in double precision, empty where the model's code computes in single
-precision. *s* is the processor time to find the groups, *all* that of everything, in seconds. {note}"""
+the largest output; a difference above {tolerance:g} counts as equal where rounding errors explain it, as in
+`sirfp verify`, and what they make stands beside it. *Double* is the same in double precision, empty where the
+model's code computes in single precision. *s* is the processor time to find the groups, *all* that of everything,
+in seconds. {note}"""
 
 HEAD = """# Which models of other libraries can be pruned
 
@@ -54,7 +58,7 @@ def good(row: Row) -> bool:
     """
     if row.get("error") or row["kept"] > HALF or row["effect"] <= EFFECT:
         return False
-    return row["difference"] < TOLERANCE and (row["double"] is None or row["double"] < DOUBLE)
+    return row["equal"] and (row["double"] is None or row["double"] < DOUBLE)
 
 
 def summary(rows: Rows) -> str:
@@ -83,7 +87,7 @@ def table(rows: Rows, note: str = "") -> str:
     libraries = ", ".join(library for library in LIBRARIES if any(its == library for its, _ in rows))
     return HEAD.format(
         command=command,
-        intro=textwrap.fill(INTRO.format(libraries=libraries, note=note), 120, break_on_hyphens=False),
+        intro=textwrap.fill(INTRO.format(libraries=libraries, tolerance=EQUAL, note=note), 120, break_on_hyphens=False),
         summary=summary(rows),
         rows="\n".join(_line(rows[key]) for key in order),
         frozen="\n".join(frozen) or "None.",
@@ -98,6 +102,6 @@ def _line(row: Row) -> str:
     counted = f"{row['counted']:.2f}" if abs(row["counted"] - row["kept"]) > 0.01 else ""
     cells += [f"{row['params'] / 1e6:.1f}", f"{row['flops'] / 1e6:.0f}", str(row["groups"]), f"{row['kept']:.2f}"]
     double = "" if row["double"] is None else f"{row['double']:.0e}"
-    cells += [counted, f"{row['least']:.2f}", f"{row['difference']:.0e}", double, f"{row['processor_seconds']:.1f}"]
+    cells += [counted, f"{row['least']:.2f}", difference_cell(row), double, f"{row['processor_seconds']:.1f}"]
     cells += [f"{row['all_seconds']:.0f}", "" if good(row) else "see below" if frozen_list(row) else RETURNED]
     return "| " + " | ".join(cells) + " |"

@@ -264,3 +264,26 @@ def mean_square(model: nn.Module, batch) -> torch.Tensor:
 
 NETWORKS = [Residual, Dense, Grouped, Depthwise, Shuffled, Split, Gated, Shared, Transposed, Flattened, Attention,
             WithoutRule]  # fmt: skip
+
+
+class Magnifier(nn.Module):
+    """A network whose outputs change much with rounding errors, as deformable convolutions with large offsets do."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 96, 3), nn.Conv2d(96, 40, 3)
+        self.last, self.factor = nn.Conv2d(40, 5, 1), factor
+
+    def forward(self, x):
+        return self.last((self.factor * self.second(self.first(x).relu())).sin())
+
+
+class TwoOutputs(nn.Module):
+    """Returns one output that magnifies rounding errors, and one that does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.magnified, self.plain = Magnifier(1e4), nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 5, 3))
+
+    def forward(self, x):
+        return {"magnified": self.magnified(x), "plain": self.plain(x)}

@@ -30,8 +30,7 @@ if TYPE_CHECKING:  # `sirfp --help` does not import PyTorch
     from torch import nn
 
     from ..structure.plan import PruningPlan
-    from ..verify import Difference
-    from ..verify.rounding import Compared
+    from ..verify.rounding import Compared, Judgement
 
 USAGE = f"sirfp verify FILE [{MODEL_USAGE[1:-1]}] [--images FOLDER] [options] {OPTS_USAGE}"
 EXAMPLE = """examples:
@@ -53,7 +52,6 @@ def run(args: argparse.Namespace) -> Outcome:
 
     from sirfp.checkpoint.pruned import read
     from sirfp.verify import expand
-    from sirfp.verify.rounding import is_rounding
 
     file, opts = file_and_pairs(args, file=True)
     if not file:
@@ -72,7 +70,8 @@ def run(args: argparse.Namespace) -> Outcome:
         batches = (source.example(args.batch, args.seed + i) for i in range(args.batches))
     batches = with_progress(batches, "comparing", args.batches)
     with cudnn.flags(enabled=cudnn.enabled, allow_tf32=False):  # TF32 rounds inputs of convolutions to 10 bits
-        worst, compared, count, effect = _worst(source.model, pruned, plan, batches, args.tolerance)
+        judged, compared, count = _worst(source.model, pruned, plan, batches, args.tolerance)
+    worst, effect = judged.difference, judged.effect
     data: dict[str, Any] = {
         "file": file,
         "model": source.name,
@@ -83,19 +82,17 @@ def run(args: argparse.Namespace) -> Outcome:
         "batches": count,
         "tolerance": args.tolerance,
         "rounding": effect,
+        "equal": judged.equal,
     }
     difference = worst.problem or f"largest relative difference {worst.relative:.2g}, in {worst.where}"
-    rounded = effect is not None and is_rounding(worst.relative, effect)
-    equal = not worst.problem and (worst.relative <= args.tolerance or rounded)
-    data["equal"] = equal
     limit = f"tolerance {args.tolerance:g}"
     if effect is not None:
         limit += f"; weights changed by a few units in the last place make {effect:.2g}"
-    if not equal:
+    if not judged.equal:
         return Outcome(data, [], f"{file} differs from the masked dense model: {difference} ({limit})")
     where = worst.where or "any output"
     largest = f"largest relative difference {worst.relative:.2g}, in {where}; {limit}"
-    if rounded:
+    if effect is not None:
         largest += ", so it is rounding"
     return Outcome(
         data,
@@ -109,36 +106,27 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _worst(
     dense: nn.Module, pruned: nn.Module, plan: PruningPlan, batches: Iterable[Any], tolerance: float
-) -> tuple[Difference, str, int, float | None]:
+) -> tuple[Judgement, str, int]:
     """Compares two models batch by batch; stops at a problem, such as a missing output or a difference.
 
     Returns:
-        The largest difference, a description of the compared outputs, the number of batches, and, if the difference is
-        above the tolerance, the one that rounding errors make.
+        The judgement of the batch with the largest difference, or of the first one that is not equal, a description of
+        the compared outputs, and the number of batches.
     """
-    from sirfp.network.forward import call, inference
-    from sirfp.verify import Difference, compare
-    from sirfp.verify.detectors import compare_continuous, is_detector
-    from sirfp.verify.rounding import rounding_of_each, unexplained
+    from sirfp.verify import Difference
+    from sirfp.verify.detectors import compare_continuous, comparison_for
+    from sirfp.verify.rounding import Judgement, judge
 
-    worst, said, count, effect = Difference(0.0, ""), "every output", 0, None
+    worst, said, count = Judgement(True, Difference(0.0, "")), "every output", 0
     compared: Compared | None = None
     for count, inputs in enumerate(batches, 1):  # noqa: B007
         if compared is None:
-            with inference(dense):
-                detector = is_detector(call(dense, inputs))
-            compared = compare_continuous if detector else compare
-            if detector:
+            compared = comparison_for(dense, inputs)
+            if compared is compare_continuous:
                 said = "scores, box deltas, masks and maps of every head, on the same boxes"
-        found = compared(dense, pruned, inputs, plan)
-        if found.problem:
-            worst, effect = found, None
-            break
-        effects = {} if found.relative <= tolerance else rounding_of_each(dense, inputs, plan, compared)
-        odd = unexplained(found, effects, tolerance)
-        if odd:
-            worst, effect = Difference(found.each[odd], odd), effects.get(odd)
-            break
-        if found.relative > worst.relative:
-            worst, effect = found, effects.get(found.where)
-    return worst, said, count, effect
+        judged = judge(dense, pruned, inputs, plan, compared, tolerance)
+        if not judged.equal:
+            return judged, said, count
+        if judged.difference.relative > worst.difference.relative:
+            worst = judged
+    return worst, said, count

@@ -21,13 +21,20 @@ from ..network.walk import walk
 from ..structure.plan import PruningPlan
 from .choices import Choices
 from .kept import as_if_cut
-from .proof import Difference, furthest
+from .proof import Difference, compare, furthest
+from .rounding import Compared
 
 
 def is_detector(output: Any) -> bool:
     """Returns True if an output is Detectron2's list of detections or proposals."""
     items = output if isinstance(output, list) else []
     return any(isinstance(item, dict) and ("instances" in item or "proposals" in item) for item in items)
+
+
+def comparison_for(model: nn.Module, inputs: Any) -> Compared:
+    """Returns the comparison for a model: `compare_continuous` for Detectron2's detectors, `compare` for all others."""
+    with inference(model):
+        return compare_continuous if is_detector(call(model, inputs)) else compare
 
 
 def compare_continuous(

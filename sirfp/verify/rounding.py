@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from torch import nn
 
 from ..network.untouched import copied_model
 from ..structure.plan import PruningPlan
-from .proof import Difference
+from .proof import EQUAL, Difference
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,46 @@ class Compared(Protocol):
         self, a: nn.Module, b: nn.Module, inputs: Any, plan: PruningPlan, *, masked: bool = False
     ) -> Difference:
         """Returns how far the outputs differ; `masked` says that `b` is a masked model too."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether a pruned model equals its masked model up to rounding errors.
+
+    Attributes:
+        equal: True if every output does.
+        difference: the difference, of the output that decides: the largest one that nothing explains, else the largest.
+        effect: the relative difference that rounding errors alone make in that output; None if it is unknown, or if the
+            difference needs no explanation.
+    """
+
+    equal: bool
+    difference: Difference
+    effect: float | None = None
+
+
+def judge(
+    masked: nn.Module, pruned: nn.Module, inputs: Any, plan: PruningPlan, compared: Compared, tolerance: float = EQUAL
+) -> Judgement:
+    """Compares a pruned model with its masked model, and explains what differs more than the tolerance.
+
+    Args:
+        masked: the masked dense model.
+        pruned: the pruned model.
+        inputs: inputs of both.
+        plan: the plan.
+        compared: the comparison.
+        tolerance: relative differences up to it need no explanation.
+    """
+    found = compared(masked, pruned, inputs, plan)
+    if found.problem:
+        return Judgement(False, found)
+    if found.relative <= tolerance:
+        return Judgement(True, found)
+    effects = rounding_of_each(masked, inputs, plan, compared)
+    odd = unexplained(found, effects, tolerance)
+    decides = replace(found, relative=found.each[odd], where=odd) if odd else found
+    return Judgement(not odd, decides, effects.get(decides.where))
 
 
 def rounding(masked: nn.Module, inputs: Any, plan: PruningPlan, compared: Compared) -> float:

@@ -30,14 +30,6 @@ def test_a_config_is_pruned_to_half_equal_and_trains(benchmark, config):
     assert config in benchmark.table({config: row}) and "1 of all 1 (100.0%)" in benchmark.summary({config: row})
 
 
-def test_a_difference_that_rounding_explains_counts_as_equal(benchmark):
-    row = {"kept": 0.5, "exact_difference": 5e-4, "inexact": "", "difference": 5e-4}
-    assert not benchmark.good(row)
-    assert not benchmark.good(row | {"rounding": 1e-5})
-    assert benchmark.good(row | {"rounding": 6e-4})
-    assert "(6e-04 by rounding)" in benchmark.equal_cell(row | {"rounding": 6e-4}, "all")
-
-
 @pytest.mark.parametrize(
     ("error", "says"),
     [
@@ -57,9 +49,9 @@ def test_what_cannot_run_here_counts_apart(benchmark, monkeypatch, error, says):
 
 
 def test_rows_that_do_not_count(benchmark):
-    row = {"kept": 0.5, "exact_difference": 1e-6, "inexact": "group norm", "difference": 0.3}
+    row = {"kept": 0.5, "exact_equal": True, "inexact": "group norm", "equal": False}
     assert benchmark.good(row)
-    assert not benchmark.good(row | {"exact_difference": 1e-2})
+    assert not benchmark.good(row | {"exact_equal": False})
     assert not benchmark.good(row | {"kept": 0.6})
 
 

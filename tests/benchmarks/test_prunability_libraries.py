@@ -106,7 +106,7 @@ def test_a_model_that_fails_after_its_cut_is_a_row_with_the_stage(benchmark, opt
 def test_a_model_that_keeps_more_than_half_is_listed_with_what_stays_whole(benchmark):
     row = {
         "library": "monai", "model": "stiff", "params": 10, "flops": 10, "groups": 1, "channels": 4, "kept": 0.7,
-        "counted": 0.7, "least": 0.7, "difference": 0.0, "double": None, "effect": 0.3, "exact_difference": 0.0,
+        "counted": 0.7, "least": 0.7, "difference": 0.0, "equal": True, "rounding": None, "double": None, "effect": 0.3,
         "inexact": None, "processor_seconds": 0.1, "all_seconds": 1.0,
         "frozen": [["it is the model's output", 3], ["aten::odd", 8]],
     }  # fmt: skip
@@ -116,7 +116,7 @@ def test_a_model_that_keeps_more_than_half_is_listed_with_what_stays_whole(bench
     assert "what stays whole is returned" in text and "see below" not in text
     assert "in seconds. Measured here." in " ".join(text.split())
     assert not benchmark[1].good(row) and benchmark[1].good(row | {"kept": 0.5})
-    assert not benchmark[1].good(row | {"kept": 0.5, "difference": 1e-3})
+    assert not benchmark[1].good(row | {"kept": 0.5, "equal": False})
     assert not benchmark[1].good(row | {"kept": 0.5, "effect": 0.0})
     assert not benchmark[1].good(row | {"kept": 0.5, "double": 1e-8})
     assert benchmark[1].good(row | {"kept": 0.5, "double": 1e-15})
@@ -125,14 +125,17 @@ def test_a_model_that_keeps_more_than_half_is_listed_with_what_stays_whole(bench
 def test_double_precision_shows_what_single_precision_hides(benchmark):
     from prunability import difference_in_double
 
+    from sirfp.verify import compare
+
     masked = nn.Conv2d(3, 4, 3)
     other = copy.deepcopy(masked)
     with torch.no_grad():
         other.weight[0, 0, 0, 0] += 3e-8
     given = torch.rand(1, 3, 8, 8)
-    assert difference_in_double(masked, copy.deepcopy(masked), given, None) == 0
-    assert 1e-9 < difference_in_double(masked, other, given, None) < 1e-6
-    assert difference_in_double(nn.Sequential(masked, Narrow()), nn.Sequential(other, Narrow()), given, None) is None
+    assert difference_in_double(masked, copy.deepcopy(masked), given, None, compare) == 0
+    assert 1e-9 < difference_in_double(masked, other, given, None, compare) < 1e-6
+    narrow = nn.Sequential(masked, Narrow()), nn.Sequential(other, Narrow())
+    assert difference_in_double(*narrow, given, None, compare) is None
 
 
 class Narrow(nn.Module):

@@ -199,11 +199,11 @@ def test_verify_looks_at_every_batch_on_its_own(monkeypatch):
         effects.append(effect)
         return Difference(relative, "output", each={"output": relative})
 
-    monkeypatch.setattr("sirfp.verify.compare", compared)
+    monkeypatch.setattr("sirfp.verify.detectors.compare", compared)
     monkeypatch.setattr(rounding, "rounding_of_each", lambda *_: {"output": effects[-1]})
     plan = PruningPlan({}, {}, {}, (0, 0), (0, 0))
-    worst, _, count, effect = _worst(torch.nn.Identity(), torch.nn.Identity(), plan, [torch.ones(1)] * 2, 1e-4)
-    assert (worst.relative, count, effect) == (3e-3, 2, 1e-6)
+    worst, _, count = _worst(torch.nn.Identity(), torch.nn.Identity(), plan, [torch.ones(1)] * 2, 1e-4)
+    assert (worst.equal, worst.difference.relative, worst.effect, count) == (False, 3e-3, 1e-6, 2)
 
 
 def _disturbed(state):

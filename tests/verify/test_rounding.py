@@ -8,24 +8,13 @@ import threading
 
 import pytest
 import torch
+from small_networks import Magnifier, TwoOutputs
 from torch import nn
 
 import sirfp
 from sirfp.verify import Difference, compare, expand, furthest
 from sirfp.verify.detectors import compare_continuous
-from sirfp.verify.rounding import LARGEST, is_rounding, rounding, rounding_of_each, unexplained
-
-
-class Magnifier(nn.Module):
-    """A network whose outputs change much with rounding errors, as deformable convolutions with large offsets do."""
-
-    def __init__(self, factor: float):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 96, 3), nn.Conv2d(96, 40, 3)
-        self.last, self.factor = nn.Conv2d(40, 5, 1), factor
-
-    def forward(self, x):
-        return self.last((self.factor * self.second(self.first(x).relu())).sin())
+from sirfp.verify.rounding import LARGEST, is_rounding, judge, rounding, rounding_of_each, unexplained
 
 
 class Normed(nn.Module):
@@ -102,28 +91,23 @@ def test_the_points_of_a_detector_are_repeated():
     assert compare_continuous(dense, small, inputs, plan).relative > 1e-3
 
 
-class TwoOutputs(nn.Module):
-    """Returns one output that magnifies rounding errors, and one that does not."""
-
-    def __init__(self):
-        super().__init__()
-        self.magnified, self.plain = Magnifier(3e3), nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 5, 3))
-
-    def forward(self, x):
-        return {"magnified": self.magnified(x), "plain": self.plain(x)}
-
-
 def test_rounding_errors_of_one_output_do_not_explain_another():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 12, 12)
     dense, small, plan = pruned(TwoOutputs().eval(), x)
     effects = rounding_of_each(dense, x, plan, compare)
     assert unexplained(compare(dense, small, x, plan), effects, 1e-4) == ""
+    judged = judge(dense, small, x, plan, compare)
+    assert judged.equal and judged.effect == effects["output.magnified"] and judged.difference.relative > 1e-4
     with torch.no_grad():
         small.plain[2].weight.mul_(1.00015)
     found = compare(dense, small, x, plan)
     assert found.where == "output.magnified" and 1e-4 < found.each["output.plain"] < effects["output.magnified"]
     assert unexplained(found, effects, 1e-4) == "output.plain"
+    judged = judge(dense, small, x, plan, compare)
+    assert not judged.equal and judged.difference.where == "output.plain"
+    assert judged.difference.relative == found.each["output.plain"] and judged.effect == effects["output.plain"]
+    assert judge(dense, small, x, plan, compare, found.relative * 1.01).effect is None
 
 
 @pytest.mark.parametrize("effect", [0.02, 1.0, math.inf, math.nan])
