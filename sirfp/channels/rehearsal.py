@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import first_line
+from ..network.attention import sized_by_weights
 from ..network.detectron import training_inputs
 from ..network.even_noise import EvenNoise
 from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
@@ -240,7 +241,9 @@ class CutCopy:
             given = training_inputs(model, given) if is_detectron_input(given) else given
             mode, functions = partial(training_branches, whole=self._whole_code), FunctionWatch(steady=True)
             noise = EvenNoise()
-        with fixed_proposals(model, BOXES), seeded(model, seed), noise, choices, kept or nullcontext(), functions:
+        # Heads that a cut leaves whole, too, count their statistics as those of the masked copy do.
+        ways = kept or sized_by_weights(model)
+        with fixed_proposals(model, BOXES), seeded(model, seed), noise, choices, ways, functions:
             layers: dict[str, torch.Tensor] = {}
             if self.layers is None:
                 with mode(model):

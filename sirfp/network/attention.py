@@ -26,6 +26,27 @@ def _windows(module: nn.Module) -> bool:
 
 
 @contextmanager
+def sized_by_weights(model: nn.Module) -> Iterator[None]:
+    """Lets attention take its sizes from the weights while active, as it does once it is cut."""
+    before = []
+    for module in walk_modules(model):
+        if is_multihead(module):
+            before.append((module, type(module)))
+            module.__class__ = PrunedMultihead
+        elif _windows(module):
+            from .window_attention import PRUNED, note_head_width
+
+            note_head_width(module)
+            before.append((module, type(module)))
+            module.__class__ = PRUNED.get(type(module), type(module))
+    try:
+        yield
+    finally:
+        for module, kind in before:
+            module.__class__ = kind
+
+
+@contextmanager
 def followed_heads(model: nn.Module, trace: Any) -> Iterator[None]:
     """Labels heads, and lets attention take its sizes from the weights, while active.
 
@@ -33,23 +54,13 @@ def followed_heads(model: nn.Module, trace: Any) -> Iterator[None]:
         model: the model.
         trace: a trace that has not run yet.
     """
-    before = []
     for name, module in walk(model):
         if is_multihead(module):
-            before.append((module, type(module)))
             follow_multihead(trace, name, module)
-            module.__class__ = PrunedMultihead
         elif _windows(module):
-            from .window_attention import PRUNED
-
-            before.append((module, type(module)))
             _follow_windows(trace, name, module)
-            module.__class__ = PRUNED.get(type(module), type(module))
-    try:
+    with sized_by_weights(model):
         yield
-    finally:
-        for module, kind in before:
-            module.__class__ = kind
 
 
 def _follow_windows(trace: Any, name: str, attention: Any) -> None:

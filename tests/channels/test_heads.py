@@ -345,3 +345,30 @@ def test_pairs_of_heads_that_must_agree_stay():
     torch.manual_seed(0)
     found = find_groups(MustAgree(2).eval(), torch.randn(2, 5, 8))
     assert {group.name for group in found} == {"local.proj", "globally.proj"}
+
+
+class FromTheFirst(nn.Module):
+    """Attention of the first token, with weights, which PyTorch's own code computes with heads inside the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.m = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+
+    def forward(self, x):
+        return self.m(x[:, :1], x, x)[0]
+
+
+def test_heads_that_a_trial_leaves_whole_count_the_statistics_of_the_masked_copy():
+    """Two kinds of small groups are cut without each other; embeddings that are outputs stay whole too."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Tokens(FromTheFirst()), Tokens(Attention())
+
+        def forward(self, x):
+            return self.first(x) + self.second(x), self.first.embed(x), self.second.embed(x)
+
+    torch.manual_seed(0)
+    found = prove(Two(), torch.rand(2, 10, 8))
+    assert [group.size for group in found if "attention" in group.name] == [HEADS] * 2
