@@ -210,7 +210,7 @@ def _trace_once(
         code = trace.code
         with followed_response_norms(model, trace):
             ran = _follow_training(model, inputs, trace, state, watch, bool(askers))
-        trace.labels.freeze_unread()
+        trace.unread.freeze(trace.labels)
         own = state_tensors(model)
         state = {n: t for n, t in state.items() if n in own or n in trace.touched}
         trace.owner = str  # the watch refers to the trace: without this circle, what the trace holds is freed at once

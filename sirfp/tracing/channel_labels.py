@@ -95,7 +95,6 @@ class Labels:
     ties: list[tuple[Array, Array]] = field(default_factory=list)
     frozen: list[tuple[Array, str]] = field(default_factory=list)
     inexact: list[tuple[Array, str]] = field(default_factory=list)
-    sliced: list[tuple[Array, Array]] = field(default_factory=list)
 
     def fresh(self, size: int) -> Array:
         """Returns `size` new labels."""
@@ -150,16 +149,6 @@ class Labels:
         """Marks labels that must be kept, with the reason."""
         if labels is not None and len(labels):
             self.frozen.append((labels, reason))
-
-    def note_slice(self, whole: Array, part: Array) -> None:
-        """Notes that the code reads a part of a dimension of a parameter or buffer."""
-        self.sliced.append((whole, part))
-
-    def freeze_unread(self) -> None:
-        """Freezes the labels that no slice of their parameter or buffer reads, e.g. positions of longer inputs."""
-        if self.sliced:
-            whole, parts = (np.concatenate(arrays) for arrays in zip(*self.sliced, strict=True))
-            self.freeze(np.setdiff1d(whole, parts), "the example inputs do not reach it, other inputs may")
 
     def mark_inexact(self, labels: Array | None, reason: str) -> None:
         """Marks labels whose removal changes a statistic over channels, so that the cut and the masked model differ."""

@@ -20,6 +20,7 @@ from .functions import FunctionWatch
 from .pointwise import pointwise
 from .table import COUNTED, HIGHER_ORDER, RULES
 from .tensor_table import TensorTable
+from .unread import UnreadParts
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         self.splits: dict[int, Split] = {}  # by the number of the operation
         self.owner: Callable[[], str] = str  # returns the name of the module whose forward runs
         self.attended: list[Array] = []  # dimensions that batched products and attention sum over or carry
-        self.labels = Labels()
+        self.labels, self.unread = Labels(), UnreadParts()
         self.products: list[Product] = []
         self.taps: list[Tap] = []
         self.consumers: list[Consumer] = []
@@ -268,7 +269,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
             return out
         for consumer in filter(None, map(self.maker, inputs)):
             consumer.readers += 1
-        with self._overwriting(func, inputs):
+        with self._overwriting(func, inputs), self.unread.reading(self.dims, name, labelled, out):
             try:
                 rule(self, func, args, kwargs, out)
             except Exception as error:  # a use that the rule does not cover: freeze instead of failing
@@ -291,7 +292,8 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         else:
             for consumer in filter(None, map(self.maker, inputs)):
                 consumer.readers += 1
-            rule(self, func, args, kwargs, out)
+            with self.unread.reading(self.dims, name, inputs, out):
+                rule(self, func, args, kwargs, out)
         return out
 
     def _note_write(self, tensor: torch.Tensor) -> None:

@@ -83,6 +83,8 @@ def split(trace, func, args, kwargs, out) -> None:
     labels = dims[axis]
     if labels is not None and len({part.shape[axis] for part in out}) == 1:
         trace.labels.tie_rows(labels, len(out))
+    else:
+        trace.unread.note_part(labels)
     start, emitted = 0, trace.emitted(x)
     for part in out:
         size = part.shape[axis]
@@ -116,10 +118,8 @@ def slice_(trace, func, args, kwargs, out) -> None:
         if step > 1:
             trace.labels.freeze(dims[axis], "a slice takes a part of it")
         start = max(0, start + x.shape[axis]) if start < 0 else start
-        whole = dims[axis]
-        dims[axis] = whole[start::step][: out.shape[axis]]
-        if trace.is_state(x) or trace.is_state(x._base):
-            trace.labels.note_slice(whole, dims[axis])
+        trace.unread.note_part(dims[axis])
+        dims[axis] = dims[axis][start::step][: out.shape[axis]]
     trace.set(out, dims)
     emitted = trace.emitted(x)
     if emitted is not None and x.shape[emitted[0]] == out.shape[emitted[0]]:
