@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,8 @@ APART = 3
 SMALL = 5
 """Number of atoms of the largest groups that lose one or two at a choice. Wherever all are cut, many of them lose the
 same number."""
+FEW = 12
+"""Number of atoms of the largest groups that lose more than half of them where others have taken the lower numbers."""
 PAIR, ALIKE = 2, 3
 """Of `ALIKE` successive groups of `PAIR` atoms and one role each loses one without the others, see `turns_apart`."""
 
@@ -35,40 +37,87 @@ def some_of(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: boo
         uneven: True to remove larger shares of larger groups at odd turns, and of smaller groups at even turns but 0.
             Otherwise a quotient of two widths, as in `channels // heads`, is mostly that of the dense network.
     """
-    kinds, alike = _kinds(found), Counter[tuple]()
-    turns = _turns_of(groups, kinds, turn)
-    sizes = sorted({group.size for group in groups})
+    gone = _numbers(groups, _kinds(found), turn, uneven=uneven)
     keep = np.ones(found.atoms, dtype=bool)
     for order, group in enumerate(groups):
-        # Small groups of other kinds do not count: some choice cuts one without the other anyway.
-        like = group.size, kinds.get(group.name)
-        place = alike[like]
-        alike[like] += 1
-        if group.name not in turns:
-            continue
-        its, most = turns[group.name], _most(group.size)
-        first, step = group.size // (3 + 2 * its), 1
-        if its and uneven:
-            rank = sizes.index(group.size) / max(1, len(sizes) - 1)
-            first = int(MOST * group.size * (rank if its % 2 else 1 - rank))
-        elif its:
-            # Groups of similar sizes lose different shares, so that code that assumes a quotient of widths fails.
-            first = int(MOST * group.size * (sizes.index(group.size) * GOLDEN % 1))
-            step = _coprime(most)
-        # Groups of equal size lose different numbers of atoms, so that code that assumes equal widths fails. Those that
-        # lose the same number at one turn lose different ones at a later one: each adds a further digit of the place.
-        gone = 1 + (first + 1 + place * step + (place // most**its if its else 0)) % most
         part = keep[found.spans[group.name]]
-        part[np.random.default_rng((turn, order)).permutation(group.size)[:gone]] = False
-        if not part.any():
-            part[0] = True
+        part[np.random.default_rng((turn, order)).permutation(group.size)[: gone.get(group.name, 0)]] = False
     return keep
 
 
 def repeats(found: ChannelGroups) -> bool:
-    """True if some groups of equal size lose the same number of atoms at choice 0 and different ones at choice 1."""
-    counts = Counter(group.size for group in found.groups)
-    return any(number > _most(size) > 1 for size, number in counts.items())
+    """True if some groups lose the same number of atoms at choice 0. At choice 1 they lose different ones."""
+    numbers = _numbers(list(found.groups), _kinds(found), 0)
+    return len(set(numbers.values())) < len(numbers)
+
+
+def _numbers(groups: list[Group], kinds: Mapping[str, int], turn: int, *, uneven: bool = False) -> dict[str, int]:
+    """The numbers of atoms that groups lose at a choice, {name: number}; groups that lose none are left out.
+
+    Groups lose different numbers, so that code that assumes equal widths, or a fixed difference of widths, fails. Where
+    there are too few numbers, those that lose the same one at the earlier choices too lose different ones. Groups of
+    the smallest sizes choose first, since they have the fewest numbers. Groups of different kinds do not count: some
+    choice cuts one without the other anyway.
+
+    Args:
+        groups: the groups.
+        kinds: the kinds of the small groups (`_kinds`).
+        turn: the number of the choice.
+        uneven: see `some_of`.
+    """
+    sizes = sorted({group.size for group in groups})
+    apart = _apart(kinds)
+    lost: dict[str, tuple[int, ...]] = {group.name: () for group in groups}
+    for number in [*(n for n in (0, *(apart or [1])) if n < turn), turn]:
+        turns, taken = _turns_of(groups, kinds, number), Counter[tuple]()
+        for group in sorted(groups, key=lambda group: group.size):
+            known, gone = lost[group.name], 0
+            if group.name in turns and group.size > 1:
+                kind = kinds.get(group.name) if apart else None
+                rivals = (kind, known, None), (kind, None, group.size)  # by earlier numbers, then by size
+                numbers = _preferred(group.size, sizes, turns[group.name], uneven=uneven)
+                gone = _least_taken(numbers, taken, rivals)
+                taken.update((each, gone) for each in rivals)
+            lost[group.name] = (*known, gone)
+    return {name: known[-1] for name, known in lost.items() if known[-1]}
+
+
+def _least_taken(numbers: Iterable[int], taken: Mapping[tuple, int], rivals: tuple[tuple, ...]) -> int:
+    """The first of some numbers that no rival has, or else the first of those that the fewest have.
+
+    Args:
+        numbers: the numbers, the best first.
+        taken: how many groups have each number, {(rivals, number): count}.
+        rivals: names of sets of groups, the most important first.
+    """
+    counts = {}
+    for number in numbers:
+        counts[number] = [taken[each, number] for each in rivals]
+        if not any(counts[number]):
+            return number
+    return min(counts, key=lambda number: counts[number])
+
+
+def _preferred(size: int, sizes: Sequence[int], turn: int, *, uneven: bool) -> Iterator[int]:
+    """The numbers of atoms that a group of a size may lose at a choice, the best first.
+
+    Args:
+        size: the group's size.
+        sizes: the sizes of all groups, in ascending order.
+        turn: the number of the choice.
+        uneven: see `some_of`.
+    """
+    most = _most(size)
+    first, step = size // (3 + 2 * turn), 1
+    if turn and uneven:
+        rank = sizes.index(size) / max(1, len(sizes) - 1)
+        first = int(MOST * size * (rank if turn % 2 else 1 - rank))
+    elif turn:
+        # Groups of similar sizes lose different shares, so that code that assumes a quotient of widths fails.
+        first = int(MOST * size * (sizes.index(size) * GOLDEN % 1))
+        step = _coprime(most)
+    usual = (1 + (first + 1 + place * step) % most for place in range(most))
+    return itertools.chain(usual, range(most + 1, size if size <= FEW else 0))
 
 
 def _most(size: int) -> int:

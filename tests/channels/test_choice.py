@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sirfp.channels import find_groups
-from sirfp.channels.choice import second_turns, some_of, turns_apart
+from sirfp.channels.choice import repeats, second_turns, some_of, turns_apart
 
 
 class Branches(nn.Module):
@@ -35,6 +35,15 @@ class Branches(nn.Module):
         return sum(getattr(self, "read" + name)(made) for name, made in inner.items()).mean((2, 3))
 
 
+class Difference(Branches):
+    """Scales the first branch by the difference of two widths."""
+
+    def forward(self, x):
+        first, other = getattr(self, self.names[0])(x), getattr(self, self.other)(x)
+        first = first * (other.shape[1] - first.shape[1])
+        return (getattr(self, "read" + self.names[0])(first) + getattr(self, "read" + self.other)(other)).mean((2, 3))
+
+
 OF_ONE_ROLE, OF_ROLES = [f"b{number}" for number in range(5)], list("abcde")
 
 
@@ -47,6 +56,33 @@ def test_groups_that_must_be_as_wide_stay(names, width, other):
     found = find_groups(Branches(names, width, other).eval(), torch.randn(2, 3, 5, 5))
     assert names[0] not in {group.name for group in found} or names[other] not in {group.name for group in found}
     assert {group.name for group in found}  # the other branches may be cut
+
+
+@pytest.mark.parametrize("names", [["b0", "b1"], ["a", "b"]], ids=["one role", "two roles"])
+@pytest.mark.parametrize("widths", [(2, 5), (5, 2), (4, 5), (6, 7), (9, 3), (10, 11), (11, 12)], ids=str)
+def test_groups_whose_difference_of_widths_must_stay(names, widths):
+    torch.manual_seed(0)
+    found = find_groups(Difference(names, list(widths), 1).eval(), torch.randn(2, 3, 5, 5))
+    assert not found.groups, "a cut of either changes the difference"
+
+
+@pytest.mark.parametrize("each", [1, 2, 3])
+@pytest.mark.parametrize("roles", ["aa", "ab"])
+def test_any_two_widths_are_told_apart(roles, each):
+    for widths in itertools.combinations(range(1, 13) if each == 1 else (2, 3, 5, 6, 7, 12), 2):
+        for order in (widths, widths[::-1]) if each == 1 else (widths,):
+            names = [[f"{role}{side}{number}" for number in range(each)] for side, role in enumerate(roles)]
+            found = groups([*names[0], *names[1]], [order[0]] * each + [order[1]] * each)
+            numbers = [lost(found, turn) for turn in compared_turns(found)]
+            for one, other in itertools.product(*names):
+                assert any(its.get(one, 0) != its.get(other, 0) for its in numbers), (order, one, other)
+
+
+def test_wide_groups_of_any_sizes_lose_different_numbers_at_the_first_choice():
+    widths = [16, 24, 24, 32, 40, 40, 48, 64, 64, 64, 80, 96, 96, 112, 112, 160]
+    found = groups([f"a{number}" for number in range(len(widths))], widths)
+    assert len(set(lost(found, 0).values())) == len(widths) and not repeats(found)
+    assert all(number <= width // 2 for number, width in zip(lost(found, 0).values(), widths, strict=True))
 
 
 def test_more_roles_of_small_groups_take_few_more_trials():
@@ -107,6 +143,12 @@ def test_groups_of_one_role_far_apart_lose_different_numbers():
 
 def groups(names, width):
     return find_groups(Branches(names, width, 0).eval(), torch.randn(1, 3, 4, 4), trial=False)
+
+
+def compared_turns(found):
+    """The choices at which a trial compares values."""
+    turns = [0, *second_turns(found)]
+    return turns if len(turns) > 2 or repeats(found) else turns[:1]
 
 
 def lost(found, turn):
