@@ -150,6 +150,19 @@ def times(given: int, dense: int) -> int:
     return given // dense if dense > 0 and given % dense == 0 else 0
 
 
+def once(atoms: np.ndarray) -> np.ndarray:
+    """Returns the atoms of one dimension without repetitions of the whole, or of each by the same number.
+
+    A size such as `images * channels` holds the channels of each image. Of other inputs it is another multiple of them.
+    """
+    for parts in range(len(atoms), 1, -1):
+        if len(atoms) % parts == 0 and (atoms.reshape(parts, -1) == atoms[: len(atoms) // parts]).all():
+            return once(atoms[: len(atoms) // parts])
+        if len(atoms) % parts == 0 and (atoms.reshape(-1, parts) == atoms[::parts, None]).all():
+            return once(atoms[::parts])
+    return atoms
+
+
 def _raised_in(model: nn.Module, error: Exception) -> str | None:
     """Returns the name of the innermost module whose code raised an error, or None."""
     names = {id(module): name for name, module in model.named_modules()}

@@ -27,7 +27,7 @@ from ..network.sizes import attribute_key, call_key, is_size_key
 from ..network.untouched import SharedMemory, copied_model
 from ..structure.groups import INPUT, ChannelGroups, Group, SizeCall
 from .choice import turns_apart
-from .corrected_copy import CorrectedCopy, Widths, Wrong, joined, times
+from .corrected_copy import CorrectedCopy, Widths, Wrong, joined, once, times
 from .rehearsal import CutCopy
 from .trial import failing, freeze_groups
 
@@ -292,9 +292,13 @@ def _calls(wrong: Wrong, *, training: bool = False) -> Widths:
     for (place, position), (given, _, size_call) in wrong.items():
         module, number, function = place
         atoms, size = size_call.atoms[position], size_call.sizes[position]
-        dense = size if atoms is not None and times(given, size) else None
-        key = call_key(number, function, position, dense, training=training)
-        widths.setdefault(module, {})[key] = np.full(size, -1) if atoms is None else atoms
+        dense = None
+        if atoms is None:
+            atoms = np.full(size, -1)
+        elif times(given, size):
+            atoms = once(atoms)
+            dense = len(atoms)
+        widths.setdefault(module, {})[call_key(number, function, position, dense, training=training)] = atoms
     return widths
 
 

@@ -315,9 +315,10 @@ def set_sizes(module: Any, widths: Mapping[str, int]) -> None:
                 table = vars(module).setdefault("sizes_in_training", {})
             number = -1 - int(match[1]) if match[2] in MAKERS else int(match[1])
             sizes = table.setdefault(number, {})
-            # If an earlier cut set it, what its code gives is a multiple of the dense size.
-            known = sizes.get(int(match[3]))
-            sizes[int(match[3])] = (size, known[1] if known else int(match[4] or 0))
+            known, dense = sizes.get(int(match[3])), int(match[4] or 0)
+            if known:  # an earlier cut set it: what its code gives is a multiple of the size in the dense network
+                size, dense = known[0] * size // dense if dense and known[1] else size, known[1]
+            sizes[int(match[3])] = size, dense
 
 
 def _set_attribute(module: Any, attribute: str, index: int | None, size: int) -> None:

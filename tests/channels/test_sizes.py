@@ -11,6 +11,7 @@ import torch
 from cut_proofs import half_of, prove
 from torch import nn
 
+import sirfp
 from sirfp.channels import find_again, find_groups
 from sirfp.errors import InputError
 from sirfp.network.sizes import is_resized
@@ -312,3 +313,36 @@ def test_parts_whose_sizes_cannot_be_given_stay(kind):
     found = find_groups(kind().eval(), X)
     assert "i" in [g.name for g in found] and "p" not in [g.name for g in found]
     assert next(f.reason for f in found.frozen if f.name == "p")
+
+
+class KernelOfEachImage(nn.Module):
+    """A kernel for each image, mixed from several; the code gives a width times the number of images."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.mix = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 3)
+        self.kernels, self.o = nn.Parameter(torch.randn(3, 24, 16, 3, 3) / 12), nn.Conv2d(24, 5, 1)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        n, c, h, w = x.shape
+        kernels = (self.mix(x.mean((2, 3))).sigmoid() @ self.kernels.flatten(1)).view(n * 24, c, 3, 3)
+        return self.o(nn.functional.conv2d(x.reshape(1, -1, h, w), kernels, padding=1, groups=n).view(n, 24, h, w))
+
+
+def test_a_size_times_the_number_of_images_is_that_of_any_number(tmp_path):
+    torch.manual_seed(0)
+    dense = KernelOfEachImage().eval()
+    small, x = copy.deepcopy(dense), torch.randn(2, 3, 8, 8)
+    plan = sirfp.prune(small, x, "random", keep_params=0.7, bias_correction=False)
+    again = sirfp.prune(small, x[:1], "random", keep_params=0.6, bias_correction=False, seed=1)
+    assert small.o.in_channels < 24
+    both = plan.then(again)
+    sirfp.save(tmp_path / "small.safetensors", small, both)
+    loaded = KernelOfEachImage().eval()
+    sirfp.load(tmp_path / "small.safetensors", loaded)
+    mask(dense, both)
+    for count in (1, 2, 5):
+        x = torch.randn(count, 3, 8, 8)
+        assert compare(dense, small, x, both).relative < 1e-5
+        assert compare(small, loaded, x).relative == 0
