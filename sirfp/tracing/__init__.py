@@ -1,11 +1,22 @@
 """Follows every channel of a model through one real forward pass.
 
 `channel_labels` holds the labels and their ties, `mode` the dispatch mode that intercepts each ATen operation. The
-rules are in `pointwise`, `products`, `reductions`, `shapes`, `slicing`, `diagonals`, `spectra` and `deformable`: one
-small function for each operation, in one table (`table`). `sirfp.structure.atoms` makes groups from the labels.
+rules are in `pointwise`, `products`, `reductions`, `shapes`, `slicing`, `scattering`, `diagonals`, `spectra` and
+`deformable`: one small function for each operation, in one table (`table`). `sirfp.structure.atoms` makes groups from
+the labels.
 """
 
-from . import deformable, diagonals, pointwise, products, reductions, shapes, slicing, spectra  # noqa: F401  (for the table)
+from . import (  # noqa: F401  (for the table)
+    deformable,
+    diagonals,
+    pointwise,
+    products,
+    reductions,
+    scattering,
+    shapes,
+    slicing,
+    spectra,
+)
 from .channel_labels import Labels, Product, Tap
 from .mode import ChannelTrace
 from .shapes import convolution_weights

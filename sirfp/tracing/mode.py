@@ -17,34 +17,13 @@ from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
 from .codes import arguments, fingerprint, is_higher_order
 from .emissions import EmittedValues
 from .functions import FunctionWatch
+from .makers import MADE, UNLABELLED
 from .pointwise import pointwise
 from .table import COUNTED, HIGHER_ORDER, RULES
 from .tensor_table import TensorTable
 from .unread import UnreadParts
 
 logger = logging.getLogger(__name__)
-
-# Operations whose results hold no channels, even if their inputs carry labels.
-_UNLABELLED = frozenset(
-    f"aten::{name}"
-    for name in [
-        "new_zeros",
-        "new_ones",
-        "new_empty",
-        "new_full",
-        "new_empty_strided",
-        "size",
-        "sym_size",
-        "stride",
-        "storage_offset",
-        "_local_scalar_dense",
-        "is_same_size",
-        "equal",
-        "allclose",
-        "numel",
-    ]
-)
-
 
 class ChannelTrace(EmittedValues, TorchDispatchMode):
     """Intercepts every ATen operation, runs it on its real tensors and applies its rule.
@@ -99,6 +78,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         self._made_by = TensorTable()  # output of a convolution -> its Consumer
         self._broadcast = TensorTable()  # expanded tensor -> {dimension: labels that it meets}
         self._split_by = TensorTable()  # output of a split -> (number of its operation, axes it split)
+        self._made = TensorTable()  # tensors of one value that the code made
         self._functions = FunctionWatch(trace=weakref.proxy(self))
         self.state_dims: dict[str, Dims] = {}
         for name, tensor in state.items():
@@ -161,6 +141,18 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
 
     def is_state(self, tensor: Any) -> bool:
         return isinstance(tensor, torch.Tensor) and tensor in self._names
+
+    def fit_made(self, tensor: torch.Tensor, axis: int, labels: Array | None) -> bool:
+        """Gives labels to a dimension without any of a tensor that the code made; False if it made no such tensor.
+
+        The code may follow the width, as `x.new_zeros(len(x), x.shape[1])` does, or write it: the trial shows which.
+        """
+        if tensor not in self._made or self.dim(tensor, axis) is not None:
+            return False
+        dims = list(self.dims(tensor))
+        dims[axis] = labels
+        self.set(tensor, dims)
+        return True
 
     def is_area(self, labels: Array) -> bool:
         """True for the labels of a spatial dimension of a convolution's weight."""
@@ -258,7 +250,9 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         if func._schema.is_mutable and inputs:
             self._note_write(inputs[0])
         out = self.compute(func, args, kwargs)
-        if name in _UNLABELLED or not (labelled or name in COUNTED):
+        if name in MADE:
+            self._made[out] = True
+        if name in UNLABELLED or not (labelled or name in COUNTED):
             return out
         if into_part and labelled:
             self.freeze_tensors(labelled, f"{name} writes into a part of another tensor")

@@ -38,6 +38,8 @@ def pointwise(trace, func, args, kwargs, out) -> None:
         if shape[axis] == 1 or not any(trace.dim(t, axis) is not None for t in lined_up):
             result.append(None)
             continue
+        labels = next(filter(lambda own: own is not None, (trace.dim(t, axis) for t in lined_up)))
+        lined_up = [t for t in lined_up if not trace.fit_made(t, axis, labels)]
         labels = trace.dim(lined_up[0], axis)
         for tensor in lined_up[1:]:
             labels = trace.labels.tie(labels, trace.dim(tensor, axis), f"{name} joins it with a fixed size")

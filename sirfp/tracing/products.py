@@ -140,6 +140,34 @@ def baddbmm(trace, func, args, kwargs, out) -> None:
     _add_bias(trace, args[0], out)
 
 
+@rule("_trilinear")
+def trilinear(trace, func, args, kwargs, out) -> None:
+    """Follows `nn.Bilinear`, a product of three tensors that lack some dimensions and are summed over others."""
+    absent, summed = args[3:6], args[6]
+    sides: list = []
+    for axis in range(args[0].dim() + len(absent[0])):
+        parts = zip(args[:3], absent, strict=True)
+        own = [(tensor, axis - sum(a < axis for a in gone)) for tensor, gone in parts if axis not in gone]
+        labels = trace.dim(*own[0])
+        for tensor, place in own[1:]:
+            labels = trace.labels.tie(labels, trace.dim(tensor, place), "a product ties it to an input of fixed size")
+        sides.append((labels, own[0][0].shape[own[0][1]]))
+    trace.set(out, [labels for axis, (labels, _) in enumerate(sides) if axis not in summed])
+    _count_product(trace, "bilinear", sides)
+    if trace.is_state(args[1]) and trace.dim(args[1], 0) is not None:
+        trace.taps.append(Tap(args[1], trace.dim(args[1], 0), norm=False, dim=-1))
+
+
+@rule("_euclidean_dist", "_cdist_forward")
+def distances(trace, func, args, kwargs, out) -> None:
+    """(..., n, k) and (..., m, k) -> (..., n, m): ties the dimension that distances sum over."""
+    a, b = trace.dims(args[0]), trace.dims(args[1])
+    trace.labels.tie(a[-1], b[-1], "a distance ties it to an input of fixed size")
+    reason = "a distance joins it with a fixed size"
+    outer = [trace.labels.tie(x, y, reason) for x, y in zip(a[:-2], b[:-2], strict=True)]
+    trace.set(out, [*outer, a[-2], b[-2]])
+
+
 @rule("mv", "dot", "vdot")
 def matrix_vector(trace, func, args, kwargs, out) -> None:
     a, b = args

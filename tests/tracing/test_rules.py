@@ -91,7 +91,59 @@ def _attend(net, x):
     return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
+def _messages(net, x):
+    """The sum, by three functions, and the largest of the neighbours' rows."""
+    rows, to = x.flatten(2)[0].t(), torch.tensor([1, 2, 3, 0, 0, 5, 63])
+    given = rows[: len(to)] * 2
+    index = to[:, None].expand(-1, rows.shape[1])
+    added = torch.zeros(len(rows), rows.shape[1], dtype=x.dtype).index_add(0, to, given)
+    added = added + torch.zeros_like(rows).scatter_add_(0, index, given)
+    largest = torch.zeros(len(rows), 16, dtype=x.dtype).scatter_reduce(0, index, given, "amax")
+    return (rows.index_copy(0, to, added[to]) + largest).t().unflatten(1, x.shape[2:])[None]
+
+
+def _experts(net, x):
+    """Each row goes to one of two layers."""
+    rows = x.flatten(2).transpose(1, 2).flatten(0, 1)
+    gate = net.gate(rows)
+    out = torch.zeros_like(rows)
+    for number, chosen in enumerate((gate[:, 0] > 0, gate[:, 0] <= 0)):
+        (places,) = torch.where(chosen)
+        out.index_add_(0, places, net.layers[number](rows[places]) * gate[places])
+    return out.view(len(x), -1, x.shape[1]).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def _bilinear(net, x):
+    x = x.movedim(1, -1)
+    return net.b(x, net.c(x)).movedim(-1, 1)
+
+
+def _nearest(net, x):
+    """Distances to learned points, as weights of other points."""
+    rows = x.flatten(2).transpose(1, 2)
+    shares = torch.exp(-torch.cdist(rows, net.points[None].expand(len(x), -1, -1)))
+    return (x.flatten(2) + (shares @ net.values).transpose(1, 2)).unflatten(2, x.shape[2:])
+
+
+def _recurrence(net, x):
+    """A state that begins as zeros, in the width of the channels or in one that the code writes."""
+    state, other = x.new_zeros(len(x), x.shape[1], 5), torch.zeros(len(x), 16, 1, dtype=x.dtype)
+    for column in x.mean(2).unbind(2):
+        state = net.decay.sigmoid() * state + column[:, :, None]
+        other = (other + column[:, :, None]) * 0.5
+    return x + (state.sum(2) + other[..., 0])[:, :, None, None]
+
+
 OPERATIONS = {
+    "messages": lambda: Around(_messages),
+    "experts": lambda: Around(
+        _experts, gate=nn.Linear(16, 1), layers=nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+    ),
+    "bilinear layer": lambda: Around(_bilinear, b=nn.Bilinear(16, 8, 16), c=nn.Linear(16, 8)),
+    "distances": lambda: Around(
+        _nearest, points=nn.Parameter(torch.randn(6, 16)), values=nn.Parameter(torch.randn(6, 16))
+    ),
+    "state of a recurrence": lambda: Around(_recurrence, decay=nn.Parameter(torch.randn(16, 1))),
     "fold": lambda: Around(lambda _, x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2)),
     "fold of a layer": lambda: Around(_fold, mix=nn.Linear(64, 64)),
     "replicate in 3-D": lambda: Around(lambda _, x: F.pad(x, (0, 1) * 3, mode="replicate"), 3),

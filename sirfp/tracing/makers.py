@@ -1,0 +1,26 @@
+"""Operations whose results hold none of the channels of their inputs."""
+
+from __future__ import annotations
+
+UNLABELLED = frozenset(
+    f"aten::{name}"
+    for name in [
+        "new_zeros",
+        "new_ones",
+        "new_empty",
+        "new_full",
+        "new_empty_strided",
+        "size",
+        "sym_size",
+        "stride",
+        "storage_offset",
+        "_local_scalar_dense",
+        "is_same_size",
+        "equal",
+        "allclose",
+        "numel",
+    ]
+)
+"""Operations that read a shape, a single value or nothing of their inputs."""
+MADE = frozenset(f"aten::{new}{name}" for new in ("", "new_") for name in ("zeros", "ones", "full"))
+"""Operations that make a tensor of one value and of a given shape."""
