@@ -112,7 +112,8 @@ class CorrectedCopy:
                 if right is None:
                     continue
                 right *= max(1, times(sizes[position], size_call.sizes[position]))
-                if sizes[position] not in (right, -1):
+                at_end = given.axes and right == x.shape[given.axes[position]]  # a bound behind the end is right too
+                if sizes[position] not in (right, -1, size_call.sizes[position] if at_end else right):
                     self.wrong[place, position] = (sizes[position], right, size_call)
                     sizes[position] = right
             return make(sizes)

@@ -130,8 +130,8 @@ def _labels(trace: ChannelTrace, given: SizesIn, x: Any, out: Any) -> tuple[list
     if not isinstance(x, torch.Tensor):
         return none
     if given.function == "getitem":  # a bound has the labels before it
-        bounds = zip(given.axes, given.sizes, strict=True)  # a bound at the end or behind it stays right
-        return [_before(trace.dim(x, axis), bound) if bound < x.shape[axis] else None for axis, bound in bounds], 0
+        bounds = zip(given.axes, given.sizes, strict=True)  # a bound behind the end stays right
+        return [_before(trace.dim(x, axis), bound) if bound <= x.shape[axis] else None for axis, bound in bounds], 0
     if given.function == "groups":  # of a depthwise convolution
         return [trace.dim(x, 1) if given.sizes[0] == x.shape[1] > 1 else None], 0
     if given.function in ("narrow", "tensor_split"):

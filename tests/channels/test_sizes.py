@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cut_proofs import half_of, prove
+from small_networks import random_keep
 from torch import nn
 
 import sirfp
@@ -346,3 +347,36 @@ def test_a_size_times_the_number_of_images_is_that_of_any_number(tmp_path):
         x = torch.randn(count, 3, 8, 8)
         assert compare(dense, small, x, both).relative < 1e-5
         assert compare(small, loaded, x).relative == 0
+
+
+class SlicesByAttribute(nn.Module):
+    """Gives all bounds of slices as multiples of one attribute, also the last, which is the end."""
+
+    def __init__(self, reduce):
+        super().__init__()
+        self.width, self.reduce = 6, reduce
+        self.a, self.c = nn.Conv2d(3, 24, 1), nn.ModuleList(nn.Conv2d(6, 6, 1) for _ in range(3))
+        self.o = nn.Conv2d(12 if reduce else 24, 5, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        parts = [x[:, i * self.width : (i + 1) * self.width] for i in range(4)]
+        made = [conv(part) for conv, part in zip(self.c, parts[:3], strict=True)]
+        if self.reduce:  # the number of channels of the last part is seen nowhere
+            return self.o(torch.cat([made[0] * made[1], made[2]], 1)) + parts[3].sum(1, keepdim=True)
+        return self.o(torch.cat([*made, parts[3]], 1))
+
+
+@pytest.mark.parametrize("reduce", [False, True], ids=["joined", "summed"])
+def test_a_bound_at_the_end_that_follows_from_an_attribute_is_replaced(reduce):
+    torch.manual_seed(0)
+    dense, x = SlicesByAttribute(reduce).eval(), torch.randn(2, 3, 4, 4)
+    found = find_groups(dense, x)
+    assert len(found.groups) >= 4
+    for seed in range(20):
+        keep = random_keep(found, seed)
+        small, masked = copy.deepcopy(dense), copy.deepcopy(dense)
+        plan = plan_for(found, keep)
+        apply(small, plan)
+        mask(masked, plan)
+        assert compare(masked, small, x, plan).relative < 1e-5, seed
