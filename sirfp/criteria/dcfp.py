@@ -49,14 +49,19 @@ class DCFP(GradientCriterion):
         self.ema = ema
         tensors = dict(model.named_parameters())
         self._gates: dict[str, tuple[nn.Parameter, int]] = {}
+        self._places: dict[tuple[str, int], str] = {}  # {(tensor, dimension): name of the gates}
         self._members: dict[str, list[Slice]] = {}
         for group in self.groups:
             layers = trained_norm_layers(model, group)
             members = [Slice(f"{layer.module}.weight", 0, layer.index) for layer in layers] or filters(model, group)
             self._members[group.name] = [p for p in members if p.tensor in tensors]
             for piece in self._members[group.name]:
-                self._gates[piece.tensor] = tensors[piece.tensor], piece.dim
-                self._start(piece.tensor, tensors[piece.tensor].shape[piece.dim])
+                tensor, place = tensors[piece.tensor], (piece.tensor, piece.dim)
+                # One tensor may have gates in two dimensions, for two groups.
+                free = piece.tensor if piece.tensor not in self._gates else f"{piece.tensor} {piece.dim}"
+                name = self._places.setdefault(place, free)
+                self._gates[name] = tensor, piece.dim
+                self._start(name, tensor.shape[piece.dim])
 
     @torch.no_grad()
     def step(self) -> None:
@@ -74,7 +79,8 @@ class DCFP(GradientCriterion):
     def scores(self) -> dict[str, torch.Tensor]:
         result = {}
         for name, members in self._members.items():
-            pieces = [Slice(p.tensor, 0, p.index) for p in members if self.counts[p.tensor]]
+            gates = [(self._places[p.tensor, p.dim], p.index) for p in members]
+            pieces = [Slice(place, 0, index) for place, index in gates if self.counts[place]]
             seen = [rows(self.sums[piece.tensor], piece).mean((1, 2)) for piece in pieces]
             result[name] = torch.stack(seen).mean(0) if seen else None
         return self._whole(result)

@@ -45,6 +45,8 @@ class Observer:
         def see(x: torch.Tensor) -> None:
             if self.looking and (self.model.training or not self.training):
                 x = x.detach()
+                if x.dim() == 1:  # of one vector, such as the input of a network that makes weights
+                    x = x[None]
                 self.criterion.observe(feature, x if feature.dim == 1 else x.movedim(feature.dim, 1))
 
         return see
