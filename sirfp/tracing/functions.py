@@ -39,8 +39,9 @@ class FunctionWatch(TorchFunctionMode):
         if self.steady and args and name in _DROPOUTS:
             return args[0]
         if self.trace is not None and name in _RECURRENT:
+            weights = [t for t in tree_leaves(args) if isinstance(t, torch.Tensor) and self.trace.is_state(t)]
             for tensor in tree_leaves([a for a in args if isinstance(a, (tuple, torch.Tensor))][1:]):
-                self._label_state(tensor)
+                self._label_state(tensor, weights)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch warns of its own flags
                 with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
@@ -56,13 +57,22 @@ class FunctionWatch(TorchFunctionMode):
         finally:
             self.pooling -= pooling
 
-    def _label_state(self, tensor: Any) -> None:
-        """Gives the last dimension of a hidden state new labels if the tensor has none."""
+    def _label_state(self, tensor: Any, weights: list[torch.Tensor]) -> None:
+        """Gives the last dimension of a hidden state labels if the tensor has none.
+
+        Args:
+            tensor: the state.
+            weights: of the layer, the two matrices for the input and for the state first, (gates * hidden, ...). The
+                labels are those of the second's inputs, or of a gate where the state has another width (a cell's).
+        """
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or self.trace.is_state(tensor):
             return
         dims = self.trace.dims(tensor)
         if dims[-1] is None and tensor.shape[-1] > 1:
-            self.trace.set(tensor, [*dims[:-1], self.trace.labels.fresh(tensor.shape[-1])])
+            size = tensor.shape[-1]
+            sides = [self.trace.dim(weights[1], 1), self.trace.dim(weights[0], 0)] if len(weights) > 1 else []
+            known = next((side for side in sides if side is not None and len(side) % size == 0), None)
+            self.trace.set(tensor, [*dims[:-1], self.trace.labels.fresh(size) if known is None else known[:size]])
 
 
 def _circular(input: Any, pad: Any, mode: str = "constant", value: float | None = None) -> torch.Tensor | None:

@@ -208,26 +208,49 @@ def embedding(trace, func, args, kwargs, out) -> None:
     trace.set(out, [None] * (out.dim() - 1) + [trace.dim(weight, 1)])
 
 
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(trace, func, args, kwargs, out) -> None:
+    trace.labels.freeze(trace.dim(args[0], 0), "it is an index of an embedding")
+    trace.set(out[0], [None, trace.dim(args[0], 1)])
+
+
 @rule("constant_pad_nd", "pad")
 def constant_pad(trace, func, args, kwargs, out) -> None:
-    """Keeps the labels of channels. Freezes padded channels, because the padding's size is written in the code."""
-    x = args[0]
+    """Keeps the labels of channels. Padding at the sides of channels, whose size the code writes, stays whole."""
+    x, sides = args[:2]
     dims = list(trace.dims(x))
     for axis in range(x.dim()):
-        if out.shape[axis] != x.shape[axis] and dims[axis] is not None:
+        if out.shape[axis] == x.shape[axis] or dims[axis] is None:
+            continue
+        low, high = sides[2 * (x.dim() - 1 - axis) :][:2]
+        if min(low, high) < 0 or func._schema.name != "aten::constant_pad_nd":
             trace.labels.freeze(dims[axis], "it is padded")
             dims[axis] = None
+        else:
+            ends = [trace.labels.fresh(side) for side in (low, high)]
+            for end in ends:
+                trace.labels.freeze(end, "it is padding of a fixed size")
+            dims[axis] = np.concatenate([ends[0], dims[axis], ends[1]])
     trace.set(out, dims)
     emitted = trace.emitted_maps(x)
     if emitted is not None and emitted[0] > 0 and all(x.shape[axis] == out.shape[axis] for axis in (0, emitted[0])):
         trace.set_emitted(out, emitted[0], func(emitted[1], *args[1:], **kwargs))
 
 
-@rule("roll", "flip")
+@rule("roll")
 def roll(trace, func, args, kwargs, out) -> None:
     x = args[0]
     dims = list(trace.dims(x))
-    axes = args[1] if func._schema.name == "aten::flip" else (args[2] if len(args) > 2 else range(x.dim()))
+    axes = args[2] if len(args) > 2 else range(x.dim())
     for axis in [axes] if isinstance(axes, int) else axes:
-        trace.labels.freeze(dims[axis], "roll or flip changes its order")
+        trace.labels.freeze(dims[axis], "roll changes its order")
+    trace.set(out, dims)
+
+
+@rule("flip")
+def flip(trace, func, args, kwargs, out) -> None:
+    """Reverses the labels: the channels that are left are reversed too."""
+    dims = list(trace.dims(args[0]))
+    for axis in args[1]:
+        dims[axis] = None if dims[axis] is None else np.ascontiguousarray(dims[axis][::-1])
     trace.set(out, dims)

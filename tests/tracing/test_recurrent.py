@@ -33,6 +33,14 @@ class ByStep(nn.Module):
         return self.head(state[0] if isinstance(state, tuple) else state)
 
 
+class Averaged(Sequences):
+    """Averages over the positions, which is a statistic of a tensor whose channels a cut removes."""
+
+    def forward(self, x):
+        x, *_ = self.cells(self.embed(x).relu())
+        return self.head(x.mean(1) + x.amax(1))
+
+
 class Text(nn.Module):
     """Recognition of text: the columns of a feature map are the positions of a recurrent layer."""
 
@@ -67,6 +75,13 @@ def test_hidden_channels_of_layers_go(kind, options):
     torch.manual_seed(0)
     found = prove(Sequences(kind, **options), torch.rand(1, 6, 5))
     assert [g.size for g in found if g.name.startswith("cells")] == [16, 8][: 1 + ("proj_size" in options)]
+
+
+@pytest.mark.parametrize(("kind", "options"), LAYERS, ids=str)
+def test_a_mean_over_positions_keeps_no_hidden_channel(kind, options):
+    torch.manual_seed(0)
+    found = prove(Averaged(kind, **options), torch.rand(1, 6, 5))
+    assert [f.name for f in found.frozen] == ["head"]
 
 
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
