@@ -15,6 +15,7 @@ from ..network.outputs import Outputs, only
 from ..network.plain_tensors import register_plain
 from ..network.untouched import seeded
 from ..network.walk import walk, walk_buffers, walk_modules, walk_parameters, walk_tensors
+from ..network.wrappers import on_plain_model, plain
 from ..structure.plan import PruningPlan
 from ..surgery.cut import give_bias
 from .choices import Choices
@@ -22,6 +23,10 @@ from .kept import as_if_cut
 
 EQUAL = 1e-4
 """Relative difference up to which outputs count as equal up to rounding."""
+
+
+COMPILED = "_orig_mod."
+"""What a compiled module puts before the names of the module inside."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Difference:
     each: Mapping[str, float] = field(default_factory=dict)
 
 
+@on_plain_model
 def mask(model: nn.Module, plan: PruningPlan) -> None:
     """Zeroes, in place, the removed channels of a dense model: weights, biases, scales, shifts and running means.
 
@@ -86,14 +92,16 @@ def writable(tensor: torch.Tensor) -> bool:
     return all(step or size == 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
+@on_plain_model
 def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tensor]) -> None:
     """Fills a dense model, in place, with the pruned weights at the kept indices and zeros elsewhere.
 
     Args:
         model: the dense model.
         plan: the plan, which holds the kept indices.
-        pruned: the pruned model's parameters and buffers by name.
+        pruned: the pruned model's parameters and buffers by name; names may say that a part was compiled.
     """
+    pruned = {name.replace(COMPILED, ""): tensor for name, tensor in pruned.items()}
     register_plain(model, {name for cut in plan.cuts for name, _ in cut.tensors})
     modules = dict(walk(model))
     for name in plan.new_biases:
@@ -140,9 +148,11 @@ def compare(
         outputs: takes the part out of the output that is compared, as in `sirfp.prune`; None for all of it.
         masked: True if `b` is a masked model of the same plan too.
     """
-    difference = _compared(a, b, inputs, (plan, plan if masked else None), outputs)
-    if plan is not None and not difference.relative <= EQUAL:
-        return min(difference, _compared(a, b, inputs, (None, None), outputs), key=lambda found: found.relative)
+    with plain(a) as first, plain(b) as second:
+        difference = _compared(first, second, inputs, (plan, plan if masked else None), outputs)
+        if plan is not None and not difference.relative <= EQUAL:
+            stricter = _compared(first, second, inputs, (None, None), outputs)
+            return min(difference, stricter, key=lambda found: found.relative)
     return difference
 
 

@@ -12,6 +12,7 @@ from sirfp.channels import find_groups
 from sirfp.errors import InputError
 from sirfp.network.wrappers import plain, unwrapped
 from sirfp.surgery.cut import apply
+from sirfp.verify import compare, expand, mask
 
 X = torch.randn(2, 3, 12, 12)
 
@@ -182,3 +183,22 @@ def test_what_is_no_plain_network_is_refused():
             with pytest.raises(InputError, match=words) as error:
                 function(model)
             assert "\n" not in str(error.value)
+
+
+def test_a_compiled_part_is_masked_filled_and_compared():
+    model = build()
+    model[3] = torch.compile(model[3], backend="eager")
+    model.eval()
+    small, masked, filled = (copy.deepcopy(model) for _ in range(3))
+    plan = sirfp.prune(small, X, "random", keep_flops=0.5, bias_correction=False)
+    mask(masked, plan)
+    expand(filled, plan, small.state_dict())
+    gone = torch.tensor([i for i in range(16) if i not in plan.kept["3"]])
+    assert len(gone) and not plain_weight(masked)[gone].any()
+    assert torch.equal(plain_weight(masked), plain_weight(filled))
+    for other in (masked, filled):
+        assert compare(other, small, X, plan).relative < 1e-5 < compare(model, small, X).relative
+
+
+def plain_weight(model):
+    return model[3]._orig_mod.weight
