@@ -165,6 +165,10 @@ def _lead(signature: np.ndarray, making: list[bool]) -> int:
     return next((place for place in unique if making[place]), next(iter(unique)))
 
 
+HIDDEN = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+"""Modules that do not return the outputs of their linear layers."""
+
+
 def _features(
     model: nn.Module, trace: ChannelTrace, component: np.ndarray, outputs: Outputs
 ) -> list[tuple[Feature, np.ndarray, np.ndarray]]:
@@ -178,11 +182,13 @@ def _features(
     found = {}
     for tap in trace.taps:
         module = owner[id(tap.tensor)]
-        hidden = isinstance(model.get_submodule(module), (nn.MultiheadAttention, nn.RNNBase))  # not in their output
-        if module not in found and not hidden:
+        if module not in found and not isinstance(model.get_submodule(module), HIDDEN):
             ids = component[tap.labels]
             empty = np.zeros((0, 0), dtype=np.int64)
             dim = channel_dim(tap.dim, [None if d is None else component[d] for d in outputs.dims.get(module, ())], ids)
+            shape = outputs.shapes.get(module)
+            if shape is not None and (not -len(shape) <= dim < len(shape) or shape[dim] != len(ids)):
+                continue  # it returns others, as a linear layer that gates its own outputs does
             order = np.argsort(ids, kind="stable")
             feature = Feature(module, tap.norm, dim, empty, outputs.positions(module, len(ids)), len(ids))
             found[module] = (feature, order, ids[order])

@@ -43,7 +43,30 @@ class Heads(nn.Module):
         return self.o(x + torch.einsum("bhlk,hkd->bld", scores.softmax(-1) @ v, self.p))
 
 
-@pytest.mark.parametrize("network", [MadeWeights, Heads])
+class Gated(nn.Linear):
+    """Returns half as many channels as its weight makes."""
+
+    def forward(self, x):
+        value, gate = super().forward(x).chunk(2, -1)
+        return value * gate.sigmoid()
+
+
+class Steps(nn.Module):
+    """A gated layer, a cell of a recurrent layer, and a linear layer that a norm follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.i, self.gated, self.cell = nn.Linear(3, 16), Gated(16, 24), nn.GRUCell(12, 20)
+        self.m, self.norm, self.o = nn.Linear(20, 16), nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        state = None
+        for step in self.gated(self.i(x.flatten(2).mT).relu()).unbind(1):
+            state = self.cell(step, state)
+        return self.o(self.norm(self.m(state)).relu())
+
+
+@pytest.mark.parametrize("network", [MadeWeights, Heads, Steps])
 @pytest.mark.parametrize("name", sorted(CRITERIA))
 def test_every_criterion_prunes_it(network, name):
     torch.manual_seed(0)
