@@ -13,9 +13,29 @@ from sirfp.hooks import curves
 CURVES = ("SIRFP.WIDTHS", "curves")
 
 
-def test_a_run_writes_its_loss_curves(tmp_path):
-    trainer = run(tmp_path, *CURVES)
-    prunings = json.loads((tmp_path / "curves.json").read_text())["prunings"]
+def recording(kept):
+    """`CurveStore.put` that also notes what it puts."""
+    put = curves.CurveStore.put
+
+    def record(self, state, *args):
+        put(self, state, *args)
+        kept.append(state)
+
+    return record
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run: its folder, its trainer, and how many curves it measured."""
+    folder, kept = tmp_path_factory.mktemp("whole"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves.CurveStore, "put", recording(kept))
+        return folder, run(folder, *CURVES), len(kept)
+
+
+def test_a_run_writes_its_loss_curves(whole):
+    folder, trainer, _ = whole
+    prunings = json.loads((folder / "curves.json").read_text())["prunings"]
     assert [(one["step"], one["iteration"]) for one in prunings] == [(1, 8), (2, 13)]
     assert prunings[-1]["cuts"] == [[one.to_json() for one in cut] for cut in trainer.pruning.measured]
     plan = trainer.pruning.plan
@@ -24,37 +44,28 @@ def test_a_run_writes_its_loss_curves(tmp_path):
         assert all(group["channels"] == group["widths"][-1] and group["losses"][-1] == 0 for group in cut)
     first = prunings[0]["cuts"][0]
     assert {group["group"]: group["channels"] for group in first} == dict(plan.channels)
-    assert (tmp_path / "curves.png").stat().st_size and "keeps 80%" in (tmp_path / "curves.md").read_text()
+    assert (folder / "curves.png").stat().st_size and "keeps 80%" in (folder / "curves.md").read_text()
 
 
-def test_an_interrupted_pruning_goes_on_with_its_curves(tmp_path, monkeypatch):
+def test_an_interrupted_pruning_goes_on_with_its_curves(whole, tmp_path, monkeypatch):
     """The run dies while the second pruning's curves are measured, and is resumed from a checkpoint before it."""
-    wanted = run(tmp_path / "whole", *CURVES).pruning.plan
-    put, kept = curves.CurveStore.put, []
-
-    def record(self, state, *args):
-        put(self, state, *args)
-        kept.append(state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(curves.CurveStore, "put", record)
-        run(tmp_path / "counted", *CURVES)
-    count = len(kept)
+    folder, finished, count = whole
+    kept: list = []
+    record = recording(kept)
 
     def die(self, state, *args):
         record(self, state, *args)
         if len(kept) == count - 1:
             raise Stopped
 
-    del kept[:]
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(curves.CurveStore, "put", die)
-        run(tmp_path / "cut off", *CURVES)
+        run(tmp_path, *CURVES)
     monkeypatch.setattr(curves.CurveStore, "put", record)
-    trainer = run(tmp_path / "cut off", *CURVES, resume=True)
+    trainer = run(tmp_path, *CURVES, resume=True)
     assert len(kept) == count, "one group more was measured"
-    assert trainer.pruning.plan == wanted
-    ours, theirs = (json.loads((tmp_path / name / "curves.json").read_text()) for name in ("cut off", "whole"))
+    assert trainer.pruning.plan == finished.pruning.plan
+    ours, theirs = (json.loads((place / "curves.json").read_text()) for place in (tmp_path, folder))
     assert ours == theirs
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils import logger
+from marks import slow_but
 from tiny_run import HOOKS, IMAGE, Stopped, TaskTrainer, config, run
 from torch import nn
 
@@ -90,7 +91,7 @@ def test_the_optimizer_goes_on(whole):
         assert trainer.optimizer.state[parameter]["momentum_buffer"].shape == parameter.shape
 
 
-@pytest.mark.parametrize("stop", [2, 4, 7, 8, 9, 12, 13, 14, 19])
+@pytest.mark.parametrize("stop", slow_but([2, 4, 7, 8, 9, 12, 13, 14, 19], 7, 9, 13))  # prunings at 8 and 13
 def test_a_run_cut_off_anywhere_resumes_to_the_same_network(whole, tmp_path, stop):
     with pytest.raises(Stopped):
         run(tmp_path / "cut", stop=stop)
@@ -172,9 +173,9 @@ def test_a_run_without_pruning_needs_no_hook(tmp_path):
 @pytest.mark.parametrize(
     ("criterion", "penalty"),
     [
-        ("taylor", ""),
+        pytest.param("taylor", "", marks=pytest.mark.slow),
         ("dcfp", ""),
-        ("sirfp_joint", ""),
+        pytest.param("sirfp_joint", "", marks=pytest.mark.slow),
         ("slimming", "SlimmingPenalty"),
         ("depgraph", "GroupRegularization"),
     ],
@@ -189,8 +190,18 @@ def test_rivals_prune_in_a_run_and_resume(tmp_path, criterion, penalty):
     assert run(tmp_path / "cut", *opts, resume=True).pruning.plan == whole.pruning.plan
 
 
-@pytest.mark.parametrize("criterion", ["sirfp", "sirfp_setwise", "magnitude", "random"])
-@pytest.mark.parametrize("hooks", [HOOKS, "['Accumulate', 'PruneSteps']", "['PruneSteps']"])
+@pytest.mark.parametrize(
+    ("criterion", "hooks"),
+    [
+        ("sirfp", HOOKS),
+        ("sirfp", "['PruneSteps']"),
+        ("magnitude", "['Accumulate', 'PruneSteps']"),
+        ("random", "['PruneSteps']"),
+        *(pytest.param("sirfp_setwise", hooks, marks=pytest.mark.slow) for hooks in (HOOKS, "['PruneSteps']")),
+        pytest.param("sirfp", "['Accumulate', 'PruneSteps']", marks=pytest.mark.slow),
+        pytest.param("magnitude", HOOKS, marks=pytest.mark.slow),
+    ],
+)
 def test_criteria_and_hooks_combine(tmp_path, criterion, hooks):
     if criterion == "sirfp" and "Accumulate" not in hooks:
         with pytest.raises(InputError, match="Accumulate"):

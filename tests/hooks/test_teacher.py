@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from marks import slow_but
 from tiny_run import Stop, Stopped, TaskTrainer, config, run
 from tiny_tasks import PROJECTS, command, make_data
 
@@ -65,7 +66,7 @@ def test_it_changes_the_training_after_the_cut_only(whole, tmp_path):
     assert not any(loss for _, loss in losses(tmp_path))
 
 
-@pytest.mark.parametrize("stop", [5, 10, 14, 19])
+@pytest.mark.parametrize("stop", slow_but([5, 10, 14, 19], 5, 10))  # prunings after 8 and 13
 def test_a_resumed_run_has_the_same_teacher_and_result(whole, tmp_path, stop):
     with pytest.raises(Stopped):
         run(tmp_path, *ON, stop=stop)
@@ -189,8 +190,8 @@ def test_no_config_turns_it_on():
 
 PRUNE = (
     "SIRFP.KEEP_FLOPS 0.6 SIRFP.STEPS 2 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 1 SIRFP.ACCUMULATE_PERIOD 1 "
-    "SOLVER.MAX_ITER 6 SOLVER.CHECKPOINT_PERIOD 1 SIRFP.HOOKS ['Accumulate','Report','PruneSteps','Recover'] "
-    "SIRFP.RECONSTRUCTION_ITERS 0 SIRFP.WIDTHS ranking SEED 3 SOLVER.BASE_LR 0.001 "
+    "SOLVER.MAX_ITER 6 SOLVER.CHECKPOINT_PERIOD 1 SIRFP.HOOKS ['Accumulate','PruneSteps','Recover'] "
+    "SIRFP.CRITERION magnitude SIRFP.RECONSTRUCTION_ITERS 0 SIRFP.WIDTHS ranking SEED 3 SOLVER.BASE_LR 0.001 "
     "MODEL.TEACHER.TEMPERATURE 2.0 MODEL.TEACHER.WEIGHT 0.5"
 ).split()  # fmt: skip
 
