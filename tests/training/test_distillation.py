@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import slow_but
 from small_segmentors import segmentor
 from torch import nn
 
@@ -65,9 +66,11 @@ NAMES = {
     "cascade": {"rpn_class", "rpn_box", "class", "box"},
     "Panoptic": {"rpn_class", "rpn_box", "class", "box", "semantic"},
 }
+QUICK = ["RetinaNet", "FCOS", "cascade", "Panoptic", "DeepLabV3+"]
+"""Each loss, of each kind of head: the others share a head's losses with one of these."""
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=slow_but(NETWORKS, *QUICK))
 def pair(request):
     """(name, a dense network as teacher, the same network cut to half of its FLOPs)."""
     torch.manual_seed(0)

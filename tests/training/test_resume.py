@@ -13,6 +13,7 @@ import zipfile
 import pytest
 import tiny_run
 import torch
+from marks import slow_but
 
 import sirfp.checkpoint.pruned
 import sirfp.hooks.pruning
@@ -93,6 +94,15 @@ MOMENTS = {
     "before the last is named": lambda: dying(os, "replace", 2),
     "writing the report": lambda: dying(sirfp.reporting.figures, "kept_channels", 1),
 }
+QUICK = [
+    "accumulating anew",
+    "cut, no checkpoint yet",
+    "recovering",
+    "writing a checkpoint",
+    "before it is named the last",
+    "writing the report",
+]
+"""Each phase of a run, and half-written files; the others die nearby."""
 
 
 def ends(folder):
@@ -117,7 +127,7 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", slow_but(MOMENTS, *QUICK))
 def test_killed_it_goes_on_to_the_same_end(whole, tmp_path, moment):
     def killed():
         MOMENTS[moment]()
@@ -159,7 +169,7 @@ def stopped(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", slow_but(DAMAGE, "cut short", "a bit flipped", "gone"))
 def test_a_broken_checkpoint_gives_way_to_the_one_before(whole, stopped, tmp_path, damage, caplog):
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     DAMAGE[damage](tmp_path / "model_0000011.pth")
