@@ -15,6 +15,7 @@ from torch import nn
 
 def walk(model: nn.Module) -> list[tuple[str, Any]]:
     """Returns what `model.named_modules()` yields: the name of each module and the module, each module once."""
+    usual = nn.Module.named_modules
     found: list[tuple[str, Any]] = []
     seen: set[nn.Module] = set()
     waiting: list[tuple[str, nn.Module]] = [("", model)]
@@ -22,13 +23,14 @@ def walk(model: nn.Module) -> list[tuple[str, Any]]:
         name, module = waiting.pop()
         if module in seen:
             continue
-        if type(module).named_modules is not nn.Module.named_modules:  # it has other parts than it seems
+        if type(module).named_modules is not usual:  # it has other parts than it seems
             return list(model.named_modules())
         seen.add(module)
         found.append((name, module))
-        prefix = f"{name}." if name else ""
-        children = [(prefix + key, child) for key, child in module._modules.items() if child is not None]
-        waiting += reversed(children)
+        children = module._modules
+        if children:  # most modules have none
+            prefix = f"{name}." if name else ""
+            waiting += [(prefix + key, child) for key, child in reversed(children.items()) if child is not None]
     return found
 
 
