@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.analysis import FlopCountAnalysis
+from marks import slow_but
 
 import sirfp
 from sirfp.budget.allocation import allocate
@@ -37,13 +38,21 @@ KINDS = [
 TRIED = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"
 """Where cuts are tried, which takes most of the time; the FLOPs of the others do not depend on a trial."""
 
+QUICK = [
+    TRIED,  # boxes of a region proposal network, read by heads for boxes and masks
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x",  # heads that share a stage of the backbone
+    "COCO-Detection/fast_rcnn_R_50_FPN_1x",  # given boxes
+    "COCO-Detection/retinanet_R_50_FPN_1x",  # no boxes to fix
+    "Misc/cascade_mask_rcnn_R_50_FPN_1x",  # several heads for boxes, one after the other
+]
+
 
 def counted(model, inputs):
     with inference(model), fixed_proposals(model):
         return FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
 
 
-@pytest.mark.parametrize("config", KINDS)
+@pytest.mark.parametrize("config", slow_but(KINDS, *QUICK))
 def test_flops_are_those_of_detectron2s_analysis(config):
     torch.manual_seed(0)
     source = from_zoo(config, () if config.endswith(".py") else SMALL, size=(64, 96))

@@ -85,7 +85,7 @@ def numbers(said: str, words: str) -> list[float]:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the processor has no such kernels")
 @pytest.mark.parametrize(
     ("isa", "threads"),
-    [("AVX2", 1), ("ALL", 1), *(pytest.param(isa, 2, marks=pytest.mark.slow) for isa in ("AVX2", "ALL"))],
+    [("AVX2", 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("ALL", 1), ("AVX2", 2), ("ALL", 2)))],
 )
 def test_guarded_networks_train_where_the_bare_layer_does_not(isa, threads):
     if isa == "ALL" and not has_avx512():

@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from marks import slow_but
 
 import sirfp
 import sirfp.channels.find
@@ -22,15 +23,27 @@ NETWORKS = {
     "crossvit_tiny_240": {"num_classes": 5, "embed_dim": (16, 32), "depth": ((1, 1, 0),), "num_heads": (2, 4)},
 }
 
+QUICK = ["deit_tiny_patch16_224", "pvt_v2_b0"]
+"""Fused weights of query, key and value, and weights of their own."""
 
-@pytest.fixture(params=NETWORKS, scope="module")
+
+@pytest.fixture(scope="module", params=NETWORKS)
 def subject(request):
+    """The name of a network, the network, two images, and the groups found in it."""
     torch.manual_seed(0)
     model = timm.create_model(request.param, **NETWORKS[request.param]).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return request.param, model, torch.randn(2, 3, *((240,) * 2 if "cross" in request.param else (64,) * 2))
+    x = torch.randn(2, 3, *((240,) * 2 if "cross" in request.param else (64,) * 2))
+    kinds = {n: type(a) for n, a in attentions(model).items()}
+    with torch.no_grad():
+        expected = model(x)
+    found = sirfp.channels.find_groups(model, x[:1])
+    assert {n: type(a) for n, a in attentions(model).items()} == kinds, "finding groups leaves no trace"
+    with torch.no_grad():
+        assert torch.equal(model(x), expected)
+    return request.param, model, x, found
 
 
 def attentions(model):
@@ -38,14 +51,7 @@ def attentions(model):
 
 
 def test_heads_go_whole_and_their_scale_stays(subject, tmp_path):
-    name, model, x = subject
-    with torch.no_grad():
-        expected = model(x)
-    kinds = {n: type(a) for n, a in attentions(model).items()}
-    found = sirfp.channels.find_groups(model, x[:1])
-    assert {n: type(a) for n, a in attentions(model).items()} == kinds, "finding groups leaves no trace"
-    with torch.no_grad():
-        assert torch.equal(model(x), expected)
+    name, model, x, found = subject
     assert {f.reason for f in found.frozen} <= {"it is the model's output", "it is indexed"}
     masked, pruned = copy.deepcopy(model), copy.deepcopy(model)
     plan = sirfp.prune(
@@ -63,8 +69,9 @@ def test_heads_go_whole_and_their_scale_stays(subject, tmp_path):
         assert torch.equal(pruned(x), loaded(x))
 
 
+@pytest.mark.parametrize("subject", slow_but(NETWORKS, *QUICK), indirect=True)
 def test_the_last_head_loses_width(subject):
-    name, model, x = subject
+    _, model, x, _ = subject
     pruned = copy.deepcopy(model)
     plan = sirfp.prune(pruned, x[:1], "random", 0.2)
     plan = plan.then(sirfp.prune(pruned, x[:1], "random", 0.1, seed=2))
@@ -75,8 +82,7 @@ def test_the_last_head_loses_width(subject):
 
 
 def test_the_criterion_sees_features_of_every_group(subject):
-    _, model, x = subject
-    found = sirfp.channels.find_groups(model, x[:1])
+    _, model, _, found = subject
     blind = [group.name for group in found if not group.features]
     assert not blind, f"{blind} would be judged without looking"
     criterion = build_criterion("sirfp", model, found.groups)

@@ -3,15 +3,18 @@
 import pytest
 import timm
 import torch
+from marks import slow_but
 
 import sirfp
 import sirfp.channels.find
 import sirfp.surgery.cut
 
 NETWORKS = ["test_resnet", "test_vit", "test_efficientnet", "mobilenetv3_small_050", "convnext_atto", "skresnet18"]
+QUICK = ["test_resnet", "test_vit", "mobilenetv3_small_050"]
+"""Maps, tokens, and a layer between the features and the classifier."""
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(NETWORKS, *QUICK))
 def test_widths_are_true_after_loading(name, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
@@ -52,11 +55,12 @@ def test_a_second_pruning_announces_the_widths_of_both():
 @pytest.mark.parametrize("name", ["skresnet18", "res2net50_26w_4s", "test_vit"])
 def test_blocks_with_a_size_of_their_own_are_cut(name):
     model = timm.create_model(name).eval()
-    found = sirfp.channels.find_groups(model, torch.randn(1, 3, 160, 160))
+    size = 160 if "vit" in name else 64
+    found = sirfp.channels.find_groups(model, torch.randn(1, 3, size, size))
     assert {f.reason for f in found.frozen} == {"it is the model's output"}
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv3_small_050", "test_vit", "pvt_v2_b0"])
+@pytest.mark.parametrize("name", slow_but(["test_resnet", "mobilenetv3_small_050", "test_vit", "pvt_v2_b0"], *QUICK))
 def test_a_network_of_features_only_tells_its_widths(name, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model(name, features_only=True).eval()
