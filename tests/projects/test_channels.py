@@ -38,8 +38,8 @@ def keys(project: str, channels: int) -> list[str]:
     "project, channels",
     [
         ("segmentation", 1),
-        ("detection", 1),
         ("classification", 1),
+        pytest.param("detection", 1, marks=pytest.mark.slow),  # it reads and draws images as segmentation does
         *(pytest.param(project, 4, marks=pytest.mark.slow) for project in TRAINERS),
     ],
 )

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -47,21 +48,31 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def options(folder, tmp_path):
-    """The command line for that folder: the generic config and a tiny network."""
-    name = f"own-{tmp_path.name}"
-    yield [
+def command(folder, place):
+    """The command line for that folder: the generic config and a tiny network; it writes to `place/out`."""
+    name = f"own-{place.name}"
+    return [
         "--num-gpus", "0", "--config-file", str(PROJECT / "configs/folder/efficientnet_lite0.yaml"),
         "DATASETS.IMAGES.NAME", name, "DATASETS.TRAIN", f"('{name}_train',)", "DATASETS.TEST", f"('{name}_test',)",
         "DATASETS.IMAGES.TRAIN", str(folder / "all"), "DATASETS.IMAGES.TEST", str(folder / "all"),
         "MODEL.TIMM.NAME", "test_efficientnet", "MODEL.TIMM.WEIGHTS", "", "MODEL.CLASSIFIER.NUM_CLASSES", "3",
         "INPUT.SIZE", "32", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "0",
-        "TEST.EVAL_PERIOD", "1", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "out"),
+        "TEST.EVAL_PERIOD", "1", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(place / "out"),
     ]  # fmt: skip
+
+
+def forget(place):
+    """Forgets the data set of that command line."""
     for split in ("train", "test"):
-        if f"{name}_{split}" in DatasetCatalog:
-            DatasetCatalog.remove(f"{name}_{split}")
+        if f"own-{place.name}_{split}" in DatasetCatalog:
+            DatasetCatalog.remove(f"own-{place.name}_{split}")
+
+
+@pytest.fixture
+def options(folder, tmp_path):
+    """The command line of a test of its own."""
+    yield command(folder, tmp_path)
+    forget(tmp_path)
 
 
 PRUNING = [
@@ -70,8 +81,17 @@ PRUNING = [
     "SIRFP.ACCUMULATE_PERIOD", "1", "SOLVER.MAX_ITER", "5", "TEST.EVAL_PERIOD", "2",
     "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover', 'AverageWeights', 'Redundancies']",
     "SIRFP.RECONSTRUCTION_ITERS", "2", "SIRFP.RECOVER_NORM_ITERS", "1",
-    "MODEL.TEACHER.WEIGHT", "0.5", "INPUT.AUGMENT.MIXUP", "0.2",
+    "MODEL.TEACHER.WEIGHT", "0.5", "INPUT.AUGMENT.MIXUP", "0.2", "SOLVER.CHECKPOINT_PERIOD", "2",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pruned(project, folder, tmp_path_factory):
+    """The folder of a finished run that pruned twice; no test changes it."""
+    place = tmp_path_factory.mktemp("pruned")
+    run(project, command(folder, place), *PRUNING)
+    yield place / "out"
+    forget(place)
 
 
 def configured(project, options):
@@ -148,22 +168,20 @@ def test_a_label_of_a_stream_that_is_no_class_is_said(project):
         next(endless(stream, 0, 0, classes=2))
 
 
-def test_a_pruned_network_is_plain_timm_and_holds_the_average(project, options, tmp_path):
-    run(project, options, *PRUNING)
-    out = tmp_path / "out"
-    rows = json.loads((out / "pruning.json").read_text())
+def test_a_pruned_network_is_plain_timm_and_holds_the_average(pruned):
+    rows = json.loads((pruned / "pruning.json").read_text())
     assert list(rows) == ["dense", "pruned", "fine-tuned"]
     network = timm.create_model("test_efficientnet", num_classes=3)
-    plan = sirfp.load(out / "pruned.safetensors", network)
+    plan = sirfp.load(pruned / "pruned.safetensors", network)
     assert 0.55 < plan.flops[1] / plan.flops[0] <= 0.6
     assert network.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 3)
-    assert Image.open(out / "predictions.png").width > 1000
-    with np.load(out / "redundancies.npz") as found:
+    assert Image.open(pruned / "predictions.png").width > 1000
+    with np.load(pruned / "redundancies.npz") as found:
         name, before, after = found["names"][0], found["before0"], found["after0"]
         assert sorted(found["order0"]) == list(range(plan.channels[name])) and len(before) == plan.channels[name]
         assert tuple(found["kept0"]) == plan.kept[name] and after.shape == (len(plan.kept[name]),) * 2
         assert before.min() >= 0 and before.max() <= 1 and (before == before.T).all()
-    checkpoint = torch.load(out / "model_final.pth", weights_only=True)
+    checkpoint = torch.load(pruned / "model_final.pth", weights_only=True)
     state = network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in checkpoint["model"].items())
     hook = checkpoint["hooks"]["AverageWeights"] if "hooks" in checkpoint else checkpoint["trainer"]["hooks"]
@@ -171,14 +189,12 @@ def test_a_pruned_network_is_plain_timm_and_holds_the_average(project, options, 
     assert hook["swapped"] and all(value.shape == state[name].shape for name, value in hook["average"].items())
 
 
-def test_a_run_that_was_cut_off_between_two_prunings_goes_on(project, options, tmp_path):
-    stopped = [*PRUNING, "SOLVER.CHECKPOINT_PERIOD", "2"]
-    run(project, options, *stopped)
-    out = tmp_path / "out"
+def test_a_run_that_was_cut_off_between_two_prunings_goes_on(project, options, pruned, tmp_path):
+    out = shutil.copytree(pruned, tmp_path / "out")
     final = (out / "plan.json").read_text()
     (out / "last_checkpoint").write_text("model_0000001.pth")
     (out / "plan.json").unlink()
-    run(project, [*options[:4], "--resume", *options[4:]], *stopped)
+    run(project, [*options[:4], "--resume", *options[4:]], *PRUNING)
     plan = sirfp.PruningPlan.from_json((out / "plan.json").read_text())
     assert plan.flops[0] == sirfp.PruningPlan.from_json(final).flops[0]
 
