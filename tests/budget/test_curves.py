@@ -27,7 +27,7 @@ from sirfp.surgery.plan_and_cut import cut_copy
 def network():
     """A small residual network with statistics of its own images, its groups, moments, and images for curves."""
     torch.manual_seed(0)
-    model = timm.create_model("resnet10t", num_classes=5)
+    model = timm.create_model("test_resnet", num_classes=5)
     images = [torch.randn(8, 3, 48, 48) for _ in range(4)]
     with torch.no_grad():
         for batch in images:

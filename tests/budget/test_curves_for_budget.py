@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from marks import slow_but
 from small_networks import INPUT, build
 from test_allocation import FOUND, Wide
 from test_target import clock  # noqa: F401  (a fixture)
@@ -82,7 +83,7 @@ def test_the_widths_lose_less_than_those_of_a_few_levels(clock, quantity):  # no
 
 
 @pytest.mark.parametrize("share", [0.9, 0.75, 0.5])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", slow_but(range(4), 0))
 def test_what_is_skipped_does_not_change_the_best_widths(share, seed):
     """The best plan of the widths at all levels is found from those that were measured."""
     factors = tuple(np.random.default_rng(seed).lognormal(0, 3, 99))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from marks import slow_but
 from torch import nn
 
 import sirfp
@@ -108,7 +109,7 @@ def sides(model: nn.Module) -> dict[str, tuple[int, ...]]:
     }
 
 
-@pytest.mark.parametrize("round_to", [4, 8])
+@pytest.mark.parametrize("round_to", slow_but([4, 8], 8))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_convolution_that_is_cut_has_a_multiple(name, round_to):
     model = NETWORKS[name]().eval()

@@ -65,7 +65,7 @@ def test_pruned_classifier_of_any_batch_and_size(pruned, exported):
 
 
 @needs_onnx
-@pytest.mark.parametrize(("opset", "form"), [(17, 8), (13, 7)])
+@pytest.mark.parametrize(("opset", "form"), [pytest.param(17, 8, marks=pytest.mark.slow), (13, 7)])
 def test_an_older_opset_is_written_and_an_opset_that_pytorch_does_not_write_is_converted_to(
     pruned, tmp_path, capsys, monkeypatch, opset, form
 ):
