@@ -4,8 +4,11 @@ import gc
 import logging
 import os
 import sys
+from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from data_folders import hide_folder_of_data
@@ -17,6 +20,13 @@ torch.set_num_threads(1)  # networks this small only wait for each other's threa
 # start a thread for it, and tests that fork could no longer train in the child.
 torch.ones(1, requires_grad=True).backward()
 hide_folder_of_data()
+
+
+def pytest_configure(config):
+    """Has hypothesis draw the same cases in each `make test`, so that no change fails by chance."""
+    hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+    hypothesis.settings.register_profile("drawn", deadline=None)
+    hypothesis.settings.load_profile("same" if config.option.markexpr == "not slow" else "drawn")
 
 
 @pytest.fixture(autouse=True)
@@ -74,16 +84,33 @@ def clean_catalogs():
     forget()
 
 
-@pytest.fixture
-def forking(monkeypatch):
-    """Forks the processes of a run: they need not import anything, which takes longer than a tiny run itself."""
+@pytest.fixture(scope="session")
+def forks():
+    """A context in which the processes of a run are forked: they import nothing, which takes longer than a tiny run.
+
+    What a new process would need is pickled nevertheless; slow tests in test_processes.py start new processes.
+    """
     from sirfp.training import launch
 
-    def start(*args, start_method, **options):
-        return spawn(*args, start_method="fork", **options)
+    def start(function, args, *, start_method, **options):
+        ForkingPickler.dumps((function, args))
+        return spawn(function, args, start_method="fork", **options)
+
+    @contextmanager
+    def forked():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(launch.mp, "start_processes", start)
+            yield
 
     spawn = launch.mp.start_processes
-    monkeypatch.setattr(launch.mp, "start_processes", start)
+    return forked
+
+
+@pytest.fixture
+def forking(forks):
+    """Forks the processes of the runs in a test."""
+    with forks():
+        yield
 
 
 @pytest.fixture(scope="session")

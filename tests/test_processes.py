@@ -43,10 +43,11 @@ def same(one, other, **tolerance):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+def pair(tmp_path_factory, forks):
     """The folder of a run in two processes."""
     folder = tmp_path_factory.mktemp("pair")
-    assert run(folder, "--num-processes", "2") == 0
+    with forks():
+        assert run(folder, "--num-processes", "2") == 0
     return folder
 
 
@@ -98,13 +99,15 @@ def test_two_processes_measure_the_curves_of_one(forking, tmp_path):
     assert files == ["curve_cache.json", "curve_cache.json.rank1"]
 
 
-WAYS = ["torchrun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("machines", "resume"))]
+WAYS = ["torchrun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("spawned", "machines", "resume"))]
 
 
 @pytest.mark.parametrize("how", WAYS)
 def test_every_way_to_start_them_is_the_same(pair, tmp_path, how, monkeypatch, capfd):
     if how == "torchrun":
         subprocess.run([*TORCHRUN, "OUTPUT_DIR", str(tmp_path)], check=True, capture_output=True, timeout=300)
+    elif how == "spawned":
+        assert run(tmp_path, "--num-processes", "2") == 0
     elif how == "machines":
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
