@@ -17,7 +17,7 @@ def benchmark():
     "config",
     [
         "COCO-Detection/rpn_R_50_C4_1x.yaml",
-        "COCO-Detection/fcos_R_50_FPN_1x.py",
+        pytest.param("COCO-Detection/fcos_R_50_FPN_1x.py", marks=pytest.mark.slow),
         "Misc/semantic_R_50_FPN_1x.yaml",
         pytest.param("ViTDet, windows and relative positions", marks=pytest.mark.slow),
         pytest.param("PointRend, instances", marks=pytest.mark.slow),

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from marks import slow_but
 
 import sirfp
 from sirfp.network.forward import call, inference
@@ -28,9 +29,15 @@ KINDS = {
     "Misc/cascade_mask_rcnn_R_50_FPN_1x": "roi_heads.box_predictor.2.bbox_pred",
     "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x": "sem_seg_head.predictor",
 }
+QUICK = [
+    "COCO-Detection/retinanet_R_50_FPN_1x",
+    "Misc/cascade_mask_rcnn_R_50_FPN_1x",
+    "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x",
+]
+"""One stage, two with masks, and maps beside boxes."""
 
 
-@pytest.mark.parametrize("config", KINDS)
+@pytest.mark.parametrize("config", slow_but(KINDS, *QUICK))
 def test_pruned_detector_equals_masked(config):
     torch.manual_seed(0)
     source = from_zoo(config, SMALL, size=(64, 96))
