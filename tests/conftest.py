@@ -25,7 +25,7 @@ hide_folder_of_data()
 def pytest_configure(config):
     """Has hypothesis draw the same cases in each `make test`, so that no change fails by chance."""
     hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
-    hypothesis.settings.register_profile("drawn", deadline=None)
+    hypothesis.settings.register_profile("drawn", derandomize=False, deadline=None)
     hypothesis.settings.load_profile("same" if config.option.markexpr == "not slow" else "drawn")
 
 

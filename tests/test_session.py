@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from marks import drawn
 from small_networks import mean_square
 from torch import nn
 
@@ -46,7 +47,7 @@ def in_a_run(model, batches, target, limits, criterion, options):
     return session.prune(target)
 
 
-@settings(max_examples=25, deadline=None)
+@drawn(24)
 @given(
     seed=st.integers(0, 5),
     criterion=st.sampled_from(["sirfp_joint", "sirfp", "taylor", "magnitude"]),

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from marks import drawn
 from small_networks import INPUT, Depthwise
 from test_allocation import FOUND, Wide
 
@@ -61,7 +62,7 @@ def chosen(found, curves, share, limits=DEFAULT, kind=Flops):
     return kind(share).choose_by_curves(None, None, found, curves, in_order(found), limits).keep
 
 
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 @given(
     st.sampled_from(KINDS), st.sampled_from(list(BUDGETS)), st.floats(0.1, 1.0), st.integers(0, 99),
     st.sampled_from([1, 2, 4, 8]), st.sampled_from([0.0, 0.02, 0.3]), st.sampled_from([(), ("*",), ("backbone",)]),
@@ -83,7 +84,7 @@ def test_a_plan_is_within_its_budget_and_limits(kind, quantity, share, seed, rou
         assert width == group.size or width * group.width % round_to == 0
 
 
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 @example(Depthwise, 0.6875, 23, 1)
 @example(Wide, 0.42869636539632366, 34, 4)
 @given(st.sampled_from(KINDS), st.floats(0.2, 0.95), st.integers(0, 99), st.sampled_from([1, 2, 4]))
@@ -152,7 +153,7 @@ def test_the_cost_of_widths_is_that_of_any_atoms(kind, products):
         assert cost.along(cost.sizes(widths), g, others - widths[g]) == pytest.approx(changed, abs=1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@drawn(40)
 @example(8544, 2, 0.609375)  # 1.43 times the least loss before all choices of so few were tried
 @given(st.integers(0, 10**6), st.integers(2, 5), st.floats(0.15, 0.9))
 def test_small_chains_are_close_to_the_exact_optimum(seed, groups, share):

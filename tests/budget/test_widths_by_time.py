@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from marks import slow_but
 from small_networks import INPUT, build
 from test_allocation import FOUND, Wide
 from test_target import clock  # noqa: F401  (a fixture)
@@ -43,8 +44,10 @@ def test_the_time_of_widths_is_that_of_any_atoms(clock, kind):  # noqa: F811
         assert cost.along(cost.sizes(widths), g, others - widths[g]) == pytest.approx(changed, abs=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
-@pytest.mark.parametrize("round_to", [1, 8])
+SHARES = [(1, 0.3), (1, 0.5), (1, 0.8), (8, 0.3), (8, 0.5), (8, 0.8)]
+
+
+@pytest.mark.parametrize(("round_to", "share"), slow_but(SHARES, (1, 0.5), (8, 0.8)))
 def test_a_latency_is_met_at_less_loss_than_by_flops(clock, share, round_to):  # noqa: F811
     found, model, limits = FOUND[Wide], build(Wide), Limits((), round_to=round_to)
     curves = random_curves(found, round_to)

@@ -9,8 +9,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from marks import drawn
 from small_networks import INPUT, NETWORKS, Chain, Depthwise, Residual, Shared, build, random_keep
 from torch import nn
 
@@ -219,7 +220,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@drawn(150)
 @given(st.sampled_from(sorted(json.loads(pruned()[1].to_json()))), JSON)
 def test_no_value_of_any_key_does_more_than_be_refused(key, value):
     data = json.loads(TEXT)
