@@ -143,6 +143,7 @@ def test_training(case, projects, tmp_path, capsys, monkeypatch, forget_data):
     assert {file: file.stat().st_size for file in before} == before, "what was there is as it was"
 
 
+@pytest.mark.slow  # that libraries say nothing in a new process is tested by tests/training/test_calm.py too
 def test_a_script_as_a_program(tmp_path):
     """In a new process there is one line, apart from what libraries log."""
     root = make_data(tmp_path / "data")

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from detectron2.utils.analysis import FlopCountAnalysis
+from marks import slow_but
 from small_networks import random_keep
 from small_segmentors import image, segmentor
 
@@ -29,7 +30,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("head", "backbone", "norm"), CASES)
+QUICK = [CASES[i] for i in (0, 1, 2, 4, 6, 9)]
+"""Each head, norm and kind of backbone."""
+
+
+@pytest.mark.parametrize(("head", "backbone", "norm"), slow_but(CASES, *QUICK))
 def test_pruned_equals_masked(head, backbone, norm):
     model = segmentor(head, backbone, norm)
     found = find_groups(model, image())

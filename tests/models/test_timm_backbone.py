@@ -20,7 +20,7 @@ from sirfp.models.timm_weights import PACKAGES, PYPI, create_timm
         ("tf_efficientnet_lite0", ["stride4", "stride8"], 8),
         ("mobilenetv3_small_050", ["stride8", "stride32"], 32),
         ("regnety_002", ["stride2"], 32),
-        ("vgg11_bn", ["stride1", "stride4"], 32),
+        pytest.param("vgg11_bn", ["stride1", "stride4"], 32, marks=pytest.mark.slow),  # 128 million weights
         ("swin_tiny_patch4_window7_224", ["stride4", "stride8"], 32),  # maps come as (N, H, W, C)
     ],
 )

@@ -32,8 +32,15 @@ def loads(model, kind, path):
     return plan
 
 
-@pytest.mark.parametrize("kind", [Residual, Dense])
-@pytest.mark.parametrize("criterion", ["magnitude", "sirfp_setwise"])
+@pytest.mark.parametrize(
+    ("kind", "criterion"),
+    [
+        (Residual, "sirfp_setwise"),
+        (Dense, "magnitude"),
+        pytest.param(Residual, "magnitude", marks=pytest.mark.slow),
+        pytest.param(Dense, "sirfp_setwise", marks=pytest.mark.slow),
+    ],
+)
 def test_pruning_again_gives_the_plan_of_the_dense_network(kind, criterion, tmp_path):
     model, path = build(kind), tmp_path / "p.safetensors"
     dense = sirfp.find_groups(model, X).flops()
@@ -96,7 +103,7 @@ def test_copies_are_cut_along(wrap, tmp_path):
     model = build(Residual)
     others = [wrap(model), build(Residual, seed=3)]
     for share in (0.7, 0.4):
-        plan = sirfp.prune(model, X, keep_flops=share, calibration=BATCHES, also=others)
+        plan = sirfp.prune(model, X, "magnitude", keep_flops=share, calibration=BATCHES, also=others)
         inner = [getattr(other, "module", other) for other in others]
         for other in inner:
             assert sizes(other) == sizes(model) and earlier_plan(other) == plan
