@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 import torch
+from marks import slow_but
 from scripts import ROOT, loaded
 
 from sirfp import engine, processes
@@ -99,19 +100,42 @@ def test_two_processes_measure_the_curves_of_one(forking, tmp_path):
     assert files == ["curve_cache.json", "curve_cache.json.rank1"]
 
 
-WAYS = ["torchrun", *(pytest.param(way, marks=pytest.mark.slow) for way in ("spawned", "machines", "resume"))]
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("how", WAYS)
+def fork_as_torchrun(folder) -> list[int]:
+    """Forks two processes with the environment variables of torchrun, which would start new ones; their exit codes."""
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    children = []
+    for rank in "01":
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.environ.update(common, RANK=rank, LOCAL_RANK=rank)
+                code = run(folder)
+            finally:
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+WAYS = ["torchrun's environment", "torchrun", "spawned", "machines", "resume"]
+
+
+@pytest.mark.parametrize("how", slow_but(WAYS, "torchrun's environment"))
 def test_every_way_to_start_them_is_the_same(pair, tmp_path, how, monkeypatch, capfd):
-    if how == "torchrun":
+    if how == "torchrun's environment":
+        assert fork_as_torchrun(tmp_path) == [0, 0]
+    elif how == "torchrun":
         subprocess.run([*TORCHRUN, "OUTPUT_DIR", str(tmp_path)], check=True, capture_output=True, timeout=300)
     elif how == "spawned":
         assert run(tmp_path, "--num-processes", "2") == 0
     elif how == "machines":
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+        url = f"tcp://127.0.0.1:{free_port()}"
         flags = ["--num-machines", "2", "--dist-url", url, "--num-processes", "1", "--machine-rank"]
         threads = {**os.environ, "OMP_NUM_THREADS": "1"}  # as --num-processes 2 sets: more sum in another order
         both = [subprocess.Popen([*SCRIPT, *flags, str(i), "OUTPUT_DIR", str(tmp_path)], env=threads) for i in range(2)]
