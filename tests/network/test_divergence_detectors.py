@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.meta_arch.retinanet import permute_to_N_HWA_K
+from marks import slow_but
 from torch import nn
 
 from sirfp.errors import InputError
@@ -34,9 +35,11 @@ TENSORS = {
     "COCO-Detection/fast_rcnn_R_50_FPN_1x": 3,
 }
 """Detectors and how many tensors of them are compared."""
+PARTS = ["COCO-Detection/rpn_R_50_FPN_1x", "COCO-Detection/faster_rcnn_R_50_FPN_1x"]
+"""Those that Mask R-CNN and the keypoint network contain."""
 
 
-@pytest.fixture(scope="module", params=TENSORS)
+@pytest.fixture(scope="module", params=slow_but(TENSORS, *(name for name in TENSORS if name not in PARTS)))
 def detector(request):
     """A config, a small network with random norms, and a batch of two images."""
     torch.manual_seed(0)

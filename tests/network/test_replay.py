@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from marks import slow_but
 from small_segmentors import image, segmentor
 from torch import nn
 
@@ -362,9 +363,10 @@ def test_precision_and_memory_formats_are_kept(dtype):
     assert replayed < 0.8 * full
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_050", "densenet121", "test_vit"]
-)
+NAMES = ["resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_050", "densenet121", "test_vit"]
+
+
+@pytest.mark.parametrize("name", slow_but(NAMES, "resnet10t", "mobilenetv3_small_050", "test_vit"))
 def test_networks_of_timm(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=7)
