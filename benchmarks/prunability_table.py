@@ -70,6 +70,15 @@ def table(rows: Rows) -> str:
     return HEAD.format(command=command, summary=summary(rows), rows="\n".join(lines), frozen="\n".join(frozen))
 
 
+def network_rows(rows: Rows) -> list[str]:
+    """A table of the networks that sirfp pruned."""
+    lines = ["| network | M params | kept | least | equal | s |", "| --- | ---: | ---: | ---: | --- | ---: |"]
+    for row in sorted((row for (tool, _), row in rows.items() if tool == "sirfp"), key=lambda row: row["model"]):
+        size = f"{row['params'] / 1e6:.1f}" if "params" in row else ""
+        lines.append("| " + " | ".join([row["model"], size, *_cells(row)]) + " |")
+    return lines
+
+
 def _cells(row: dict[str, Any]) -> list[str]:
     if row.get("error"):
         return ["", "", f"fails: {short(row['error'])}", ""]

@@ -2,8 +2,9 @@
 
     python benchmarks/prunability_timm.py [--results output/prunability.jsonl] [--table docs/prunability_timm.md]
                                           [--modules resnet swin_transformer] [--tools sirfp torch-pruning]
+    python benchmarks/prunability_timm.py --drawn 30 --tools sirfp --results output/prunability_drawn.jsonl
 
-Each network gets random weights and statistics, is traced and pruned by two random plans to half of its FLOPs (or to
+With --drawn another network of each module is tried than the smallest, drawn at random; its table is printed. Each network gets random weights and statistics, is traced and pruned by two random plans to half of its FLOPs (or to
 the least it can have), compared with the masked dense network, and trained for one step, forward and backward.
 torch-pruning's high-level pruner removes 30% of the channels of each group, without the classifier. Every network runs
 in its own process with limits on time and memory. Networks in the results file are not run again.
@@ -15,6 +16,7 @@ import argparse
 import importlib
 import json
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +30,8 @@ from randomised import randomised
 from torch import nn
 
 TOOLS = ("sirfp", "torch-pruning")
+DRAWN = 45_000_000
+"""Maximum number of parameters of networks that are drawn."""
 CHANNELS = 0.3  # the share of each group's channels that torch-pruning removes: about half of the FLOPs
 
 
@@ -35,6 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("output/prunability.jsonl"))
     parser.add_argument("--table", type=Path, help="write the Markdown table here")
+    parser.add_argument("--drawn", type=int, metavar="SEED", help="try other networks, drawn with this seed")
     parser.add_argument("--modules", nargs="*", default=timm.list_modules())
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=TOOLS)
     parser.add_argument("--seconds", type=int, default=600, help="limit for one network (default %(default)s)")
@@ -45,19 +50,22 @@ def main() -> int:
     torch.set_num_threads(1)  # a process that has used several threads cannot be forked safely
     done = read(args.results)
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    networks = chosen(args.modules, args.results.with_suffix(".networks.json"))
+    file = args.results.with_suffix(".networks.json")
+    networks = chosen(args.modules, file) if args.drawn is None else drawn(args.modules, args.drawn, file)
     for tool in args.tools:
         importlib.import_module("sirfp.prune" if tool == "sirfp" else "torch_pruning")
-    todo = [(tool, module) for module in args.modules for tool in args.tools if (tool, module) not in done]
+    todo = [(tool, module) for module in networks for tool in args.tools if (tool, module) not in done]
     with ThreadPoolExecutor(args.jobs) as pool:
         for row in pool.map(lambda job: in_process(*job, networks[job[1]], args), todo):
             done[row["tool"], row["module"]] = row
             add_row(args.results, row)
             print(f"{row['module']:28} {row['tool']:14} {verdict(row)}", flush=True)
-    from prunability_table import summary, table
+    from prunability_table import network_rows, summary, table
 
     print(summary(done))
-    if args.table:
+    if args.drawn is not None:
+        print("\n".join(network_rows(done)))
+    elif args.table:
         args.table.parent.mkdir(parents=True, exist_ok=True)
         args.table.write_text(table(done))
     return 0
@@ -85,6 +93,26 @@ def chosen(modules: Sequence[str], path: Path) -> dict[str, str]:
     return known
 
 
+def drawn(modules: Sequence[str], seed: int, path: Path) -> dict[str, str]:
+    """Another network of each module than the smallest, drawn from those of at most `DRAWN` parameters, by module.
+
+    Modules without such a network are left out. The choice is stored in a file because the search takes a while.
+    """
+    if path.is_file():
+        return json.loads(path.read_text())
+    generator, known = random.Random(seed), {}
+    for module in modules:
+        sizes = parameters(module)
+        if not sizes:
+            continue
+        smallest_one = min(sizes, key=lambda name: (sizes[name], name))
+        others = sorted(name for name, size in sizes.items() if name != smallest_one and size <= DRAWN)
+        if others:
+            known[module] = generator.choice(others)
+    path.write_text(json.dumps(known, indent=1))
+    return known
+
+
 def verdict(row: dict[str, Any]) -> str:
     """One row as text."""
     if row.get("error"):
@@ -93,7 +121,16 @@ def verdict(row: dict[str, Any]) -> str:
 
 
 def smallest(module: str) -> str:
-    """The network of a module with the fewest parameters; sizes are counted without memory for weights."""
+    """The network of a module with the fewest parameters."""
+    sizes = parameters(module)
+    if not sizes:
+        sizes = {name: sum(p.numel() for p in timm.create_model(name).parameters())
+                 for name in timm.list_models(module=module)}  # fmt: skip
+    return min(sizes, key=lambda name: (sizes[name], name))
+
+
+def parameters(module: str) -> dict[str, int]:
+    """{network of a module: its number of parameters}, counted without memory for weights, where that is possible."""
     sizes = {}
     for name in timm.list_models(module=module):
         with torch.device("meta"):
@@ -101,10 +138,7 @@ def smallest(module: str) -> str:
                 sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
             except Exception as error:  # some networks compute with their weights in the constructor
                 logging.debug("%s: %s", name, error)
-    if not sizes:
-        sizes = {name: sum(p.numel() for p in timm.create_model(name).parameters())
-                 for name in timm.list_models(module=module)}  # fmt: skip
-    return min(sizes, key=lambda name: (sizes[name], name))
+    return sizes
 
 
 def measure(tool: str, name: str) -> dict[str, Any]:

@@ -47,6 +47,16 @@ def test_a_network_is_pruned_to_half_and_runs(benchmark, name):
     assert name in benchmark[1].table({("sirfp", name): row})
 
 
+def test_another_network_of_a_module_is_drawn(benchmark, tmp_path):
+    timm_benchmark, tables = benchmark
+    drawn = timm_benchmark.drawn(["starnet"], 30, tmp_path / "networks.json")
+    sizes = timm_benchmark.parameters("starnet")
+    assert drawn == timm_benchmark.drawn([], 0, tmp_path / "networks.json")  # the file is read again
+    assert drawn["starnet"] in sizes and sizes[drawn["starnet"]] > min(sizes.values())
+    row = {"model": "starnet_s2", "params": 3.7e6, "error": "it fails"}
+    assert tables.network_rows({("sirfp", "starnet"): row})[-1] == "| starnet_s2 | 3.7 |  |  | fails: it fails |  |"
+
+
 def subject(benchmark, name):
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
