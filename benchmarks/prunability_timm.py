@@ -4,10 +4,11 @@
                                           [--modules resnet swin_transformer] [--tools sirfp torch-pruning]
     python benchmarks/prunability_timm.py --drawn 30 --tools sirfp --results output/prunability_drawn.jsonl
 
-With --drawn another network of each module is tried than the smallest, drawn at random; its table is printed. Each network gets random weights and statistics, is traced and pruned by two random plans to half of its FLOPs (or to
-the least it can have), compared with the masked dense network, and trained for one step, forward and backward.
-torch-pruning's high-level pruner removes 30% of the channels of each group, without the classifier. Every network runs
-in its own process with limits on time and memory. Networks in the results file are not run again.
+With --drawn another network of each module is tried than the smallest, drawn at random; its table is printed. Each
+network gets random weights and statistics, is traced and pruned by two random plans to half of its FLOPs (or to the
+least it can have), compared with the masked dense network, and trained for one step, forward and backward. torch-
+pruning's high-level pruner removes 30% of the channels of each group, without the classifier. Every network runs in
+its own process with limits on time and memory. Networks in the results file are not run again.
 """
 
 from __future__ import annotations
