@@ -303,17 +303,17 @@ def _calls(wrong: Wrong, *, training: bool = False) -> Widths:
 
 
 def live_sizes(found: ChannelGroups) -> ChannelGroups:
-    """Returns the groups without the sizes of calls and attributes whose channels are all frozen."""
-    live = {
-        (c.place[0], f"call {c.place[1]} {c.place[2]}")
-        for c in found.calls
-        for a in c.atoms
-        if a is not None and (a >= 0).any()
-    }
+    """Returns the groups without the sizes of calls in modules that lose no channels, and of attributes that stay.
+
+    A call whose own channels are all frozen may take its size from another width that is cut, as the width of attention's
+    heads from that of its input.
+    """
+    tensors = {piece.tensor for group in found for piece in group.slices}
+    calls = {c.place[0] for c in found.calls for a in c.atoms if a is not None and (a >= 0).any()}
 
     def changes(module: str, key: str, atoms: np.ndarray) -> bool:
         if key.startswith("call "):
-            return (module, " ".join(key.split()[:3])) in live
+            return module in calls or any(name.startswith(f"{module}.".lstrip(".")) for name in tensors)
         return not is_size_key(key) or bool((atoms >= 0).any())
 
     widths = {m: {k: atoms for k, atoms in keys.items() if changes(m, k, atoms)} for m, keys in found.widths.items()}

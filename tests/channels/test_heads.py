@@ -372,3 +372,23 @@ def test_heads_that_a_trial_leaves_whole_count_the_statistics_of_the_masked_copy
     torch.manual_seed(0)
     found = prove(Two(), torch.rand(2, 10, 8))
     assert [group.size for group in found if "attention" in group.name] == [HEADS] * 2
+
+
+class SingleHead(nn.Module):
+    """Writes a single head as wide as the input; the scale follows its width, so the head stays whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x):
+        b, n, c = x.shape
+        q, k, v = (layer(x).reshape(b, n, 1, c).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
+
+
+def test_a_head_that_stays_whole_keeps_its_size_where_the_code_takes_that_of_the_input():
+    torch.manual_seed(0)
+    found = prove(Tokens(SingleHead()), torch.rand(1, 10, 8))
+    assert found["embed"].size == WIDTH
+    assert "attention.q" in {f.name for f in found.frozen}
