@@ -22,6 +22,8 @@ def convolution(trace, func, args, kwargs, out) -> None:
     """
     x, weight, bias, _, _, _, transposed, _, groups = args[:9]
     labels = trace.labels
+    if groups == 1:
+        trace.fit_made(x, 1, trace.dim(weight, 0 if transposed else 1))  # a first hidden state of zeros
     x_dims, w_dims = trace.dims(x), trace.dims(weight)
     for dim in (*x_dims[2:], *w_dims[2:]):
         labels.freeze(dim, "it is a spatial dimension of a convolution")
@@ -244,6 +246,7 @@ def _attention_heads(trace, query, key, value):
 
 
 def _matrix_product(trace, a, b, out, op: str, bias: torch.Tensor | None = None) -> None:
+    trace.fit_made(a, 1, trace.dim(b, 0))  # a first hidden state of zeros
     a_dims, b_dims = trace.dims(a), trace.dims(b)
     inner = trace.labels.tie(a_dims[1], b_dims[0], "a product ties it to an input of fixed size")
     trace.set(out, [a_dims[0], b_dims[1]])

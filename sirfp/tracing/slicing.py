@@ -21,7 +21,7 @@ def cat(trace, func, args, kwargs, out) -> None:
             result.append(None)
         elif index == axis:
             result.append(
-                np.concatenate([_or_fixed(trace, p, t.shape[index]) for p, t in zip(parts, tensors, strict=True)])
+                np.concatenate([_or_fixed(trace, p, t, index) for p, t in zip(parts, tensors, strict=True)])
             )
         else:
             labels = parts[0]
@@ -50,10 +50,12 @@ def _cat_maps(trace, tensors, axis: int, out) -> None:
         trace.set_emitted(out, axis, torch.cat(parts, axis))
 
 
-def _or_fixed(trace, labels, size: int):
+def _or_fixed(trace, labels, tensor, axis: int):
+    """Returns new labels for a part without any; they are frozen unless the code made the part of one value."""
     if labels is None:
-        labels = trace.labels.fresh(size)
-        trace.labels.freeze(labels, "cat joins it with a part of fixed size")
+        labels = trace.labels.fresh(tensor.shape[axis])
+        if not trace.fit_made(tensor, axis, labels):
+            trace.labels.freeze(labels, "cat joins it with a part of fixed size")
     return labels
 
 

@@ -61,6 +61,28 @@ class GivenStates(Sequences):
         return self.head(self.cells(self.embed(x), (state, state))[0])
 
 
+class ByHand(nn.Module):
+    """Convolutional cells whose first states the code makes, in a width that it writes or takes from a layer."""
+
+    def __init__(self, joined: bool):
+        super().__init__()
+        self.joined, self.embed = joined, nn.Conv2d(3, 12, 1)
+        self.gates, self.of_state = nn.Conv2d(12 + 16 * joined, 64, 3, padding=1), nn.Conv2d(16, 64, 1)
+        self.head = nn.Conv2d(16, 3, 1)
+
+    def forward(self, x):
+        hidden = x.new_zeros(len(x), 16, *x.shape[3:])
+        cell = torch.zeros(len(x), self.gates.out_channels // 4, *x.shape[3:], dtype=x.dtype)
+        for step in x.unbind(1):
+            step = self.embed(step)
+            joined = torch.cat([step, hidden], 1)
+            made = self.gates(joined) if self.joined else self.gates(step) + self.of_state(hidden)
+            i, f, o, g = made.chunk(4, 1)
+            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            hidden = o.sigmoid() * cell.tanh()
+        return self.head(hidden)
+
+
 LAYERS = [
     (nn.LSTM, {}),
     (nn.GRU, {"num_layers": 2}),
@@ -93,6 +115,16 @@ def test_hidden_channels_of_cells_go(kind):
 def test_a_recurrent_layer_over_a_feature_map():
     torch.manual_seed(0)
     assert [(g.name, g.size) for g in prove(Text(), torch.rand(1, 1, 8, 10))] == [("c.0", 8), ("cells", 12)]
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_cells_by_hand_whose_first_states_are_zeros(joined):
+    torch.manual_seed(0)
+    cells = ByHand(joined)
+    if joined:
+        del cells.of_state
+    found = prove(cells, torch.rand(1, 3, 3, 5, 4))
+    assert sorted(g.size for g in found) == [12, 16] and [f.name for f in found.frozen] == ["head"]
 
 
 def test_states_of_a_width_in_the_code_follow():
