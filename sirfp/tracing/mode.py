@@ -263,12 +263,14 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
             return out
         for consumer in filter(None, map(self.maker, inputs)):
             consumer.readers += 1
-        with self._overwriting(func, inputs), self.unread.reading(self.dims, name, labelled, out):
+        before = self._labels_of(labelled)
+        with self._overwriting(func, inputs):
             try:
                 rule(self, func, args, kwargs, out)
             except Exception as error:  # a use that the rule does not cover: freeze instead of failing
                 logger.debug("the rule for %s failed on %s: %s", name, [tuple(t.shape) for t in inputs], error)
                 self.freeze_tensors(labelled, f"{name} is used in a way that its rule does not cover")
+        self.unread.note_operation(name, before, self._labels_of(out))
         return out
 
     def _higher_order(self, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -286,9 +288,15 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         else:
             for consumer in filter(None, map(self.maker, inputs)):
                 consumer.readers += 1
-            with self.unread.reading(self.dims, name, inputs, out):
-                rule(self, func, args, kwargs, out)
+            before = self._labels_of(inputs)
+            rule(self, func, args, kwargs, out)
+            self.unread.note_operation(name, before, self._labels_of(out))
         return out
+
+    def _labels_of(self, tensors: Any) -> list[Array]:
+        """Returns the labels of all dimensions of a tensor or of a sequence of tensors."""
+        several = tensors if isinstance(tensors, (tuple, list)) else [tensors]
+        return [d for t in several if isinstance(t, torch.Tensor) for d in self._dims.get(t, ()) if d is not None]
 
     def _note_write(self, tensor: torch.Tensor) -> None:
         if tensor.layout == torch.strided:

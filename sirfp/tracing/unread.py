@@ -10,15 +10,9 @@ be left out. Channels that meet a fixed size stay whole anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import numpy as np
-import torch
-from torch.utils._pytree import tree_leaves
 
-from .channel_labels import Array, Dims, Labels
+from .channel_labels import Array, Labels
 
 _SPLITS = [f"{before}{name}" for before in ("", "unsafe_") for name in ("split", "split_with_sizes", "chunk")]
 PARTS = frozenset(f"aten::{name}{after}" for name in ["slice", *_SPLITS] for after in ("", "_copy"))
@@ -37,27 +31,20 @@ class UnreadParts:
         if labels is not None:
             self._parted.append(labels)
 
-    @contextmanager
-    def reading(
-        self, dims: Callable[[torch.Tensor], Dims], name: str, inputs: Iterable[torch.Tensor], out: Any
-    ) -> Iterator[None]:
-        """Notes, while the rule of an operation runs, which labels the operation reads: those that it does not pass on.
+    def note_operation(self, name: str, inputs: list[Array], outputs: list[Array]) -> None:
+        """Notes which labels an operation reads: those that it does not pass on.
 
         Args:
-            dims: returns the labels of each dimension of a tensor.
-            name: name of the operation.
-            inputs: its inputs.
-            out: its output.
+            name: its name.
+            inputs: the labels of all dimensions of its inputs.
+            outputs: those of its outputs.
         """
-        given = [labels for tensor in inputs for labels in dims(tensor) if labels is not None]
-        yield
         if name in PARTS:
             return
-        made = [tensor for tensor in tree_leaves(out) if isinstance(tensor, torch.Tensor)]
-        after = {id(labels): labels for tensor in made for labels in dims(tensor) if labels is not None}
-        before = {id(labels): labels for labels in given if id(labels) not in after}
-        if before:
-            self._read.append((list(before.values()), list(after.values())))
+        passed = {id(labels) for labels in outputs}
+        read = [labels for labels in inputs if id(labels) not in passed]
+        if read:
+            self._read.append((read, outputs))
 
     def freeze(self, labels: Labels) -> None:
         """Freezes the channels of these dimensions that no operation reads."""
