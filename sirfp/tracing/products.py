@@ -166,6 +166,8 @@ def distances(trace, func, args, kwargs, out) -> None:
     a, b = trace.dims(args[0]), trace.dims(args[1])
     trace.labels.tie(a[-1], b[-1], "a distance ties it to an input of fixed size")
     reason = "a distance joins it with a fixed size"
+    count = max(len(a), len(b))  # the tensors may be broadcast
+    a, b = ([None] * (count - len(dims)) + list(dims) for dims in (a, b))
     outer = [trace.labels.tie(x, y, reason) for x, y in zip(a[:-2], b[:-2], strict=True)]
     trace.set(out, [*outer, a[-2], b[-2]])
 

@@ -151,6 +151,10 @@ OPERATIONS = {
     "distances": lambda: Around(
         _nearest, points=nn.Parameter(torch.randn(6, 16)), values=nn.Parameter(torch.randn(6, 16))
     ),
+    "distances to points for all": lambda: Around(
+        lambda net, x: x + torch.cdist(x.movedim(1, -1).flatten(1, 2), net.points, p=1.0).mean(2)[:, None, :1, None],
+        points=nn.Parameter(torch.randn(6, 16)),
+    ),
     "state of a recurrence": lambda: Around(_recurrence, decay=nn.Parameter(torch.randn(16, 1))),
     "fold": lambda: Around(lambda _, x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2)),
     "fold of a layer": lambda: Around(_fold, mix=nn.Linear(64, 64)),
