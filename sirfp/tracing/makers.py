@@ -24,3 +24,5 @@ UNLABELLED = frozenset(
 """Operations that read a shape, a single value or nothing of their inputs."""
 MADE = frozenset(f"aten::{new}{name}" for new in ("", "new_") for name in ("zeros", "ones", "full"))
 """Operations that make a tensor of one value and of a given shape."""
+FILLING = frozenset(["aten::fill_", "aten::zero_"])
+"""Operations that give all of a tensor one value; so do elementwise ones with numbers."""

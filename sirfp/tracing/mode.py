@@ -17,7 +17,7 @@ from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
 from .codes import arguments, fingerprint, is_higher_order
 from .emissions import EmittedValues
 from .functions import FunctionWatch
-from .makers import MADE, UNLABELLED
+from .makers import FILLING, MADE, UNLABELLED
 from .pointwise import pointwise
 from .table import COUNTED, HIGHER_ORDER, RULES
 from .tensor_table import TensorTable
@@ -249,6 +249,10 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         self.code = fingerprint(self.code, name, leaves)
         if func._schema.is_mutable and inputs:
             self._note_write(inputs[0])
+            if not labelled and not (len(inputs) == 1 and (name in FILLING or torch.Tag.pointwise in func.tags)):
+                self._forget_made([inputs[0], *tree_leaves(kwargs)])
+            elif inputs[0]._is_view():
+                self._forget_made([inputs[0]])
         out = self.compute(func, args, kwargs)
         if name in MADE:
             self._made[out] = True
@@ -303,6 +307,14 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
             self.before = tuple(tensor.shape), tensor.stride()
         if self.shared is not None:
             self.shared.before_write(tensor)
+
+    def _forget_made(self, written: Iterable[Any]) -> None:
+        """Notes that tensors that the code made no longer have one value: some of their channels differ from others."""
+        for tensor in written:
+            if isinstance(tensor, torch.Tensor):
+                for whole in (tensor, tensor._base):
+                    if whole is not None:
+                        self._made.pop(whole)
 
     def _note_reads(self, inputs: list[torch.Tensor]) -> None:
         """Notes the parameters and buffers that are read, and freezes the labels that wait for a read (`when_read`)."""

@@ -23,8 +23,12 @@ def scatter(trace, func, args, kwargs, out) -> None:
     _into(trace, x, axis, rows, out)
     trace.freeze_tensors([index], "it is an index")
     for i, labels in enumerate(trace.dims(out)):
-        if i != axis:
+        if i == axis or labels is None:
+            continue
+        if index.shape[i] == len(labels):
             trace.note_broadcast(index, i, labels)
+        else:
+            trace.labels.freeze(labels, "an index of another size is for a part of it")
 
 
 def _into(trace, x, axis: int, rows, out) -> None:

@@ -222,9 +222,9 @@ def constant_pad(trace, func, args, kwargs, out) -> None:
     x, sides = args[:2]
     dims = list(trace.dims(x))
     for axis in range(x.dim()):
-        if out.shape[axis] == x.shape[axis] or dims[axis] is None:
+        low, high = sides[2 * (x.dim() - 1 - axis) :][:2] or (0, 0)
+        if low == high == 0 or dims[axis] is None:  # a side may be padded and the other cut by as much
             continue
-        low, high = sides[2 * (x.dim() - 1 - axis) :][:2]
         if min(low, high) < 0 or func._schema.name != "aten::constant_pad_nd":
             trace.labels.freeze(dims[axis], "it is padded")
             dims[axis] = None

@@ -223,6 +223,50 @@ def test_channels_pass(name):
     assert {"o"} <= {f.name for f in found.frozen} <= {"o"} | fixed
 
 
+def _written(net, x):
+    made = torch.zeros(len(x), x.shape[1], *x.shape[2:])
+    made[:, 0] = 1  # always the first channel, whichever that is
+    return x + made
+
+
+def _spaced(net, x):
+    return x + torch.linspace(0, 1, x.shape[1], out=torch.zeros(x.shape[1])).view(-1, 1, 1)
+
+
+@pytest.mark.parametrize("operation", [_written, _spaced])
+@pytest.mark.parametrize("width", [4, 6, 8, 16])
+def test_a_tensor_whose_channels_the_code_tells_apart_keeps_them(operation, width):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, width, 1), Lambda(operation), nn.Conv2d(width, 12, 1), nn.Conv2d(12, 3, 1))
+    assert [g.name for g in find_groups(network.eval(), torch.rand(2, 2, 6, 6))] == ["2"]
+
+
+class Lambda(nn.Module):
+    def __init__(self, operation: Callable):
+        super().__init__()
+        self.operation = operation
+
+    def forward(self, x):
+        return self.operation(self, x)
+
+
+@pytest.mark.parametrize("part", [lambda rows: 8, lambda rows: rows.shape[1] // 2], ids=["written", "half"])
+def test_an_index_for_a_part_of_the_channels_keeps_only_those_channels(part):
+    def add(net, x):
+        rows, to = x.flatten(2)[0].t(), torch.tensor([1, 2, 0, 0, 5])
+        index = to[:, None].expand(-1, part(rows))
+        return rows.scatter_add(0, index, rows[:5]).t().unflatten(1, x.shape[2:])[None]
+
+    torch.manual_seed(0)
+    assert [g.name for g in find_groups(Around(add), torch.rand(1, 2, 4, 4))] == ["m"]
+
+
+def test_channels_that_padding_moves_stay():
+    found = find_groups(Around(lambda net, x: F.pad(x, (0, 0, 0, 0, 1, -1))), torch.rand(1, 2, 4, 4))
+    assert [g.name for g in found] == ["m"]
+    assert next(f.reason for f in found.frozen if f.name == "i") == "it is padded"
+
+
 def test_attention_without_a_given_scale_loses_heads_or_their_width():
     torch.manual_seed(0)
     found = prove(Around(_attend, qkv=nn.ModuleList(nn.Linear(16, 16) for _ in range(4))), torch.rand(1, 2, 4, 4))
