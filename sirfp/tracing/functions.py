@@ -10,6 +10,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 _DROPOUTS = frozenset(["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"])
+_NUMBERED = {"chunk": None, "unsafe_chunk": None, "tensor_split": None, "hsplit": 1, "vsplit": 0, "dsplit": 2}
+"""{function that splits into a number of parts: the dimension, None if it is an argument}."""
 _RECURRENT = frozenset(
     ["lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"]
 )
@@ -21,6 +23,8 @@ class FunctionWatch(TorchFunctionMode):
     - F.adaptive_avg_pool2d, which fvcore counts, may be a plain mean in ATen.
     - A recurrent layer may be one operation of the processor's library. Without the library it is a series of matrix
       products, which have rules. Its first hidden states are made from a size in PyTorch's code; they get channels.
+    - A split into a number of parts, as in `x.chunk(3, 1)`, is in ATen a split into sizes, or slices. A cut network would
+      split at other places, so equal parts lose the same channels, and unequal ones none.
     - F.pad in circular mode is in ATen a copy of parts into an empty tensor. A trace sees a selection of positions.
 
     Args:
@@ -50,12 +54,29 @@ class FunctionWatch(TorchFunctionMode):
             padded = _circular(*args, **(kwargs or {}))
             if padded is not None:
                 return padded
+        if self.trace is not None and name in _NUMBERED:
+            parts = func(*args, **(kwargs or {}))
+            self._tie_parts(name, parts, *args, **(kwargs or {}))
+            return parts
         pooling = func is torch._C._nn.adaptive_avg_pool2d or func is torch.nn.functional.adaptive_avg_pool2d
         self.pooling += pooling
         try:
             return func(*args, **(kwargs or {}))
         finally:
             self.pooling -= pooling
+
+    def _tie_parts(self, name: str, parts: Any, *args: Any, dim: int = 0, **kwargs: Any) -> None:
+        """Ties the channels of the equal parts of a split into a number of parts; freezes those of unequal ones."""
+        tensor = args[0] if args else kwargs["input"]
+        number = args[1] if len(args) > 1 else next((n for key, n in kwargs.items() if key != "input"), None)
+        if isinstance(number, int) and isinstance(tensor, torch.Tensor) and tensor.dim():
+            own = _NUMBERED[name]
+            axis = (args[2] if len(args) > 2 else dim) if own is None else min(own, tensor.dim() - 1)
+            labels = self.trace.dim(tensor, axis % tensor.dim())
+            if labels is not None and len({part.shape[axis] for part in parts}) == 1:
+                self.trace.labels.tie_rows(labels, len(parts))
+            else:
+                self.trace.labels.freeze(labels, f"{name} splits it into unequal parts")
 
     def _label_state(self, tensor: Any, weights: list[torch.Tensor]) -> None:
         """Gives the last dimension of a hidden state labels if the tensor has none.
