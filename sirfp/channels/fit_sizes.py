@@ -305,8 +305,8 @@ def _calls(wrong: Wrong, *, training: bool = False) -> Widths:
 def live_sizes(found: ChannelGroups) -> ChannelGroups:
     """Returns the groups without the sizes of calls in modules that lose no channels, and of attributes that stay.
 
-    A call whose own channels are all frozen may take its size from another width that is cut, as that of attention's heads
-    from that of its input.
+    A call whose own channels are all frozen may take its size from another width that is cut, such as the width of
+    attention's heads from that of its input.
     """
     tensors = {piece.tensor for group in found for piece in group.slices}
     calls = {c.place[0] for c in found.calls for a in c.atoms if a is not None and (a >= 0).any()}

@@ -23,7 +23,7 @@ class FunctionWatch(TorchFunctionMode):
     - F.adaptive_avg_pool2d, which fvcore counts, may be a plain mean in ATen.
     - A recurrent layer may be one operation of the processor's library. Without the library it is a series of matrix
       products, which have rules. Its first hidden states are made from a size in PyTorch's code; they get channels.
-    - A split into a number of parts, as in `x.chunk(3, 1)`, is in ATen a split into sizes, or slices. A cut network would
+    - A split into a number of parts, as in `x.chunk(3, 1)`, is in ATen one into sizes, or slices. A cut network would
       split at other places, so equal parts lose the same channels, and unequal ones none.
     - F.pad in circular mode is in ATen a copy of parts into an empty tensor. A trace sees a selection of positions.
 
