@@ -18,11 +18,12 @@ from ..errors import InputError
 from ..files.nearby import nearby
 from ..files.pickles import BROKEN, broken, read_arrays
 from ..network.branches import within
+from ..network.wrappers import COMPILED
 from .pruned import read_safetensors
 
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "model_state_dict", "model_state")
 """Keys under which training checkpoints store a model's weights; averaged weights first, which timm prefers too."""
-PREFIXES = ("module.", "_orig_mod.")
+PREFIXES = ("module.", COMPILED)
 """Prefixes of names in distributed and compiled models."""
 OPTIONAL = ("num_batches_tracked", "pixel_mean", "pixel_std", "relative_position_index", "n_averaged")
 """Last parts of the names of tensors that may be missing in the file or in the model: counters, and buffers that only

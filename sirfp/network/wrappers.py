@@ -35,6 +35,8 @@ WRAPPERS = {
     "DeepSpeedEngine": "module",
 }
 """{class, by its name so that no library has to be there: attribute of the network inside}."""
+COMPILED = f"{WRAPPERS['OptimizedModule']}."
+"""What a compiled module puts before the names of the module inside."""
 AVERAGES = ("module", "ema", "ema_model", "averaged_model", "model")
 """Attributes of the network inside a moving average, which is a class with "EMA" or "Ema" in its name."""
 

@@ -15,7 +15,7 @@ from ..network.outputs import Outputs, only
 from ..network.plain_tensors import register_plain
 from ..network.untouched import seeded
 from ..network.walk import walk, walk_buffers, walk_modules, walk_parameters, walk_tensors
-from ..network.wrappers import on_plain_model, plain
+from ..network.wrappers import COMPILED, on_plain_model, plain
 from ..structure.plan import PruningPlan
 from ..surgery.cut import give_bias
 from .choices import Choices
@@ -23,10 +23,6 @@ from .kept import as_if_cut
 
 EQUAL = 1e-4
 """Relative difference up to which outputs count as equal up to rounding."""
-
-
-COMPILED = "_orig_mod."
-"""What a compiled module puts before the names of the module inside."""
 
 
 @dataclass(frozen=True)
