@@ -54,19 +54,16 @@ def followed_heads(model: nn.Module, trace: Any) -> Iterator[None]:
         model: the model.
         trace: a trace that has not run yet.
     """
-    for name, module in walk(model):
-        if is_multihead(module):
-            follow_multihead(trace, name, module)
-        elif _windows(module):
-            _follow_windows(trace, name, module)
     with sized_by_weights(model):
+        for name, module in walk(model):
+            if is_multihead(module):
+                follow_multihead(trace, name, module)
+            elif _windows(module):
+                _follow_windows(trace, name, module)
         yield
 
 
 def _follow_windows(trace: Any, name: str, attention: Any) -> None:
-    from .window_attention import note_head_width
-
-    note_head_width(attention)
     if attention.num_heads == 1:
         return
     heads = trace.labels.fresh(attention.num_heads)
