@@ -106,8 +106,7 @@ def drawn(modules: Sequence[str], seed: int, path: Path) -> dict[str, str]:
         sizes = parameters(module)
         if not sizes:
             continue
-        smallest_one = min(sizes, key=lambda name: (sizes[name], name))
-        others = sorted(name for name, size in sizes.items() if name != smallest_one and size <= DRAWN)
+        others = sorted(name for name, size in sizes.items() if name != least(sizes) and size <= DRAWN)
         if others:
             known[module] = generator.choice(others)
     path.write_text(json.dumps(known, indent=1))
@@ -127,6 +126,11 @@ def smallest(module: str) -> str:
     if not sizes:
         sizes = {name: sum(p.numel() for p in timm.create_model(name).parameters())
                  for name in timm.list_models(module=module)}  # fmt: skip
+    return least(sizes)
+
+
+def least(sizes: dict[str, int]) -> str:
+    """The name of the least size, the first in the alphabet of several."""
     return min(sizes, key=lambda name: (sizes[name], name))
 
 

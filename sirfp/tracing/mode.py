@@ -25,6 +25,7 @@ from .unread import UnreadParts
 
 logger = logging.getLogger(__name__)
 
+
 class ChannelTrace(EmittedValues, TorchDispatchMode):
     """Intercepts every ATen operation, runs it on its real tensors and applies its rule.
 

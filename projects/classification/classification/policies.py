@@ -28,8 +28,10 @@ def patch_policies() -> None:
 
 def check_policy(policy: str) -> None:
     """Raises InputError if timm has no such augmentation policy (INPUT.AUGMENT.POLICY); an empty name means none."""
+    if not policy:
+        return
     try:
-        create_transform(32, is_training=True, auto_augment=policy or None)
+        create_transform(32, is_training=True, auto_augment=policy)
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         why = f" ({error})" if str(error) else ""
         raise InputError(
