@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..network.sizes import attribute_key, call_key, is_size_key
+from ..network.size_watch import site_of
+from ..network.sizes import attribute_key, call_key, is_call_key, is_size_key, site_key
 from ..network.untouched import SharedMemory, copied_model
 from ..structure.groups import INPUT, ChannelGroups, Group, SizeCall
 from .choice import turns_apart
@@ -142,7 +143,7 @@ def _fit_evaluation(
     if attributes or error or settled:
         run.widths = attributes
         _, wrong = run.over_turns(list(found.groups), _later(found), still)
-    widths = joined(attributes, _calls(wrong))
+    widths = joined(attributes, _calls([c for c in found.calls if not c.training], wrong))
     return Fit(replace(found, widths=joined(found.widths, widths)))
 
 
@@ -174,11 +175,11 @@ def _training_sizes(run: CorrectedCopy) -> Widths:
         run: runs in training mode.
     """
     calls = [c for c in run.found.calls if c.training]
-    replaced = {module for module, keys in run.found.widths.items() if any(key.startswith("call ") for key in keys)}
-    run.widths = _calls(_dense_sizes(calls, replaced), training=True)
+    replaced = {module for module, keys in run.found.widths.items() if any(map(is_call_key, keys))}
+    run.widths = _calls(calls, _dense_sizes(calls, replaced), training=True)
     _, wrong = run.over_turns(list(run.found.groups), (0, *_later(run.found)))
     modules = replaced | {place[0] for place, _ in wrong}
-    return _calls({**_dense_sizes(calls, modules), **wrong}, training=True)
+    return _calls(calls, {**_dense_sizes(calls, modules), **wrong}, training=True)
 
 
 def _dense_sizes(calls: Iterable[SizeCall], modules: Set[str]) -> Wrong:
@@ -286,11 +287,23 @@ def _holding(module: nn.Module, size_call: SizeCall, position: int) -> list[str]
     return [*lists, *numbers, *parts]
 
 
-def _calls(wrong: Wrong, *, training: bool = False) -> Widths:
-    """Returns the sizes to replace in calls, of training mode if `training`."""
+def _calls(calls: Iterable[SizeCall], wrong: Wrong, *, training: bool = False) -> Widths:
+    """Returns the sizes to replace in calls.
+
+    The calls of one place in the code share a key where they hold the same channels, so that a loop over images may
+    have more or fewer rounds than with the example inputs.
+
+    Args:
+        calls: all calls of the mode.
+        wrong: the sizes that the code gives wrongly.
+        training: True for calls in training mode.
+    """
     widths: Widths = {}
+    sites: dict[tuple, list[SizeCall]] = {}
+    for size_call in calls:
+        sites.setdefault(site_of(size_call.place), []).append(size_call)
     for (place, position), (given, _, size_call) in wrong.items():
-        module, number, function = place
+        module, number, function, site = place
         atoms, size = size_call.atoms[position], size_call.sizes[position]
         dense = None
         if atoms is None:
@@ -298,8 +311,22 @@ def _calls(wrong: Wrong, *, training: bool = False) -> Widths:
         elif times(given, size):
             atoms = once(atoms)
             dense = len(atoms)
-        widths.setdefault(module, {})[call_key(number, function, position, dense, training=training)] = atoms
+        if all(_is_alike(other, size_call, position) for other in sites[site_of(place)]):
+            key = site_key(site, function, position, dense, training=training)
+        else:
+            key = call_key(number, function, position, dense, training=training)
+        widths.setdefault(module, {})[key] = atoms
     return widths
+
+
+def _is_alike(other: SizeCall, size_call: SizeCall, position: int) -> bool:
+    """True if two calls of one site hold the same channels at a position, any number of times."""
+    if other.mixed or len(other.sizes) != len(size_call.sizes):
+        return False
+    one, two = other.atoms[position], size_call.atoms[position]
+    if one is None or two is None:
+        return one is two and other.fixed[position] == size_call.fixed[position]
+    return np.array_equal(once(one), once(two))
 
 
 def live_sizes(found: ChannelGroups) -> ChannelGroups:
@@ -312,7 +339,7 @@ def live_sizes(found: ChannelGroups) -> ChannelGroups:
     calls = {c.place[0] for c in found.calls for a in c.atoms if a is not None and (a >= 0).any()}
 
     def changes(module: str, key: str, atoms: np.ndarray) -> bool:
-        if key.startswith("call "):
+        if is_call_key(key):
             return module in calls or any(name.startswith(f"{module}.".lstrip(".")) for name in tensors)
         return not is_size_key(key) or bool((atoms >= 0).any())
 

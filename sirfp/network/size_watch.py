@@ -9,11 +9,32 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from .call_sites import CallSites, call_stack
 from .sizes import MAKERS, SizesIn, sizes_in
 from .walk import walk
 
-Place = tuple[str, int, str]
-"""(name of the module whose forward makes the call, number of the call in this forward, function); see `call_key`."""
+Place = tuple[str, int, str, int]
+"""(name of the module whose forward makes the call, number of the call in this forward, function, number of the call
+site among those of the function); see `call_key` and `site_key`."""
+
+
+def site_of(place: Place) -> tuple[str, str, int]:
+    """Returns the module, the function and the number of the call site of a place."""
+    name, _, function, site = place
+    return name, function, site
+
+
+class _Running:
+    """A module whose forward runs.
+
+    Attributes:
+        name: the module's name.
+        calls: its number of calls that take sizes, and of those that make tensors.
+        sites: the sites of these calls.
+    """
+
+    def __init__(self, name: str):
+        self.name, self.calls, self.sites = name, [0, 0], CallSites()
 
 
 class SizeWatch(TorchFunctionMode):
@@ -34,13 +55,12 @@ class SizeWatch(TorchFunctionMode):
     ):
         super().__init__()
         self.model, self.seen, self.entered = model, seen, entered
-        # each module whose forward runs, its number of calls, and that of calls that make tensors
-        self._running: list[tuple[str, list[int]]] = []
+        self._running: list[_Running] = []
         self._handles: list = []
 
     def owner(self) -> str:
         """Returns the name of the module whose forward runs, "" for the model itself."""
-        return self._running[-1][0] if self._running else ""
+        return self._running[-1].name if self._running else ""
 
     def __enter__(self) -> SizeWatch:
         for name, module in walk(self.model):
@@ -57,7 +77,7 @@ class SizeWatch(TorchFunctionMode):
 
     def _entering(self, name: str):
         def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            self._running.append((name, [0, 0]))
+            self._running.append(_Running(name))
             if self.entered is not None:
                 self.entered(name, module, (*args, *kwargs.values()))
 
@@ -72,14 +92,14 @@ class SizeWatch(TorchFunctionMode):
         found = sizes_in(func, args, kwargs)
         if found is None or not self._running:
             return func(*args, **kwargs)
-        kind = int(found.function in MAKERS)
-        name, numbers = self._running[-1]
-        number = numbers[kind]
-        for _, calls in self._running:
-            calls[kind] += 1
+        kind, stack = int(found.function in MAKERS), call_stack()
+        for running in self._running:
+            running.calls[kind] += 1
+            site = running.sites.number(found.function, stack)
+        place = running.name, running.calls[kind] - 1, found.function, site
 
         def make(sizes: list) -> Any:
             new_args, new_kwargs = found.arguments(sizes)
             return func(*new_args, **new_kwargs)
 
-        return self.seen((name, number, found.function), found, args[0] if args else None, make)
+        return self.seen(place, found, args[0] if args else None, make)

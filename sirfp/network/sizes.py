@@ -6,14 +6,16 @@ Code such as `x.reshape(b, n, 3, self.heads, c // self.heads)` writes sizes in t
 - an expression: the module then gets a subclass of its class (`resized`), which runs the same forward, but replaces
   these sizes in the calls of PyTorch's functions.
 
-A plan stores both as widths of the module, {key: number}; see `attribute_key` and `call_key`.
+A plan stores both as widths of the module, {key: number}; see `attribute_key`, `site_key` and `call_key`.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
+from .call_sites import CallSites, call_stack
 
 _FIRST = {
     "view": 1, "reshape": 1, "expand": 1, "split": 1, "tensor_split": 1, "layer_norm": 1, "unflatten": 2, "narrow": 2,
@@ -67,13 +70,14 @@ _KEYWORDS = (
     "groups",
 )
 _ATTRIBUTE = re.compile(r"attribute (\w+)(?: (\d+))?")
-_CALL = re.compile(r"call (\d+) (\w+) (\d+)(?: of (\d+))?( in training)?")
+_CALL = re.compile(r"(call|site) (\d+) (\w+) (\d+)(?: of (\d+))?( in training)?")
 
 _RESIZED: dict[type[nn.Module], type[nn.Module]] = {}
 """{class of a module: the subclass that replaces sizes}."""
 
-Table = dict[int, dict[int, tuple[int, int]]]
-"""{number of the call: {position of the size: (new size, dense size)}}; a dense size of 0 replaces any size.
+Table = dict[int | tuple[str, int], dict[int, tuple[int, int]]]
+"""{number of the call, or (function, number of the call site): {position of the size: (new size, dense size)}}; a dense
+size of 0 replaces any size.
 
 The numbers of calls of `MAKERS` are negative: -1 for the first.
 """
@@ -84,12 +88,11 @@ def attribute_key(name: str, index: int | None = None) -> str:
     return f"attribute {name}" if index is None else f"attribute {name} {index}"
 
 
-def call_key(number: int, function: str, position: int, dense: int | None = None, *, training: bool = False) -> str:
-    """Returns the key of a size in a call.
+def site_key(number: int, function: str, position: int, dense: int | None = None, *, training: bool = False) -> str:
+    """Returns the key of a size in all calls from one place in the code, such as those of a loop over images.
 
     Args:
-        number: how many calls that take sizes the module's forward makes before this one; of `MAKERS`, how many of
-            those.
+        number: how many other places the module's forward calls this function from before (`CallSites`).
         function: name of the function: "reshape", "split" and so on.
         position: the position of the size among the sizes of the call.
         dense: the size in the dense network. If given, a multiple of it is replaced by the same multiple of the new
@@ -97,8 +100,28 @@ def call_key(number: int, function: str, position: int, dense: int | None = None
         training: True for a call in training mode, of a module that makes other calls there than in evaluation mode.
             Without such keys a module's sizes are replaced in both modes.
     """
+    return _key(f"site {number}", function, position, dense, training)
+
+
+def call_key(number: int, function: str, position: int, dense: int | None = None, *, training: bool = False) -> str:
+    """Returns the key of a size in a single call, from a place whose calls give different sizes.
+
+    Args:
+        number: how many calls that take sizes the module's forward makes before this one; of `MAKERS`, how many of
+            those.
+        function, position, dense, training: as in `site_key`.
+    """
+    return _key(f"call {number}", function, position, dense, training)
+
+
+def _key(call: str, function: str, position: int, dense: int | None, training: bool) -> str:
     of = "" if dense is None else f" of {dense}"
-    return f"call {number} {function} {position}{of}" + (" in training" if training else "")
+    return f"{call} {function} {position}{of}" + (" in training" if training else "")
+
+
+def is_call_key(key: str) -> bool:
+    """Returns True for a key of `site_key` or `call_key`."""
+    return bool(_CALL.fullmatch(key))
 
 
 def names_in_code(module: nn.Module) -> frozenset[str]:
@@ -209,11 +232,20 @@ def _bounds(x: torch.Tensor, index: Any) -> SizesIn | None:
 
 
 class _Resizing(TorchFunctionMode):
-    """Replaces, while active, sizes in the calls that one forward makes."""
+    """Replaces, while active, sizes in the calls that one forward makes.
 
-    def __init__(self, table: Table):
+    PyTorch's compiler knows no call sites: there each call of a function counts as another site.
+
+    Args:
+        table: the sizes.
+        frame: the frame in which the forward is called; None while PyTorch's compiler follows it.
+    """
+
+    def __init__(self, table: Table, frame: FrameType | None):
         super().__init__()
-        self.table, self.calls, self.made = table, 0, 0
+        self.table, self.frame, self.calls, self.made = table, frame, 0, 0
+        self.sites = CallSites()
+        self.counts = {key[0]: 0 for key in table if isinstance(key, tuple)}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -221,13 +253,22 @@ class _Resizing(TorchFunctionMode):
         if found is not None:
             if found.function in MAKERS:
                 self.made += 1
-                sizes = self.table.get(-self.made)
+                entries = [self.table.get(-self.made)]
             else:
-                sizes = self.table.get(self.calls)
+                entries = [self.table.get(self.calls)]
                 self.calls += 1
-            if sizes:
-                args, kwargs = found.arguments([_replaced(n, sizes.get(i)) for i, n in enumerate(found.sizes)])
+            if found.function in self.counts:
+                entries.append(self.table.get((found.function, self._site(found.function))))
+            for sizes in filter(None, entries):
+                found.sizes = [_replaced(n, sizes.get(i)) for i, n in enumerate(found.sizes)]
+                args, kwargs = found.arguments(found.sizes)
         return func(*args, **kwargs)
+
+    def _site(self, function: str) -> int:
+        if self.frame is not None:
+            return self.sites.number(function, call_stack(self.frame))
+        self.counts[function] += 1
+        return self.counts[function] - 1
 
 
 def _replaced(given: Any, entry: tuple[int, int] | None) -> Any:
@@ -248,7 +289,8 @@ def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(kind.forward)
     def forward(self, *args, **kwargs):
         training = self.training and "sizes_in_training" in vars(self)
-        with _Resizing(self.sizes_in_training if training else self.sizes_in_calls):
+        frame = None if torch.compiler.is_dynamo_compiling() else sys._getframe()
+        with _Resizing(self.sizes_in_training if training else self.sizes_in_calls, frame):
             return kind.forward(self, *args, **kwargs)
 
     def reduce(self, protocol):
@@ -271,7 +313,7 @@ def is_resized(module: nn.Module) -> bool:
 
 
 def is_size_key(key: str) -> bool:
-    """Returns True for a key of `attribute_key` or `call_key`."""
+    """Returns True for a key of `attribute_key`, `site_key` or `call_key`."""
     return bool(_ATTRIBUTE.fullmatch(key) or _CALL.fullmatch(key))
 
 
@@ -301,7 +343,7 @@ def set_sizes(module: Any, widths: Mapping[str, int]) -> None:
 
     Args:
         module: the module.
-        widths: {key: size}; keys other than those of `attribute_key` and `call_key` are ignored.
+        widths: {key: size}; other keys than those of this module are ignored.
     """
     for key, size in widths.items():
         if match := _ATTRIBUTE.fullmatch(key):
@@ -310,15 +352,16 @@ def set_sizes(module: Any, widths: Mapping[str, int]) -> None:
             if not is_resized(module):
                 module.sizes_in_calls = {}
                 module.__class__ = _subclass(type(module))
+            kind, number, function, position = match[1], int(match[2]), match[3], int(match[4])
             table = module.sizes_in_calls
-            if match[5]:
+            if match[6]:
                 table = vars(module).setdefault("sizes_in_training", {})
-            number = -1 - int(match[1]) if match[2] in MAKERS else int(match[1])
-            sizes = table.setdefault(number, {})
-            known, dense = sizes.get(int(match[3])), int(match[4] or 0)
+            call = -1 - number if function in MAKERS else number
+            sizes = table.setdefault((function, number) if kind == "site" else call, {})
+            known, dense = sizes.get(position), int(match[5] or 0)
             if known:  # an earlier cut set it: what its code gives is a multiple of the size in the dense network
                 size, dense = known[0] * size // dense if dense and known[1] else size, known[1]
-            sizes[int(match[3])] = size, dense
+            sizes[position] = size, dense
 
 
 def _set_attribute(module: Any, attribute: str, index: int | None, size: int) -> None:

@@ -137,19 +137,22 @@ class SizeCall:
     """A call in which the model's code gives sizes, such as `x.reshape(b, n, heads, width)`.
 
     Attributes:
-        place: (name of the module whose forward makes it, number of the call in this forward, function or `INPUT`).
+        place: (name of the module whose forward makes it, number of the call in this forward, function or `INPUT`,
+            number of the call site among those of the function).
         sizes: the sizes that the code gives, with the example inputs.
         atoms: for each size the atom of each index of the dimension, -1 if frozen, or None if it holds no channels.
         fixed: for each size True if it is a constant, such as the width of heads that are cut as a whole.
         split: the number of the operation that splits channels into these dimensions, or None.
+        mixed: True if other calls of the same site hold no channels.
         training: True for a call in training mode, of a module that makes other calls there than in evaluation mode.
     """
 
-    place: tuple[str, int, str]
+    place: tuple[str, int, str, int]
     sizes: tuple[int, ...]
     atoms: tuple[np.ndarray | None, ...]
     fixed: tuple[bool, ...]
     split: int | None
+    mixed: bool = False
     training: bool = False
 
     def sizes_of(self, keep: np.ndarray) -> tuple[int | None, ...]:
