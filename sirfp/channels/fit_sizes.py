@@ -320,12 +320,13 @@ def _calls(calls: Iterable[SizeCall], wrong: Wrong, *, training: bool = False) -
 
 
 def _is_alike(other: SizeCall, size_call: SizeCall, position: int) -> bool:
-    """True if two calls of one site hold the same channels at a position, any number of times."""
+    """True if two calls of one site hold the same channels at a position, any number of times, or the same constant."""
     if other.mixed or len(other.sizes) != len(size_call.sizes):
         return False
     one, two = other.atoms[position], size_call.atoms[position]
     if one is None or two is None:
-        return one is two and other.fixed[position] == size_call.fixed[position]
+        fixed = [(c.fixed[position], c.sizes[position]) for c in (other, size_call)]
+        return one is two and fixed[0] == fixed[1]
     return np.array_equal(once(one), once(two))
 
 

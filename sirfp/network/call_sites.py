@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from types import FrameType
+from types import CodeType, FrameType
 
 from torch import nn
 
@@ -13,8 +13,8 @@ _NETWORKS = os.path.join(_PACKAGE, "models") + os.sep
 _CALLING = sys.modules[nn.Module.__module__].__file__
 """The file whose functions call a module's forward, by different lines with hooks and without."""
 
-Stack = tuple[int, ...]
-"""The functions that run, from the innermost, each as the id of its code and the instruction that it is at."""
+Stack = list[tuple[CodeType, int]]
+"""The functions that run, from the innermost, each as its code and the instruction that it is at."""
 
 
 def call_stack(until: FrameType | None = None) -> Stack:
@@ -22,24 +22,42 @@ def call_stack(until: FrameType | None = None) -> Stack:
 
     Left out are the functions that watch or replace calls (those of this package and what runs inside a
     `__torch_function__`), and those of PyTorch that call a module: they differ between the dense network and a cut one.
+    Of a function that calls itself the innermost call counts, so that all depths of a recursion share a site.
 
     Args:
         until: the frame to stop before; None for all frames.
     """
-    stack: list[int] = []
+    stack: Stack = []
+    seen: set[int] = set()  # ids of the codes since the last call of a module
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame is not until:
         code = frame.f_code
         if code.co_name == "__torch_function__":
             stack.clear()
-        elif not _is_machinery(code.co_filename):
-            stack += id(code), frame.f_lasti
+            seen.clear()
+        elif code.co_filename == _CALLING:
+            seen.clear()
+        elif id(code) not in seen and not _is_machinery(code.co_filename):
+            seen.add(id(code))
+            stack.append((code, _instruction(frame)))
         frame = frame.f_back
-    return tuple(stack)
+    return stack
+
+
+def _instruction(frame: FrameType) -> int:
+    """Returns the index of the instruction that a frame is at.
+
+    While a call runs, Python's index is that of the calling instruction or, where Python has specialised it after some
+    calls, that of the inline cache behind it. The opcode of caches is 0.
+    """
+    code, index = frame.f_code.co_code, frame.f_lasti
+    while index > 0 and code[index] == 0:
+        index -= 2
+    return index
 
 
 def _is_machinery(file: str) -> bool:
-    return file == _CALLING or (file.startswith(_PACKAGE) and not file.startswith(_NETWORKS))
+    return file.startswith(_PACKAGE) and not file.startswith(_NETWORKS)
 
 
 class CallSites:
@@ -49,7 +67,8 @@ class CallSites:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, dict[Stack, int]] = {}
+        self._known: dict[str, dict[tuple[int, ...], int]] = {}  # the codes by their ids
+        self._stacks: dict[str, list[Stack]] = {}
 
     def number(self, function: str, stack: Stack) -> int:
         """Returns the number of a call site among those of a function.
@@ -58,5 +77,14 @@ class CallSites:
             function: name of the function (`SizesIn.function`).
             stack: the functions that run (`call_stack`).
         """
-        known = self._known.setdefault(function, {})
-        return known.setdefault(stack, len(known))
+        known, stacks = self._known.setdefault(function, {}), self._stacks.setdefault(function, [])
+        site = _ids(stack)
+        if site not in known:  # `eval` makes equal code each time
+            equal = next((known[_ids(other)] for other in stacks if other == stack), None)
+            known[site] = len(set(known.values())) if equal is None else equal
+            stacks.append(stack)
+        return known[site]
+
+
+def _ids(stack: Stack) -> tuple[int, ...]:
+    return tuple(n for code, index in stack for n in (id(code), index))

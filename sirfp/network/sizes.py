@@ -238,7 +238,8 @@ class _Resizing(TorchFunctionMode):
 
     Args:
         table: the sizes.
-        frame: the frame in which the forward is called; None while PyTorch's compiler follows it.
+        frame: the frame in which the forward is called; None while PyTorch's compiler follows it. It is let go of when
+            the mode ends, since a frame that holds itself would keep its inputs in memory.
     """
 
     def __init__(self, table: Table, frame: FrameType | None):
@@ -246,6 +247,10 @@ class _Resizing(TorchFunctionMode):
         self.table, self.frame, self.calls, self.made = table, frame, 0, 0
         self.sites = CallSites()
         self.counts = {key[0]: 0 for key in table if isinstance(key, tuple)}
+
+    def __exit__(self, *exc) -> None:
+        super().__exit__(*exc)
+        self.frame = None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -289,8 +294,8 @@ def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(kind.forward)
     def forward(self, *args, **kwargs):
         training = self.training and "sizes_in_training" in vars(self)
-        frame = None if torch.compiler.is_dynamo_compiling() else sys._getframe()
-        with _Resizing(self.sizes_in_training if training else self.sizes_in_calls, frame):
+        table = self.sizes_in_training if training else self.sizes_in_calls
+        with _Resizing(table, None if torch.compiler.is_dynamo_compiling() else sys._getframe()):
             return kind.forward(self, *args, **kwargs)
 
     def reduce(self, protocol):

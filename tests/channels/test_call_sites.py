@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -65,7 +67,42 @@ class ByWidth(nn.Module):
         return self.o(torch.cat(parts, 1))
 
 
-@pytest.mark.parametrize("kind", [ByImage, Twice, ByWidth])
+class Recursive(ByImage):
+    """A function that calls itself for each image."""
+
+    def forward(self, x):
+        x = self.i(x).relu()
+        return self.o(torch.cat([self.means(x, 16), self.means(self.j(x), 24)], 1))
+
+    def means(self, x, width):
+        first = x[0].reshape(1, width, -1).mean(2)
+        return torch.cat([first, self.means(x[1:], width)]) if len(x) > 1 else first
+
+
+class Indexed(Recursive):
+    """Many calls by an object's `__getitem__`, which Python specialises after some of them."""
+
+    def means(self, x, width):
+        views = Views(x, width)
+        return torch.stack([torch.cat([views[i] for i in range(len(x))]) for _ in range(10)]).mean(0)
+
+
+class Views:
+    def __init__(self, x, width):
+        self.x, self.width = x, width
+
+    def __getitem__(self, i):
+        return self.x[i].reshape(1, self.width, -1).mean(2)
+
+
+class Evaluated(Recursive):
+    """Code that is compiled anew for each image."""
+
+    def means(self, x, width):
+        return torch.cat([eval("image.reshape(1, width, -1).mean(2)", {"image": i, "width": width}) for i in x])
+
+
+@pytest.mark.parametrize("kind", [ByImage, Twice, ByWidth, Recursive, Indexed, Evaluated])
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_cut_network_runs_on_any_number_of_images(kind, images):
     torch.manual_seed(0)
@@ -108,3 +145,44 @@ def test_sites_are_numbered_in_a_loop_over_equal_blocks():
     torch.manual_seed(0)
     found = prove(Net(), torch.rand(2, 4))
     assert {g.size for g in found} == {8, 6}
+
+
+class Heads(nn.Module):
+    """Attention in a loop over layers, whose code takes other widths of heads from the width of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.e, self.o = nn.Linear(8, 24), nn.Linear(24, 5)
+        self.qkv = nn.ModuleList(nn.Linear(24, 72) for _ in range(2))
+        self.p = nn.ModuleList(nn.Linear(24, 24) for _ in range(2))
+        self.heads = [4, 6]
+
+    def forward(self, x):
+        x = self.e(x)
+        for qkv, p, heads in zip(self.qkv, self.p, self.heads, strict=True):
+            b, n, c = x.shape
+            q, k, v = qkv(x).reshape(b, n, 3, heads, c // heads).permute(2, 0, 3, 1, 4)
+            x = x + p(((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(b, n, -1))
+        return self.o(x)
+
+
+def test_constants_of_one_site_that_differ_stay_apart():
+    torch.manual_seed(0)
+    assert sorted(g.size for g in prove(Heads(), torch.rand(2, 6, 8))) == [4, 6, 24]
+
+
+def test_a_cut_network_lets_go_of_its_inputs():
+    """Without waiting for Python's garbage collector."""
+    torch.manual_seed(0)
+    model, x = ByImage().eval(), torch.rand(2, 3, 8, 8)
+    found = find_groups(model, x)
+    apply(model, plan_for(found, half_of(found, 0, list(found))))
+    gc.disable()
+    try:
+        x = torch.rand(2, 3, 8, 8)
+        held = weakref.ref(x)
+        model(x)
+        del x
+        assert held() is None
+    finally:
+        gc.enable()
