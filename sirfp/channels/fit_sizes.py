@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..network.size_watch import site_of
-from ..network.sizes import attribute_key, call_key, is_call_key, is_size_key, site_key
+from ..network.call_sites import Place
+from ..network.sizes import attribute_key, is_call_key, is_size_key, site_key
 from ..network.untouched import SharedMemory, copied_model
 from ..structure.groups import INPUT, ChannelGroups, Group, SizeCall
 from .choice import turns_apart
@@ -111,7 +111,7 @@ def _fit_evaluation(
     sized = [c for c in found.calls if not c.training and any(n is not None for n in c.sizes_of(dense))]
     if not sized:
         return Fit(found)
-    checks = all(c.place[2] == INPUT for c in sized)  # no sizes in calls: the code at most checks widths
+    checks = all(c.place.function == INPUT for c in sized)  # no sizes in calls: the code at most checks widths
     if checks and not settled and (copies := passing()):
         return Fit(found, copies=copies)
     run = CorrectedCopy(model, inputs, found, shared)
@@ -160,12 +160,13 @@ def _stubborn(found: ChannelGroups, wrong: Wrong) -> frozenset[int]:
 def _all_stubborn(found: ChannelGroups, wrong: Wrong) -> bool:
     """True if some split cannot lose the same channel from every head in each module that can lose some."""
     modules = {
-        c.place[0]
+        c.place.module
         for c in found.calls
         if c.split is not None and c.split not in found.heads
         if any(a is not None and (a >= 0).any() for a in c.atoms)
     }
-    return bool(modules) and modules <= {c.place[0] for _, _, c in wrong.values() if c.split in _stubborn(found, wrong)}
+    stubborn = _stubborn(found, wrong)
+    return bool(modules) and modules <= {c.place.module for _, _, c in wrong.values() if c.split in stubborn}
 
 
 def _training_sizes(run: CorrectedCopy) -> Widths:
@@ -178,7 +179,7 @@ def _training_sizes(run: CorrectedCopy) -> Widths:
     replaced = {module for module, keys in run.found.widths.items() if any(map(is_call_key, keys))}
     run.widths = _calls(calls, _dense_sizes(calls, replaced), training=True)
     _, wrong = run.over_turns(list(run.found.groups), (0, *_later(run.found)))
-    modules = replaced | {place[0] for place, _ in wrong}
+    modules = replaced | {place.module for place, _ in wrong}
     return _calls(calls, {**_dense_sizes(calls, modules), **wrong}, training=True)
 
 
@@ -187,7 +188,7 @@ def _dense_sizes(calls: Iterable[SizeCall], modules: Set[str]) -> Wrong:
     return {
         (size_call.place, position): (size, size, size_call)
         for size_call in calls
-        if size_call.place[0] in modules
+        if size_call.place.module in modules
         for position, (size, atoms) in enumerate(zip(size_call.sizes, size_call.atoms, strict=True))
         if atoms is not None and size != -1
     }
@@ -212,8 +213,8 @@ def _checked(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, nn.M
     while run.failed_in is not None and (kind := type(modules[run.failed_in])) not in kinds:
         kinds.add(kind)
         alike = {name: module for name, module in modules.items() if type(module) is kind}
-        inputs = _holding_any((c for c in run.found.calls if c.place[2] == INPUT), alike)
-        calls = _holding_any((c for c in run.found.calls if c.place[2] != INPUT), alike)
+        inputs = _holding_any((c for c in run.found.calls if c.place.function == INPUT), alike)
+        calls = _holding_any((c for c in run.found.calls if c.place.function != INPUT), alike)
         for tried in filter(None, (inputs, calls, joined(calls, inputs) if inputs and calls else None)):
             run.widths = joined(accepted, tried)
             if run.failure(groups) is None or (run.failed_in is not None and type(modules[run.failed_in]) is not kind):
@@ -226,7 +227,7 @@ def _holding_any(calls: Iterable[SizeCall], modules: Mapping[str, nn.Module]) ->
     """Returns the attributes of modules that hold sizes of calls whose channels can be cut."""
     widths: Widths = {}
     for size_call in calls:
-        module = size_call.place[0]
+        module = size_call.place.module
         for position, atoms in enumerate(size_call.atoms):
             if module in modules and atoms is not None and (atoms >= 0).any():
                 for key in _holding(modules[module], size_call, position):
@@ -251,9 +252,9 @@ def _attributes(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, n
         tried: Widths = {}
         for (place, position), (_, _, size_call) in before.items():
             atoms = size_call.atoms[position]
-            names = _holding(modules[place[0]], size_call, position)
-            if atoms is not None and turn < len(names) and names[turn] not in accepted.get(place[0], {}):
-                tried.setdefault(place[0], {}).setdefault(names[turn], atoms)
+            names = _holding(modules[place.module], size_call, position)
+            if atoms is not None and turn < len(names) and names[turn] not in accepted.get(place.module, {}):
+                tried.setdefault(place.module, {}).setdefault(names[turn], atoms)
         if not tried:
             break
         run.widths = joined(accepted, tried)
@@ -262,7 +263,7 @@ def _attributes(run: CorrectedCopy, groups: list[Group], modules: Mapping[str, n
         good = {
             module: keys
             for module, keys in tried.items()
-            if sum(p[0] == module for p, _ in run.wrong) < sum(p[0] == module for p, _ in before)
+            if sum(p.module == module for p, _ in run.wrong) < sum(p.module == module for p, _ in before)
         }
         accepted = joined(accepted, good)
         if len(good) < len(tried):
@@ -290,8 +291,8 @@ def _holding(module: nn.Module, size_call: SizeCall, position: int) -> list[str]
 def _calls(calls: Iterable[SizeCall], wrong: Wrong, *, training: bool = False) -> Widths:
     """Returns the sizes to replace in calls.
 
-    The calls of one place in the code share a key where they hold the same channels, so that a loop over images may
-    have more or fewer rounds than with the example inputs.
+    The calls of one site share a key where they hold the same channels, so that a loop over images may have more or
+    fewer rounds than with the example inputs. Else each round has its own key, and they begin anew after the last.
 
     Args:
         calls: all calls of the mode.
@@ -299,11 +300,10 @@ def _calls(calls: Iterable[SizeCall], wrong: Wrong, *, training: bool = False) -
         training: True for calls in training mode.
     """
     widths: Widths = {}
-    sites: dict[tuple, list[SizeCall]] = {}
+    sites: dict[Place, list[SizeCall]] = {}
     for size_call in calls:
-        sites.setdefault(site_of(size_call.place), []).append(size_call)
+        sites.setdefault(size_call.place._replace(round=0), []).append(size_call)
     for (place, position), (given, _, size_call) in wrong.items():
-        module, number, function, site = place
         atoms, size = size_call.atoms[position], size_call.sizes[position]
         dense = None
         if atoms is None:
@@ -311,23 +311,28 @@ def _calls(calls: Iterable[SizeCall], wrong: Wrong, *, training: bool = False) -
         elif times(given, size):
             atoms = once(atoms)
             dense = len(atoms)
-        if all(_is_alike(other, size_call, position) for other in sites[site_of(place)]):
-            key = site_key(site, function, position, dense, training=training)
-        else:
-            key = call_key(number, function, position, dense, training=training)
-        widths.setdefault(module, {})[key] = atoms
+        period = _period(sites[place._replace(round=0)], position)
+        key = site_key(place, position, dense, period, training=training)
+        widths.setdefault(place.module, {})[key] = atoms
     return widths
 
 
-def _is_alike(other: SizeCall, size_call: SizeCall, position: int) -> bool:
-    """True if two calls of one site hold the same channels at a position, any number of times, or the same constant."""
-    if other.mixed or len(other.sizes) != len(size_call.sizes):
-        return False
-    one, two = other.atoms[position], size_call.atoms[position]
-    if one is None or two is None:
-        fixed = [(c.fixed[position], c.sizes[position]) for c in (other, size_call)]
-        return one is two and fixed[0] == fixed[1]
-    return np.array_equal(once(one), once(two))
+def _period(calls: list[SizeCall], position: int) -> int:
+    """Returns the number of rounds after which the calls of a site hold the same channels again at a position."""
+    rounds: list[set] = [set() for _ in range(max(c.rounds for c in calls))]
+    for size_call in calls:
+        rounds[size_call.place.round].add(_content(size_call, position))
+    return next(n for n in range(1, len(rounds) + 1) if rounds[n:] == rounds[:-n])
+
+
+def _content(size_call: SizeCall, position: int) -> tuple:
+    """Returns what a call holds at a position: channels, any number of times, or a constant."""
+    if position >= len(size_call.sizes):
+        return (len(size_call.sizes),)
+    atoms = size_call.atoms[position]
+    if atoms is None:
+        return len(size_call.sizes), size_call.fixed[position], size_call.sizes[position]
+    return len(size_call.sizes), once(atoms).tobytes()
 
 
 def live_sizes(found: ChannelGroups) -> ChannelGroups:
@@ -337,7 +342,7 @@ def live_sizes(found: ChannelGroups) -> ChannelGroups:
     attention's heads from that of its input.
     """
     tensors = {piece.tensor for group in found for piece in group.slices}
-    calls = {c.place[0] for c in found.calls for a in c.atoms if a is not None and (a >= 0).any()}
+    calls = {c.place.module for c in found.calls for a in c.atoms if a is not None and (a >= 0).any()}
 
     def changes(module: str, key: str, atoms: np.ndarray) -> bool:
         if is_call_key(key):

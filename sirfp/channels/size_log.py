@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..network.call_sites import Place
 from ..network.forward import tensors
-from ..network.size_watch import Place, site_of
 from ..network.sizes import MAKERS, SizesIn, names_in_code
 from ..network.walk import walk
 from ..structure.groups import INPUT, SizeCall
@@ -48,7 +47,7 @@ class SizeLog:
         }
         self.calls: list[SizeCall] = []
         self.training: list[SizeCall] = []
-        self._seen: Counter[tuple] = Counter()  # calls of each mode and site, those without channels included
+        self._rounds: dict[tuple, int] = {}  # number of calls of each mode and site, those without channels included
         self._names: dict[type[nn.Module], frozenset[str]] = {}
         # (the calls of a mode, index of the call, its result), for expanded views and tensors that the code makes
         self._expanded: list[tuple[list[SizeCall], int, torch.Tensor]] = []
@@ -57,10 +56,11 @@ class SizeLog:
     def seen(self, place: Place, given: SizesIn, x: Any, make: Callable[[list], Any]) -> Any:
         """Makes a call as the code gives it, and records it."""
         out = make(given.sizes)
-        if place[0] in self._fitting or not all(isinstance(n, int) for n in given.sizes):
+        if place.module in self._fitting or not all(isinstance(n, int) for n in given.sizes):
             return out
         calls = self.calls if self.trace.counting else self.training
-        self._seen[calls is self.training, site_of(place)] += 1
+        site = calls is self.training, place._replace(round=0)
+        self._rounds[site] = max(self._rounds.get(site, 0), place.round + 1)
         if given.function in MAKERS:
             if out.is_floating_point() and 1 < out.numel() <= STATE and out.dim() == len(given.sizes):
                 self._made.append((calls, len(calls), out))
@@ -92,7 +92,7 @@ class SizeLog:
             for labels in self.trace.dims(tensor):
                 if labels is not None and len(labels) in numbers:
                     numbers.remove(len(labels))
-                    self.calls.append(SizeCall((name, 0, INPUT, 0), (len(labels),), (labels,), (False,), None))
+                    self.calls.append(SizeCall(Place(name, INPUT), (len(labels),), (labels,), (False,), None))
 
     def finished(self) -> list[SizeCall]:
         """Returns the calls, with the channels that expanded dimensions and hidden states met after the call.
@@ -110,20 +110,20 @@ class SizeLog:
         self._expanded.clear()
         self._made.clear()
         for training, calls in ((False, self.calls), (True, self.training)):
-            held = Counter(site_of(c.place) for c in calls)
-            seen = {site: self._seen[training, site] for site in held}
-            calls[:] = [replace(c, mixed=seen[site_of(c.place)] > held[site_of(c.place)]) for c in calls]
+            calls[:] = [
+                replace(c, rounds=self._rounds.get((training, c.place._replace(round=0)), 1)) for c in calls
+            ]
         modes = [_by_module(calls) for calls in (self.calls, self.training)]
         other = [name for name in modes[1] if modes[1][name] != modes[0].get(name)]
-        return self.calls + [replace(c, training=True) for c in self.training if c.place[0] in other]
+        return self.calls + [replace(c, training=True) for c in self.training if c.place.module in other]
 
 
 def _by_module(calls: list[SizeCall]) -> dict[str, list]:
-    """Returns number, function, site and sizes of the calls of each module."""
+    """Returns the places and the sizes of the calls of each module."""
     found: dict[str, list] = {}
     for call in calls:
-        if call.place[2] != INPUT:
-            found.setdefault(call.place[0], []).append((call.place[1:], call.sizes))
+        if call.place.function != INPUT:
+            found.setdefault(call.place.module, []).append((call.place, call.sizes))
     return found
 
 

@@ -1,37 +1,65 @@
-"""Numbers the places in a model's code that call a function, so that all rounds of a loop share one number."""
+"""Knows the places in a model's code that call a function, so that all rounds of a loop share one.
+
+A call site is the stack of functions, each with the instruction that it is at, between the forward of a module and the
+call. It has a number among those that the forward reaches, and a mark, which is a checksum of the stack: the number of
+a site changes with other inputs for which the code takes another branch, the mark does not. Marks hold for one version
+of Python and of the code, numbers for any; the first half of a mark tells whether it holds.
+"""
 
 from __future__ import annotations
 
+import dis
+import inspect
 import os
 import sys
+import zlib
 from types import CodeType, FrameType
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _NETWORKS = os.path.join(_PACKAGE, "models") + os.sep
+_REPLACING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sizes.py")
 _CALLING = sys.modules[nn.Module.__module__].__file__
 """The file whose functions call a module's forward, by different lines with hooks and without."""
+
+_REST = "torch_dynamo_resume"
+"""How names of functions begin that are the rest of one that PyTorch's compiler has broken in two."""
+
+_CACHE, _CALL, _PRECALL = (dis.opmap.get(name, -1) for name in ("CACHE", "CALL", "PRECALL"))
+_BEFORE = 4
+"""Distance in bytes from a PRECALL and its cache to the CALL."""
 
 Stack = list[tuple[CodeType, int]]
 """The functions that run, from the innermost, each as its code and the instruction that it is at."""
 
 
 def call_stack(until: FrameType | None = None) -> Stack:
-    """Returns the functions of the model's code that run, up to a frame of it.
-
-    Left out are the functions that watch or replace calls (those of this package and what runs inside a
-    `__torch_function__`), and those of PyTorch that call a module: they differ between the dense network and a cut one.
-    Of a function that calls itself the innermost call counts, so that all depths of a recursion share a site.
+    """Returns the functions of the model's code that run, up to a frame.
 
     Args:
         until: the frame to stop before; None for all frames.
     """
-    stack: Stack = []
-    seen: set[int] = set()  # ids of the codes since the last call of a module
+    frames: list[tuple[CodeType, int]] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame is not until:
-        code = frame.f_code
+        frames.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return _of_the_model(frames)
+
+
+def _of_the_model(frames: Stack) -> Stack:
+    """Returns the frames that are the same in the dense network and in a cut one.
+
+    Left out are the functions that watch or replace calls (those of this package and what runs inside a
+    `__torch_function__`), and those of PyTorch that call a module. Of a function that calls itself the innermost call
+    counts, so that all depths of a recursion share a site.
+    """
+    stack: Stack = []
+    seen: set[int] = set()  # ids of the codes since the last call of a module
+    for code, index in frames:
         if code.co_name == "__torch_function__":
             stack.clear()
             seen.clear()
@@ -39,20 +67,21 @@ def call_stack(until: FrameType | None = None) -> Stack:
             seen.clear()
         elif id(code) not in seen and not _is_machinery(code.co_filename):
             seen.add(id(code))
-            stack.append((code, _instruction(frame)))
-        frame = frame.f_back
+            stack.append((code, _instruction(code, index)))
     return stack
 
 
-def _instruction(frame: FrameType) -> int:
-    """Returns the index of the instruction that a frame is at.
+def _instruction(code: CodeType, index: int) -> int:
+    """Returns the index of the instruction that a function is at.
 
-    While a call runs, Python's index is that of the calling instruction or, where Python has specialised it after some
-    calls, that of the inline cache behind it. The opcode of caches is 0.
+    While a call runs, Python's index is that of the calling instruction. Where Python has specialised it after some
+    calls, it may be that of the inline cache behind it, or of the PRECALL before it that Python 3.11 has.
     """
-    code, index = frame.f_code.co_code, frame.f_lasti
-    while index > 0 and code[index] == 0:
+    instructions = code.co_code
+    while index > 0 and instructions[index] == _CACHE:
         index -= 2
+    if index >= _BEFORE and instructions[index] == _CALL and instructions[index - _BEFORE] == _PRECALL:
+        index -= _BEFORE
     return index
 
 
@@ -60,31 +89,131 @@ def _is_machinery(file: str) -> bool:
     return file.startswith(_PACKAGE) and not file.startswith(_NETWORKS)
 
 
-class CallSites:
-    """The call sites of one forward pass of a module, those of the modules that it calls included.
+def code_mark(kind: type[nn.Module]) -> str:
+    """Returns the first half of the marks of all sites in a class's forward: of the version of Python and of its code.
 
-    The sites of each function are numbered in the order in which they are reached first.
+    Another one tells that the second halves are not to be compared.
+    """
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
+    parts = (sys.version_info[:2], sys.flags.optimize, code and (code.co_code, code.co_names))
+    return _checksum(parts)
+
+
+def site_mark(stack: Stack) -> str:
+    """Returns the second half of the mark of a call site, from the functions up to the module's forward."""
+    return _checksum([(code.co_name, index) for code, index in stack])
+
+
+def is_rewritten(stack: Stack) -> bool:
+    """True if PyTorch's compiler has rewritten some of the functions, so that the mark of the site does not hold."""
+    rewritten = getattr(sys.modules.get("torch._dynamo.convert_frame"), "output_codes", ())
+    return any(code in rewritten or code.co_name.startswith(_REST) for code, _ in stack)
+
+
+def _checksum(parts: object) -> str:
+    return f"{zlib.crc32(repr(parts).encode()):08x}"
+
+
+class Place(NamedTuple):
+    """The place of a call that takes sizes.
+
+    Attributes:
+        module: name of the module whose forward makes it.
+        function: name of the function.
+        site: number of the call site among those of the function.
+        round: number of the call among those of its site.
+        mark: mark of the call site.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[str, dict[tuple[int, ...], int]] = {}  # the codes by their ids
-        self._stacks: dict[str, list[Stack]] = {}
+    module: str
+    function: str
+    site: int = 0
+    round: int = 0
+    mark: str = ""
 
-    def number(self, function: str, stack: Stack) -> int:
-        """Returns the number of a call site among those of a function.
+
+class Site:
+    """A call site, while a forward runs.
+
+    Attributes:
+        number: its number among the sites of a function, in the order in which they are reached first.
+        stack: the functions that run.
+        calls: how often it has been reached.
+    """
+
+    def __init__(self, number: int, stack: Stack):
+        self.number, self.stack, self.calls = number, stack, 0
+
+
+class CallSites:
+    """The call sites of one forward pass of a module, those of the modules that it calls included."""
+
+    def __init__(self) -> None:
+        self._sites: dict[str, list[Site]] = {}
+        self._known: dict[tuple, Site] = {}  # by the ids of the codes; sites keep these alive
+
+    def reached(self, function: str, stack: Stack) -> Site:
+        """Counts a call and returns its site.
 
         Args:
             function: name of the function (`SizesIn.function`).
             stack: the functions that run (`call_stack`).
         """
-        known, stacks = self._known.setdefault(function, {}), self._stacks.setdefault(function, [])
-        site = _ids(stack)
-        if site not in known:  # `eval` makes equal code each time
-            equal = next((known[_ids(other)] for other in stacks if other == stack), None)
-            known[site] = len(set(known.values())) if equal is None else equal
-            stacks.append(stack)
-        return known[site]
+        key = (function, *(n for code, index in stack for n in (id(code), index)))
+        site = self._known.get(key)
+        if site is None:
+            sites = self._sites.setdefault(function, [])
+            site = next((s for s in sites if s.stack == stack), None)  # `eval` makes equal code each time
+            if site is None:
+                site = Site(len(sites), stack)
+                sites.append(site)
+                self._known[key] = site
+        site.calls += 1
+        return site
 
 
-def _ids(stack: Stack) -> tuple[int, ...]:
-    return tuple(n for code, index in stack for n in (id(code), index))
+def compiled_level() -> int:
+    """Returns how many forwards of modules whose sizes are replaced run, in code that PyTorch's compiler follows."""
+    return sum(_replaces(code) for code, _ in _compiled_frames())
+
+
+def compiled_mark(level: int) -> str:
+    """Returns the second half of the mark of the site that PyTorch's compiler is at.
+
+    Where it cannot be known, as in the rest of a function that the compiler has broken in two, the result begins with
+    "?", and tells one site from another only; it is empty if not even that is known.
+
+    Args:
+        level: how many forwards of modules whose sizes are replaced run at the module's own (`compiled_level`).
+    """
+    frames = _compiled_frames()
+    broken = any(code.co_name.startswith(_REST) for code, _ in frames)
+    forwards = [i for i, (code, _) in enumerate(frames) if _replaces(code)]
+    if broken or not 0 < level <= len(forwards):
+        return "?" + site_mark(_of_the_model(frames)) if frames else ""
+    return site_mark(_of_the_model(frames[: forwards[-level]]))
+
+
+def _replaces(code: CodeType) -> bool:
+    """True for the forward that `sirfp.network.sizes` gives to modules whose sizes are replaced."""
+    return code.co_name == "forward" and code.co_filename == _REPLACING
+
+
+def _compiled_frames() -> Stack:
+    """Returns the functions that PyTorch's compiler follows, from the innermost; nothing if this version hides them."""
+    try:
+        from torch._dynamo.symbolic_convert import InstructionTranslator
+
+        translator: Any = InstructionTranslator.current_tx().output.current_tx
+        frames: Stack = []
+        while translator is not None:
+            frames.append((translator.f_code, translator.current_instruction.offset or 0))
+            translator = getattr(translator, "parent", None)
+        return frames
+    except Exception:  # no public interface gives them
+        return []
+
+
+# The compiler runs these while it follows a model, and takes what they return as constants.
+compiled_level = torch.compiler.assume_constant_result(compiled_level)
+compiled_mark = torch.compiler.assume_constant_result(compiled_mark)

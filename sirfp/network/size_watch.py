@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .call_sites import CallSites, call_stack
-from .sizes import MAKERS, SizesIn, sizes_in
+from .call_sites import CallSites, Place, call_stack, code_mark, site_mark
+from .sizes import SizesIn, sizes_in
 from .walk import walk
-
-Place = tuple[str, int, str, int]
-"""(name of the module whose forward makes the call, number of the call in this forward, function, number of the call
-site among those of the function); see `call_key` and `site_key`."""
-
-
-def site_of(place: Place) -> tuple[str, str, int]:
-    """Returns the module, the function and the number of the call site of a place."""
-    name, _, function, site = place
-    return name, function, site
 
 
 class _Running:
@@ -29,12 +21,13 @@ class _Running:
 
     Attributes:
         name: the module's name.
-        calls: its number of calls that take sizes, and of those that make tensors.
-        sites: the sites of these calls.
+        frame: the frame that calls its forward.
+        code: the first half of the marks of its sites.
+        sites: the sites of its calls that take sizes.
     """
 
-    def __init__(self, name: str):
-        self.name, self.calls, self.sites = name, [0, 0], CallSites()
+    def __init__(self, name: str, module: nn.Module, frame: FrameType):
+        self.name, self.frame, self.code, self.sites = name, frame, code_mark(type(module)), CallSites()
 
 
 class SizeWatch(TorchFunctionMode):
@@ -77,7 +70,7 @@ class SizeWatch(TorchFunctionMode):
 
     def _entering(self, name: str):
         def enter(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            self._running.append(_Running(name))
+            self._running.append(_Running(name, module, sys._getframe(1)))
             if self.entered is not None:
                 self.entered(name, module, (*args, *kwargs.values()))
 
@@ -92,11 +85,11 @@ class SizeWatch(TorchFunctionMode):
         found = sizes_in(func, args, kwargs)
         if found is None or not self._running:
             return func(*args, **kwargs)
-        kind, stack = int(found.function in MAKERS), call_stack()
+        stack, own = call_stack(self._running[0].frame), self._running[-1]
         for running in self._running:
-            running.calls[kind] += 1
-            site = running.sites.number(found.function, stack)
-        place = running.name, running.calls[kind] - 1, found.function, site
+            site = running.sites.reached(found.function, stack)
+        mark = own.code + site_mark(call_stack(own.frame))
+        place = Place(own.name, found.function, site.number, site.calls - 1, mark)
 
         def make(sizes: list) -> Any:
             new_args, new_kwargs = found.arguments(sizes)

@@ -6,7 +6,7 @@ Code such as `x.reshape(b, n, 3, self.heads, c // self.heads)` writes sizes in t
 - an expression: the module then gets a subclass of its class (`resized`), which runs the same forward, but replaces
   these sizes in the calls of PyTorch's functions.
 
-A plan stores both as widths of the module, {key: number}; see `attribute_key`, `site_key` and `call_key`.
+A plan stores both as widths of the module, {key: number}; see `attribute_key` and `site_key`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,17 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
-from .call_sites import CallSites, call_stack
+from .call_sites import (
+    CallSites,
+    Place,
+    Site,
+    call_stack,
+    code_mark,
+    compiled_level,
+    compiled_mark,
+    is_rewritten,
+    site_mark,
+)
 
 _FIRST = {
     "view": 1, "reshape": 1, "expand": 1, "split": 1, "tensor_split": 1, "layer_norm": 1, "unflatten": 2, "narrow": 2,
@@ -70,16 +80,20 @@ _KEYWORDS = (
     "groups",
 )
 _ATTRIBUTE = re.compile(r"attribute (\w+)(?: (\d+))?")
-_CALL = re.compile(r"(call|site) (\d+) (\w+) (\d+)(?: of (\d+))?( in training)?")
+_CALL = re.compile(r"call (\d+) (\w+) (\d+)(?: of (\d+))?( in training)?")
+"""Keys of older plans, which number the calls: of `MAKERS` and of the other functions apart."""
+_SITE = re.compile(r"site (\d+) (\w+) (\d+)(?: of (\d+))?(?: round (\d+) of (\d+))? at ([0-9a-f]{16})( in training)?")
 
 _RESIZED: dict[type[nn.Module], type[nn.Module]] = {}
 """{class of a module: the subclass that replaces sizes}."""
 
-Table = dict[int | tuple[str, int], dict[int, tuple[int, int]]]
-"""{number of the call, or (function, number of the call site): {position of the size: (new size, dense size)}}; a dense
-size of 0 replaces any size.
+Entry = tuple[int, int, int, int]
+"""(new size, dense size, round, number of rounds); a dense size of 0 replaces any size."""
 
-The numbers of calls of `MAKERS` are negative: -1 for the first.
+Table = dict[Any, dict[int, list[Entry]]]
+"""{(function, number of the call site, its mark): {position of the size: entries}}.
+
+Entries of older plans have the number of the call as their key; those of `MAKERS` are negative: -1 for the first.
 """
 
 
@@ -88,40 +102,27 @@ def attribute_key(name: str, index: int | None = None) -> str:
     return f"attribute {name}" if index is None else f"attribute {name} {index}"
 
 
-def site_key(number: int, function: str, position: int, dense: int | None = None, *, training: bool = False) -> str:
-    """Returns the key of a size in all calls from one place in the code, such as those of a loop over images.
+def site_key(place: Place, position: int, dense: int | None, rounds: int = 1, *, training: bool = False) -> str:
+    """Returns the key of a size in the calls of one site, such as those of a loop over images.
 
     Args:
-        number: how many other places the module's forward calls this function from before (`CallSites`).
-        function: name of the function: "reshape", "split" and so on.
+        place: the place of a call.
         position: the position of the size among the sizes of the call.
         dense: the size in the dense network. If given, a multiple of it is replaced by the same multiple of the new
             size, as in `batch * heads`; else the size is replaced whatever it is.
+        rounds: number of rounds after which the sizes of the site begin anew. The key is of this round.
         training: True for a call in training mode, of a module that makes other calls there than in evaluation mode.
             Without such keys a module's sizes are replaced in both modes.
     """
-    return _key(f"site {number}", function, position, dense, training)
-
-
-def call_key(number: int, function: str, position: int, dense: int | None = None, *, training: bool = False) -> str:
-    """Returns the key of a size in a single call, from a place whose calls give different sizes.
-
-    Args:
-        number: how many calls that take sizes the module's forward makes before this one; of `MAKERS`, how many of
-            those.
-        function, position, dense, training: as in `site_key`.
-    """
-    return _key(f"call {number}", function, position, dense, training)
-
-
-def _key(call: str, function: str, position: int, dense: int | None, training: bool) -> str:
-    of = "" if dense is None else f" of {dense}"
-    return f"{call} {function} {position}{of}" + (" in training" if training else "")
+    key = f"site {place.site} {place.function} {position}"
+    key += "" if dense is None else f" of {dense}"
+    key += "" if rounds == 1 else f" round {place.round % rounds} of {rounds}"
+    return f"{key} at {place.mark}" + (" in training" if training else "")
 
 
 def is_call_key(key: str) -> bool:
-    """Returns True for a key of `site_key` or `call_key`."""
-    return bool(_CALL.fullmatch(key))
+    """Returns True for a key of sizes in calls: of `site_key`, or of an older plan."""
+    return bool(_SITE.fullmatch(key) or _CALL.fullmatch(key))
 
 
 def names_in_code(module: nn.Module) -> frozenset[str]:
@@ -234,18 +235,23 @@ def _bounds(x: torch.Tensor, index: Any) -> SizesIn | None:
 class _Resizing(TorchFunctionMode):
     """Replaces, while active, sizes in the calls that one forward makes.
 
-    PyTorch's compiler knows no call sites: there each call of a function counts as another site.
+    A site is known by its mark, or by its number where marks do not hold.
 
     Args:
         table: the sizes.
+        code: the `code_mark` of the module's class.
         frame: the frame in which the forward is called; None while PyTorch's compiler follows it. It is let go of when
             the mode ends, since a frame that holds itself would keep its inputs in memory.
+        level: in place of a frame, see `compiled_mark`.
     """
 
-    def __init__(self, table: Table, frame: FrameType | None):
+    def __init__(self, table: Table, code: str, frame: FrameType | None, level: int):
         super().__init__()
-        self.table, self.frame, self.calls, self.made = table, frame, 0, 0
+        self.table, self.code, self.frame, self.level = table, code, frame, level
+        self.calls, self.made = 0, 0
         self.sites = CallSites()
+        self.of_site: dict[Site, list[dict[int, list[Entry]]]] = {}
+        self.rounds: dict[tuple[str, str], tuple[int, int]] = {}  # {(function, mark): (number, calls)}
         self.counts = {key[0]: 0 for key in table if isinstance(key, tuple)}
 
     def __exit__(self, *exc) -> None:
@@ -258,31 +264,56 @@ class _Resizing(TorchFunctionMode):
         if found is not None:
             if found.function in MAKERS:
                 self.made += 1
-                entries = [self.table.get(-self.made)]
+                number = -self.made
             else:
-                entries = [self.table.get(self.calls)]
+                number = self.calls
                 self.calls += 1
+            changes = [(0, self.table[number])] if number in self.table else []
             if found.function in self.counts:
-                entries.append(self.table.get((found.function, self._site(found.function))))
-            for sizes in filter(None, entries):
-                found.sizes = [_replaced(n, sizes.get(i)) for i, n in enumerate(found.sizes)]
+                changes += self._changes(found.function)
+            for call, sizes in changes:
+                found.sizes = [_replaced(n, sizes.get(i, ()), call) for i, n in enumerate(found.sizes)]
                 args, kwargs = found.arguments(found.sizes)
         return func(*args, **kwargs)
 
-    def _site(self, function: str) -> int:
-        if self.frame is not None:
-            return self.sites.number(function, call_stack(self.frame))
-        self.counts[function] += 1
-        return self.counts[function] - 1
+    def _changes(self, function: str) -> list[tuple[int, dict[int, list[Entry]]]]:
+        """Returns the changes to the sizes of a call, each with the number of the call among those of its site."""
+        if self.frame is None:
+            return self._compiled(function)
+        site = self.sites.reached(function, call_stack(self.frame))
+        if site not in self.of_site:
+            code, mark = ("", "") if is_rewritten(site.stack) else (self.code, site_mark(site.stack))
+            self.of_site[site] = self._of_site(function, site.number, code, mark)
+        return [(site.calls - 1, sizes) for sizes in self.of_site[site]]
+
+    def _compiled(self, function: str) -> list[tuple[int, dict[int, list[Entry]]]]:
+        mark = compiled_mark(self.level) or f"?{self.counts[function]}"
+        number, call = self.rounds.get((function, mark), (self.counts[function], 0))
+        if not call:
+            self.counts[function] += 1
+        self.rounds[function, mark] = number, call + 1
+        code, mark = ("", "") if mark.startswith("?") else (self.code, mark)
+        return [(call, sizes) for sizes in self._of_site(function, number, code, mark)]
+
+    def _of_site(self, function: str, number: int, code: str, mark: str) -> list[dict[int, list[Entry]]]:
+        """Returns the changes of a site; `code` and `mark` are the halves of its mark, empty if unknown."""
+        return [
+            sizes
+            for key, sizes in self.table.items()
+            if isinstance(key, tuple) and key[0] == function
+            if (key[2] == code + mark if code and key[2].startswith(code) else key[1] == number)
+        ]
 
 
-def _replaced(given: Any, entry: tuple[int, int] | None) -> Any:
-    if entry is None or given == -1:
-        return given
-    new, dense = entry
-    if not dense:
-        return new
-    return given if given % dense else given // dense * new
+def _replaced(given: Any, entries: Sequence[Entry], call: int) -> Any:
+    """Returns the size for one that the code gives in a call, by its number among those of its site."""
+    for new, dense, first, rounds in entries if given != -1 else ():
+        if call % rounds == first:
+            if not dense:
+                given = new
+            elif not given % dense:
+                given = given // dense * new
+    return given
 
 
 def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
@@ -290,19 +321,33 @@ def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
 
     if kind in _RESIZED:
         return _RESIZED[kind]
+    code = code_mark(kind)
 
     @functools.wraps(kind.forward)
     def forward(self, *args, **kwargs):
         training = self.training and "sizes_in_training" in vars(self)
         table = self.sizes_in_training if training else self.sizes_in_calls
-        with _Resizing(table, None if torch.compiler.is_dynamo_compiling() else sys._getframe()):
+        if torch.compiler.is_dynamo_compiling():
+            mode = _Resizing(table, code, None, compiled_level())
+        else:
+            mode = _Resizing(table, code, sys._getframe(), 0)
+        with mode:
             return kind.forward(self, *args, **kwargs)
 
     def reduce(self, protocol):
         return _restored, (kind,), *kind.__reduce_ex__(self, protocol)[2:]
 
+    def setstate(self, state):
+        kind.__setstate__(self, state)
+        for table in (self.sizes_in_calls, vars(self).get("sizes_in_training", {})):
+            for sizes in table.values():
+                for position, entries in sizes.items():
+                    if isinstance(entries, tuple):  # of an older version
+                        sizes[position] = [(*entries, 0, 1)]
+
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    _RESIZED[kind] = type(kind.__name__, (kind,), {**names, "forward": forward, "__reduce_ex__": reduce})
+    methods = {"forward": forward, "__reduce_ex__": reduce, "__setstate__": setstate}
+    _RESIZED[kind] = type(kind.__name__, (kind,), {**names, **methods})
     return _RESIZED[kind]
 
 
@@ -318,8 +363,8 @@ def is_resized(module: nn.Module) -> bool:
 
 
 def is_size_key(key: str) -> bool:
-    """Returns True for a key of `attribute_key`, `site_key` or `call_key`."""
-    return bool(_ATTRIBUTE.fullmatch(key) or _CALL.fullmatch(key))
+    """Returns True for a key of `attribute_key` or `site_key`, or of an older plan."""
+    return bool(_ATTRIBUTE.fullmatch(key)) or is_call_key(key)
 
 
 def check_sizes(name: str, module: nn.Module, widths: Mapping[str, int]) -> None:
@@ -353,20 +398,30 @@ def set_sizes(module: Any, widths: Mapping[str, int]) -> None:
     for key, size in widths.items():
         if match := _ATTRIBUTE.fullmatch(key):
             _set_attribute(module, match[1], int(match[2]) if match[2] else None, size)
+        elif match := _SITE.fullmatch(key):
+            number, function, position, dense, first, rounds, mark, training = match.groups()
+            entry = size, int(dense or 0), int(first or 0), int(rounds or 1)
+            _set_call(module, (function, int(number), mark), int(position), entry, bool(training))
         elif match := _CALL.fullmatch(key):
-            if not is_resized(module):
-                module.sizes_in_calls = {}
-                module.__class__ = _subclass(type(module))
-            kind, number, function, position = match[1], int(match[2]), match[3], int(match[4])
-            table = module.sizes_in_calls
-            if match[6]:
-                table = vars(module).setdefault("sizes_in_training", {})
-            call = -1 - number if function in MAKERS else number
-            sizes = table.setdefault((function, number) if kind == "site" else call, {})
-            known, dense = sizes.get(position), int(match[5] or 0)
-            if known:  # an earlier cut set it: what its code gives is a multiple of the size in the dense network
-                size, dense = known[0] * size // dense if dense and known[1] else size, known[1]
-            sizes[position] = size, dense
+            number, function, position, dense, training = match.groups()
+            call = -1 - int(number) if function in MAKERS else int(number)
+            _set_call(module, call, int(position), (size, int(dense or 0), 0, 1), bool(training))
+
+
+def _set_call(module: Any, call: Any, position: int, entry: Entry, training: bool) -> None:
+    """Sets a size in calls; `call` is a key of `Table`."""
+    if not is_resized(module):
+        module.sizes_in_calls = {}
+        module.__class__ = _subclass(type(module))
+    table = vars(module).setdefault("sizes_in_training", {}) if training else module.sizes_in_calls
+    entries = table.setdefault(call, {}).setdefault(position, [])
+    size, dense, *rounds = entry
+    for i, (known, first, *own) in enumerate(entries):
+        if own == rounds and all(later[3] == own[1] for later in entries[i:]):
+            # An earlier cut set it: what the code gives is a multiple of the size in the dense network.
+            entries[i] = known * size // dense if dense and first else size, first, *own
+            return
+    entries.append(entry)
 
 
 def _set_attribute(module: Any, attribute: str, index: int | None, size: int) -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from ..network.call_sites import Place
 from .cost import Cost
 
 MODEL_OUTPUT = "it is the model's output"
@@ -137,22 +138,21 @@ class SizeCall:
     """A call in which the model's code gives sizes, such as `x.reshape(b, n, heads, width)`.
 
     Attributes:
-        place: (name of the module whose forward makes it, number of the call in this forward, function or `INPUT`,
-            number of the call site among those of the function).
+        place: where the code makes it; `INPUT` in place of the function for the width of an input.
         sizes: the sizes that the code gives, with the example inputs.
         atoms: for each size the atom of each index of the dimension, -1 if frozen, or None if it holds no channels.
         fixed: for each size True if it is a constant, such as the width of heads that are cut as a whole.
         split: the number of the operation that splits channels into these dimensions, or None.
-        mixed: True if other calls of the same site hold no channels.
+        rounds: number of calls of the same site in one forward, those without channels included.
         training: True for a call in training mode, of a module that makes other calls there than in evaluation mode.
     """
 
-    place: tuple[str, int, str, int]
+    place: Place
     sizes: tuple[int, ...]
     atoms: tuple[np.ndarray | None, ...]
     fixed: tuple[bool, ...]
     split: int | None
-    mixed: bool = False
+    rounds: int = 1
     training: bool = False
 
     def sizes_of(self, keep: np.ndarray) -> tuple[int | None, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
+import re
 import weakref
 
 import pytest
@@ -13,6 +15,7 @@ from torch import nn
 
 from sirfp.channels import find_groups
 from sirfp.prune import plan_for
+from sirfp.structure.plan import PruningPlan
 from sirfp.surgery import apply
 from sirfp.verify import compare, mask
 
@@ -102,7 +105,48 @@ class Evaluated(Recursive):
         return torch.cat([eval("image.reshape(1, width, -1).mean(2)", {"image": i, "width": width}) for i in x])
 
 
-@pytest.mark.parametrize("kind", [ByImage, Twice, ByWidth, Recursive, Indexed, Evaluated])
+class ThenByWidth(nn.Module):
+    """A loop over images, then one over layers of other widths."""
+
+    def __init__(self):
+        super().__init__()
+        self.i, self.layers = nn.Conv2d(3, 16, 1), nn.ModuleList([nn.Conv2d(16, 12, 1), nn.Conv2d(12, 12, 1)])
+        self.o = nn.Linear(40, 5)
+
+    def forward(self, x):
+        x = self.i(x).relu()
+        parts = [torch.cat([pooled(image) for image in x])]
+        for layer in self.layers:
+            x = layer(x)
+            parts.append(x.reshape(len(x), 12, -1).mean(2))
+        return self.o(torch.cat(parts, 1))
+
+
+class ByImageAndWidth(ByImage):
+    """A loop over images, and in it one over layers of other widths."""
+
+    def forward(self, x):
+        x = self.i(x).relu()
+        both = zip(x, self.j(x), strict=True)
+        parts = [[y.reshape(1, w, -1).mean(2) for y, w in zip(pair, (16, 24), strict=True)] for pair in both]
+        return self.o(torch.cat([torch.cat(part, 1) for part in parts]))
+
+
+class Branching(ByImage):
+    """Takes a branch for more than one image that calls the same function."""
+
+    def forward(self, x):
+        x = self.i(x).relu()
+        if len(x) > 1:
+            x = x.reshape(len(x), -1, *x.shape[2:])
+        x = x.reshape(len(x), 16, -1), self.j(x).reshape(len(x), 24, -1)
+        return self.o(torch.cat([part.mean(2) for part in x], 1))
+
+
+KINDS = [ByImage, Twice, ByWidth, Recursive, Indexed, Evaluated, ThenByWidth, ByImageAndWidth, Branching]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_cut_network_runs_on_any_number_of_images(kind, images):
     torch.manual_seed(0)
@@ -186,3 +230,114 @@ def test_a_cut_network_lets_go_of_its_inputs():
         assert held() is None
     finally:
         gc.enable()
+
+
+class CropsLargeImages(nn.Module):
+    """Crops images of more than 8 pixels by a bound that is a multiple of one of its channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.i, self.o = nn.Conv2d(3, 16, 1), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.i(x).relu()
+        if x.shape[-1] > 8:
+            x = x[:, :, :16, :16]
+        x = x[:, :8].amax((2, 3)), x[:, 8:16].mean((2, 3))
+        return self.o(torch.cat(x, 1))
+
+
+def test_bounds_in_a_branch_that_other_images_take_stay():
+    torch.manual_seed(0)
+    model, x = CropsLargeImages().eval(), torch.rand(2, 3, 8, 8)
+    found = prove(model, x)
+    assert sorted(g.size for g in found) == [8, 8]
+    plan = plan_for(found, half_of(found, 0, list(found)))
+    cut, masked = copy.deepcopy(model), copy.deepcopy(model)
+    apply(cut, plan)
+    mask(masked, plan)
+    for size in (8, 16, 20):
+        assert compare(masked, cut, torch.rand(2, 3, size, size)).relative < 1e-5, size
+
+
+def of_older_version(plan: PruningPlan) -> PruningPlan:
+    """Returns a plan whose marks are those of other code, so that its sites are known by their numbers."""
+    text, count = re.subn(r" at [0-9a-f]{8}", " at 00000000", plan.to_json())
+    assert count
+    return PruningPlan.from_json(text)
+
+
+def of_old_keys(plan: PruningPlan, keys: dict[str, int]) -> PruningPlan:
+    return dataclasses.replace(plan, widths={**plan.widths, "": keys})
+
+
+@pytest.mark.parametrize("kind", [ByImage, Twice, ByWidth, Recursive, ThenByWidth, ByImageAndWidth])
+def test_a_plan_of_other_code_knows_the_sites_by_their_numbers(kind):
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.rand(2, 3, 8, 8)
+    found = find_groups(model, x)
+    plan = plan_for(found, half_of(found, 0, list(found)))
+    cut, other = copy.deepcopy(model), copy.deepcopy(model)
+    apply(cut, plan)
+    apply(other, of_older_version(plan))
+    for number in (1, 2, 5):
+        assert compare(cut, other, torch.rand(number, 3, 8, 8)).relative == 0
+
+
+def test_keys_of_older_plans_number_the_calls():
+    """A module may hold both kinds of keys, after another cut."""
+    torch.manual_seed(0)
+    model, x = Twice().eval(), torch.rand(2, 3, 8, 8)
+    found = find_groups(model, x)
+    plan = plan_for(found, half_of(found, 0, list(found)))
+    places = [f"call {i} reshape 1 of {n}" for i, n in ((1, 16), (2, 16), (4, 24), (5, 24))]
+    widths = {key: 8 if key.endswith("16") else 12 for key in places}
+    cut, older = copy.deepcopy(model), copy.deepcopy(model)
+    apply(cut, plan)
+    apply(older, of_old_keys(plan, widths))
+    assert older.sizes_in_calls.keys() == {1, 2, 4, 5}
+    assert compare(cut, older, x).relative == 0
+    again = find_groups(older, x)
+    assert sum(g.size for g in again) == 20
+    later = plan_for(again, half_of(again, 0, list(again)))
+    apply(cut, later)
+    apply(older, later)
+    both = copy.deepcopy(model)
+    apply(both, of_old_keys(plan, widths).then(later))
+    for other in (older, both):
+        assert compare(cut, other, x).relative == 0
+
+
+@pytest.mark.parametrize("kind", [ByImage, Recursive, ByImageAndWidth])
+def test_a_compiled_cut_network_knows_the_sites(kind):
+    torch.manual_seed(0)
+    model, x = kind().eval(), torch.rand(2, 3, 8, 8)
+    found = find_groups(model, x)
+    apply(model, plan_for(found, half_of(found, 0, list(found))))
+    exported = torch.export.export(model, (x,), strict=True).module()
+    assert torch.allclose(exported(x), model(x), atol=1e-6)
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="eager")
+    for number in (2, 1, 3):
+        x = torch.rand(number, 3, 8, 8)
+        assert torch.allclose(compiled(x), model(x), atol=1e-6), number
+
+
+class Broken(ByImage):
+    """The compiler breaks the code in two, and runs the second part with a loop over images."""
+
+    def forward(self, x):
+        x = self.i(x).relu()
+        first = x.reshape(len(x), 16, -1).mean(2)
+        torch._dynamo.graph_break()
+        return self.o(torch.cat([first, torch.cat([image.reshape(1, 24, -1).mean(2) for image in self.j(x)])], 1))
+
+
+def test_a_network_that_the_compiler_breaks_in_parts_knows_the_sites_by_their_numbers():
+    torch.manual_seed(0)
+    model, x = Broken().eval(), torch.rand(2, 3, 8, 8)
+    found = find_groups(model, x)
+    apply(model, plan_for(found, half_of(found, 0, list(found))))
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="eager")
+    assert torch.allclose(compiled(x), model(x), atol=1e-6)

@@ -146,7 +146,8 @@ def test_hidden_states_that_the_code_makes_follow():
     found = prove(Recurrent(), torch.rand(2, 3, 8))
     assert {g.size for g in found} == {24, 16, 12} and [f.name for f in found.frozen] == ["o"]
     known = {"attribute width", "site 0 new_zeros 1 of 12", "site 2 zeros 1 of 12"}
-    assert found.widths[""].keys() == known, "the call sites of each function are counted apart"
+    keys = {key.partition(" at ")[0] for key in found.widths[""]}
+    assert keys == known, "the call sites of each function are counted apart"
 
 
 class Quotient(nn.Module):
