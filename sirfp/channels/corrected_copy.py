@@ -17,8 +17,8 @@ from ..network.call_sites import Place
 from ..network.detectron import training_inputs
 from ..network.forward import call, inference, is_detectron_input, training_branches
 from ..network.proposals import fixed_proposals
+from ..network.size_calls import SizesIn
 from ..network.size_watch import SizeWatch
-from ..network.sizes import SizesIn
 from ..network.untouched import SharedMemory, copied_model, seeded
 from ..structure.groups import ChannelGroups, Group, SizeCall
 from ..surgery.cut import cut_by

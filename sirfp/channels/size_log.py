@@ -12,7 +12,8 @@ from torch import nn
 
 from ..network.call_sites import Place
 from ..network.forward import tensors
-from ..network.sizes import MAKERS, SizesIn, names_in_code
+from ..network.size_calls import MAKERS, SizesIn
+from ..network.sizes import names_in_code
 from ..network.walk import walk
 from ..structure.groups import INPUT, SizeCall
 from ..tracing import ChannelTrace

@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .call_sites import CallSites, Place, call_stack, code_mark, site_mark
-from .sizes import SizesIn, sizes_in
+from .size_calls import SizesIn, sizes_in
 from .walk import walk
 
 
