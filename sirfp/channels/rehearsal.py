@@ -86,8 +86,9 @@ class CutCopy:
         self._sound: set[int] = set()  # trials in which a masked copy has run
         self._double: CutCopy | None = None  # for trials in double precision
         self._asked_double, self._hides = False, False  # whether it was asked for, and whether it has found a fault
-        self._constants = replace_by_copies(model, constants(model))
-        randomise_constants(model)
+        names = list(constants(model))
+        self._constants = replace_by_copies(model, names)
+        randomise_constants(model, names)
 
     def _compare_layers(self) -> None:
         self._doubtful.clear()
