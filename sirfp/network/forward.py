@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -99,7 +98,7 @@ def image_channels(model: nn.Module, default: int = 3) -> int:
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Sets evaluation mode; afterwards restores every module's mode."""
     with _modes(model) as modules:
-        if not all(map(_evaluates, modules)):
+        if not all(map(_evaluates, modules)) or not all(map(_sets_mode_only, {type(module) for module in modules})):
             model.eval()
         yield
 
@@ -189,13 +188,13 @@ def _train_steadily(model: nn.Module) -> None:
 
 
 def _evaluates(module: nn.Module) -> bool:
-    """True for a module in evaluation mode whose own code does nothing else when it is set to it."""
+    """True for a module in evaluation mode, unless it has a method of its own that sets it."""
     own = vars(module)
-    return own.get("training") is False and "train" not in own and "eval" not in own and _sets_mode_only(type(module))
+    return own.get("training") is False and "train" not in own and "eval" not in own
 
 
-@lru_cache(maxsize=4096)
 def _sets_mode_only(kind: type[nn.Module]) -> bool:
+    """True for a class whose modules do nothing else when their mode is set."""
     usual = kind.train is nn.Module.train and kind.eval is nn.Module.eval
     return usual and kind.__setattr__ is nn.Module.__setattr__ and not hasattr(kind, "training")
 

@@ -28,7 +28,8 @@ The outputs of a layer are ordered (parts, heads, width)."""
 
 def attention_kind(module: nn.Module) -> str:
     """Returns the key of `LAYERS` for an attention module, "" for other modules."""
-    return _kind_of(type(module))
+    kind: Any = type(module)
+    return _kind_of(kind)
 
 
 @lru_cache(maxsize=4096)

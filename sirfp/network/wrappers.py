@@ -177,7 +177,8 @@ def _check_module(model: Any) -> None:
 
 def _inside(model: Any) -> nn.Module | None:
     """Returns the network in one of `WRAPPERS`."""
-    inner = [getattr(model, name, None) for name in _attributes_of_wrappers(type(model))]
+    kind: Any = type(model)
+    inner = [getattr(model, name, None) for name in _attributes_of_wrappers(kind)]
     return next((one for one in inner if isinstance(one, nn.Module)), None)
 
 
