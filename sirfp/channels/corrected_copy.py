@@ -22,7 +22,7 @@ from ..network.size_watch import SizeWatch
 from ..network.untouched import SharedMemory, copied_model, seeded
 from ..structure.groups import ChannelGroups, Group, SizeCall
 from ..surgery.cut import cut_by
-from ..surgery.plan_and_cut import plan_for
+from ..surgery.plan_and_cut import cuts_only
 from ..tracing.functions import FunctionWatch
 from .choice import some_of, turns_apart
 from .rehearsal import BOXES
@@ -119,7 +119,7 @@ class CorrectedCopy:
                     sizes[position] = right
             return make(sizes)
 
-        plan = plan_for(replace(self.found, widths=joined(self.found.widths, self.widths)), keep)
+        plan = cuts_only(replace(self.found, widths=joined(self.found.widths, self.widths)), keep)
         try:
             cut_by(copied, plan)
             with self._mode(copied), fixed_proposals(copied, BOXES), seeded(copied, 0), SizeWatch(copied, corrected):

@@ -170,8 +170,12 @@ def _trace(
         InputError: see `find_groups`.
     """
     known = dict(heads)
+    done: dict[frozenset[tuple[int, int]], tuple[ChannelTrace, Callable[[], _Traced]]] = {}
     while True:
-        trace, traced = _trace_once(model, inputs, ignore, shared, known)
+        key = frozenset(known.items())
+        if key not in done:  # where splits stay as they were first, the first trace is the last too
+            done[key] = _trace_once(model, inputs, ignore, shared, known)
+        trace, traced = done[key]
         now = search.following(trace) if search else known
         if now == known:
             return traced()

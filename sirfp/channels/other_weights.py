@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
-from ..network.walk import walk_buffers, walk_parameters
+from ..network.walk import walk_tensors
 from ..verify.proof import writable
 
 
 @torch.no_grad()
-def randomise_constants(model: nn.Module) -> None:
+def randomise_constants(model: nn.Module, names: Collection[str] | None = None) -> None:
     """Fills the constant parameters and buffers of a model with random values, in place.
 
     Otherwise scales initialised with zero or a tiny value, as at the end of a residual branch, would hide a wrong cut.
+
+    Args:
+        model: the model.
+        names: the names of its constants, in the order of `constants`; None to find them.
     """
     generator = torch.Generator().manual_seed(0)
-    for tensor in constants(model).values():
+    state = constants(model) if names is None else walk_tensors(model)
+    for tensor in (state[name] for name in (state if names is None else names)):
         sides = sorted(tensor.shape)
         if len(sides) > 1 and sides[-2] > 1:
             values = torch.randn(tensor.shape, generator=generator) * (tensor.shape[0] / tensor.numel()) ** 0.5
@@ -29,11 +36,11 @@ def constants(model: nn.Module) -> dict[str, torch.Tensor]:
     """Returns the parameters and buffers of a model that have several elements of one value, by name."""
     return {
         name: tensor
-        for name, tensor in (*walk_parameters(model), *walk_buffers(model))
-        if tensor.is_floating_point() and tensor.numel() > 1 and writable(tensor) and _is_constant(tensor.detach())
+        for name, tensor in walk_tensors(model).items()
+        if tensor.is_floating_point() and tensor.numel() > 1 and _is_constant(tensor.detach()) and writable(tensor)
     }
 
 
 def _is_constant(tensor: torch.Tensor) -> bool:
-    first, last = tensor[(0,) * tensor.dim()], tensor[(-1,) * tensor.dim()]
-    return bool(first == last) and bool(tensor.min() == tensor.max())
+    ends = tensor[(0,) * tensor.dim()].item(), tensor[(-1,) * tensor.dim()].item()
+    return ends[0] == ends[1] and bool(tensor.min() == tensor.max())

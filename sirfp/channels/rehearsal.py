@@ -26,7 +26,8 @@ from ..network.untouched import SharedMemory, copied_model, own, replace_by_copi
 from ..structure.atoms import state_tensors
 from ..structure.groups import ChannelGroups, Group
 from ..structure.plan import PruningPlan
-from ..surgery.cut import cut_by, cuts_for
+from ..surgery.cut import cut_by
+from ..surgery.plan_and_cut import cuts_only
 from ..tracing.functions import FunctionWatch
 from ..verify.choices import Choices, tolerance
 from ..verify.detectors import continuous, is_detector, whole_layers
@@ -86,8 +87,9 @@ class CutCopy:
         self._sound: set[int] = set()  # trials in which a masked copy has run
         self._double: CutCopy | None = None  # for trials in double precision
         self._asked_double, self._hides = False, False  # whether it was asked for, and whether it has found a fault
-        self._constants = replace_by_copies(model, constants(model))
-        randomise_constants(model)
+        names = list(constants(model))
+        self._constants = replace_by_copies(model, names)
+        randomise_constants(model, names)
 
     def _compare_layers(self) -> None:
         self._doubtful.clear()
@@ -217,9 +219,7 @@ class CutCopy:
         return copied_model(self.model, share=not self.shared.written)
 
     def _plan(self, groups: list[Group], turn: int) -> PruningPlan:
-        keep = some_of(self.found, groups, turn)
-        widths = self.found.widths_of(keep)
-        return PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(self.found, keep), widths=widths)
+        return cuts_only(self.found, some_of(self.found, groups, turn))
 
     def _run(
         self, model: nn.Module, turn: int, boxes: list[Any], choices: Choices, kept: Any = None, *, seed: int = 0

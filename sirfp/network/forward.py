@@ -97,8 +97,9 @@ def image_channels(model: nn.Module, default: int = 3) -> int:
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Sets evaluation mode; afterwards restores every module's mode."""
-    with _modes(model):
-        model.eval()
+    with _modes(model) as modules:
+        if not all(map(_evaluates, modules)) or not all(map(_sets_mode_only, {type(module) for module in modules})):
+            model.eval()
         yield
 
 
@@ -186,15 +187,29 @@ def _train_steadily(model: nn.Module) -> None:
             module.training = False
 
 
+def _evaluates(module: nn.Module) -> bool:
+    """True for a module in evaluation mode, unless it has a method of its own that sets it."""
+    own = vars(module)
+    return own.get("training") is False and "train" not in own and "eval" not in own
+
+
+def _sets_mode_only(kind: type[nn.Module]) -> bool:
+    """True for a class whose modules do nothing else when their mode is set."""
+    usual = kind.train is nn.Module.train and kind.eval is nn.Module.eval
+    return usual and kind.__setattr__ is nn.Module.__setattr__ and not hasattr(kind, "training")
+
+
 @contextmanager
-def _modes(model: nn.Module) -> Iterator[None]:
+def _modes(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Gives the list of all modules, and restores the mode of each afterwards."""
     modules = walk_modules(model)
     modes = [(m, m.training) for m in modules if hasattr(m, "training")]  # a frozen ScriptModule has no mode
     try:
-        yield
+        yield modules
     finally:
         for module, mode in modes:
-            module.training = mode
+            if vars(module).get("training") is not mode:
+                module.training = mode
 
 
 def _event_storage():

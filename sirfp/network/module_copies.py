@@ -17,6 +17,7 @@ from .walk import walk_modules
 
 _ATOMS = frozenset([int, float, bool, complex, str, bytes, type(None), type, FunctionType, BuiltinFunctionType])
 """Types whose values are their own copies."""
+_TABLES = frozenset([dict, OrderedDict, set])
 
 
 def copied_modules(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -38,7 +39,7 @@ def copied_modules(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             memo[id(module)] = new = type(module).__new__(type(module))
             made.append((module, new))
     for module, new in reversed(made):  # the parts before the whole
-        new.__setstate__({name: _copied(value, memo) for name, value in module.__getstate__().items()})
+        new.__setstate__(_copied_table(module.__getstate__(), {}, memo))
     return copy.deepcopy(model, memo)
 
 
@@ -51,18 +52,25 @@ def _is_ordinary(kind: type[nn.Module]) -> bool:
     return not own and not slots and kind.__getstate__ is nn.Module.__getstate__
 
 
-def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    kind = type(value)
-    if kind in _ATOMS or (kind is tuple and all(type(part) in _ATOMS for part in value)):
+def _copied_table(table: dict[str, Any], new: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
+    """Puts copies of the values of a table into a new one, and returns it."""
+    for name, value in table.items():
+        kind = type(value)
+        if kind in _ATOMS:
+            new[name] = value
+        elif id(value) in memo:
+            new[name] = memo[id(value)]
+        elif kind in _TABLES and not value:  # most are hooks
+            new[name] = memo[id(value)] = kind()
+        else:
+            new[name] = _copied(value, kind, memo)
+    return new
+
+
+def _copied(value: Any, kind: type, memo: dict[int, Any]) -> Any:
+    if kind is tuple and all(type(part) in _ATOMS for part in value):
         return value
-    if id(value) in memo:
-        return memo[id(value)]
-    if kind is set and not value:
-        memo[id(value)] = set()
-    elif kind in (dict, OrderedDict) and all(type(key) is str for key in value):
-        table: dict[str, Any] = kind()
-        memo[id(value)] = table
-        table.update((key, _copied(part, memo)) for key, part in value.items())
-    else:
-        return copy.deepcopy(value, memo)
-    return memo[id(value)]
+    if kind in (dict, OrderedDict) and all(type(key) is str for key in value):
+        table = memo[id(value)] = kind()
+        return _copied_table(value, table, memo)
+    return copy.deepcopy(value, memo)

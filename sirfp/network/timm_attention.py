@@ -8,6 +8,7 @@ column of Swin's position bias. In a block with a single head, channels inside t
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,13 @@ The outputs of a layer are ordered (parts, heads, width)."""
 
 def attention_kind(module: nn.Module) -> str:
     """Returns the key of `LAYERS` for an attention module, "" for other modules."""
-    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__)
+    kind: Any = type(module)
+    return _kind_of(kind)
+
+
+@lru_cache(maxsize=4096)
+def _kind_of(kind: type) -> str:
+    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
     return next((name for name in names if name in LAYERS), "")
 
 

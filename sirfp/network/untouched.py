@@ -92,7 +92,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 @contextmanager
 def random_states(model: nn.Module) -> Iterator[None]:
     """Restores, at exit, the random number generators of Python, NumPy and PyTorch, also of the model's devices."""
-    devices = {p.device for _, p in walk_parameters(model) if p.is_cuda}
+    devices = {p.device for _, p in walk_parameters(model) if p.is_cuda} if torch.cuda.is_initialized() else set()
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices):
         try:
@@ -126,8 +126,9 @@ def copied_model(model: nn.Module, *, share: bool = False) -> nn.Module:
     memo: dict[int, Any] = {}
     for _, parameter in walk_parameters(model) if share else ():
         if type(parameter) is nn.Parameter:
-            memo[id(parameter)] = nn.Parameter(parameter.data, parameter.requires_grad)
-            memo[id(parameter)].__dict__.update(parameter.__dict__)  # attributes that other code set
+            memo[id(parameter)] = copied = nn.Parameter(parameter.data, parameter.requires_grad)
+            if parameter.__dict__:  # attributes that other code set
+                copied.__dict__.update(parameter.__dict__)
     for module in walk_modules(model):
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:  # computed by a hook, such as `weight_norm`'s

@@ -151,11 +151,12 @@ PRUNED: dict[type[nn.Module], type[nn.Module]] = {
     video.ShiftedWindowAttention3d: PrunedVideoWindows,
 }
 """{class of torchvision's attention: the class that replaces it}."""
+_KINDS = frozenset([*PRUNED, *PRUNED.values()])
 
 
 def is_window_attention(module: nn.Module) -> bool:
     """Returns True for torchvision's window attention."""
-    return type(module) in PRUNED or type(module) in PRUNED.values()
+    return type(module) in _KINDS
 
 
 def note_head_width(attention: Any) -> None:

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -78,14 +78,14 @@ def plain(model: Any) -> Iterator[nn.Module]:
             if inner is not child:
                 replaced.append((parent, name, child))
                 parent._modules[name] = inner
-    before = {id(p) for p in network.parameters()}
+    before = {id(p) for _, p in walk_parameters(network)}
     try:
         with compiled_code_as_python():
             yield network
     finally:
         for parent, name, child in replaced:
             parent._modules[name] = child
-        if {id(p) for p in network.parameters()} != before:
+        if {id(p) for _, p in walk_parameters(network)} != before:
             for wrapper in [model, *(child for _, _, child in replaced)]:
                 _start_anew(wrapper)
 
@@ -170,18 +170,22 @@ def _check_module(model: Any) -> None:
             hint = "give the torch.nn.Module that it calls"
         raise InputError(f"the model is no torch.nn.Module, but {kind}; {hint}")
     kinds = {kind.__name__ for kind in type(model).__mro__}
-    sharded = any(hasattr(p, "device_mesh") and hasattr(p, "placements") for p in model.parameters())
+    sharded = any(hasattr(p, "device_mesh") and hasattr(p, "placements") for _, p in walk_parameters(model))
     if "FullyShardedDataParallel" in kinds or "FSDPModule" in kinds or sharded:
         raise InputError("the model's parameters are sharded over processes; prune the model before it is sharded")
 
 
 def _inside(model: Any) -> nn.Module | None:
     """Returns the network in one of `WRAPPERS`."""
-    for kind in type(model).__mro__:
-        inner = getattr(model, WRAPPERS.get(kind.__name__, ""), None)
-        if isinstance(inner, nn.Module):
-            return inner
-    return None
+    kind: Any = type(model)
+    inner = [getattr(model, name, None) for name in _attributes_of_wrappers(kind)]
+    return next((one for one in inner if isinstance(one, nn.Module)), None)
+
+
+@lru_cache(maxsize=4096)
+def _attributes_of_wrappers(kind: type) -> tuple[str, ...]:
+    """Returns the attributes in which objects of a class hold the network inside, if it is one of `WRAPPERS`."""
+    return tuple(WRAPPERS[base.__name__] for base in kind.__mro__ if base.__name__ in WRAPPERS)
 
 
 def _averaged(model: Any) -> nn.Module | None:

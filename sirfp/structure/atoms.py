@@ -16,7 +16,7 @@ from torch import nn
 
 from ..network.branches import training_only, within
 from ..network.plain_tensors import plain_tensors
-from ..network.walk import walk_buffers, walk_parameters
+from ..network.walk import walk_parameters, walk_state
 from ..tracing import ChannelTrace
 from ..tracing.outputs import Outputs, channel_dim
 from .cost import Cost
@@ -26,9 +26,8 @@ from .places import Components, Places, apart, components_of, places_of
 
 def state_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Returns the model's parameters and floating-point buffers by name, with shared tensors listed once."""
-    state: dict[str, torch.Tensor] = dict(walk_parameters(model))
-    state.update((n, b) for n, b in walk_buffers(model) if b.is_floating_point())
-    return state
+    parameters, buffers = walk_state(model)
+    return dict([*parameters, *((name, buffer) for name, buffer in buffers if buffer.is_floating_point())])
 
 
 def traced_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -87,16 +86,19 @@ def _groups(
     atom_of = np.full(components.count, -1)
     numbered: dict[str, int] = {}
     holders = _holders(features)
+    stays = np.zeros(components.count, dtype=bool)
+    stays[list(components.frozen)] = True
     leads = [(_lead(signature, places.makes), signature, blocks) for signature, blocks in places.blocks]
     atoms = 0
     for lead, signature, blocks in sorted(leads, key=lambda each: each[0]):
         name = places.names[lead][0].rpartition(".")[0] or places.names[lead][0]
-        reasons = [components.frozen.get(component) for component in blocks[:, 0, 0].tolist()]
+        kept = stays[blocks[:, 0, 0]]
         made = int((signature == lead).sum()) if places.makes[lead] else 0  # report channels only, not kernel areas
-        for reason in filter(None, reasons if made else []):
+        for component in blocks[kept, 0, 0].tolist() if made else ():
+            reason = components.frozen[component]
             frozen[name, reason] = frozen.get((name, reason), 0) + made
         first = int(np.flatnonzero(signature == lead)[0])
-        free = blocks[[reason is None for reason in reasons]]
+        free = blocks[~kept]
         if not len(free):
             continue
         free = free[np.argsort(free[:, first, 2], kind="stable")]
@@ -114,7 +116,9 @@ def _groups(
                 ),
                 features=_features_of(ids, features, holders),
                 channels=tuple(index[:, first].tolist()),
-                inexact=next((components.inexact[i] for i in ids.tolist() if i in components.inexact), None),
+                inexact=next((components.inexact[i] for i in ids.tolist() if i in components.inexact), None)
+                if components.inexact
+                else None,
             )
         )
     return tuple(groups), tuple(Frozen(name, n, reason) for (name, reason), n in frozen.items()), atom_of

@@ -65,17 +65,21 @@ def places_of(model: nn.Module, trace: ChannelTrace, state: dict, components: Co
     """Finds the places of each component, and collects the components that have the same places."""
     names: list[tuple[str, int]] = []
     making: list[bool] = []
-    rows = [np.zeros((0, 3), dtype=np.int64)]
+    held: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
     for name in state:
         for dim, labels in enumerate(trace.state_dims[name]):
             if labels is not None:
-                ids = components.of[labels]
-                rows.append(np.stack([ids, np.full(len(ids), len(names)), np.arange(len(ids))], axis=1))
+                held.append(labels)
                 names.append((name, dim))
                 making.append(makes(model, name, dim, state[name]))
-    table = np.concatenate(rows)
-    table = table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]
-    return Places(names, making, _blocks(table))
+    counts = [len(labels) for labels in held[1:]]
+    starts = np.cumsum([0, *counts[:-1]]) if counts else np.zeros(0, dtype=np.int64)
+    ids = components.of[np.concatenate(held)]
+    table = np.empty((len(ids), 3), dtype=np.int64)
+    table[:, 0] = ids
+    table[:, 1] = np.repeat(np.arange(len(counts)), counts)
+    table[:, 2] = np.arange(len(ids)) - np.repeat(starts, counts)
+    return Places(names, making, _blocks(table[np.argsort(ids, kind="stable")]))
 
 
 def _blocks(table: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -137,9 +141,10 @@ def apart(
 
 def makes(model: nn.Module, name: str, dim: int, tensor: torch.Tensor) -> bool:
     """True if a dimension is the output dimension of a layer's weight; False for scales, e.g. of shape (C, 1, 1)."""
+    if dim > 1 or not isinstance(tensor, nn.Parameter) or sides(tensor) < 2:
+        return False
     module = model.get_submodule(name.rpartition(".")[0])
-    weight = isinstance(tensor, nn.Parameter) and sides(tensor) > 1
-    return weight and dim == (1 if getattr(module, "transposed", False) else 0)
+    return dim == (1 if getattr(module, "transposed", False) else 0)
 
 
 def sides(tensor: torch.Tensor) -> int:

@@ -6,12 +6,12 @@ The model is not run, so a plan read from a file cuts a new dense model without 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ..errors import InputError
 from ..network.attention import note_heads, refit_attention
@@ -20,7 +20,7 @@ from ..network.response_norm import POSITIONS, give_positions, new_positions, re
 from ..network.sizes import check_sizes, is_size_key, set_sizes
 from ..network.strided_pointwise import guard
 from ..network.timm_attributes import announce, refit
-from ..network.walk import walk, walk_modules
+from ..network.walk import walk, walk_names
 from ..network.wrappers import on_plain_model
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
@@ -51,11 +51,15 @@ def cuts_for(found: ChannelGroups, keep: np.ndarray) -> tuple[Cut, ...]:
             place = f"{module}.{POSITIONS}".lstrip("."), 0
             removed[place], sizes[place] = [lost], len(atoms)
     joined: dict[tuple, list[tuple[str, int]]] = {}
+    known: dict[tuple[int, bytes], list[tuple[str, int]]] = {}  # the same lists, by size and removed indices
     for (tensor, dim), pieces in removed.items():
-        size = sizes[tensor, dim]
-        left = np.ones(size, dtype=bool)
-        left[np.concatenate(pieces)] = False
-        joined.setdefault((size, tuple(np.flatnonzero(left).tolist())), []).append((tensor, dim))
+        size, lost = sizes[tensor, dim], np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+        key = size, lost.tobytes()
+        if key not in known:
+            left = np.ones(size, dtype=bool)
+            left[lost] = False
+            known[key] = joined.setdefault((size, tuple(np.flatnonzero(left).tolist())), [])
+        known[key].append((tensor, dim))
     return tuple(Cut(tuple(places), size, indices) for (size, indices), places in joined.items())
 
 
@@ -120,8 +124,7 @@ def _fitting(
     Raises:
         InputError: see `apply`.
     """
-    state: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    state |= {**dict(model.named_buffers(remove_duplicate=False)), **plain_tensors(model)}
+    state = {**walk_names(model), **plain_tensors(model)}
     norms = new_positions(model)
     plan = plan.fitting({*state, *norms})
     first = {id(tensor): name for name, tensor in reversed(state.items())}  # a shared tensor is cut once
@@ -158,53 +161,68 @@ def _fitting(
 
 
 def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.optim.Optimizer | None) -> None:
+    modules = walk(model)
     owners: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in walk_modules(model):
-        for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is not None:
-                owners.setdefault(id(tensor), []).append((module, leaf))
-    old_sizes = {id(m): _sizes(m) for m in walk_modules(model)}
+    for _, module in modules:
+        for table in (module._parameters, module._buffers):
+            for leaf, tensor in table.items() if table else ():
+                if tensor is not None:
+                    owners.setdefault(id(tensor), []).append((module, leaf))
+    by_name = dict(modules)
+    old = {name: _tensor(model, by_name, name) for name in cuts}
+    parametrized = [m for _, m in modules if "parametrizations" in m._modules and is_parametrized(m)]
+    old_sizes = {id(m): _sizes(m) for m in parametrized}
+    for module, _ in (owner for tensor in old.values() for owner in owners[id(tensor)]):
+        if id(module) not in old_sizes:
+            old_sizes[id(module)] = _sizes(module)
     touched: dict[int, tuple[nn.Module, dict[str, list]]] = {}
     replaced: dict[nn.Parameter, tuple[nn.Parameter, list]] = {}
+    indices: dict[int, torch.Tensor] = {}
     for name, pieces in cuts.items():
-        tensor = _tensor(model, name)
+        tensor = old.pop(name)
         with torch.no_grad():
-            new = _select(tensor.detach(), pieces)
+            new = _select(tensor.detach(), pieces, indices)
         if isinstance(tensor, nn.Parameter):
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
             if optimizer is not None:  # without an optimizer, each dense tensor is freed when it is cut
                 replaced[tensor] = (new, pieces)
-        new.__dict__.update(tensor.__dict__)  # attributes that other code set, such as timm's `group_name`
+        if tensor.__dict__:
+            new.__dict__.update(tensor.__dict__)  # attributes that other code set, such as timm's `group_name`
         if isinstance(tensor, nn.Parameter):
             mark_replaced(tensor)
         for module, leaf in owners[id(tensor)]:
-            table: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers
-            table[leaf] = new
+            own: dict[str, Any] = module._parameters if leaf in module._parameters else module._buffers
+            own[leaf] = new
             touched.setdefault(id(module), (module, {}))[1][leaf] = pieces
     for key, (module, gone) in touched.items():
         refresh(module, old_sizes[key], gone)
-    for module in walk_modules(model):  # the cut tensors of a parametrized layer belong to its parametrizations
-        if torch.nn.utils.parametrize.is_parametrized(module):
-            refresh(module, old_sizes[id(module)], {})
+    for module in parametrized:  # the cut tensors of a parametrized layer belong to its parametrizations
+        refresh(module, old_sizes[id(module)], {})
     if optimizer is not None:
         _cut_optimizer(optimizer, replaced)
 
 
-def _tensor(model: nn.Module, name: str) -> torch.Tensor:
+def _tensor(model: nn.Module, modules: Mapping[str, nn.Module], name: str) -> torch.Tensor:
     owner, _, leaf = name.rpartition(".")
-    return getattr(model.get_submodule(owner), leaf)
+    return getattr(modules[owner] if owner in modules else model.get_submodule(owner), leaf)
 
 
-@lru_cache(maxsize=64)
-def _index(keep: tuple[int, ...]) -> torch.Tensor:
-    """Returns kept indices as a tensor, made once for the many tensors that keep the same."""
-    return torch.tensor(keep)
+def _select(
+    tensor: torch.Tensor, pieces: Iterable[tuple[int, tuple[int, ...]]], indices: dict[int, torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Selects kept indices.
 
-
-def _select(tensor: torch.Tensor, pieces: Iterable[tuple[int, tuple[int, ...]]]) -> torch.Tensor:
+    Args:
+        tensor: the tensor.
+        pieces: (dimension, kept indices) of each dimension that is cut.
+        indices: kept indices as tensors, by the identity of their tuples, which live as long; it is filled.
+    """
+    known = {} if indices is None else indices
     format_ = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
     for dim, keep in sorted(pieces, key=lambda piece: len(piece[1]) / tensor.shape[piece[0]]):
-        tensor = tensor.index_select(dim, _index(keep).to(tensor.device))
+        if id(keep) not in known:
+            known[id(keep)] = torch.tensor(keep, device=tensor.device)
+        tensor = tensor.index_select(dim, known[id(keep)].to(tensor.device))
     return tensor.contiguous(memory_format=format_)
 
 
@@ -261,7 +279,8 @@ def _cut_optimizer(optimizer: torch.optim.Optimizer, replaced: Mapping) -> None:
 def _sizes(module: nn.Module) -> dict[str, int]:
     """Returns the sizes in a module's attributes, {attribute: size}."""
     names = ("in_channels", "out_channels", "groups", "num_channels", "num_groups")
-    return {n: getattr(module, n) for n in names if isinstance(getattr(module, n, None), int)}
+    found = {name: getattr(module, name, None) for name in names}
+    return {name: size for name, size in found.items() if isinstance(size, int)}
 
 
 def refresh(module: Any, old: Mapping[str, int], cuts: Mapping[str, list]) -> None:

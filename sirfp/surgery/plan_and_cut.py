@@ -187,6 +187,16 @@ def touched_tensors(found: ChannelGroups, keep: np.ndarray) -> set[str]:
     return names
 
 
+def cuts_only(found: ChannelGroups, keep: np.ndarray) -> PruningPlan:
+    """Returns a plan that has only what a cut reads, for copies on which a choice of atoms is tried.
+
+    Args:
+        found: the groups.
+        keep: the atoms to keep, (atoms,) of bool.
+    """
+    return PruningPlan({}, {}, {}, (0, 0), (0, 0), cuts=cuts_for(found, keep), widths=found.widths_of(keep))
+
+
 def plan_for(found: ChannelGroups, keep: np.ndarray, criterion: str = "", biases: tuple[str, ...] = ()) -> PruningPlan:
     """Returns the plan for a choice of atoms.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch._ops import HigherOrderOperator
@@ -20,9 +21,39 @@ def arguments(args: tuple, kwargs: Mapping[str, Any]) -> list[Any]:
     return leaves
 
 
-def is_higher_order(func: Any) -> bool:
-    """True for an operation that runs functions, such as `flex_attention`: it has no schema."""
-    return isinstance(func, HigherOrderOperator)
+class Operation(NamedTuple):
+    """What an ATen operation declares.
+
+    Attributes:
+        name: its name, as in "aten::add".
+        writes: True if it writes into its first argument.
+        pointwise: True if PyTorch tags it as pointwise.
+        arguments: the names of its arguments.
+    """
+
+    name: str
+    writes: bool
+    pointwise: bool
+    arguments: tuple[str, ...]
+
+
+@lru_cache(maxsize=4096)
+def operation(func: Any) -> Operation | None:
+    """Returns what an operation declares; None if it runs functions, such as `flex_attention`: it has no schema."""
+    if isinstance(func, HigherOrderOperator):
+        return None
+    schema = func._schema
+    names = tuple(argument.name for argument in schema.arguments)
+    return Operation(schema.name, schema.is_mutable, torch.Tag.pointwise in func.tags, names)
+
+
+def by_name(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of an ATen operation by name; trailing ones that have defaults may be absent."""
+    known = operation(func)
+    return dict(zip(known.arguments if known else (), args)) | dict(kwargs)  # noqa: B905
+
+
+_VALUES = frozenset([bool, int, float, str])
 
 
 def fingerprint(code: int, name: str, leaves: Iterable[Any]) -> int:
@@ -33,12 +64,12 @@ def fingerprint(code: int, name: str, leaves: Iterable[Any]) -> int:
         name: name of the operation.
         leaves: its arguments; of tensors the shape counts.
     """
-    described = (
-        tuple(value.shape)
-        if isinstance(value, torch.Tensor)
-        else value
-        if isinstance(value, (bool, int, float, str))
-        else None
-        for value in leaves
-    )
+    described: list[Any] = []
+    for value in leaves:
+        if type(value) in _VALUES:
+            described.append(value)
+        elif isinstance(value, torch.Tensor):
+            described.append(value.shape)
+        else:
+            described.append(value if isinstance(value, (int, float, str)) else None)
     return hash((code, name, *described))

@@ -130,7 +130,11 @@ def spread(mean: torch.Tensor, deviation: torch.Tensor, dim: int, dims: int, nam
 
 
 def product(
-    weight: torch.Tensor, bias: torch.Tensor | None, means: torch.Tensor, variances: torch.Tensor, groups: int = 1
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    means: torch.Tensor,
+    variances: torch.Tensor | None,
+    groups: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns mean and deviation of what a layer makes of channels, (O,) each, as if they were independent.
 
@@ -138,15 +142,20 @@ def product(
         weight: the layer's weight, (O, I / groups, ...).
         bias: (O,), or None.
         means: what each tap reads of each channel on average, (I, taps).
-        variances: the variance of it, (I, taps).
+        variances: the variance of it, (I, taps); None for zeros.
         groups: the layer's number of groups.
     """
     kernel = weight.detach().float().reshape(groups, -1, weight.shape[1], weight[0, 0].numel())
-    parts = [part.float().expand(-1, kernel.shape[3]).reshape(groups, *kernel.shape[2:]) for part in (means, variances)]
-    mean = torch.einsum("goit,git->go", kernel, parts[0]).flatten()
-    variance = torch.einsum("goit,git->go", kernel.square(), parts[1]).flatten()
+
+    def summed(kernel: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        each = part.float().expand(-1, kernel.shape[3]).reshape(groups, *kernel.shape[2:])
+        return torch.einsum("goit,git->go", kernel, each).flatten()
+
+    mean = summed(kernel, means)
     mean = mean if bias is None else mean + bias.detach().float()
-    return mean.to(weight.dtype), variance.clamp_min(0).sqrt().to(weight.dtype)
+    if variances is None:
+        return mean.to(weight.dtype), torch.zeros_like(mean, dtype=weight.dtype)
+    return mean.to(weight.dtype), summed(kernel.square(), variances).clamp_min(0).sqrt().to(weight.dtype)
 
 
 def normalised(values: torch.Tensor, dim: int, groups: int) -> tuple[torch.Tensor, torch.Tensor]:

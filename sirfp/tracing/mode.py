@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
-from .codes import arguments, fingerprint, is_higher_order
+from .codes import arguments, fingerprint, operation
 from .emissions import EmittedValues
 from .functions import FunctionWatch
 from .makers import FILLING, MADE, UNLABELLED
@@ -24,6 +24,8 @@ from .tensor_table import TensorTable
 from .unread import UnreadParts
 
 logger = logging.getLogger(__name__)
+
+_NOTHING = nullcontext()
 
 
 class ChannelTrace(EmittedValues, TorchDispatchMode):
@@ -91,6 +93,8 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         self._area = {int(side[0]) for side in sides if side is not None}
 
     supports_higher_order_operators = True
+    notes_reads = True
+    """Whether what operations read is noted for `unread`; a subclass that needs no `unread` saves the time."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -121,14 +125,19 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
 
     def set(self, tensor: torch.Tensor, dims: Dims) -> None:
         """Sets the labels of a result; a dimension of length one never has labels."""
-        if len(dims) != tensor.dim():
-            raise AssertionError(f"{len(dims)} label arrays for {tensor.dim()} dimensions")
+        shape = tensor.shape
+        if len(dims) != len(shape):
+            raise AssertionError(f"{len(dims)} label arrays for {len(shape)} dimensions")
+        held: Dims = [None] * len(shape)
+        some = False
         for index, labels in enumerate(dims):
-            if labels is not None and len(labels) != tensor.shape[index]:
-                raise AssertionError(f"{len(labels)} labels for dimension {index} of {tuple(tensor.shape)}")
-        dims = [None if n == 1 else a for n, a in zip(tensor.shape, dims, strict=True)]
-        if any(a is not None for a in dims):
-            self._dims[tensor] = dims
+            if labels is not None:
+                if len(labels) != shape[index]:
+                    raise AssertionError(f"{len(labels)} labels for dimension {index} of {tuple(shape)}")
+                if len(labels) != 1:
+                    held[index], some = labels, True
+        if some:
+            self._dims[tensor] = held
         elif tensor in self._dims:
             del self._dims[tensor]
 
@@ -238,19 +247,20 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Runs an operation and applies its rule to the labels of its inputs and outputs."""
         kwargs = kwargs or {}
-        if is_higher_order(func):
+        known = operation(func)
+        if known is None:
             return self._higher_order(func, args, kwargs)
-        name = func._schema.name
+        name = known.name
         self.operations += 1
         leaves = arguments(args, kwargs)
         inputs = [t for t in leaves if isinstance(t, torch.Tensor)]
         self._note_reads(inputs)
         labelled = [t for t in inputs if t in self._dims]
-        into_part = func._schema.is_mutable and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
+        into_part = known.writes and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
         self.code = fingerprint(self.code, name, leaves)
-        if func._schema.is_mutable and inputs:
+        if known.writes and inputs:
             self._note_write(inputs[0])
-            if not labelled and not (len(inputs) == 1 and (name in FILLING or torch.Tag.pointwise in func.tags)):
+            if not labelled and not (len(inputs) == 1 and (name in FILLING or known.pointwise)):
                 self._forget_made([inputs[0], *tree_leaves(kwargs)])
             elif inputs[0]._is_view():
                 self._forget_made([inputs[0]])
@@ -262,20 +272,21 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         if into_part and labelled:
             self.freeze_tensors(labelled, f"{name} writes into a part of another tensor")
             return out
-        rule = RULES.get(name, pointwise if torch.Tag.pointwise in func.tags else None)
+        rule = RULES.get(name, pointwise if known.pointwise else None)
         if rule is None:
             self.freeze_tensors(labelled, f"{name} has no rule")
             return out
         for consumer in filter(None, map(self.maker, inputs)):
             consumer.readers += 1
-        before = self._labels_of(labelled)
-        with self._overwriting(func, inputs):
+        before = self._labels_of(labelled) if self.notes_reads else []
+        with self._overwriting(inputs) if known.writes else _NOTHING:
             try:
                 rule(self, func, args, kwargs, out)
             except Exception as error:  # a use that the rule does not cover: freeze instead of failing
                 logger.debug("the rule for %s failed on %s: %s", name, [tuple(t.shape) for t in inputs], error)
                 self.freeze_tensors(labelled, f"{name} is used in a way that its rule does not cover")
-        self.unread.note_operation(name, before, self._labels_of(out))
+        if self.notes_reads:
+            self.unread.note_operation(name, before, self._labels_of(out))
         return out
 
     def _higher_order(self, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -328,9 +339,9 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
                 self.labels.freeze(*self._when_read.get(tensor, (None, "")))
 
     @contextmanager
-    def _overwriting(self, func: Any, inputs: list[torch.Tensor]) -> Iterator[None]:
+    def _overwriting(self, inputs: list[torch.Tensor]) -> Iterator[None]:
         """Drops the constants (`emitted`) of tensors that an operation overwrites, unless its rule sets new ones."""
-        written = [t for t in (inputs[0], inputs[0]._base) if t is not None] if func._schema.is_mutable else []
+        written = [t for t in (inputs[0], inputs[0]._base) if t is not None]
         before = [self.emitted(t, maps=True) for t in written]
         yield
         for tensor, old in zip(written, before, strict=True):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.utils._pytree import tree_map
 
+from .codes import arguments
 from .emissions import is_flat, with_rows
 from .table import rule
 
@@ -25,13 +25,14 @@ from .table import rule
 def pointwise(trace, func, args, kwargs, out) -> None:
     """Ties, for each dimension of the output, the dimensions of the inputs that have the output's size."""
     outputs = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(t, torch.Tensor)]
-    inputs = _tensors((args, kwargs))
+    inputs = [t for t in arguments(args, kwargs) if isinstance(t, torch.Tensor)]
     shape = outputs[0].shape
     name = func._schema.name
     if name == "aten::copy_" and inputs[0] not in trace._dims:
         inputs = inputs[1:]  # a buffer without labels takes those of its new values
-    result: list = []
-    for axis in range(-len(shape), 0):
+    one = len(inputs) == 1 and inputs[0].shape == shape
+    result: list = list(trace.dims(inputs[0])) if one else []
+    for axis in () if one else range(-len(shape), 0):
         lined_up = [
             t for t in inputs if t.dim() >= -axis and t.shape[axis] == shape[axis] and not _is_expanded(trace, t, axis)
         ]
@@ -60,26 +61,25 @@ def _is_expanded(trace, tensor: torch.Tensor, axis: int) -> bool:
     return tensor.shape[axis] > 1 and tensor.stride(axis) == 0 and trace.dim(tensor, axis) is None
 
 
-def _tensors(tree) -> list[torch.Tensor]:
-    return [t for t in torch.utils._pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)]
-
-
 def _emitted(trace, func, args, kwargs, inputs):
     """Returns the channel dimension and what channels emit after the operation, or None.
 
     The values, (C,), rows or maps, are computed by applying the operation to those of the inputs. Every input must have
     values, all in the same dimension.
     """
-    known = [trace.emitted(t, maps=True) for t in inputs if t.numel() > 1]
+    several = [t for t in inputs if t.numel() > 1]
+    known = [trace.emitted(t, maps=True) for t in several]
     if not known or any(k is None for k in known) or len({k[0] for k in known}) != 1:
         return None
-    if len({t.dim() for t in inputs if t.numel() > 1}) != 1:
+    if len({t.dim() for t in several}) != 1:
         return None
     dim = known[0][0]
     flat = all(is_flat(values, dim) for _, values in known)
     rows = max((len(values) for _, values in known if values.dim() > 1), default=1)
 
     def constant(value):
+        if isinstance(value, (tuple, list)):
+            return [constant(part) for part in value]
         if not isinstance(value, torch.Tensor) or value.numel() <= 1:
             return value
         if not flat:
@@ -89,7 +89,7 @@ def _emitted(trace, func, args, kwargs, inputs):
             values = values.expand(rows, *values.shape[1:]) if dim else values
         return values.clone() if func._schema.is_mutable else values
 
-    value = func(*tree_map(constant, args), **tree_map(constant, kwargs))
+    value = func(*map(constant, args), **{name: constant(value) for name, value in kwargs.items()})
     if isinstance(value, (tuple, list)):
         value = value[0]
     return dim, value

@@ -78,8 +78,9 @@ def _emit_convolution(trace, args, out, groups: int, means: torch.Tensor) -> Non
     dims, name = out.dim(), trace.name(weight) or ""
 
     def values() -> tuple[int, torch.Tensor]:
-        each = variance_of(known[1], 1) if flat else torch.zeros_like(means[:, 0])
-        mean, deviation = product(weight, bias, means, each[:, None] * shares(axes).to(each), groups)
+        each = variance_of(known[1], 1)[:, None] if flat else None
+        variances = None if each is None else each * shares(axes).to(each)
+        mean, deviation = product(weight, bias, means, variances, groups)
         return 1, spread(mean, deviation, 1, dims, name)
 
     trace.emit_later(out, values)
@@ -269,8 +270,8 @@ def _linear_tap(trace, weight, labels, out, x, bias) -> None:
         trace.reads(out, weight, inner, emitted[1][:, None] if known else None)
         if known and not bool(emitted[1].isnan().any()):
             values = trace.emitted(x, maps=True)[1]
-            variances = variance_of(values, x.dim() - 1) if x.dim() > 2 else torch.zeros_like(emitted[1])
-            mean, deviation = product(weight, bias, emitted[1][:, None], variances[:, None])
+            variances = variance_of(values, x.dim() - 1)[:, None] if x.dim() > 2 else None
+            mean, deviation = product(weight, bias, emitted[1][:, None], variances)
             trace.set_emitted(out, out.dim() - 1, spread(mean, deviation, out.dim() - 1, out.dim(), trace.name(weight)))
 
 

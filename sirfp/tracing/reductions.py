@@ -8,6 +8,7 @@ from math import prod
 import torch
 
 from .channel_labels import Tap
+from .codes import by_name
 from .emissions import is_flat, normalised, normed_values, spread
 from .table import rule
 
@@ -49,12 +50,7 @@ def batch_norm(trace, func, args, kwargs, out) -> None:
 
 def normalises_batch(func, args, kwargs) -> bool:
     """True if a batch norm of these arguments computes its statistics from its input."""
-    return bool(_given(func, args, kwargs).get("training", func._schema.name.endswith("with_update")))
-
-
-def _given(func, args, kwargs) -> dict:
-    """Returns an operation's arguments by name; trailing arguments that have defaults may be absent."""
-    return dict(zip([a.name for a in func._schema.arguments], args)) | kwargs  # noqa: B905
+    return bool(by_name(func, args, kwargs).get("training", func._schema.name.endswith("with_update")))
 
 
 @rule("native_layer_norm", "_fused_rms_norm", statistic=True, counted=("native_layer_norm",))
@@ -170,7 +166,7 @@ def reduction(trace, func, args, kwargs, out) -> None:
 
 
 def reduced_axes(func, args, kwargs, x) -> tuple[set[int], bool]:
-    given = _given(func, args, kwargs)
+    given = by_name(func, args, kwargs)
     axes = given.get("dim")
     axes = [axes] if isinstance(axes, int) else axes
     axes = list(range(x.dim())) if axes is None or len(axes) == 0 else axes
@@ -204,7 +200,7 @@ def ordering(trace, func, args, kwargs, out) -> None:
 
         return pointwise(trace, func, args, kwargs, out)
     dims = trace.dims(x)
-    given = _given(func, args, kwargs)
+    given = by_name(func, args, kwargs)
     if name in ("aten::max", "aten::min"):
         return _extremes(trace, name, dims, given, out)
     axis = given.get("dim", -1 if name in ("aten::sort", "aten::topk", "aten::argsort", "aten::kthvalue") else None)

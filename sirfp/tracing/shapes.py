@@ -31,11 +31,15 @@ def view(trace, func, args, kwargs, out) -> None:
     result = [None] * out.dim()
     for old, new in blocks(x.shape, out.shape):
         axis = _followed_axis(trace, x, old)
-        if axis is not None:
+        if axis is None:
+            continue
+        if len(old) == len(new) == 1:
+            result[new[0]] = dims[axis] if (dims[axis] != dims[axis][0]).any() else None
+        else:
             table = dims[axis].reshape([-1 if i == axis else 1 for i in old])
             flat = np.broadcast_to(table, [x.shape[i] for i in old]).reshape([out.shape[i] for i in new])
             _carry(trace, flat, new, result, out)
-            _carry_emitted(trace, x, old, axis, out, new)
+        _carry_emitted(trace, x, old, axis, out, new)
     trace.set(out, result)
 
 
@@ -108,7 +112,7 @@ def _carry(trace, flat: np.ndarray, axes: list[int], result: list, out) -> None:
         result: labels of each new dimension.
         out: the result of the reshape.
     """
-    varying = [k for k in range(flat.ndim) if (np.take(flat, [0], axis=k) != flat).any()]
+    varying = [k for k in range(flat.ndim) if flat.shape[k] > 1 and (np.take(flat, [0], axis=k) != flat).any()]
     if not varying:
         return
     chosen = varying[-1 - min(trace.outer(flat, varying), len(varying) - 1)]

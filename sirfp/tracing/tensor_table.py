@@ -41,6 +41,8 @@ class TensorTable:
 
     def pop(self, tensor: torch.Tensor, default: Any = None) -> Any:
         """Removes a tensor's value and returns it, or `default` if it has none."""
+        if id(tensor) not in self._entries:
+            return default
         value = self.get(tensor, default)
         self._entries.pop(id(tensor), None)
         return value

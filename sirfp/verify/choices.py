@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..network.untouched import SharedMemory
 from ..tracing import STATISTICS
-from ..tracing.codes import arguments, fingerprint, is_higher_order
+from ..tracing.codes import arguments, by_name, fingerprint, operation
 
 STEPS = frozenset(f"aten::{name}" for name in ("floor", "ceil", "round", "trunc", "sign", "floor_divide"))
 """Operations from numbers to numbers that jump."""
@@ -64,18 +64,19 @@ class Choices(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if is_higher_order(func):
+        known = operation(func)
+        if known is None:
             self.code = fingerprint(self.code, func.name(), tree_leaves((args, kwargs)))
             return func(*args, **kwargs)
-        name, leaves = func._schema.name, arguments(args, kwargs)
+        name, leaves = known.name, arguments(args, kwargs)
         self.code = fingerprint(self.code, name, leaves)
-        if func._schema.is_mutable and self.shared is not None and leaves and isinstance(leaves[0], torch.Tensor):
+        if known.writes and self.shared is not None and leaves and isinstance(leaves[0], torch.Tensor):
             self.shared.before_write(leaves[0])
         if name in STATISTICS:
             self.statistics.append((name, tuple(args[0].shape)))
         out = func(*args, **kwargs)
         results = list(out) if isinstance(out, (tuple, list)) else [out]
-        if func._schema.is_mutable or not _may_choose(name, results):
+        if known.writes or not _may_choose(name, results):
             return out
         inputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.is_floating_point()]
         if not inputs:
@@ -95,8 +96,7 @@ class Choices(TorchDispatchMode):
 
 
 def _axis(func: Any, args: tuple, kwargs: dict) -> int:
-    given = dict(zip([a.name for a in func._schema.arguments], args)) | kwargs  # noqa: B905
-    return given.get("dim", -1)
+    return by_name(func, args, kwargs).get("dim", -1)
 
 
 def _taken(x: torch.Tensor, index: torch.Tensor, axis: int) -> torch.Tensor:

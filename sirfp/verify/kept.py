@@ -46,6 +46,8 @@ class KeptStatistics(ChannelTrace):
         shapes: (operation, shape of the kept part of its input) of each statistic, in order.
     """
 
+    notes_reads = False
+
     def __init__(self, model: nn.Module, plan: PruningPlan, *, clean: bool = False):
         super().__init__(state_tensors(model), kernels=convolution_weights(model))
         self.counting, self.clean = False, clean
@@ -83,6 +85,9 @@ class KeptStatistics(ChannelTrace):
             if (rows == rows[0]).all():
                 return k
         return 0
+
+    def reads(self, *given: Any) -> None:
+        """Does nothing: which layers read channels is not asked for here."""
 
     def emitted(self, tensor: torch.Tensor, maps: bool = False) -> None:
         """Returns None: constants of emptied channels are not followed here, which saves time."""

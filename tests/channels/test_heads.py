@@ -392,3 +392,30 @@ def test_a_head_that_stays_whole_keeps_its_size_where_the_code_takes_that_of_the
     found = prove(Tokens(SingleHead()), torch.rand(1, 10, 8))
     assert found["embed"].size == WIDTH
     assert "attention.q" in {f.name for f in found.frozen}
+
+
+class Anchors(nn.Module):
+    """Returns one class score for each anchor and position: the split of the outputs stays as it was first."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.scores = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 6, 1)
+
+    def forward(self, x):
+        return self.scores(self.body(x).relu()).view(len(x), 2, 3, *x.shape[2:])
+
+
+def test_the_first_trace_is_the_last_where_splits_stay_as_they_were_first(monkeypatch):
+    heads, trace_once = [], find._trace_once
+
+    def noted(model, inputs, ignore, shared, known):
+        heads.append(dict(known))
+        return trace_once(model, inputs, ignore, shared, known)
+
+    monkeypatch.setattr(find, "_trace_once", noted)
+    model = Anchors()
+    found = find_groups(model, torch.rand(1, 3, 4, 4))
+    assert [list(known.values()) for known in heads] == [[], [1]]
+    assert [(group.name, group.size) for group in found] == [("body", 8)]
+    assert [(f.name, f.channels) for f in found.frozen] == [("scores", 6)] and found.heads == {}
+    assert found.flops() == 4 * 4 * (3 * 9 * 8 + 8 * 6)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sirfp.network.module_copies import copied_modules
-from sirfp.network.walk import walk, walk_buffers, walk_modules, walk_parameters
+from sirfp.network.walk import walk, walk_buffers, walk_modules, walk_names, walk_parameters, walk_tensors
 
 
 class Shared(nn.Module):
@@ -34,7 +34,14 @@ def test_walks_are_like_pytorchs(model):
     assert walk(model) == list(model.named_modules())
     assert walk_modules(model) == list(model.modules())
     for ours, theirs in ((walk_parameters, model.named_parameters()), (walk_buffers, model.named_buffers())):
-        assert [(name, id(tensor)) for name, tensor in ours(model)] == [(n, id(t)) for n, t in theirs]
+        assert _ids(ours(model)) == _ids(theirs)
+    assert _ids(walk_tensors(model).items()) == _ids([*model.named_parameters(), *model.named_buffers()])
+    every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    assert _ids(walk_names(model).items()) == _ids(every)
+
+
+def _ids(tensors):
+    return [(name, id(tensor)) for name, tensor in tensors]
 
 
 def test_copies_share_what_the_model_shares():
