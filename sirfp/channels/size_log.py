@@ -111,9 +111,8 @@ class SizeLog:
         self._expanded.clear()
         self._made.clear()
         for training, calls in ((False, self.calls), (True, self.training)):
-            calls[:] = [
-                replace(c, rounds=self._rounds.get((training, c.place._replace(round=0)), 1)) for c in calls
-            ]
+            rounds = [self._rounds.get((training, c.place._replace(round=0)), 1) for c in calls]
+            calls[:] = [c if n == c.rounds else replace(c, rounds=n) for c, n in zip(calls, rounds, strict=True)]
         modes = [_by_module(calls) for calls in (self.calls, self.training)]
         other = [name for name in modes[1] if modes[1][name] != modes[0].get(name)]
         return self.calls + [replace(c, training=True) for c in self.training if c.place.module in other]

@@ -21,13 +21,13 @@ class _Running:
 
     Attributes:
         name: the module's name.
+        kind: its class.
         frame: the frame that calls its forward.
-        code: the first half of the marks of its sites.
         sites: the sites of its calls that take sizes.
     """
 
     def __init__(self, name: str, module: nn.Module, frame: FrameType):
-        self.name, self.frame, self.code, self.sites = name, frame, code_mark(type(module)), CallSites()
+        self.name, self.kind, self.frame, self.sites = name, type(module), frame, CallSites()
 
 
 class SizeWatch(TorchFunctionMode):
@@ -88,7 +88,7 @@ class SizeWatch(TorchFunctionMode):
         stack, own = call_stack(self._running[0].frame), self._running[-1]
         for running in self._running:
             site = running.sites.reached(found.function, stack)
-        mark = own.code + site_mark(call_stack(own.frame))
+        mark = code_mark(own.kind) + site_mark(call_stack(own.frame))
         place = Place(own.name, found.function, site.number, site.calls - 1, mark)
 
         def make(sizes: list) -> Any:
