@@ -16,7 +16,6 @@ import zlib
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -214,6 +213,7 @@ def _compiled_frames() -> Stack:
         return []
 
 
-# The compiler runs these while it follows a model, and takes what they return as constants.
-compiled_level = torch.compiler.assume_constant_result(compiled_level)
-compiled_mark = torch.compiler.assume_constant_result(compiled_mark)
+# The compiler runs these while it follows a model, and takes what they return as constants. This is what
+# `torch.compiler.assume_constant_result` does, which would load the compiler: a second for each `import sirfp`.
+compiled_level._dynamo_marked_constant = True  # type: ignore[attr-defined]
+compiled_mark._dynamo_marked_constant = True  # type: ignore[attr-defined]
