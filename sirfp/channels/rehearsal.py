@@ -128,6 +128,7 @@ class CutCopy:
             return f"cut, the model replaces {replaced} by a tensor of another shape"
         if turn == 1 and not repeats(self.found) and not any(misshapen(self.output, got.values)):
             return None
+        del copied  # its memory is needed for the masked copy
         try:
             wanted = self._masked(plan, turn, boxes, got.choices)
         except Exception as error:  # e.g. the model checks its values for NaN
@@ -267,10 +268,11 @@ class CutCopy:
             choices: the choices of the cut copy, or None.
             stir: True to change all weights by a few ulp and to draw other random numbers.
         """
-        model = copied_model(self.model) if stir or self.shared.written else self.model
+        alone = stir or self.shared.written
+        model = copied_model(self.model) if alone else self.model
         if stir:
             shake(model)
-        with own(model, {name for cut in plan.cuts for name, _ in cut.tensors}):
+        with own(model, () if alone else {name for cut in plan.cuts for name, _ in cut.tensors}):
             mask(model, plan)
             run = self._run(
                 model, turn, boxes, Choices(choices, self.shared), KeptStatistics(model, plan), seed=int(stir)
