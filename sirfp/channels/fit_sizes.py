@@ -302,7 +302,7 @@ def _calls(calls: Iterable[SizeCall], wrong: Wrong, *, training: bool = False) -
     widths: Widths = {}
     sites: dict[Place, list[SizeCall]] = {}
     for size_call in calls:
-        sites.setdefault(size_call.place._replace(round=0), []).append(size_call)
+        sites.setdefault(size_call.place.first, []).append(size_call)
     for (place, position), (given, _, size_call) in wrong.items():
         atoms, size = size_call.atoms[position], size_call.sizes[position]
         dense = None
@@ -311,7 +311,7 @@ def _calls(calls: Iterable[SizeCall], wrong: Wrong, *, training: bool = False) -
         elif times(given, size):
             atoms = once(atoms)
             dense = len(atoms)
-        period = _period(sites[place._replace(round=0)], position)
+        period = _period(sites[place.first], position)
         key = site_key(place, position, dense, period, training=training)
         widths.setdefault(place.module, {})[key] = atoms
     return widths

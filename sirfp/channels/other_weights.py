@@ -19,11 +19,12 @@ def randomise_constants(model: nn.Module, names: Collection[str] | None = None) 
 
     Args:
         model: the model.
-        names: the names of its constants, in the order of `constants`; None to find them.
+        names: the names of its constants, as `constants` gives them; None to find them.
     """
     generator = torch.Generator().manual_seed(0)
-    state = constants(model) if names is None else walk_tensors(model)
-    for tensor in (state[name] for name in (state if names is None else names)):
+    state = walk_tensors(model)
+    for name in constants(model) if names is None else names:
+        tensor = state[name]
         sides = sorted(tensor.shape)
         if len(sides) > 1 and sides[-2] > 1:
             values = torch.randn(tensor.shape, generator=generator) * (tensor.shape[0] / tensor.numel()) ** 0.5

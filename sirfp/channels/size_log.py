@@ -60,7 +60,7 @@ class SizeLog:
         if place.module in self._fitting or not all(isinstance(n, int) for n in given.sizes):
             return out
         calls = self.calls if self.trace.counting else self.training
-        site = calls is self.training, place._replace(round=0)
+        site = calls is self.training, place.first
         self._rounds[site] = max(self._rounds.get(site, 0), place.round + 1)
         if given.function in MAKERS:
             if out.is_floating_point() and 1 < out.numel() <= STATE and out.dim() == len(given.sizes):
@@ -111,7 +111,7 @@ class SizeLog:
         self._expanded.clear()
         self._made.clear()
         for training, calls in ((False, self.calls), (True, self.training)):
-            rounds = [self._rounds.get((training, c.place._replace(round=0)), 1) for c in calls]
+            rounds = [self._rounds.get((training, c.place.first), 1) for c in calls]
             calls[:] = [c if n == c.rounds else replace(c, rounds=n) for c, n in zip(calls, rounds, strict=True)]
         modes = [_by_module(calls) for calls in (self.calls, self.training)]
         other = [name for name in modes[1] if modes[1][name] != modes[0].get(name)]

@@ -130,6 +130,11 @@ class Place(NamedTuple):
     round: int = 0
     mark: str = ""
 
+    @property
+    def first(self) -> Place:
+        """The place of the first call of the same site, by which sites are compared."""
+        return self._replace(round=0)
+
 
 class Site:
     """A call site, while a forward runs.

@@ -38,7 +38,7 @@ _FUNCTIONS: dict[Any, str] = {
     **{getattr(torch.Tensor, f"new_{name}"): "new_zeros" for name in ("zeros", "ones", "full", "empty")},
 }
 MAKERS = ("zeros", "new_zeros")
-"""Functions that make a tensor of given sizes. They are counted apart from the other calls of a forward."""
+"""Functions that make a tensor of given sizes. Older plans count their calls apart from the others of a forward."""
 _SEVERAL = ("view", "reshape", "expand", "narrow", *MAKERS)
 """Functions that take several sizes as arguments of their own."""
 _KEYWORDS = (

@@ -79,7 +79,7 @@ def _put_back(table: Any, old: Mapping[str, Any]) -> None:
 
 
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    for _, tensor in (*walk_parameters(model), *walk_buffers(model)):
+    for tensor in walk_tensors(model).values():
         if not nn.parameter.is_lazy(tensor):
             yield tensor
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
-from .walk import walk_buffers, walk_modules, walk_parameters
+from .walk import walk_modules, walk_parameters, walk_tensors
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,11 +122,11 @@ def check_prunable(model: nn.Module, values: bool = True) -> None:
         raise InputError(
             "the model is TorchScript, whose code cannot be followed; give the module that it was made from"
         )
-    tensors = [*walk_parameters(model), *walk_buffers(model)]
-    lazy = next((name for name, t in tensors if nn.parameter.is_lazy(t)), None)
+    tensors = walk_tensors(model)
+    lazy = next((name for name, t in tensors.items() if nn.parameter.is_lazy(t)), None)
     if lazy is not None:
         raise InputError(f"{lazy!r} has no shape yet, as its layer is lazy; call the model once before")
-    meta = next((name for name, t in tensors if t.is_meta), None)
+    meta = next((name for name, t in tensors.items() if t.is_meta), None)
     if meta is not None and values:
         raise InputError(f"{meta!r} is on the device 'meta' and has no values; build the model on a real device")
     if isinstance(model, torch.fx.GraphModule) and "eval" in vars(model):  # set by torch.export, to raise an error

@@ -14,7 +14,7 @@ from ..network.forward import call, inference, tensors
 from ..network.outputs import Outputs, only
 from ..network.plain_tensors import register_plain
 from ..network.untouched import seeded
-from ..network.walk import walk, walk_buffers, walk_modules, walk_parameters, walk_tensors
+from ..network.walk import walk, walk_modules, walk_tensors
 from ..network.wrappers import COMPILED, on_plain_model, plain
 from ..structure.plan import PruningPlan
 from ..surgery.cut import give_bias
@@ -108,7 +108,7 @@ def expand(model: nn.Module, plan: PruningPlan, pruned: Mapping[str, torch.Tenso
         for name, dim in cut.tensors:
             kept.setdefault(name, []).append((dim, cut.keep))
     with torch.no_grad():
-        for name, tensor in [*walk_parameters(model), *walk_buffers(model)]:  # yields a shared tensor only once
+        for name, tensor in walk_tensors(model).items():  # yields a shared tensor only once
             if name not in pruned or not writable(tensor):
                 continue  # a buffer that is not in the state dict, or an expanded tensor, which is constant
             if name not in kept:
