@@ -14,18 +14,14 @@ import os
 import sys
 import zlib
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _NETWORKS = os.path.join(_PACKAGE, "models") + os.sep
-_REPLACING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sizes.py")
 _CALLING = sys.modules[nn.Module.__module__].__file__
 """The file whose functions call a module's forward, by different lines with hooks and without."""
-
-_REST = "torch_dynamo_resume"
-"""How names of functions begin that are the rest of one that PyTorch's compiler has broken in two."""
 
 _CACHE, _CALL, _PRECALL = (dis.opmap.get(name, -1) for name in ("CACHE", "CALL", "PRECALL"))
 _BEFORE = 4
@@ -46,10 +42,10 @@ def call_stack(until: FrameType | None = None) -> Stack:
     while frame is not None and frame is not until:
         frames.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
-    return _of_the_model(frames)
+    return of_the_model(frames)
 
 
-def _of_the_model(frames: Stack) -> Stack:
+def of_the_model(frames: Stack) -> Stack:
     """Returns the frames that are the same in the dense network and in a cut one.
 
     Left out are the functions that watch or replace calls (those of this package and what runs inside a
@@ -101,12 +97,6 @@ def code_mark(kind: type[nn.Module]) -> str:
 def site_mark(stack: Stack) -> str:
     """Returns the second half of the mark of a call site, from the functions up to the module's forward."""
     return _checksum([(code.co_name, index) for code, index in stack])
-
-
-def is_rewritten(stack: Stack) -> bool:
-    """True if PyTorch's compiler has rewritten some of the functions, so that the mark of the site does not hold."""
-    rewritten = getattr(sys.modules.get("torch._dynamo.convert_frame"), "output_codes", ())
-    return any(code in rewritten or code.co_name.startswith(_REST) for code, _ in stack)
 
 
 def _checksum(parts: object) -> str:
@@ -174,51 +164,3 @@ class CallSites:
                 self._known[key] = site
         site.calls += 1
         return site
-
-
-def compiled_level() -> int:
-    """Returns how many forwards of modules whose sizes are replaced run, in code that PyTorch's compiler follows."""
-    return sum(_replaces(code) for code, _ in _compiled_frames())
-
-
-def compiled_mark(level: int) -> str:
-    """Returns the second half of the mark of the site that PyTorch's compiler is at.
-
-    Where it cannot be known, as in the rest of a function that the compiler has broken in two, the result begins with
-    "?", and tells one site from another only; it is empty if not even that is known.
-
-    Args:
-        level: how many forwards of modules whose sizes are replaced run at the module's own (`compiled_level`).
-    """
-    frames = _compiled_frames()
-    broken = any(code.co_name.startswith(_REST) for code, _ in frames)
-    forwards = [i for i, (code, _) in enumerate(frames) if _replaces(code)]
-    if broken or not 0 < level <= len(forwards):
-        return "?" + site_mark(_of_the_model(frames)) if frames else ""
-    return site_mark(_of_the_model(frames[: forwards[-level]]))
-
-
-def _replaces(code: CodeType) -> bool:
-    """True for the forward that `sirfp.network.sizes` gives to modules whose sizes are replaced."""
-    return code.co_name == "forward" and code.co_filename == _REPLACING
-
-
-def _compiled_frames() -> Stack:
-    """Returns the functions that PyTorch's compiler follows, from the innermost; nothing if this version hides them."""
-    try:
-        from torch._dynamo.symbolic_convert import InstructionTranslator
-
-        translator: Any = InstructionTranslator.current_tx().output.current_tx
-        frames: Stack = []
-        while translator is not None:
-            frames.append((translator.f_code, translator.current_instruction.offset or 0))
-            translator = getattr(translator, "parent", None)
-        return frames
-    except Exception:  # no public interface gives them
-        return []
-
-
-# The compiler runs these while it follows a model, and takes what they return as constants. This is what
-# `torch.compiler.assume_constant_result` does, which would load the compiler: a second for each `import sirfp`.
-compiled_level._dynamo_marked_constant = True  # type: ignore[attr-defined]
-compiled_mark._dynamo_marked_constant = True  # type: ignore[attr-defined]

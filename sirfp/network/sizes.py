@@ -23,17 +23,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
-from .call_sites import (
-    CallSites,
-    Place,
-    Site,
-    call_stack,
-    code_mark,
-    compiled_level,
-    compiled_mark,
-    is_rewritten,
-    site_mark,
-)
+from .call_sites import CallSites, Place, Site, call_stack, code_mark, site_mark
+from .compiled_sites import compiled_level, compiled_mark, is_rewritten
 from .size_calls import MAKERS, sizes_in
 
 _ATTRIBUTE = re.compile(r"attribute (\w+)(?: (\d+))?")
