@@ -13,13 +13,19 @@ SET_BY_STUDY = {
     "SEED": "seeds", "SIRFP.SEED": "seeds", "SIRFP.CRITERION": "criteria", "SIRFP.KEEP_FLOPS": "budgets",
     "SIRFP.STEPS": "steps", "SIRFP.START_ITER": "iterations", "SIRFP.ACCUMULATE_ITERS": "iterations",
     "SIRFP.RECOVER_ITERS": "iterations", "SOLVER.MAX_ITER": "iterations", "OUTPUT_DIR": "folder",
-    "MODEL.WEIGHTS": "models", "SIRFP.PLAN": "criteria",
+    "SIRFP.PLAN": "criteria",
 }  # fmt: skip
 """{config key that only the study may set: the study's key for it}."""
+WEIGHTS = "MODEL.WEIGHTS"
 
 
-def read_overrides(value: Any, at: str) -> dict[str, Any]:
+def read_overrides(value: Any, at: str, *, initial: bool = False) -> dict[str, Any]:
     """Reads a block {config key: value}. Keys that start with SIRFP are checked here, others by the run.
+
+    Args:
+        value: the block.
+        at: place of the block in the study's file, for messages.
+        initial: True if it may set `MODEL.WEIGHTS`, the initial weights of dense runs and of runs from scratch.
 
     Raises:
         InputError: a key is not valid, or only the study may set it.
@@ -30,6 +36,11 @@ def read_overrides(value: Any, at: str) -> dict[str, Any]:
             raise InputError(f"{at}: {key!r} is no config key; write it like SOLVER.BASE_LR")
         if key in SET_BY_STUDY:
             raise InputError(f"{at}: {key} is set by the study's {SET_BY_STUDY[key]}")
+        if key == WEIGHTS and not initial:
+            raise InputError(
+                f"{at}: {key} is set by the study, since prunings start from the dense network; name the initial "
+                "weights in overrides"
+            )
         if isinstance(setting, Mapping):
             raise InputError(f"{at}: write {key}.{next(iter(setting), 'KEY')} in full, not a block below {key}")
         if key.startswith("SIRFP."):  # other keys may belong to a project; only its script knows them

@@ -119,7 +119,7 @@ def _row(node: Mapping[str, Any], at: str) -> RowSpec:
         for key in ("criterion", "steps"):
             if key in node:
                 raise InputError(f"{at}: {key} is that of the row {scratch}, whose network is trained; remove it")
-        return replace(_settings(node, at), name=own, scratch=scratch)
+        return replace(_settings(node, at, initial=True), name=own, scratch=scratch)
     criterion = as_text(node.get("criterion", own), f"{at}.criterion")
     CRITERIA.find(criterion, at)
     return replace(_settings(node, at), name=own, criterion=criterion)
@@ -147,13 +147,13 @@ def _variant(key: Any, node: Any, at: str) -> _Variant:
     return _Variant(own, of, _settings(node, here))
 
 
-def _settings(node: Mapping[str, Any], at: str) -> RowSpec:
-    """The settings that rows and variants have in common, as a row without a name."""
+def _settings(node: Mapping[str, Any], at: str, *, initial: bool = False) -> RowSpec:
+    """The settings that rows and variants have in common, as a row without a name; `initial` as in `read_overrides`."""
     return RowSpec(
         "",
         "",
         hooks=tuple(as_text(hook, f"{at}.hooks") for hook in as_list(node.get("hooks", []), f"{at}.hooks")),
-        overrides=read_overrides(node.get("overrides", {}), f"{at}.overrides"),
+        overrides=read_overrides(node.get("overrides", {}), f"{at}.overrides", initial=initial),
         seeds=as_seeds(node["seeds"], f"{at}.seeds") if "seeds" in node else (),
         steps=as_count(node["steps"], f"{at}.steps", 1) if "steps" in node else None,
     )

@@ -132,7 +132,7 @@ def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Task
     script = _script(own, name, path, at)
     metric = as_text(required(own, "metric", at), f"{at}.metric")
     check_metric(metric, "" if "script" in own else own.get("project", name), f"{at}.metric")
-    overrides = read_overrides(values["overrides"], f"{at}.overrides")
+    overrides = read_overrides(values["overrides"], f"{at}.overrides", initial=True)
     pruning_overrides = read_overrides(values["pruning_overrides"], f"{at}.pruning_overrides")
     seeds = as_seeds([0] if values["seeds"] is None else values["seeds"], f"{at}.seeds")
     rows = read_rows(values["criteria"], values["variants"], seeds, at)
@@ -151,7 +151,7 @@ def _task_spec(name: str, node: Any, top: Mapping[str, Any], path: Path) -> Task
         budgets=tuple(as_budget(value, f"{at}.budgets") for value in as_nonempty(values["budgets"], f"{at}.budgets")),
         control=as_flag(values["control"] or False, f"{at}.control"),
         overrides=overrides,
-        dense_overrides=read_overrides(values["dense_overrides"], f"{at}.dense_overrides"),
+        dense_overrides=read_overrides(values["dense_overrides"], f"{at}.dense_overrides", initial=True),
         pruning_overrides=pruning_overrides,
     )
 

@@ -75,6 +75,17 @@ def test_a_row_from_scratch_has_settings_of_its_own(small):
     assert not {"SIRFP.EMA", "SOLVER.GAMMA", "SIRFP.CRITERION"} & set(options)
 
 
+def test_a_study_may_name_the_initial_weights_of_dense_runs_and_runs_from_scratch(small):
+    small.content |= {"overrides": {"MODEL.WEIGHTS": "first.pth"}, "control": True}
+    small.content["criteria"][1] |= {"overrides": {"MODEL.WEIGHTS": ""}}
+    assert small.run() == 0
+    weights = {call["out"]: call["options"]["MODEL.WEIGHTS"] for call in small.calls()}
+    kinds = {kind: [w for out, w in weights.items() if f"-{kind}-" in out] for kind in ("dense", "new")}
+    assert set(kinds["dense"]) == {"first.pth"} and set(kinds["new"]) == {""}
+    others = [w for out, w in weights.items() if not ("-dense-" in out or "-new-" in out)]
+    assert others and all("-dense-" in w for w in others), "prunings start from the dense network"
+
+
 def test_a_variant_is_a_row_of_every_criterion(bench):
     bench.content |= {"variants": REFITTED, "budgets": [0.5]}
     jobs = grid.load(bench.file).cells
@@ -129,6 +140,8 @@ def entry(**keys):
         (entry(scratch="sirfp", seeds=[2]), "the row sirfp has no seed 2; it has [1, 3]"),
         (entry(scratch=""), "criteria[1].scratch must be a text"),
         ({"overrides": {"SIRFP.PLAN": "a.json"}}, "SIRFP.PLAN is set by the study's criteria"),
+        ({"pruning_overrides": {"MODEL.WEIGHTS": ""}}, "prunings start from the dense network; name the initial"),
+        ({"variants": {"a": {"overrides": {"MODEL.WEIGHTS": ""}}}}, "MODEL.WEIGHTS is set by the study"),
         ({"variants": ["refitted"]}, "variants must be a block"),
         ({"variants": {"a": {"override": {}}}}, "variants.a has no key 'override' (did you mean overrides?"),
         ({"variants": {"a": {"of": ["sirpf"]}}}, "a.of: no row that prunes is named sirpf (did you mean sirfp"),
