@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import InputError, first_line
@@ -115,22 +116,53 @@ def _tried(
     shared: SharedMemory,
     traced: _Traced,
     search: HeadSearch,
+    whole: bool = False,
 ) -> ChannelGroups:
-    """Fits the sizes in the model's code to cuts, and freezes the groups whose cut breaks the model."""
+    """Fits the sizes in the model's code to cuts, and freezes the groups whose cut breaks the model.
+
+    Args:
+        whole: True to run the model on the given inputs only, not on smaller ones (`sirfp.channels.smaller_inputs`).
+        model, inputs, ignore, shared, traced, search: as in `_trace`.
+    """
     from .fit_sizes import fit_sizes, live_sizes
     from .rehearsal import CutCopy
     from .trial import freeze_failing
 
-    asks = traced.asks and not traced.trains
-    fit = fit_sizes(model, inputs, traced.output, traced.found, shared, asks=asks)
+    given, known = (inputs, traced) if whole else _on_smaller(model, inputs, ignore, shared, traced)
+    asks = known.asks and not known.trains
+    fit = fit_sizes(model, given, known.output, known.found, shared, asks=asks)
     if fit.stubborn:
         heads = search.with_stubborn(traced.found.heads, fit.stubborn)
         if heads != traced.found.heads:
             traced = _trace(model, inputs, ignore, shared, heads, search)
-            asks = traced.asks and not traced.trains
-        fit = fit_sizes(model, inputs, traced.output, traced.found, shared, asks=asks, settled=True)
-    copies = fit.copies or CutCopy(model, inputs, traced.output, fit.found, shared, asks)
-    return live_sizes(freeze_failing(copies, [0] if fit.copies else [], trains=traced.trains))
+            given, known = (inputs, traced) if whole else _on_smaller(model, inputs, ignore, shared, traced)
+            asks = known.asks and not known.trains
+        fit = fit_sizes(model, given, known.output, known.found, shared, asks=asks, settled=True)
+    copies = fit.copies or CutCopy(model, given, known.output, fit.found, shared, asks)
+    found = live_sizes(freeze_failing(copies, [0] if fit.copies else [], trains=known.trains))
+    if given is not inputs and len(found.groups) < len(traced.found.groups):
+        logger.info("some cuts break the model on smaller inputs; they are tried on the given ones")
+        return _tried(model, inputs, ignore, shared, traced, search, whole=True)
+    return found
+
+
+def _on_smaller(
+    model: nn.Module, inputs: Any, ignore: Iterable[str], shared: SharedMemory, traced: _Traced
+) -> tuple[Any, _Traced]:
+    """Returns the inputs for the trial and what a trace with them found: smaller ones if they show the same."""
+    from .smaller_inputs import FLOPS, same_groups, same_operations, smaller_inputs
+
+    for given in smaller_inputs(inputs) if traced.found.flops() >= FLOPS else ():
+        try:
+            copied = copied_model(model, share=not shared.written)
+            other = _trace(copied, given, ignore, shared, traced.found.heads, None)
+        except Exception as error:  # the model's own code may raise anything
+            logger.debug("the model does not run on smaller inputs: %s", error)
+            continue
+        same = same_groups(traced.found, other.found) and same_operations(traced.operations, other.operations)
+        if same and (other.trains, other.asks) == (traced.trains, traced.asks):
+            return given, replace(other, found=replace(traced.found, calls=other.found.calls))
+    return inputs, traced
 
 
 @dataclass(frozen=True)
@@ -142,12 +174,14 @@ class _Traced:
         found: its groups before any cut is tried.
         trains: True if it runs in training mode, by other code than in evaluation mode.
         asks: True if it runs in training mode, and its code asks for its mode.
+        operations: the operations that ran (`ChannelTrace.ran`).
     """
 
     output: Any
     found: ChannelGroups
     trains: bool
     asks: bool
+    operations: list[tuple[str, list[torch.Size]]]
 
 
 def _trace(
@@ -224,7 +258,7 @@ def _trace_once(
 
     def traced() -> _Traced:
         found = build_groups(model, trace, state, announced, outputs, sizes.finished())
-        return _Traced(output, found, trains, ran)
+        return _Traced(output, found, trains, ran, trace.ran)
 
     return trace, traced
 
