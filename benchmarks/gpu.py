@@ -171,8 +171,7 @@ def measure_pause(args: argparse.Namespace) -> dict[str, Any]:
             subject = Subject(name, args)
             with EventStorage(0):
                 first = [subject.timed(subject.step) for _ in range(FIRST)]
-                elsewhere = copy.deepcopy(subject.model).cpu()
-                on_cpu = subject.timed(partial(find_groups, elsewhere, on("cpu", subject.example)))
+                on_cpu = subject.timed(partial(find_groups, subject.model, subject.example, device="cpu"))
                 on_device = subject.timed(partial(find_groups, subject.model, subject.example))
                 cut = subject.timed(subject.prune)
                 table, slowest = profiled(subject)

@@ -67,6 +67,7 @@ def prune(
     partitions: Iterable[str] = Limits.partitions,
     optimizer: torch.optim.Optimizer | None = None,
     also: Iterable[nn.Module] = (),
+    trial_device: str | torch.device | None = None,
     **options: Any,
 ) -> PruningPlan:
     """Prunes a model in place, in one shot.
@@ -124,6 +125,8 @@ def prune(
             before the cut and not given here trains nothing; a warning says so at its next step.
         also: models of the same structure that lose the same channels, such as a moving average of the weights or a
             teacher; wrapped or not.
+        trial_device: where a copy of the model runs to find its groups and to try cuts, e.g. "cpu" for a model on a
+            GPU, whose libraries plan each new shape anew. By default where the model is.
         **options: arguments of the criterion.
 
     Returns:
@@ -148,6 +151,7 @@ def prune(
         session = PruningSession(
             model, example_inputs, optimizer,
             criterion=criterion, options=options, limits=limits, bias_correction=bias_correction, seed=seed,
+            trial_device=trial_device,
         )  # fmt: skip
         refuse_misspelt(session.criterion, options, prune, "prune")
         session.go_on()

@@ -62,7 +62,7 @@ class Pruner:
         also: models of the same structure that lose the same channels, such as a moving average of the weights.
         period: the interval, in training steps that the pruner looks at, at which features and gradients are used.
         loss, forward, bias_correction, reconstruction, widths, divergence: as in `sirfp.prune`.
-        ignore, keep, round_to, seed, min_keep, partitions: as in `sirfp.prune`.
+        ignore, keep, round_to, seed, min_keep, partitions, trial_device: as in `sirfp.prune`.
         **options: arguments of the criterion.
 
     Raises:
@@ -96,6 +96,7 @@ class Pruner:
         seed: int = 0,
         min_keep: float = Limits.min_keep,
         partitions: Iterable[str] = Limits.partitions,
+        trial_device: str | torch.device | None = None,
         **options: Any,
     ):
         whole = 1.0 if keep else KEEP_FLOPS
@@ -115,7 +116,7 @@ class Pruner:
             self.session = PruningSession(
                 network, copied_inputs(example_inputs), optimizer,
                 criterion=criterion, options=options, period=period, limits=limits, bias_correction=bias_correction,
-                seed=seed,
+                seed=seed, trial_device=trial_device,
             )  # fmt: skip
             refuse_misspelt(self.session.criterion, options, Pruner, "Pruner")
             self.session.go_on()

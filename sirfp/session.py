@@ -33,6 +33,7 @@ from .criteria.observer import PERIOD, Observer
 from .errors import InputError
 from .moments import Moments
 from .network.divergence import divergence_for
+from .network.elsewhere import check_available
 from .network.untouched import untouched
 from .network.wrappers import check_same_structure, unwrapped
 from .processes import average_norms, decide_once
@@ -57,7 +58,7 @@ class PruningSession:
         period: the interval, in iterations, at which statistics are taken.
         limits: the constraints on every plan: partitions, the smallest share to keep, rounding, ignored modules, widths
             of single layers.
-        bias_correction, seed: as in `sirfp.prune`.
+        bias_correction, seed, trial_device: as in `sirfp.prune`.
 
     Attributes:
         plan: the plan of all prunings so far, or None before the first.
@@ -81,11 +82,14 @@ class PruningSession:
         limits: Limits = DEFAULT,
         bias_correction: bool = True,
         seed: int = 0,
+        trial_device: str | torch.device | None = None,
     ):
         self.model, self.example_inputs, self.optimizer = model, example_inputs, optimizer
         self.criterion = default_criterion() if criterion is None else criterion
         self.options, self.period = dict(options or {}), period
         self.limits, self.bias_correction, self.seed = limits, bias_correction, seed
+        check_available(trial_device, "trial_device")
+        self.trial_device = trial_device
         self.plan: PruningPlan | None = None
         self.steps = 0
         self.followers: list[nn.Module] = []
@@ -121,7 +125,8 @@ class PruningSession:
     def find(self) -> ChannelGroups:
         """Returns the groups of the current model; finds them at the first call and again after each pruning."""
         if self.found is None:
-            self.found = find_groups(self.model, self.example_inputs, self.limits.ignore)
+            device = self.trial_device
+            self.found = find_groups(self.model, self.example_inputs, self.limits.ignore, device=device)
         return self.found
 
     def bounds(self) -> Limits:

@@ -27,6 +27,7 @@ from ..network.attention import followed_heads
 from ..network.batches import attempted
 from ..network.branches import training_only
 from ..network.detectron import feature_widths, training_inputs
+from ..network.elsewhere import on_device
 from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
 from ..network.outputs import Outputs as ModelOutputs
 from ..network.outputs import only
@@ -57,6 +58,7 @@ def find_groups(
     *,
     trial: bool = True,
     outputs: ModelOutputs | None = None,
+    device: str | torch.device | None = None,
 ) -> ChannelGroups:
     """Finds the channel groups of a model by following its channels through a forward pass.
 
@@ -68,16 +70,28 @@ def find_groups(
         trial: True to cut and run copies too, and to freeze the groups whose cut breaks the copy.
         outputs: takes the part out of the model's output that counts, e.g. `lambda out: out.logits`; None for all.
             Channels of other outputs are not frozen.
+        device: where a copy of the model runs for this, e.g. "cpu" for a model on a GPU, whose libraries plan each new
+            shape of the trial anew. None: where the model is.
 
     Returns:
         The groups, and the frozen channels with their reasons.
 
     Raises:
         InputError: a name in `ignore` matches nothing in the model, the model returns no tensor, it cannot be run on
-            the inputs (the cause is kept), or it is no module whose calls can be followed.
+            the inputs (the cause is kept), it is no module whose calls can be followed, or there is no such device.
     """
+    if device is not None:
+        copied, inputs = on_device(unwrapped(model), example_inputs, device)
+        return _returned(find_groups(copied, inputs, ignore, trial=trial, outputs=outputs), model)
     with only(unwrapped(model), outputs):
         return _found(model, example_inputs, ignore, trial)
+
+
+def _returned(found: ChannelGroups, model: nn.Module) -> ChannelGroups:
+    """Returns groups that a copy on another device has shown, with their tensors where the model is."""
+    state = state_tensors(unwrapped(model))
+    moved = (replace(e, emitted=e.emitted.to(state[e.weight].device)) for e in found.emissions)
+    return replace(found, emissions=tuple(moved))
 
 
 @on_plain_model

@@ -22,6 +22,16 @@ def add_device(group: argparse.ArgumentParser | argparse._ArgumentGroup, what: s
     )
 
 
+def add_trial_device(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds `--trial-device` to a command that prunes."""
+    group.add_argument(
+        "--trial-device",
+        metavar="DEVICE",
+        help="where a copy of the network runs to find which channels go together and to try cuts: cpu is faster than "
+        "a GPU for small networks, since a GPU's libraries plan each new shape anew (default: that of --device)",
+    )
+
+
 def check_device(name: str) -> None:
     """Checks the value of `--device`; call it before anything is built.
 

@@ -37,7 +37,7 @@ from .calibration import (
     read_options,
     read_widths,
 )
-from .device import add_device, check_device, place
+from .device import add_device, add_trial_device, check_device, place
 from .outcome import Outcome
 from .recorded import complete, origin_of, restore_as_named
 
@@ -104,6 +104,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_calibration(group)
     add_device(group, "the network is looked at, timed for --keep-latency, and refitted")
+    add_trial_device(group)
     parser.add_argument("--verbose", action="store_true", help="also list layers that cannot be pruned, and why")
 
 
@@ -114,6 +115,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.criteria import CRITERIA
     from sirfp.exporting.clock import clock_named
     from sirfp.network.channels_last import use_channels_last_if_possible
+    from sirfp.network.elsewhere import check_available
     from sirfp.reporting import tables
 
     file, opts = file_and_pairs(args, file=True)
@@ -124,6 +126,7 @@ def run(args: argparse.Namespace) -> Outcome:
     Target.of(KEEP_FLOPS, clock, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
     check_device(args.device)
+    check_available(args.trial_device, "--trial-device")
     if args.steps and args.keep and all(budget is None for budget in budgets.values()):
         raise InputError("--steps divides the way to a budget, but --keep alone cuts at once: give a budget, too")
     keep = read_widths(args.keep)
@@ -174,6 +177,7 @@ def run(args: argparse.Namespace) -> Outcome:
             ignore=args.ignore,
             keep=keep,
             round_to=args.round_to,
+            trial_device=args.trial_device,
             seed=args.seed,
             min_keep=args.min_keep,
             **options,

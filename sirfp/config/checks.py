@@ -11,6 +11,7 @@ from ..budget.limits import Limits, check_share
 from ..budget.target import Target
 from ..criteria.options import Within
 from ..errors import InputError
+from ..network.elsewhere import check_available
 from .options import check_options
 from .unused import check_used
 from .values import check_proposals, check_values
@@ -28,6 +29,7 @@ def validate(cfg: CfgNode) -> None:
     target = Target.from_config(cfg)
     check_share("SIRFP.MIN_KEEP", ours.MIN_KEEP, zero=True)
     Limits.from_config(cfg)
+    check_available(ours.TRIAL_DEVICE, "SIRFP.TRIAL_DEVICE")
     for least, keys in (
         (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD")),
         (0, ("MAX_NONFINITE", "CURVE_IMAGES")),

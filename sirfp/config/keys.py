@@ -130,6 +130,9 @@ def _add_pruning(cfg: CfgNode) -> None:
     # head) make a second one. Each partition is ranked on its own. ["*"]: each group is a separate partition, so that
     # all groups lose the same share of channels.
     cfg.SIRFP.PARTITIONS = list(Limits.partitions)
+    # Where a copy of the network runs to find its groups and to try cuts, e.g. "cpu" if training is on a GPU, whose
+    # libraries plan each new shape anew. "": where the network is
+    cfg.SIRFP.TRIAL_DEVICE = ""
     # Sparsity training until the last pruning, by the hooks SlimmingPenalty (for the criterion slimming) and
     # GroupRegularization (for depgraph). They come after Accumulate in HOOKS.
     cfg.SIRFP.SPARSITY = CN()

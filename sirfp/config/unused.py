@@ -98,7 +98,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         Need(("SIRFP.RECOVER_ITERS",), lambda cfg: cfg.SIRFP.STEPS > 1 or not prunes(cfg),
              "SIRFP.STEPS is 1: there are no iterations between two prunings"),
         Need(("SIRFP.CRITERION", "SIRFP.STEPS", "SIRFP.WIDTHS", "SIRFP.ROUND_TO", "SIRFP.MIN_KEEP", "SIRFP.IGNORE",
-              "SIRFP.PARTITIONS", "SIRFP.RECONSTRUCTION_ITERS", "SIRFP.BIAS_CORRECTION"),
+              "SIRFP.PARTITIONS", "SIRFP.RECONSTRUCTION_ITERS", "SIRFP.BIAS_CORRECTION", "SIRFP.TRIAL_DEVICE"),
              lambda cfg: "PruneSteps" in cfg.SIRFP.HOOKS, "SIRFP.HOOKS lacks PruneSteps: nothing is pruned"),
         Need(("MODEL.TEACHER.WEIGHTS", "MODEL.TEACHER.TEMPERATURE"), lambda cfg: cfg.MODEL.TEACHER.WEIGHT,
              "MODEL.TEACHER.WEIGHT is 0, so that there is no teacher"),

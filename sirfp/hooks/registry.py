@@ -31,6 +31,7 @@ def session(trainer) -> PruningSession:
             limits=Limits.from_config(trainer.cfg),
             bias_correction=node.BIAS_CORRECTION,
             seed=node.SEED,
+            trial_device=node.TRIAL_DEVICE or None,
         )
         trainer.pruning.plan = trainer.checkpointer.plan  # a run may start from a pruned network
     return trainer.pruning

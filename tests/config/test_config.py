@@ -42,6 +42,7 @@ def test_the_defaults_are_valid():
         ("SIRFP.MIN_KEEP", "-0.1", "[0, 1], got -0.1"),
         ("SIRFP.STEPS", "0", "at least 1, got 0"),
         ("SIRFP.ROUND_TO", "0", "at least 1, got 0"),
+        ("SIRFP.TRIAL_DEVICE", "gpu", "SIRFP.TRIAL_DEVICE 'gpu': there is no such device here"),
         ("SIRFP.RECOVER_ITERS", "-1", "at least 0, got -1"),
         ("SIRFP.IMPORTANCE", "tailor", "must be taylor or dcfp, got 'tailor' (did you mean taylor"),
         ("SIRFP.SPARSITY.WEIGHT", "-1.0", "SIRFP.SPARSITY.WEIGHT must be at least 0"),
