@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+
 import pytest
 import torch
 from cut_proofs import prove
@@ -149,7 +151,16 @@ def test_all_tensors_of_the_size_of_the_images_are_cut():
     assert fewer["x"].shape == (2, 3, 512, 256) and both["more"][1][1:] == [3, "a"]
 
 
-@pytest.mark.parametrize("inputs", [torch.zeros(2, 3, 255, 255), torch.zeros(2, 10, 64), torch.zeros(2, 5).long(), ()])
+OTHERS = [
+    torch.zeros(2, 3, 255, 255),
+    torch.zeros(2, 10, 64),
+    torch.zeros(2, 5).long(),
+    (),
+    UserDict(x=torch.zeros(4, 3, 512, 512)),
+]
+
+
+@pytest.mark.parametrize("inputs", OTHERS)
 def test_other_inputs_stay(inputs):
     assert list(smaller(inputs)) == []
 
