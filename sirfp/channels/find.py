@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -47,6 +47,9 @@ from ..tracing import ChannelTrace, convolution_weights
 from ..tracing.outputs import Outputs
 from .freezing import freeze_ignored, freeze_made, freeze_scripted, reads_channels
 from .size_log import SizeLog
+
+if TYPE_CHECKING:
+    from .rehearsal import CutCopy
 
 logger = logging.getLogger(__name__)
 
@@ -152,28 +155,65 @@ def _tried(
             given, known = (inputs, traced) if whole else _on_smaller(model, inputs, ignore, shared, traced)
             asks = known.asks and not known.trains
         fit = fit_sizes(model, given, known.output, known.found, shared, asks=asks, settled=True)
-    copies = fit.copies or CutCopy(model, given, known.output, fit.found, shared, asks)
+    own = model if given is inputs else copied_model(model, share=not shared.written)  # the trial changes constants
+    copies = fit.copies or CutCopy(own, given, known.output, fit.found, shared, asks)
     found = live_sizes(freeze_failing(copies, [0] if fit.copies else [], trains=known.trains))
-    if given is not inputs and len(found.groups) < len(traced.found.groups):
-        logger.info("some cuts break the model on smaller inputs; they are tried on the given ones")
+    if given is not inputs and (
+        len(found.groups) < len(traced.found.groups) or not _shows(copies, known, model, inputs, traced)
+    ):
+        logger.info("smaller inputs do not show all that cuts do; they are tried on the given ones")
         return _tried(model, inputs, ignore, shared, traced, search, whole=True)
     return found
+
+
+def _shows(copies: CutCopy, known: _Traced, model: nn.Module, inputs: Any, traced: _Traced) -> bool:
+    """True if a cut changes the same on the given inputs as on the smaller ones of a trial that all groups passed.
+
+    Args:
+        copies: cuts copies of the model and runs them on the smaller inputs.
+        known: what a trace with the smaller inputs found.
+        model, inputs, traced: as in `_tried`.
+    """
+    from .rehearsal import TRAINING
+    from .rehearsal import CutCopy as Copies
+    from .smaller_inputs import same_changes
+
+    if copies.trains and not traced.trains:
+        return False  # only a cut copy runs other code in training, which no trace has seen
+    found, shared = copies.found, copies.shared
+    whole = Copies(copied_model(model, share=not shared.written), inputs, traced.output, found, shared)
+    groups = list(found.groups)
+    try:
+        for turn, *dense in zip((0, TRAINING), traced.operations, known.operations, strict=False):
+            cut = whole.operations(groups, turn), copies.operations(groups, turn)
+            if not same_changes((dense[0], dense[1]), cut):
+                return False
+    except Exception as error:  # the model's own code may raise anything
+        logger.debug("a cut copy fails on the given inputs: %s", error)
+        return False
+    return True
 
 
 def _on_smaller(
     model: nn.Module, inputs: Any, ignore: Iterable[str], shared: SharedMemory, traced: _Traced
 ) -> tuple[Any, _Traced]:
     """Returns the inputs for the trial and what a trace with them found: smaller ones if they show the same."""
-    from .smaller_inputs import FLOPS, same_groups, same_operations, smaller_inputs
+    from .smaller_inputs import FLOPS, ratios, same_groups, smaller_inputs
 
-    for given in smaller_inputs(inputs) if traced.found.flops() >= FLOPS else ():
+    try:
+        smaller = list(smaller_inputs(inputs)) if traced.found.flops() >= FLOPS else []
+    except Exception as error:  # e.g. a nested tensor
+        logger.debug("the inputs cannot be made smaller: %s", error)
+        smaller = []
+    for given in smaller:
         try:
             copied = copied_model(model, share=not shared.written)
             other = _trace(copied, given, ignore, shared, traced.found.heads, None)
         except Exception as error:  # the model's own code may raise anything
             logger.debug("the model does not run on smaller inputs: %s", error)
             continue
-        same = same_groups(traced.found, other.found) and same_operations(traced.operations, other.operations)
+        passes = zip(traced.operations, other.operations, strict=False)
+        same = same_groups(traced.found, other.found) and all(ratios(*two) is not None for two in passes)
         if same and (other.trains, other.asks) == (traced.trains, traced.asks):
             return given, replace(other, found=replace(traced.found, calls=other.found.calls))
     return inputs, traced
@@ -188,14 +228,14 @@ class _Traced:
         found: its groups before any cut is tried.
         trains: True if it runs in training mode, by other code than in evaluation mode.
         asks: True if it runs in training mode, and its code asks for its mode.
-        operations: the operations that ran (`ChannelTrace.ran`).
+        operations: those of the pass in evaluation mode and, if it `trains`, of the other (`ChannelTrace.ran`).
     """
 
     output: Any
     found: ChannelGroups
     trains: bool
     asks: bool
-    operations: list[tuple[str, list[torch.Size]]]
+    operations: tuple[list[tuple], ...]
 
 
 def _trace(
@@ -259,20 +299,20 @@ def _trace_once(
         trace.freeze_tensors(returned, MODEL_OUTPUT)
         freeze_scripted(model, trace, state)
         askers = reads.of_unknown_code()
-        code = trace.code
+        evaluated = trace.ran
         with followed_response_norms(model, trace):
             ran = _follow_training(model, inputs, trace, state, watch, bool(askers))
         trace.unread.freeze(trace.labels)
         own = state_tensors(model)
         state = {n: t for n, t in state.items() if n in own or n in trace.touched}
         trace.owner = str  # the watch refers to the trace: without this circle, what the trace holds is freed at once
-        trains = ran and (trace.code != code or any(map(is_held, askers)))
+        trains = ran and (trace.ran != evaluated or any(map(is_held, askers)))
     freeze_made(model, trace, state, training_only(model), "it runs only in training")
     freeze_ignored(model, trace, state, ignore)
 
     def traced() -> _Traced:
         found = build_groups(model, trace, state, announced, outputs, sizes.finished())
-        return _Traced(output, found, trains, ran, trace.ran)
+        return _Traced(output, found, trains, ran, (evaluated, trace.ran) if trains else (evaluated,))
 
     return trace, traced
 
@@ -317,11 +357,11 @@ def _follow_training(
         asks: True if the model's code asks for its mode.
 
     Returns:
-        True if the model ran in training mode. `trace.code` is then the hash of the operations of this pass.
+        True if the model ran in training mode. `trace.ran` then holds the operations of this pass.
     """
     ran = False
     if asks or any(name not in trace.touched for name, _ in walk_parameters(model)):
-        trace.code, trace.counting, trace.steady = 0, False, True
+        trace.ran, trace.counting, trace.steady = [], False, True
         try:
             given = training_inputs(model, inputs) if is_detectron_input(inputs) else inputs
             with training_branches(model), watch, trace:

@@ -151,6 +151,20 @@ class CutCopy:
             return self.failure(groups, turn)
         return None
 
+    def operations(self, groups: list[Group], turn: int) -> list[tuple]:
+        """Cuts some channels of each group in a copy, runs it, and returns its operations (`Choices.ran`).
+
+        Args:
+            groups: the groups to cut.
+            turn: number of the trial.
+
+        Raises:
+            Exception: of any class, if the copy fails.
+        """
+        copied = self._copied()
+        cut_by(copied, self._plan(groups, turn))
+        return self._run(copied, turn, [], Choices(shared=self.shared)).choices.ran
+
     def _is_suspicious(self, wanted: Run, got: Run) -> bool:
         """True if two runs of single precision may hide a fault.
 
@@ -184,7 +198,7 @@ class CutCopy:
     def _runs_other_code(self, cut: nn.Module, got: Run) -> bool:
         """True if a cut copy runs other operations in training mode than in evaluation mode, or fails in it."""
         try:
-            return self._run(cut, TRAINING, [], Choices(shared=self.shared)).choices.code != got.choices.code
+            return self._run(cut, TRAINING, [], Choices(shared=self.shared)).choices.ran != got.choices.ran
         except Exception as error:  # the model's own code may raise anything
             logger.debug("a cut copy fails in training mode: %s", error)
             return True

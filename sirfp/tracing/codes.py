@@ -1,4 +1,4 @@
-"""Hashes of the operations of a pass, by which two passes are known to run the same code."""
+"""Descriptions of the operations of a pass, by which two passes are known to run the same code."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ def by_name(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]
 _VALUES = frozenset([bool, int, float, str])
 
 
-def fingerprint(code: int, name: str, leaves: Iterable[Any]) -> int:
-    """Returns a hash of the operations so far.
+def described(name: str, leaves: Iterable[Any]) -> tuple:
+    """Describes an operation that runs: its name, and of each argument the value, or the shape of a tensor.
 
     Args:
-        code: the hash of the earlier operations.
         name: name of the operation.
-        leaves: its arguments; of tensors the shape counts.
+        leaves: its arguments. Of a number that the code makes a tensor of, the value counts.
     """
-    described: list[Any] = []
+    described: list[Any] = [name]
     for value in leaves:
         if type(value) in _VALUES:
             described.append(value)
         elif isinstance(value, torch.Tensor):
-            described.append(value.shape)
+            number = name == "aten::lift_fresh" and not value.dim() and not value.is_meta
+            described.append(value.item() if number else value.shape)
         else:
             described.append(value if isinstance(value, (int, float, str)) else None)
-    return hash((code, name, *described))
+    return tuple(described)

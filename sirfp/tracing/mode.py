@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
-from .codes import arguments, fingerprint, operation
+from .codes import arguments, described, operation
 from .emissions import EmittedValues
 from .functions import FunctionWatch
 from .makers import FILLING, MADE, UNLABELLED
@@ -71,8 +71,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         self.touched: set[str] = set()
         self.counting = True  # False in the training pass: products are those of inference
         self.steady = False  # True in the training pass: PyTorch's dropouts return their input
-        self.code = 0  # a hash of the operations so far with their shapes and numbers
-        self.ran: list[tuple[str, list[torch.Size]]] = []  # each operation, and the shapes of the tensors that it reads
+        self.ran: list[tuple] = []  # the operations so far with their shapes and numbers
         self.shared: Any = None  # a `SharedMemory` that is told of each write
         self.before: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())  # shape, steps of a tensor before its change
         self._dims = TensorTable()
@@ -258,8 +257,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         self._note_reads(inputs)
         labelled = [t for t in inputs if t in self._dims]
         into_part = known.writes and inputs and inputs[0]._is_view() and inputs[0] not in self._dims
-        self.code = fingerprint(self.code, name, leaves)
-        self.ran.append((name, [t.shape for t in inputs]))
+        self.ran.append(described(name, leaves))
         if known.writes and inputs:
             self._note_write(inputs[0])
             if not labelled and not (len(inputs) == 1 and (name in FILLING or known.pointwise)):
@@ -298,8 +296,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         leaves = tree_leaves((args, kwargs))
         inputs = [t for t in leaves if isinstance(t, torch.Tensor)]
         self._note_reads(inputs)
-        self.code = fingerprint(self.code, name, leaves)
-        self.ran.append((name, [t.shape for t in inputs]))
+        self.ran.append(described(name, leaves))
         out = func(*args, **kwargs)
         rule = HIGHER_ORDER.get(name)
         if rule is None:

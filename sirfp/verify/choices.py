@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..network.untouched import SharedMemory
 from ..tracing import STATISTICS
-from ..tracing.codes import arguments, by_name, fingerprint, operation
+from ..tracing.codes import arguments, by_name, described, operation
 
 STEPS = frozenset(f"aten::{name}" for name in ("floor", "ceil", "round", "trunc", "sign", "floor_divide"))
 """Operations from numbers to numbers that jump."""
@@ -45,7 +45,7 @@ class Choices(TorchDispatchMode):
     Attributes:
         made: (operation, its inputs, its results) of each choice of the recorded run.
         statistics: (operation, shape of its input) of each statistic (`sirfp.tracing.STATISTICS`).
-        code: a hash of the operations (`sirfp.tracing.codes.fingerprint`).
+        ran: the operations (`sirfp.tracing.codes.described`).
     """
 
     def __init__(self, earlier: Choices | None = None, shared: SharedMemory | None = None):
@@ -53,7 +53,7 @@ class Choices(TorchDispatchMode):
         self.shared = shared
         self.made: list[tuple[str, list[torch.Tensor], list[Any]]] = []
         self.statistics: list[tuple[str, tuple[int, ...]]] = []
-        self.code = 0
+        self.ran: list[tuple] = []
         self._earlier = None if earlier is None else iter(earlier.made)
 
     supports_higher_order_operators = True
@@ -66,10 +66,10 @@ class Choices(TorchDispatchMode):
         kwargs = kwargs or {}
         known = operation(func)
         if known is None:
-            self.code = fingerprint(self.code, func.name(), tree_leaves((args, kwargs)))
+            self.ran.append(described(func.name(), tree_leaves((args, kwargs))))
             return func(*args, **kwargs)
         name, leaves = known.name, arguments(args, kwargs)
-        self.code = fingerprint(self.code, name, leaves)
+        self.ran.append(described(name, leaves))
         if known.writes and self.shared is not None and leaves and isinstance(leaves[0], torch.Tensor):
             self.shared.before_write(leaves[0])
         if name in STATISTICS:
