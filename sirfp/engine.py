@@ -264,6 +264,8 @@ def setup(args: argparse.Namespace, add_config: Configure | None = None) -> CfgN
     cfg = load_config(config_files(args), args.opts or (), add_config)
     if not args.num_gpus:
         cfg.MODEL.DEVICE = "cpu"
+    if args.eval_only:
+        cfg.SIRFP.TRIAL_DEVICE = ""  # nothing is pruned, and this machine may lack the device of the training run
     cfg.freeze()
     validate(cfg)
     register_data(cfg)

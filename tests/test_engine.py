@@ -12,6 +12,7 @@ from sirfp import engine
 from sirfp.config import load_config
 from sirfp.errors import InputError
 from sirfp.hooks import HOOKS
+from sirfp.training import launch
 
 
 class Line(nn.Module):
@@ -161,3 +162,13 @@ def test_wrong_input_is_one_line_and_exit_code_2(argv, says, capsys, monkeypatch
         engine.run(engine.Trainer, None, argv)
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert ended.value.code == 2 and line.startswith("error: ") and says in line
+
+
+def test_an_evaluation_needs_no_device_for_the_trial_of_cuts():
+    """The device of a training run may be missing on the machine of the evaluation."""
+    data = "('coco_2017_val',)"
+    options = ["DATASETS.TRAIN", data, "DATASETS.TEST", data, "SIRFP.TRIAL_DEVICE", "gpu"]
+    parse = launch.argument_parser().parse_args
+    assert engine.setup(parse(["--eval-only", *options])).SIRFP.TRIAL_DEVICE == ""
+    with pytest.raises(InputError, match=r"SIRFP\.TRIAL_DEVICE 'gpu': there is no such device here"):
+        engine.setup(parse(options))

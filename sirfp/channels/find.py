@@ -27,7 +27,7 @@ from ..network.attention import followed_heads
 from ..network.batches import attempted
 from ..network.branches import training_only
 from ..network.detectron import feature_widths, training_inputs
-from ..network.elsewhere import on_device
+from ..network.elsewhere import check_available, on_device
 from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
 from ..network.outputs import Outputs as ModelOutputs
 from ..network.outputs import only
@@ -84,6 +84,7 @@ def find_groups(
             the inputs (the cause is kept), it is no module whose calls can be followed, or there is no such device.
     """
     if device is not None:
+        check_available(device, "device")
         copied, inputs = on_device(unwrapped(model), example_inputs, device)
         return _returned(find_groups(copied, inputs, ignore, trial=trial, outputs=outputs), model)
     with only(unwrapped(model), outputs):

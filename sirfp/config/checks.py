@@ -29,7 +29,7 @@ def validate(cfg: CfgNode) -> None:
     target = Target.from_config(cfg)
     check_share("SIRFP.MIN_KEEP", ours.MIN_KEEP, zero=True)
     Limits.from_config(cfg)
-    check_available(ours.TRIAL_DEVICE, "SIRFP.TRIAL_DEVICE")
+    check_available(ours.TRIAL_DEVICE or None, "SIRFP.TRIAL_DEVICE")
     for least, keys in (
         (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD")),
         (0, ("MAX_NONFINITE", "CURVE_IMAGES")),

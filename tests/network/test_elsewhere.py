@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import UserDict
 
 import pytest
 import torch
@@ -70,6 +71,41 @@ def test_a_plan_is_the_same(model):
     assert torch.equal(model(X), other(X))
     pruner = sirfp.Pruner(copy.deepcopy(model), X, criterion="magnitude", keep_flops=0.4, trial_device="cpu")
     assert pruner.session.trial_device == "cpu"
+
+
+class Tied(Placed):
+    """Has tensors in several places."""
+
+    def __init__(self):
+        super().__init__()
+        table = torch.randn(1, 24, 1, 1)
+        self.register_buffer("table", table)
+        self.part = nn.Module()
+        self.part.register_buffer("table", table)
+        self.more = [table, {"a": (torch.ones(24), 1)}]
+        self.itself = [self.more]
+        self.more.append(self.itself)
+        self.encoder, self.decoder = nn.Linear(24, 24), nn.Linear(24, 24)
+        self.decoder.weight = self.encoder.weight
+        self.place, self.kind = torch.device("cpu"), nn.Conv2d
+        self.hidden = [nn.Linear(2, 2)]
+
+
+def test_a_tensor_in_several_places_stays_one():
+    model = Tied()
+    copied, inputs = on_device(model, UserDict(x=X, more=[X]), "meta")
+    assert copied.table is copied.part.table is copied.more[0] and copied.encoder.weight is copied.decoder.weight
+    assert inputs["x"] is inputs["more"][0] and inputs["x"].is_meta and not X.is_meta
+    assert copied.table.is_meta and copied.more[1]["a"][0].is_meta and copied.more[1]["a"][1] == 1
+    assert copied.place == torch.device("meta") and copied.kind is nn.Conv2d and copied.hidden[0].weight.is_meta
+    assert model.place == torch.device("cpu") and not model.more[0].is_meta and not model.hidden[0].weight.is_meta
+
+
+def test_a_device_on_which_nothing_is_computed_is_refused(model):
+    with pytest.raises(InputError, match="trial_device 'meta': nothing is computed on this device"):
+        sirfp.Pruner(model, X, criterion="magnitude", keep_flops=0.5, trial_device="meta")
+    with pytest.raises(InputError, match="trial_device '': there is no such device here"):
+        sirfp.Pruner(model, X, criterion="magnitude", keep_flops=0.5, trial_device="")
 
 
 @pytest.mark.parametrize("call", [sirfp.prune, sirfp.Pruner])
