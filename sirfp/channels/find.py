@@ -305,6 +305,9 @@ def _trace_once(
             ran = _follow_training(model, inputs, trace, state, watch, bool(askers))
         trace.unread.freeze(trace.labels)
         own = state_tensors(model)
+        late = next((name for name, _ in walk_parameters(model) if name not in trace.state_dims), None)
+        if late is not None:
+            raise InputError(f"the model makes {late!r} during its first call; call the model once before")
         state = {n: t for n, t in state.items() if n in own or n in trace.touched}
         trace.owner = str  # the watch refers to the trace: without this circle, what the trace holds is freed at once
         trains = ran and (trace.ran != evaluated or any(map(is_held, askers)))

@@ -162,6 +162,15 @@ def test_a_module_that_holds_another_is_no_wrapper(tmp_path):
     assert unwrapped(both) is both
 
 
+class Late(nn.Module):
+    """Makes a layer in its first call."""
+
+    def forward(self, x):
+        if not hasattr(self, "layer"):
+            self.layer = nn.Conv2d(x.shape[1], 4, 3)
+        return self.layer(x)
+
+
 class FSDPModule(nn.Linear):
     """Stands in for a module that is sharded over processes."""
 
@@ -176,6 +185,7 @@ def test_what_is_no_plain_network_is_refused():
         (traced, "TorchScript"),
         (torch.export.export(build().eval(), (X,)).module(), "exported program"),
         (nn.Sequential(nn.LazyConv2d(4, 3)), "'0.weight' has no shape yet"),
+        (nn.Sequential(Late()), "makes '0.layer.weight' during its first call; call the model once before"),
         (build().to("meta"), "'0.weight' is on the device 'meta'"),
         (FSDPModule(3, 3), "sharded"),
     ):
