@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .overrides import WEIGHTS
 from .rows import CONTROL, RowSpec
 from .schema import TaskSpec, read_study
 
@@ -38,7 +39,8 @@ class Job:
         metric: the metric to compare, e.g. "sem_seg/mIoU"; higher is better.
         script: the `train_net.py`.
         config: the config file of the dense model.
-        options: config overrides as KEY VALUE pairs, except OUTPUT_DIR, MODEL.WEIGHTS and SIRFP.PLAN.
+        options: config overrides as KEY VALUE pairs, except OUTPUT_DIR, SIRFP.PLAN and the weights of the run that this
+            one needs, which take the place of a `MODEL.WEIGHTS` among them.
         iterations: number of training iterations.
         needs: the run that must be done first: the dense run whose weights this run starts from, or, for a run from
             scratch, the pruning run whose plan it trains. None for a dense run.
@@ -298,6 +300,9 @@ def config_texts(path: Path) -> list[str]:
 
 def settings(job: Job) -> Mapping[str, Any]:
     """Settings of a run in readable form, for `done.json` or `failed.json`."""
+    options = dict(job.options)
+    if job.needs and not job.scratch:
+        options.pop(WEIGHTS, None)  # the run starts from the weights of the dense run
     return {
         "task": job.task,
         "model": job.model,
@@ -306,5 +311,5 @@ def settings(job: Job) -> Mapping[str, Any]:
         "seed": job.seed,
         "metric": job.metric,
         "config": job.config.name,
-        "options": dict(job.options),
+        "options": options,
     }

@@ -41,6 +41,8 @@ def read_overrides(value: Any, at: str, *, initial: bool = False) -> dict[str, A
                 f"{at}: {key} is set by the study, since prunings start from the dense network; name the initial "
                 "weights in overrides"
             )
+        if key == WEIGHTS and not isinstance(setting, str):
+            raise InputError(f'{at}: {key} must be a file or an address, or "" for random weights, got {setting!r}')
         if isinstance(setting, Mapping):
             raise InputError(f"{at}: write {key}.{next(iter(setting), 'KEY')} in full, not a block below {key}")
         if key.startswith("SIRFP."):  # other keys may belong to a project; only its script knows them

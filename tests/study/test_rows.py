@@ -84,6 +84,10 @@ def test_a_study_may_name_the_initial_weights_of_dense_runs_and_runs_from_scratc
     assert set(kinds["dense"]) == {"first.pth"} and set(kinds["new"]) == {""}
     others = [w for out, w in weights.items() if not ("-dense-" in out or "-new-" in out)]
     assert others and all("-dense-" in w for w in others), "prunings start from the dense network"
+    said = {job.name: grid.settings(job)["options"].get("MODEL.WEIGHTS") for job in grid.load(small.file).cells}
+    assert {name: w for name, w in said.items() if w is not None and "/new/" not in name} == {
+        name: "first.pth" for name in said if "/dense/" in name
+    }
 
 
 def test_a_variant_is_a_row_of_every_criterion(bench):
@@ -142,6 +146,7 @@ def entry(**keys):
         ({"overrides": {"SIRFP.PLAN": "a.json"}}, "SIRFP.PLAN is set by the study's criteria"),
         ({"pruning_overrides": {"MODEL.WEIGHTS": ""}}, "prunings start from the dense network; name the initial"),
         ({"variants": {"a": {"overrides": {"MODEL.WEIGHTS": ""}}}}, "MODEL.WEIGHTS is set by the study"),
+        ({"overrides": {"MODEL.WEIGHTS": None}}, 'overrides: MODEL.WEIGHTS must be a file or an address, or ""'),
         ({"variants": ["refitted"]}, "variants must be a block"),
         ({"variants": {"a": {"override": {}}}}, "variants.a has no key 'override' (did you mean overrides?"),
         ({"variants": {"a": {"of": ["sirpf"]}}}, "a.of: no row that prunes is named sirpf (did you mean sirfp"),
