@@ -20,9 +20,11 @@ import torch
 from ..network.forward import is_detectron_input
 from ..structure.groups import ChannelGroups
 
-FLOPS = 2 * 10**10
-"""Multiply-adds of a call from which on smaller inputs are tried. In calls of half as many, they save about the time
-that the trace of a smaller call takes."""
+FLOPS = 4 * 10**10
+"""Multiply-adds of a call from which on smaller inputs are tried. In calls of fewer, they save about the time that the
+trace of a smaller call and the proof on the given inputs take."""
+SMALLER = 1 / 3
+"""Largest share of the elements of the given inputs that smaller ones have; others save too little."""
 LEAST = 128
 """Smallest height and width of smaller images, in pixels. At stride 32 their feature maps have 4 x 4 positions."""
 MULTIPLE = 32
@@ -35,7 +37,7 @@ Operations = list[tuple]
 
 
 def smaller_inputs(inputs: Any) -> Iterator[Any]:
-    """Yields smaller inputs, the smallest first: fewer and smaller images, then only fewer.
+    """Yields inputs of at most a third of the elements, the smallest first: fewer and smaller images, then only fewer.
 
     Images are tensors (N, C, H, W), alone or in tuples, lists and dictionaries, or those of Detectron2's `list[dict]`,
     (C, H, W). Of them, and of tensors of the same height and width, rows and columns at even distances are taken: a
@@ -44,9 +46,17 @@ def smaller_inputs(inputs: Any) -> Iterator[Any]:
     Args:
         inputs: the inputs; they are not changed.
     """
-    if is_detectron_input(inputs):
-        yield from _smaller_items(inputs)
-        return
+    most = SMALLER * _elements(inputs)
+    made = _smaller_items(inputs) if is_detectron_input(inputs) else _smaller_tensors(inputs)
+    yield from (smaller for smaller in made if _elements(smaller) <= most)
+
+
+def _elements(inputs: Any) -> int:
+    return sum(tensor.numel() for tensor in _tensors(inputs))
+
+
+def _smaller_tensors(inputs: Any) -> Iterator[Any]:
+    """Yields smaller inputs of a model that takes tensors."""
     image = next((t for t in _tensors(inputs) if t.dim() >= 4 and t.is_floating_point()), None)
     if image is None:
         return
@@ -60,9 +70,7 @@ def smaller_inputs(inputs: Any) -> Iterator[Any]:
         return _sampled(tensor, *size) if tensor.dim() > 2 and tuple(tensor.shape[-2:]) == old else tensor
 
     for size in dict.fromkeys((new, old)):
-        made = _mapped(inputs, partial(part, size=size))
-        if [t.shape for t in _tensors(made)] != [t.shape for t in _tensors(inputs)]:  # containers may be of other kinds
-            yield made
+        yield _mapped(inputs, partial(part, size=size))
 
 
 def _smaller_items(inputs: list[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -71,10 +79,8 @@ def _smaller_items(inputs: list[Mapping[str, Any]]) -> Iterator[list[Mapping[str
     known = {"image", "height", "width", "file_name", "image_id"}
     if all(set(item) <= known and isinstance(item.get("image"), torch.Tensor) for item in fewer):
         sizes = [_smaller(*item["image"].shape[-2:]) for item in fewer]
-        if sizes != [tuple(item["image"].shape[-2:]) for item in fewer]:
-            yield [_smaller_item(item, *size) for item, size in zip(fewer, sizes, strict=True)]
-    if len(fewer) < len(inputs):
-        yield fewer
+        yield [_smaller_item(item, *size) for item, size in zip(fewer, sizes, strict=True)]
+    yield fewer
 
 
 def _smaller_item(item: Mapping[str, Any], height: int, width: int) -> dict[str, Any]:
