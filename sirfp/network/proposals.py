@@ -20,6 +20,10 @@ from torch import nn
 
 from .walk import walk_modules
 
+BOXES = 7
+"""Boxes per image where their number does not count: the heads of a detector treat all boxes alike, so a few suffice.
+A prime number, so that hardly any width is a multiple of it."""
+
 
 @contextmanager
 def fixed_proposals(model: nn.Module, most: int = sys.maxsize) -> Iterator[None]:
