@@ -16,7 +16,7 @@ from ..errors import first_line
 from ..network.call_sites import Place
 from ..network.detectron import training_inputs
 from ..network.forward import call, inference, is_detectron_input, training_branches
-from ..network.proposals import fixed_proposals
+from ..network.proposals import BOXES, fixed_proposals
 from ..network.size_calls import SizesIn
 from ..network.size_watch import SizeWatch
 from ..network.untouched import SharedMemory, copied_model, seeded
@@ -25,7 +25,6 @@ from ..surgery.cut import cut_by
 from ..surgery.plan_and_cut import cuts_only
 from ..tracing.functions import FunctionWatch
 from .choice import some_of, turns_apart
-from .rehearsal import BOXES
 
 Widths = dict[str, dict[str, np.ndarray]]
 """{module: {key of an attribute or a call (`sirfp.network.sizes`): the atom of each channel}}."""

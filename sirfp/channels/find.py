@@ -32,7 +32,7 @@ from ..network.forward import call, inference, is_detectron_input, tensors, trai
 from ..network.outputs import Outputs as ModelOutputs
 from ..network.outputs import only
 from ..network.plain_tensors import register_plain
-from ..network.proposals import fixed_proposals
+from ..network.proposals import box_heads, fixed_proposals
 from ..network.response_norm import followed_response_norms
 from ..network.size_watch import SizeWatch
 from ..network.steady import is_held
@@ -45,6 +45,7 @@ from ..structure.groups import MODEL_OUTPUT, ChannelGroups
 from ..structure.heads import HeadSearch
 from ..tracing import ChannelTrace, convolution_weights
 from ..tracing.outputs import Outputs
+from .box_trace import BoxTrace
 from .freezing import freeze_ignored, freeze_made, freeze_scripted, reads_channels
 from .size_log import SizeLog
 
@@ -281,7 +282,8 @@ def _trace_once(
     """
     state = traced_tensors(model)
     norms = [f"{n}.weight" for n, m in walk(model) if isinstance(m, nn.GroupNorm)]
-    trace = ChannelTrace(state, norms, heads, convolution_weights(model))
+    trace = BoxTrace(state, norms, heads, convolution_weights(model))
+    trace.heads_of_boxes = box_heads(model)
     trace.shared = shared
     widths, outputs, reads = feature_widths(model, trace), Outputs(model, trace), TrainingReads()
     sizes = SizeLog(model, trace)

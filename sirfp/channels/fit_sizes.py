@@ -90,6 +90,8 @@ def fit_sizes(
     if fit.stubborn or not any(c.training for c in fit.found.calls):
         return fit
     widths = _training_sizes(CorrectedCopy(model, inputs, fit.found, shared, training=True))
+    if not widths:
+        return fit
     return Fit(replace(fit.found, widths=joined(fit.found.widths, widths)))
 
 
@@ -111,7 +113,7 @@ def _fit_evaluation(
     sized = [c for c in found.calls if not c.training and any(n is not None for n in c.sizes_of(dense))]
     if not sized:
         return Fit(found)
-    checks = all(c.place.function == INPUT for c in sized)  # no sizes in calls: the code at most checks widths
+    checks = not any(map(_sets_width, sized))
     if checks and not settled and (copies := passing()):
         return Fit(found, copies=copies)
     run = CorrectedCopy(model, inputs, found, shared)
@@ -145,6 +147,11 @@ def _fit_evaluation(
         _, wrong = run.over_turns(list(found.groups), _later(found), still)
     widths = joined(attributes, _calls([c for c in found.calls if not c.training], wrong))
     return Fit(replace(found, widths=joined(found.widths, widths)))
+
+
+def _sets_width(size_call: SizeCall) -> bool:
+    """True if a call gives a size of channels that can be cut; code that only checks widths mostly runs when cut."""
+    return size_call.place.function != INPUT and any(a is not None and (a >= 0).any() for a in size_call.atoms)
 
 
 def _later(found: ChannelGroups) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from ..network.attention import sized_by_weights
 from ..network.detectron import training_inputs
 from ..network.even_noise import EvenNoise
 from ..network.forward import call, inference, is_detectron_input, tensors, training_branches
-from ..network.proposals import fixed_proposals
+from ..network.proposals import BOXES, fixed_proposals
 from ..network.scales import may_scale
 from ..network.untouched import SharedMemory, copied_model, own, replace_by_copies, seeded
 from ..structure.atoms import state_tensors
@@ -41,8 +41,6 @@ from .results import Run, differences, is_comparable, misshapen, sizes
 
 logger = logging.getLogger(__name__)
 
-BOXES = 16
-"""Boxes per image when a copy of a two-stage detector runs: its heads treat all boxes alike, so a few suffice."""
 SUSPICIOUS = 0.05
 """A difference above this share of the tolerance is looked at in double precision."""
 TRAINING = 2

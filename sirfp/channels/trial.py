@@ -72,45 +72,61 @@ class Copies(Protocol):
 
 def failing(copies: Copies, groups: list[Group], turn: int) -> dict[str, str]:
     """Returns the groups whose cut breaks a copy, {group name: error}."""
-    good: list[Group] = []
-    bad: dict[str, str] = {}
-    doubtful: dict[tuple, list[Group]] = {}
+    search = _Search(copies, turn)
+    search.try_halves(groups)
+    for alike in search.doubtful.values():
+        if alike:
+            search.try_alike(alike, HALVINGS)
+    return search.bad
 
-    def try_halves(candidates: list[Group]) -> None:
+
+class _Search:
+    """The search of `failing`. Functions that call each other would hold the copies until garbage is collected.
+
+    Args:
+        copies: cuts copies of the model and runs them.
+        turn: number of the choice of widths.
+
+    Attributes:
+        bad: the groups that fail, {group name: error}.
+        doubtful: the groups that are not tried yet, by role, because one of their role fails.
+    """
+
+    def __init__(self, copies: Copies, turn: int):
+        self.copies, self.turn = copies, turn
+        self.good: list[Group] = []
+        self.bad: dict[str, str] = {}
+        self.doubtful: dict[tuple, list[Group]] = {}
+
+    def try_halves(self, candidates: list[Group]) -> None:
         for group in candidates:
-            if role(group) in doubtful:
-                doubtful[role(group)].append(group)
-        candidates = [group for group in candidates if role(group) not in doubtful]
+            if role(group) in self.doubtful:
+                self.doubtful[role(group)].append(group)
+        candidates = [group for group in candidates if role(group) not in self.doubtful]
         if not candidates:
             return
-        error = copies.failure([*good, *candidates], turn)
+        error = self.copies.failure([*self.good, *candidates], self.turn)
         if error is None:
-            good.extend(candidates)
+            self.good.extend(candidates)
         elif len(candidates) == 1:
-            bad[candidates[0].name] = error
+            self.bad[candidates[0].name] = error
             logger.info("%s stays whole: %s", candidates[0].name, error)
-            doubtful[role(candidates[0])] = []
+            self.doubtful[role(candidates[0])] = []
         else:
             middle = len(candidates) // 2
-            try_halves(candidates[:middle])
-            try_halves(candidates[middle:])
+            self.try_halves(candidates[:middle])
+            self.try_halves(candidates[middle:])
 
-    def try_alike(alike: list[Group], halvings: int) -> None:
-        error = copies.failure([*good, *alike], turn)
+    def try_alike(self, alike: list[Group], halvings: int) -> None:
+        error = self.copies.failure([*self.good, *alike], self.turn)
         if error is None:
-            good.extend(alike)
+            self.good.extend(alike)
         elif len(alike) == 1 or not halvings:
-            bad.update((group.name, error) for group in alike)
+            self.bad.update((group.name, error) for group in alike)
         else:
             middle = len(alike) // 2
-            try_alike(alike[:middle], halvings - 1)
-            try_alike(alike[middle:], halvings - 1)
-
-    try_halves(groups)
-    for alike in doubtful.values():
-        if alike:
-            try_alike(alike, HALVINGS)
-    return bad
+            self.try_alike(alike[:middle], halvings - 1)
+            self.try_alike(alike[middle:], halvings - 1)
 
 
 def freeze_groups(found: ChannelGroups, bad: dict[str, str]) -> ChannelGroups:

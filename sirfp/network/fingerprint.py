@@ -90,6 +90,7 @@ def fingerprint(*values: Any) -> str:
                 feed(each)
 
     feed(values)
+    kept.clear()  # the functions call each other, so what they hold is freed only when garbage is collected
     return digest.hexdigest()
 
 

@@ -18,7 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .walk import walk_modules
+from .walk import walk, walk_modules
+
+BOXES = 7
+"""Boxes per image where their number does not count: the heads of a detector treat all boxes alike, so a few suffice.
+A prime number, so that hardly any width is a multiple of it."""
 
 
 @contextmanager
@@ -41,13 +45,22 @@ def fixed_proposals(model: nn.Module, most: int = sys.maxsize) -> Iterator[None]
         for module in walk_modules(model):
             if isinstance(getattr(module, "post_nms_topk", None), dict) and hasattr(module, "predict_proposals"):
                 patch(module, "predict_proposals", partial(_proposing, most=most))
-            if hasattr(module, "forward_with_given_boxes") and detections_per_image(module):
+            if _reads_boxes(module):
                 patch(module, "forward_with_given_boxes", partial(_detecting, most=most))
     try:
         yield
     finally:
         for module, name in patched:
             delattr(module, name)  # the method of the class becomes visible again
+
+
+def box_heads(model: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the modules of a two-stage detector that read boxes (`ROIHeads`); of other models none."""
+    return tuple(name for name, module in walk(model) if _reads_boxes(module))
+
+
+def _reads_boxes(module: nn.Module) -> bool:
+    return hasattr(module, "forward_with_given_boxes") and detections_per_image(module) > 0
 
 
 def detections_per_image(heads: nn.Module) -> int:

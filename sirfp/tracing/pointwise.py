@@ -78,8 +78,6 @@ def _emitted(trace, func, args, kwargs, inputs):
     rows = max((len(values) for _, values in known if values.dim() > 1), default=1)
 
     def constant(value):
-        if isinstance(value, (tuple, list)):
-            return [constant(part) for part in value]
         if not isinstance(value, torch.Tensor) or value.numel() <= 1:
             return value
         if not flat:
@@ -89,7 +87,10 @@ def _emitted(trace, func, args, kwargs, inputs):
             values = values.expand(rows, *values.shape[1:]) if dim else values
         return values.clone() if func._schema.is_mutable else values
 
-    value = func(*map(constant, args), **{name: constant(value) for name, value in kwargs.items()})
+    def constants(value):  # lists nest no deeper
+        return [constant(part) for part in value] if isinstance(value, (tuple, list)) else constant(value)
+
+    value = func(*map(constants, args), **{name: constants(value) for name, value in kwargs.items()})
     if isinstance(value, (tuple, list)):
         value = value[0]
     return dim, value

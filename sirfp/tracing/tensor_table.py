@@ -24,13 +24,15 @@ class TensorTable:
     """
 
     def __init__(self) -> None:
-        entries: dict[int, tuple[_Key, Any]] = {}
-        self._entries = entries
+        self._entries: dict[int, tuple[_Key, Any]] = {}
+        own = weakref.ref(self)  # the keys hold `forget`: if it held the table, nothing in it were freed at once
 
         def forget(key: Any) -> None:
-            known = entries.get(key.identity)
-            if known is not None and known[0] is key:
-                del entries[key.identity]
+            table = own()
+            if table is not None:
+                known = table._entries.get(key.identity)
+                if known is not None and known[0] is key:
+                    del table._entries[key.identity]
 
         self._forget = forget
 

@@ -52,15 +52,15 @@ class KeptStatistics(ChannelTrace):
         super().__init__(state_tensors(model), kernels=convolution_weights(model))
         self.counting, self.clean = False, clean
         self.shapes: list[tuple[str, tuple[int, ...]]] = []
-        self._widths = feature_widths(model, self)  # follows heads of attention where the model's code hides them
-        self._heads = followed_heads(model, self)
-        self._norms = followed_response_norms(model, self)
+        # They follow what the model's code hides, such as heads of attention.
+        self._followers: list[AbstractContextManager] = [
+            feature_widths(model, self), followed_heads(model, self), followed_response_norms(model, self)
+        ]  # fmt: skip
         self._cuts, self._gone = plan.cuts, np.zeros(0, dtype=bool)
 
     def __enter__(self):
-        self._widths.__enter__()
-        self._heads.__enter__()
-        self._norms.__enter__()
+        for follower in self._followers:
+            follower.__enter__()
         self._gone = np.zeros(self.labels.count, dtype=bool)
         for cut in self._cuts:
             gone = np.ones(cut.size, dtype=bool)
@@ -73,9 +73,8 @@ class KeptStatistics(ChannelTrace):
 
     def __exit__(self, *exc):
         super().__exit__(*exc)
-        self._norms.__exit__(*exc)
-        self._heads.__exit__(*exc)
-        self._widths.__exit__(*exc)
+        while self._followers:  # they refer to the trace: without this circle, the weights it holds are freed at once
+            self._followers.pop().__exit__(*exc)
 
     def outer(self, flat: np.ndarray, varying: list[int]) -> int:
         """Returns the dimension of a split along which the plan removes rows, see `ChannelTrace.outer`."""

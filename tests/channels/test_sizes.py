@@ -14,6 +14,7 @@ from torch import nn
 
 import sirfp
 from sirfp.channels import find_again, find_groups
+from sirfp.channels.corrected_copy import CorrectedCopy
 from sirfp.errors import InputError
 from sirfp.network.sizes import is_resized
 from sirfp.prune import plan_for
@@ -381,3 +382,33 @@ def test_a_bound_at_the_end_that_follows_from_an_attribute_is_replaced(reduce):
         apply(small, plan)
         mask(masked, plan)
         assert compare(masked, small, x, plan).relative < 1e-5, seed
+
+
+class AnchorsOfABox(nn.Module):
+    """Splits its 12 outputs, which stay, into 3 anchors of 4 numbers, as heads of detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.i, self.o = nn.Conv2d(3, 24, 1), nn.Conv2d(24, 12, 1)
+
+    def forward(self, x):
+        x = self.i(x).relu()
+        return self.o(x).view(len(x), *self.anchors(x), *x.shape[2:])
+
+    def anchors(self, x):
+        return 3, 4
+
+
+class AsManyAsItReads(AnchorsOfABox):
+    def anchors(self, x):
+        return x.shape[1] // 8, 4
+
+
+@pytest.mark.parametrize(("kind", "fitted"), [(AnchorsOfABox, False), (AsManyAsItReads, True)])
+def test_networks_that_give_sizes_of_frozen_channels_are_cut_as_they_are_first(kind, fitted, monkeypatch):
+    """Only where the code takes such a size from a width that is cut does it fail, and is run with the right sizes."""
+    seen, failure = [], CorrectedCopy.failure
+    monkeypatch.setattr(CorrectedCopy, "failure", lambda *given: seen.append(given) or failure(*given))
+    found = find_groups(kind().eval(), X)
+    assert [group.size for group in found] == [24] and bool(seen) == fitted
+    prove(kind(), X)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import torch
 
 from sirfp.tracing.tensor_table import TensorTable
@@ -33,3 +36,15 @@ def test_a_tensor_that_only_a_graph_holds_keeps_its_value():
     assert table.get(last.grad_fn._saved_self) == "middle"
     del last
     assert len(table) == 0
+
+
+def test_values_are_free_without_the_garbage_collector_once_the_table_is():
+    table, tensor, value = TensorTable(), torch.ones(3), torch.ones(2)
+    table[tensor] = value
+    freed = weakref.ref(value)
+    gc.disable()
+    try:
+        del table, value
+        assert freed() is None
+    finally:
+        gc.enable()
