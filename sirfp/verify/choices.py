@@ -79,7 +79,7 @@ class Choices(TorchDispatchMode):
         if known.writes or not _may_choose(name, results):
             return out
         inputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.is_floating_point()]
-        if not inputs:
+        if not inputs or any(t.layout != torch.strided for t in inputs):  # few operations compare sparse tensors
             return out
         if self._earlier is None:
             self.made.append((name, [t.clone() for t in inputs], [_own(value) for value in results]))
