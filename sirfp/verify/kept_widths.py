@@ -1,7 +1,7 @@
 """Powers of a width by which code multiplies a statistic, as `x.shape[1] ** 0.5` in a norm that is written by hand.
 
-A cut network computes `F.normalize(x, dim=1) * x.shape[1] ** 0.5` with the number of channels that are left. This is the
-root mean square norm of these channels, as that of `nn.RMSNorm` is. A masked network has all channels, and its code
+A cut network computes `F.normalize(x, dim=1) * x.shape[1] ** 0.5` with the number of channels that are left. This is
+the root mean square norm of these channels, as that of `nn.RMSNorm` is. A masked network has all channels, and its code
 takes their number. Here such numbers are found, and replaced by those of the kept channels.
 """
 

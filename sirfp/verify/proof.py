@@ -166,11 +166,13 @@ def _compared(
 ) -> Difference:
     """Compares once, see `compare`; a model with a plan takes statistics over the kept channels.
 
-    With `replace_widths` it also multiplies them with powers of the number of kept channels (`sirfp.verify.kept_widths`).
+    With `replace_widths` it also multiplies them with powers of the number of kept channels, see
+    `sirfp.verify.kept_widths`.
     """
     found, choices = [], Choices()
     for model, kept in zip((a, b), plans, strict=True):
-        with only(model, outputs), inference(model), seeded(model, 0), choices, as_if_cut(model, kept, replace_widths=replace_widths):
+        ways = as_if_cut(model, kept, replace_widths=replace_widths)
+        with only(model, outputs), inference(model), seeded(model, 0), choices, ways:
             found.append(dict(tensors(call(model, inputs))))
         choices = Choices(choices)
     first, second = found

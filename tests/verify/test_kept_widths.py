@@ -32,7 +32,7 @@ class Around(nn.Module):
 BY_HAND = {
     "normalised": lambda net, x: F.normalize(x, dim=1) * net.g * x.shape[1] ** 0.5,
     "of an attribute": lambda net, x: F.normalize(x, dim=1) * net.g * net.scale,
-    "divided by the norm": lambda net, x: x / (x.norm(dim=1, keepdim=True) * x.shape[1] ** -0.5).clamp(min=1e-6) * net.g,
+    "divided by the norm": lambda net, x: net.g * x / (x.norm(dim=1, keepdim=True) * x.shape[1] ** -0.5).clamp(1e-6),
     "quotient of norm and root": lambda net, x: x / (x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5 + 1e-6) * net.g,
     "mean square": lambda net, x: x * torch.rsqrt(x.pow(2).sum(1, keepdim=True) / x.shape[1] + 1e-6) * net.g,
     "mean": lambda net, x: net.g * (x - x.sum(1, keepdim=True) / x.size(1)),
