@@ -261,10 +261,7 @@ class CutCopy:
             return Run(output, layers, choices.statistics, choices)
         return Run(output, layers, kept.shapes, choices)
 
-    def _masked(
-        self, plan: PruningPlan, turn: int, boxes: list[Any], choices: Choices | None, *, stir: bool = False,
-        replace_widths: bool | None = None,
-    ) -> Run:  # fmt: skip
+    def _masked(self, plan: PruningPlan, turn: int, boxes: list[Any], choices: Choices | None, **ways: bool) -> Run:
         """Runs a copy with its removed channels zeroed.
 
         Args:
@@ -272,10 +269,10 @@ class CutCopy:
             turn: number of the trial.
             boxes: the boxes of the cut copy.
             choices: the choices of the cut copy, or None.
-            stir: True to change all weights by a few ulp and to draw other random numbers.
-            replace_widths: see `KeptStatistics`; None for what the last cut copies did.
+            ways: stir, True to change all weights by a few ulp and to draw other random numbers; and replace_widths,
+                see `KeptStatistics`, by default what the last cut copies did.
         """
-        replace_widths = self._replace_widths if replace_widths is None else replace_widths
+        stir, replace_widths = ways.get("stir", False), ways.get("replace_widths", self._replace_widths)
         alone = stir or self.shared.written
         model = copied_model(self.model) if alone else self.model
         if stir:
