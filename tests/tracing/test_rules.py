@@ -194,6 +194,13 @@ OPERATIONS = {
     ),
     "diagonal of each map": lambda: Around(lambda _, x: x + torch.diagonal(x, dim1=2, dim2=3)[..., None]),
     "fake quantisation": lambda: Around(lambda _, x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127)),
+    "lower triangle": lambda: Around(lambda _, x: x + torch.cumsum(x, 3).tril()),
+    "upper triangle of a product": lambda: Around(
+        lambda net, x: torch.einsum("nchw,ncvw->nchv", x, net.c(x).triu_(1)), c=nn.Conv2d(16, 16, 1)
+    ),
+    "inverse of each map": lambda: Around(lambda _, x: x + torch.linalg.inv(x + 9 * torch.eye(8))),
+    "largest so far": lambda: Around(lambda _, x: x + x.cummax(3)[0] + x.cumsum(2).cumsum_(3) + x.logcumsumexp(3)),
+    "squeezed in place": lambda: Around(lambda _, x: x * x.mean((2, 3), keepdim=True)[:, None].squeeze_(1)),
     "one kernel for all": lambda: Around(
         lambda net, x: F.conv2d(x, net.k.expand(x.shape[1], 1, 3, 3), padding=1, groups=x.shape[1]),
         k=nn.Parameter(torch.randn(1, 1, 3, 3)),
