@@ -269,10 +269,11 @@ class CutCopy:
             turn: number of the trial.
             boxes: the boxes of the cut copy.
             choices: the choices of the cut copy, or None.
-            ways: stir, True to change all weights by a few ulp and to draw other random numbers; and replace_widths,
-                see `KeptStatistics`, by default what the last cut copies did.
+            ways: stir, True to change all weights by a few ulp; redraw, True to draw other random numbers; and
+                replace_widths, see `KeptStatistics`, by default what the last cut copies did.
         """
-        stir, replace_widths = ways.get("stir", False), ways.get("replace_widths", self._replace_widths)
+        stir, seed = ways.get("stir", False), int(ways.get("redraw", False))
+        replace_widths = ways.get("replace_widths", self._replace_widths)
         alone = stir or self.shared.written
         model = copied_model(self.model) if alone else self.model
         if stir:
@@ -281,7 +282,7 @@ class CutCopy:
             mask(model, plan)
             for clean in (False, True):
                 kept = KeptStatistics(model, plan, clean=clean, replace_widths=replace_widths)
-                run = self._run(model, turn, boxes, Choices(choices, self.shared), kept, seed=int(stir))
+                run = self._run(model, turn, boxes, Choices(choices, self.shared), kept, seed=seed)
                 if not any(t.is_floating_point() and t.isnan().any() for t in run.values.values()):
                     break
         self._has_widths = kept.widths.found
@@ -291,8 +292,9 @@ class CutCopy:
     def _doubt(self, plan: PruningPlan, turn: int, boxes: list[Any], wanted: Run, got: Run) -> set[str]:
         """Returns the results that hang on rounding errors or random numbers, so that comparing them proves nothing.
 
-        These are the results that change with the weights by a few ulp and with other random numbers, and the shapes
-        that change with weights that are ten percent smaller. They are found once for each mode of the model.
+        These are the results that change with the weights by a few ulp, and with other random numbers if both copies
+        did not draw the same, and the shapes that change with weights that are ten percent smaller. They are found once
+        for each mode of the model.
 
         Args:
             plan: the plan whose removed channels are zeroed.
@@ -304,7 +306,8 @@ class CutCopy:
         mode = turn == TRAINING
         if mode not in self._doubtful:
             found: set[str] = set()
-            again = self._masked(plan, turn, boxes, got.choices, stir=True)
+            other_numbers = wanted.choices.drawn != got.choices.drawn
+            again = self._masked(plan, turn, boxes, got.choices, stir=True, redraw=other_numbers)
             found |= {path for path, _ in differences(wanted, again, detector=self.detector)}
             shapes = {path: tensor.shape for path, tensor in got.values.items()}
             if any(tensor.shape != shapes.get(path) for path, tensor in wanted.values.items()):
