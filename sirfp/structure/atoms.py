@@ -182,10 +182,9 @@ def _features(
         (feature, channels, components) of each module: the feature, with an empty index; its channels sorted by
         component; and the sorted components.
     """
-    owner = {id(t): name.rpartition(".")[0] for name, t in state_tensors(model).items()}
     found = {}
     for tap in trace.taps:
-        module = owner[id(tap.tensor)]
+        module = (trace.name(tap.tensor) or "").rpartition(".")[0]
         if module not in found and not isinstance(model.get_submodule(module), HIDDEN):
             ids = component[tap.labels]
             empty = np.zeros((0, 0), dtype=np.int64)

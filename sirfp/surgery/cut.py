@@ -25,6 +25,7 @@ from ..network.wrappers import on_plain_model
 from ..structure.groups import ChannelGroups
 from ..structure.plan import Cut, PruningPlan
 from .earlier_cuts import earlier_plan, remember
+from .module_sizes import refresh, sizes_of
 from .stale_optimizers import mark_replaced
 
 
@@ -171,10 +172,10 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
     by_name = dict(modules)
     old = {name: _tensor(model, by_name, name) for name in cuts}
     parametrized = [m for _, m in modules if "parametrizations" in m._modules and is_parametrized(m)]
-    old_sizes = {id(m): _sizes(m) for m in parametrized}
+    old_sizes = {id(m): sizes_of(m) for m in parametrized}
     for module, _ in (owner for tensor in old.values() for owner in owners[id(tensor)]):
         if id(module) not in old_sizes:
-            old_sizes[id(module)] = _sizes(module)
+            old_sizes[id(module)] = sizes_of(module)
     touched: dict[int, tuple[nn.Module, dict[str, list]]] = {}
     replaced: dict[nn.Parameter, tuple[nn.Parameter, list]] = {}
     indices: dict[int, torch.Tensor] = {}
@@ -197,7 +198,8 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
     for key, (module, gone) in touched.items():
         refresh(module, old_sizes[key], gone)
     for module in parametrized:  # the cut tensors of a parametrized layer belong to its parametrizations
-        refresh(module, old_sizes[id(module)], {})
+        of_weight = getattr(module.parametrizations, "weight", None)
+        refresh(module, old_sizes[id(module)], touched.get(id(of_weight), (None, {}))[1])
     if optimizer is not None:
         _cut_optimizer(optimizer, replaced)
 
@@ -274,65 +276,3 @@ def _cut_optimizer(optimizer: torch.optim.Optimizer, replaced: Mapping) -> None:
                 state[key] = _select(value, pieces)
         if all(not isinstance(v, torch.Tensor) or v.dim() == 0 or v.shape == new.shape for v in state.values()):
             optimizer.state[new] = state  # factored statistics cannot be cut, so they are reset
-
-
-def _sizes(module: nn.Module) -> dict[str, int]:
-    """Returns the sizes in a module's attributes, {attribute: size}."""
-    names = ("in_channels", "out_channels", "groups", "num_channels", "num_groups")
-    found = {name: getattr(module, name, None) for name in names}
-    return {name: size for name, size in found.items() if isinstance(size, int)}
-
-
-def refresh(module: Any, old: Mapping[str, int], cuts: Mapping[str, list]) -> None:
-    """Updates the attributes of a module that hold a size, from its tensors after the cut.
-
-    Args:
-        module: the module whose tensors were cut.
-        old: its sizes before the cut, as `_sizes` returns them.
-        cuts: {tensor's name: [(dimension, kept indices)]}.
-    """
-    direction = getattr(
-        module, "weight_v", None
-    )  # with weight norm, `weight` is of the dense layer until the next call
-    weight: Any = getattr(module, "weight", None) if direction is None else direction
-    if isinstance(weight, torch.Tensor) and weight.dim() >= 3 and "in_channels" in old and "out_channels" in old:
-        transposed = bool(getattr(module, "transposed", False))
-        groups = old.get("groups", 1)
-        if groups > 1 and groups == old["in_channels"]:
-            first = weight.shape[0]
-            groups = first if transposed else first * groups // old["out_channels"]
-        if "groups" in old:
-            module.groups = groups
-        a, b = weight.shape[0], weight.shape[1] * groups
-        module.in_channels, module.out_channels = (a, b) if transposed else (b, a)
-    elif isinstance(weight, torch.Tensor) and weight.dim() == 2 and isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        _refresh_recurrent(module)
-    elif isinstance(module, nn.Embedding):
-        module.embedding_dim = weight.shape[1]
-    elif "num_groups" in old and "num_channels" in old:  # a group norm
-        width = old["num_channels"] // old["num_groups"]
-        for _, keep in cuts.get("weight", []):
-            module.num_groups = len({index // width for index in keep})
-        module.num_channels = weight.shape[0]
-    if isinstance(getattr(module, "normalized_shape", None), tuple) and isinstance(weight, torch.Tensor):
-        module.normalized_shape = tuple(weight.shape)
-    if isinstance(getattr(module, "num_features", None), int):
-        vector = getattr(module, "running_mean", None)
-        vector = weight if vector is None else vector
-        if isinstance(vector, torch.Tensor) and vector.dim() == 1:
-            module.num_features = len(vector)
-
-
-def _refresh_recurrent(module: Any) -> None:
-    """Sets the sizes of a recurrent layer or cell from its weights, and lists its weights anew."""
-    layers = isinstance(module, nn.RNNBase)
-    inputs, hidden = (module.weight_ih_l0, module.weight_hh_l0) if layers else (module.weight_ih, module.weight_hh)
-    name = getattr(module, "mode", type(module).__name__).upper()
-    gates = 4 if name.startswith("LSTM") else 3 if name.startswith("GRU") else 1
-    module.input_size, module.hidden_size = inputs.shape[1], inputs.shape[0] // gates
-    if layers:
-        if module.proj_size:
-            module.proj_size = hidden.shape[1]
-        module._flat_weights = [getattr(module, name, None) for name in module._flat_weights_names]

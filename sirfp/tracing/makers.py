@@ -19,9 +19,10 @@ UNLABELLED = frozenset(
         "equal",
         "allclose",
         "numel",
+        "_linalg_check_errors",
     ]
 )
-"""Operations that read a shape, a single value or nothing of their inputs."""
+"""Operations that read a shape, a single value, a report of errors or nothing of their inputs."""
 MADE = frozenset(f"aten::{new}{name}" for new in ("", "new_") for name in ("zeros", "ones", "full"))
 """Operations that make a tensor of one value and of a given shape."""
 FILLING = frozenset(["aten::fill_", "aten::zero_"])

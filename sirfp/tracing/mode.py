@@ -157,7 +157,8 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
 
         The code may follow the width, as `x.new_zeros(len(x), x.shape[1])` does, or write it: the trial shows which.
         """
-        if tensor not in self._made or self.dim(tensor, axis) is not None:
+        whole = tensor if tensor._base is None else tensor._base
+        if tensor not in self._made or whole not in self._made or self.dim(tensor, axis) is not None:
             return False
         dims = list(self.dims(tensor))
         dims[axis] = labels
@@ -265,7 +266,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
             elif inputs[0]._is_view():
                 self._forget_made([inputs[0]])
         out = self.compute(func, args, kwargs)
-        if name in MADE:
+        if name in MADE or (name == "aten::unsqueeze" and inputs[0] in self._made):
             self._made[out] = True
         if name in UNLABELLED or not (labelled or name in COUNTED):
             return out

@@ -18,7 +18,7 @@ def convolution(trace, func, args, kwargs, out) -> None:
     """Ties x's channels to the weight's second dimension. The weight's first dimension labels the output.
 
     In a transposed convolution the weight's two dimensions are swapped. With groups, a cut removes the same index from
-    each group.
+    each group; for a depthwise convolution see `_depthwise`.
     """
     x, weight, bias, _, _, _, transposed, _, groups = args[:9]
     labels = trace.labels
@@ -31,19 +31,7 @@ def convolution(trace, func, args, kwargs, out) -> None:
     reason = "a convolution ties it to an input of fixed size"
     depthwise = groups > 1 and x.shape[1] == groups
     if depthwise:
-        multiplier = out.shape[1] // groups
-        repeated = None if x_in is None else np.repeat(x_in, multiplier)
-        own = np.tile(w_dims[1], groups) if transposed and multiplier > 1 else w_dims[0]
-        if own is None and weight.stride(0) == 0:
-            own = repeated  # one kernel, expanded to all channels: the code gives their number
-            trace.note_broadcast(weight, 0, repeated)
-        if transposed and multiplier > 1:
-            labels.tie(x_in, w_dims[0], reason)
-            labels.freeze(x_in, "a transposed depthwise convolution with a multiplier")
-            labels.freeze(w_dims[1], "a transposed depthwise convolution with a multiplier")
-        else:
-            labels.tie(repeated, own, reason)
-        result = own
+        result = _depthwise(trace, x_in, weight, out.shape[1] // groups, transposed, reason)
     elif transposed:
         labels.tie(x_in, w_dims[0], reason)
         labels.tie_rows(w_dims[0], groups)
@@ -67,6 +55,33 @@ def convolution(trace, func, args, kwargs, out) -> None:
         trace.reads(out, weight, x_in, means, groups)
     if means is not None and not bool(means.isnan().any()):
         _emit_convolution(trace, args, out, groups, means)
+
+
+def _depthwise(trace, x_in, weight, multiplier: int, transposed: bool, reason: str):
+    """Ties the channels of a depthwise convolution, of which each input makes `multiplier` outputs.
+
+    An input goes with all of its outputs. Where the inputs have a fixed number, as the bands of a signal or the colours
+    of an image, the same index goes from the outputs of each.
+
+    Returns:
+        Labels of the outputs, None if their number is fixed.
+    """
+    labels, w_dims = trace.labels, trace.dims(weight)
+    if multiplier == 1 or not transposed:
+        repeated, own = None if x_in is None else np.repeat(x_in, multiplier), w_dims[0]
+        if own is None and weight.stride(0) == 0:
+            own = repeated  # one kernel, expanded to all channels: the code gives their number
+            trace.note_broadcast(weight, 0, repeated)
+        if x_in is None and multiplier > 1:
+            labels.tie_rows(own, weight.shape[0] // multiplier)
+        else:
+            labels.tie(repeated, own, reason)
+        return own
+    labels.tie(x_in, w_dims[0], reason)
+    if x_in is not None:
+        labels.freeze(x_in, "a transposed depthwise convolution with a multiplier")
+        labels.freeze(w_dims[1], "a transposed depthwise convolution with a multiplier")
+    return None if w_dims[1] is None else np.tile(w_dims[1], weight.shape[0])
 
 
 def _emit_convolution(trace, args, out, groups: int, means: torch.Tensor) -> None:

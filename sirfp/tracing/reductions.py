@@ -190,7 +190,8 @@ def softmax(trace, func, args, kwargs, out) -> None:
 
 
 @rule("max", "min", statistic=True)
-@rule("argmax", "argmin", "sort", "topk", "argsort", "cumsum", "cumprod", "median", "mode", "kthvalue")
+@rule("argmax", "argmin", "sort", "topk", "argsort", "cumsum", "cumsum_", "cumprod", "cumprod_", "logcumsumexp",
+      "cummax", "cummin", "median", "mode", "kthvalue")  # fmt: skip
 def ordering(trace, func, args, kwargs, out) -> None:
     """Freezes the dimension that is ordered, because its indices are returned. For `max` and `min` see `_extremes`."""
     x = args[0]

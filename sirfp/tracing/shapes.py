@@ -179,11 +179,12 @@ def unsqueeze(trace, func, args, kwargs, out) -> None:
 
 @rule("squeeze", "squeeze_")
 def squeeze(trace, func, args, kwargs, out) -> None:
-    x = args[0]
-    axes = args[1] if len(args) > 1 else range(x.dim())
-    axes = {axes % x.dim()} if isinstance(axes, int) else {axis % x.dim() for axis in axes}
+    x, in_place = args[0], func._schema.name.endswith("_")
+    shape = trace.before[0] if in_place else x.shape
+    axes = args[1] if len(args) > 1 else range(len(shape))
+    axes = {axes % len(shape)} if isinstance(axes, int) else {axis % len(shape) for axis in axes}
     dims = trace.dims(x)
-    trace.set(out, [d for axis, d in enumerate(dims) if not (axis in axes and x.shape[axis] == 1)])
+    trace.set(out, [d for axis, d in enumerate(dims) if not (axis in axes and shape[axis] == 1)])
 
 
 @rule("expand")

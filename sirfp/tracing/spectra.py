@@ -1,4 +1,4 @@
-"""Rules for Fourier transforms, complex numbers and computed weights (weight norm)."""
+"""Rules for Fourier transforms and complex numbers."""
 
 from __future__ import annotations
 
@@ -33,17 +33,3 @@ def view_as_complex(trace, func, args, kwargs, out) -> None:
     dims = trace.dims(args[0])
     trace.labels.freeze(dims[-1], "it holds real and imaginary parts")
     trace.set(out, dims[:-1])
-
-
-@rule("_weight_norm_interface")
-def weight_norm(trace, func, args, kwargs, out) -> None:
-    """Ties the direction v and the length g of a weight, g v / |v|, in the dimension that keeps its lengths.
-
-    The norm runs over all other dimensions of v, in which a masked weight is zero where a cut one is gone, so both have
-    the same norm.
-    """
-    v, g = args[:2]
-    dim = args[2] if len(args) > 2 else 0
-    dims = list(trace.dims(v))
-    dims[dim] = trace.labels.tie(dims[dim], trace.dim(g, dim), "weight norm joins it with a fixed size")
-    trace.set(out[0], dims)

@@ -7,8 +7,11 @@ of the first, as long as its own values differ from those of the first by no mor
 
 from __future__ import annotations
 
+import pickle
+import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -46,6 +49,8 @@ class Choices(TorchDispatchMode):
         made: (operation, its inputs, its results) of each choice of the recorded run.
         statistics: (operation, shape of its input) of each statistic (`sirfp.tracing.STATISTICS`).
         ran: the operations (`sirfp.tracing.codes.described`).
+        drawn: the states of all random number generators at the end; two runs of one seed that end in the same states
+            have drawn the same numbers.
     """
 
     def __init__(self, earlier: Choices | None = None, shared: SharedMemory | None = None):
@@ -54,6 +59,7 @@ class Choices(TorchDispatchMode):
         self.made: list[tuple[str, list[torch.Tensor], list[Any]]] = []
         self.statistics: list[tuple[str, tuple[int, ...]]] = []
         self.ran: list[tuple] = []
+        self.drawn = b""
         self._earlier = None if earlier is None else iter(earlier.made)
 
     supports_higher_order_operators = True
@@ -61,6 +67,12 @@ class Choices(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # see `ChannelTrace`
+
+    def __exit__(self, *exc):
+        super().__exit__(*exc)
+        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        states = [random.getstate(), np.random.get_state(legacy=False)]
+        self.drawn = pickle.dumps([*states, *(state.numpy() for state in (torch.get_rng_state(), *devices))])
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -79,7 +91,7 @@ class Choices(TorchDispatchMode):
         if known.writes or not _may_choose(name, results):
             return out
         inputs = [t for t in leaves if isinstance(t, torch.Tensor) and t.is_floating_point()]
-        if not inputs:
+        if not inputs or any(t.layout != torch.strided for t in inputs):  # few operations compare sparse tensors
             return out
         if self._earlier is None:
             self.made.append((name, [t.clone() for t in inputs], [_own(value) for value in results]))

@@ -23,6 +23,7 @@ from ..structure.atoms import state_tensors
 from ..structure.plan import PruningPlan
 from ..tracing import STATISTICS, ChannelTrace, convolution_weights
 from ..tracing.reductions import normalises_batch, reduced_axes
+from .kept_widths import KeptWidths
 
 BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "cudnn_batch_norm")
 PRODUCTS = ("convolution", "_convolution", "addmm", "mm", "bmm", "baddbmm", "linear", "mv", "dot")
@@ -41,16 +42,18 @@ class KeptStatistics(ChannelTrace):
         plan: the plan whose channels are removed.
         clean: True to zero the removed channels of what products read. Otherwise a removed channel that has become NaN
             (0 / 0) makes all that read it NaN, because zero weights do not silence it.
+        replace_widths: True to replace powers of a width that statistics are multiplied with (`kept_widths`).
 
     Attributes:
+        widths: finds such powers.
         shapes: (operation, shape of the kept part of its input) of each statistic, in order.
     """
 
     notes_reads = False
 
-    def __init__(self, model: nn.Module, plan: PruningPlan, *, clean: bool = False):
+    def __init__(self, model: nn.Module, plan: PruningPlan, *, clean: bool = False, replace_widths: bool = False):
         super().__init__(state_tensors(model), kernels=convolution_weights(model))
-        self.counting, self.clean = False, clean
+        self.counting, self.clean, self.widths = False, clean, KeptWidths(replace_widths)
         self.shapes: list[tuple[str, tuple[int, ...]]] = []
         # They follow what the model's code hides, such as heads of attention.
         self._followers: list[AbstractContextManager] = [
@@ -104,7 +107,10 @@ class KeptStatistics(ChannelTrace):
         if self.clean and name.removeprefix("aten::") in PRODUCTS:
             args = tuple(self.present(a) if isinstance(a, torch.Tensor) else a for a in args)
         if name not in STATISTICS and not (name.endswith(BATCH_NORMS) and normalises_batch(func, args, kwargs)):
-            return func(*args, **kwargs)
+            short = name.removeprefix("aten::")
+            out = func(*self.widths.fit(short, args), **kwargs)
+            self.widths.note(short, args, out)
+            return out
         x = args[0]
         kept = [self._kept(labels) for labels in self.dims(x)]
         if name in STATISTICS:
@@ -126,7 +132,9 @@ class KeptStatistics(ChannelTrace):
         if name in ("aten::max", "aten::min") and len(args) > 1 and isinstance(args[1], torch.Tensor):
             return func(*args, **kwargs)
         reduced, _ = reduced_axes(func, args, kwargs, x)
-        return func(_select(x, {axis: kept[axis] for axis in reduced}), *args[1:], **kwargs)
+        out = func(_select(x, {axis: kept[axis] for axis in reduced}), *args[1:], **kwargs)
+        self.widths.note_statistic(func, args, kwargs, kept, out)
+        return out
 
     def present(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns a tensor with its removed channels zeroed."""
@@ -153,9 +161,11 @@ class KeptStatistics(ChannelTrace):
         return torch.from_numpy(np.flatnonzero(~gone)) if gone.any() and not gone.all() else None
 
 
-def as_if_cut(model: nn.Module, plan: PruningPlan | None) -> AbstractContextManager[Any]:
+def as_if_cut(
+    model: nn.Module, plan: PruningPlan | None, *, replace_widths: bool = False
+) -> AbstractContextManager[Any]:
     """Returns a context in which a masked model takes its statistics over the kept channels; no plan: as they are."""
-    return nullcontext() if plan is None else KeptStatistics(model, plan, clean=True)
+    return nullcontext() if plan is None else KeptStatistics(model, plan, clean=True, replace_widths=replace_widths)
 
 
 def _select(x: torch.Tensor, kept: dict[int, torch.Tensor | None]) -> torch.Tensor:

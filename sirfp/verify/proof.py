@@ -140,15 +140,18 @@ def compare(
         plan: the plan if `a` is a masked model: it then takes statistics over the kept channels only
             (`sirfp.verify.kept`), as the pruned model does. If this comparison finds a difference, a second one is made
             in which the statistics of `a` run over all channels, and the smaller difference is returned. Equality in
-            the second one is the stricter proof.
+            the second one is the stricter proof. So is a third in which the code takes widths of the kept channels
+            (`sirfp.verify.kept_widths`).
         outputs: takes the part out of the output that is compared, as in `sirfp.prune`; None for all of it.
         masked: True if `b` is a masked model of the same plan too.
     """
     with plain(a) as first, plain(b) as second:
-        difference = _compared(first, second, inputs, (plan, plan if masked else None), outputs)
+        plans = plan, plan if masked else None
+        difference = _compared(first, second, inputs, plans, outputs)
         if plan is not None and not difference.relative <= EQUAL:
             stricter = _compared(first, second, inputs, (None, None), outputs)
-            return min(difference, stricter, key=lambda found: found.relative)
+            fitted = _compared(first, second, inputs, plans, outputs, replace_widths=True)
+            return min(difference, stricter, fitted, key=lambda found: found.relative)
     return difference
 
 
@@ -158,11 +161,18 @@ def _compared(
     inputs: Any,
     plans: tuple[PruningPlan | None, PruningPlan | None],
     outputs: Outputs | None,
+    *,
+    replace_widths: bool = False,
 ) -> Difference:
-    """Compares once, see `compare`; a model with a plan takes statistics over the kept channels."""
+    """Compares once, see `compare`; a model with a plan takes statistics over the kept channels.
+
+    With `replace_widths` it also multiplies them with powers of the number of kept channels, see
+    `sirfp.verify.kept_widths`.
+    """
     found, choices = [], Choices()
     for model, kept in zip((a, b), plans, strict=True):
-        with only(model, outputs), inference(model), seeded(model, 0), choices, as_if_cut(model, kept):
+        ways = as_if_cut(model, kept, replace_widths=replace_widths)
+        with only(model, outputs), inference(model), seeded(model, 0), choices, ways:
             found.append(dict(tensors(call(model, inputs))))
         choices = Choices(choices)
     first, second = found

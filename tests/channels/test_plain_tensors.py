@@ -201,3 +201,34 @@ def test_a_weight_set_by_name_before_each_call_stays_prunable():
     found = find_groups(Scaled().eval(), torch.randn(1, 3, 8, 8))
     assert [group.size for group in found] == [8]
     assert all("layer.weight" not in frozen.name for frozen in found.frozen)
+
+
+class Filter(nn.Module):
+    """Applies a fixed kernel to every channel, as a blur, or a fixed matrix to all of them."""
+
+    def __init__(self, kernel: torch.Tensor):
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, x):
+        if self.kernel.dim() == 2:
+            return nn.functional.linear(x, self.kernel.to(x))
+        return nn.functional.conv2d(x, self.kernel.to(x), padding=1, groups=x.shape[1])
+
+
+@pytest.mark.parametrize("place", ["inside", "first", "several outputs", "matrix"])
+def test_filters_that_are_plain_attributes(place):
+    torch.manual_seed(0)
+    rows = {"inside": 16, "first": 3, "several outputs": 24}
+    if place == "matrix":
+        layers, x = [nn.Linear(4, 16), Filter(torch.rand(16, 16)), nn.ReLU(), nn.Linear(16, 3)], torch.rand(2, 4)
+    else:
+        applied = Filter(torch.rand(rows[place], 1, 3, 3))
+        around = [nn.Conv2d(3, 16, 3), applied] if place == "inside" else [applied]
+        layers = [*around, nn.ReLU(), nn.Conv2d(16 if place == "inside" else rows[place], 12, 1), nn.Conv2d(12, 2, 1)]
+        x = torch.rand(1, 3, 9, 9)
+    found = prove(nn.Sequential(*layers), x)
+    sizes = {"inside": [16, 12], "first": [12], "several outputs": [8, 12], "matrix": [16, 16]}[place]
+    assert sorted(group.size for group in found) == sorted(sizes)
+    plan = sirfp.prune(nn.Sequential(*layers), x, keep_flops=0.7, calibration=[x, x.flip(0)])
+    assert plan.cuts

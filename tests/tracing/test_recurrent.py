@@ -7,6 +7,8 @@ import torch
 from cut_proofs import prove
 from torch import nn
 
+from sirfp.channels import find_groups
+
 
 class Sequences(nn.Module):
     def __init__(self, kind: type[nn.Module], **options):
@@ -131,3 +133,27 @@ def test_states_of_a_width_in_the_code_follow():
     torch.manual_seed(0)
     found = prove(GivenStates(nn.LSTM), torch.rand(1, 6, 5))
     assert [(g.name, g.size) for g in found] == [("embed", 12), ("cells", 16)]
+
+
+class Leaky(nn.Module):
+    """Neurons of a liquid network: each reads all by a curve of its own, and the first state is zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(5, 16), nn.Linear(16, 3)
+        self.centres, self.weights, self.leak = (nn.Parameter(torch.rand(n)) for n in ((16, 16), (16, 16), (16,)))
+
+    def forward(self, x):
+        state = torch.zeros(len(x), 16, dtype=x.dtype)
+        for step in x.unbind(1):
+            curves = self.weights * (state.unsqueeze(-1) - self.centres).sigmoid()
+            state = self.embed(step) + self.leak * state + curves.sum(1)
+        return self.head(state)
+
+
+def test_a_first_state_of_zeros_that_is_given_another_dimension():
+    torch.manual_seed(0)
+    network = Leaky().eval()
+    (group,) = find_groups(network, torch.rand(1, 6, 5))
+    assert group.size == 16 and {(s.tensor, s.dim) for s in group.slices} >= {("centres", 0), ("centres", 1)}
+    prove(network, torch.rand(1, 6, 5), exact=False)
