@@ -83,6 +83,7 @@ class CutCopy:
             self._compare_layers()
         self._whole_code = True  # False if the model fails in training mode with its own dropouts and norms
         self._sound: set[int] = set()  # trials in which a masked copy has run
+        self._unproven = False  # True once a masked copy has failed
         self._double: CutCopy | None = None  # for trials in double precision
         self._asked_double, self._hides = False, False  # whether it was asked for, and whether it has found a fault
         self._has_widths = self._replace_widths = False  # of masked copies, see `sirfp.verify.kept_widths`
@@ -131,7 +132,9 @@ class CutCopy:
         try:
             wanted = self._masked(plan, turn, boxes, got.choices)
         except Exception as error:  # e.g. the model checks its values for NaN
-            logger.debug("the masked model fails: %s", error)
+            if not self._unproven:
+                self._unproven = True
+                logger.warning("a cut cannot be compared, since the masked model fails: %s", first_line(error))
             reasons = (reason for _, reason in misshapen(self.output, got.values))
             return None if turn == TRAINING else next(reasons, None)
         odd = dict(differences(wanted, got, detector=self.detector))
