@@ -45,6 +45,12 @@ def some_of(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: boo
     return keep
 
 
+def numbers_kept(found: ChannelGroups, groups: list[Group], turn: int, *, uneven: bool = False) -> dict[str, int]:
+    """Returns how many atoms of each group `some_of` keeps at a choice, {group name: number}."""
+    gone = _numbers(groups, _kinds(found), turn, uneven=uneven)
+    return {group.name: group.size - gone.get(group.name, 0) for group in groups}
+
+
 def repeats(found: ChannelGroups) -> bool:
     """True if some groups lose the same number of atoms at choice 0. At choice 1 they lose different ones."""
     numbers = _numbers(list(found.groups), _kinds(found), 0)

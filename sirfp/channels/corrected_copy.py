@@ -24,7 +24,7 @@ from ..structure.groups import ChannelGroups, Group, SizeCall
 from ..surgery.cut import cut_by
 from ..surgery.plan_and_cut import cuts_only
 from ..tracing.functions import FunctionWatch
-from .choice import some_of, turns_apart
+from .choice import numbers_kept, some_of, turns_apart
 
 Widths = dict[str, dict[str, np.ndarray]]
 """{module: {key of an attribute or a call (`sirfp.network.sizes`): the atom of each channel}}."""
@@ -130,6 +130,10 @@ class CorrectedCopy:
             self.failed_in = _raised_in(copied, error)
             return f"cut, the model fails: {first_line(error)}"
         return None
+
+    def kept(self, groups: list[Group], turn: int) -> dict[str, int]:
+        """Returns how many atoms of each group a copy keeps, {group name: number}."""
+        return numbers_kept(self.found, groups, turn, uneven=True)
 
     @contextmanager
     def _mode(self, copied: nn.Module) -> Iterator[None]:

@@ -34,7 +34,7 @@ from ..verify.detectors import continuous, is_detector, whole_layers
 from ..verify.kept import KeptStatistics
 from ..verify.proof import mask
 from ..verify.rounding import shake
-from .choice import repeats, second_turns, some_of
+from .choice import numbers_kept, repeats, second_turns, some_of
 from .double_precision import in_double
 from .other_weights import constants, randomise_constants
 from .results import Run, differences, is_comparable, misshapen, sizes
@@ -170,6 +170,10 @@ class CutCopy:
         copied = self._copied()
         cut_by(copied, self._plan(groups, turn))
         return self._run(copied, turn, [], Choices(shared=self.shared)).choices.ran
+
+    def kept(self, groups: list[Group], turn: int) -> dict[str, int]:
+        """Returns how many atoms of each group a copy keeps, {group name: number}."""
+        return numbers_kept(self.found, groups, turn)
 
     def _is_suspicious(self, wanted: Run, got: Run) -> bool:
         """True if two runs of single precision may hide a fault.

@@ -8,6 +8,8 @@ Both runs must compute the same.
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
@@ -23,6 +25,10 @@ logger = logging.getLogger(__name__)
 HALVINGS = 1
 """How often the groups of one role are halved after one of them has failed. Groups of one role mostly fail together, so
 more halvings would cost runs and save hardly any group. The groups of a part that still fails are frozen together."""
+
+NAMED = 3
+"""How often the groups that an error seems to name are left out before all are tried by halves. Groups lose different
+numbers of channels, so an error that gives a width before and after a cut mostly tells which group it is of."""
 
 
 def freeze_failing(copies: CutCopy, passed: Iterable[int] = (), *, trains: bool = False) -> ChannelGroups:
@@ -69,11 +75,14 @@ class Copies(Protocol):
     def failure(self, groups: list[Group], turn: int = 0) -> str | None:
         """Returns the reason why a copy with cut groups fails, or None."""
 
+    def kept(self, groups: list[Group], turn: int) -> dict[str, int]:
+        """Returns how many atoms of each group such a copy keeps, {group name: number}."""
+
 
 def failing(copies: Copies, groups: list[Group], turn: int) -> dict[str, str]:
     """Returns the groups whose cut breaks a copy, {group name: error}."""
     search = _Search(copies, turn)
-    search.try_halves(groups)
+    search.try_all(groups)
     for alike in search.doubtful.values():
         if alike:
             search.try_alike(alike, HALVINGS)
@@ -98,14 +107,51 @@ class _Search:
         self.bad: dict[str, str] = {}
         self.doubtful: dict[tuple, list[Group]] = {}
 
-    def try_halves(self, candidates: list[Group]) -> None:
+    def try_all(self, groups: list[Group]) -> None:
+        """Tries all groups, then those that no error names, and last the others.
+
+        Where errors name two groups of one role, all groups of this role are left out.
+        """
+        rest, first = groups, self.copies.failure(groups, self.turn)
+        error, roles = first, Counter[tuple]()
+        for _ in range(NAMED):
+            named = self._named(error, rest) if error is not None else []
+            roles.update(map(role, named))
+            names = {group.name for group in named}
+            left = [group for group in rest if group.name not in names and roles[role(group)] < 2]
+            if not named or not left:
+                break
+            rest, error = left, self.copies.failure(left, self.turn)
+        if error is None:
+            self.good.extend(rest)
+        passed = {group.name for group in self.good}
+        self.try_halves([group for group in groups if group.name not in passed], first)
+
+    def _named(self, error: str, groups: list[Group]) -> list[Group]:
+        """Returns the groups whose number of channels an error names before and after the cut."""
+        numbers = set(map(int, re.findall(r"\d+", error)))
+        kept = self.copies.kept(groups, self.turn)
+        return [
+            group
+            for group in groups
+            if any({group.size * width, kept[group.name] * width} <= numbers for width in group.layer_widths)
+        ]
+
+    def try_halves(self, candidates: list[Group], error: str | None = None) -> None:
+        """Tries groups and, if a copy fails, each half of them.
+
+        Args:
+            candidates: the groups.
+            error: the error of a copy in which they are cut with the good ones, if it is known.
+        """
         for group in candidates:
             if role(group) in self.doubtful:
                 self.doubtful[role(group)].append(group)
         candidates = [group for group in candidates if role(group) not in self.doubtful]
         if not candidates:
             return
-        error = self.copies.failure([*self.good, *candidates], self.turn)
+        if error is None:
+            error = self.copies.failure([*self.good, *candidates], self.turn)
         if error is None:
             self.good.extend(candidates)
         elif len(candidates) == 1:

@@ -12,6 +12,7 @@ from torch import nn
 
 from sirfp.channels import find_groups
 from sirfp.channels.other_weights import randomise_constants
+from sirfp.channels.rehearsal import CutCopy
 from sirfp.errors import InputError
 
 
@@ -209,3 +210,32 @@ def test_a_model_that_cannot_be_copied_is_refused():
     model.lock = threading.Lock()
     with pytest.raises(InputError, match="cannot be copied"):
         find_groups(model, torch.randn(INPUT))
+
+
+class OneOfMany(nn.Module):
+    """Eight layers, the sixth of which must keep its width; the error says so, or does not."""
+
+    says = True
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(n, n + 1, 1) for n in range(11, 19))
+        self.i, self.o = nn.Conv2d(3, 11, 1), nn.Conv2d(19, 2, 1)
+
+    def forward(self, x):
+        x = self.i(x)
+        for number, layer in enumerate(self.layers):
+            x = layer(x).relu()
+            if number == 5 and x.shape[1] != 17:
+                raise ValueError(f"{x.shape[1]} channels, not 17" if self.says else "too few")
+        return self.o(x)
+
+
+@pytest.mark.parametrize(("says", "runs"), [(True, 3), (False, 9)])
+def test_the_group_that_an_error_names_is_left_out_first(says, runs, monkeypatch):
+    model, seen, failure = OneOfMany().eval(), [], CutCopy.failure
+    model.says = says
+    monkeypatch.setattr(CutCopy, "failure", lambda *given: seen.append(given) or failure(*given))
+    found = find_groups(model, torch.rand(1, 3, 4, 4))
+    assert len(found) == 8 and "layers.5" not in {group.name for group in found}
+    assert [f.name for f in found.frozen if "the model fails" in f.reason] == ["layers.5"] and len(seen) == runs
