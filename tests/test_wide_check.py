@@ -70,7 +70,7 @@ def test_plans_depend_on_batch_format_and_type_only_within_rounding(kind, cases,
     first = None
     for dtype, memory, batch in cases:
         dense, example, found = case(kind, dtype, memory, batch)
-        monkeypatch.setattr(module, "find_groups", lambda *_, found=found: found)
+        monkeypatch.setattr(module, "find_groups", lambda *_, found=found, **__: found)
         model = copy.deepcopy(dense)
         calibration = [images(4, seed, dtype, memory) for seed in range(2)]
         plan = sirfp.prune(model, example, name, 0.6, calibration, loss=mean_square, seed=1, widths="ranking")
@@ -157,7 +157,7 @@ def decided(kind, case_, monkeypatch) -> tuple:
         return eliminate(given, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "find_groups", lambda *_: found)
+        patch.setattr(session, "find_groups", lambda *_, **__: found)
         patch.setattr(session, "decide", recorded)
         patch.setattr("sirfp.budget.curves_for_budget._attained", lambda *_: math.inf)  # measures all levels
         patch.setattr(setwise, "eliminate", noted)

@@ -148,9 +148,9 @@ def test_every_criterion_prunes_every_network(kind, name, monkeypatch):
     model = build(kind)
     before = sum(p.numel() for p in model.parameters())
 
-    def found(model, *given):
+    def found(model, *given, **options):
         dense = sum(p.numel() for p in model.parameters()) == before
-        return groups_of(kind) if dense else find_groups(model, *given)
+        return groups_of(kind) if dense else find_groups(model, *given, **options)
 
     monkeypatch.setattr(sys.modules["sirfp.session"], "find_groups", found)
     batches = [torch.randn(INPUT) for _ in range(2)]
