@@ -280,7 +280,17 @@ class CutCopy:
             return Run(output, layers, choices.statistics, choices)
         return Run(output, layers, kept.shapes, choices)
 
-    def _masked(self, plan: PruningPlan, turn: int, boxes: list[Any], choices: Choices | None, **ways: bool) -> Run:
+    def _masked(
+        self,
+        plan: PruningPlan,
+        turn: int,
+        boxes: list[Any],
+        choices: Choices | None,
+        *,
+        stir: bool = False,
+        redraw: bool = False,
+        replace_widths: bool | None = None,
+    ) -> Run:
         """Runs a copy with its removed channels zeroed.
 
         Args:
@@ -288,11 +298,12 @@ class CutCopy:
             turn: number of the trial.
             boxes: the boxes of the cut copy.
             choices: the choices of the cut copy, or None.
-            ways: stir, True to change all weights by a few ulp; redraw, True to draw other random numbers; and
-                replace_widths, see `KeptStatistics`, by default what the last cut copies did.
+            stir: True to change all weights by a few ulp.
+            redraw: True to draw other random numbers.
+            replace_widths: see `KeptStatistics`; None for what the last cut copies did.
         """
-        stir, seed = ways.get("stir", False), int(ways.get("redraw", False))
-        replace_widths = ways.get("replace_widths", self._replace_widths)
+        if replace_widths is None:
+            replace_widths = self._replace_widths
         alone = stir or self.shared.written
         model = copied_model(self.model) if alone else self.model
         if stir:
@@ -301,7 +312,7 @@ class CutCopy:
             mask(model, plan)
             for clean in (False, True):
                 kept = KeptStatistics(model, plan, clean=clean, replace_widths=replace_widths)
-                run = self._run(model, turn, boxes, Choices(choices, self.shared), kept, seed=seed)
+                run = self._run(model, turn, boxes, Choices(choices, self.shared), kept, seed=int(redraw))
                 if not any(t.is_floating_point() and t.isnan().any() for t in run.values.values()):
                     break
         self._has_widths = kept.widths.found

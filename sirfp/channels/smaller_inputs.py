@@ -10,12 +10,13 @@ on the width in large images only. Costs are those of the given inputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..network.forward import is_detectron_input
 from ..structure.groups import ChannelGroups
@@ -51,6 +52,10 @@ def smaller_inputs(inputs: Any) -> Iterator[Any]:
     yield from (smaller for smaller in made if _elements(smaller) <= most)
 
 
+def _tensors(inputs: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+
+
 def _elements(inputs: Any) -> int:
     return sum(tensor.numel() for tensor in _tensors(inputs))
 
@@ -70,7 +75,7 @@ def _smaller_tensors(inputs: Any) -> Iterator[Any]:
         return _sampled(tensor, *size) if tensor.dim() > 2 and tuple(tensor.shape[-2:]) == old else tensor
 
     for size in dict.fromkeys((new, old)):
-        yield _mapped(inputs, partial(part, size=size))
+        yield tree_map_only(torch.Tensor, partial(part, size=size), inputs)
 
 
 def _smaller_items(inputs: list[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -111,28 +116,6 @@ def _smaller(height: int, width: int) -> tuple[int, int]:
 def _divided(side: int, factor: int) -> int:
     part = side // factor
     return part if side % MULTIPLE else -(-part // MULTIPLE) * MULTIPLE
-
-
-def _tensors(inputs: Any) -> Iterator[torch.Tensor]:
-    if isinstance(inputs, torch.Tensor):
-        yield inputs
-    elif isinstance(inputs, Mapping):
-        for value in inputs.values():
-            yield from _tensors(value)
-    elif isinstance(inputs, (list, tuple)):
-        for value in inputs:
-            yield from _tensors(value)
-
-
-def _mapped(inputs: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Returns a copy of containers with changed tensors."""
-    if isinstance(inputs, torch.Tensor):
-        return change(inputs)
-    if type(inputs) is dict:
-        return {key: _mapped(value, change) for key, value in inputs.items()}
-    if type(inputs) in (list, tuple):
-        return type(inputs)(_mapped(value, change) for value in inputs)
-    return inputs
 
 
 def ratios(given: Operations, smaller: Operations) -> set[float] | None:

@@ -27,13 +27,13 @@ def add_trial_device(group: argparse.ArgumentParser | argparse._ArgumentGroup) -
     group.add_argument(
         "--trial-device",
         metavar="DEVICE",
-        help="where a copy of the network runs to find which channels go together and to try cuts: cpu is faster than "
-        "a GPU for small networks, since a GPU's libraries plan each new shape anew (default: that of --device)",
+        help="where a copy of the network runs to find which channels go together and to try cuts: with cpu, a GPU's "
+        "libraries need not plan the many new shapes of these cuts (default: that of --device)",
     )
 
 
-def check_device(name: str) -> None:
-    """Checks the value of `--device`; call it before anything is built.
+def check_device(name: str, flag: str = "--device") -> None:
+    """Checks the value of `--device`, or of another flag; call it before anything is built.
 
     Raises:
         InputError: there is no such device, or PyTorch sees no such GPU on this machine.
@@ -44,13 +44,13 @@ def check_device(name: str) -> None:
         return
     number = re.fullmatch(r"cuda(?::([0-9]{1,9}))?", name)
     if number is None:
-        raise InputError(f"--device {name!r}: networks run on cpu, cuda or cuda:N{near(name.lower(), ('cpu', 'cuda'))}")
+        raise InputError(f"{flag} {name!r}: networks run on cpu, cuda or cuda:N{near(name.lower(), ('cpu', 'cuda'))}")
     count = torch.cuda.device_count()
     if not count:
         built = "" if torch.version.cuda else f"; this PyTorch ({torch.__version__}) is built without CUDA"
-        raise InputError(f"--device {name}: PyTorch finds no GPU on this machine{built}; leave --device out")
+        raise InputError(f"{flag} {name}: PyTorch finds no GPU on this machine{built}; leave {flag} out")
     if int(number[1] or 0) >= count:
-        raise InputError(f"--device {name}: this machine has {count} GPU{'s' * (count > 1)}, counted from cuda:0")
+        raise InputError(f"{flag} {name}: this machine has {count} GPU{'s' * (count > 1)}, counted from cuda:0")
 
 
 def place(source: Source, name: str) -> Source:

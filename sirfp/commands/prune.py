@@ -115,7 +115,6 @@ def run(args: argparse.Namespace) -> Outcome:
     from sirfp.criteria import CRITERIA
     from sirfp.exporting.clock import clock_named
     from sirfp.network.channels_last import use_channels_last_if_possible
-    from sirfp.network.elsewhere import check_available
     from sirfp.reporting import tables
 
     file, opts = file_and_pairs(args, file=True)
@@ -126,7 +125,8 @@ def run(args: argparse.Namespace) -> Outcome:
     Target.of(KEEP_FLOPS, clock, **budgets)  # checks the budgets; error messages name the flags
     check_share("--min-keep", args.min_keep, zero=True)
     check_device(args.device)
-    check_available(args.trial_device, "--trial-device")
+    if args.trial_device is not None:
+        check_device(args.trial_device, "--trial-device")
     if args.steps and args.keep and all(budget is None for budget in budgets.values()):
         raise InputError("--steps divides the way to a budget, but --keep alone cuts at once: give a budget, too")
     keep = read_widths(args.keep)

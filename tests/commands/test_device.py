@@ -43,6 +43,11 @@ def test_a_device_that_is_not_there(monkeypatch, name, gpus, says):
         check_device(name)
 
 
+def test_the_device_of_the_trial_is_checked_alike():
+    with pytest.raises(InputError, match="^--trial-device 'gpu': networks run on cpu, cuda or cuda:N"):
+        check_device("gpu", "--trial-device")
+
+
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:1"])
 def test_a_device_that_is_there(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
