@@ -37,6 +37,7 @@ from .models.deformable import provide_deformable
 from .network.channels_last import use_channels_last
 from .network.detectron import averages, set_averages
 from .network.forward import random_images
+from .network.kept_memory import kept_memory
 from .processes import average_norms
 from .training import launch
 from .training.checkpointer import Checkpointer
@@ -240,7 +241,8 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> dict[str, Any] | None:
         """Trains the model; returns the results of the last evaluation, None if the run had no evaluation."""
-        super().train()
+        with kept_memory(self.model):
+            super().train()
         return getattr(self, "_last_eval_results", None)
 
 

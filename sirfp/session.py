@@ -34,6 +34,7 @@ from .errors import InputError
 from .moments import Moments
 from .network.divergence import divergence_for
 from .network.elsewhere import check_available
+from .network.kept_memory import kept_memory
 from .network.untouched import untouched
 from .network.wrappers import check_same_structure, unwrapped
 from .processes import average_norms, decide_once
@@ -215,7 +216,8 @@ class PruningSession:
                 took = f"; cut {number - 1} took {duration(time.monotonic() - begun)}" if number > 1 else ""
                 stage(f"cut {number} of {len(shares)}, to {share:.1%} of the {target.words}{took}")
                 begun = time.monotonic()
-            plan = self._cut(replace(target, share=share), evidence, refit, number == len(shares))
+            with kept_memory(self.model):
+                plan = self._cut(replace(target, share=share), evidence, refit, number == len(shares))
         self.steps += 1
         return plan
 
@@ -251,6 +253,10 @@ class PruningSession:
             InputError: the criterion needs batches and there are none, or nothing in the model can be cut.
         """
         check_groups(self.find())
+        with kept_memory(self.model):
+            return self._measure(evidence, refit)
+
+    def _measure(self, evidence: Evidence, refit: bool) -> tuple[Sensitivity, ...]:
         criterion, moments = self._look(evidence, refit)
         self.observer = None
         with untouched(self.model):

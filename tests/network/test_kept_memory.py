@@ -1,0 +1,72 @@
+"""Memory of large blocks: kept while asked to, given back afterwards, and left alone where the user decides."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+from torch import nn
+
+from sirfp.network.kept_memory import kept_memory
+
+SIZE = 256 * 2**20
+
+
+class Counts(ctypes.Structure):
+    """The counts of glibc's `mallinfo2`."""
+
+    _fields_ = [(f"count{number}", ctypes.c_size_t) for number in range(10)]
+
+
+@pytest.fixture(autouse=True)
+def glibc():
+    """Skips a test where the allocator is not that of glibc, or one of before 2.33."""
+    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        pytest.skip("the allocator does not count its blocks")
+
+
+def is_mapped(size: int = 2 * SIZE) -> bool:
+    """Returns True if a large block is mapped by the kernel for this one use.
+
+    Args:
+        size: bytes; more than those of blocks that were kept before, which may still be in place.
+    """
+    count = ctypes.CDLL(None).mallinfo2
+    count.restype = Counts
+    before = count().count4  # hblkhd: bytes in blocks of their own
+    block = torch.empty(size, dtype=torch.uint8)
+    return count().count4 - before >= block.numel()
+
+
+def resident() -> int:
+    """Returns the bytes of this process that are in memory."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS"))
+
+
+def test_large_blocks_are_kept_while_active_and_given_back_afterwards():
+    assert is_mapped()
+    before = resident()
+    with kept_memory(nn.Linear(2, 2)):
+        with kept_memory(nn.Linear(2, 2)):
+            assert not is_mapped(SIZE)
+            torch.ones(SIZE, dtype=torch.uint8)
+        assert not is_mapped(SIZE)
+        assert resident() > before + SIZE / 2, "the end of an inner one gave the memory back"
+    assert resident() < before + SIZE / 2
+    assert is_mapped()
+
+
+@pytest.mark.parametrize(
+    "given", [("MALLOC_MMAP_THRESHOLD_", "1000000"), ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=1000000")]
+)
+def test_what_the_environment_sets_stays(given, monkeypatch):
+    monkeypatch.setenv(*given)
+    with kept_memory(nn.Linear(2, 2)):
+        assert is_mapped()
+
+
+def test_a_model_that_is_elsewhere_changes_nothing():
+    with kept_memory(nn.Linear(2, 2, device="meta")):
+        assert is_mapped()
