@@ -10,8 +10,11 @@ WORKERS ?= 2
 # plugins of packages that Detectron2 brings: no test uses them, and each process takes a second to load them
 PYTEST = $(RUN) -m pytest tests -n $(WORKERS) --dist worksteal --durations=15 -p no:anyio -p no:hydra_pytest
 RUN := .venv/bin/python
-# waiting threads release their core: on a shared machine this makes training several times faster
-export OMP_WAIT_POLICY = passive
+# a waiting thread releases its core after some 0.1 ms: at once would slow training down on an idle machine, several
+# milliseconds on one with other work
+ifndef OMP_WAIT_POLICY
+export GOMP_SPINCOUNT ?= 3000
+endif
 # where it is set, each process of the tests, and each program that they start, would compile all modules again
 unexport PYTHONDONTWRITEBYTECODE
 # `make docs` installs the tools for the website, in addition to what `make setup` installs
