@@ -32,12 +32,11 @@ from .data.stream import TrainingStream, detection_stream
 from .errors import InputError
 from .files.config_files import config_files
 from .files.own_code import import_own
-from .hooks import HOOKS, BestCheckpoint, PeriodicCheckpoint, teachers
+from .hooks import HOOKS, BestCheckpoint, KeptMemory, PeriodicCheckpoint, teachers
 from .models.deformable import provide_deformable
 from .network.channels_last import use_channels_last
 from .network.detectron import averages, set_averages
 from .network.forward import random_images
-from .network.kept_memory import kept_memory
 from .processes import average_norms
 from .training import launch
 from .training.checkpointer import Checkpointer
@@ -166,7 +165,7 @@ class Trainer(DefaultTrainer):
             after = 1 + max(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
             best = BestCheckpoint(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC)
             ret.insert(after, best)
-        return ret
+        return [KeptMemory(), *ret]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resumes from the last checkpoint in OUTPUT_DIR, or starts from MODEL.WEIGHTS."""
@@ -241,8 +240,7 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> dict[str, Any] | None:
         """Trains the model; returns the results of the last evaluation, None if the run had no evaluation."""
-        with kept_memory(self.model):
-            super().train()
+        super().train()
         return getattr(self, "_last_eval_results", None)
 
 

@@ -11,7 +11,8 @@ checkpoint always match.
 
 from . import pruning, redundancies, report, sparsity  # noqa: F401  (these modules register hooks)
 from .checkpoints import BestCheckpoint, PeriodicCheckpoint
+from .memory import KeptMemory
 from .registry import HOOKS, session, unwrapped
 from .teacher import teachers
 
-__all__ = ["HOOKS", "BestCheckpoint", "PeriodicCheckpoint", "session", "teachers", "unwrapped"]
+__all__ = ["HOOKS", "BestCheckpoint", "KeptMemory", "PeriodicCheckpoint", "session", "teachers", "unwrapped"]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from sirfp.network.kept_memory import kept_memory
+from sirfp.network import kept_memory as module
+from sirfp.network.kept_memory import give_back_if_scarce, kept_memory
 
-SIZE = 256 * 2**20
+SIZE = 64 * 2**20
 
 
 class Counts(ctypes.Structure):
@@ -26,7 +27,7 @@ def glibc():
         pytest.skip("the allocator does not count its blocks")
 
 
-def is_mapped(size: int = 2 * SIZE) -> bool:
+def is_mapped(size: int = 8 * SIZE) -> bool:
     """Returns True if a large block is mapped by the kernel for this one use.
 
     Args:
@@ -70,3 +71,19 @@ def test_what_the_environment_sets_stays(given, monkeypatch):
 def test_a_model_that_is_elsewhere_changes_nothing():
     with kept_memory(nn.Linear(2, 2, device="meta")):
         assert is_mapped()
+
+
+def test_memory_is_given_back_where_it_is_scarce(monkeypatch):
+    with kept_memory(nn.Linear(2, 2)):
+        monkeypatch.setattr(module, "_free_share", lambda: 0.9)
+        give_back_if_scarce()
+        assert not is_mapped(SIZE)
+        monkeypatch.setattr(module, "_free_share", lambda: 0.1)
+        give_back_if_scarce()
+        assert is_mapped()
+    give_back_if_scarce()
+    assert is_mapped()
+
+
+def test_the_share_of_memory_that_is_free():
+    assert 0 < module._free_share() < 1
