@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .symmetric import COLUMNS
+from .symmetric import COLUMNS, copy_below
 
 BLOCK = 64
 """Number of eliminations between two updates of the whole matrices. In between, updates are kept as factors, and only
@@ -31,6 +31,8 @@ the rows that are needed are computed. It changes the time, not the result."""
 COMPACT = 0.02
 """The matrices are made smaller once this share of their rows belongs to eliminated atoms: an elimination of all atoms
 then takes a third of the time."""
+STRIP = 128
+"""Number of rows that are updated at once, up to their diagonal block, in matrices of more than `COLUMNS` rows."""
 
 
 @dataclass
@@ -118,7 +120,7 @@ class _Stack:
     """The matrices of readers of equal width during the elimination: A = H^-1 and M = W' G W, with pending updates.
 
     Only the channels of the group are held, in the order of its atoms: others change nothing. The present matrices are
-    `A - V' F` and `M - V' P - P' V`, for the rows F of A, V and P of the pending eliminations. The diagonal blocks of
+    `A - V' F` and `M - V' P - P' V`, for the rows F, P and V of the pending eliminations. The diagonal blocks of
     all atoms are always up to date, except for eliminated ones, which have no meaning.
 
     Args:
@@ -130,29 +132,28 @@ class _Stack:
         self.within = torch.arange(self.width, device=readers[0].channels.device)
         orders = [reader.channels.flatten() for reader in readers]
         size = len(orders[0])
+        self.lower = size > COLUMNS  # only the strips of rows up to their diagonal blocks are held
         self.both = readers[0].inverse.new_empty(len(readers), 2, size, size)  # A and M
         for both, reader, order in zip(self.both, readers, orders, strict=True):
             for matrix, given in zip(both, (reader.inverse, reader.effect), strict=True):
-                matrix.copy_(given if _is_all(order, given) else given[order][:, order])
-        self.lower = size > COLUMNS  # only the blocks of columns from the diagonal down are computed
+                _copy_strips(matrix, given if _is_all(order, given) else given[order][:, order], self.lower)
         self._start()
 
     def _start(self) -> None:
         count, _, size, _ = self.both.shape
         self.pending = 0
-        self.rows = self.both.new_empty(count, 2, BLOCK * self.width, size)  # F and P
-        self.v = self.both.new_empty(count, BLOCK * self.width, size)
+        self.rows = self.both.new_empty(count, 3, BLOCK * self.width, size)  # F, P and V
         places = torch.arange(size, device=self.both.device).view(-1, self.width)
-        blocks = self.both[:, :, places[:, :, None], places[:, None, :]]  # (readers, 2, atoms, width, width)
+        self.blocks = self.both[:, :, places[:, :, None], places[:, None, :]]  # (readers, 2, atoms, width, width)
         if self.lower and self.width > 1:
-            blocks = blocks.tril() + blocks.tril(-1).mT
-        self.a_blocks, self.m_blocks = blocks.unbind(1)
+            self.blocks = self.blocks.tril() + self.blocks.tril(-1).mT
 
     def errors(self) -> torch.Tensor:
         """Returns the error that the removal of each atom adds, (atoms,); of no meaning for removed atoms."""
+        a, m = self.blocks.unbind(1)
         if self.width == 1:
-            return (self.m_blocks / self.a_blocks).sum(0).flatten().div_(2)
-        solved, _ = torch.linalg.solve_ex(self.a_blocks, self.m_blocks)
+            return (m / a).sum(0).flatten().div_(2)
+        solved, _ = torch.linalg.solve_ex(a, m)
         return solved.diagonal(dim1=2, dim2=3).sum((0, 2)).div_(2)
 
     def remove(self, atom: torch.Tensor) -> None:
@@ -160,46 +161,53 @@ class _Stack:
         old, new = slice(self.pending), slice(self.pending, self.pending + self.width)
         self.pending = new.stop
         s = atom if self.width == 1 else atom * self.width + self.within
-        f, p = self._rows(s).unbind(1)
+        rows = self._rows(s)
+        f, p = rows.unbind(1)
         if new.start:
-            known_f, known_p, known_v = self.rows[:, 0, old], self.rows[:, 1, old], self.v[:, old]
-            at_p, at_v = known_p.index_select(2, s).mT, known_v.index_select(2, s).mT
-            f.baddbmm_(at_v, known_f, alpha=-1)
-            p.baddbmm_(at_v, known_p, alpha=-1).baddbmm_(at_p, known_v, alpha=-1)
-        v = self.v[:, new]
-        a, m = self.a_blocks.index_select(1, atom)[:, 0], self.m_blocks.index_select(1, atom)[:, 0]
+            known = self.rows[:, :, old]
+            at = known.index_select(3, s).mT
+            # As V' F is symmetric, the rows of A take V as those of M do: it is read once for both.
+            rows.flatten(1, 2).baddbmm_(at[:, :2].flatten(1, 2), known[:, 2], alpha=-1)
+            p.baddbmm_(at[:, 2], known[:, 1], alpha=-1)
+        v = self.rows[:, 2, new]
+        a, m = self.blocks.index_select(2, atom)[:, :, 0].unbind(1)
+        a_blocks, m_blocks = self.blocks.unbind(1)
         if self.width == 1:
             torch.div(f, a, out=v)
             p.addcmul_(v, m, value=-0.5)
-            self.a_blocks[:, :, 0, 0].addcmul_(f[:, 0], v[:, 0], value=-1)
-            self.m_blocks[:, :, 0, 0].addcmul_(p[:, 0], v[:, 0], value=-2)
+            a_blocks[:, :, 0, 0].addcmul_(f[:, 0], v[:, 0], value=-1)
+            m_blocks[:, :, 0, 0].addcmul_(p[:, 0], v[:, 0], value=-2)
         else:
             v.copy_(torch.linalg.solve_ex(a, f).result)
             p.baddbmm_(m, v, alpha=-0.5)
             f_parts, p_parts, v_parts = (x.unflatten(2, (-1, self.width)).transpose(1, 2) for x in (f, p, v))
-            self.a_blocks -= v_parts.mT @ f_parts
+            a_blocks -= v_parts.mT @ f_parts
             cross = v_parts.mT @ p_parts
-            self.m_blocks -= cross + cross.mT
-        self.rows[:, 0, new], self.rows[:, 1, new] = f, p
+            m_blocks -= cross + cross.mT
+        self.rows[:, :2, new] = rows
 
     def _rows(self, s: torch.Tensor) -> torch.Tensor:
         """Returns rows of the matrices without the pending updates, (readers, 2, rows, columns)."""
         rows = self.both.index_select(2, s)
         if not self.lower:
             return rows
+        if s.device.type == "cpu":  # a column costs as many accesses to memory as it has elements
+            first = int(s[0])
+            held = (first // STRIP + 1) * STRIP
+            rows[..., held:] = self.both[:, :, held:, first : first + self.width].mT
+            return rows
         columns = torch.arange(rows.shape[3], device=s.device)
         return torch.where(columns <= s[:, None], rows, self.both.index_select(3, s).mT)
 
     def update(self) -> None:
         """Applies the pending updates to the matrices."""
-        rows, values = self.rows[:, :, : self.pending], self.v[:, : self.pending]
-        step = COLUMNS if self.lower else self.both.shape[3]
-        for (a, m), (f, p), v in zip(self.both, rows, values, strict=True):
+        step = STRIP if self.lower else self.both.shape[3]
+        for (a, m), (f, p, v) in zip(self.both, self.rows[:, :, : self.pending], strict=True):
+            left, right = torch.cat([v, p]), torch.cat([p, v])
             for start in range(0, len(a), step):
-                below, columns = slice(start, None), slice(start, start + step)
-                a[below, columns].addmm_(v[:, below].T, f[:, columns], alpha=-1)
-                m[below, columns].addmm_(v[:, below].T, p[:, columns], alpha=-1)
-                m[below, columns].addmm_(p[:, below].T, v[:, columns], alpha=-1)
+                strip, columns = slice(start, start + step), slice(start + step)
+                a[strip, columns].addmm_(v[:, strip].T, f[:, columns], alpha=-1)
+                m[strip, columns].addmm_(left[:, strip].T, right[:, columns], alpha=-1)
         self._start()
 
     def shrink(self, holes: torch.Tensor, fill: torch.Tensor, count: int) -> None:
@@ -218,9 +226,14 @@ class _Stack:
             inner = inner.tril() + inner.tril(-1).mT
         moved[..., to] = inner
         self.both = self.both[:, :, :size, :size]
-        self.both[:, :, to], self.both[..., to] = moved, moved.mT
+        self.both[:, :, to] = moved
+        step = STRIP if self.lower else size
+        for start in range(0, size, step):
+            inside = ((to >= start) & (to < start + step)).nonzero().flatten()
+            self.both[:, :, start:, to[inside]] = moved[:, :, inside, start:].mT
         if self.lower and size <= COLUMNS:
-            self.both = self.both.tril() + self.both.tril(-1).mT
+            self.both = self.both.contiguous()
+            copy_below(self.both, STRIP)
             self.lower = False
         self._start()
 
@@ -228,3 +241,11 @@ class _Stack:
 def _is_all(order: torch.Tensor, matrix: torch.Tensor) -> bool:
     """True if an order of a matrix's rows is that of the matrix itself."""
     return len(order) == len(matrix) and torch.equal(order, torch.arange(len(order), device=order.device))
+
+
+def _copy_strips(to: torch.Tensor, matrix: torch.Tensor, lower: bool) -> None:
+    """Copies a matrix; if `lower`, only the strips of its rows up to their diagonal blocks."""
+    step = STRIP if lower else len(matrix)
+    for start in range(0, len(matrix), step):
+        strip, columns = slice(start, start + step), slice(start + step)
+        to[strip, columns] = matrix[strip, columns]

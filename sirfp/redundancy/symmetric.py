@@ -9,7 +9,7 @@ COLUMNS = 512
 
 
 def copy_below(matrix: torch.Tensor, columns: int) -> None:
-    """Copies what lies below the diagonal blocks of so many columns to above them, in place, (n, n)."""
-    for start in range(0, len(matrix), columns):
+    """Copies what lies below the diagonal blocks of so many columns to above them, in place, (..., n, n)."""
+    for start in range(0, matrix.shape[-1], columns):
         block, rest = slice(start, start + columns), slice(start + columns, None)
-        matrix[block, rest] = matrix[rest, block].T
+        matrix[..., block, rest] = matrix[..., rest, block].mT

@@ -85,6 +85,7 @@ def cut_out(matrices, atom):
 def test_order_and_errors_are_those_of_whole_updates(widths, block, columns, monkeypatch):
     monkeypatch.setattr(elimination, "BLOCK", block)
     monkeypatch.setattr(elimination, "COLUMNS", columns)
+    monkeypatch.setattr(elimination, "STRIP", 5)
     size, readers = 40, []
     for seed, width in enumerate(widths):
         h, w, g = matrices(size * width + 3, seed)
