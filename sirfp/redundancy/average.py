@@ -21,6 +21,9 @@ __all__ = ["RedundancyAverage", "edge_strength", "edge_weights", "similarity"]
 
 _EPS = 1e-5  # added to each norm, as the paper does
 _GAIN_LIMIT = 1e4  # the sums are rescaled when their factor exceeds this: far from float32's limits, rarely reached
+CACHED_BYTES = 1 << 20
+"""Maximum size in bytes of the magnitudes that are computed at once on a CPU, so that its cache holds them until they
+are added up."""
 
 
 @torch.no_grad()
@@ -138,13 +141,13 @@ class RedundancyAverage:
         x = as_maps(features, self.pooled)
         self._prepare(x)
         gain = self._gain * (x.shape[2] * x.shape[3] if self.per_position else 1)
-        weights = _accumulate(self._sums["matrix"], x, self.normalize, gain, self.stride, self.steps, skip=True)
+        sums = self._sums
+        weights = _accumulate(sums["matrix"], x, self.normalize, gain, self.stride, self.steps, sums["skipped"])
         if self.edges:
             edges = map_edges(features.detach()).nan_to_num_(0, 0, 0)
             edges = edges.mean(0, keepdim=True) if self.pooled else edges
-            self._sums["edge"].add_(edges.mul_(weights[:, None]).sum(0), alpha=self._gain)
-        self._sums["weight"].add_(weights.sum(), alpha=self._gain)
-        self._sums["skipped"].add_((weights == 0).sum())
+            sums["edge"].add_(edges.mul_(weights[:, None]).sum(0), alpha=self._gain)
+        sums["weight"].add_(weights.sum(), alpha=self._gain)
 
     def step(self) -> None:
         """Closes the iteration. If it had no images, the average stays, and earlier images are one iteration older."""
@@ -277,7 +280,7 @@ def _accumulate(
     gain: float,
     stride: int,
     turn: int,
-    skip: bool = False,
+    skipped: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Adds `gain` times the similarity of each image to the blocks of `out` on and above the diagonal.
 
@@ -288,7 +291,8 @@ def _accumulate(
         gain: the factor.
         stride: see `similarity`.
         turn: sets the rows and columns of the first image that `stride` selects.
-        skip: True to skip images with a NaN or infinite feature.
+        skipped: images with a NaN or infinite feature are skipped and their number is added here, in place; None to
+            use all images.
 
     Returns:
         The weight of each image, (N,): 0 if skipped, else about 1, in proportion to the positions in its sample.
@@ -300,30 +304,32 @@ def _accumulate(
     positions = x.shape[2] * x.shape[3]
     cells = max(1, CHUNK_BYTES // (out.element_size() * x.shape[1]))
     at_once = max(1, cells // positions)
+    cached = min(cells, max(1, CACHED_BYTES // (out.element_size() * x.shape[1]))) if x.device.type == "cpu" else cells
     weights = torch.ones(len(x), dtype=out.dtype, device=x.device)
     # One buffer for all chunks: a buffer for each would fragment the heap, and several would exist at the same time.
     buffer = torch.empty(min(cells, len(x) * positions) * x.shape[1], dtype=out.dtype, device=x.device)
     for start in range(0, len(x), at_once):
         part = x[start : start + at_once]
         # Magnitudes in place, then a plain sum: many times as fast as `vector_norm` over these dimensions on a CPU.
-        first, *more = tiles(part, order, cells)
-        norm = magnitudes(first, buffer, normalize).sum(per_image, keepdim=True)
-        for tile in more:
-            norm.add_(magnitudes(tile, buffer, normalize).sum(per_image, keepdim=True))
+        norms = []
+        for images in part.split(max(1, cached // positions)):
+            first, *more = tiles(images, order, cached)
+            norms.append(magnitudes(first, buffer, normalize).sum(per_image, keepdim=True))
+            for tile in more:
+                norms[-1].add_(magnitudes(tile, buffer, normalize).sum(per_image, keepdim=True))
+        norm = norms[0] if len(norms) == 1 else torch.cat(norms, order.index(0))
         norm = norm.sqrt_() if normalize == "l2" else norm
         bad, own_weights = None, weights[start : start + len(part)]
-        if skip:
-            good = norm.amax(order.index(1), keepdim=True) < torch.inf  # False for NaN too
-            if x.device.type != "cpu" or not good.all():
-                own_weights.copy_(good.flatten())
-                bad = ~good
+        if skipped is not None and (x.device.type != "cpu" or not float(norm.amax()) < torch.inf):  # NaN too
+            bad = ~(norm.amax(order.index(1), keepdim=True) < torch.inf)
+            own_weights.copy_(~bad.flatten())
+            skipped.add_(bad.sum())
         scale = norm.add_(_EPS).reciprocal_()
-        pieces = []
-        for which, seen, times in sampled(part, stride, turn, start):
+        pieces, times = [], 1
+        for which, seen, times in sampled(part, stride, turn, start):  # `times` is the same for all images
             own = which if last else (slice(None), which)
-            factors = scale[own] * times**0.5  # the root, since both factors of a product have it
             own_weights[which].mul_(times * seen.shape[2] * seen.shape[3] / positions)
-            pieces += [(tile, factors, None if bad is None else bad[own]) for tile in tiles(seen, order, cells)]
+            pieces += [(tile, scale[own], None if bad is None else bad[own]) for tile in tiles(seen, order, cells)]
         for together in [pieces] if len(part) > 1 else [[piece] for piece in pieces]:
-            add_products(out, packed(buffer, together, last), gain)
+            add_products(out, packed(buffer, together, last), gain * times)
     return weights

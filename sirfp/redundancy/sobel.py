@@ -85,7 +85,8 @@ def as_maps(features: torch.Tensor, pooled: bool = False) -> torch.Tensor:
     x = features.detach()
     if x.ndim > 4:
         x = x.flatten(2, -2)
-    x = x[:, :, None] if x.ndim == 3 else x.reshape(*x.shape, *[1] * (4 - x.ndim))
+    if x.ndim < 4:
+        x = x[:, :, None] if x.ndim == 3 else x[:, :, None, None]
     if pooled:
         x = x.mean((2, 3), dtype=accumulation_dtype(x)).t()[None, :, None]
     return x

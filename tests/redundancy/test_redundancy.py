@@ -51,6 +51,9 @@ def test_chunks_change_nothing(monkeypatch, limit, normalize, last):
     monkeypatch.setattr(sobel, "CHUNK_BYTES", limit)
     torch.testing.assert_close(similarity(features, normalize), whole)
     torch.testing.assert_close(edge_strength(features), edges)
+    monkeypatch.undo()
+    monkeypatch.setattr(average, "CACHED_BYTES", limit)
+    torch.testing.assert_close(similarity(features, normalize), whole)
 
 
 def test_features_that_are_views_are_read_where_they_lie():
