@@ -121,8 +121,11 @@ class Setwise(Criterion):
         self, layers: Layers, moments: Moments, gradients: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the inverse and the sum of the effects of layers that read the same input; see `Reader`."""
-        effects = (_effect(self.model.get_parameter(name), gradients.get(name)) for name in layers)
-        return _inverse(moments[layers[0]], self.ridge), sum(effects, torch.zeros(()))
+        first, *others = layers
+        effect = _effect(self.model.get_parameter(first), gradients.get(first))
+        for name in others:
+            effect += _effect(self.model.get_parameter(name), gradients.get(name))
+        return _inverse(moments[first], self.ridge), effect
 
     def _score_others(self, gradients: bool) -> None:
         rest = [group for group in self.groups if group.name not in self._scores]
