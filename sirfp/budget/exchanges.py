@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -44,14 +44,26 @@ class Knapsack:
     budget: float
     exact: float
     enough: float
+    exchanged: dict[bytes, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What exchanges have led to, by the positions that they came from; see `exchanged`."""
 
     def loss(self, at: np.ndarray) -> float:
         """Returns the sum of losses if each group takes the width at a position in its grid, (groups,) of int."""
-        return float(sum(losses[i] for losses, i in zip(self.losses, at, strict=True)))
+        return float(sum(self._lined_up[1][self._starts + at]))
 
     def widths(self, at: np.ndarray) -> np.ndarray:
         """Returns the widths at positions in the grids, (groups,)."""
-        return np.array([grid[i] for grid, i in zip(self.grids, at, strict=True)], dtype=float)
+        return self._lined_up[0][self._starts + at]
+
+    @cached_property
+    def _lined_up(self) -> tuple[np.ndarray, np.ndarray]:
+        """The widths and the losses of all groups, one group behind the other, as floats, (all widths,) each."""
+        return np.concatenate(self.grids).astype(float), np.concatenate(self.losses).astype(float)
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """Where each group's first width is among those of all groups, (groups,) of int."""
+        return np.cumsum([0, *(len(grid) for grid in self.grids[:-1])])
 
     def along(self, at: np.ndarray, group: int) -> np.ndarray:
         """Returns how the cost changes at each width of one group's grid, (M,), if the others are as in `at`."""
@@ -64,9 +76,17 @@ class Knapsack:
 
 
 def exchanged(problem: Knapsack, at: np.ndarray) -> np.ndarray:
-    """Widens one group, and if it does not fit narrows another one, while that lowers the loss."""
-    at = at.copy()
+    """Widens one group, and if it does not fit narrows another one, while that lowers the loss.
+
+    Exchanges from many starts pass through the same choices. From one that is known they are not made again.
+    """
+    at, passed = at.copy(), []
     for _ in range(ROUNDS):
+        key = at.astype(np.int64).tobytes()
+        if key in problem.exchanged:
+            at = problem.exchanged[key].copy()
+            break
+        passed.append(key)
         done: set[int] = set()
         loss = problem.loss(at)
         for changes in _gains(problem, at):
@@ -79,6 +99,7 @@ def exchanged(problem: Knapsack, at: np.ndarray) -> np.ndarray:
                     done.update(changes)
         if not problem.loss(at) < loss * (1 - 1e-9):
             break
+    problem.exchanged.update(dict.fromkeys(passed, at.copy()))
     return at
 
 

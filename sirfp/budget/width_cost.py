@@ -59,8 +59,8 @@ class WidthCost:
         """
         lines, slopes = self._touched[group]
         present = sizes[self.sides[lines]]
-        products = np.ones((len(lines), len(steps)))
-        for j in range(present.shape[1]):
+        products = present[:, 0, None] + slopes[:, 0, None] * steps
+        for j in range(1, present.shape[1]):
             products *= present[:, j, None] + slopes[:, j, None] * steps
         return self.price(lines, products) - self.price(lines, present.prod(axis=1)[:, None])
 
