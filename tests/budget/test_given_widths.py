@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from marks import drawn
 from small_networks import INPUT, NETWORKS, Residual, build
 from torch import nn
 
@@ -102,7 +103,7 @@ def test_the_channels_that_leave_are_those_of_the_lowest_scores():
     assert len(norms) == 10 and len(plan.kept["a.0"]) == 4
 
 
-@settings(deadline=None, max_examples=25)
+@drawn(24)
 @given(
     st.sampled_from(["keep_flops", "keep_params"]), st.floats(0.35, 0.9), st.floats(0.2, 1.0), st.sampled_from([1, 2]),
     st.sampled_from([("a.0",), ("c.0", "stem.0"), ("b.0",)]),
