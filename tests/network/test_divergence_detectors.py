@@ -35,15 +35,21 @@ TENSORS = {
     "COCO-Detection/fast_rcnn_R_50_FPN_1x": 3,
 }
 """Detectors and how many tensors of them are compared."""
-PARTS = ["COCO-Detection/rpn_R_50_FPN_1x", "COCO-Detection/faster_rcnn_R_50_FPN_1x"]
-"""Those that Mask R-CNN and the keypoint network contain."""
+PARTS = [
+    "COCO-Detection/rpn_R_50_FPN_1x",
+    "COCO-Detection/faster_rcnn_R_50_FPN_1x",
+    "COCO-Detection/fast_rcnn_R_50_FPN_1x",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x",
+]
+"""Those that the keypoint and the panoptic network, Cascade and Mask R-CNN of one level contain."""
 
 
 @pytest.fixture(scope="module", params=slow_but(TENSORS, *(name for name in TENSORS if name not in PARTS)))
 def detector(request):
     """A config, a small network with random norms, and a batch of two images."""
     torch.manual_seed(0)
-    source = from_zoo(request.param, () if request.param.endswith(".py") else SMALL, size=(64, 96))
+    options = ("model.head.conv_dims", "[64]") if request.param.endswith(".py") else SMALL
+    source = from_zoo(request.param, options, size=(64, 96))
     for module in source.model.modules():
         if isinstance(getattr(module, "running_var", None), torch.Tensor):
             module.running_var.uniform_(0.5, 2)

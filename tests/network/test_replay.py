@@ -397,9 +397,10 @@ SMALL = (
 ).split()
 
 
-@pytest.mark.parametrize(
-    "config", ["COCO-Detection/retinanet_R_50_FPN_1x", "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"]
-)
+MASKS = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"
+
+
+@pytest.mark.parametrize("config", slow_but(["COCO-Detection/retinanet_R_50_FPN_1x", MASKS], MASKS))
 def test_detectors(config):
     """Their heads are called once for each level, and their outputs are lists of `Instances`."""
     torch.manual_seed(0)

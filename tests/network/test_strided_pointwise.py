@@ -21,8 +21,8 @@ from torch import nn
 from torch.overrides import _get_current_function_mode
 
 import sirfp
-from sirfp.cli import main
 from sirfp.exporting import missing_packages
+from sirfp.exporting.writing import write_fixed
 from sirfp.network import strided_pointwise
 from sirfp.network.strided_pointwise import guard, is_guarded
 from sirfp.verify import mask
@@ -260,14 +260,10 @@ def test_it_compiles_and_scripts():
 
 @needs_onnx
 def test_it_is_exported(tmp_path):
-    torch.manual_seed(0)
-    model = timm.create_model("resnet18").eval()
-    plan = sirfp.prune(model, torch.zeros(1, 3, 64, 64), "magnitude", 0.15)
-    assert any(map(is_guarded, model.modules()))
-    path, file = tmp_path / "small.safetensors", tmp_path / "small.onnx"
-    sirfp.save(path, model, plan)
-    network = ["--timm", "resnet18", "--size", "64", "64"]
-    assert main(["export", str(path), *network, "-o", str(file), "--fixed", "all"]) == 0
+    model, _ = pruned()
+    assert is_guarded(model.short)
+    file = tmp_path / "small.onnx"
+    write_fixed(model, EXAMPLE, file)
     import onnx
 
     assert not {"Slice"} & {node.op_type for node in onnx.load(file).graph.node}, "the layer is exported as it is"

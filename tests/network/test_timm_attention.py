@@ -27,7 +27,7 @@ QUICK = ["deit_tiny_patch16_224", "pvt_v2_b0"]
 """Fused weights of query, key and value, and weights of their own."""
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=slow_but(NETWORKS, *(name for name in NETWORKS if name != "pvt_v2_b2_li")))
 def subject(request):
     """The name of a network, the network, two images, and the groups found in it."""
     torch.manual_seed(0)
