@@ -73,7 +73,7 @@ def test_two_processes_equal_one(pair, tmp_path):
 
 
 def test_two_processes_learn_from_one_teacher(forking, tmp_path):
-    taught = ("MODEL.TEACHER.WEIGHT", "0.5")
+    taught = ("MODEL.TEACHER.WEIGHT", "0.5", "SIRFP.STEPS", "1", "SOLVER.MAX_ITER", "14")  # one pruning, after 8
     assert run(tmp_path / "two", "--num-processes", "2", *taught) == 0
     assert run(tmp_path / "one", "--num-gpus", "0", *taught) == 0
     whole, first, second = kept(tmp_path / "one"), kept(tmp_path / "two", 0), kept(tmp_path / "two", 1)
@@ -88,8 +88,9 @@ def test_two_processes_learn_from_one_teacher(forking, tmp_path):
 
 def test_two_processes_measure_the_curves_of_one(forking, tmp_path):
     """Each process measures on its own images, and the mean over all of them decides the widths."""
+    once = ("SIRFP.WIDTHS", "curves", "SIRFP.STEPS", "1", "SOLVER.MAX_ITER", "10")  # one pruning, after iteration 8
     for name, *flags in (("two", "--num-processes", "2"), ("one", "--num-gpus", "0")):
-        assert run(tmp_path / name, *flags, "SIRFP.WIDTHS", "curves") == 0
+        assert run(tmp_path / name, *flags, *once) == 0
     assert (tmp_path / "two/plan.json").read_text() == (tmp_path / "one/plan.json").read_text()
     same(kept(tmp_path / "two", 0)["weights"], kept(tmp_path / "two", 1)["weights"])
     two, one = (json.loads((tmp_path / name / "curves.json").read_text())["prunings"] for name in ("two", "one"))

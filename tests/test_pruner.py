@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from marks import slow_but
 from small_networks import Residual, build, mean_square
 from torch import nn
 
@@ -86,9 +88,15 @@ def in_steps(model, criterion, cuts=3, wrap=None, scaler=None, **arguments):
     return plans, optimizer, pruner
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("make", [lambda: build(Residual), bare], ids=["norms", "bare"])
-def test_three_cuts_lead_to_the_budget_and_the_network_trains_on(make, criterion, tmp_path):
+MAKERS = {"norms": lambda: build(Residual), "bare": bare, "new biases": biased}
+THREE = [("norms", criterion) for criterion in CRITERIA] + [("bare", criterion) for criterion in CRITERIA]
+
+
+@pytest.mark.parametrize(
+    ("name", "criterion"), slow_but(THREE, *THREE[:3], ("bare", "taylor"), ("bare", "sirfp_setwise"))
+)
+def test_three_cuts_lead_to_the_budget_and_the_network_trains_on(name, criterion, tmp_path):
+    make = MAKERS[name]
     model = make()
     plans, optimizer, pruner = in_steps(model, criterion, keep_flops=0.4)
     shares = [plan.flops[1] / plan.flops[0] for plan in plans]
@@ -137,11 +145,16 @@ def test_batches_looked_at_without_training_give_the_plan_of_prune(criterion):
         torch.testing.assert_close(model.state_dict()[name], tensor, msg=name)
 
 
-@pytest.mark.parametrize("make", [lambda: build(Residual), biased], ids=["as many biases", "more biases"])
-@pytest.mark.parametrize("made", ["of the dense model", "of the cut model"])
-@pytest.mark.parametrize("criterion", ["taylor", "sirfp"])
-def test_an_interrupted_run_goes_on(make, made, criterion):
-    model, dense = make().train(), make().train()
+INTERRUPTED = list(
+    itertools.product(("norms", "new biases"), ("of the dense model", "of the cut model"), ("taylor", "sirfp"))
+)
+PAIRS = [one for one in INTERRUPTED if (one[0] == "new biases") ^ (one[1] == "of the cut model") ^ (one[2] == "sirfp")]
+"""Each two of the three values together, in half of the cases."""
+
+
+@pytest.mark.parametrize(("name", "made", "criterion"), slow_but(INTERRUPTED, *PAIRS))
+def test_an_interrupted_run_goes_on(name, made, criterion):
+    model, dense = MAKERS[name]().train(), MAKERS[name]().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     average = torch.optim.swa_utils.AveragedModel(model)
     pruner = sirfp.Pruner(model, X, criterion=criterion, optimizer=optimizer, reconstruction=0, also=[average])
@@ -216,11 +229,11 @@ def process_group(tmp_path):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("criterion", ["taylor", "sirfp_setwise"])
-def test_wrapped_models(criterion, process_group):
-    wanted = in_steps(bare(), criterion)[0]
+@pytest.mark.parametrize(("criterion", "cuts"), [("taylor", 2), ("sirfp_setwise", 1)])
+def test_wrapped_models(criterion, cuts, process_group):
+    wanted = in_steps(bare(), criterion, cuts)[0]
     for wrap in (nn.parallel.DistributedDataParallel, lambda model: torch.compile(model, backend="eager")):
-        assert in_steps(bare(), criterion, wrap=wrap)[0] == wanted
+        assert in_steps(bare(), criterion, cuts, wrap=wrap)[0] == wanted
 
 
 def _process(rank, folder):

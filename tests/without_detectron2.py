@@ -92,8 +92,8 @@ def photos_to_int8(folder: Path) -> None:
     data = create_dataset("", str(photos), transform=transform)
     loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
     example, batches = torch.zeros(1, *size["input_size"]), [images for images, _ in loader]
-    for share in (0.7, 0.5):
-        plan = sirfp.prune(model, example, keep_flops=share, calibration=batches)
+    for criterion, share in (("magnitude", 0.7), (None, 0.5)):
+        plan = sirfp.prune(model, example, criterion, keep_flops=share, calibration=batches)
         assert 0.9 * share < plan.flops[1] / plan.flops[0] <= share, plan
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         model.train()
