@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from detectron2.data import DatasetCatalog
+from marks import slow_but
 from PIL import Image
 from scripts import loaded
 
@@ -231,8 +232,11 @@ def test_a_policy_that_timm_does_not_have_is_named(project, options, policy):
         project.check_config(configured(project, [*options, "INPUT.AUGMENT.POLICY", policy]))
 
 
-@pytest.mark.parametrize("mixed", [[], ["INPUT.AUGMENT.MIXUP", "0.5", "INPUT.AUGMENT.MIX_OFF_ITER", "12"]])
-@pytest.mark.parametrize("workers", ["0", "2"])
+MIXED = ["INPUT.AUGMENT.MIXUP", "0.5", "INPUT.AUGMENT.MIX_OFF_ITER", "12"]
+RESUMED = [([], "0"), (MIXED, "0"), ([], "2"), (MIXED, "2")]
+
+
+@pytest.mark.parametrize(("mixed", "workers"), slow_but(RESUMED, ([], "0"), (MIXED, "2")))
 def test_a_resumed_run_sees_what_it_would_have(project, options, mixed, workers):
     cfg = configured(project, [*options, *mixed, "DATALOADER.NUM_WORKERS", workers, "SEED", "4"])
     whole, first, second = (project.train_loader(cfg) for _ in range(3))

@@ -123,8 +123,10 @@ RESNET = [
 
 
 @pytest.mark.parametrize(
-    ("change", "when"), [(AUXILIARY, "never"), (RESNET, "always")], ids=["timm", "detectron2 and GSRL"]
-)
+    ("change", "when"),
+    [pytest.param(AUXILIARY, "never", marks=pytest.mark.slow, id="timm"),
+     pytest.param(RESNET, "always", id="detectron2 and GSRL")],
+)  # fmt: skip
 def test_an_auxiliary_head_follows_a_cut_and_counts_for_nothing(change, when, tmp_path):
     change = [*change, "SOLVER.GSRL.WHEN", when]
     model, plain = build(config(*change)).eval(), build_model(config(*change)).eval()

@@ -97,7 +97,6 @@ MOMENTS = {
 QUICK = [
     "accumulating anew",
     "cut, no checkpoint yet",
-    "recovering",
     "writing a checkpoint",
     "before it is named the last",
     "writing the report",
