@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 import torch
 from data_folders import hide_folder_of_data
+from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the programs that tests start: several tests run at a time
 os.environ["SIRFP_PATIENCE"] = "inf"  # on a busy machine any command is a long one, which says its stages
@@ -58,11 +59,12 @@ def short_timing():
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Composes the figures of a run's report and does not draw them, which would take a fifth of a tiny run.
+    """Composes the figures of a run's report and writes a blank one for each: to draw takes a fifth of a tiny run.
 
-    Runs that draw are in tests/hooks/test_hooks.py and test_curve_files.py.
+    Runs that draw are the whole ones of tests/hooks/test_hooks.py and test_curve_files.py, which modules share.
     """
-    monkeypatch.setattr("sirfp.reporting.figures._write", lambda figure, path: Path(path).write_bytes(b"not drawn"))
+    blank = Image.new("L", (1, 1))
+    monkeypatch.setattr("sirfp.reporting.figures._write", lambda figure, path: blank.save(path, "PNG"))
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from scripts import loaded
 import sirfp
 from sirfp.cli import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FILES = Path(__file__).parent / "old_files"
 RUNS = {
     "segmentation": ("SegmentationTrainer", "add_segmentation_config"),

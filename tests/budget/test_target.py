@@ -29,6 +29,8 @@ from sirfp.reporting import tables
 from sirfp.structure.plan import QUANTITIES, PruningPlan
 from sirfp.surgery.plan_and_cut import plan_for
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 X = torch.randn(INPUT)
 
 

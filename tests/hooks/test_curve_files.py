@@ -10,6 +10,8 @@ from tiny_run import Stopped, run
 from sirfp.errors import InputError
 from sirfp.hooks import curves
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CURVES = ("SIRFP.WIDTHS", "curves")
 
 
