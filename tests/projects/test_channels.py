@@ -15,9 +15,8 @@ PRUNING = [
     "SIRFP.ACCUMULATE_ITERS", "1", "SIRFP.ACCUMULATE_PERIOD", "1", "SIRFP.RECONSTRUCTION_ITERS", "1",
     "SIRFP.CURVE_IMAGES", "2", "SIRFP.INPUT_SIZE", "[64, 64]", "SOLVER.MAX_ITER", "3", "TEST.EVAL_PERIOD", "0",
 ]  # fmt: skip
-RANKING = (["SIRFP.WIDTHS", "ranking"], ["--widths", "ranking"])
-WIDTHS = {"segmentation": RANKING, "detection": RANKING, "classification": ([], [])}
-"""What decides widths, in the run and on the command line: curves for the smallest network, which take the longest."""
+RUN, LINE = ["SIRFP.WIDTHS", "ranking"], ["--widths", "ranking"]
+"""What decides widths, in the run and on the command line: curves take longer, and measure on the same images."""
 FORMATS = {1: "L", 4: "RGBA"}
 TRAINERS = {
     "segmentation": "SegmentationTrainer",
@@ -51,8 +50,7 @@ def test_images_of_other_than_three_channels(tmp_path, project, channels, clean_
     words = [*command(project, root, f"c{channels}_{project}"), *keys(project, channels)]
     with loaded(f"projects/{project}/train_net.py") as script:
         add_config = getattr(script, f"add_{project}_config", None)
-        run, line = WIDTHS[project]
-        engine.run(getattr(script, TRAINERS[project]), add_config, [*words, *PRUNING, *run])
+        engine.run(getattr(script, TRAINERS[project]), add_config, [*words, *PRUNING, *RUN])
         assert (root / "out/predictions.png").is_file()
         plan, state = read(root / "out/pruned.safetensors")
         assert plan.flops[1] < 0.61 * plan.flops[0]
@@ -64,7 +62,7 @@ def test_images_of_other_than_three_channels(tmp_path, project, channels, clean_
         for argv in (
             ["report", file, *where, *given],
             ["verify", file, *where, *images, *given],
-            ["prune", *where, *images, "--criterion", "sirfp", *line, "-o", str(root / "p.safetensors"), *given],
+            ["prune", *where, *images, "--criterion", "sirfp", *LINE, "-o", str(root / "p.safetensors"), *given],
         ):
             assert cli.main(argv) == 0, argv[0]
 

@@ -33,7 +33,6 @@ TABLES = [  # the comparisons of the paper
     "classification/configs/imagenet/resnet50",
 ]
 COUNTED = {"camvid/pvt_v2_b0_mlp", "imagenet/resnet50"}
-TRAINED = {"cityscapes/deeplab_v3_R_50_os8"}
 
 with loaded("benchmarks/model_zoo.py") as zoo, loaded("benchmarks/prunability_detectron2.py") as prunability:
     pass
@@ -263,7 +262,8 @@ def distinct(files: list) -> list:
     return list(found.values())
 
 
-@pytest.mark.parametrize("file", slow_but(TRAINED, distinct([f for f in DENSE if task(f) != "classification"])))
+@pytest.mark.slow
+@pytest.mark.parametrize("file", distinct([f for f in DENSE if task(f) != "classification"]), ids=ids)
 def test_a_network_is_cut_equal_to_the_masked_one_and_trains(file):
     none = [word for key in ("MODEL", "MODEL.TIMM", "MODEL.MIT") for word in (f"{key}.WEIGHTS", "")]
     cfg = read(file, "MODEL.DEVICE", "cpu", *none)

@@ -96,6 +96,7 @@ def test_a_folder_trains_evaluates_and_goes_on(project, options, folder, capsys)
     assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_with_all_that_only_training_needs_prunes_and_goes_on(project, options, folder):
     run, out = [project.SegmentationTrainer, project.add_segmentation_config], folder / "out"
     options += [
@@ -110,7 +111,7 @@ def test_a_run_with_all_that_only_training_needs_prunes_and_goes_on(project, opt
     engine.run(*run, [*options[:4], "--resume", *options[4:], "SOLVER.MAX_ITER", "3"])
     assert "auxiliary_head.conv.weight" in torch.load(out / "model_final.pth", weights_only=True)["model"]
     small = str(out / "pruned.safetensors")
-    windows = ["TEST.WINDOW", "[32, 32]", "TEST.AUG.ENABLED", "True", "TEST.AUG.SCALES", "[0.75, 1.0]"]
+    windows = ["TEST.WINDOW", "[48, 48]", "TEST.AUG.ENABLED", "True", "TEST.AUG.SCALES", "[0.75]"]
     engine.run(*run, [*options[:4], "--eval-only", *options[4:], "MODEL.WEIGHTS", small, *windows])
     assert any("loss_auxiliary" in json.loads(line) for line in (out / "metrics.json").read_text().splitlines())
     assert cli.main(["verify", small, "--config-file", str(out / "config.yaml"), "--size", "48", "64"]) == 0
