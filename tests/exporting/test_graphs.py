@@ -49,7 +49,8 @@ def test_retinanet_as_a_graph_detects_what_detectron2_detects(size):
 
 
 def test_fcos_as_a_graph_detects_what_detectron2_detects():
-    source = give_passing_scores(from_zoo("COCO-Detection/fcos_R_50_FPN_1x.py", size=(64, 96)))
+    few = ["model.head.conv_dims", "[64]"]
+    source = give_passing_scores(from_zoo("COCO-Detection/fcos_R_50_FPN_1x.py", few, size=(64, 96)))
     graph = build_graph(source)
     assert (graph.multiple, graph.coarsest) == (32, 128)
     images = torch.rand(1, 3, 60, 90) * 255
@@ -85,6 +86,7 @@ def test_classifier_normalises_as_timm_does():
 
 CASCADE = "MODEL.ROI_HEADS.NAME CascadeROIHeads MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True".split()
 MASKS = "MODEL.MASK_ON", "True"
+NARROW = "MODEL.RESNETS.WIDTH_PER_GROUP 8 MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.RESNETS.RES2_OUT_CHANNELS 16".split()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_no_detection_at_all():
 def test_regions_of_a_residual_stage():
     """Detectron2's C4 networks pool from one map and go through a stage of the backbone."""
     few = "MODEL.RPN.POST_NMS_TOPK_TEST 20 TEST.DETECTIONS_PER_IMAGE 10 MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0".split()
-    source = from_zoo("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", few, size=(64, 96))
+    source = from_zoo("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml", [*NARROW, *few], size=(64, 96))
     graph = build_graph(source)
     torch.manual_seed(0)
     images = torch.rand(2, 3, 60, 90) * 255
@@ -147,7 +149,7 @@ def test_regions_of_a_residual_stage():
 )
 def test_other_detectors_are_refused_by_name(config, why):
     with pytest.raises(InputError, match=why):
-        build_graph(from_zoo(config, size=(64, 64)))
+        build_graph(from_zoo(config, NARROW, size=(64, 64)))
 
 
 def test_pooling_is_detectron2s():
