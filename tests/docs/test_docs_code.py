@@ -40,14 +40,15 @@ SLOW = {rf"^python projects/\w+/train_net\.py .*{HERE}": "a minute each, even wi
 SHORT = (
     "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 4 SOLVER.WARMUP_ITERS 0 DATALOADER.NUM_WORKERS 0 TEST.EVAL_PERIOD 0 "
     "SIRFP.STEPS 1 SIRFP.START_ITER 2 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 0 SIRFP.RECONSTRUCTION_ITERS 1 "
-    "SIRFP.CURVE_IMAGES 2"
+    "SIRFP.CURVE_IMAGES 2 SIRFP.WIDTHS ranking"
 )
 LESS = [
     (r"^sirfp data scenes$", "--train 8 --val 16 --size 64"),
     (r"^sirfp study ", "--list"),
     (r"^sirfp prune --zoo ", "--criterion magnitude --reconstruction 0 --size 64 64"),
     (r"^sirfp verify .*--zoo ", "--size 64 64"),
-    (r"^sirfp (prune|sensitivity) .*--(images|config-file|zoo)", "--batches 1 --batch 2"),
+    (r"^sirfp prune .*--(images|config-file)", "--batches 1 --batch 2 --widths ranking"),
+    (r"^sirfp sensitivity .*--(images|config-file|zoo)", "--batches 1 --batch 2"),
     (r"^sirfp verify .*--images", "--batches 1"),
     (r"^python (my_train\w*|share/train_net)\.py ", SHORT),
     (r"^python projects/classification/.*/resnet18", f"{SHORT} MODEL.TIMM.NAME test_resnet"),
