@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import nn
 
 from ..errors import InputError
@@ -25,6 +24,7 @@ from ..network.clock import IN_PYTORCH, Clock
 from ..network.untouched import copied_model
 from ..reporting.progress import with_progress
 from ..structure.groups import ChannelGroups
+from ..structure.members import Members
 from ..structure.plan import PruningPlan
 from ..surgery.cut import cut_by, cuts_for
 from .aligned import choose_aligned
@@ -66,7 +66,7 @@ class LatencyTable:
             layers.
     """
 
-    members: csr_matrix
+    members: Members
     sizes: np.ndarray
     layers: np.ndarray
     shares: np.ndarray
@@ -92,10 +92,8 @@ class LatencyTable:
                     rows.append(np.full(len(atoms), row[piece.tensor, piece.dim]))
                     columns.append(atoms)
                     values.append(np.full(len(atoms), piece.index.shape[1]))
-        index = (np.concatenate(rows), np.concatenate(columns)) if rows else (np.zeros(0, int), np.zeros(0, int))
-        members = csr_matrix(
-            (np.concatenate(values) if values else np.zeros(0), index), shape=(len(places) + 1, max(1, found.atoms))
-        )
+        entries = [np.concatenate(parts) if parts else np.zeros(0, int) for parts in (rows, columns, values)]
+        members = Members(len(places) + 1, found.atoms, *entries)
         parameters = dict(model.named_parameters()) | dict(model.named_buffers())
         sizes = np.array([parameters[name].shape[dim] for name, dim in places] + [1.0])
         layers = np.array([[row.get((f"{name}.weight", dim), len(places)) for dim in (0, 1)] for name in modules])

@@ -14,10 +14,9 @@ import numpy as np
 
 from ..structure.cost import SumOfProducts
 from ..structure.groups import ChannelGroups
+from ..structure.members import Members
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
     from .latency import LatencyTable
 
 
@@ -89,11 +88,10 @@ def of_latencies(table: LatencyTable, found: ChannelGroups) -> WidthCost:
     )
 
 
-def for_each_group(members: csr_matrix, found: ChannelGroups) -> np.ndarray:
+def for_each_group(members: Members, found: ChannelGroups) -> np.ndarray:
     """Returns how many channels each atom of a group has in each side, (S, groups), from those of all atoms."""
-    columns = members.tocsc()
-    parts = [columns[:, found.spans[g.name]].sum(axis=1) / g.size for g in found]
-    return np.concatenate([np.asarray(part).reshape(-1, 1) for part in parts] or [np.zeros((members.shape[0], 0))], 1)
+    sizes = np.array([group.size for group in found], dtype=int)
+    return members.summed(np.repeat(np.arange(len(sizes)), sizes), len(sizes)) / sizes
 
 
 @dataclass(frozen=True)

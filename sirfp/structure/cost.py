@@ -13,14 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..tracing import Product
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from .members import Members
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class SumOfProducts:
     factors: np.ndarray
     sides: np.ndarray
     fixed: np.ndarray
-    members: csr_matrix
+    members: Members
     ops: tuple[str, ...]
 
     @staticmethod
@@ -66,20 +63,13 @@ class SumOfProducts:
             table[k, : len(row)] = row
         row_index = np.concatenate(rows) if rows else np.zeros(0, np.int64)
         column_index = np.concatenate(columns) if columns else np.zeros(0, np.int64)
-        from scipy.sparse import csr_matrix  # slow to import
-
-        members = csr_matrix((np.ones(len(row_index)), (row_index, column_index)), shape=(len(fixed), max(1, atoms)))
+        members = Members(len(fixed), atoms, row_index, column_index, np.ones(len(row_index)))
         return SumOfProducts(np.array(factors, dtype=float), table, np.array(fixed), members, tuple(ops))
 
     def fix_others(self, keep: np.ndarray) -> SumOfProducts:
         """Returns the sum in which only the atoms in `keep`, (atoms,) of bool, can still be removed."""
-        gone = np.asarray(self.members[:, ~keep].sum(axis=1)).reshape(-1)
-        members = self.members[:, keep]
-        if not keep.any():
-            from scipy.sparse import csr_matrix
-
-            members = csr_matrix((len(self.fixed), 1))
-        return SumOfProducts(self.factors, self.sides, self.fixed + gone, members, self.ops)
+        gone = self.members @ (~keep).astype(float)
+        return SumOfProducts(self.factors, self.sides, self.fixed + gone, self.members.of(keep), self.ops)
 
     def value(self, keep: np.ndarray) -> float:
         """Returns the sum if the atoms in `keep`, (atoms,) of bool, are kept."""
@@ -87,8 +77,7 @@ class SumOfProducts:
 
     def terms(self, keep: np.ndarray) -> np.ndarray:
         """Returns each term, (K,), if the atoms in `keep`, (atoms,) of bool, are kept."""
-        keep = np.asarray(keep, dtype=float)
-        sizes = self.fixed + self.members @ (keep if len(keep) else np.zeros(1))
+        sizes = self.fixed + self.members @ np.asarray(keep, dtype=float)
         return self.factors * sizes[self.sides].prod(axis=1)
 
 

@@ -124,7 +124,8 @@ def apart(
     marks = np.zeros(components.count, dtype=np.int64)
     parts = {}
     for labels in (labels for call in calls for labels in call.atoms if labels is not None and len(labels)):
-        ids = np.unique(components.of[labels])
+        ids = np.sort(components.of[labels])  # as np.unique, whose first call imports numpy.ma
+        ids = ids[np.flatnonzero(np.diff(ids, prepend=-1))]
         parts[ids.tobytes()] = ids
     for ids in parts.values():
         number = owner[ids[0]]

@@ -156,13 +156,31 @@ class Labels:
             self.inexact.append((labels, reason))
 
     def components(self) -> Array:
-        """Returns the connected component of each label, (count,)."""
+        """Returns the connected component of each label, (count,), numbered by their first labels."""
         if not self.ties:
             return np.arange(self.count)
         a = np.concatenate([t[0] for t in self.ties])
         b = np.concatenate([t[1] for t in self.ties])
-        from scipy.sparse import coo_matrix  # slow to import
-        from scipy.sparse.csgraph import connected_components
+        return components_of_graph(a, b, self.count)
 
-        graph = coo_matrix((np.ones(len(a), dtype=np.int8), (a, b)), shape=(self.count, self.count))
-        return connected_components(graph, directed=False)[1]
+
+def components_of_graph(a: Array, b: Array, count: int) -> Array:
+    """Returns the connected component of each node of a graph, (count,) of int32, numbered by their first nodes.
+
+    SciPy's `connected_components` returns the same, but takes a third of a second to import.
+
+    Args:
+        a: one node of each edge, (n,).
+        b: the other one, (n,).
+        count: the number of nodes.
+    """
+    root = np.arange(count)  # of each node: a node of its component that is not behind it
+    while len(a):
+        a, b = root[a], root[b]
+        apart = a != b
+        a, b = a[apart], b[apart]
+        root[np.maximum(a, b)] = np.minimum(a, b)  # of several edges one counts; the others remain
+        while (root[root] != root).any():
+            root = root[root]
+    first = root == np.arange(count)
+    return (np.cumsum(first) - 1)[root].astype(np.int32)

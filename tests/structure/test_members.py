@@ -1,0 +1,53 @@
+"""The channels that atoms have in the sides of operations are counted as a dense matrix counts them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+
+from sirfp.structure.members import Members
+
+SIDES, ATOMS = 4, 6
+
+
+def members() -> tuple[Members, np.ndarray]:
+    """Some entries, of which two belong to one side and atom, and none to the second side; and the dense matrix."""
+    rows, columns = np.array([0, 0, 2, 2, 3, 0]), np.array([1, 4, 0, 1, 5, 4])
+    numbers = np.array([1, 2, 3, 1, 1, 2])
+    dense = np.zeros((SIDES, ATOMS))
+    np.add.at(dense, (rows, columns), numbers)
+    return Members(SIDES, ATOMS, rows, columns, numbers), dense
+
+
+def test_products_and_parts():
+    sparse, dense = members()
+    keep = np.array([True, False, True, True, True, False])
+    assert (sparse @ keep.astype(float) == dense @ keep).all()
+    part = sparse.of(keep)
+    assert part.atoms == keep.sum()
+    assert (part @ np.arange(4.0) == dense[:, keep] @ np.arange(4)).all()
+    sets = np.array([0, 0, 1, 1, 1, 2])
+    expected = np.stack([dense[:, sets == each].sum(1) for each in range(3)], 1)
+    assert (sparse.summed(sets, 3) == expected).all()
+
+
+def test_no_atoms_are_left():
+    none = members()[0].of(np.zeros(ATOMS, dtype=bool))
+    assert none.atoms == 0
+    assert (none @ np.zeros(0) == np.zeros(SIDES)).all()
+    assert none.summed(np.zeros(0, dtype=int), 0).shape == (SIDES, 0)
+
+
+def test_finding_groups_imports_no_scipy():
+    """The first call in a process would wait for it."""
+    code = """
+import sys, torch
+from torch import nn
+from sirfp.channels import find_groups
+model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+find_groups(model, torch.randn(1, 3, 8, 8)).flops()
+assert not {"scipy", "numpy.ma"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
