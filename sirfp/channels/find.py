@@ -264,7 +264,11 @@ def _trace(
     while True:
         key = frozenset(known.items())
         if key not in done:  # where splits stay as they were first, the first trace is the last too
-            done[key] = _trace_once(model, inputs, ignore, shared, known)
+            once = _trace_once(model, inputs, ignore, shared, known, search)
+            if once is None:
+                known = {}
+                continue
+            done[key] = once
         trace, traced = done[key]
         now = search.following(trace) if search else known
         if now == known:
@@ -273,12 +277,17 @@ def _trace(
 
 
 def _trace_once(
-    model: nn.Module, inputs: Any, ignore: Iterable[str], shared: SharedMemory, heads: Mapping[int, int]
-) -> tuple[ChannelTrace, Callable[[], _Traced]]:
+    model: nn.Module,
+    inputs: Any,
+    ignore: Iterable[str],
+    shared: SharedMemory,
+    heads: Mapping[int, int],
+    search: HeadSearch | None,
+) -> tuple[ChannelTrace, Callable[[], _Traced]] | None:
     """Runs the model once in evaluation mode, and once in training mode if there is other code.
 
     Returns:
-        The trace, and a function that builds the groups.
+        The trace, and a function that builds the groups; None if `HeadSearch.settles` after the first pass.
     """
     state = traced_tensors(model)
     norms = [f"{n}.weight" for n, m in walk(model) if isinstance(m, nn.GroupNorm)]
@@ -303,6 +312,9 @@ def _trace_once(
         freeze_scripted(model, trace, state)
         askers = reads.of_unknown_code()
         evaluated = trace.ran
+        if search is not None and search.settles(trace):
+            trace.owner = str  # see below
+            return None
         with followed_response_norms(model, trace):
             ran = _follow_training(model, inputs, trace, state, watch, bool(askers))
         trace.unread.freeze(trace.labels)

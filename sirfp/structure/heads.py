@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..tracing import ChannelTrace
+from ..tracing.channel_labels import Split
 
 
 class HeadSearch:
@@ -25,6 +26,36 @@ class HeadSearch:
     def __init__(self) -> None:
         self._settled: set[int] = set()  # splits that stay as they were first
         self._joined: list[list[int]] = []  # the splits of each attention
+        self._known: dict[int, Split] = {}  # the splits of the last trace that ran in both modes
+
+    def settles(self, trace: ChannelTrace) -> bool:
+        """True if a pass in evaluation mode shows that no split loses whole heads, so that the trace is of no use.
+
+        A pass in training mode only ties and freezes more labels. So the splits of a module stay as they were first if
+        one of them is frozen along its last dimension already. All of them must, and no other split may change. Splits
+        that only run in training mode are known from the trace before.
+
+        Args:
+            trace: a trace that has run in evaluation mode, but not in training mode.
+        """
+        if not trace.heads or not (self._known.keys() | trace.splits.keys()) - trace.heads.keys() <= self._settled:
+            return False
+        later = {n: split for n, split in self._known.items() if n > trace.operations}
+        splits = {**later, **trace.splits}
+        if not trace.heads.keys() <= splits.keys():
+            return False
+        components = trace.labels.components()
+        frozen, stuck = _frozen(trace, components), set()
+        for number, k in trace.heads.items():
+            split = splits[number]
+            labels = split.whole if number in later else split.labels
+            last = k + 1 >= split.depth and (number not in later or int(labels.max()) < trace.given)
+            if last and frozen[components[labels]].all():
+                stuck.add(split.owner)
+        if {splits[number].owner for number in trace.heads} != stuck:
+            return False
+        self._settled.update(trace.heads)
+        return True
 
     def following(self, trace: ChannelTrace) -> dict[int, int]:
         """Returns the splits that lose whole heads in the next trace, {number of the operation: k}.
@@ -33,12 +64,11 @@ class HeadSearch:
             trace: a trace that has run.
         """
         heads = dict(trace.heads)
+        self._known = dict(trace.splits)
         if not trace.splits:
             return heads
         components = trace.labels.components()
-        held = [labels for labels, _ in trace.labels.frozen]
-        frozen = np.zeros(len(components), dtype=bool)
-        frozen[components[np.concatenate(held)] if held else []] = True
+        frozen = _frozen(trace, components)
         attended = np.zeros(len(components), dtype=bool)
         attended[components[np.concatenate(trace.attended)] if trace.attended else []] = True
         modules: dict[tuple[str, int], list[int]] = {}
@@ -73,3 +103,11 @@ class HeadSearch:
             if stubborn.intersection(left) and self._settled.isdisjoint(left):
                 more.update(dict.fromkeys(left, 1))
         return more
+
+
+def _frozen(trace: ChannelTrace, components: np.ndarray) -> np.ndarray:
+    """Returns which components are frozen, (labels,) of bool."""
+    held = [labels for labels, _ in trace.labels.frozen]
+    frozen = np.zeros(len(components), dtype=bool)
+    frozen[components[np.concatenate(held)] if held else []] = True
+    return frozen

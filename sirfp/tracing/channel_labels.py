@@ -78,11 +78,13 @@ class Split:
 
     Attributes:
         labels: the labels of the dimension that shrinks, (n,).
+        whole: the labels of all that is split.
         depth: number of dimensions along which the labels vary, at least 2.
         owner: name of the module whose forward runs, "" for the model or if it is unknown.
     """
 
     labels: Array
+    whole: Array
     depth: int
     owner: str
 

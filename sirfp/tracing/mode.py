@@ -89,6 +89,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
             self.state_dims[name] = dims
             self._dims[tensor] = dims
             self._names[tensor] = name
+        self.given = self.labels.count  # all later labels are made in a pass
         sides = (side for name in kernels if name in state for side in self.state_dims[name][2:])
         self._area = {int(side[0]) for side in sides if side is not None}
 
@@ -205,10 +206,10 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         """
         return self.heads.get(self.operations, 0)
 
-    def note_split(self, out: torch.Tensor, axes: list[int], labels: Array) -> None:
-        """Notes that the operation that runs splits channels into the dimensions `axes` of its output."""
+    def note_split(self, out: torch.Tensor, axes: list[int], labels: Array, whole: Array) -> None:
+        """Notes that the operation that runs splits channels into the dimensions `axes` of its output; see `Split`."""
         self._split_by[out] = (self.operations, axes)
-        self.splits[self.operations] = Split(labels, len(axes), self.owner())
+        self.splits[self.operations] = Split(labels, whole, len(axes), self.owner())
 
     def split_by(self, tensor: torch.Tensor) -> tuple[int, list[int]] | None:
         """Returns the number of the operation that made a tensor by splitting channels, and the dimensions it made."""

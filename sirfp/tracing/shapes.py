@@ -119,7 +119,8 @@ def _carry(trace, flat: np.ndarray, axes: list[int], result: list, out) -> None:
     rows = np.moveaxis(flat, chosen, -1).reshape(-1, flat.shape[chosen])
     if len(varying) > 1:
         trace.labels.tie_rows(np.ascontiguousarray(rows).reshape(-1), len(rows))
-        trace.note_split(out, [axes[k] for k in varying], rows[0])
+        whole = flat[tuple(slice(None) if k in varying else 0 for k in range(flat.ndim))].reshape(-1)
+        trace.note_split(out, [axes[k] for k in varying], rows[0], whole)
     result[axes[chosen]] = np.ascontiguousarray(rows[0])
 
 
