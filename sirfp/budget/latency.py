@@ -93,7 +93,8 @@ class LatencyTable:
                     columns.append(atoms)
                     values.append(np.full(len(atoms), piece.index.shape[1]))
         entries = [np.concatenate(parts) if parts else np.zeros(0, int) for parts in (rows, columns, values)]
-        members = Members(len(places) + 1, found.atoms, *entries)
+        order = np.argsort(entries[0], kind="stable")
+        members = Members(len(places) + 1, found.atoms, *(each[order] for each in entries))
         parameters = dict(model.named_parameters()) | dict(model.named_buffers())
         sizes = np.array([parameters[name].shape[dim] for name, dim in places] + [1.0])
         layers = np.array([[row.get((f"{name}.weight", dim), len(places)) for dim in (0, 1)] for name in modules])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,7 +17,7 @@ class Members:
     Attributes:
         sides: the number of sides, S.
         atoms: the number of atoms, A.
-        rows: the side of each entry, (n,).
+        rows: the side of each entry, (n,), in ascending order.
         columns: its atom, (n,). Entries of one side and one atom are added.
         numbers: its number of channels, (n,).
     """
@@ -29,7 +30,17 @@ class Members:
 
     def __matmul__(self, kept: np.ndarray) -> np.ndarray:
         """Returns the number of channels of each side, (S,), if a share of each atom is kept, (A,)."""
-        return np.bincount(self.rows, weights=self.numbers * kept[self.columns], minlength=self.sides)
+        sums = np.zeros(self.sides)
+        starts, filled = self._runs
+        if len(starts):
+            sums[filled] = np.add.reduceat(self.numbers * kept[self.columns], starts)
+        return sums
+
+    @cached_property
+    def _runs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first entry of each side that has entries, and these sides."""
+        starts = np.flatnonzero(np.diff(self.rows, prepend=-1))
+        return starts, self.rows[starts]
 
     def of(self, keep: np.ndarray) -> Members:
         """Returns the matrix of the atoms in `keep`, (A,) of bool, alone."""

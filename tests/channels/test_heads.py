@@ -408,9 +408,9 @@ class Anchors(nn.Module):
 def test_the_first_trace_is_the_last_where_splits_stay_as_they_were_first(monkeypatch):
     heads, trace_once = [], find._trace_once
 
-    def noted(model, inputs, ignore, shared, known):
+    def noted(model, inputs, ignore, shared, known, search):
         heads.append(dict(known))
-        return trace_once(model, inputs, ignore, shared, known)
+        return trace_once(model, inputs, ignore, shared, known, search)
 
     monkeypatch.setattr(find, "_trace_once", noted)
     model = Anchors()

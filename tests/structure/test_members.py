@@ -14,8 +14,8 @@ SIDES, ATOMS = 4, 6
 
 def members() -> tuple[Members, np.ndarray]:
     """Some entries, of which two belong to one side and atom, and none to the second side; and the dense matrix."""
-    rows, columns = np.array([0, 0, 2, 2, 3, 0]), np.array([1, 4, 0, 1, 5, 4])
-    numbers = np.array([1, 2, 3, 1, 1, 2])
+    rows, columns = np.array([0, 0, 0, 2, 2, 3]), np.array([1, 4, 4, 0, 1, 5])
+    numbers = np.array([1, 2, 2, 3, 1, 1])
     dense = np.zeros((SIDES, ATOMS))
     np.add.at(dense, (rows, columns), numbers)
     return Members(SIDES, ATOMS, rows, columns, numbers), dense
