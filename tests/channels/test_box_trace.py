@@ -51,10 +51,11 @@ def found(config):
 def described(groups):
     """What a plan depends on; of sizes in calls those of channels, since others follow boxes."""
     cost = groups.cost.operations
+    members = cost.members.summed(np.arange(groups.atoms), groups.atoms)
     return (
         [(g.name, [(s.tensor, s.dim, s.index.tolist()) for s in g.slices]) for g in groups],
         groups.frozen,
-        (cost.ops, cost.factors.tolist(), cost.sides.tolist(), cost.fixed.tolist(), cost.members.toarray().tolist()),
+        (cost.ops, cost.factors.tolist(), cost.sides.tolist(), cost.fixed.tolist(), members.tolist()),
         [(e.weight, e.positions, e.atoms.tolist()) for e in groups.emissions],
         [(c.place, [n for n, atoms in zip(c.sizes, c.atoms, strict=True) if atoms is not None]) for c in groups.calls],
     )
