@@ -1,6 +1,7 @@
 """Times what decides widths and channels by default: loss curves, and the set-wise order of channels.
 
-    python benchmarks/loss_curves.py [--json] [--threads 2] [--processor-time] [--images 32] [--models NAME ...]
+    python benchmarks/loss_curves.py [--json] [--threads 2] [--processor-time] [--usual-memory] [--images 32]
+        [--models NAME ...]
 
 Curves are measured at all levels of all groups, on random images, after refits on three times as many; a pruning
 leaves out points that its budget does not need and adds some. Bounds, on two cores with 32 images: 60 s for
@@ -16,6 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +31,7 @@ from sirfp.criteria import build_criterion
 from sirfp.criteria.setwise import Setwise
 from sirfp.network.channels_last import use_channels_last
 from sirfp.network.divergence import divergence_for
+from sirfp.network.kept_memory import kept_memory
 
 T = TypeVar("T")
 BOUNDS = {"lite0": 60.0, "deeplab-lite0": 90.0}
@@ -49,8 +52,8 @@ def subject(name: str, count: int) -> tuple[nn.Module, list[Any]]:
     return model, [items[start : start + 8] for start in range(0, count, 8)]
 
 
-def measure(name: str, held: int, clock: Callable[[], float]) -> dict[str, Any]:
-    """Returns the seconds of each part for one network by a clock."""
+def measure(name: str, held: int, clock: Callable[[], float], usual_memory: bool) -> dict[str, Any]:
+    """Returns the seconds of each part for one network by a clock; with memory kept as in a pruning, or as usual."""
 
     def timed(work: Callable[[], T]) -> tuple[T, float]:
         start = clock()
@@ -61,6 +64,9 @@ def measure(name: str, held: int, clock: Callable[[], float]) -> dict[str, Any]:
     model, batches = subject(name, 4 * held)
     use_channels_last(model)
     found = find_groups(model, batches[0][:1])
+    memory = ExitStack()
+    if not usual_memory:
+        memory.enter_context(kept_memory(model))
     evidence = Evidence.of(batches, CURVES, divergence_for(model), images=held, pixels=call_pixels(model))
     moments, taking = timed(lambda: evidence.moments(model, found))
     scorer = build_criterion("sirfp_setwise", model, found.groups, seed=0)
@@ -76,6 +82,7 @@ def measure(name: str, held: int, clock: Callable[[], float]) -> dict[str, Any]:
         if meter is not None:
             _, seconds = timed(lambda: measure_curves(meter))
             row |= {"curves_s": seconds, "points": meter.points, "images": held, "bound_s": BOUNDS[name]}
+    memory.close()
     return row
 
 
@@ -84,12 +91,13 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--processor-time", action="store_true", help="seconds of the processor, on a busy machine")
+    parser.add_argument("--usual-memory", action="store_true", help="do not keep memory as a pruning does")
     parser.add_argument("--images", type=int, default=32, help="held out for the curves (default 32)")
     parser.add_argument("--models", nargs="+", default=[*BOUNDS, "deeplab"], choices=[*BOUNDS, "deeplab"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     clock = time.process_time if args.processor_time else time.perf_counter
-    rows = [measure(name, args.images, clock) for name in args.models]
+    rows = [measure(name, args.images, clock, args.usual_memory) for name in args.models]
     for row in rows:
         row["met"] = row.get("curves_s", 0.0) <= row.get("bound_s", 0.0) and (
             row["model"] != "deeplab" or row["order_s"] <= ORDER
