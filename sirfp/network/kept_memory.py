@@ -24,6 +24,12 @@ _MIB = 2**20
 _LARGEST = 1024 * _MIB
 _USUAL = 32 * _MIB
 """The largest value that glibc itself gives the second threshold; it gives the first one twice this value."""
+_CONTAINER = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""For control groups of version 2 and 1: the folder, the files of the limit and of the bytes in use, and the name in
+`memory.stat` of those bytes in use that are pages of files and can be dropped."""
 _active: list[Callable[[int, int], int]] = []
 """glibc's function, once for each `kept_memory` that is active."""
 
@@ -32,15 +38,16 @@ _active: list[Callable[[int, int], int]] = []
 def kept_memory(model: nn.Module) -> Iterator[None]:
     """While active, memory that is freed stays in the process; afterwards what is free goes back to the kernel.
 
-    Without effect for a model on a GPU, with other allocators than glibc's, and where the environment sets glibc's
-    thresholds (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`, `GLIBC_TUNABLES`).
+    Without effect for a model on a GPU, with other allocators than glibc's, with a glibc that refuses thresholds of
+    more than 32 MiB (older versions), and where the environment sets glibc's thresholds (`MALLOC_MMAP_THRESHOLD_`,
+    `MALLOC_TRIM_THRESHOLD_`, `GLIBC_TUNABLES`).
     """
     set_option = _mallopt() if all(parameter.device.type == "cpu" for parameter in model.parameters()) else None
-    if set_option is None:
+    # The second threshold only if the first is accepted: glibc would no longer adapt the first one to what is freed.
+    if set_option is None or not (_active or set_option(_MMAP_THRESHOLD, _LARGEST)):
         yield
         return
     if not _active:
-        set_option(_MMAP_THRESHOLD, _LARGEST)
         set_option(_TRIM_THRESHOLD, _LARGEST)
     _active.append(set_option)
     try:
@@ -77,17 +84,18 @@ def _mallopt() -> Callable[[int, int], int] | None:
 
 
 def _free_share() -> float:
-    """Returns the share of memory that is free: of the machine, or of the container if less of its is."""
+    """Returns the share of memory that is free: of the machine, or of the container if less of its is.
+
+    Pages of files that were read and are not in use count as free: the kernel drops them where memory is needed.
+    """
     shares = [1.0]
     with suppress(OSError, ValueError, KeyError):
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         total, free = (int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
         shares.append(free / total)
-    folder = Path("/sys/fs/cgroup")
-    for limit, used in (
-        (folder / "memory.max", folder / "memory.current"),
-        (folder / "memory" / "memory.limit_in_bytes", folder / "memory" / "memory.usage_in_bytes"),
-    ):
-        with suppress(OSError, ValueError):  # "max": no limit
-            shares.append(1 - int(used.read_text()) / int(limit.read_text()))
+    for folder, limit, used, cached in _CONTAINER:
+        with suppress(OSError, ValueError, KeyError):  # "max": no limit
+            counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            taken = int((folder / used).read_text()) - int(counts[cached])
+            shares.append(1 - taken / int((folder / limit).read_text()))
     return min(shares)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 
 import pytest
 import torch
@@ -22,9 +23,11 @@ class Counts(ctypes.Structure):
 
 @pytest.fixture(autouse=True)
 def glibc():
-    """Skips a test where the allocator is not that of glibc, or one of before 2.33."""
-    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
-        pytest.skip("the allocator does not count its blocks")
+    """Skips a test where the allocator is not that of glibc, or one that keeps no large blocks."""
+    names = sys.platform.startswith("linux") and ctypes.CDLL(None)
+    if not hasattr(names, "mallinfo2") or not names.mallopt(-3, 2**30):
+        pytest.skip("the allocator does not count its blocks, or maps all large ones")
+    names.mallopt(-3, 2**25)
 
 
 def is_mapped(size: int = 8 * SIZE) -> bool:
@@ -73,6 +76,15 @@ def test_a_model_that_is_elsewhere_changes_nothing():
         assert is_mapped()
 
 
+def test_an_allocator_that_refuses_the_threshold_is_left_as_it_is(monkeypatch):
+    """glibc refused thresholds of more than 32 MiB once; any other option ends its adaptation to what is freed."""
+    asked = []
+    monkeypatch.setattr(module, "_mallopt", lambda: lambda name, value: asked.append(name) or 0)
+    with kept_memory(nn.Linear(2, 2)):
+        give_back_if_scarce()
+    assert asked == [module._MMAP_THRESHOLD]
+
+
 def test_memory_is_given_back_where_it_is_scarce(monkeypatch):
     with kept_memory(nn.Linear(2, 2)):
         monkeypatch.setattr(module, "_free_share", lambda: 0.9)
@@ -87,3 +99,14 @@ def test_memory_is_given_back_where_it_is_scarce(monkeypatch):
 
 def test_the_share_of_memory_that_is_free():
     assert 0 < module._free_share() < 1
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_pages_of_files_count_as_free_in_a_container(version, tmp_path, monkeypatch):
+    _, limit, used, cached = module._CONTAINER[version]
+    monkeypatch.setattr(module, "_CONTAINER", [(tmp_path, limit, used, cached)])
+    for name, text in ((limit, "100000\n"), (used, "99000\n"), ("memory.stat", f"anon 5\n{cached} 3000\n")):
+        (tmp_path / name).write_text(text)
+    assert module._free_share() == pytest.approx(0.04)
+    (tmp_path / limit).write_text("max\n")
+    assert module._free_share() > 0.04
