@@ -10,8 +10,8 @@ WORKERS ?= 2
 # plugins of packages that Detectron2 brings: no test uses them, and each process takes a second to load them
 PYTEST = $(RUN) -m pytest tests -n $(WORKERS) --dist worksteal --durations=15 -p no:anyio -p no:hydra_pytest
 RUN := .venv/bin/python
-# a waiting thread releases its core after some 0.1 ms: at once would slow training down on an idle machine, several
-# milliseconds on one with other work
+# a waiting thread releases its core after some 0.1 ms: to release it at once slows training down on an idle machine, and
+# to keep it for milliseconds (GNU's default) slows training down on a machine that does other work
 ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 3000
 endif

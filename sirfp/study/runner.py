@@ -17,8 +17,9 @@ from ..errors import InputError
 STOP_SECONDS = 10.0
 """Seconds between SIGTERM and SIGKILL, in which a run can shut down by itself."""
 SPINS = "3000"
-"""Rounds that a waiting thread of a run turns before it releases its core, some 0.1 ms. GNU's OpenMP turns 300,000 by
-default, which slows training down several times on a machine that does other work; none slow it down on an idle one."""
+"""GOMP_SPINCOUNT: how often a waiting thread of a run looks again before it releases its core, some 0.1 ms. The default
+of GNU's OpenMP, 300,000, slows training down several times on a machine that does other work; 0 slows it down on an
+idle one."""
 
 
 class Run(Protocol):
