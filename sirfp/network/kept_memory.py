@@ -24,12 +24,15 @@ _MIB = 2**20
 _LARGEST = 1024 * _MIB
 _USUAL = 32 * _MIB
 """The largest value that glibc itself gives the second threshold; it gives the first one twice this value."""
-_CONTAINER = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-"""For control groups of version 2 and 1: the folder, the files of the limit and of the bytes in use, and the name in
-`memory.stat` of those bytes in use that are pages of files and can be dropped."""
+_GROUP_OF_PROCESS = Path("/proc/self/cgroup")
+_CONTROL_GROUPS = {
+    "": (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    "memory": (
+        Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file",
+    ),
+}  # fmt: skip
+"""For control groups of version 2, which have no named controller, and 1: the root folder, the files of the limit and
+of the bytes in use, and the name in `memory.stat` of those bytes in use that are pages of files and can be dropped."""
 _active: list[Callable[[int, int], int]] = []
 """glibc's function, once for each `kept_memory` that is active."""
 
@@ -84,7 +87,7 @@ def _mallopt() -> Callable[[int, int], int] | None:
 
 
 def _free_share() -> float:
-    """Returns the share of memory that is free: of the machine, or of the container if less of its is.
+    """Returns the share of memory that is free: of the machine, or of a control group of the process if less of its is.
 
     Pages of files that were read and are not in use count as free: the kernel drops them where memory is needed.
     """
@@ -93,9 +96,24 @@ def _free_share() -> float:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         total, free = (int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
         shares.append(free / total)
-    for folder, limit, used, cached in _CONTAINER:
+    for folder, limit, used, cached in _control_groups():
         with suppress(OSError, ValueError, KeyError):  # "max": no limit
             counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             taken = int((folder / used).read_text()) - int(counts[cached])
             shares.append(1 - taken / int((folder / limit).read_text()))
     return min(shares)
+
+
+def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
+    """Yields what `_CONTROL_GROUPS` has, for the control group of this process and each that contains it.
+
+    A container sees its own group as the root; the jobs of a cluster's scheduler are in groups below the root.
+    """
+    with suppress(OSError, ValueError):
+        for line in _GROUP_OF_PROCESS.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            for controller in controllers.split(","):
+                if controller in _CONTROL_GROUPS:
+                    root, *names = _CONTROL_GROUPS[controller]
+                    inside = Path(path.lstrip("/"))
+                    yield from ((root / each, *names) for each in (inside, *inside.parents))

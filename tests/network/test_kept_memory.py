@@ -101,12 +101,33 @@ def test_the_share_of_memory_that_is_free():
     assert 0 < module._free_share() < 1
 
 
-@pytest.mark.parametrize("version", [0, 1])
-def test_pages_of_files_count_as_free_in_a_container(version, tmp_path, monkeypatch):
-    _, limit, used, cached = module._CONTAINER[version]
-    monkeypatch.setattr(module, "_CONTAINER", [(tmp_path, limit, used, cached)])
-    for name, text in ((limit, "100000\n"), (used, "99000\n"), ("memory.stat", f"anon 5\n{cached} 3000\n")):
-        (tmp_path / name).write_text(text)
+@pytest.fixture(params=["0::", "4:cpu,memory:"], ids=["version 2", "version 1"])
+def container(request, tmp_path, monkeypatch):
+    """Returns a function that says how much of 100000 bytes a control group uses, beside 3000 of files."""
+    controller = "memory" if "memory" in request.param else ""
+    _, limit, used, cached = module._CONTROL_GROUPS[controller]
+    monkeypatch.setattr(module, "_CONTROL_GROUPS", {controller: (tmp_path, limit, used, cached)})
+    monkeypatch.setattr(module, "_GROUP_OF_PROCESS", tmp_path / "own")
+    (tmp_path / "own").write_text(f"9:name=systemd:/\n{request.param}/jobs/7\n")
+
+    def fill(group: str, taken: int, of: str = "100000") -> None:
+        folder = tmp_path / group
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in ((limit, of), (used, taken), ("memory.stat", f"anon 5\n{cached} 3000")):
+            (folder / name).write_text(f"{text}\n")
+
+    return fill
+
+
+@pytest.mark.parametrize("group", ["", "jobs", "jobs/7"])
+def test_pages_of_files_count_as_free_in_a_control_group(group, container):
+    container(group, 99000)
     assert module._free_share() == pytest.approx(0.04)
-    (tmp_path / limit).write_text("max\n")
+    container(group, 99000, "max")
     assert module._free_share() > 0.04
+
+
+def test_the_control_groups_of_other_processes_do_not_count(container):
+    container("jobs/8", 99000)
+    container("jobs/7", 53000)
+    assert module._free_share() == pytest.approx(0.5)
