@@ -6,7 +6,8 @@
 EfficientNet-Lite0 is cut once for each budget, from the same loss curves, refitted, and not trained. Budgets of latency
 are measured in onnxruntime or PyTorch (`sirfp.network.clock`). Each network is written as ONNX with one image and timed
 in onnxruntime, in turns with all others. The folder is as in oneshot_imagenet_samples.py, and so is the division of the
-images.
+images. With 744 images the standard error of a difference in top-1 is about one point; the KL divergence from the dense
+network, which needs no labels, says more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import oneshot_imagenet_samples as oneshot
 import torch
+import torch.nn.functional as F
 from subjects import machine
 from torch import nn
 
@@ -34,6 +36,7 @@ from sirfp.exporting.runtimes import compare
 from sirfp.models.timm_weights import create_timm
 from sirfp.network.channels_last import use_channels_last
 from sirfp.network.clock import IN_PYTORCH
+from sirfp.network.forward import inference
 from sirfp.prune import cut
 
 RUNTIME = "onnxruntime"
@@ -63,6 +66,7 @@ def main() -> int:
         networks, searched = pruned(model, seen, budgets, Limits(round_to=args.round_to), store)
     networks = {"dense": model} | networks
     top1 = {name: oneshot.top1(network, rest, "float32") for name, network in networks.items()}
+    divergence = {name: divergence_from(model, network, rest) for name, network in networks.items()}
     image = rest[0][0][:1].contiguous()
     plain = {name: copy.deepcopy(each).to(memory_format=torch.contiguous_format) for name, each in networks.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -71,10 +75,14 @@ def main() -> int:
     if failed:
         parser.error(failed[RUNTIME])
     taken = {name: latency.low for name, latency in times[RUNTIME].items()}
-    print("| budget | latency in the search | latency in onnxruntime | top-1 |\n| --- | ---: | ---: | ---: |")
+    print("| budget | latency in the search | latency in onnxruntime | top-1 | KL divergence |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     for name, value in top1.items():
-        print(f"| {name} | {searched.get(name, '')} | {taken[name] / taken['dense']:.3f} | {value:.1f} |")
-    print(lead(taken, top1))
+        share = taken[name] / taken["dense"]
+        print(f"| {name} | {searched.get(name, '')} | {share:.3f} | {value:.1f} | {divergence[name]:.3f} |")
+    print("less that of FLOPs budgets at the same latency:")
+    print("top-1: " + lead(taken, top1, "+.1f"))
+    print("KL divergence: " + lead(taken, divergence, "+.3f"))
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
     return 0
 
@@ -101,15 +109,30 @@ def pruned(
     return networks, searched
 
 
-def lead(taken: dict[str, float], top1: dict[str, float]) -> str:
-    """Says how far the networks of a latency budget are above the line between those of FLOPs budgets."""
-    flops = sorted((taken[name], top1[name]) for name in top1 if "latency" not in name)
-    seconds, accuracy = zip(*flops, strict=True)
-    inside = [name for name in top1 if "latency" in name and seconds[0] <= taken[name] <= seconds[-1]]
-    found = {name: top1[name] - float(np.interp(taken[name], seconds, accuracy)) for name in inside}
-    return "top-1 above that of FLOPs budgets at the same latency: " + (
-        ", ".join(f"{name} {value:+.1f}" for name, value in found.items()) or "no budgets overlap"
-    )
+@torch.no_grad()
+def divergence_from(dense: nn.Module, network: nn.Module, batches: list) -> float:
+    """Returns the mean KL divergence of a network's class probabilities from the dense network's, in nats."""
+    total = 0.0
+    with inference(dense), inference(network):
+        for x, _ in batches:
+            ours, theirs = network(x).log_softmax(1), dense(x).log_softmax(1)
+            total += float(F.kl_div(ours, theirs, log_target=True, reduction="sum"))
+    return total / sum(len(y) for _, y in batches)
+
+
+def lead(taken: dict[str, float], measured: dict[str, float], form: str) -> str:
+    """Says how far the networks of a latency budget are above the line between those of FLOPs budgets.
+
+    Args:
+        taken: the latency of each network, in seconds.
+        measured: a figure of each network.
+        form: how to write a difference.
+    """
+    flops = sorted((taken[name], measured[name]) for name in measured if "latency" not in name)
+    seconds, values = zip(*flops, strict=True)
+    inside = [name for name in measured if "latency" in name and seconds[0] <= taken[name] <= seconds[-1]]
+    found = {name: measured[name] - float(np.interp(taken[name], seconds, values)) for name in inside}
+    return ", ".join(f"{name} {value:{form}}" for name, value in found.items()) or "no budgets overlap"
 
 
 if __name__ == "__main__":
