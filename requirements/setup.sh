@@ -21,6 +21,11 @@ fail() {
     exit 2
 }
 
+failed() {
+    rm -f "$begun"
+    fail "could not install requirements/lock.txt; pip says why above, and keeps what it has downloaded"
+}
+
 make_venv() {
     command -v "$PYTHON" >/dev/null || fail "$PYTHON not found; install Python 3.10 or later, or name one: make PYTHON=/path/to/python3"
     "$PYTHON" -c "import sys; sys.exit(sys.version_info < (3, 10))" \
@@ -51,11 +56,19 @@ if [ -e "$begun" ] || ! "$python" -m pip --version >/dev/null 2>&1; then make_ve
 
 echo "setup: installing the pinned requirements; a first time takes minutes, and 6 GB of disk"
 : >"$begun"
-# The pinned setuptools first: it builds what comes as source only (fvcore, iopath, antlr4) and this package.
-{
-    "$python" -m pip install --no-deps --quiet "$(grep '^setuptools==' requirements/lock.txt)" \
-        && "$python" -m pip install --no-deps --no-build-isolation --use-pep517 -r requirements/lock.txt
-} || { rm "$begun"; fail "could not install requirements/lock.txt; pip says why above, and keeps what it has downloaded"; }
+# The pinned setuptools first: it builds what comes as source only (fvcore, iopath, antlr4) and this package. Then
+# PyTorch's 5 GB beside all others, so that two cores unpack. --no-compile: Python compiles what is imported, when it is.
+install() {
+    "$python" -m pip install --no-deps --no-compile "$@"
+}
+of_pytorch='^(torch|nvidia-[a-z0-9-]*|cuda-[a-z0-9-]*|triton)=='
+grep -E "$of_pytorch" requirements/lock.txt >$venv/.sirfp-pytorch.txt
+grep -vE "$of_pytorch" requirements/lock.txt >$venv/.sirfp-others.txt
+install --quiet "$(grep '^setuptools==' requirements/lock.txt)" || failed
+install --quiet -r $venv/.sirfp-pytorch.txt &
+install --no-build-isolation --use-pep517 -r $venv/.sirfp-others.txt || { wait; failed; }
+echo "setup: waiting for PyTorch and its CUDA libraries"
+wait $! || failed
 PYTHON=$python sh requirements/detectron2.sh
 "$python" -m pip install --no-deps --no-build-isolation --quiet -e .
 echo "$checksum" >"$completed"
