@@ -13,6 +13,9 @@ import pytest
 import torch
 from data_folders import hide_folder_of_data
 from PIL import Image
+from torch import nn
+
+from sirfp.network import kept_memory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the programs that tests start: several tests run at a time
 os.environ["SIRFP_PATIENCE"] = "inf"  # on a busy machine any command is a long one, which says its stages
@@ -40,6 +43,27 @@ def logging_as_it_was():
         logger = logging.getLogger(name)
         for handler in [one for one in logger.handlers if type(one) is logging.StreamHandler]:
             logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def memory():
+    """Keeps freed memory in the process, also between prunings, instead of taking and clearing it anew."""
+    with kept_memory.kept_memory(nn.Identity()):
+        yield
+
+
+@pytest.fixture
+def usual_memory(monkeypatch):
+    """Ends the effect of `memory` for a test."""
+    set_option = kept_memory._mallopt()
+    if set_option is None:
+        yield
+        return
+    monkeypatch.setattr(kept_memory, "_active", [])
+    kept_memory._give_back(set_option)
+    yield
+    set_option(kept_memory._MMAP_THRESHOLD, kept_memory._LARGEST)
+    set_option(kept_memory._TRIM_THRESHOLD, kept_memory._LARGEST)
 
 
 @pytest.fixture(autouse=True, scope="module")

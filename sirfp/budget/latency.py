@@ -127,12 +127,13 @@ class LatencyTable:
     def between(self, rows: np.ndarray, shares: np.ndarray) -> np.ndarray:
         """Returns the seconds of rows of the table, (n,) of int, at shares (n, M), interpolated linearly, (n, M)."""
         points = self.shares.shape[1]
-        right = np.clip((self.shares[rows, :, None] < shares[:, None]).sum(axis=1), 1, points - 1)
+        right = (self.shares[rows, :, None] < shares[:, None]).sum(axis=1)
+        right = np.minimum(np.maximum(right, 1), points - 1)
         line = rows[:, None]
         x0, x1 = self.shares[line, right - 1], self.shares[line, right]
         y0, y1 = self.seconds[line, right - 1], self.seconds[line, right]
         way = np.divide(shares - x0, x1 - x0, out=np.ones_like(shares), where=x1 > x0)
-        return y0 + np.clip(way, 0, 1) * (y1 - y0)
+        return y0 + np.minimum(np.maximum(way, 0), 1) * (y1 - y0)
 
 
 def meet(

@@ -38,8 +38,8 @@ class WidthCost:
 
     def __call__(self, widths: np.ndarray) -> float:
         """Returns the cost at the groups' widths in atoms, (groups,)."""
-        products = self.sizes(widths)[self.sides].prod(axis=1)
-        return float(self.price(np.arange(len(self.sides)), products[:, None])[0])
+        products = _product(self.sizes(widths)[self.sides])
+        return float(self.price(self._lines, products[:, None])[0])
 
     def sizes(self, widths: np.ndarray) -> np.ndarray:
         """Returns the size of each side, (S,), at the groups' widths, (groups,)."""
@@ -56,18 +56,31 @@ class WidthCost:
         Returns:
             The cost after each step, less the present cost, (M,).
         """
-        lines, slopes = self._touched[group]
-        present = sizes[self.sides[lines]]
+        lines, sides, slopes = self._touched[group]
+        present = sizes[sides]
         products = present[:, 0, None] + slopes[:, 0, None] * steps
         for j in range(1, present.shape[1]):
             products *= present[:, j, None] + slopes[:, j, None] * steps
-        return self.price(lines, products) - self.price(lines, present.prod(axis=1)[:, None])
+        return self.price(lines, products) - self.price(lines, _product(present)[:, None])
 
     @cached_property
-    def _touched(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each group the lines that its width changes, (n,), and what each of its atoms adds to their sides."""
+    def _lines(self) -> np.ndarray:
+        return np.arange(len(self.sides))
+
+    @cached_property
+    def _touched(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For each group: the lines that its width changes, (n,), their sides, and what an atom adds to these sides."""
         lines = [np.flatnonzero((self.members[self.sides, g] != 0).any(axis=1)) for g in range(self.members.shape[1])]
-        return [(touched, self.members[self.sides[touched], g]) for g, touched in enumerate(lines)]
+        sides = [self.sides[touched] for touched in lines]
+        return [(*pair, self.members[pair[1], g]) for g, pair in enumerate(zip(lines, sides, strict=True))]
+
+
+def _product(sides: np.ndarray) -> np.ndarray:
+    """Returns `sides.prod(axis=1)`, which takes NumPy longer for so few columns, (n, J) to (n,)."""
+    product = sides[:, 0]
+    for column in range(1, sides.shape[1]):
+        product = product * sides[:, column]
+    return product
 
 
 def of_products(terms: SumOfProducts, found: ChannelGroups) -> WidthCost:
@@ -111,5 +124,8 @@ class _Interpolated:
     table: LatencyTable
 
     def __call__(self, lines: np.ndarray, products: np.ndarray) -> np.ndarray:
-        dense = np.append(self.table.sizes[self.table.layers].prod(axis=1), self.table.sizes.sum())
-        return self.table.between(lines, products / dense[lines, None]).sum(axis=0)
+        return self.table.between(lines, products / self._dense[lines, None]).sum(axis=0)
+
+    @cached_property
+    def _dense(self) -> np.ndarray:
+        return np.append(self.table.sizes[self.table.layers].prod(axis=1), self.table.sizes.sum())

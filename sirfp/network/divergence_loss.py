@@ -13,6 +13,7 @@ from .divergence import divergence_for
 from .divergence_terms import Divergence, exact
 from .forward import call, inference, training_branches
 from .held_out import count_images
+from .untouched import seed_pytorch
 
 
 class LossIncrease(Divergence):
@@ -32,7 +33,7 @@ class LossIncrease(Divergence):
         """
         recorded = torch.is_grad_enabled()
         with training_branches(model), torch.set_grad_enabled(recorded), torch.random.fork_rng():
-            torch.manual_seed(0)  # a detector draws anchors and proposals: the same ones for all networks
+            seed_pytorch(0)  # a detector draws anchors and proposals: the same ones for all networks
             losses = call(model, batch)
         if not isinstance(losses, Mapping) or not losses:
             raise InputError(

@@ -12,7 +12,7 @@ from torch import nn
 
 from .steady import is_held, is_steady
 from .uncompiled import uncompiled
-from .untouched import copied_inputs, outside_inference_mode
+from .untouched import copied_inputs, outside_inference_mode, seed_pytorch
 from .walk import walk, walk_modules
 
 
@@ -147,7 +147,7 @@ def gradients(model: nn.Module, losses_in_training: bool, seed: int = 0) -> Iter
     devices = {p.device for p, _ in required if p.is_cuda}
     numbers = [(vars(module), _floats(module)) for module in walk_modules(model)]
     with _modes(model), outside_inference_mode(), torch.enable_grad(), _event_storage(), torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+        seed_pytorch(seed)
         _train_steadily(model) if losses_in_training else model.eval()
         for parameter, _ in required:
             parameter.requires_grad_(True)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from marks import slow_but
 from scripts import ROOT, loaded
 
 
@@ -15,7 +16,10 @@ def benchmark():
         yield module
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "COCO-Detection/rpn_R_50_C4_1x.yaml"])
+NETWORKS = ["test_resnet", "test_vit", "COCO-Detection/rpn_R_50_C4_1x.yaml"]
+
+
+@pytest.mark.parametrize("name", slow_but(NETWORKS, "test_resnet", "test_vit"))
 def test_budgets_are_met_to_half_a_percent(benchmark, name):
     row = {"network": name, "plans": benchmark.measure(name)}
     assert [(p["quantity"], p["round_to"]) for p in row["plans"]] == [

@@ -11,7 +11,7 @@ import torch
 from scripts import loaded
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--device", "cpu", "--networks", "resnet10t", "--size", "64", "64", "--batch", "2", "--rounds", "2"]
+SMALL = ["--device", "cpu", "--networks", "test_resnet", "--size", "64", "64", "--batch", "2", "--rounds", "2"]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def gpu(monkeypatch, tmp_path, capsys):
 
 def test_statistics_are_timed_beside_plain_steps(gpu):
     code, found = gpu("statistics")
-    figures = found["statistics"]["resnet10t"]
+    figures = found["statistics"]["test_resnet"]
     assert figures["step_s"] > 0 and figures["synchronisations"] == 0
     assert code == (0 if figures["within_bounds"] else 1)
     assert figures["share"] == pytest.approx(figures["update_s"] / 5 / figures["step_s"])
@@ -41,7 +41,7 @@ def test_statistics_are_timed_beside_plain_steps(gpu):
 
 def test_first_iterations_after_a_cut_are_timed_and_profiled(gpu):
     _, found = gpu("pause")
-    figures = found["pause"]["resnet10t, cudnn.benchmark False"]
+    figures = found["pause"]["test_resnet, cudnn.benchmark False"]
     assert len(figures["after_start_s"]) == len(figures["after_cut_s"]) == 4
     assert any("conv" in name for name, _, _ in figures["first_after_cut"]["host"])
     assert figures["cut_s"] > 0 and not torch.backends.cudnn.benchmark
@@ -49,7 +49,7 @@ def test_first_iterations_after_a_cut_are_timed_and_profiled(gpu):
 
 def test_latency_has_a_ratio_for_each_way_to_run(gpu):
     _, found = gpu("latency")
-    figures = found["latency"]["resnet10t"]
+    figures = found["latency"]["test_resnet"]
     assert figures["flops"] <= 0.4
     for way in ("eager", "channels_last", "compiled"):
         assert figures[way]["speedup"] == pytest.approx(figures[way]["dense"] / figures[way]["pruned"])

@@ -32,7 +32,9 @@ def segmentor():
 
 
 def detector():
-    return detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+    model = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+    model.transform.fixed_size = (96, 96)
+    return model
 
 
 @pytest.mark.parametrize("build", [vision_transformer, swin, segmentor], ids=lambda build: build.__name__)

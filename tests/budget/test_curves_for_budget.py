@@ -73,7 +73,7 @@ def chosen(target, curves, limits=DEFAULT, **how):
     return target.chooser(build(Wide), X, FOUND[Wide], limits)(curves, **how)
 
 
-@pytest.mark.parametrize("quantity", slow_but(sorted(TARGETS), "flops", "latency"))
+@pytest.mark.parametrize("quantity", slow_but(sorted(TARGETS), "flops"))
 def test_the_widths_lose_less_than_those_of_a_few_levels(clock, quantity):  # noqa: F811
     target, meter = TARGETS[quantity](0.6), Meter(FOUND[Wide])
     curves = curves_of(meter, target)

@@ -11,6 +11,7 @@ import weakref
 import pytest
 import torch
 from cut_proofs import half_of, prove
+from marks import slow_but
 from torch import nn
 
 from sirfp.channels import find_groups
@@ -308,7 +309,7 @@ def test_keys_of_older_plans_number_the_calls():
         assert compare(cut, other, x).relative == 0
 
 
-@pytest.mark.parametrize("kind", [ByImage, Recursive, ByImageAndWidth])
+@pytest.mark.parametrize("kind", slow_but([ByImage, Recursive, ByImageAndWidth], ByImage))
 def test_a_compiled_cut_network_knows_the_sites(kind):
     torch.manual_seed(0)
     model, x = kind().eval(), torch.rand(2, 3, 8, 8)

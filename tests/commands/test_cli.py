@@ -102,7 +102,7 @@ def test_same_weights_and_seed_give_the_same_plan(files, tmp_path, capsys, weigh
 def test_criteria_that_need_labels(files, tmp_path, capsys):
     out, given = tmp_path / "out.safetensors", [*NETWORK, "--num-classes", 1, "--batches", 2, "--batch", 2, "-o"]
     pruned = run(capsys, "prune", *given, out, "--images", files / "images", "--criterion", "sirfp_joint",
-                 "--option", "importance=dcfp", "--option", "ema=0.9")  # fmt: skip
+                 "--option", "importance=dcfp", "--option", "ema=0.9", *RANKING)  # fmt: skip
     assert pruned["criterion"] == "sirfp_joint"
     root = tmp_path / "scenes"
     run(capsys, "data", "scenes", root, "--train", 3, "--val", 1, "--size", 64)
@@ -110,7 +110,7 @@ def test_criteria_that_need_labels(files, tmp_path, capsys):
               "TRAIN_LABELS": root / "trainannot"}  # fmt: skip
     pairs = [str(x) for key, value in folder.items() for x in (f"DATASETS.FOLDER.{key}", value)]
     given = [*SEGMENTOR, *SMALL, *pairs, "DATASETS.TRAIN", "('own_train',)", "--criterion", "taylor", "-o", out]
-    pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, *given)
+    pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, *RANKING, *given)
     assert pruned["criterion"] == "taylor" and pruned["flops"]["kept"] <= 0.5
     del given[-4:-2]  # the criterion
     pruned = run(capsys, "prune", "--batches", 1, "--batch", 2, *given)

@@ -36,8 +36,8 @@ def test_of_two_equal_channels_one_goes_first_and_the_other_is_then_no_longer_re
     model = OneLayer([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0, 1.0, 0]])
     _, criterion = _scored(model)
     scores = criterion.scores()["layer"]
-    assert scores.argmin() == 1  # the lower index of the two
-    assert scores[3] > scores[1] / 4
+    first, other = scores[[1, 3]].sort().values  # which of them goes first, the processor's rounding decides
+    assert scores.min() == first and other > first / 4
 
 
 def test_position_counts():

@@ -10,7 +10,7 @@ from sirfp.hooks import KeptMemory
 from sirfp.network import kept_memory
 
 
-def test_memory_is_kept_while_training(monkeypatch):
+def test_memory_is_kept_while_training(usual_memory, monkeypatch):
     options: list[tuple[int, int]] = []
     monkeypatch.setattr(kept_memory, "_mallopt", lambda: lambda name, value: options.append((name, value)) or 1)
     usual = [(-3, 32 * 2**20), (-1, 64 * 2**20)]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from marks import slow_but
 from test_proposals import SMALL
 
 import sirfp
 from sirfp.network.forward import inference
 from sirfp.sources.source import from_zoo
 
+FPN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"  # holds a ResNet, which announces its widths too
 
-@pytest.mark.parametrize(
-    "config", ["COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", "COCO-Detection/faster_rcnn_R_50_C4_1x"]
-)
+
+@pytest.mark.parametrize("config", slow_but([FPN, "COCO-Detection/faster_rcnn_R_50_C4_1x"], FPN))
 def test_announced_widths_are_those_of_the_features(config):
     torch.manual_seed(0)
     source = from_zoo(config, SMALL, size=(64, 96))

@@ -22,7 +22,7 @@ class Counts(ctypes.Structure):
 
 
 @pytest.fixture(autouse=True)
-def glibc():
+def glibc(usual_memory):
     """Skips a test where the allocator is not that of glibc, or one that keeps no large blocks."""
     names = sys.platform.startswith("linux") and ctypes.CDLL(None)
     if not hasattr(names, "mallinfo2") or not names.mallopt(-3, 2**30):

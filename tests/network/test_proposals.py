@@ -41,8 +41,8 @@ TRIED = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"
 QUICK = [
     TRIED,  # boxes of a region proposal network, read by heads for boxes and masks
     "COCO-Detection/fast_rcnn_R_50_FPN_1x",  # given boxes
-    "Misc/cascade_mask_rcnn_R_50_FPN_1x",  # several heads for boxes, one after the other
 ]
+"""The heads for boxes of a cascade are followed one after the other in tests/channels/test_box_trace.py."""
 
 
 def counted(model, inputs):

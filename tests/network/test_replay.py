@@ -346,7 +346,7 @@ def test_an_error_of_the_copy_is_raised():
     assert "forward" not in vars(other[0])
 
 
-@pytest.mark.parametrize("dtype", ["autocast", "bfloat16", "channels_last"])
+@pytest.mark.parametrize("dtype", slow_but(["autocast", "bfloat16", "channels_last"], "autocast", "channels_last"))
 def test_precision_and_memory_formats_are_kept(dtype):
     torch.manual_seed(0)
     model, batch = timm.create_model("test_resnet"), torch.randn(2, 3, 64, 64)
