@@ -39,7 +39,7 @@ from sirfp.study.run_page import rows
 OUTPUT = Path("output/demo")
 COSTS = {
     "segmentation": Costs(evaluation=8, cut=45, pruned=0.5, end=15),
-    "detection": Costs(evaluation=8, cut=45, pruned=0.45, end=15),
+    "detection": Costs(evaluation=8, cut=30, pruned=0.55, end=15),
     "classification": Costs(evaluation=8, cut=28, pruned=0.9, end=25),
 }
 
@@ -143,7 +143,7 @@ def remarks(task: Task, found: Mapping[str, Row], iterations: int, gained: float
     dense, pruned, tuned = (found[name] for name in ("dense", "pruned", "fine-tuned"))
     of = {row.name: f"{row.metrics[task.metric]:.1f}" for row in found.values()}
     first = (
-        f"{task.name} {of['dense']} dense, {of['pruned']} right after the cuts to "
+        f"{task.name} {of['dense']} dense, {of['pruned']} right after pruning to "
         f"{percent(tuned.flops, dense.flops)} of the FLOPs, {of['fine-tuned']} fine-tuned."
     )
     if dense.latency and tuned.latency:
