@@ -40,7 +40,7 @@ def benchmark():
         yield module, prunability_table
 
 
-@pytest.mark.parametrize("name", slow_but(NETWORKS, "test_resnet", "test_vit"))
+@pytest.mark.parametrize("name", slow_but(NETWORKS, "test_resnet", "test_vit", "test_nfnet"))
 def test_a_network_is_pruned_to_half_and_runs(benchmark, name):
     row = {"tool": "sirfp", "module": name, "model": name, **benchmark[0].prune_by_sirfp(*subject(benchmark[0], name))}
     assert benchmark[1].good(row) and 0.45 < row["kept"] <= 0.5005, row
