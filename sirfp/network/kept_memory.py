@@ -114,6 +114,7 @@ def _control_groups() -> Iterator[tuple[Path, str, str, str]]:
             _, controllers, path = line.split(":", 2)
             for controller in controllers.split(","):
                 if controller in _CONTROL_GROUPS:
-                    root, *names = _CONTROL_GROUPS[controller]
+                    root, limit, used, cached = _CONTROL_GROUPS[controller]
                     inside = Path(path.lstrip("/"))
-                    yield from ((root / each, *names) for each in (inside, *inside.parents))
+                    for each in (inside, *inside.parents):
+                        yield root / each, limit, used, cached
