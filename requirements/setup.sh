@@ -6,7 +6,8 @@
 #
 # usage: PYTHON=python3 sh requirements/setup.sh
 set -eu
-trap 'exit 130' INT TERM
+pytorch=  # the process that installs PyTorch beside this one; a shell lets it ignore Ctrl-C
+trap '[ -z "$pytorch" ] || kill "$pytorch" 2>/dev/null; exit 130' INT TERM
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 PYTHON=${PYTHON:-python3}
@@ -58,17 +59,17 @@ echo "setup: installing the pinned requirements; a first time takes minutes, and
 : >"$begun"
 # The pinned setuptools first: it builds what comes as source only (fvcore, iopath, antlr4) and this package. Then
 # PyTorch's 5 GB beside all others, so that two cores unpack. --no-compile: Python compiles what is imported, when it is.
-install() {
-    "$python" -m pip install --no-deps --no-compile "$@"
-}
+plain="--no-deps --no-compile"
 of_pytorch='^(torch|nvidia-[a-z0-9-]*|cuda-[a-z0-9-]*|triton)=='
 grep -E "$of_pytorch" requirements/lock.txt >$venv/.sirfp-pytorch.txt
 grep -vE "$of_pytorch" requirements/lock.txt >$venv/.sirfp-others.txt
-install --quiet "$(grep '^setuptools==' requirements/lock.txt)" || failed
-install --quiet -r $venv/.sirfp-pytorch.txt &
-install --no-build-isolation --use-pep517 -r $venv/.sirfp-others.txt || { wait; failed; }
+"$python" -m pip install $plain --quiet "$(grep '^setuptools==' requirements/lock.txt)" || failed
+"$python" -m pip install $plain --quiet -r $venv/.sirfp-pytorch.txt &
+pytorch=$!
+"$python" -m pip install $plain --no-build-isolation --use-pep517 -r $venv/.sirfp-others.txt || { wait; failed; }
 echo "setup: waiting for PyTorch and its CUDA libraries"
-wait $! || failed
+wait "$pytorch" || failed
+pytorch=
 PYTHON=$python sh requirements/detectron2.sh
 "$python" -m pip install --no-deps --no-build-isolation --quiet -e .
 echo "$checksum" >"$completed"
