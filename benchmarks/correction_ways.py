@@ -14,8 +14,7 @@ import argparse
 import copy
 
 import torch
-from oneshot_imagenet_samples import NETWORK, WEIGHTS, calibration_part, read
-from torch import nn
+from oneshot_imagenet_samples import NETWORK, WEIGHTS, accuracy, calibration_part, class_scores, divergence, read
 
 from sirfp.budget.curves_for_budget import curves_for_budget
 from sirfp.budget.decision import decide
@@ -26,7 +25,6 @@ from sirfp.criteria import build_criterion
 from sirfp.models.timm_weights import create_timm
 from sirfp.network.channels_last import use_channels_last
 from sirfp.network.divergence import divergence_for
-from sirfp.network.forward import inference
 from sirfp.surgery.checked import WAYS
 from sirfp.surgery.plan_and_cut import correct_and_cut
 
@@ -52,29 +50,16 @@ def main() -> int:
     curves = None if meter is None else curves_for_budget(model, images[0][:1], target, meter)
     choice = decide(model, images[0][:1], found, scorer, target, curves=curves)
     moments = evidence.moments(model, found, held=True)
-    wanted, labels = outputs(model, unseen), torch.cat([y for _, y in unseen])
+    wanted = class_scores(model, unseen)
     print("| way | KL divergence | squared error | top-1 |\n| --- | ---: | ---: | ---: |")
-    print(f"| dense | 0 | 0 | {accuracy(wanted, labels):.1f} |", flush=True)
+    print(f"| dense | 0 | 0 | {accuracy(wanted, unseen):.1f} |", flush=True)
     for way in reversed(WAYS):
         pruned = copy.deepcopy(model)
         correct_and_cut(pruned, found, choice.keep, way, moments)
-        got = outputs(pruned, unseen)
-        ours, theirs = got.log_softmax(1), wanted.log_softmax(1)
-        divergence = float((theirs.exp() * (theirs - ours)).sum(1).mean())
+        got = class_scores(pruned, unseen)
         error = float((got - wanted).square().mean() / wanted.var())
-        print(f"| {way} | {divergence:.3f} | {error:.3f} | {accuracy(got, labels):.1f} |", flush=True)
+        print(f"| {way} | {divergence(got, wanted):.3f} | {error:.3f} | {accuracy(got, unseen):.1f} |", flush=True)
     return 0
-
-
-def outputs(model: nn.Module, batches: list) -> torch.Tensor:
-    """Returns the class scores of all images, (images, classes)."""
-    with inference(model):
-        return torch.cat([model(x) for x, _ in batches])
-
-
-def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """Returns top-1 in per cent."""
-    return 100 * float((scores.argmax(1) == labels).float().mean())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import oneshot_imagenet_samples as oneshot
 import torch
-import torch.nn.functional as F
 from subjects import machine
 from torch import nn
 
@@ -36,7 +35,6 @@ from sirfp.exporting.runtimes import compare
 from sirfp.models.timm_weights import create_timm
 from sirfp.network.channels_last import use_channels_last
 from sirfp.network.clock import IN_PYTORCH
-from sirfp.network.forward import inference
 from sirfp.prune import cut
 
 RUNTIME = "onnxruntime"
@@ -65,8 +63,9 @@ def main() -> int:
         store = CurveStore(Path(folder) / "curves.json")
         networks, searched = pruned(model, seen, budgets, Limits(round_to=args.round_to), store)
     networks = {"dense": model} | networks
-    top1 = {name: oneshot.top1(network, rest, "float32") for name, network in networks.items()}
-    divergence = {name: divergence_from(model, network, rest) for name, network in networks.items()}
+    scores = {name: oneshot.class_scores(network, rest) for name, network in networks.items()}
+    top1 = {name: oneshot.accuracy(each, rest) for name, each in scores.items()}
+    divergence = {name: oneshot.divergence(each, scores["dense"]) for name, each in scores.items()}
     image = rest[0][0][:1].contiguous()
     plain = {name: copy.deepcopy(each).to(memory_format=torch.contiguous_format) for name, each in networks.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -107,17 +106,6 @@ def pruned(
         if choice.latency:
             searched[name] = f"{choice.latency[1] / choice.latency[0]:.3f}"
     return networks, searched
-
-
-@torch.no_grad()
-def divergence_from(dense: nn.Module, network: nn.Module, batches: list) -> float:
-    """Returns the mean KL divergence of a network's class probabilities from the dense network's, in nats."""
-    total = 0.0
-    with inference(dense), inference(network):
-        for x, _ in batches:
-            ours, theirs = network(x).log_softmax(1), dense(x).log_softmax(1)
-            total += float(F.kl_div(ours, theirs, log_target=True, reduction="sum"))
-    return total / sum(len(y) for _, y in batches)
 
 
 def lead(taken: dict[str, float], measured: dict[str, float], form: str) -> str:

@@ -203,9 +203,25 @@ def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Te
 
 def top1(model: nn.Module, batches: list, precision: str) -> float:
     """Top-1 in per cent."""
+    return accuracy(class_scores(model, batches, precision), batches)
+
+
+def class_scores(model: nn.Module, batches: list, precision: str = "float32") -> torch.Tensor:
+    """Returns the class scores of all images, (images, classes)."""
     with inference(model), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
-    return 100 * right / sum(len(y) for _, y in batches)
+        return torch.cat([model(x) for x, _ in batches])
+
+
+def accuracy(scores: torch.Tensor, batches: list) -> float:
+    """Returns top-1 in per cent of class scores, (images, classes)."""
+    labels = torch.cat([y for _, y in batches])
+    return 100 * int((scores.argmax(1) == labels).sum()) / len(labels)
+
+
+def divergence(scores: torch.Tensor, dense: torch.Tensor) -> float:
+    """Returns the mean KL divergence of the probabilities that class scores mean from the dense network's, in nats."""
+    ours, theirs = scores.log_softmax(1), dense.log_softmax(1)
+    return float((theirs.exp() * (theirs - ours)).sum(1).mean())
 
 
 def table(found: dict[str, Any], criteria: list[str], budgets: list[float], ways: Sequence[str]) -> str:
