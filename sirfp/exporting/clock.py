@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 from ast import literal_eval
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import nn
 
 from ..errors import InputError, first_line, near
 from ..network.batches import described
-from ..network.clock import Clock
+from ..network.clock import Clock, in_rounds
 from ..network.untouched import copied_model
 from ..sources.source import Source
 from .agreement import Session
@@ -28,9 +27,6 @@ from .families import build_graph
 from .runtimes import timed
 from .writing import check_packages, write_fixed
 
-CALLS = 12
-"""Timed calls for the times of layers, after `WARMUP` others; calls are shorter than in PyTorch, medians as stable."""
-WARMUP = 3
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators of ONNX that multiply by a layer's weight."""
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -66,24 +62,15 @@ class OnnxRuntimeClock(Clock):
             session = self._session(file, images)
         return timed(partial(session, images), model)
 
-    def layers(self, model: nn.Module, inputs: Any, names: Mapping[str, Any]) -> np.ndarray:
-        with self._written(model, inputs) as (file, own, images):
-            session = self._session(file, images, profile=str(file))
-            for _ in range(1, WARMUP + CALLS):
-                session(images)
-            events = json.loads(Path(session.session.end_profiling()).read_text())
-            layer_of = _Layers(file, {name: own[name] for name in own if own[name] in names})
-        nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(KERNEL)]
-        count = len(nodes) // (WARMUP + CALLS)
-        turns = [nodes[i * count : (i + 1) * count] for i in range(WARMUP, WARMUP + CALLS)]
-        spent: dict[str | None, float] = dict.fromkeys([*names, None], 0.0)  # None: no layer's
-        for column in zip(*turns, strict=True):
-            layer = layer_of(column[0]["name"].removesuffix(KERNEL), column[0]["args"]["op_name"])
-            spent[layer] += statistics.median(event["dur"] for event in column)
-        whole = [event["dur"] for event in events if event["name"] == "model_run"][WARMUP:]
-        between = [all_ - sum(e["dur"] for e in turn) for all_, turn in zip(whole, turns, strict=True)]
-        spent[None] += statistics.median(between)
-        return np.array(list(spent.values())) / 1e6
+    def layers(self, models: Iterable[nn.Module], inputs: Any, names: Mapping[str, Any]) -> np.ndarray:
+        with ExitStack() as files:
+            profiles = []
+            for model in models:
+                file, own, images = files.enter_context(self._written(model, inputs))
+                layer_of = _Layers(file, {name: own[name] for name in own if own[name] in names})
+                profiles.append(_Profile(self._session(file, images, profile=str(file)), images, layer_of))
+            rounds = in_rounds([profile.call for profile in profiles])
+            return np.stack([profile.layers(names, rounds) for profile in profiles])
 
     @property
     def _threads(self) -> int:
@@ -178,6 +165,38 @@ def as_graph(model: nn.Module, inputs: Any) -> tuple[nn.Module, torch.Tensor]:
     images = torch.stack([one["image"] for one in inputs]).float()
     height, width = images.shape[-2:]
     return build_graph(Source(type(model).__name__, model, (height, width)), model), images
+
+
+class _Profile:
+    """Times the operators of a file by onnxruntime's profiler.
+
+    Args:
+        session: runs the file, with a profile.
+        images: the images of each call.
+        layer_of: finds the layer of an operator.
+    """
+
+    def __init__(self, session: Session, images: torch.Tensor, layer_of: _Layers):
+        self.session, self.layer_of = session, layer_of
+        self.call = timed(partial(session, images), nn.Identity())
+
+    def layers(self, names: Iterable[str], rounds: int) -> np.ndarray:
+        """Returns the seconds of each layer in one call and, last, of all else, (layers + 1,), and ends the profile.
+
+        Args:
+            names: the names of the layers.
+            rounds: the number of calls, the last ones, that count.
+        """
+        events = json.loads(Path(self.session.session.end_profiling()).read_text())
+        whole = np.array([event["dur"] for event in events if event["name"] == "model_run"])
+        nodes = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(KERNEL)]
+        spent = np.array([event["dur"] for event in nodes]).reshape(len(whole), -1)  # (calls, operators)
+        seconds: dict[str | None, float] = dict.fromkeys([*names, None], 0.0)  # None: no layer's
+        for event, times in zip(nodes, spent[-rounds:].T, strict=False):
+            layer = self.layer_of(event["name"].removesuffix(KERNEL), event["args"]["op_name"])
+            seconds[layer] += float(times.min())
+        seconds[None] += float((whole - spent.sum(1))[-rounds:].min())
+        return np.array(list(seconds.values())) / 1e6
 
 
 class _Layers:

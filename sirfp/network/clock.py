@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,8 +21,6 @@ SECONDS = 2.0
 are so fast that the largest number of rounds (`sirfp.network.latency.MOST`) needs less."""
 ROUNDS = 9
 """Minimum number of rounds of a comparison. Fewer rounds give no reliable quartile."""
-LAYER_CALLS = 5
-"""Timed calls for the times of layers, after one warm-up call."""
 
 
 class Clock(ABC):
@@ -47,12 +45,16 @@ class Clock(ABC):
         """
 
     @abstractmethod
-    def layers(self, model: nn.Module, inputs: Any, names: Mapping[str, Any]) -> np.ndarray:
-        """Returns the median seconds of each layer in one call and, last, of all else, (layers + 1,).
+    def layers(self, models: Iterable[nn.Module], inputs: Any, names: Mapping[str, Any]) -> np.ndarray:
+        """Returns the seconds of each layer in one call of each model and, last, of all else, (models, layers + 1).
+
+        The models are called in turns (`in_rounds`), so that other work on the machine slows all of them alike. Each
+        time is the shortest of all calls: other work interrupts some layers of each call, but none in every call.
 
         Args:
+            models: copies of one model, cut to several widths.
             names: the names of the layers, as keys. No layer is inside another one.
-            model, inputs: as in `prepare`.
+            inputs: as in `prepare`.
         """
 
     def against(self, first: nn.Module, inputs: Any) -> Callable[[nn.Module], tuple[float, float]]:
@@ -72,6 +74,16 @@ class Clock(ABC):
         return compare
 
 
+def in_rounds(calls: Sequence[Callable[[], float]]) -> int:
+    """Calls functions in turns for twice `SECONDS`, after one round that warms up; each returns the seconds it took.
+
+    Returns:
+        The number of rounds, without the first.
+    """
+    times = in_turns(dict(enumerate(calls)), warmup=1, repeats=ROUNDS, seconds=2 * SECONDS)
+    return times[0].repeats
+
+
 @dataclass(frozen=True)
 class PyTorchClock(Clock):
     """PyTorch in eager mode, in the precision of the weights, with PyTorch's present number of threads."""
@@ -81,42 +93,56 @@ class PyTorchClock(Clock):
     def prepare(self, model: nn.Module, inputs: Any) -> Callable[[], float]:
         return lambda: timed_call(model, inputs)
 
-    def layers(self, model: nn.Module, inputs: Any, names: Mapping[str, Any]) -> np.ndarray:
-        wait, spent = synchronizer(model), dict.fromkeys(names, 0.0)
+    def layers(self, models: Iterable[nn.Module], inputs: Any, names: Mapping[str, Any]) -> np.ndarray:
+        watches = [_LayerWatch(model, inputs, names) for model in models]
+        in_rounds([watch.call for watch in watches])
+        return np.stack([np.min(watch.rows[1:], axis=0) for watch in watches])
+
+
+class _LayerWatch:
+    """Times the layers of a model in PyTorch by hooks.
+
+    Attributes:
+        rows: the seconds of each layer and, last, of all else, of each call.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any, names: Mapping[str, Any]):
+        self.model, self.inputs, self.names = model, inputs, names
+        self.wait = synchronizer(model)
+        self.rows: list[list[float]] = []
+
+    def call(self) -> float:
+        """Runs one call and returns its seconds."""
         began: dict[str, float] = {}
+        spent = dict.fromkeys(self.names, 0.0)
 
         def start(name: str) -> Callable[..., None]:
             def before(*_):
-                wait()
+                self.wait()
                 began[name] = time.perf_counter()
 
             return before
 
         def stop(name: str) -> Callable[..., None]:
             def after(*_):
-                wait()
+                self.wait()
                 spent[name] += time.perf_counter() - began[name]
 
             return after
 
-        handles = []
-        for name in names:
-            module = model.get_submodule(name)
-            handles += [module.register_forward_pre_hook(start(name)), module.register_forward_hook(stop(name))]
-        rows = []
-        with inference(model):
-            for _ in range(LAYER_CALLS + 1):
-                spent.update(dict.fromkeys(names, 0.0))
-                given = copied_inputs(inputs)
-                wait()
-                first = time.perf_counter()
-                call(model, given, copied=True)
-                wait()
-                total = time.perf_counter() - first
-                rows.append([*spent.values(), total - sum(spent.values())])
-        for handle in handles:
-            handle.remove()
-        return np.array([statistics.median(column) for column in zip(*rows[1:], strict=True)])
+        with ExitStack() as hooks, inference(self.model):
+            for name in self.names:
+                module = self.model.get_submodule(name)
+                hooks.callback(module.register_forward_pre_hook(start(name)).remove)
+                hooks.callback(module.register_forward_hook(stop(name)).remove)
+            given = copied_inputs(self.inputs)
+            self.wait()
+            first = time.perf_counter()
+            call(self.model, given, copied=True)
+            self.wait()
+            total = time.perf_counter() - first
+        self.rows.append([*spent.values(), total - sum(spent.values())])
+        return total
 
 
 IN_PYTORCH = PyTorchClock()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from .forward import call, inference
 from .untouched import copied_inputs
 
+T = TypeVar("T")
 MOST = 101
 """Largest number of rounds that are counted because they are short. More add no information."""
 
@@ -67,18 +68,18 @@ def measure(
 
 
 def in_turns(
-    calls: Mapping[str, Callable[[], float]],
+    calls: Mapping[T, Callable[[], float]],
     *,
     warmup: int = 2,
     repeats: int = 11,
     seconds: float = 0.0,
     threads: int | None = None,
-) -> dict[str, Latency]:
+) -> dict[T, Latency]:
     """Times functions in turns; each returns the time of its own call in seconds. See `measure` for the arguments."""
     if repeats < 1 or warmup < 0:
         raise ValueError(f"repeats must be at least 1 and warmup at least 0, got {repeats} and {warmup}")
     before = torch.get_num_threads()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[T, list[float]] = {name: [] for name in calls}
     try:
         torch.set_num_threads(threads or before)
         for turn in range(warmup + max(repeats, MOST)):

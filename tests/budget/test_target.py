@@ -38,9 +38,9 @@ X = torch.randn(INPUT)
 def clock(monkeypatch):
     """Times that follow from the widths alone: a layer's grow slower than its weights, and a call has some overhead."""
 
-    def layers_of(self, model, inputs, layers):
-        sizes = [model.get_submodule(name).weight.numel() for name in layers]
-        return np.array([*(n**0.8 for n in sizes), 200.0])
+    def layers_of(self, models, inputs, layers):
+        sizes = [[model.get_submodule(name).weight.numel() for name in layers] for model in models]
+        return np.array([[*(n**0.8 for n in each), 200.0] for each in sizes])
 
     def seconds(model):
         return 1.3 * sum(p.numel() ** 0.9 for p in model.parameters()) + 9000.0
@@ -149,7 +149,7 @@ def test_the_table_is_exact_at_its_points(clock):
     layers = latency._layers(model)
     for keep in (np.ones(found.atoms, dtype=bool), smallest(found)):
         copied = latency.cut_copy(model, found, keep)
-        assert table(keep) == pytest.approx(IN_PYTORCH.layers(copied, X, layers).sum())
+        assert table(keep) == pytest.approx(IN_PYTORCH.layers([copied], X, layers).sum())
 
 
 def test_few_wide_chunks_are_exchanged_to_meet_a_budget():

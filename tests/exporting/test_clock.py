@@ -46,7 +46,7 @@ def model():
 
 def test_layers_have_the_time_of_their_operators(model):
     names = dict.fromkeys(["stem", "wide", "norm", "back", "end"], 2)
-    *each, rest = OnnxRuntimeClock(1).layers(model, X, names)
+    (*each, rest), _ = OnnxRuntimeClock(1).layers([model, model], X, names)
     spent = dict(zip(names, each, strict=True))
     assert min(spent["stem"], spent["wide"], spent["back"], spent["end"]) > 0
     assert spent["norm"] == 0, "it is a part of the convolution before it"
@@ -83,7 +83,7 @@ def test_detectors_of_detectron2_are_timed_as_they_are_exported():
     network = retinanet().model
     images = [{"image": torch.rand(3, 64, 64) * 255}]
     name = next(n for n, m in network.named_modules() if n.startswith("head") and isinstance(m, nn.Conv2d))
-    each = OnnxRuntimeClock(1).layers(network, images, {name: 2})
+    (each,) = OnnxRuntimeClock(1).layers([network], images, {name: 2})
     assert each[0] > 0
 
 
@@ -128,7 +128,7 @@ class Tokens(nn.Module):
 def test_networks_of_other_precisions_and_inputs_are_timed_in_single_precision():
     narrow = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4)).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        each = OnnxRuntimeClock(1).layers(narrow, X[..., :8, :8].bfloat16(), {"0": 2, "2": 2})
+        (each,) = OnnxRuntimeClock(1).layers([narrow], X[..., :8, :8].bfloat16(), {"0": 2, "2": 2})
     assert min(each) > 0
     assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16} and narrow.training
     assert OnnxRuntimeClock(1).prepare(Tokens(), torch.randint(0, 20, (1, 7)))() > 0
