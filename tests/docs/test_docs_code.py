@@ -114,7 +114,7 @@ def test_the_code_of_a_page_runs(page, folder, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", with_code(HERE))
+@pytest.mark.parametrize("page", with_code(rf"train_net\.py (.*\\\n)*.*{HERE}"))
 def test_the_training_runs_of_a_page_run(page, folder, monkeypatch):
     reader = read(page, NOT_RUN, monkeypatch)
     assert any(re.search(pattern, line) for line in reader.ran for pattern in SLOW)
