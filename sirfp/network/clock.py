@@ -96,53 +96,56 @@ class PyTorchClock(Clock):
     def layers(self, models: Iterable[nn.Module], inputs: Any, names: Mapping[str, Any]) -> np.ndarray:
         watches = [_LayerWatch(model, inputs, names) for model in models]
         in_rounds([watch.call for watch in watches])
-        return np.stack([np.min(watch.rows[1:], axis=0) for watch in watches])
+        return np.stack([watch.shortest() for watch in watches])
 
 
 class _LayerWatch:
-    """Times the layers of a model in PyTorch by hooks.
-
-    Attributes:
-        rows: the seconds of each layer and, last, of all else, of each call.
-    """
+    """Times the layers of a model in PyTorch, and what lies between two of them, by hooks."""
 
     def __init__(self, model: nn.Module, inputs: Any, names: Mapping[str, Any]):
         self.model, self.inputs, self.names = model, inputs, names
         self.wait = synchronizer(model)
-        self.rows: list[list[float]] = []
+        self.calls: list[list[tuple[str | None, float]]] = []  # (layer or None, seconds) of each part of each call
 
     def call(self) -> float:
         """Runs one call and returns its seconds."""
-        began: dict[str, float] = {}
-        spent = dict.fromkeys(self.names, 0.0)
+        parts: list[tuple[str | None, float]] = []
+        since = 0.0
 
-        def start(name: str) -> Callable[..., None]:
-            def before(*_):
+        def end_of(name: str | None) -> Callable[..., None]:
+            def end(*_):
+                nonlocal since
                 self.wait()
-                began[name] = time.perf_counter()
+                now = time.perf_counter()
+                parts.append((name, now - since))
+                since = now
 
-            return before
-
-        def stop(name: str) -> Callable[..., None]:
-            def after(*_):
-                self.wait()
-                spent[name] += time.perf_counter() - began[name]
-
-            return after
+            return end
 
         with ExitStack() as hooks, inference(self.model):
             for name in self.names:
                 module = self.model.get_submodule(name)
-                hooks.callback(module.register_forward_pre_hook(start(name)).remove)
-                hooks.callback(module.register_forward_hook(stop(name)).remove)
+                hooks.callback(module.register_forward_pre_hook(end_of(None)).remove)
+                hooks.callback(module.register_forward_hook(end_of(name)).remove)
             given = copied_inputs(self.inputs)
             self.wait()
-            first = time.perf_counter()
+            since = time.perf_counter()
             call(self.model, given, copied=True)
-            self.wait()
-            total = time.perf_counter() - first
-        self.rows.append([*spent.values(), total - sum(spent.values())])
-        return total
+            end_of(None)()
+        self.calls.append(parts)
+        return sum(seconds for _, seconds in parts)
+
+    def shortest(self) -> np.ndarray:
+        """Returns the sums of the shortest times of the parts, without the first call, (layers + 1,)."""
+        calls = self.calls[1:]
+        names = [name for name, _ in calls[0]]
+        if all([name for name, _ in one] == names for one in calls):
+            calls = [list(zip(names, np.min([[seconds for _, seconds in one] for one in calls], axis=0), strict=True))]
+        sums = [dict.fromkeys([*self.names, None], 0.0) for _ in calls]
+        for total, parts in zip(sums, calls, strict=True):
+            for name, seconds in parts:
+                total[name] += seconds
+        return np.min([list(total.values()) for total in sums], axis=0)  # calls of other parts: the shortest sums
 
 
 IN_PYTORCH = PyTorchClock()
