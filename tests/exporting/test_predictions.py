@@ -38,7 +38,7 @@ def test_a_retinanet_on_scenes(opened, scenes, tmp_path):
     source = retinanet()
     source.cfg.INPUT.MIN_SIZE_TEST = 128
     model = pruned(source)
-    model.test_score_thresh = 0.4
+    model.test_score_thresh = 0.68  # many positions have 0.677: chance puts some in the first 100
     graph = build_graph(source, model)
     size = (32, 32) if opened else (64, 96)  # at 32 the coarsest map has one position, at what follows more
     written = export(graph, tmp_path / "x.onnx", size, free=opened)
