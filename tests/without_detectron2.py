@@ -1,5 +1,7 @@
 """Runs every command with a network of timm and the way from photos to int8; what needs Detectron2 says so in a line.
 
+Before that it looks at what is imported: finding groups loads no SciPy, `sirfp.data` no framework.
+
     python tests/without_detectron2.py FOLDER [--hide]
 
 It is a program of its own because it runs where Detectron2 is not installed: `test_without_detectron2.py` runs it with
@@ -9,6 +11,7 @@ It is a program of its own because it runs where Detectron2 is not installed: `t
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.abc
 import io
 import json
@@ -25,12 +28,36 @@ NETWORK = ("--timm", "test_resnet", "--num-classes", "4", "--size", "64", "64")
 
 
 class Hide(importlib.abc.MetaPathFinder):
-    """Refuses to import the `HIDDEN` modules, as if they were not installed."""
+    """Refuses to import the `HIDDEN` modules, as if they were not installed, and notes in `asked` who were refused."""
+
+    def __init__(self):
+        self.asked: set[str] = set()
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in HIDDEN:
+            self.asked.add(name.partition(".")[0])
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return None
+
+
+def light_imports(asked: set[str]) -> None:
+    """Checks what the first steps import; nothing of it may have been imported before.
+
+    Args:
+        asked: hidden modules that an import was refused of.
+    """
+    import torch
+    from torch import nn
+
+    from sirfp.channels import find_groups
+
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    find_groups(layers, torch.randn(1, 3, 8, 8)).flops()
+    slow = {"scipy", "numpy.ma"} & set(sys.modules)
+    assert not slow, f"finding groups imports {', '.join(slow)}, which the first call in a process would wait for"
+    importlib.import_module("sirfp.data")
+    frameworks = {"detectron2", "sklearn", "skimage"} & (set(sys.modules) | asked)
+    assert not frameworks, f"sirfp.data imports {', '.join(frameworks)}"
 
 
 def command(*argv: object) -> tuple[int, str, str]:
@@ -141,8 +168,10 @@ def what_needs_detectron2(folder: Path) -> None:
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
+    hide = Hide()
     if "--hide" in sys.argv:
-        sys.meta_path.insert(0, Hide())
+        sys.meta_path.insert(0, hide)
+    light_imports(hide.asked)
     every_command(place)
     photos_to_int8(place)
     what_needs_detectron2(place)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 
 from sirfp.structure.members import Members
@@ -38,16 +35,3 @@ def test_no_atoms_are_left():
     assert none.atoms == 0
     assert (none @ np.zeros(0) == np.zeros(SIDES)).all()
     assert none.summed(np.zeros(0, dtype=int), 0).shape == (SIDES, 0)
-
-
-def test_finding_groups_imports_no_scipy():
-    """The first call in a process would wait for it."""
-    code = """
-import sys, torch
-from torch import nn
-from sirfp.channels import find_groups
-model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
-find_groups(model, torch.randn(1, 3, 8, 8)).flops()
-assert not {"scipy", "numpy.ma"} & set(sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
