@@ -11,6 +11,9 @@ from sirfp.exporting.two_stages import predictors
 from sirfp.sources.source import DetectronSource, from_config
 
 CONFIGS = Path(__file__).parents[2] / "projects"
+CLASSIFIER_CLASSES = 3
+CLASSIFIER = ["--timm", "test_resnet", "--num-classes", str(CLASSIFIER_CLASSES), "--size", "64", "64"]
+"""The words of a command that name the network of the fixture `pruned`."""
 SMALL = "MODEL.TIMM.NAME test_resnet MODEL.TIMM.WEIGHTS".split()
 
 

@@ -8,28 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import timm
 import torch
+from small_models import CLASSIFIER
 
-import sirfp
 from sirfp.cli import main
-from sirfp.exporting import Session, missing_packages, writing
+from sirfp.exporting import Session, missing_packages
 from sirfp.exporting.eight_bits_accuracy import Accuracy
 
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=f"needs {', '.join(missing_packages())}")
-NETWORK = ["--timm", "test_resnet", "--num-classes", "3", "--size", "64", "64"]
-CLASSES = 3
-
-
-@pytest.fixture(scope="module")
-def pruned(tmp_path_factory) -> Path:
-    """A pruned classifier's file; its model is not recorded."""
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=CLASSES).eval()
-    plan = sirfp.prune(model, torch.zeros(1, 3, 64, 64), "magnitude", 0.6)
-    path = tmp_path_factory.mktemp("pruned") / "small.safetensors"
-    sirfp.save(path, model, plan)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -44,32 +30,16 @@ def photos(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def exporting_once():
-    """Has PyTorch's exporter, which takes seconds, run for the first of these tests only."""
-    models, own = [], writing._export_graph
-
-    def export(*given):
-        if not models:
-            models.append(own(*given))
-        model = type(models[0])()
-        model.CopyFrom(models[0])
-        return model
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "_export_graph", export)
-        yield
-
-
 @needs_onnx
-def test_int8_file_of_a_pruned_classifier(pruned, exporting_once, photos, tmp_path, capsys):
+def test_int8_file_of_a_pruned_classifier(pruned, instead_of_exporting, photos, tmp_path, capsys):
     import onnx
 
     file = tmp_path / "int8.onnx"
-    words = ["export", str(pruned), *NETWORK, "-o", str(file), "--int8", "--images", str(photos), "--calibrate", "8"]
+    words = ["export", str(pruned), *CLASSIFIER, "-o", str(file), "--int8", "--images", str(photos), "--calibrate", "8"]
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["int8"]
     assert [p.name for p in tmp_path.iterdir()] == ["int8.onnx"]
+    assert instead_of_exporting == [("batch", "size")]
     assert found["calibration_images"] == 8 and found["images"] == found["labelled"] == 16
     assert found["same_class"] >= 12 and set(found["latency_seconds"]) == {"floats", "int8"}
     assert found["quantised_layers"] == found["layers"] > 3 and file.stat().st_size < 0.6 * found["float_bytes"]
@@ -84,10 +54,11 @@ def test_int8_file_of_a_pruned_classifier(pruned, exporting_once, photos, tmp_pa
 
 
 @needs_onnx
-def test_the_results_of_both_files_are_printed(pruned, exporting_once, photos, tmp_path, capsys):
-    words = ["export", str(pruned), *NETWORK, "-o", str(tmp_path / "x.onnx"), "--int8", "--images", str(photos)]
+def test_the_results_of_both_files_are_printed(pruned, instead_of_exporting, photos, tmp_path, capsys):
+    words = ["export", str(pruned), *CLASSIFIER, "-o", str(tmp_path / "x.onnx"), "--int8", "--images", str(photos)]
     assert main([*words, "--reduce-range", "--fixed", "all"]) == 0
     out = capsys.readouterr().out
+    assert instead_of_exporting == [()]
     assert "calibrated on 12 images" in out and "on 12 other images" in out
     assert "top-1" in out and "with int8" in out and "Latency in onnxruntime" in out
 
@@ -101,7 +72,7 @@ def test_the_results_of_both_files_are_printed(pruned, exporting_once, photos, t
     ],
 )
 def test_options_that_do_not_fit_are_refused(given, said, tmp_path, capsys):
-    assert main(["export", *NETWORK, "-o", str(tmp_path / "x.onnx"), *given]) == 2
+    assert main(["export", *CLASSIFIER, "-o", str(tmp_path / "x.onnx"), *given]) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1
 
@@ -109,7 +80,8 @@ def test_options_that_do_not_fit_are_refused(given, said, tmp_path, capsys):
 def test_one_image_is_not_enough(photos, tmp_path, capsys):
     (tmp_path / "one").mkdir()
     (tmp_path / "one/0.png").write_bytes((photos / "a/0.png").read_bytes())
-    assert main(["export", *NETWORK, "-o", str(tmp_path / "x.onnx"), "--int8", "--images", str(tmp_path / "one")]) == 2
+    words = ["-o", str(tmp_path / "x.onnx"), "--int8", "--images", str(tmp_path / "one")]
+    assert main(["export", *CLASSIFIER, *words]) == 2
     assert "at least two images" in capsys.readouterr().err
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 import json
-from pathlib import Path
 
 import pytest
 import timm
 import torch
+from small_models import CLASSIFIER, CLASSIFIER_CLASSES
 
 import sirfp
 from sirfp.cli import main
@@ -19,44 +17,13 @@ from sirfp.exporting.agreement import compare_detections
 from sirfp.exporting.older_operators import with_opset
 
 needs_onnx = pytest.mark.skipif(bool(missing_packages()), reason=f"needs {', '.join(missing_packages())}")
-NETWORK = ["--timm", "test_resnet", "--size", "64", "64"]
-
-
-@pytest.fixture(scope="module")
-def pruned(tmp_path_factory) -> Path:
-    """A pruned classifier's file."""
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet").eval()
-    plan = sirfp.prune(model, torch.zeros(1, 3, 64, 64), "magnitude", 0.5)
-    path = tmp_path_factory.mktemp("pruned") / "small.safetensors"
-    sirfp.save(path, model, plan)
-    return path
-
-
-@pytest.fixture(scope="module")
-def exported(pruned, tmp_path_factory) -> tuple[Path, dict]:
-    """The pruned classifier's ONNX file, and what the command said."""
-    file, said = tmp_path_factory.mktemp("exported") / "small.onnx", io.StringIO()
-    with contextlib.redirect_stdout(said):
-        assert main(["export", str(pruned), *NETWORK, "-o", str(file), "--json"]) == 0
-    return file, json.loads(said.getvalue())
-
-
-@pytest.fixture
-def instead_of_exporting(exported, monkeypatch):
-    """Gives that file's model in place of PyTorch's exporter, which takes seconds: for what is done with its result."""
-    import onnx
-
-    model = onnx.load(exported[0])
-    del model.metadata_props[:]
-    monkeypatch.setattr(writing, "_export_graph", lambda *_: model)
 
 
 @needs_onnx
 def test_pruned_classifier_of_any_batch_and_size(pruned, exported):
     file, said = exported
     assert said["free"] == ["batch", "size"] and said["relative_difference"] < 1e-5
-    model = timm.create_model("test_resnet").eval()
+    model = timm.create_model("test_resnet", num_classes=CLASSIFIER_CLASSES).eval()
     sirfp.load(pruned, model)
     mean, std = (torch.tensor(model.default_cfg[key]).reshape(3, 1, 1) for key in ("mean", "std"))
     images = torch.randint(0, 256, (3, 3, 75, 91)).float()
@@ -80,7 +47,7 @@ def test_an_older_opset_is_written_and_an_opset_that_pytorch_does_not_write_is_c
 
     file, written = tmp_path / "small.onnx", []
     monkeypatch.setattr(writing, "with_opset", convert)
-    words = ["export", str(pruned), *NETWORK, "-o", str(file), "--fixed", "all", "--opset", str(opset), "--json"]
+    words = ["export", str(pruned), *CLASSIFIER, "-o", str(file), "--fixed", "all", "--opset", str(opset), "--json"]
     assert main(words) == 0 and json.loads(capsys.readouterr().out)["relative_difference"] < 1e-5
     import onnx
 
@@ -95,14 +62,14 @@ def test_an_operator_that_cannot_be_converted_is_named(pruned, instead_of_export
         raise RuntimeError("No Adapter From Version $19 for Pad\nsecond line")
 
     monkeypatch.setattr("onnx.version_converter.convert_version", fail)
-    words = ["export", str(pruned), *NETWORK, "-o", str(tmp_path / "x.onnx"), "--fixed", "all", "--opset", "13"]
+    words = ["export", str(pruned), *CLASSIFIER, "-o", str(tmp_path / "x.onnx"), "--fixed", "all", "--opset", "13"]
     assert main(words) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "for Pad" in err and "--opset 18 is the oldest" in err
 
 
 def test_openvino_is_timed_where_it_is_installed(tmp_path, capsys):
-    words = ["report", *NETWORK, "--latency", "--runtimes", "eager", "openvino", "--repeats", "1", "--warmup", "0"]
+    words = ["report", *CLASSIFIER, "--latency", "--runtimes", "eager", "openvino", "--repeats", "1", "--warmup", "0"]
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["latency"]
     if importlib.util.find_spec("openvino") is None:
@@ -128,7 +95,7 @@ def test_a_file_that_onnxruntime_cannot_run_is_said_to_be_so(
         raise RuntimeError("Non-zero status code returned\nwhile running Reshape")
 
     monkeypatch.setattr(Session, "__call__", fail)
-    assert main(["export", str(pruned), *NETWORK, "-o", str(tmp_path / "x.onnx")]) == 2
+    assert main(["export", str(pruned), *CLASSIFIER, "-o", str(tmp_path / "x.onnx")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "cannot run it on images of (2, 3, 64, 64)" in err and "--fixed size" in err
 
@@ -141,7 +108,7 @@ def test_a_file_that_onnxruntime_cannot_read_is_said_to_be_so(
         raise RuntimeError("Could not find an implementation\nfor RoiAlign(22)")
 
     monkeypatch.setattr(Session, "__init__", fail)
-    assert main(["export", str(pruned), *NETWORK, "-o", str(tmp_path / "x.onnx")]) == 2
+    assert main(["export", str(pruned), *CLASSIFIER, "-o", str(tmp_path / "x.onnx")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "cannot read it (Could not find an implementation for RoiAlign" in err
     assert "older --opset" in err
@@ -175,12 +142,12 @@ def test_detections_are_paired_by_class_and_place():
 
 def test_missing_packages_are_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert main(["export", *NETWORK, "-o", str(tmp_path / "x.onnx")]) == 2
+    assert main(["export", *CLASSIFIER, "-o", str(tmp_path / "x.onnx")]) == 2
     assert "pip install onnx onnxscript onnxruntime" in capsys.readouterr().err
 
 
 def test_a_pytorch_that_is_too_old_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(torch, "__version__", type(torch.__version__)("2.6.0+cpu"))
-    assert main(["export", *NETWORK, "-o", str(tmp_path / "x.onnx")]) == 2
+    assert main(["export", *CLASSIFIER, "-o", str(tmp_path / "x.onnx")]) == 2
     assert "exporting needs torch>=2.8: pip install 'torch>=2.8'" in capsys.readouterr().err
