@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pkgutil
 import re
 import shutil
@@ -16,7 +17,9 @@ from scripts import ROOT, loaded
 
 @pytest.fixture(scope="module")
 def website():
+    """The script, which looks at each source file once for all tests: to parse them all takes seconds."""
     with loaded("docs/website.py") as module:
+        module.summary, module.modules = functools.cache(module.summary), functools.cache(module.modules)
         yield module
 
 
