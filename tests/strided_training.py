@@ -1,7 +1,8 @@
 """Trains layers that oneDNN's fault would reach and prints the worst relative error of a gradient, against float64.
 
-    MALLOC_CHECK_=3 LD_PRELOAD=... ONEDNN_MAX_CPU_ISA=AVX2 python strided_training.py THREADS
+    MALLOC_CHECK_=3 LD_PRELOAD=... ONEDNN_MAX_CPU_ISA=AVX2 python strided_training.py THREADS [--detectron2]
 
+With `--detectron2`, whose import takes longer than all else, a network of Detectron2's layers is tried too.
 A forked process trains `bare`, a layer as PyTorch runs it, which may crash or hang; it has `SECONDS` of processor time
 and `WAIT` seconds. Its exit status is printed. Then each way in which a cut network gets into a training loop is tried.
 The name of each is printed before it is tried, so that a crash has a name.
@@ -18,7 +19,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from detectron2.layers import Conv2d
 from small_networks import Strided
 from torch import nn
 
@@ -103,9 +103,12 @@ def main() -> None:
         "7 inputs with padding": lambda: worst(guard(layer(7, padding=1)), 7),
         "a dense network stored channels-last for training": lambda: worst(use_channels_last(dense())),
         "pruned": lambda: worst(pruned()[0].to(memory_format=torch.channels_last)),
-        "pruned, of Detectron2's layers": lambda: worst(use_channels_last(pruned(Conv2d)[0])),
         "loaded": lambda: worst(loaded()),
     }
+    if "--detectron2" in sys.argv:
+        from detectron2.layers import Conv2d
+
+        tried["pruned, of Detectron2's layers"] = lambda: worst(use_channels_last(pruned(Conv2d)[0]))
     for name, run in tried.items():
         print(name, flush=True)
         print(f"error {run():.2e}", flush=True)

@@ -67,12 +67,12 @@ def has_avx512() -> bool:
     return "avx512f" in Path("/proc/cpuinfo").read_text().split()
 
 
-def train(isa: str, threads: int) -> subprocess.CompletedProcess[str]:
+def train(isa: str, threads: int, *flags: str) -> subprocess.CompletedProcess[str]:
     """Runs `strided_training.py`, and returns how it ended and what it said."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa, "LD_PRELOAD": malloc_debug(), "MALLOC_CHECK_": "3"}
     environment["OMP_WAIT_POLICY"] = "passive"  # threads that spin take minutes on cores that others use
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), environment.get("PYTHONPATH", "")])
-    command = [sys.executable, str(HERE / "strided_training.py"), str(threads)]
+    command = [sys.executable, str(HERE / "strided_training.py"), str(threads), *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
 
 
@@ -81,20 +81,27 @@ def numbers(said: str, words: str) -> list[float]:
     return [float(number) for number in re.findall(rf"^{words} (\S+)$", said, re.MULTILINE)]
 
 
+OTHERS = (("ALL", 1), ("AVX2", 2), ("ALL", 2))
+
+
 @pytest.mark.skipif(not malloc_debug(), reason="the C library has no malloc_debug")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the processor has no such kernels")
 @pytest.mark.parametrize(
-    ("isa", "threads"),
-    [("AVX2", 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("ALL", 1), ("AVX2", 2), ("ALL", 2)))],
+    ("isa", "threads", "flags"),
+    [
+        ("AVX2", 1, []),
+        pytest.param("AVX2", 1, ["--detectron2"], marks=pytest.mark.slow),  # below, its layers run as PyTorch's do
+        *(pytest.param(*one, ["--detectron2"], marks=pytest.mark.slow) for one in OTHERS),
+    ],
 )
-def test_guarded_networks_train_where_the_bare_layer_does_not(isa, threads):
+def test_guarded_networks_train_where_the_bare_layer_does_not(isa, threads, flags):
     if isa == "ALL" and not has_avx512():
         pytest.skip("the processor has no AVX-512: the kernels are those of AVX2, which are tried alone")
-    ended = train(isa, threads)
+    ended = train(isa, threads, *flags)
     said = ended.stdout + ended.stderr
     assert ended.returncode == 0, said
     errors = numbers(ended.stdout, "error")
-    assert len(errors) == 7 and max(errors) < TOLERANCE, said
+    assert len(errors) == 6 + len(flags) and max(errors) < TOLERANCE, said
     (status,), bare = numbers(ended.stdout, "bare ended"), numbers(ended.stdout, "bare error")
     if status == 0 and max(bare) < TOLERANCE:
         pytest.skip("a bare layer trains rightly with this processor and PyTorch: nothing was to be guarded against")
@@ -216,10 +223,11 @@ def test_a_pruned_network_equals_the_masked_dense_one_in_training(kind):
     assert stride_of(model.short(model.stem(x))) == (1, 1)
 
 
-def test_files_and_copies_are_guarded_too(tmp_path):
-    model, plan = pruned()
+@pytest.mark.parametrize("kind", [nn.Conv2d, Conv2d])
+def test_files_and_copies_are_guarded_too(tmp_path, kind):
+    model, plan = pruned(kind)
     sirfp.save(tmp_path / "small.safetensors", model, plan)
-    fresh = Strided().eval()
+    fresh = Strided(kind).eval()
     sirfp.load(tmp_path / "small.safetensors", fresh)
     model.eval()
     x = torch.randn(2, 3, 16, 16)
