@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from sirfp.errors import InputError
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 ON = ("MODEL.TEACHER.WEIGHT", "0.5")
+SHORT = "SIRFP.STEPS 1 SIRFP.START_ITER 4 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 0 SOLVER.MAX_ITER 6".split()
+"""One cut, after four iterations of six."""
 
 
 def teach(trainer):
@@ -83,7 +86,7 @@ def test_a_file_teaches_from_the_first_iteration(whole, tmp_path):
             with pytest.raises(InputError, match="holds a pruned model"):
                 run(tmp_path / name, *ON, "MODEL.TEACHER.WEIGHTS", str(file))
             continue
-        trainer = run(tmp_path / name, *ON, "MODEL.TEACHER.WEIGHTS", str(file))
+        trainer = run(tmp_path / name, *ON, *SHORT, "MODEL.TEACHER.WEIGHTS", str(file))
         assert all(loss is not None for _, loss in losses(tmp_path / name))
         _, expected = read_safetensors(file)
         same_weights(expected, {k: v.contiguous() for k, v in teach(trainer).teacher.state_dict().items()})
@@ -101,18 +104,16 @@ def test_the_teacher_of_a_run_from_a_pruned_network_is_that_network(whole, tmp_p
 
 
 def test_checkpoints_without_a_teacher_go_on_with_the_file_of_the_report(tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "other"
     with pytest.raises(Stopped):
-        run(tmp_path, stop=14)
-    resumed = run(tmp_path, *ON, resume=True)
-    _, dense = read_safetensors(tmp_path / "dense.safetensors")
+        run(folder, stop=14)
+    shutil.copytree(folder, other)
+    resumed = run(folder, *ON, resume=True)
+    _, dense = read_safetensors(folder / "dense.safetensors")
     same_weights(dense, {name: value.contiguous() for name, value in teach(resumed).teacher.state_dict().items()})
-    for file in (tmp_path / "other").glob("*"):
-        file.unlink()
-    with pytest.raises(Stopped):
-        run(tmp_path / "other", stop=14)
-    (tmp_path / "other/dense.safetensors").unlink()
+    (other / "dense.safetensors").unlink()
     with pytest.raises(InputError, match="name the dense network's file in MODEL.TEACHER.WEIGHTS"):
-        run(tmp_path / "other", *ON, resume=True)
+        run(other, *ON, resume=True)
 
 
 def test_each_part_of_a_split_batch_is_compared(whole, tmp_path):
