@@ -102,7 +102,7 @@ def test_probes_sample_the_hessian(detector):
     divergence = divergence_for(model)
     dense = [z.double() for z in outputs_of(divergence, model, batch)]
     dense = [2 * z / z.abs().max() if z.numel() else z for z in dense]  # no probabilities so small that none is drawn
-    draws, generator, curved = 400, torch.Generator().manual_seed(0), []
+    draws, generator, curved = 300, torch.Generator().manual_seed(0), []
     terms = divergence.terms(dense)
     small: dict[tuple, int] = {}  # of levels that a head predicts, which differ in size alone, the largest small one
     for term in terms:
