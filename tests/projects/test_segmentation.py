@@ -104,7 +104,8 @@ def test_a_run_with_all_that_only_training_needs_prunes_and_goes_on(project, opt
         "SOLVER.AUXILIARY.FEATURE", "stage3", "SOLVER.AUXILIARY.CHANNELS", "8",
         "MODEL.TIMM.OUT_FEATURES", "['stride4', 'stage3', 'stride16']",
         "SIRFP.KEEP_FLOPS", "0.5", "SIRFP.CRITERION", "magnitude", "SIRFP.START_ITER", "1",
-        "SIRFP.ACCUMULATE_ITERS", "1", "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover']",
+        "SIRFP.ACCUMULATE_ITERS", "1", "SIRFP.RECONSTRUCTION_ITERS", "2",
+        "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover']",
         "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "0", "TEST.BEST_METRIC", "",
     ]  # fmt: skip
     engine.run(*run, options)
