@@ -1,6 +1,7 @@
 """Every run's config fits its name, and its network is built, counted and pruned to its budget, without data."""
 
 import functools
+import pickle
 import re
 import shlex
 from pathlib import Path
@@ -18,6 +19,7 @@ from sirfp.config.checks import validate
 from sirfp.config.options import criterion_options
 from sirfp.criteria import CRITERIA
 from sirfp.criteria.calibration import default_criterion
+from sirfp.files import yaml_files
 from sirfp.files.config_files import config_files
 from sirfp.training.launch import argument_parser
 from sirfp.training.schedule import Schedule
@@ -65,13 +67,32 @@ def task(file: Path) -> str:
     return file.parts[len(ROOT.parts) + 1]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def files_read_once():
+    """Parses each file once: most configs share their bases."""
+
+    @functools.cache
+    def parsed(path: str, what: str) -> bytes:
+        return pickle.dumps(own(path, what))
+
+    own = yaml_files.read_yaml
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml_files, "read_yaml", lambda path, what="config file": pickle.loads(parsed(str(path), what)))
+        yield
+
+
 def read(file: Path, *options: str) -> CfgNode:
     return load_config(file, options, ADD.get(task(file)))
 
 
 def resolved(run) -> CfgNode:
     """The config of a run of the zoo."""
-    return loaded_once(tuple(ROOT / file for file in run.files), tuple(run.options)).clone()
+    return unchanged(run).clone()
+
+
+def unchanged(run) -> CfgNode:
+    """The config of a run of the zoo, for reading."""
+    return loaded_once(tuple(ROOT / file for file in run.files), tuple(run.options))
 
 
 @functools.cache
@@ -121,11 +142,11 @@ def test_a_name_says_what_a_run_does(place):
     percent = name.partition("_keep")[2]
     assert percent == ("" if name.endswith(zoo.OWN) else f"{100 * run.keep:g}")
     assert name.partition("_keep")[0] == f"{family.network}_{run.criterion}"
-    assert sizes(resolved(family.dense)) == sizes(cfg), "the network is that of the dense config"
+    assert sizes(unchanged(family.dense)) == sizes(cfg), "the network is that of the dense config"
 
 
 def test_no_two_runs_write_into_one_folder():
-    folders = [resolved(run).OUTPUT_DIR for _, run in RUNS.values()]
+    folders = [unchanged(run).OUTPUT_DIR for _, run in RUNS.values()]
     assert len(folders) > 150 and len(set(folders)) == len(folders)
 
 
@@ -235,7 +256,7 @@ def test_each_command_of_the_model_zoo_writes_where_its_row_says(monkeypatch):
                 assert folder.endswith(f"_{name.replace(shared[0], rival) if shared else name}")
                 found.setdefault(folder, []).append(command)
     assert all(len(commands) == 1 for commands in found.values()), "no two rows write into one folder"
-    assert set(found) == {resolved(r).OUTPUT_DIR for f in zoo.families() for r in (f.dense, *f.pruned.values())}
+    assert set(found) == {unchanged(r).OUTPUT_DIR for f in zoo.families() for r in (f.dense, *f.pruned.values())}
 
 
 NAMING = ("*.md", "docs/**/*.md", "projects/**/*.md", "projects/**/*.py", "studies/*.yaml", "benchmarks/*.py")
