@@ -42,11 +42,13 @@ SHORT = (
     "SIRFP.STEPS 1 SIRFP.START_ITER 2 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 0 SIRFP.RECONSTRUCTION_ITERS 1 "
     "SIRFP.CURVE_IMAGES 2 SIRFP.WIDTHS ranking"
 )
+FEW = "model.head.conv_dims [64]"
+"""What gives the page's FCOS a head of one layer."""
 LESS = [
     (r"^sirfp data scenes$", "--train 8 --val 16 --size 64"),
     (r"^sirfp study ", "--list"),
-    (r"^sirfp prune --zoo ", "--criterion magnitude --reconstruction 0 --size 64 64"),
-    (r"^sirfp verify .*--zoo ", "--size 64 64"),
+    (r"^sirfp prune --zoo ", f"{FEW} --criterion magnitude --reconstruction 0 --size 64 64"),
+    (r"^sirfp verify .*--zoo ", f"{FEW} --size 64 64"),
     (r"^sirfp prune .*--(images|config-file)", "--batches 1 --batch 2 --widths ranking"),
     (r"^sirfp sensitivity .*--(images|config-file|zoo)", "--batches 1 --batch 2"),
     (r"^sirfp verify .*--images", "--batches 1"),
@@ -60,6 +62,7 @@ SMALLER = [
     (r"zeros\(1, 3, 224, 224\)", "zeros(1, 3, 64, 64)"),
     (r"\*\*resolve_model_data_config\(model\)", r'\g<0> | {"input_size": (3, 64, 64)}'),
     (r"rand\(3, 128, 160\)", "rand(3, 64, 64)"),
+    (r"described\.num_classes = 3\n", "described.num_classes, described.head.conv_dims = 3, [64]\n"),
     (r"\[128, 160, 192\], MIN_SIZE_TEST: 160", "[64, 80, 96], MIN_SIZE_TEST: 80"),
     (r"in \(16, 32, 48, 64\)", "in (8, 8, 16, 16)"),
     (r"Conv2d\(48, 64, 1\)", "Conv2d(16, 16, 1)"),
