@@ -1,5 +1,6 @@
 """Fixtures for all tests: real data sets, if they are installed, and clean catalogs."""
 
+import functools
 import gc
 import logging
 import os
@@ -49,6 +50,27 @@ def logging_as_it_was():
 def memory():
     """Keeps freed memory in the process, also between prunings, instead of taking and clearing it anew."""
     with kept_memory.kept_memory(nn.Identity()):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def operators():
+    """Has PyTorch's exporter look up once what each operator becomes, which does not change.
+
+    For every file it would read the source of 500 functions of onnxscript, in half a second.
+    """
+
+    def export(*args, **kwargs):
+        from torch.onnx._internal.exporter._registration import onnxscript_apis
+
+        build = getattr(onnxscript_apis, "get_torchlib_ops", None)
+        if build is not None and not hasattr(build, "cache_info"):
+            patch.setattr(onnxscript_apis, "get_torchlib_ops", functools.cache(build))
+        return own(*args, **kwargs)
+
+    own = torch.onnx.export
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", export)
         yield
 
 

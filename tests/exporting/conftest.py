@@ -1,10 +1,6 @@
-"""A pruned classifier, exported once; and the exporter looks up once what each operator becomes.
-
-For every file it would read the source of 500 functions.
-"""
+"""A pruned classifier, exported once."""
 
 import contextlib
-import functools
 import io
 import json
 from pathlib import Path
@@ -16,22 +12,6 @@ from small_models import CLASSIFIER, CLASSIFIER_CLASSES
 
 import sirfp
 from sirfp.cli import main
-from sirfp.exporting import missing_packages
-
-
-@pytest.fixture(autouse=True, scope="session")
-def operators():
-    """Keeps onnxscript's list of functions, which does not change; each export would build it anew in half a second."""
-    if missing_packages():
-        yield
-        return
-    from torch.onnx._internal.exporter._registration import onnxscript_apis
-
-    with pytest.MonkeyPatch.context() as patch:
-        build = getattr(onnxscript_apis, "get_torchlib_ops", None)
-        if build is not None:
-            patch.setattr(onnxscript_apis, "get_torchlib_ops", functools.cache(build))
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +26,7 @@ def pruned(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(pruned, operators, tmp_path_factory) -> tuple[Path, dict]:
+def exported(pruned, tmp_path_factory) -> tuple[Path, dict]:
     """The pruned classifier's ONNX file, and what the command said."""
     file, said = tmp_path_factory.mktemp("exported") / "small.onnx", io.StringIO()
     with contextlib.redirect_stdout(said):
