@@ -43,6 +43,8 @@ PHOTOGRAPHS = {
         "sklearn/datasets/images/flower.jpg",
     ),
 }
+DIGITS = "sklearn/datasets/data/digits.csv.gz"
+"""The file that `load_digits` reads."""
 TRAIN_SHARE = 0.8
 
 DIGITS_PER_SCENE = (2, 4)
@@ -211,25 +213,29 @@ def _photograph(name: str) -> np.ndarray:
     """Reads a photograph: (height, width, 3) uint8, RGB."""
     from PIL import Image
 
+    with Image.open(_installed(name)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _installed(name: str) -> Path:
+    """The path of a file of an installed package, which is not imported: scikit-learn's import takes seconds."""
     package, _, rest = name.partition("/")
     spec = importlib.util.find_spec(package)
     path = Path(spec.origin).parent / rest if spec and spec.origin else Path(name)
     if not path.is_file():
-        raise InputError(f"{name}: photograph not found; install scikit-image and scikit-learn as wheels")
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+        raise InputError(f"{name}: file not found; install scikit-image and scikit-learn as wheels")
+    return path
 
 
 @cache
 def _scans() -> tuple[np.ndarray, dict[str, tuple[np.ndarray, ...]]]:
     """The scans, (N, 8, 8) float32 in 0..1, and {split: indices of its scans, an array per class}."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
+    rows = np.loadtxt(_installed(DIGITS), delimiter=",", dtype=np.float32)  # 64 pixels and the class
+    images, target = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1]
     shares: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for label in range(len(CLASSES)):
-        indices = np.flatnonzero(digits.target == label)
+        indices = np.flatnonzero(target == label)
         cut = round(TRAIN_SHARE * len(indices))
         shares["train"].append(indices[:cut])
         shares["val"].append(indices[cut:])
-    return (digits.images / 16).astype(np.float32), {split: tuple(share) for split, share in shares.items()}
+    return images / 16, {split: tuple(share) for split, share in shares.items()}

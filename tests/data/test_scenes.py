@@ -67,6 +67,16 @@ def test_the_splits_share_no_scan_and_no_photograph():
     assert not {photo.tobytes() for photo in train} & {photo.tobytes() for photo in val}
 
 
+@pytest.mark.slow  # test_demo.py's trained networks read scenes rightly, which they could not of other scans
+def test_the_scans_are_those_that_scikit_learn_loads():
+    from sklearn.datasets import load_digits
+
+    digits, scans = load_digits(), composition._scans()[0]
+    assert scans.dtype == np.float32 and np.array_equal(scans, digits.images / 16)
+    for split in ("train", "val"):
+        assert all((digits.target[places] == i).all() for i, places in enumerate(composition.scans(split)))
+
+
 def test_digits_stand_out_from_what_they_cover():
     """Otherwise no network could learn the set."""
     gaps = []
