@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from marks import drawn
-from small_networks import INPUT, NETWORKS, Chain, Depthwise, Residual, Shared, build, random_keep
+from small_networks import INPUT, NETWORKS, Chain, Depthwise, Residual, Shared, Unsaved, build, random_keep
 from torch import nn
 
 from sirfp.channels import find_groups
@@ -30,8 +30,7 @@ X = torch.randn(INPUT)
 
 def pruned(kind=Residual):
     """A pruned network, which the caller may change, and its plan."""
-    model, plan = pruned_once(kind)
-    return copy.deepcopy(model), plan
+    return copy.deepcopy(pruned_once(kind))
 
 
 @functools.cache
@@ -72,18 +71,6 @@ def test_a_bias_that_was_added_is_restored(tmp_path):
     dense = Chain(normed=False, bias=False).eval()
     expand(dense, plan, model.state_dict())
     assert compare(dense, model, X).relative < 1e-5
-
-
-class Unsaved(nn.Module):
-    """A buffer of the channels' width that is not saved in files."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 4, 1)
-        self.register_buffer("ramp", torch.linspace(1, 2, 12)[:, None, None], persistent=False)
-
-    def forward(self, x):
-        return self.b(self.a(x) * self.ramp)
 
 
 def test_a_buffer_that_is_not_saved_is_cut_when_a_file_is_read(tmp_path):
