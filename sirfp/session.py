@@ -138,8 +138,8 @@ class PruningSession:
         """
         limits = self.limits
         if self.plan is not None:
-            channels = self.plan.channels
-            limits = replace(limits, dense=tuple((g.name, channels.get(g.name, g.size)) for g in self.find()))
+            sizes = tuple((g.name, self.plan.dense_size(g.name, g.size)) for g in self.find())
+            limits = replace(limits, dense=sizes)
         return with_given_widths(limits, self.model, self.find(), self.plan) if limits.keep else limits
 
     def _narrows(self) -> bool:

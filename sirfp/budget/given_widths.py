@@ -150,7 +150,7 @@ def _atoms(
     """Returns the number of atoms that one entry leaves a group."""
     step, fewest = group.step(limits.round_to), least(group, 0.0)
     if isinstance(entry.value, float):
-        dense = before.channels.get(group.name, group.size) if before else group.size
+        dense = before.dense_size(group.name, group.size) if before else group.size
         wanted = round(entry.value * dense / step) * step if entry.value < 1 else dense
         return min(group.size, max(wanted, -(-fewest // step) * step))
     if entry.value == 1:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InputError
 from ..network.branches import within
 from . import plan_values as read
+from .joined_groups import KeptGroups, Side, joined_groups
 from .plan_text import one_line, width_table
 
 FORMAT = 1
@@ -165,6 +166,13 @@ class PruningPlan:
                     return False
         return bool(earlier.cuts)
 
+    def dense_size(self, name: str, size: int) -> int:
+        """Returns the number of atoms that a group of the present model, of `size` atoms, has in the dense model.
+
+        A plan may count a group in channels of the dense model, of which the present model removes several at once.
+        """
+        return round(self.channels[name] * size / len(self.kept[name])) if name in self.kept else size
+
     def __repr__(self) -> str:
         """Returns one line: the criterion, FLOPs, parameters and the number of groups."""
         return one_line(self.criterion, self.flops, self.params, len(self.kept))
@@ -204,15 +212,17 @@ class PruningPlan:
                 size, keep = cut.size, cut.keep
             joined.setdefault((size, keep), []).append(place)
         cuts = tuple(Cut(tuple(places), size, keep) for (size, keep), places in joined.items())
-        kept = dict(self.kept)
-        for name, indices in later.kept.items():
-            before = own.get(later.places.get(name, ("", 0)))
-            kept[name] = indices if before is None else tuple(before.keep[i] for i in indices)
-        channels = {**later.channels, **self.channels}
+        sides = {
+            place: Side(cut.size, own[place].keep if place in own else tuple(range(cut.size)), cut.keep)
+            for cut in cuts
+            for place in cut.tensors
+        }
+        first, second = (KeptGroups(dict(p.kept), dict(p.channels), dict(p.places)) for p in (self, later))
+        kept, channels, places = joined_groups(first, second, sides)
         return PruningPlan(
             kept=kept,
-            channels={name: channels[name] for name in kept},
-            places={**later.places, **self.places},
+            channels=channels,
+            places=places,
             flops=(self.flops[0], later.flops[1]),
             params=(self.params[0], later.params[1]),
             cuts=cuts,
