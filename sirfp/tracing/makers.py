@@ -25,5 +25,9 @@ UNLABELLED = frozenset(
 """Operations that read a shape, a single value, a report of errors or nothing of their inputs."""
 MADE = frozenset(f"aten::{new}{name}" for new in ("", "new_") for name in ("zeros", "ones", "full"))
 """Operations that make a tensor of one value and of a given shape."""
+REMADE = frozenset(
+    f"aten::{name}" for name in ("unsqueeze", "zeros_like", "ones_like", "full_like", "clone", "_to_copy")
+)
+"""Operations that make such a tensor of another one."""
 FILLING = frozenset(["aten::fill_", "aten::zero_"])
 """Operations that give all of a tensor one value; so do elementwise ones with numbers."""

@@ -17,7 +17,7 @@ from .channel_labels import Array, Consumer, Dims, Labels, Product, Split, Tap
 from .codes import arguments, described, operation
 from .emissions import EmittedValues
 from .functions import FunctionWatch
-from .makers import FILLING, MADE, UNLABELLED
+from .makers import FILLING, MADE, REMADE, UNLABELLED
 from .pointwise import pointwise
 from .table import COUNTED, HIGHER_ORDER, RULES
 from .tensor_table import TensorTable
@@ -82,6 +82,7 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         self._broadcast = TensorTable()  # expanded tensor -> {dimension: labels that it meets}
         self._split_by = TensorTable()  # output of a split -> (number of its operation, axes it split)
         self._made = TensorTable()  # tensors of one value that the code made
+        self._joined = TensorTable()  # tensor without labels -> (axis, parts) of which the code made some
         self._functions = FunctionWatch(trace=weakref.proxy(self))
         self.state_dims: dict[str, Dims] = {}
         for name, tensor in state.items():
@@ -159,11 +160,22 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
         The code may follow the width, as `x.new_zeros(len(x), x.shape[1])` does, or write it: the trial shows which.
         """
         whole = tensor if tensor._base is None else tensor._base
-        if tensor not in self._made or whole not in self._made or self.dim(tensor, axis) is not None:
+        made = tensor in self._made and whole in self._made
+        if self.dim(tensor, axis) is not None or not (made or self._fit_joined(tensor, axis, labels)):
             return False
         dims = list(self.dims(tensor))
         dims[axis] = labels
         self.set(tensor, dims)
+        return True
+
+    def _fit_joined(self, tensor: torch.Tensor, axis: int, labels: Array | None) -> bool:
+        """Gives labels to the parts that the code made of a joined tensor, and freezes those of its other parts."""
+        joined, parts = self._joined.get(tensor, (None, ()))
+        if joined != axis % tensor.dim() or labels is None:
+            return False
+        for part, own in zip(parts, np.split(labels, np.cumsum([p.shape[joined] for p in parts])[:-1]), strict=True):
+            if not self.fit_made(part, joined, own):
+                self.labels.freeze(own, "cat joins it with a part of fixed size")
         return True
 
     def is_area(self, labels: Array) -> bool:
@@ -267,8 +279,11 @@ class ChannelTrace(EmittedValues, TorchDispatchMode):
             elif inputs[0]._is_view():
                 self._forget_made([inputs[0]])
         out = self.compute(func, args, kwargs)
-        if name in MADE or (name == "aten::unsqueeze" and inputs[0] in self._made):
+        if name in MADE or (name in REMADE and inputs[0] in self._made):
             self._made[out] = True
+        if name == "aten::cat" and not labelled and any(t in self._made for t in inputs):
+            parts = [t for t in inputs if t.dim() == out.dim()]
+            self._joined[out] = (args[1] if len(args) > 1 else 0) % out.dim(), parts
         if name in UNLABELLED or not (labelled or name in COUNTED):
             return out
         if into_part and labelled:

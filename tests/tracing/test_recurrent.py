@@ -129,6 +129,32 @@ def test_cells_by_hand_whose_first_states_are_zeros(joined):
     assert sorted(g.size for g in found) == [12, 16] and [f.name for f in found.frozen] == ["head"]
 
 
+class OnFrames(nn.Module):
+    """A convolutional cell whose first state stands beside the frames themselves, which have no channels to remove."""
+
+    def __init__(self, frame_first: bool):
+        super().__init__()
+        self.frame_first, self.width = frame_first, 16
+        self.gates, self.head = nn.Conv2d(3 + 16, 64, 3, padding=1), nn.Conv2d(16, 3, 1)
+
+    def forward(self, x):
+        hidden = torch.zeros(len(x), self.width, *x.shape[3:]).to(x.dtype)
+        cell = torch.zeros_like(hidden)
+        for step in x.unbind(1):
+            made = self.gates(torch.cat([step, hidden] if self.frame_first else [hidden, step], 1))
+            i, f, o, g = torch.split(made, self.width, 1)
+            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            hidden = o.sigmoid() * cell.tanh()
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("frame_first", [True, False])
+def test_first_states_beside_an_input_of_fixed_size(frame_first):
+    torch.manual_seed(0)
+    found = prove(OnFrames(frame_first), torch.rand(1, 3, 3, 5, 4))
+    assert [(g.name, g.size) for g in found] == [("gates", 16)] and [f.name for f in found.frozen] == ["head"]
+
+
 def test_states_of_a_width_in_the_code_follow():
     torch.manual_seed(0)
     found = prove(GivenStates(nn.LSTM), torch.rand(1, 6, 5))
