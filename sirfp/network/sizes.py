@@ -78,7 +78,7 @@ def names_in_code(module: nn.Module) -> frozenset[str]:
     return frozenset(
         name
         for base in type(module).__mro__
-        if base.__module__.partition(".")[0] != "torch"
+        if base.__module__.partition(".")[0] != "torch" or base is nn.Transformer  # others are cut with their sizes
         for key, method in vars(base).items()
         if key not in ("__init__", "extra_repr", "__repr__") and hasattr(method, "__code__")
         for name in method.__code__.co_names

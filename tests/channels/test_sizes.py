@@ -190,6 +190,28 @@ class ChecksItsInput(nn.Module):
         return self.a(x).view(*x.shape[:-1], self.parts, -1).flatten(-2)
 
 
+class Translator(nn.Module):
+    """PyTorch's transformer, which checks the widths of its inputs by an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.i = nn.Linear(6, 32)
+        self.blocks = nn.Transformer(32, 4, 1, 1, 48, batch_first=True)
+        self.o = nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = self.i(x)
+        return self.o(self.blocks(x, x[:, 1:]))
+
+
+def test_the_embedding_of_a_transformer_is_cut():
+    torch.manual_seed(0)
+    model = Translator().eval()
+    assert [f.name for f in find_groups(model, torch.rand(2, 5, 6)).frozen] == ["o"]
+    found = prove(model, torch.rand(2, 5, 6))
+    assert found["i"].size == 32
+
+
 class ChecksWhatItMade(ChecksItsInput):
     """Fails if heads have another width than it was built for."""
 
