@@ -21,7 +21,7 @@ from torch import nn
 
 from .budget.decision import decide, refined
 from .budget.evidence import Evidence
-from .budget.limits import Limits
+from .budget.limits import Limits, check_count
 from .budget.target import KEEP_FLOPS, Target
 from .criteria.calibration import Loss, calibrate
 from .criteria.registry import refuse_misspelt
@@ -29,7 +29,7 @@ from .network.batches import Run
 from .network.clock import Clock
 from .network.outputs import Outputs, only, with_everything
 from .network.untouched import leave_inference, outside_inference_mode
-from .network.wrappers import on_plain_model, unwrapped
+from .network.wrappers import as_models, on_plain_model, unwrapped
 from .session import PruningSession
 from .structure.plan import PruningPlan
 from .surgery.plan_and_cut import cut, cut_to, plan_for
@@ -141,9 +141,12 @@ def prune(
         1.0 if keep else KEEP_FLOPS, clock, keep_flops=keep_flops, keep_params=keep_params, keep_latency=keep_latency
     )
     limits = Limits(partitions, min_keep, round_to, ignore, keep or ())
+    check_count("reconstruction", reconstruction, 0)
+    if steps is not None:
+        check_count("steps", steps, 1)
     leave_inference(model)
     loss = with_everything(loss)
-    also = list(also)
+    also = as_models(also)
     with ExitStack() as stack:
         for one in (model, *also):
             stack.enter_context(only(unwrapped(one), outputs))

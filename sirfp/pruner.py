@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from .budget.evidence import CURVES, Evidence, check_compared, check_widths
-from .budget.limits import Limits
+from .budget.limits import Limits, check_count
 from .budget.several_cuts import share_after
 from .budget.target import KEEP_FLOPS, Target
 from .criteria import CRITERIA
@@ -35,8 +35,9 @@ from .errors import InputError
 from .network.batches import Run, runner
 from .network.clock import Clock
 from .network.last_inputs import LastInputs
+from .network.outputs import Outputs, only, with_everything
 from .network.untouched import copied_inputs, leave_inference, outside_inference_mode
-from .network.wrappers import compiled_code_as_python, plain
+from .network.wrappers import as_models, compiled_code_as_python, plain, unwrapped
 from .session import PruningSession
 from .structure.plan import PruningPlan
 from .surgery.cut import apply
@@ -61,7 +62,7 @@ class Pruner:
         optimizer: the optimizer, whose state is cut together with the parameters. It may be set later, as `optimizer`.
         also: models of the same structure that lose the same channels, such as a moving average of the weights.
         period: the interval, in training steps that the pruner looks at, at which features and gradients are used.
-        loss, forward, bias_correction, reconstruction, widths, divergence: as in `sirfp.prune`.
+        loss, forward, bias_correction, reconstruction, widths, divergence, outputs: as in `sirfp.prune`.
         ignore, keep, round_to, seed, min_keep, partitions, trial_device: as in `sirfp.prune`.
         **options: arguments of the criterion.
 
@@ -90,6 +91,7 @@ class Pruner:
         reconstruction: int = BATCHES,
         widths: str | None = None,
         divergence: Callable[[Any, Any], torch.Tensor] | None = None,
+        outputs: Outputs | None = None,
         ignore: Iterable[str] = Limits.ignore,
         keep: Mapping[str, float] | None = None,
         round_to: int = Limits.round_to,
@@ -102,13 +104,13 @@ class Pruner:
         whole = 1.0 if keep else KEEP_FLOPS
         budgets = {"keep_flops": keep_flops, "keep_params": keep_params, "keep_latency": keep_latency}
         self.target = Target.of(whole, clock, **budgets)
-        for name, value in (("steps", steps), ("period", period)):
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name, value, least in (("steps", steps, 1), ("period", period, 1), ("reconstruction", reconstruction, 0)):
+            check_count(name, value, least)
         if widths is not None:
             check_widths(widths)
         self.model, self.steps, self.widths, self.reconstruction = model, steps, widths, reconstruction
-        self.loss, self.forward, self.divergence = loss, forward, divergence
+        self.loss, self.forward, self.divergence = with_everything(loss), forward, divergence
+        self.outputs = outputs
         limits = Limits(partitions, min_keep, round_to, ignore, keep or ())
         with plain(model) as network:
             leave_inference(network)
@@ -119,11 +121,13 @@ class Pruner:
                 seed=seed, trial_device=trial_device,
             )  # fmt: skip
             refuse_misspelt(self.session.criterion, options, Pruner, "Pruner")
-            self.session.go_on()
-            self.session.follow(also)
+            self.session.follow(as_models(also))
+            with self._part():
+                self.session.go_on()
             start = self.target.kept(self.plan) if self.plan else 1.0
             self.start = 1.0 if math.isnan(start) else start  # of a plan without latency, which check_reach refuses
-            self.session.check_reach([self._target(number) for number in range(1, steps + 1)])
+            with self._part():
+                self.session.check_reach([self._target(number) for number in range(1, steps + 1)])
         chosen = CRITERIA.find(self.session.criterion)
         if divergence is not None:
             check_compared(widths or chosen.widths, self.session.criterion)
@@ -177,7 +181,8 @@ class Pruner:
 
     @contextmanager
     def _looking(self, complete: bool) -> Iterator[None]:
-        observer = self.session.attach()
+        with self._part():
+            observer = self.session.attach()
         try:
             with compiled_code_as_python(), self._inputs.watch():
                 yield
@@ -187,7 +192,8 @@ class Pruner:
             observer.step()
 
     def _look_at(self, batch: Any) -> None:
-        criterion = self.session.attach().criterion
+        with self._part():
+            criterion = self.session.attach().criterion
         self._detach()
         if self._inputs.batches.maxlen:
             self._inputs.batches.append(copied_inputs(batch))
@@ -216,7 +222,7 @@ class Pruner:
                 "with pruner.look(): ..."
             )
         target = self._target(self.cuts + 1)
-        with plain(self.model) as network:
+        with plain(self.model) as network, self._part():
             evidence = Evidence.of_calibration(
                 network, self.session.example_inputs, self.session.criterion, batches or None, self.widths,
                 self.reconstruction or BATCHES, loss=self.loss, forward=self.forward, divergence=self.divergence,
@@ -246,6 +252,8 @@ class Pruner:
         Raises:
             InputError: the state is no pruner's, or that of another criterion, or the model is cut in another way.
         """
+        if not isinstance(state, Mapping):
+            raise InputError(f"this is no state of a pruner, which Pruner.state_dict gives, but {type(state).__name__}")
         missing = [key for key in ("criterion", "plan", "steps", "start") if key not in state]
         if missing:
             raise InputError(f"this is no state of a pruner, which Pruner.state_dict gives: it lacks {missing[0]!r}")
@@ -264,6 +272,14 @@ class Pruner:
             self.session.load_state_dict(state)
             self._order_optimizer(network)
             self.start = state["start"]
+
+    @contextmanager
+    def _part(self) -> Iterator[None]:
+        """Lets the models return only the outputs that count."""
+        with ExitStack() as stack:
+            for one in (self.session.model, *self.session.followers):
+                stack.enter_context(only(unwrapped(one), self.outputs))
+            yield
 
     def _detach(self) -> None:
         if self.session.observer is not None:

@@ -15,7 +15,7 @@ from torch import nn
 from .budget.curve_store import CurveStore
 from .budget.curves import LEVELS
 from .budget.evidence import CURVES, Evidence
-from .budget.limits import Limits
+from .budget.limits import Limits, check_count
 from .budget.sensitivity import Sensitivity
 from .criteria.calibration import Loss
 from .errors import InputError
@@ -71,6 +71,7 @@ def sensitivity(
             file, or is given together with a divergence, whose code it does not know.
     """
     levels = check_levels(levels)
+    check_count("reconstruction", reconstruction, 0)
     if cache is not None and divergence is not None:
         raise InputError("a cache does not know the code of a divergence of your own: leave out cache or divergence")
     leave_inference(model)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 
 import pytest
 import torch
 from small_networks import INPUT, OneLayer, Residual, build, mean_square
+from torch import nn
 
 import sirfp
 from sirfp.budget.evidence import default_widths
@@ -140,3 +142,38 @@ def test_arguments_without_an_effect_are_refused(given, says):
     with pytest.raises(sirfp.InputError, match=says):
         sirfp.prune(model, BATCHES[0], "magnitude", **given)
     assert not hasattr(model, "_sirfp_plan")
+
+
+WRONG_KINDS = [
+    ({"ignore": [nn.Linear(2, 2)]}, r"ignore must be names of modules, such as .*, got Linear"),
+    ({"ignore": 3}, r"ignore must be names of modules, such as .*, got int"),
+    ({"partitions": [None]}, r"partitions must be names of modules, such as .*, got NoneType"),
+    ({"reconstruction": -1}, "reconstruction must be a whole number of at least 0, got -1"),
+    ({"reconstruction": 2.5}, "reconstruction must be a whole number of at least 0, got 2.5"),
+    ({"steps": 1.5}, "steps must be a whole number of at least 1, got 1.5"),
+    ({"steps": "two"}, "steps must be a whole number of at least 1, got 'two'"),
+    ({"optimizer": 3}, "optimizer must be an optimizer of PyTorch, got int"),
+    ({"also": None}, "also must be a list of models, got NoneType"),
+]
+
+
+@pytest.mark.parametrize(("given", "says"), WRONG_KINDS)
+def test_arguments_of_a_wrong_kind_are_refused_in_one_line(given, says):
+    for call in (sirfp.prune, sirfp.Pruner):
+        with pytest.raises(sirfp.InputError, match=f"^{says}$"):
+            call(build(Residual), BATCHES[0], criterion="magnitude", **given)
+    if given.keys() <= {"ignore", "reconstruction"}:
+        with pytest.raises(sirfp.InputError, match=f"^{says}$"):
+            sirfp.sensitivity(build(Residual), BATCHES[0], calibration=BATCHES, **given)
+
+
+def test_a_single_model_may_be_given_as_also():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)).eval()
+    average = copy.deepcopy(model)  # which can be iterated over, as a list can
+    sirfp.prune(model, BATCHES[0], "magnitude", keep_flops=0.5, also=average, bias_correction=False)
+    assert average[0].out_channels == model[0].out_channels < 8
+
+
+def test_example_inputs_without_images_are_refused():
+    with pytest.raises(sirfp.InputError, match="no FLOPs to keep a share of: are they empty?"):
+        sirfp.prune(build(Residual), BATCHES[0][:0], "magnitude", keep_flops=0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from contextlib import suppress
 
 import pytest
 import torch
@@ -222,6 +223,45 @@ def test_a_step_that_fails_is_not_looked_at():
         pruner.cut()
 
 
+def test_the_inputs_of_a_step_that_fails_are_dropped():
+    model = bare()
+    pruner = sirfp.Pruner(model, X, criterion="sirfp_setwise", keep_flops=0.5, steps=1)
+    for batch in (BATCHES[0], BATCHES[1][:, :2], BATCHES[2]):  # the second has too few channels
+        with suppress(RuntimeError), pruner.look():
+            mean_square(model, batch).backward()
+    assert pruner.cut().flops[1] < pruner.plan.flops[0]
+
+
+class Verbose(Bare):
+    """Returns its features and, with a target, its loss beside the result."""
+
+    def forward(self, x, target=None):
+        features = self.a(x)
+        result = self.last(self.c(self.b(features.relu()).relu()).relu())
+        return {"result": result, "features": features, "loss": None if target is None else result.square().mean()}
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "sirfp_setwise"])
+def test_only_the_outputs_that_count_keep_their_channels(criterion):
+    torch.manual_seed(0)
+    model = Verbose().train()
+    average, result = copy.deepcopy(model), lambda out: out["result"]
+    pruner = sirfp.Pruner(
+        model, X, criterion=criterion, keep_flops=0.4, steps=2, outputs=result, also=[average], bias_correction=False
+    )
+    whole = sirfp.find_groups(model, X)
+    for _ in range(2):
+        for batch in BATCHES[:2]:
+            with pruner.look():
+                out = model(batch, target=0)
+                assert out["features"] is not None, "a training step gets everything"
+                out["loss"].backward()
+        plan = pruner.cut()
+        model.zero_grad()
+    assert len(plan.kept) > len(whole.groups) and average.a.weight.shape == model.a.weight.shape
+    assert model(X)["features"].shape[1] == model.a.out_channels < 16
+
+
 @pytest.fixture
 def process_group(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
@@ -273,6 +313,7 @@ def test_what_cannot_be_is_said():
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"period": 1.5}, "period must be a whole number of at least 1, got 1.5"),
         ({"widths": "curve"}, "widths must be one of"),
+        ({"outputs": "result"}, "outputs must be a function of the model's output"),
         ({"also": [build(Residual)]}, "model 0 of also= is not of the structure"),
     ):
         with pytest.raises(sirfp.InputError, match=words):
@@ -286,6 +327,8 @@ def test_what_cannot_be_is_said():
         sirfp.Pruner(model, X, criterion="taylor").load_state_dict(state)
     with pytest.raises(sirfp.InputError, match="this is no state of a pruner.*lacks 'criterion'"):
         pruner.load_state_dict(model.state_dict())
+    with pytest.raises(sirfp.InputError, match="this is no state of a pruner.* but NoneType"):
+        pruner.load_state_dict(None)
     pruner.cut()
     with pytest.raises(sirfp.InputError, match="cut in another way than in the state"):
         pruner.load_state_dict(state)

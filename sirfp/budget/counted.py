@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from ..structure.choice import Choice
 from ..structure.groups import ChannelGroups
 from ..structure.plan import QUANTITIES, PruningPlan
@@ -80,6 +81,9 @@ class Counted(Target):
 
     def check_reach(self, model, example_inputs, found, limits=DEFAULT, before=None) -> None:
         dense, least = self.dense(found, before), self.cost(found)(smallest(found, limits))
+        if not dense:
+            check_groups(found)
+            raise InputError(f"on the example inputs the model has no {self.words} to keep a share of: are they empty?")
         if least > self.share * dense:
             check_groups(found)
             raise out_of_reach(self.share * dense, least, dense, self.words, limits)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral, Real
+from typing import Any
 
 from ..errors import InputError
 
@@ -16,6 +17,12 @@ def check_share(name: str, value: float, zero: bool = False) -> None:
     if not ok or not (0 <= value <= 1 if zero else 0 < value <= 1):
         hint = f"; for {value:g}% write {value / 100:g}" if ok and 2 <= value <= 100 else ""
         raise InputError(f"{name} must lie in {'[' if zero else '('}0, 1], got {value!r}{hint}")
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raises InputError unless a value is a whole number of at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Limits:
             share of these. Groups that are missing are dense.
 
     Raises:
-        InputError: `min_keep`, `round_to` or a value of `keep` is out of range.
+        InputError: `min_keep`, `round_to` or a value of `keep` is out of range, or a name is no text.
     """
 
     partitions: Iterable[str] = ("backbone.bottom_up", "backbone")
@@ -56,12 +63,10 @@ class Limits:
 
     def __post_init__(self):
         for name in ("partitions", "ignore"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
         object.__setattr__(self, "keep", _pairs(self.keep))
         check_share("min_keep", self.min_keep, zero=True)
-        if not isinstance(self.round_to, int) or self.round_to < 1:
-            raise InputError(f"round_to must be a whole number of at least 1, got {self.round_to!r}")
+        check_count("round_to", self.round_to, 1)
 
     @property
     def entries(self) -> tuple[tuple[str, float], ...]:
@@ -83,6 +88,19 @@ class Limits:
         """Reads the limits from cfg.SIRFP."""
         node = cfg.SIRFP
         return Limits(node.PARTITIONS, node.MIN_KEEP, node.ROUND_TO, node.IGNORE, node.KEEP)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """Returns names of modules as a tuple; a single one may be given alone.
+
+    Raises:
+        InputError: they are no texts.
+    """
+    texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        raise InputError(f"{name} must be names of modules, such as [\"layer4*\"], got {type(wrong[0]).__name__}")
+    return texts
 
 
 def _pairs(keep: Mapping[str, float] | Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:

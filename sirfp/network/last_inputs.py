@@ -30,10 +30,18 @@ class LastInputs:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """While active, keeps the inputs of calls in training mode."""
+        """While active, keeps the inputs of calls in training mode.
+
+        Those of a step that raises an error are dropped: they may be what the model cannot be run on, for want of
+        memory too.
+        """
+        before = tuple(self.batches)
         handle = self.model.register_forward_pre_hook(self._keep, with_kwargs=True)
         try:
             yield
+        except BaseException:
+            self.batches = deque(before, maxlen=self.batches.maxlen)
+            raise
         finally:
             handle.remove()
 

@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -45,6 +45,19 @@ def unwrapped(model: Any) -> Any:
     """Returns the network inside all of a model's wrappers; the model itself if it has none."""
     inner = _inside(model) or _averaged(model) or _of_lightning(model)
     return model if inner is None or inner is model else unwrapped(inner)
+
+
+def as_models(models: Any) -> list[Any]:
+    """Returns further models as a list; a single one may be given alone.
+
+    Raises:
+        InputError: they are no models.
+    """
+    if isinstance(models, nn.Module):
+        return [models]
+    if not isinstance(models, Iterable):
+        raise InputError(f"also must be a list of models, got {type(models).__name__}")
+    return list(models)
 
 
 def compiled_code_as_python() -> AbstractContextManager[Any]:

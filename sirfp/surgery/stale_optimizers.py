@@ -23,7 +23,7 @@ _watching: list[Any] = []
 
 
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
-    """Raises InputError if an optimizer trains other parameters than those of the model.
+    """Raises InputError if an optimizer is none, or trains other parameters than those of the model.
 
     Args:
         model: the plain model that will be cut.
@@ -31,6 +31,8 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None) -
     """
     if optimizer is None:
         return
+    if not hasattr(optimizer, "param_groups"):
+        raise InputError(f"optimizer must be an optimizer of PyTorch, got {type(optimizer).__name__}")
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own = {id(parameter) for parameter in model.parameters()}
     if trained and not any(id(parameter) in own for parameter in trained):

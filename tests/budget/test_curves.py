@@ -144,7 +144,7 @@ def test_named_tuples_are_divided_and_dictionaries_of_other_images_are_left_alon
     [
         ({"calibration": [torch.randn(1, 3, 16, 16)], "widths": "curves"}, "at least two calibration images, not 1"),
         ({"calibration": [torch.randn(4, 3, 16, 16)], "widths": "curvs"}, "must be one of curves, ranking.*you mean"),
-        ({"calibration": [torch.randn(16, 3, 16, 16)], "steps": 0}, "steps must be at least 1"),
+        ({"calibration": [torch.randn(16, 3, 16, 16)], "steps": 0}, "steps must be a whole number of at least 1"),
         ({"calibration": [torch.full((16, 3, 16, 16), torch.nan)], "widths": "curves"}, "finite|nan"),
         ({"calibration": [torch.randn(16, 3, 16, 16)], "divergence": lambda a, b: a.sum() * 0 + 1}, "not 0"),
         ({"calibration": [torch.randn(16, 3, 16, 16)], "divergence": lambda a, b: a.sum() / 0}, "inf|nan"),
