@@ -55,9 +55,9 @@ def joined_groups(first: KeptGroups, later: KeptGroups, sides: Mapping[Place, Si
         if found is not None:
             kept[found] = indices
             same.add(found)
-        elif there or (place in sides and len(sides[place].before) < sides[place].size):
+        elif place in sides and (there or len(sides[place].before) < sides[place].size):
             others.add(place)
-        else:
+        elif not there:  # else neither plan cuts the place, and its groups keep all that they have
             new = _unused(name, kept)
             kept[new], channels[new], places[new] = indices, later.channels[name], place
     held = {first.places[name] for name in same if name in first.places}

@@ -86,3 +86,9 @@ def test_groups_of_two_plans(case):
     joined = joined_groups(first, later, {PLACE: Side(10, before, after)})
     assert joined.kept == expected and joined.kept.keys() == joined.channels.keys()
     assert all(len(kept) <= joined.channels[name] for name, kept in joined.kept.items())
+
+
+def test_other_groups_of_what_neither_plan_cuts():
+    first = KeptGroups({"a": (0,), "a#2": (4, 10)}, {"a": 1, "a#2": 2}, dict.fromkeys(["a", "a#2"], PLACE))
+    later = KeptGroups({"a": (0, 1)}, {"a": 2}, {"a": PLACE})
+    assert joined_groups(first, later, {}) == first
