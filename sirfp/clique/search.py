@@ -15,8 +15,6 @@ Matrices may be on any device. Each call copies its matrix to the CPU once and s
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
@@ -27,7 +25,7 @@ EXACT_LIMIT = 32
 the worst case. docs/greedy_gap.md compares `greedy` with the optimum up to this size and with local searches above it.
 """
 
-_BLOCK = 1 << 16  # weights rounded at once: a block of them in float64 stays in a core's cache
+_BLOCK = 1 << 17  # weights rounded per block: limits each temporary copy to 1 MiB of float64
 
 
 def greedy(
@@ -35,9 +33,9 @@ def greedy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """EHGP (Algorithm 1): repeatedly removes the vertex with the smallest sum of weights to the remaining vertices.
 
-    Takes O(C^2) for the sums and O(C) for each removal, and a copy of the weights in float64, 8 C^2 bytes. Of equal
-    sums, the one with the lowest index is removed first, on every machine: weights are rounded to a grid on which
-    float64 sums are exact. The grid is as fine as float64 resolves the greatest sum.
+    Takes O(C^2) for the sums and O(C) for each removal. Of equal sums, the one with the lowest index is removed first,
+    on every machine: weights are rounded to a grid on which float64 sums are exact. The grid is as fine as float64
+    resolves the greatest sum.
 
     Args:
         edge_weights: `(C, C)`, symmetric and finite. The diagonal is ignored.
@@ -57,21 +55,21 @@ def greedy(
         >>> order.tolist(), score.tolist()
         ([1, 0, 2], [-5.0, -1.0, 0.0])
     """
-    a, most = _matrix(edge_weights)
+    a = _matrix(edge_weights)
     size = len(a)
     remove = size if remove is None else remove
     if not 0 <= remove <= size:
         raise ValueError(f"remove must lie in [0, {size}], got {remove}")
     v = _vertices(vertex_weights, size)
-    rounder = _rounder(size * most + float(np.abs(v).max(initial=0)))
-    rounded, s = _rounded(a, rounder)
-    s += v + rounder - rounder
-    rows, first, subtract = list(rounded), s.argmin, np.subtract  # a removal is short: names looked up once count
-    order, score = np.empty(remove, np.int64), np.empty(remove, np.float64)
+    rounder = _rounder(a, v)
+    s = _sums(a, rounder) + (v + rounder - rounder)
+    order, score, row = np.empty(remove, np.int64), np.empty(remove, np.float64), np.empty(size)
     for t in range(remove):
-        i = first()
+        i = s.argmin()
         order[t], score[t] = i, s[i]
-        subtract(s, rows[i], s)
+        np.add(a[i], rounder, out=row)
+        row -= rounder
+        s -= row
         s[i] = np.inf
     device = edge_weights.device
     return torch.from_numpy(order).to(device), torch.from_numpy(score).to(device)
@@ -88,7 +86,7 @@ def value(edge_weights: torch.Tensor, kept: torch.Tensor, vertex_weights: torch.
     Raises:
         ValueError: see `greedy`; or `kept` has a repeated index or one out of range.
     """
-    a, _ = _matrix(edge_weights)
+    a = _matrix(edge_weights)
     return _value(a, _vertices(vertex_weights, len(a)), _kept(kept, len(a)))
 
 
@@ -115,7 +113,7 @@ def local_search(
     Raises:
         ValueError: see `value`.
     """
-    a, _ = _matrix(edge_weights)
+    a = _matrix(edge_weights)
     v = _vertices(vertex_weights, len(a))
     inside = _local_search(a, v, _kept(kept, len(a)), max_swaps)
     return torch.from_numpy(inside).to(edge_weights.device), _value(a, v, inside)
@@ -140,7 +138,7 @@ def exact(
     Raises:
         ValueError: see `greedy`; or C is above the limit, or `keep` is out of range.
     """
-    a = _matrix(edge_weights)[0].astype(np.float64)
+    a = _matrix(edge_weights).astype(np.float64)
     size = len(a)
     if size > EXACT_LIMIT:
         raise ValueError(f"exact takes at most {EXACT_LIMIT} vertices, got {size}; use greedy and local_search")
@@ -171,7 +169,7 @@ def bound(edge_weights: torch.Tensor, keep: int, vertex_weights: torch.Tensor | 
     Raises:
         ValueError: see `greedy`; or `keep` is out of range.
     """
-    a = _matrix(edge_weights)[0].astype(np.float64)
+    a = _matrix(edge_weights).astype(np.float64)
     _check_keep(keep, len(a))
     np.fill_diagonal(a, 0)
     v = _vertices(vertex_weights, len(a))
@@ -218,39 +216,35 @@ def _value(a: np.ndarray, v: np.ndarray, inside: np.ndarray) -> float:
     return float((part.sum() - np.trace(part)) / 2 + v[inside].sum())
 
 
-def _rounder(most: float) -> float:
-    """Returns a number r for which `(weight + r) - r` rounds to a grid with exact sums of up to `most`."""
-    return 1.5 * 2.0 ** (math.frexp(most)[1] + 2)
+def _rounder(a: np.ndarray, v: np.ndarray) -> np.float64:
+    """Returns a number r for which `(weight + r) - r` rounds a weight to a grid with exact row sums."""
+    most = len(a) * np.abs(a).max(initial=0) + np.abs(v).max(initial=0)
+    return np.float64(1.5 * 2.0 ** (52 + np.frexp(np.float64(most))[1] - 50))
 
 
-def _rounded(a: np.ndarray, rounder: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rounded weights, (C, C) in float64, and the sum of each of their rows without the diagonal, (C,)."""
-    rounded, sums = np.empty(a.shape), np.empty(len(a))  # NumPy asks for huge pages, PyTorch does not
+def _sums(a: np.ndarray, rounder: np.float64) -> np.ndarray:
+    """Returns the sum of each row of the rounded weights, without the diagonal."""
     rows = max(1, _BLOCK // max(1, len(a)))
-    for start in range(0, len(a), rows):
-        part = rounded[start : start + rows]
-        np.add(a[start : start + rows], rounder, out=part, dtype=np.float64)
-        part -= rounder
-        part.sum(1, out=sums[start : start + rows])
-    return rounded, sums - rounded.diagonal()
+    sums = [(a[i : i + rows] + rounder - rounder).sum(1) for i in range(0, len(a), rows)]
+    return np.concatenate([np.zeros(0), *sums]) - (a.diagonal() + rounder - rounder)
 
 
-def _matrix(edge_weights: torch.Tensor) -> tuple[np.ndarray, float]:
-    """Checks the weights; returns them as a contiguous float32 or float64 array, and the greatest magnitude in it."""
+def _matrix(edge_weights: torch.Tensor) -> np.ndarray:
+    """Checks the weights and returns them as a contiguous float32 or float64 array."""
     if edge_weights.ndim != 2 or edge_weights.shape[0] != edge_weights.shape[1]:
         raise ValueError(f"edge_weights must be square, (C, C), got shape {tuple(edge_weights.shape)}")
     dtype = torch.float64 if edge_weights.dtype == torch.float64 else torch.float32
-    tensor = edge_weights.detach().to("cpu", dtype).contiguous()
-    a = tensor.numpy()
+    a = edge_weights.detach().to("cpu", dtype).contiguous().numpy()
     if not a.size:
-        return a, 0.0
-    low, high = map(float, tensor.aminmax())
+        return a
+    low, high = float(a.min()), float(a.max())
     if not np.isfinite(low) or not np.isfinite(high):
         raise ValueError(f"edge_weights must be finite, got values from {low} to {high}")
     # Multiply the matrix and its transpose by a random vector: equal products mean that the matrix is symmetric. This
     # is much cheaper than a comparison of all entries.
     most = max(abs(low), abs(high))
     probe = torch.randn(len(a), dtype=dtype, generator=torch.Generator().manual_seed(0))
+    tensor = torch.from_numpy(a)
     if (tensor @ probe - tensor.t() @ probe).abs().max() > 1e-5 * len(a) ** 0.5 * most:
         apart = np.abs(a - a.T)
         row, column = np.unravel_index(apart.argmax(), apart.shape)
@@ -259,7 +253,7 @@ def _matrix(edge_weights: torch.Tensor) -> tuple[np.ndarray, float]:
                 f"edge_weights must be symmetric, but [{row}, {column}] and its mirror image are "
                 f"{a[row, column]:.6g} and {a[column, row]:.6g}"
             )
-    return a, most
+    return a
 
 
 def _vertices(vertex_weights: torch.Tensor | None, size: int) -> np.ndarray:
