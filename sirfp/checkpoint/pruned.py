@@ -51,8 +51,10 @@ def save(
             found out for networks of timm.
 
     Raises:
-        InputError: the file cannot be written, or the plan is not the whole way from the dense model to this one.
+        InputError: the file has no name or cannot be written, or the plan is not the whole way from the dense model to
+            this one.
     """
+    _check_path(path)
     plan = whole_plan(model) if plan is None else plan
     if plan is not None:
         check_whole(model, plan)
@@ -73,6 +75,12 @@ def save(
             save_file(state, str(beside), metadata=metadata)
         except SafetensorError as error:
             raise InputError(f"cannot write {path}: {error}") from None
+
+
+def _check_path(path: object) -> None:
+    """Raises InputError for a path that is none."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"the file must be named by a text or a Path, got {type(path).__name__}")
 
 
 def storage_key(tensor: torch.Tensor) -> tuple:
@@ -145,6 +153,7 @@ def load(path: str | os.PathLike, model: nn.Module, head: int | None = None) -> 
         InputError: the file is damaged or for another model (the model is then unchanged), or the head cannot be
             replaced.
     """
+    _check_path(path)
     check_head(head)
     plan, state = read(path)
     try:

@@ -8,6 +8,7 @@ the plain network and into any wrapper.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 import warnings
@@ -177,6 +178,8 @@ def _check_module(model: Any) -> None:
         kind, hint = type(model).__name__, "give a torch.nn.Module"
         if isinstance(model, Mapping):
             hint = "build the network and load these weights into it: model.load_state_dict(...)"
+        elif isinstance(model, os.PathLike) or (isinstance(model, str) and os.path.splitext(model)[1]):
+            hint = "a file comes before the model: sirfp.save(file, model), sirfp.load(file, model)"
         elif isinstance(model, str):
             hint = f"build the network first, e.g. timm.create_model({model!r})"
         elif callable(model):

@@ -111,3 +111,16 @@ def test_plans_that_cut_other_layers_are_joined_too(tmp_path):
     apply(fresh := build(), first)
     apply(fresh, second)
     sirfp.save(tmp_path / "p.safetensors", fresh, first.then(second))
+
+
+def test_a_file_and_a_model_in_each_others_place_are_said(tmp_path):
+    network, file = nn.Sequential(nn.Conv2d(3, 4, 3)), tmp_path / "small.safetensors"
+    for place in (str(file), file):
+        with pytest.raises(InputError, match=r"a file comes before the model: sirfp\.save\(file, model\)"):
+            sirfp.save(network, place)
+        with pytest.raises(InputError, match=r"a file comes before the model"):
+            sirfp.load(network, place)
+    for save in (sirfp.save, sirfp.load):
+        with pytest.raises(InputError, match="the file must be named by a text or a Path, got NoneType"):
+            save(None, network)
+    assert not file.exists()
