@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
+from ..budget.limits import check_count
 from ..budget.target import KEEP_FLOPS, Target
 from ..errors import InputError
 from ..network.wrappers import plain
@@ -49,13 +50,9 @@ class Steps:
         **arguments: Any,
     ):
         accumulate = start if accumulate is None else accumulate
-        for name, value, least in (
-            ("start", start, 1),
-            ("recover", recover, int(steps > 1)),
-            ("accumulate", accumulate, 0),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        check_count("start", start, 1)
+        check_count("recover", recover, int(steps > 1))
+        check_count("accumulate", accumulate, 0)
         if accumulate > start:
             raise InputError(f"accumulate must be at most start, {start} training steps, got {accumulate}")
         target = Target.of(KEEP_FLOPS, **{name: arguments.get(name) for name in BUDGETS})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import InputError
 from ..structure.plan import PruningPlan
+from .limits import check_count
 from .target import Target
 
 GENTLE = 0.6
@@ -40,8 +41,8 @@ def shares_of_cuts(present: float, share: float, steps: int | None, measured: bo
     Raises:
         InputError: several cuts are asked for and only one is possible.
     """
-    if steps is not None and steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
+    if steps is not None:
+        check_count("steps", steps, 1)
     if steps is not None and steps > 1 and share >= 1:
         raise InputError(f"steps {steps} divides the way to a budget, but widths alone are cut at once: give a budget")
     if steps is not None and steps > 1 and not repeatable:
