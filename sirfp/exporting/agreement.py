@@ -58,6 +58,9 @@ class Agreement:
 class Session:
     """An ONNX file, run by onnxruntime on the CPU.
 
+    Its threads sleep between two runs. By default they would wait for the next run actively, for some 50 ms, and take
+    a core from the network that is timed next.
+
     Args:
         path: the file.
         threads: number of CPU threads; None leaves the choice to onnxruntime.
@@ -69,6 +72,7 @@ class Session:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # see the class
         if threads:
             options.intra_op_num_threads = threads
         if profile:

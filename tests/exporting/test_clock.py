@@ -1,6 +1,7 @@
 """Latency in onnxruntime: the times of layers, the comparison of networks, a budget in Python and in a run's config."""
 
 import pickle
+import time
 
 import pytest
 import torch
@@ -67,6 +68,16 @@ def test_a_smaller_network_is_faster_and_the_same_one_is_not(model, monkeypatch)
 
 
 @pytest.mark.slow
+def test_no_thread_spins_after_a_run(model):
+    """It would take a core from the network that is timed next; onnxruntime's threads usually do, for some 50 ms."""
+    once = OnnxRuntimeClock(threads=2).prepare(model, X)
+    for _ in range(3):
+        once()
+    before = time.process_time()
+    time.sleep(0.1)
+    assert time.process_time() - before < 0.02
+
+
 def test_a_budget_is_met_in_onnxruntime():
     torch.manual_seed(0)
     model = Block()
