@@ -167,6 +167,7 @@ def meet_by(
     before: PruningPlan | None = None,
     limits: Limits = DEFAULT,
     clock: Clock = IN_PYTORCH,
+    measure: Callable[[], LatencyTable] | None = None,
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Chooses atoms so that one call takes a given share of the dense model's time, on this machine.
 
@@ -175,6 +176,7 @@ def meet_by(
         share: the share of the dense model's latency, in (0, 1].
         before: the plan of earlier prunings; None for a dense model.
         clock: the runtime that is timed.
+        measure: returns the times of layers; by default they are measured here.
         model, example_inputs, found, limits: as in `sirfp.budget.target.Target.choose`.
 
     Returns:
@@ -194,7 +196,7 @@ def meet_by(
     whole, least = np.ones(found.atoms, dtype=bool), smallest(found, limits)
     if wanted >= 1 and not limits.given:
         return whole, compare(model)
-    table = LatencyTable.measure(model, example_inputs, found, limits, clock)
+    table = measure() if measure else LatencyTable.measure(model, example_inputs, found, limits, clock)
     dense, bottom = table(whole), table(least) / table(whole) * 1.0001
     requested, factors, tried = wanted, [], []
     for _ in with_progress(range(TRIES), "timing plans", TRIES):  # the time left is the most

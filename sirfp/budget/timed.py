@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,9 @@ class Latency(Target):
     """
 
     clock: Clock = IN_PYTORCH
+    _measured: list[tuple[ChannelGroups, Limits, LatencyTable]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
     name, words = TIMED, QUANTITIES[TIMED]
 
     def cost(self, found: ChannelGroups) -> Callable[..., float]:
@@ -50,18 +53,24 @@ class Latency(Target):
         return self.choice(*meet(model, example_inputs, found, scores, self.share, before, limits, self.clock))
 
     def chooser(self, model, example_inputs, found, limits=DEFAULT, before=None) -> ChooseWidths:
-        from .latency import LatencyTable, share_of_present
-
-        @cache
-        def table() -> LatencyTable:  # measured by the first call: other processes of a run do not choose
-            return LatencyTable.measure(model, example_inputs, found, limits, self.clock)
+        from .latency import share_of_present
 
         def choose(curves: Mapping[str, Curve], measured: bool = False) -> dict[str, int]:
-            present, least = table()(np.ones(found.atoms, dtype=bool)), table()(smallest(found, limits))
+            table = self._table(model, example_inputs, found, limits)  # only in the process of a run that chooses
+            present, least = table(np.ones(found.atoms, dtype=bool)), table(smallest(found, limits))
             seconds = max(least * 1.0001, share_of_present(self.share, before) * present)
-            return self._by_table(found, curves, seconds, table(), limits, measured)
+            return self._by_table(found, curves, seconds, table, limits, measured)
 
         return choose
+
+    def _table(self, model, example_inputs, found: ChannelGroups, limits: Limits) -> LatencyTable:
+        """Returns the times of layers, measured once for a pruning: loss curves and the choice of widths share them."""
+        from .latency import LatencyTable
+
+        if not self._measured or self._measured[0][0] is not found or self._measured[0][1] != limits:
+            table = LatencyTable.measure(model, example_inputs, found, limits, self.clock)
+            self._measured[:] = [(found, limits, table)]
+        return self._measured[0][2]
 
     def _by_table(
         self, found, curves, seconds: float, table: LatencyTable, limits: Limits, measured: bool = False
@@ -79,7 +88,8 @@ class Latency(Target):
 
             return choose_aligned(found, within, limits)[0]
 
-        keep, seconds = meet_by(model, example_inputs, found, choose, self.share, before, limits, self.clock)
+        table = partial(self._table, model, example_inputs, found, limits)
+        keep, seconds = meet_by(model, example_inputs, found, choose, self.share, before, limits, self.clock, table)
         warn_of_guesses(found, curves, keep, limits)
         return self.choice(keep, seconds)
 

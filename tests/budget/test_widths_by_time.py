@@ -62,6 +62,24 @@ def test_a_latency_is_met_at_less_loss_than_by_flops(clock, share, round_to):  #
             assert loss_of(found, curves, choice.keep) <= 1.05 * loss_of(found, curves, keep)
 
 
+def test_loss_curves_and_choice_share_the_times_of_layers(clock, monkeypatch):  # noqa: F811
+    """To time them takes minutes with onnxruntime. Another pruning, also of the same budget, times them anew."""
+    measured, measure = [], latency.LatencyTable.measure
+    monkeypatch.setattr(
+        latency.LatencyTable, "measure", lambda *args: measured.append(args[2:4]) or measure(*args)
+    )
+    found, model, target, limits = FOUND[Wide], build(Wide), Latency(0.5), Limits(())
+    curves = random_curves(found, 0)
+    target.chooser(model, X, found, limits)(curves)
+    target.choose_by_curves(model, X, found, curves, in_order(found), Limits(()))
+    assert len(measured) == 1
+    again = find_groups(model, X)
+    target.choose_by_curves(model, X, again, random_curves(again, 0), in_order(again), limits)
+    target.choose_by_curves(model, X, again, random_curves(again, 0), in_order(again), Limits((), min_keep=0.2))
+    anew = [(groups is found, bounds.min_keep) for groups, bounds in measured]
+    assert anew == [(True, 0.02), (False, 0.02), (False, 0.2)]
+
+
 def test_latency_in_two_steps_is_of_the_dense_network(clock):  # noqa: F811
     model = build(Wide)
     found, before = FOUND[Wide], clock(model)
