@@ -7,6 +7,7 @@ components of the graph of all ties.
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -91,16 +92,26 @@ class Split:
 
 @dataclass
 class Labels:
-    """The labels, ties and freezes collected in one or several passes over one model."""
+    """The labels, ties and freezes collected in one or several passes over one model.
+
+    Attributes:
+        count: number of labels.
+        ties: pairs of label arrays that are tied index by index.
+        frozen: labels that must be kept, with the reason.
+        inexact: labels whose removal changes a statistic over channels, with the reason.
+        starts: the first label of each dimension that got new ones, ascending.
+    """
 
     count: int = 0
     ties: list[tuple[Array, Array]] = field(default_factory=list)
     frozen: list[tuple[Array, str]] = field(default_factory=list)
     inexact: list[tuple[Array, str]] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
 
     def fresh(self, size: int) -> Array:
         """Returns `size` new labels."""
         start = self.count
+        self.starts.append(start)
         self.count += size
         return np.arange(start, self.count, dtype=np.int64)
 
@@ -146,6 +157,14 @@ class Labels:
             table = labels.reshape(rows, -1)
             if table.shape[1] > 1:
                 self.ties.append((np.repeat(table[:, 0], table.shape[1] - 1), table[:, 1:].reshape(-1)))
+
+    def meets_others(self, labels: Array) -> bool:
+        """True if a tie joins a label of the dimension that these labels were made for to one of another dimension."""
+        place = bisect(self.starts, labels[0])
+        first = self.starts[place - 1]
+        end = self.starts[place] if place < len(self.starts) else self.count
+        own = [((a >= first) & (a < end), (b >= first) & (b < end)) for a, b in self.ties]
+        return any((of_a != of_b).any() for of_a, of_b in own)
 
     def freeze(self, labels: Array | None, reason: str) -> None:
         """Marks labels that must be kept, with the reason."""

@@ -46,6 +46,10 @@ def view(trace, func, args, kwargs, out) -> None:
 def _followed_axis(trace, x: torch.Tensor, block: list[int]) -> int | None:
     """Returns the innermost dimension of a block that has labels, and freezes the labels of the other dimensions.
 
+    A dimension whose channels meet those of other tensors is followed rather than one whose channels do not, and the
+    second dimension of a parameter rather than its third: weights (outputs, inputs, basis functions) are followed along
+    their inputs.
+
     A reshape of a convolution's weight, as in weight standardisation, merges channels with the kernel's area. The
     channels are followed, and the spatial dimensions are frozen; so are those of any parameter of more than 3
     dimensions, whose first two are followed.
@@ -61,6 +65,9 @@ def _followed_axis(trace, x: torch.Tensor, block: list[int]) -> int | None:
         for axis in (axis for axis in held if axis >= 2):
             trace.labels.freeze(dims[axis], "it is a spatial dimension of a convolution")
         held = [axis for axis in held if axis < 2]
+    if len(held) > 1:
+        inputs = 1 if x.dim() == 3 and trace.is_state(x) else None
+        held.sort(key=lambda axis: (trace.labels.meets_others(dims[axis]), axis == inputs, axis))
     for axis in held[:-1]:
         trace.labels.freeze(dims[axis], "a reshape merges it with other channels")
     return held[-1] if held else None
