@@ -16,7 +16,7 @@ from sirfp.verify import compare, mask
 
 
 class SplineLinear(nn.Module):
-    """A sum of B-splines of each input, beside a linear layer of its SiLU; their weights may be scaled for each input."""
+    """A sum of B-splines of each input, beside a linear layer of its SiLU; weights may be scaled for each input."""
 
     def __init__(self, inputs: int, outputs: int, scaled: bool, knots: int = 5, degree: int = 2):
         super().__init__()
