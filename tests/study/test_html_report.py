@@ -9,7 +9,6 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
-from study_bench import Bench
 
 import sirfp
 from sirfp.reporting.provenance import checkout_commit
@@ -19,12 +18,9 @@ from sirfp.study.run_folders import RunFolders
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """The report of a finished study, with pictures."""
-    bench = Bench(tmp_path_factory.mktemp("report"))
-    bench.content["overrides"] = {"TEST.NOTE": "<script>alert(1)</script>"}
-    assert bench.run("--jobs", "4") == 0
-    study = grid.load(bench.file, bench.root / "out")
+def report(finished):
+    """The report of the finished study, with pictures."""
+    study = grid.load(finished.file, finished.root / "out")
     folder = RunFolders(study.folder).folder(study.cells[0])
     random = np.random.default_rng(0)
     near = random.random((6, 6)) ** 2

@@ -91,7 +91,7 @@ def test_a_study_may_name_the_initial_weights_of_dense_runs_and_runs_from_scratc
 
 
 def test_a_variant_is_a_row_of_every_criterion(bench):
-    bench.content |= {"variants": REFITTED, "budgets": [0.5]}
+    bench.content |= {"variants": REFITTED, "budgets": [0.5], "seeds": [1]}
     jobs = grid.load(bench.file).cells
     assert list(dict.fromkeys(job.criterion for job in jobs)) == [
         "sirfp", "sirfp-refitted", "magnitude", "magnitude-refitted",
