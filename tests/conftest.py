@@ -15,6 +15,7 @@ import torch
 from data_folders import hide_folder_of_data
 from PIL import Image
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from sirfp.network import kept_memory
 
@@ -111,6 +112,57 @@ def undrawn(monkeypatch):
     """
     blank = Image.new("L", (1, 1))
     monkeypatch.setattr("sirfp.reporting.figures._write", lambda figure, path: blank.save(path, "PNG"))
+
+
+@pytest.fixture(scope="session")
+def known_groups():
+    """What `found_once` and `found_again` have found."""
+    return {}
+
+
+@pytest.fixture
+def found_once(known_groups, monkeypatch):
+    """Finds the groups of networks of the same layers and sizes once, for training runs of tests of what comes after.
+
+    To find them takes a third of a tiny run. What depends on weights, a training run finds again before each cut.
+    """
+    find_less(known_groups, monkeypatch, lambda model, inputs, ignore, found: found)
+
+
+@pytest.fixture
+def found_again(known_groups, monkeypatch):
+    """Tries cuts on copies of networks of the same layers and sizes once, and has only the constants found again.
+
+    For tests of what comes after, as a training run does after each interval of training.
+    """
+    from sirfp.channels import find_again
+
+    find_less(known_groups, monkeypatch, find_again)
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    """Cuts no copies of a network to find its groups, which takes most of the time: for tests of what comes after."""
+    from sirfp import session
+
+    monkeypatch.setattr(session, "find_groups", functools.partial(session.find_groups, trial=False))
+
+
+def find_less(known, monkeypatch, again):
+    """Has prunings ask `again` for groups of a network that is known."""
+    from sirfp import session
+
+    def find(model, inputs, ignore=(), **options):
+        sizes = [(name, tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()]
+        shapes = tree_map(lambda part: part.shape if isinstance(part, torch.Tensor) else part, inputs)
+        key = f"{model} {sizes} {shapes} {ignore} {options}"
+        if key in known:
+            return again(model, inputs, ignore, known[key])
+        known[key] = found = own(model, inputs, ignore, **options)
+        return found
+
+    own = session.find_groups
+    monkeypatch.setattr(session, "find_groups", find)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from importlib.util import find_spec
 
 import pytest
 import timm
@@ -19,6 +20,7 @@ from sirfp.checkpoint.pruned import PLAN_KEY
 from sirfp.cli import main
 from sirfp.commands.recorded import complete
 
+pytestmark = pytest.mark.usefixtures("found_again")
 MAGNITUDE = ["--criterion", "magnitude", "--keep-flops", "0.6"]
 
 
@@ -53,7 +55,7 @@ def words(**given):
     return Namespace(**(dict.fromkeys(names) | given))
 
 
-def test_no_command_needs_flags_for_a_recorded_network(small, tmp_path, capsys):
+def test_no_command_needs_flags_for_a_recorded_network(small, capsys):
     origin = read_origin(small)
     assert (origin.timm, origin.num_classes, origin.size, origin.colours) == ("test_resnet", 7, (64, 64), "RGB")
     assert len(origin.preprocessing["mean"]) == 3 and origin.preprocessing["input_size"] == (3, 64, 64)
@@ -65,8 +67,28 @@ def test_no_command_needs_flags_for_a_recorded_network(small, tmp_path, capsys):
     timed = run(capsys, "report", small, "--latency", "--repeats", 1, "--warmup", 0)
     assert [row["flops"] for row in timed["networks"]] == [row["flops"] for row in with_flags["networks"]]
     assert run(capsys, "verify", small)["equal"]
-    exported = run(capsys, "export", small, "-o", tmp_path / "small.onnx", "--fixed", "all")
-    assert exported["size"] == [64, 64] and exported["relative_difference"] < 1e-3
+
+
+@pytest.mark.skipif(find_spec("onnxscript") is None, reason="the extra export is not installed")
+def test_an_export_needs_no_flags_for_a_recorded_network(small, tmp_path, capsys, monkeypatch):
+    """It gets the network, its preprocessing and the size; tests/exporting writes files."""
+    seen = []
+
+    def export(graph, path, size, **_):
+        seen.append((graph, size))
+        raise sirfp.InputError("the exporter was reached")
+
+    monkeypatch.setattr("sirfp.exporting.export", export)
+    assert main(["export", str(small), "-o", str(tmp_path / "small.onnx")]) == 2
+    assert capsys.readouterr().err.endswith("error: the exporter was reached\n")
+    ((graph, size),) = seen
+    model = timm.create_model("test_resnet", num_classes=7)
+    plan = sirfp.load(small, model)
+    values = torch.randint(0, 256, (1, 3, 64, 64)).float()
+    mean, std = (255 * torch.tensor(read_origin(small).preprocessing[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        torch.testing.assert_close(graph(values)[0], model.eval()((values - mean) / std))
+    assert size == (64, 64) and plan.params[1] == sum(p.numel() for p in model.parameters())
 
 
 def test_flags_override_the_record(small, capsys):
