@@ -20,7 +20,7 @@ from sirfp import engine, processes
 from sirfp.errors import InputError
 from sirfp.training import launch
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "found_once", "untried")
 
 SCRIPT = [sys.executable, str(Path(tiny_run.__file__))]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT[1]]

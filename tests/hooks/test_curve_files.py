@@ -10,7 +10,7 @@ from tiny_run import Stopped, run
 from sirfp.errors import InputError
 from sirfp.hooks import curves
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "found_once")
 
 CURVES = ("SIRFP.WIDTHS", "curves")
 

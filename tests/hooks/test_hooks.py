@@ -22,6 +22,10 @@ from sirfp.training.schedule import Schedule
 from sirfp.verify import compare
 
 pytestmark = pytest.mark.usefixtures("undrawn")
+SHORT = ("SIRFP.STEPS", "1", "SOLVER.MAX_ITER", "10")
+"""One pruning, after eight iterations of ten."""
+ONCE = pytest.mark.usefixtures("found_once")
+"""Of tests whose runs need not find groups themselves, which `whole` and the resumed runs do."""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +51,7 @@ def test_a_run_prunes_in_steps_and_reports(whole):
     assert compare(fresh, trainer.model, IMAGE).relative < 1e-6  # the trainer's weights lie channels-last
 
 
+@ONCE
 def test_a_run_takes_options_of_the_criterion(tmp_path, caplog, monkeypatch):
     from sirfp.criteria import CRITERIA
     from sirfp.criteria.magnitude import Magnitude
@@ -60,8 +65,7 @@ def test_a_run_takes_options_of_the_criterion(tmp_path, caplog, monkeypatch):
         def scores(self):
             return {name: score * self.sign for name, score in super().scores().items()}
 
-    once = ("SIRFP.STEPS", "1", "SOLVER.MAX_ITER", "10")
-    given = ("SIRFP.CRITERION", "signed_magnitude", *once, "SIRFP.OPTIONS.MY_OPTION")
+    given = ("SIRFP.CRITERION", "signed_magnitude", *SHORT, "SIRFP.OPTIONS.MY_OPTION")
     try:
         kept = [run(tmp_path / sign, *given, sign).pruning.plan.kept for sign in ("1", "-1")]
     finally:
@@ -70,7 +74,7 @@ def test_a_run_takes_options_of_the_criterion(tmp_path, caplog, monkeypatch):
     logger._LOG_COUNTER.clear()  # what other tests have had said
     monkeypatch.setattr(logging.getLogger("sirfp"), "propagate", True)
     older = ("SIRFP.CRITERION", "sirfp_joint", "SIRFP.EMA", "0.25", "SIRFP.OPTIONS.IMPORTANCE", "dcfp")
-    trainer = run(tmp_path / "old", *older, "SOLVER.MAX_ITER", "18")
+    trainer = run(tmp_path / "old", *older, *SHORT)
     assert trainer.pruning.options == {
         "ema": 0.25,
         "importance": "dcfp",
@@ -104,6 +108,7 @@ def test_a_run_cut_off_anywhere_resumes_to_the_same_network(whole, tmp_path, sto
         torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0)
 
 
+@ONCE
 def test_each_network_of_a_run_is_tested_once(tmp_path, monkeypatch):
     seen, test = [], TaskTrainer.test.__func__
 
@@ -140,6 +145,7 @@ def test_an_evaluation_names_the_file_that_does_not_fit_and_says_if_there_is_non
     assert "MODEL.WEIGHTS is empty" in caplog.text
 
 
+@ONCE
 def test_a_run_may_start_from_a_pruned_network_and_prune_further(whole, tmp_path):
     folder, first = whole
     further = run(tmp_path, "MODEL.WEIGHTS", str(folder / "pruned.safetensors"), "SIRFP.KEEP_FLOPS", "0.25")
@@ -163,9 +169,10 @@ def test_a_budget_out_of_reach_ends_a_run_before_its_first_step(tmp_path, monkey
         run(tmp_path, *options)
 
 
+@ONCE
 def test_norm_statistics_are_taken_anew(tmp_path):
-    trainer = run(tmp_path, "SIRFP.RECOVER_NORM_ITERS", "3")
-    assert trainer.pruning.steps == 2
+    trainer = run(tmp_path, *SHORT, "SIRFP.RECOVER_NORM_ITERS", "3")
+    assert trainer.pruning.steps == 1
 
 
 def test_a_run_without_pruning_needs_no_hook(tmp_path):
@@ -173,6 +180,7 @@ def test_a_run_without_pruning_needs_no_hook(tmp_path):
     assert not hasattr(trainer, "pruning")
 
 
+@ONCE
 @pytest.mark.parametrize(
     ("criterion", "penalty"),
     [
@@ -193,6 +201,7 @@ def test_rivals_prune_in_a_run_and_resume(tmp_path, criterion, penalty):
     assert run(tmp_path / "cut", *opts, resume=True).pruning.plan == whole.pruning.plan
 
 
+@ONCE
 @pytest.mark.parametrize(
     ("criterion", "hooks"),
     [
@@ -210,7 +219,7 @@ def test_criteria_and_hooks_combine(tmp_path, criterion, hooks):
         with pytest.raises(InputError, match="Accumulate"):
             run(tmp_path, "SIRFP.CRITERION", criterion, "SIRFP.HOOKS", hooks)
         return
-    plan = run(tmp_path, "SIRFP.CRITERION", criterion, "SIRFP.HOOKS", hooks).pruning.plan
+    plan = run(tmp_path, *SHORT, "SIRFP.CRITERION", criterion, "SIRFP.HOOKS", hooks).pruning.plan
     assert plan.flops[1] / plan.flops[0] <= 0.4 and plan.criterion == criterion
 
 
@@ -249,6 +258,7 @@ def test_phases_begin_anew():
     assert np.allclose(rates[:4], [0, 0.45, 0.8, 0.7]) and np.allclose(rates[10:], np.array(rates[:10]) / 2)
 
 
+@ONCE
 def test_weight_decay_changes_with_the_first_pruning(tmp_path):
     """Only the iteration decides, also in a resumed run; parameters without weight decay get none."""
     cfg = config(tmp_path, "SIRFP.WEIGHT_DECAY_FACTOR", "5.0")  # prunings at 8 and 13 of 20
@@ -265,5 +275,5 @@ def test_weight_decay_changes_with_the_first_pruning(tmp_path):
 
     assert np.allclose(list(decays()), [[1e-4, 0]] * 7 + [[5e-4, 0]] * 13)  # of iterations 1 to 20
     assert np.allclose(list(decays(15)), [[5e-4, 0]] * 5)
-    trainer = run(tmp_path, "SIRFP.WEIGHT_DECAY_FACTOR", "5.0", "SOLVER.WEIGHT_DECAY", "0.001")
+    trainer = run(tmp_path, *SHORT, "SIRFP.WEIGHT_DECAY_FACTOR", "5.0", "SOLVER.WEIGHT_DECAY", "0.001")
     assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.0, 0.005}

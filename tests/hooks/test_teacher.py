@@ -18,7 +18,7 @@ from sirfp.config.checks import validate
 from sirfp.config.data import register_data
 from sirfp.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "found_once")
 
 ON = ("MODEL.TEACHER.WEIGHT", "0.5")
 SHORT = "SIRFP.STEPS 1 SIRFP.START_ITER 4 SIRFP.ACCUMULATE_ITERS 2 SIRFP.RECOVER_ITERS 0 SOLVER.MAX_ITER 6".split()
@@ -200,6 +200,7 @@ PRUNE = (
 TASKS = ["segmentation", "detection", "classification"]
 
 
+@pytest.mark.usefixtures("untried")
 @pytest.mark.parametrize("task", slow_but(TASKS, "detection", "classification"))
 def test_every_task_learns_from_its_teacher_and_resumes(tmp_path, task, clean_catalogs):
     from scripts import loaded

@@ -16,6 +16,7 @@ from sirfp import engine
 from sirfp.training import launch
 from sirfp.training.checkpointer import Checkpointer
 
+pytestmark = pytest.mark.usefixtures("untried")
 BEGIN = "from sirfp.training.begin import begin; begin()"
 """How a `train_net.py` begins."""
 

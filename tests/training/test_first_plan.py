@@ -13,7 +13,7 @@ from sirfp.checkpoint import read_safetensors, restore
 from sirfp.errors import InputError
 from sirfp.surgery.cut import apply
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "found_once")
 
 ALONE = ("SIRFP.HOOKS", "[]", "SIRFP.KEEP_FLOPS", "1.0")
 

@@ -26,7 +26,7 @@ from sirfp.errors import InputError
 from sirfp.files.lock import locked
 from sirfp.training import launch
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "found_once")
 OPTIONS = ("SIRFP.RECOVER_NORM_ITERS", "2", "SIRFP.ACCUMULATE_PERIOD", "1", "SIRFP.RECONSTRUCTION_ITERS", "2")
 
 
