@@ -15,8 +15,9 @@ PRUNING = [
     "SIRFP.ACCUMULATE_ITERS", "1", "SIRFP.ACCUMULATE_PERIOD", "1", "SIRFP.RECONSTRUCTION_ITERS", "1",
     "SIRFP.CURVE_IMAGES", "2", "SIRFP.INPUT_SIZE", "[64, 64]", "SOLVER.MAX_ITER", "3", "TEST.EVAL_PERIOD", "0",
 ]  # fmt: skip
-RUN, LINE = ["SIRFP.WIDTHS", "ranking"], ["--widths", "ranking"]
-"""What decides widths, in the run and on the command line: curves take longer, and measure on the same images."""
+RUN = ["SIRFP.WIDTHS", "ranking"]
+LINE = ["--widths", "ranking", "--reconstruction", "0", "--batches", "1", "--batch", "2"]
+"""What makes the run and the command quick: curves and refits see the same images as criteria, and the run refits."""
 FORMATS = {1: "L", 4: "RGBA"}
 TRAINERS = {
     "segmentation": "SegmentationTrainer",
@@ -33,6 +34,7 @@ def keys(project: str, channels: int) -> list[str]:
     return given + (["INPUT.COLOR_JITTER", "0.2"] if project == "segmentation" else [])
 
 
+@pytest.mark.usefixtures("untried", "undrawn")
 @pytest.mark.parametrize(
     "project, channels",
     [

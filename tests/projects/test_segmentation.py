@@ -96,7 +96,7 @@ def test_a_folder_trains_evaluates_and_goes_on(project, options, folder, capsys)
     assert torch.load(out / "model_final.pth", weights_only=True)["iteration"] == 2
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "untried")
 def test_a_run_with_all_that_only_training_needs_prunes_and_goes_on(project, options, folder):
     run, out = [project.SegmentationTrainer, project.add_segmentation_config], folder / "out"
     options += [
@@ -104,7 +104,7 @@ def test_a_run_with_all_that_only_training_needs_prunes_and_goes_on(project, opt
         "SOLVER.AUXILIARY.FEATURE", "stage3", "SOLVER.AUXILIARY.CHANNELS", "8",
         "MODEL.TIMM.OUT_FEATURES", "['stride4', 'stage3', 'stride16']",
         "SIRFP.KEEP_FLOPS", "0.5", "SIRFP.CRITERION", "magnitude", "SIRFP.START_ITER", "1",
-        "SIRFP.ACCUMULATE_ITERS", "1", "SIRFP.RECONSTRUCTION_ITERS", "2",
+        "SIRFP.ACCUMULATE_ITERS", "1", "SIRFP.RECONSTRUCTION_ITERS", "1",
         "SIRFP.HOOKS", "['Accumulate', 'Report', 'PruneSteps', 'Recover']",
         "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "0", "TEST.BEST_METRIC", "",
     ]  # fmt: skip
