@@ -100,12 +100,11 @@ def pruned_networks() -> dict[str, Any]:
     """A pruned classifier, its ONNX file, and the folder of a run that pruned a detector."""
     from detectron2.modeling import build_model
 
-    from sirfp.exporting.writing import write_fixed
-
     model = timm.create_model(NETWORK, num_classes=2).eval()
     sirfp.prune(model, torch.zeros(1, 3, 64, 64), "magnitude", keep_flops=0.5)
     sirfp.save("small.safetensors", model)
-    write_fixed(model, torch.zeros(1, 3, 224, 224), Path("small.onnx"))
+    # PyTorch's first exporter takes a tenth of the time of the one that `sirfp export` uses
+    torch.onnx.export(model, (torch.zeros(1, 3, 224, 224),), "small.onnx", input_names=["images"], dynamo=False)
     run = Path("output/own_retinanet_r18_sirfp")
     run.mkdir(parents=True)
     cfg = small_detector()
