@@ -49,7 +49,7 @@ LESS = [
     (r"^sirfp study ", "--list"),
     (r"^sirfp prune --zoo ", f"{FEW} --criterion magnitude --reconstruction 0 --size 64 64"),
     (r"^sirfp verify .*--zoo ", f"{FEW} --size 64 64"),
-    (r"^sirfp prune .*--(images|config-file)", "--batches 1 --batch 2 --widths ranking"),
+    (r"^sirfp prune .*--(images|config-file)", "--batches 1 --batch 2 --widths ranking --reconstruction 0"),
     (r"^sirfp sensitivity .*--(images|config-file|zoo)", "--batches 1 --batch 2"),
     (r"^sirfp verify .*--images", "--batches 1"),
     (r"^python (my_train\w*|share/train_net)\.py ", SHORT),
@@ -69,6 +69,9 @@ SMALLER = [
     (r"ShapeSpec\(channels=64,", "ShapeSpec(channels=16,"),
     (r"NUM_CLASSES: 2, NUM_CONVS: 2,", "NUM_CLASSES: 2, NUM_CONVS: 1,"),
     (r"(batches = list\(itertools.islice\(.*), 16\)\)", r"\1, 3))"),
+    (r"INPUT_SIZE: \[160, 224\]", "INPUT_SIZE: [64, 96]"),
+    (r'("(sirfp_joint|spread)", keep_flops=0\.5, calibration=batches)\)', r'\1, widths="ranking", reconstruction=0)'),
+    (r"(model, batch, keep_flops=0\.4, calibration=batches)\)", r'\1, widths="ranking", steps=1)'),
 ]
 """(pattern, replacement) of what is smaller in the pages' code as it is run than as it is printed."""
 STAND_INS = {
