@@ -142,7 +142,7 @@ def found_again(known_groups, monkeypatch):
 
 @pytest.fixture
 def untried(monkeypatch):
-    """Cuts no copies of a network to find its groups, which takes most of the time: for tests of what comes after."""
+    """Finds groups without cutting copies on trial, half of the time or more: for tests of what comes after."""
     from sirfp import session
 
     monkeypatch.setattr(session, "find_groups", functools.partial(session.find_groups, trial=False))

@@ -103,7 +103,7 @@ def pruned_networks() -> dict[str, Any]:
     model = timm.create_model(NETWORK, num_classes=2).eval()
     sirfp.prune(model, torch.zeros(1, 3, 64, 64), "magnitude", keep_flops=0.5)
     sirfp.save("small.safetensors", model)
-    # PyTorch's first exporter takes a tenth of the time of the one that `sirfp export` uses
+    # PyTorch's earlier exporter is quicker than the one that `sirfp export` uses
     torch.onnx.export(model, (torch.zeros(1, 3, 224, 224),), "small.onnx", input_names=["images"], dynamo=False)
     run = Path("output/own_retinanet_r18_sirfp")
     run.mkdir(parents=True)
