@@ -108,14 +108,14 @@ def test_a_cut_network_learns_from_its_teacher_alone(pair):
     student, before = copy.deepcopy(student), copy.deepcopy(teacher.state_dict())
     optimizer = torch.optim.Adam(student.parameters(), 5e-3)
     values = []
-    for _ in range(8):
+    for _ in range(12):
         losses = compared(student, teacher)
         values.append(float(sum(losses.values()).detach()))
         assert all(loss.isfinite() and loss.detach() > -1e-6 for loss in losses.values()), losses
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
-    assert values[0] > 1e-3 and values[-1] < 0.95 * values[0], values
+    assert values[0] > 1e-3 and values[-1] < 0.9 * values[0], values
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
     assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
 
