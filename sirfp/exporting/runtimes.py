@@ -129,7 +129,10 @@ def compare(
     repeats: int = 11,
     threads: int | None = None,
 ) -> tuple[dict[str, dict[str, Latency]], dict[str, str]]:
-    """Measures the latency of networks in several runtimes, all calls interleaved.
+    """Measures the latency of networks in several runtimes: those of one runtime in turns, then those of the next.
+
+    PyTorch's threads spin for some 5 ms after a call. A network that onnxruntime ran next would take nearly twice as
+    long with as many threads as cores, and only the first one of each round.
 
     Args:
         networks: {runtime: {network: (model, inputs)}}, see `prepare_call`.
@@ -139,29 +142,24 @@ def compare(
     Returns:
         {runtime: {network: latency}} for runtimes that ran all their networks; {runtime: reason} for the others.
     """
-    calls: dict[str, Callable[[], float]] = {}
+    found: dict[str, dict[str, Latency]] = {}
     failed: dict[str, str] = {}
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads or before)  # before compilation, which uses the current number
         for runtime, models in networks.items():
             try:
-                made = {
-                    f"{runtime}/{name}": timed(prepare_call(runtime, model, inputs, folder, threads or before), model)
+                calls = {
+                    name: timed(prepare_call(runtime, model, inputs, folder, threads or before), model)
                     for name, (model, inputs) in models.items()
                 }
             except InputError as error:
                 failed[runtime] = str(error)
             else:
-                calls |= made
-        latencies = in_turns(calls, warmup=warmup, repeats=repeats, threads=threads)
+                found[runtime] = in_turns(calls, warmup=warmup, repeats=repeats, threads=threads)
     finally:
         torch.set_num_threads(before)
         torch.compiler.reset()
-    found: dict[str, dict[str, Latency]] = {}
-    for key, latency in latencies.items():
-        runtime, _, name = key.partition("/")
-        found.setdefault(runtime, {})[name] = latency
     return found, failed
 
 
