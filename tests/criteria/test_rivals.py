@@ -118,9 +118,9 @@ def test_a_group_without_gradients_goes_last_and_none_at_all_is_said():
         model.zero_grad()
 
 
-def annotated(seed, size=96):
+def annotated(seed, size=64):
     generator = torch.Generator().manual_seed(seed)
-    instances = Instances((size, size), gt_boxes=Boxes(torch.tensor([[8.0, 8, 60, 70]])), gt_classes=torch.tensor([1]))
+    instances = Instances((size, size), gt_boxes=Boxes(torch.tensor([[8.0, 8, 40, 50]])), gt_classes=torch.tensor([1]))
     return {
         "image": torch.rand(3, size, size, generator=generator) * 255, "height": size, "width": size,
         "instances": instances, "sem_seg": torch.randint(0, 5, (size, size), generator=generator),
@@ -152,7 +152,7 @@ def test_gradients_on_detectron_models_leave_no_trace(kind):
         if hasattr(module, "dropout"):
             module.dropout = 0.5
     batch = [annotated(0), annotated(1)]
-    groups = find_groups(model, [{"image": batch[0]["image"], "height": 96, "width": 96}], trial=False).groups
+    groups = find_groups(model, [{"image": batch[0]["image"], "height": 64, "width": 64}], trial=False).groups
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     required = [p.requires_grad for p in model.parameters()]

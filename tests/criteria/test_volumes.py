@@ -8,6 +8,7 @@ from small_networks import mean_square
 from torch import nn
 
 import sirfp
+from sirfp.channels import find_groups
 from sirfp.criteria import CRITERIA
 
 
@@ -69,8 +70,9 @@ CASES = [(name, {}) for name in sorted(CRITERIA)] + [(n, {"edge_weight": 0.4}) f
 @pytest.mark.parametrize(
     "network, last", [(name, last) for name in NETWORKS for last in (False, True) if name != "lines" or not last]
 )
-def test_every_criterion_prunes_volumes_and_lines(network, last):
+def test_every_criterion_prunes_volumes_and_lines(network, last, known_groups):
     shape = (1, 3, 24) if network == "lines" else (1, 3, 6, 8, 8)
+    found = None
     for name, options in CASES:
         if last and (options or name not in ("magnitude", "sirfp", "taylor", "sirfp_setwise")):
             continue  # one that asks for weights, for features, for gradients, and for moments
@@ -80,6 +82,8 @@ def test_every_criterion_prunes_volumes_and_lines(network, last):
         if last:
             model = model.to(memory_format=torch.channels_last_3d)
             batches = [batch.contiguous(memory_format=torch.channels_last_3d) for batch in batches]
+        found = found or find_groups(model, batches[0])
+        known_groups(found, model)
         refit = 2 if name == "sirfp" and not options else 0  # which does not depend on the criterion
         plan = sirfp.prune(model, batches[0], name, 0.6, batches, loss=mean_square, reconstruction=refit, **options)
         assert 0.3 < plan.flops[1] / plan.flops[0] <= 0.6, name
