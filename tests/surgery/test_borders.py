@@ -95,7 +95,7 @@ def test_corrected_is_better_than_not_corrected(make, between, size, unfolded, m
     errors = []
     for options in ({"bias_correction": False}, {}, {"moments": moments}):
         pruned = copy.deepcopy(model)
-        cut(pruned, find_groups(pruned, images[:1]), half_of(found), **options)
+        cut(pruned, found, half_of(found), **options)
         with torch.no_grad():
             errors.append(float((pruned(images) - wanted).square().mean() / wanted.var()))
     none, bias, refit = errors

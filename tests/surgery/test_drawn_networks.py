@@ -30,7 +30,7 @@ def shares(seed: int) -> tuple[float, float] | None:
     errors = []
     for options in ({"bias_correction": False}, {}, {"moments": moments}):
         pruned = copy.deepcopy(model)
-        cut(pruned, find_groups(pruned, unseen[:1]), keep, **options)
+        cut(pruned, found, keep, **options)
         with torch.no_grad():
             errors.append(float((pruned(unseen) - wanted).square().mean()))
     none, bias, refit = (error + 1e-9 * float(wanted.var()) for error in errors)

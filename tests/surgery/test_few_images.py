@@ -35,10 +35,17 @@ def resnet() -> nn.Module:
     return with_statistics(timm.create_model("test_resnet", num_classes=10))
 
 
+@pytest.fixture(scope="module")
+def found(resnet):
+    """Its groups, which the correction does not change."""
+    return find_groups(resnet, torch.randn(1, 3, 64, 64))
+
+
 @pytest.mark.parametrize("images, batch", [(1, 1), (2, 1), (2, 2), (8, 4)])
-def test_no_number_of_images_makes_it_explode(resnet, images, batch):
+def test_no_number_of_images_makes_it_explode(resnet, found, images, batch, known_groups):
     """One image and a Linear after pooling are one row: its covariance used to be rounding noise."""
     x = torch.randn(8, 3, 64, 64)
+    known_groups(found, resnet)
     errors = []
     for count in (0, images):
         pruned = copy.deepcopy(resnet)
@@ -163,9 +170,9 @@ def test_errors_that_were_judged_before_give_the_same_corrections(upstream, monk
     assert len(calls) == 4 + 1 and {c.kind for c in judged} == {"none", "constants", "refit"}
 
 
-def test_a_cut_judges_each_layer_once(resnet, monkeypatch):
+def test_a_cut_judges_each_layer_once(resnet, found, monkeypatch):
     model, x = copy.deepcopy(resnet), torch.randn(8, 3, 64, 64)
-    found, judge, judged = find_groups(model, x[:1]), reconstruction._judge, []
+    judge, judged = reconstruction._judge, []
     with inference(model):
         moments = take_moments(model, found, [x[:4], x[4:]])
     monkeypatch.setattr(

@@ -48,12 +48,16 @@ def images(count: int, seed: int = 1) -> torch.Tensor:
     return nn.functional.interpolate(noise, size=(12, 12), mode="bilinear")
 
 
-def both_ways(model: nn.Module) -> dict[str, nn.Module]:
-    """The network cut to half of its channels and refitted, with and without new statistics."""
+def half_of(model: nn.Module) -> tuple:
+    """The groups of a network, about half of its channels, and moments."""
     found = find_groups(model, images(1))
     keep = np.random.RandomState(0).rand(found.atoms) < 0.5
     with inference(model):
-        moments = take_moments(model, found, list(images(64).split(8)))
+        return found, keep, take_moments(model, found, list(images(64).split(8)))
+
+
+def both_ways(model: nn.Module, found, keep, moments) -> dict[str, nn.Module]:
+    """The network cut and refitted, with and without new statistics."""
     pruned = {}
     for way in ("refit", "renormalised"):
         pruned[way] = copy.deepcopy(model)
@@ -64,10 +68,7 @@ def both_ways(model: nn.Module) -> dict[str, nn.Module]:
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
 def test_outputs_of_norms_have_the_mean_and_deviation_of_the_dense_network(norm):
     dense = network(norm)
-    found = find_groups(dense, images(1))
-    keep = np.random.RandomState(0).rand(found.atoms) < 0.5
-    with inference(dense):
-        moments = take_moments(dense, found, list(images(64).split(8)))
+    found, keep, moments = half_of(dense)
     pruned = copy.deepcopy(dense)
     plan = correct_and_cut(pruned, found, keep, "renormalised", moments)
     for i, module in enumerate(dense):
@@ -82,11 +83,10 @@ def test_outputs_of_norms_have_the_mean_and_deviation_of_the_dense_network(norm)
 def test_the_whole_network_decides_whether_new_statistics_help():
     dense, unseen = network(depth=10), images(64, seed=9)
     wanted = dense(unseen)
-    error = {way: float((model(unseen) - wanted).square().mean()) for way, model in both_ways(dense).items()}
-    found = find_groups(dense, images(1))
-    with inference(dense):
-        moments = take_moments(dense, found, list(images(64).split(8)))
-    cut(dense, found, np.random.RandomState(0).rand(found.atoms) < 0.5, moments=moments)
+    found, keep, moments = half_of(dense)
+    pruned = both_ways(dense, found, keep, moments)
+    error = {way: float((model(unseen) - wanted).square().mean()) for way, model in pruned.items()}
+    cut(dense, found, keep, moments=moments)
     assert float((dense(unseen) - wanted).square().mean()) <= 1.02 * min(error.values())
 
 
@@ -154,7 +154,7 @@ def test_a_channel_that_is_constant_says_nothing_about_scales():
     dense = network(depth=3)
     with torch.no_grad():
         dense[3].weight[:4] = 0  # channels of the second norm that see zeros only
-    for model in both_ways(dense).values():
+    for model in both_ways(dense, *half_of(dense)).values():
         assert all(
             bool(t.isfinite().all()) and bool((t > -1e-9).all()) for t in (model[4].running_var, model[7].running_var)
         )
