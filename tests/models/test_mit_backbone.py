@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
+from small_networks import random_keep
 
-import sirfp
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
 from sirfp.models.mit_backbone import CLASSIFIER, MiTBackbone
 from sirfp.network.timm_attention import attention_kind
+from sirfp.prune import plan_for
+from sirfp.surgery import apply
 from sirfp.verify import compare, mask
 
 pytest.importorskip("segmentation_models_pytorch", reason="segmentation-models-pytorch is not installed")
@@ -60,8 +62,12 @@ def test_heads_and_the_stream_are_cut_equal_to_the_masked_network():
     assert {part.reason for part in found.frozen} == {"it is the model's output"}
     assert all(group.features for group in found), "nothing is judged without looking"
     masked, pruned = copy.deepcopy(model), copy.deepcopy(model)
-    by_nature = [group.name for group in found if group.inexact]  # layer norms run over these
-    plan = sirfp.prune(pruned, x, "random", 0.6, seed=1, bias_correction=False, ignore=by_nature)
+    keep = random_keep(found, 1)
+    for group in found:
+        if group.inexact:  # layer norms run over these
+            keep[found.spans[group.name]] = True
+    plan = plan_for(found, keep)
+    apply(pruned, plan)
     mask(masked, plan)
     assert compare(masked, pruned, x).relative < 1e-5
     counts = [[a.num_heads for a in m.modules() if attention_kind(a)] for m in (model, pruned)]
