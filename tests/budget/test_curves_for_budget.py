@@ -105,7 +105,7 @@ def test_partitions_are_measured_at_all_levels():
     """Each partition saves the same share, so that a loss in one says nothing about the others."""
     found = FOUND[Wide]
     meter = Meter(found, tuple(1000.0 if number == 0 else 1.0 for number in range(99)))
-    limits = Limits(("*",))
+    limits = Limits(("*",), round_to=4)
     curves = curves_of(meter, TARGETS["flops"](0.75), limits)
     for group in found:
         assert set(widths_near(group, limits, LEVELS)) <= set(curves[group.name].widths)
