@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from small_networks import random_keep
+from cut_proofs import half_of
 
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
@@ -62,11 +62,7 @@ def test_heads_and_the_stream_are_cut_equal_to_the_masked_network():
     assert {part.reason for part in found.frozen} == {"it is the model's output"}
     assert all(group.features for group in found), "nothing is judged without looking"
     masked, pruned = copy.deepcopy(model), copy.deepcopy(model)
-    keep = random_keep(found, 1)
-    for group in found:
-        if group.inexact:  # layer norms run over these
-            keep[found.spans[group.name]] = True
-    plan = plan_for(found, keep)
+    plan = plan_for(found, half_of(found, 1, [group for group in found if not group.inexact]))  # no layer norms
     apply(pruned, plan)
     mask(masked, plan)
     assert compare(masked, pruned, x).relative < 1e-5

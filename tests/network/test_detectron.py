@@ -36,6 +36,7 @@ def test_announced_widths_are_those_of_the_features(config):
             assert shape.channels == features[name].shape[1], name
             assert model.get_submodule("backbone") is not backbone or shape.channels < dense[name]
     assert plan.widths
+    assert not any("predict_proposals" in vars(module) for module in model.modules()), "trials leave a trace"
 
     features = seen[model.backbone]
     head = model.proposal_generator.rpn_head.conv

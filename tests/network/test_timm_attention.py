@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from cut_proofs import half_of
 from marks import slow_but
 
 import sirfp
@@ -13,6 +14,7 @@ import sirfp.surgery.cut
 import sirfp.verify
 from sirfp.criteria import build_criterion
 from sirfp.network.timm_attention import attention_kind
+from sirfp.prune import plan_for
 
 SMALL = {"img_size": 64, "num_classes": 5}
 NETWORKS = {
@@ -54,9 +56,8 @@ def test_heads_go_whole_and_their_scale_stays(subject, tmp_path):
     name, model, x, found = subject
     assert {f.reason for f in found.frozen} <= {"it is the model's output", "it is indexed"}
     masked, pruned = copy.deepcopy(model), copy.deepcopy(model)
-    plan = sirfp.prune(
-        pruned, x[:1], "random", 0.6, seed=1, bias_correction=False, ignore=[g.name for g in found if g.inexact]
-    )
+    plan = plan_for(found, half_of(found, 1, [group for group in found if not group.inexact]))
+    sirfp.surgery.apply(pruned, plan)
     sirfp.verify.mask(masked, plan)
     assert sirfp.verify.compare(masked, pruned, x).relative < 1e-5
     before, now = attentions(model), attentions(pruned)
@@ -70,9 +71,10 @@ def test_heads_go_whole_and_their_scale_stays(subject, tmp_path):
 
 
 @pytest.mark.parametrize("subject", slow_but(NETWORKS, *QUICK), indirect=True)
-def test_the_last_head_loses_width(subject):
-    _, model, x, _ = subject
+def test_the_last_head_loses_width(subject, known_groups):
+    _, model, x, found = subject
     pruned = copy.deepcopy(model)
+    known_groups(found, model)
     plan = sirfp.prune(pruned, x[:1], "random", 0.2)
     plan = plan.then(sirfp.prune(pruned, x[:1], "random", 0.1, seed=2))
     again = copy.deepcopy(model)
