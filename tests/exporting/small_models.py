@@ -26,12 +26,12 @@ def give_passing_scores(source: DetectronSource) -> DetectronSource:
     return source
 
 
-def retinanet() -> DetectronSource:
-    """A small RetinaNet with scores that pass."""
-    options = "MODEL.FPN.OUT_CHANNELS 32 MODEL.RETINANET.NUM_CONVS 1 MODEL.RETINANET.NUM_CLASSES 3".split()
+def retinanet(*options: str) -> DetectronSource:
+    """A small RetinaNet, or what the options make of it, with scores that pass."""
+    words = "MODEL.FPN.OUT_CHANNELS 32 MODEL.RETINANET.NUM_CONVS 1 MODEL.RETINANET.NUM_CLASSES 3".split()
     config = CONFIGS / "detection/configs/scenes/retinanet_r18.yaml"
     torch.manual_seed(0)
-    return give_passing_scores(from_config(str(config), [*SMALL, "", *options], size=(64, 96)))
+    return give_passing_scores(from_config(str(config), [*SMALL, "", *words, *options], size=(64, 96)))
 
 
 def faster_rcnn(*options: str) -> DetectronSource:
@@ -55,12 +55,12 @@ def faster_rcnn(*options: str) -> DetectronSource:
     return source
 
 
-def deeplab(size: tuple[int, int] = (64, 64)) -> DetectronSource:
-    """A small DeepLabV3+."""
+def deeplab(*options: str) -> DetectronSource:
+    """A small DeepLabV3+, or what the options make of it."""
     config = CONFIGS / "segmentation/configs/scenes/deeplab_v3_plus_r18.yaml"
-    options = [*SMALL, "", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16"]
+    words = [*SMALL, "", "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16"]
     torch.manual_seed(0)
-    source = from_config(str(config), options, size=size)
+    source = from_config(str(config), [*words, *options], size=(64, 64))
     torch.nn.init.normal_(source.model.sem_seg_head.predictor.weight, std=0.5)
     return source
 

@@ -19,9 +19,17 @@ def scenes(tmp_path_factory):
     return make_scenes(tmp_path_factory.mktemp("data") / "scenes", train=1, val=3, size=128).images("val")
 
 
-def test_a_deeplab_on_scenes_of_any_size(scenes, tmp_path):
+LEVEL = (
+    "MODEL.TIMM.OUT_FEATURES ['stride4'] MODEL.SEM_SEG_HEAD.NAME SemSegFPNHead MODEL.SEM_SEG_HEAD.NORM BN "
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES ['stride4']"
+).split()
+"""A semantic FPN of one level, which resizes by a factor as DeepLab's last step does, with half of its operations."""
+
+
+@pytest.mark.parametrize("options", [LEVEL, pytest.param([], marks=pytest.mark.slow)], ids=["one level", "DeepLab"])
+def test_a_segmentor_on_scenes_of_any_size(options, scenes, tmp_path):
     """Its file consists of three joined parts, which pad, predict and crop."""
-    source = deeplab()
+    source = deeplab(*options)
     graph = build_graph(source, pruned(source))
     written = export(graph, tmp_path / "x.onnx", (64, 96))
     assert written.free == ("batch", "size") and not written.notes
@@ -33,9 +41,15 @@ def test_a_deeplab_on_scenes_of_any_size(scenes, tmp_path):
     assert classes.unique().numel() > 1, "one class everywhere, so that any file would agree"
 
 
+TWO_LEVELS = (
+    "MODEL.TIMM.OUT_FEATURES ['stride4','stride8'] MODEL.FPN.IN_FEATURES ['stride4','stride8'] "
+    "MODEL.RETINANET.IN_FEATURES ['p2','p3'] MODEL.ANCHOR_GENERATOR.SIZES [[16,20],[32,40]]"
+).split()
+
+
 @pytest.mark.parametrize("opened", [(), pytest.param(("batch", "size"), marks=pytest.mark.slow)])
 def test_a_retinanet_on_scenes(opened, scenes, tmp_path):
-    source = retinanet()
+    source = retinanet(*([] if opened else TWO_LEVELS))
     source.cfg.INPUT.MIN_SIZE_TEST = 128
     model = pruned(source)
     model.test_score_thresh = 0.68  # many positions have 0.677: chance puts some in the first 100
