@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from small_models import CONFIGS, deeplab, faster_rcnn, give_passing_scores, pictures, pruned, retinanet
+from torch import nn
+from torch.nn import functional as F
 
 from sirfp.data.scenes import make_scenes
-from sirfp.exporting import agreement, build_graph, export, missing_packages
+from sirfp.exporting import Session, agreement, build_graph, export, missing_packages, writing
+from sirfp.exporting.integer_sizes import integer_sizes
+from sirfp.files.quiet import quiet
 from sirfp.sources.source import from_config
 
 pytestmark = pytest.mark.skipif(bool(missing_packages()), reason=f"needs {', '.join(missing_packages())}")
@@ -39,6 +43,24 @@ def test_a_segmentor_on_scenes_of_any_size(options, scenes, tmp_path):
     assert found.images == 5 and found.pixels == 3 * 64 * 96 + 128 * 128 + 57 * 90
     classes = graph.original(others[0])[1]
     assert classes.unique().numel() > 1, "one class everywhere, so that any file would agree"
+
+
+class Resized(nn.Module):
+    """Resizes maps to the sizes of others, as DeepLab does with its pooled branch and before its decoder."""
+
+    def forward(self, x):
+        deep = F.avg_pool2d(x, 2)
+        pooled = F.interpolate(F.adaptive_avg_pool2d(deep, 1), size=deep.shape[2:], mode="bilinear")
+        return F.interpolate(deep * pooled, size=x.shape[2:], mode="bilinear")
+
+
+def test_maps_are_resized_to_the_open_sizes_of_others(tmp_path):
+    sides = {i: 4 * torch.export.Dim(name, min=1, max=4096) for i, name in ((2, "rows"), (3, "columns"))}
+    with quiet(), torch.no_grad(), integer_sizes():
+        written = writing._program(Resized(), (torch.rand(1, 3, 16, 24),), (sides,), ["images"], ["y"])
+    (tmp_path / "x.onnx").write_bytes(written.SerializeToString())
+    images = torch.rand(1, 3, 36, 20)
+    torch.testing.assert_close(Session(tmp_path / "x.onnx")(images)[0], Resized()(images), atol=1e-6, rtol=0)
 
 
 TWO_LEVELS = (
