@@ -34,6 +34,7 @@ from .files.config_files import config_files
 from .files.own_code import import_own
 from .hooks import HOOKS, BestCheckpoint, KeptMemory, PeriodicCheckpoint, teachers
 from .models.deformable import provide_deformable
+from .models.keypoints import provide_contiguous_heat_maps
 from .network.channels_last import use_channels_last
 from .network.detectron import averages, set_averages
 from .network.forward import random_images
@@ -98,6 +99,7 @@ class Trainer(DefaultTrainer):
             InputError: the config names a part that does not exist, or its values contradict each other.
         """
         provide_deformable()
+        provide_contiguous_heat_maps()
         try:
             model = build_model(cfg)
         except InputError:
