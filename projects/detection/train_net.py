@@ -35,7 +35,8 @@ class DetectionTrainer(Trainer):
         """Builds the evaluator of COCO's average precision."""
         asked = {"bbox": True, "segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
         tasks, folder = [task for task, on in asked.items() if on], predictions_folder(cfg, dataset_name)
-        return DetectionEvaluator(dataset_name, tasks, cfg.OUTPUT_DIR, folder)
+        sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+        return DetectionEvaluator(dataset_name, tasks, cfg.OUTPUT_DIR, folder, sigmas)
 
     def draw(self, models: Mapping[str, torch.nn.Module], path: str) -> None:
         """Draws the detections of each detector in a few test images."""

@@ -182,6 +182,41 @@ def test_keypoints_need_names(project, options, capsys):
     assert "has no keypoint_names" in said
 
 
+def test_keypoints_are_those_of_the_data(project, options, folder, capsys):
+    """A set of two keypoints per object, registered as Detectron2 does; a perfect detector has an AP of 100."""
+    edited(folder, lambda c: [one.update(keypoints=[*one["bbox"][:2], 2, 9, 9, 1]) for one in c["annotations"]])
+    edited(folder, lambda c: c["annotations"][-1].update(iscrowd=1) or c["annotations"][-1].pop("keypoints"))
+    name = f"points-{folder.name}"
+    metadata = {"keypoint_names": ["a", "b"], "keypoint_flip_map": []}
+    register_coco_instances(name, metadata, str(folder / "boxes.json"), str(folder / "images"))
+    unset = [f"DATASETS.COCO.{split}_{part}" for split in ("TRAIN", "TEST") for part in ("ANNOTATIONS", "IMAGES")]
+    points = [*options, *(word for key in unset for word in (key, "")), "MODEL.KEYPOINT_ON", "True"]
+    points += ["DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", f"('{name}',)"]
+    number = ["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "2"]
+    sigmas = ["TEST.KEYPOINT_OKS_SIGMAS", "[0.05, 0.1]"]
+    assert "NUM_KEYPOINTS is 17, data set" in error_of(project, points, capsys)
+    assert "KEYPOINT_OKS_SIGMAS has 17 values, data set" in error_of(project, [*points, *number], capsys)
+    cfg = engine.setup(launch.argument_parser().parse_args([*points, *number, *sigmas]))
+    evaluator = project.DetectionTrainer.build_evaluator(cfg, name)
+    evaluator.reset()
+    for record in DatasetCatalog.get(name):
+        instances = true_objects(record)
+        given = [one.get("keypoints", [0] * 6) for one in record["annotations"]]
+        instances.pred_keypoints = torch.tensor(given, dtype=torch.float32).view(-1, 2, 3)
+        evaluator.process([record], [{"instances": instances}])
+    assert evaluator.evaluate()["keypoints"]["AP"] == pytest.approx(100)
+    edited(folder, lambda c: c["annotations"][0].update(keypoints=[1, 2, 2]))
+    said = error_of(project, [*points, *number, *sigmas], capsys)
+    assert "0.png has 3 numbers as keypoints, 2 keypoints have 6" in said
+
+
+def test_a_panoptic_network_needs_label_maps(project, options, capsys):
+    panoptic = [*options, "MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.ROI_HEADS.NUM_CLASSES", "2"]
+    assert "has no label maps" in error_of(project, panoptic, capsys)
+    segmentor = [*options, "MODEL.META_ARCHITECTURE", "SemanticSegmentor"]
+    assert "is trained by projects/segmentation" in error_of(project, segmentor, capsys)
+
+
 def test_training_and_test_set_have_the_same_classes(project, options, folder, capsys):
     content = json.loads((folder / "boxes.json").read_text())
     for one in content["categories"]:

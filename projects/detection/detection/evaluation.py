@@ -31,6 +31,7 @@ class DetectionEvaluator(COCOEvaluator):
         tasks: any of "bbox", "segm" and "keypoints".
         output_dir: folder for the annotations of a data set that has to be converted to COCO's format.
         predictions: folder for the file of detections `RESULTS`; None for no file. Each evaluation replaces it.
+        sigmas: tolerance of each keypoint, as TEST.KEYPOINT_OKS_SIGMAS; COCO's, of a person's 17, if empty.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class DetectionEvaluator(COCOEvaluator):
         tasks: Sequence[str] = ("bbox",),
         output_dir: str | None = None,
         predictions: Path | None = None,
+        sigmas: Sequence[float] = (),
     ):
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-            super().__init__(dataset_name, tuple(tasks), output_dir=output_dir)
-            add_missing_fields(self._coco_api)
+            super().__init__(dataset_name, tuple(tasks), output_dir=output_dir, kpt_oks_sigmas=tuple(sigmas))
+            add_missing_fields(self._coco_api, len(self._metadata.get("keypoint_names", ())))
         self._output_dir = None  # Detectron2 would also write a pickle
         self._file = None if predictions is None else predictions / RESULTS
         self._dataset_name = dataset_name
@@ -89,13 +91,21 @@ def empty_detection(truth: COCO, image: int | str) -> dict[str, Any]:
     return {"image_id": image, "category_id": 0, "score": 0.0, **empty}
 
 
-def add_missing_fields(truth: COCO) -> None:
+def add_missing_fields(truth: COCO, keypoints: int = 0) -> None:
     """Adds areas and ids (1, 2, ...) to annotations in place: pycocotools needs them, but many files lack them.
 
     Ids start at 1 because pycocotools uses id 0 for "no match": an object with id 0 would always count as missed.
+
+    Args:
+        truth: the annotations.
+        keypoints: the number of keypoints of an object; annotations without keypoints get as many that are not
+            labelled, and all get the number of those that are.
     """
     for number, annotation in enumerate(truth.dataset.get("annotations", ()), 1):
         annotation["id"] = number
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
         annotation.setdefault("iscrowd", 0)
+        if keypoints:
+            points = annotation.setdefault("keypoints", [0] * 3 * keypoints)
+            annotation.setdefault("num_keypoints", sum(value > 0 for value in points[2::3]))
     truth.createIndex()
