@@ -62,7 +62,7 @@ def check_coco(
 
             - the file or the folder is missing, or the file does not have COCO's format;
             - no object is annotated, or the number of categories is not `num_classes`;
-            - an annotation names an unknown image or category, or has an invalid mask;
+            - an annotation names an unknown image or category, or has an invalid mask, `area` or `iscrowd`;
             - a box has no area or exceeds its image;
             - an image is missing, cannot be read or does not have the stated size.
     """
@@ -164,6 +164,11 @@ def _check_annotation(
         raise InputError(f"{where} is for image {image!r}, which images does not list; correct one of them")
     if annotation.get("ignore", 0):
         raise InputError(f"{where} has 'ignore', which is not COCO's; remove the annotation or make it a crowd")
+    if annotation.get("iscrowd", 0) not in (0, 1):  # Detectron2 would leave the object out
+        raise InputError(f"{where} has iscrowd {annotation['iscrowd']!r}; it is 0 for an object, 1 for a crowd")
+    area = annotation.get("area", 0)
+    if not _finite([area]) or area < 0:
+        raise InputError(f"{where} has area {area!r}; give a number of pixels, or leave it out")
     box = annotation["bbox"]
     least = 0 if flat_boxes else math.ulp(0)
     if not isinstance(box, list) or len(box) != 4 or not _finite(box) or min(box[2:]) < least:
