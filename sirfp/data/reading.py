@@ -30,7 +30,7 @@ def reading_data(names: Sequence[str]) -> Iterator[None]:
                 f"training images cannot be augmented as the config says ({_reason(error)}); correct the keys of INPUT"
             ) from error
         raise InputError(
-            f"data set {' or '.join(map(repr, names))} cannot be read: {one_line(error)}; it must be in the folder "
+            f"data set {' or '.join(map(repr, names))} cannot be read: {_reason(error)}; it must be in the folder "
             f"that the environment variable DETECTRON2_DATASETS names{advice(names)}"
         ) from error
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
+from detectron2.data.datasets.coco_panoptic import merge_to_panoptic
 from PIL import Image
 from tiny_tasks import command, make_data
 
@@ -44,6 +45,16 @@ def test_augmentations_that_cannot_be_built(data):
     cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE = True, "square"
     assert "correct the keys of INPUT" in (text := said(cfg)) and "cannot be read" not in text
+
+
+def test_assertions_without_text_are_named(data):
+    cfg, _ = data
+    name = f"{cfg.DATASETS.TRAIN[0]}_empty"
+    DatasetCatalog.register(name, lambda: merge_to_panoptic([], []))
+    cfg.DATASETS.TRAIN = (name,)
+    text = said(cfg)
+    DatasetCatalog.remove(name)
+    assert "cannot be read: an assertion of merge_to_panoptic fails" in text
 
 
 def test_augmentations_that_do_not_fit_an_image(data):
