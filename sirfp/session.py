@@ -34,6 +34,7 @@ from .errors import InputError
 from .moments import Moments
 from .network.divergence import divergence_for
 from .network.elsewhere import check_available
+from .network.finite import check_weights
 from .network.kept_memory import kept_memory
 from .network.untouched import untouched
 from .network.wrappers import check_same_structure, unwrapped
@@ -276,6 +277,7 @@ class PruningSession:
             found = self.found = find_again(self.model, self.example_inputs, self.limits.ignore, found)
         with untouched(self.model):
             moments = evidence.moments(self.model, found) if refit or criterion.needs == "moments" else None
+        check_weights(self.model)
             evidence.learn(self.model, found, criterion, moments)
         if criterion.left_out:
             logger.warning(

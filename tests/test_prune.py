@@ -177,3 +177,25 @@ def test_a_single_model_may_be_given_as_also():
 def test_example_inputs_without_images_are_refused():
     with pytest.raises(sirfp.InputError, match="no FLOPs to keep a share of: are they empty?"):
         sirfp.prune(build(Residual), BATCHES[0][:0], "magnitude", keep_flops=0.5)
+
+
+@pytest.mark.parametrize("criterion", ["random", "magnitude", "sirfp", None])
+@pytest.mark.parametrize("part", ["weight", "running_mean"])
+def test_weights_that_are_not_finite_are_refused(criterion, part):
+    """Without the check some criteria give scores, and the network is cut by chance."""
+    model = build(Residual)
+    found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    name = next(name for name in found if name.endswith(part))
+    with torch.no_grad():
+        found[name].view(-1)[0] = torch.nan
+    before = copy.deepcopy(model.state_dict())
+    for call in (sirfp.prune, sirfp.sensitivity):
+        with pytest.raises(sirfp.InputError, match=f"^the values of '{name}' are not finite"):
+            call(model, BATCHES[0], criterion=criterion, calibration=BATCHES)
+    assert all(torch.equal(before[n].nan_to_num(), t.nan_to_num()) for n, t in model.state_dict().items())
+
+
+def test_masks_may_be_infinite():
+    model = build(Residual)
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf))
+    assert sirfp.prune(model, BATCHES[0], "magnitude", keep_flops=0.5).cuts
