@@ -259,6 +259,7 @@ class Pruner:
             raise InputError(f"this is no state of a pruner, which Pruner.state_dict gives: it lacks {missing[0]!r}")
         if state["criterion"] != self.session.criterion:
             raise InputError(f"the state is of criterion {state['criterion']!r}, not of {self.session.criterion!r}")
+        _check_state(state)
         plan = PruningPlan.from_json(state["plan"]) if state["plan"] else None
         with plain(self.model) as network:
             models = [(network, self.optimizer), *((model, None) for model in self.session.followers)]
@@ -293,3 +294,17 @@ class Pruner:
     def _target(self, number: int) -> Target:
         """Returns the budget of a cut, counted from 1."""
         return replace(self.target, share=share_after(number, self.steps, self.target.share, self.start))
+
+
+def _check_state(state: Mapping[str, Any]) -> None:
+    """Raises InputError if a part of a state, which may come from a damaged or edited file, has another kind."""
+    check_count("the state's 'steps'", state["steps"], 0)
+    start = state["start"]
+    if not isinstance(start, (int, float)) or not 0 < start < math.inf:
+        raise InputError(f"the state's 'start' must be a share of the dense model, got {start!r:.80}")
+    statistics = state.get("statistics")
+    if statistics is None:
+        return
+    if not isinstance(statistics, Mapping) or not isinstance(statistics.get("criterion"), Mapping):
+        raise InputError("the state's 'statistics' must be those that Pruner.state_dict gives")
+    check_count("the state's 'iteration'", statistics.get("iteration"), 0)

@@ -22,7 +22,7 @@ from .budget.decision import decide
 from .budget.evidence import Evidence
 from .budget.frozen import check_groups
 from .budget.given_widths import with_given_widths
-from .budget.limits import DEFAULT, Limits
+from .budget.limits import DEFAULT, Limits, check_count
 from .budget.sensitivity import Sensitivity, sensitivities
 from .budget.several_cuts import check_each, shares_of_cuts
 from .budget.target import Latency, Target
@@ -46,6 +46,8 @@ from .surgery.earlier_cuts import earlier_plan, for_inputs, remember
 from .surgery.plan_and_cut import cut_to
 
 logger = logging.getLogger(__name__)
+SEEDS = 1 << 31
+"""Seeds are below this number: NumPy's legacy generator takes no seeds of more than 32 bits."""
 
 
 class PruningSession:
@@ -91,6 +93,11 @@ class PruningSession:
         self.options, self.period = dict(options or {}), period
         self.limits, self.bias_correction, self.seed = limits, bias_correction, seed
         check_available(trial_device, "trial_device")
+        check_count("seed", seed, 0)
+        if seed >= SEEDS:
+            raise InputError(f"seed must be below 2^31, got {seed}")
+        if bias_correction not in (True, False):
+            raise InputError(f"bias_correction must be True or False, got {bias_correction!r:.80}")
         self.trial_device = trial_device
         self.plan: PruningPlan | None = None
         self.steps = 0
@@ -270,6 +277,7 @@ class PruningSession:
 
     def _look(self, evidence: Evidence, refit: bool) -> tuple[Criterion, Moments | None]:
         """Returns the criterion with all statistics, and the moments for a refit."""
+        check_weights(self.model)
         found, observer = self.find(), self.attach()
         observer.detach()
         criterion = observer.criterion
@@ -277,7 +285,6 @@ class PruningSession:
             found = self.found = find_again(self.model, self.example_inputs, self.limits.ignore, found)
         with untouched(self.model):
             moments = evidence.moments(self.model, found) if refit or criterion.needs == "moments" else None
-        check_weights(self.model)
             evidence.learn(self.model, found, criterion, moments)
         if criterion.left_out:
             logger.warning(

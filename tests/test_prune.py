@@ -154,6 +154,12 @@ WRONG_KINDS = [
     ({"steps": "two"}, "steps must be a whole number of at least 1, got 'two'"),
     ({"optimizer": 3}, "optimizer must be an optimizer of PyTorch, got int"),
     ({"also": None}, "also must be a list of models, got NoneType"),
+    ({"bias_correction": "no"}, "bias_correction must be True or False, got 'no'"),
+    ({"seed": "a"}, "seed must be a whole number of at least 0, got 'a'"),
+    ({"seed": None}, "seed must be a whole number of at least 0, got None"),
+    ({"seed": 1.5}, "seed must be a whole number of at least 0, got 1.5"),
+    ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+    ({"seed": 1 << 40}, r"seed must be below 2\^31, got 1099511627776"),
 ]
 
 
@@ -162,7 +168,7 @@ def test_arguments_of_a_wrong_kind_are_refused_in_one_line(given, says):
     for call in (sirfp.prune, sirfp.Pruner):
         with pytest.raises(sirfp.InputError, match=f"^{says}$"):
             call(build(Residual), BATCHES[0], criterion="magnitude", **given)
-    if given.keys() <= {"ignore", "reconstruction"}:
+    if given.keys() <= {"ignore", "reconstruction", "seed"}:
         with pytest.raises(sirfp.InputError, match=f"^{says}$"):
             sirfp.sensitivity(build(Residual), BATCHES[0], calibration=BATCHES, **given)
 

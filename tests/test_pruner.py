@@ -329,6 +329,17 @@ def test_what_cannot_be_is_said():
         pruner.load_state_dict(model.state_dict())
     with pytest.raises(sirfp.InputError, match="this is no state of a pruner.* but NoneType"):
         pruner.load_state_dict(None)
+    for changed, words in (
+        ({"steps": "a"}, "'steps' must be a whole number of at least 0, got 'a'"),
+        ({"steps": 1.5}, "'steps' must be a whole number"),
+        ({"start": "a"}, "'start' must be a share of the dense model, got 'a'"),
+        ({"start": float("nan")}, "'start' must be a share of the dense model, got nan"),
+        ({"statistics": "x"}, "'statistics' must be those that Pruner.state_dict gives"),
+        ({"statistics": {"criterion": 3, "iteration": 0}}, "'statistics' must be those"),
+        ({"statistics": {"criterion": {}, "iteration": "a"}}, "'iteration' must be a whole number"),
+    ):
+        with pytest.raises(sirfp.InputError, match=words):
+            pruner.load_state_dict(state | changed)
     pruner.cut()
     with pytest.raises(sirfp.InputError, match="cut in another way than in the state"):
         pruner.load_state_dict(state)

@@ -32,7 +32,7 @@ def validate(cfg: CfgNode) -> None:
     check_available(ours.TRIAL_DEVICE or None, "SIRFP.TRIAL_DEVICE")
     for least, keys in (
         (1, ("STEPS", "ROUND_TO", "ACCUMULATE_PERIOD")),
-        (0, ("MAX_NONFINITE", "CURVE_IMAGES")),
+        (0, ("MAX_NONFINITE", "CURVE_IMAGES", "SEED")),
         (0, ("ACCUMULATE_ITERS", "RECOVER_ITERS", "RECONSTRUCTION_ITERS")),
         (0, ("LR_FACTOR", "WEIGHT_DECAY_FACTOR")),
     ):
