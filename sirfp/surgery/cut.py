@@ -187,8 +187,9 @@ def _cut_tensors(model: nn.Module, cuts: Mapping[str, list], optimizer: torch.op
             new = nn.Parameter(new, requires_grad=tensor.requires_grad)
             if optimizer is not None:  # without an optimizer, each dense tensor is freed when it is cut
                 replaced[tensor] = (new, pieces)
-        if tensor.__dict__:
-            new.__dict__.update(tensor.__dict__)  # attributes that other code set, such as timm's `group_name`
+        for attribute, value in tensor.__dict__.items():  # that other code set, such as timm's `group_name` and `hess`
+            along = isinstance(value, torch.Tensor) and value.shape == tensor.shape and value.dim() > 0
+            new.__dict__[attribute] = _select(value.detach(), pieces, indices) if along else value
         if isinstance(tensor, nn.Parameter):
             mark_replaced(tensor)
         for module, leaf in owners[id(tensor)]:
@@ -240,6 +241,8 @@ def give_bias(module: Any, optimizer: torch.optim.Optimizer | None = None) -> No
         for group in optimizer.param_groups:
             if any(p is weight for p in group["params"]):
                 _group_of_bias(optimizer, group)["params"].append(module.bias)
+                if hasattr(weight, "hess"):  # timm's Adahessian prepares its parameters when it is made
+                    module.bias.hess, optimizer.state[module.bias] = 0.0, {"hessian step": 0}
                 break
 
 

@@ -13,6 +13,7 @@ import torch
 from small_networks import INPUT, Chain, Depthwise, Residual, Shared, build, random_keep
 from torch import nn
 
+import sirfp
 from sirfp.channels import find_groups
 from sirfp.errors import InputError
 from sirfp.prune import cut, plan_for
@@ -74,6 +75,30 @@ def test_optimizer_state_is_cut_with_its_parameters(make):
     optimizer.zero_grad()
     model(torch.randn(INPUT)).square().mean().backward()
     optimizer.step()
+
+
+def test_traces_of_the_hessian_are_cut_with_their_parameters():
+    """timm's Adahessian keeps them as attributes of the parameters, also of a bias that a cut adds."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, bias=False), nn.ReLU(), nn.Conv2d(6, 2, 1))
+    optimizer, x = timm.optim.Adahessian(model.parameters()), torch.randn(2, 3, 12, 12)
+
+    def step():
+        optimizer.zero_grad()
+        model(x).square().mean().backward(create_graph=True)
+        optimizer.step()
+
+    step()
+    before = {name: parameter.hess.clone() for name, parameter in model.named_parameters()}
+    plan = sirfp.prune(model, x, "magnitude", keep_flops=0.5, calibration=[x, x], optimizer=optimizer)
+    assert plan.new_biases == ("2",) and model[2].bias.hess == 0.0
+    for c in plan.cuts:
+        for name, dim in c.tensors:
+            if name in before:
+                before[name] = before[name].index_select(dim, torch.tensor(c.keep))
+    found = dict(model.named_parameters())
+    assert all(torch.equal(found[name].hess, hess) for name, hess in before.items())
+    step()
+    assert all(parameter.hess.shape == parameter.shape for parameter in model.parameters())
 
 
 def test_dense_tensors_go_while_the_model_is_cut():
