@@ -505,6 +505,12 @@ TRAINING = {
     "a class map": Row(C, ["DATASETS.IMAGES.CLASS_MAP", "D/boxes.json"], "a class map is a .txt file"),
     "a class map that is not there": Row(C, ["DATASETS.IMAGES.CLASS_MAP", "D/none.txt"], "none.txt"),
     "a reader": Row(C, ["DATASETS.IMAGES.READER", "torch/cifar10"], "there is no reader"),
+    "an optimizer of second order": Row(C, ["SOLVER.OPTIMIZER", "adahessian"], "needs second derivatives"),
+    "a class as ignored value": Row(S, ["MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "1"], "IGNORE_VALUE 1 is the index of a"),
+    "a negative ignored value": Row(S, ["MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "-1"], "IGNORE_VALUE must be at least 0"),
+    "a config in Python": Row(
+        D, ["--config-file", "D/lazy.py"], "is a lazy config", lambda root: (root / "lazy.py").write_text("model = 1")
+    ),
     "an optimizer": Row(C, ["SOLVER.OPTIMIZER", "sdg"], "SOLVER.OPTIMIZER 'sdg'"),
     "fewer images than a batch": Row(C, ["SOLVER.IMS_PER_BATCH", "64"], "the training set has 8 images"),
     "a crop": Row(S, ["INPUT.TRAIN_SIZE", "[33, 32]"], "multiples of 16"),

@@ -129,6 +129,11 @@ def load_config(
 
 def _content(file: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the content of a config file with its bases, after checking all of these files."""
+    if config_file(file).suffix == ".py":
+        raise InputError(
+            f"{file} is a lazy config, a program: training runs take .yaml files; the command sirfp and your own code "
+            "take it too"
+        )
     if _of_the_zoo(config_file(file)):
         return CfgNode.load_yaml_with_base(str(file), allow_unsafe=True) or {}
     return read_config_file(file)

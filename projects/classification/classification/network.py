@@ -43,7 +43,7 @@ def build_optimizer(cfg: CfgNode, network: nn.Module) -> torch.optim.Optimizer:
     """Builds SOLVER.OPTIMIZER by timm; norms and biases have no weight decay unless SOLVER.DECAY_NORMS is set.
 
     Raises:
-        InputError: there is no such optimizer, or it does not have one of the options.
+        InputError: there is no such optimizer, it does not have one of the options, or it needs second derivatives.
     """
     node = cfg.SOLVER
     options = dict(zip(node.OPTIMIZER_OPTIONS[::2], node.OPTIMIZER_OPTIONS[1::2], strict=False))
@@ -62,6 +62,8 @@ def build_optimizer(cfg: CfgNode, network: nn.Module) -> torch.optim.Optimizer:
         raise InputError(
             f"SOLVER.OPTIMIZER {node.OPTIMIZER!r} cannot be built: {error}; see `timm.optim.list_optimizers()`"
         ) from error
+    if getattr(optimizer, "is_second_order", False):
+        raise InputError(f"SOLVER.OPTIMIZER {node.OPTIMIZER!r} needs second derivatives, which a run does not compute")
     for group in optimizer.param_groups:  # PyTorch's schedules multiply each group's initial rate
         group["lr"] = node.BASE_LR * group.get("lr_scale", 1.0)
     return optimizer

@@ -77,14 +77,21 @@ def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
 
     Raises:
         InputError: a set's number of classes differs from the config's, its classes from those of the first set, or a
-            value in `TEST` or `INPUT.CROP` is not valid.
+            value in `TEST` or `INPUT.CROP`, or the ignored value, is not valid.
     """
     Within(0, 1, "[)").check(cfg.TEST.BOUNDARY_RATIO, "TEST.BOUNDARY_RATIO")
     check_metrics(cfg, "segmentation")
     if cfg.INPUT.CROP.ENABLED:
         raise InputError("INPUT.CROP.ENABLED must be False here; INPUT.TRAIN_SIZE is the size of training crops")
     with_tta(cfg, nn.Identity())  # checks the other values in TEST now instead of at the first evaluation
-    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    classes, ignore = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    if ignore < 0:
+        raise InputError(f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE must be at least 0, got {ignore}; 255 is usual")
+    if ignore < classes:
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE {ignore} is the index of a class, which would not be learned; use one "
+            f"outside 0..{classes - 1}"
+        )
     found: dict[str, Sequence[str]] = {}
     for name in names:
         there = MetadataCatalog.get(name).get("stuff_classes")
