@@ -28,6 +28,8 @@ from .timm_origin import timm_origin
 
 PLAN_KEY = "sirfp_plan"
 """Key of the plan in a file's metadata."""
+OTHERS = (".pth", ".pt", ".ckpt", ".pkl", ".bin", ".onnx")
+"""Endings of files of other formats, which a file of a pruned network must not have."""
 CLASSES = (
     "is the number of classes the same? sirfp.load(path, model, head=CLASSES) gives the model another classifier, "
     "head=0 none; or load into the network of the file's classes, then replace its classifier (timm: "
@@ -51,10 +53,12 @@ def save(
             found out for networks of timm.
 
     Raises:
-        InputError: the file has no name or cannot be written, or the plan is not the whole way from the dense model to
-            this one.
+        InputError: the file has no name or cannot be written, its ending is that of another format (`OTHERS`), or the
+            plan is not the whole way from the dense model to this one.
     """
     _check_path(path)
+    if Path(path).suffix in OTHERS:
+        raise InputError(f"cannot write {path}: the file is of the format safetensors; give it the ending .safetensors")
     plan = whole_plan(model) if plan is None else plan
     if plan is not None:
         check_whole(model, plan)

@@ -111,7 +111,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Outcome:
     """Prunes and writes the file."""
     import sirfp
-    from sirfp.checkpoint.pruned import read
+    from sirfp.checkpoint.pruned import OTHERS, read
     from sirfp.criteria import CRITERIA
     from sirfp.exporting.clock import clock_named
     from sirfp.network.channels_last import use_channels_last_if_possible
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> Outcome:
     keep = read_widths(args.keep)
     with in_flags(KEEP="--keep"):
         Limits(keep=keep)  # checks the widths before the model is built
-    if args.output.endswith((".pth", ".pt", ".pkl", ".bin", ".onnx")):  # other kinds of files
+    if args.output.endswith(OTHERS):
         then = "; `sirfp export` then writes the .onnx file" if args.output.endswith(".onnx") else ""
         raise InputError(f"-o {args.output}: give the file the ending .safetensors{then}")
     check_writable(args.output)

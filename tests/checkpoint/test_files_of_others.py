@@ -113,6 +113,14 @@ def test_plans_that_cut_other_layers_are_joined_too(tmp_path):
     sirfp.save(tmp_path / "p.safetensors", fresh, first.then(second))
 
 
+@pytest.mark.parametrize("ending", ["pth", "pt", "bin", "onnx"])
+def test_a_file_is_not_written_under_the_ending_of_another_format(tmp_path, ending):
+    """`torch.load` could not read it."""
+    with pytest.raises(InputError, match="of the format safetensors; give it the ending .safetensors"):
+        sirfp.save(tmp_path / f"small.{ending}", nn.Sequential(nn.Conv2d(3, 4, 3)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_and_a_model_in_each_others_place_are_said(tmp_path):
     network, file = nn.Sequential(nn.Conv2d(3, 4, 3)), tmp_path / "small.safetensors"
     for place in (str(file), file):
