@@ -239,7 +239,7 @@ class Pruner:
         The inputs of the steps looked at since the last cut are not in it. Save between a cut and the first look after
         it to resume with exactly the same plans.
         """
-        return {**self.session.state_dict(), "start": self.start, "criterion": self.session.criterion}
+        return {**self.session.state_dict(), "start": self.start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state; cuts the model, the optimizer and the models of `also` as they were, if they are dense.

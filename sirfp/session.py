@@ -332,7 +332,8 @@ class PruningSession:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state for resuming: the plan as text, the number of steps, the statistics so far."""
-        state: dict[str, Any] = {"steps": self.steps, "plan": self.plan.to_json() if self.plan else ""}
+        plan = self.plan.to_json() if self.plan else ""
+        state: dict[str, Any] = {"steps": self.steps, "plan": plan, "criterion": self.criterion}
         if self.observer is not None:
             state["statistics"] = {
                 "criterion": self.observer.criterion.state_dict(),
@@ -341,7 +342,17 @@ class PruningSession:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a state that `state_dict` returned; the model must already be cut by the plan in it."""
+        """Restores a state that `state_dict` returned; the model must already be cut by the plan in it.
+
+        Raises:
+            InputError: the state is that of another criterion, and has cuts or statistics.
+        """
+        before = state.get("criterion", self.criterion)  # older states do not name it
+        if before != self.criterion and (state["steps"] or "statistics" in state):
+            raise InputError(
+                f"the state has cuts or statistics of criterion {before!r}, not of {self.criterion!r}; resume with the "
+                "run's own criterion"
+            )
         self.steps = state["steps"]
         self.plan = PruningPlan.from_json(state["plan"]) if state["plan"] else None
         self._statistics = state.get("statistics")

@@ -16,11 +16,13 @@ from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from ..budget.evidence import CURVES, Evidence, call_pixels
 from ..budget.target import Latency
 from ..criteria import CRITERIA
+from ..errors import InputError
 from ..exporting.clock import clock_named
 from ..network.divergence_loss import divergence_on
 from ..network.forward import training_branches
 from ..network.held_out import count_images, regrouped
 from ..processes import average_norms, world_size
+from ..structure.plan import PruningPlan
 from ..surgery.reconstruction import BATCHES
 from ..training.nonfinite import finite_norms
 from ..training.schedule import Schedule
@@ -29,6 +31,11 @@ from .curves import curve_store, write_curves
 from .registry import HOOKS, session, unwrapped
 
 logger = logging.getLogger(__name__)
+
+SLACK = 1e-6
+"""Relative rounding of the share that a plan keeps."""
+LESS = 0.1
+"""A plan that keeps less than its budget by a larger share was probably made for another one."""
 
 
 @HOOKS.register()
@@ -78,8 +85,9 @@ class PruneSteps(HookBase):
         self.store = curve_store(cfg.OUTPUT_DIR) if self.curves else None
 
     def before_train(self) -> None:
-        """Raises an error at the start of the run if a pruning cannot meet its budget."""
+        """Raises an error at the start of the run if a pruning cannot meet its budget, or will not take place."""
         pruning = session(self.trainer)
+        check_resumed(self.schedule, pruning.steps, pruning.plan, self.trainer.start_iter)
         if pruning.steps < self.schedule.steps:
             pruning.check_reach([self.schedule.target(step) for step in range(pruning.steps, self.schedule.steps)])
 
@@ -135,6 +143,36 @@ class PruneSteps(HookBase):
         if plan:
             for name, indices in plan.kept.items():
                 storage.put_scalar(f"sirfp_channels/{name}", len(indices), smoothing_hint=False)
+
+
+def check_resumed(schedule: Schedule, steps: int, plan: PruningPlan | None, start: int) -> None:
+    """Checks that the cuts which a resumed run has made are those of its schedule, which may have been changed since.
+
+    Args:
+        schedule: the schedule.
+        steps: the number of cuts so far.
+        plan: the plan of all cuts so far.
+        start: the number of iterations so far.
+
+    Raises:
+        InputError: the time of the next cut has passed, or all cuts are made and keep more than the budget.
+    """
+    if steps < schedule.steps:
+        if schedule.prunes and start and schedule.iterations[steps] <= start:
+            raise InputError(
+                f"cut {steps + 1} of {schedule.steps} comes after {schedule.iterations[steps]} iterations, but the "
+                f"checkpoint has done {start} with {steps} cuts: resume with the SIRFP.START_ITER, STEPS and "
+                "RECOVER_ITERS of the run, or start a new one from its network (MODEL.WEIGHTS)"
+            )
+    elif steps and plan is not None and not isinstance(schedule.keep, Latency):
+        kept, asked = schedule.keep.kept(plan), schedule.keep.share
+        if kept > asked * (1 + SLACK):
+            raise InputError(
+                f"the run has made its cuts, which keep {kept:.4f}, but {schedule.keep} is asked for: resume with the "
+                "budget of the run, or start a new one from its network (MODEL.WEIGHTS)"
+            )
+        if kept < asked * (1 - LESS):
+            logger.warning("The run has made its cuts, which keep %.4f: a budget of %s changes nothing", kept, asked)
 
 
 def timed_in(schedule: Schedule, runtime: str) -> Schedule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ import sirfp
 from sirfp import engine
 from sirfp.budget.target import Flops
 from sirfp.errors import InputError
+from sirfp.hooks.pruning import check_resumed
+from sirfp.session import PruningSession
 from sirfp.training.lr_schedule import PhasedPolyLR
 from sirfp.training.schedule import Schedule
 from sirfp.verify import compare
@@ -49,6 +52,25 @@ def test_a_run_prunes_in_steps_and_reports(whole):
     fresh = TaskTrainer.build_model(None)
     assert sirfp.load(folder / "pruned.safetensors", fresh) == plan
     assert compare(fresh, trainer.model, IMAGE).relative < 1e-6  # the trainer's weights lie channels-last
+
+
+def test_a_run_resumed_with_another_schedule_is_refused(whole, caplog):
+    """Before, the run went on and its final network did not meet the budget, or was not cut at all."""
+    folder, trainer = whole
+    plan, schedule = trainer.pruning.plan, Schedule.from_config(trainer.cfg)
+    for done, cuts in ((20, 2), (12, 1), (8, 1), (0, 0)):
+        check_resumed(schedule, cuts, plan, done)
+    for start, steps, changes in ((8, 0, {}), (13, 1, {}), (20, 2, {"steps": 3}), (10, 0, {"start": 9})):
+        with pytest.raises(InputError, match=f"^cut {steps + 1} of .* has done {start} with {steps} cuts: resume with"):
+            check_resumed(replace(schedule, **changes), steps, plan, start)
+    with pytest.raises(InputError, match="its cuts, which keep 0.3.*, but 0.2 of the FLOPs is asked for: resume with"):
+        check_resumed(replace(schedule, keep=Flops(0.2)), 2, plan, 20)
+    with caplog.at_level(logging.WARNING):
+        check_resumed(replace(schedule, keep=Flops(0.7)), 2, plan, 20)
+    assert "a budget of 0.7 changes nothing" in caplog.text
+    with pytest.raises(InputError, match="cuts or statistics of criterion 'sirfp_joint', not of 'taylor'; resume"):
+        state = trainer.pruning.state_dict()
+        PruningSession(TaskTrainer.build_model(None), IMAGE, criterion="taylor").load_state_dict(state)
 
 
 @ONCE
