@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sirfp.data.folders import DECODED, check_image, in_threads
+from sirfp.data.folders import DECODED, IMAGE_SUFFIXES, check_image, in_threads
 from sirfp.data.pixels import depth_remarks, format_of
 from sirfp.errors import InputError
 from sirfp.files.nearby import nearby
@@ -137,7 +137,7 @@ class ClassFolders:
 
     Attributes:
         images: {class: number of its images}, in the order of the class indices.
-        remarks: what is allowed but probably not meant: `pixels.depth_remarks`.
+        remarks: what is allowed but probably not meant: `pixels.depth_remarks`, `left_out`.
     """
 
     images: Mapping[str, int]
@@ -164,7 +164,7 @@ def check_class_folders(root: str | os.PathLike[str], classes: int | None = None
         raise InputError(f"{root}: holds {len(names)} classes ({', '.join(names.values())}), expected {classes}")
     counts = Counter(names[label] for *_, label in reader.samples)
     remarks = depth_remarks(in_threads(check_image, [Path(file) for file, *_ in reader.samples]))
-    return ClassFolders({names[index]: counts[names[index]] for index in sorted(names)}, remarks)
+    return ClassFolders({names[index]: counts[names[index]] for index in sorted(names)}, remarks + left_out(root))
 
 
 def check_images(images: Dataset) -> list[str]:
@@ -173,10 +173,30 @@ def check_images(images: Dataset) -> list[str]:
     The check is needed because timm silently replaces an unreadable image by another one.
 
     Returns:
-        Remarks on what is allowed but probably not meant: `pixels.depth_remarks`.
+        Remarks on what is allowed but probably not meant: `pixels.depth_remarks`, `left_out`.
 
     Raises:
         InputError: an image cannot be read.
     """
-    files = [Path(file) for file, _ in getattr(getattr(images, "reader", None), "samples", ()) if Path(file).is_file()]
-    return depth_remarks(in_threads(check_image, files[:: max(1, -(-len(files) // DECODED))]))
+    reader: Any = getattr(images, "reader", None)
+    files = [Path(file) for file, _ in getattr(reader, "samples", ()) if Path(file).is_file()]
+    remarks = depth_remarks(in_threads(check_image, files[:: max(1, -(-len(files) // DECODED))]))
+    return remarks + (left_out(reader.root) if files else [])
+
+
+def left_out(root: str | os.PathLike[str]) -> list[str]:
+    """Describes, in at most one line, the images of a folder whose endings timm does not read."""
+    from timm.data.readers.img_extensions import get_img_extensions
+
+    read = get_img_extensions()
+    others = set(IMAGE_SUFFIXES) - set(read)
+    found = Counter(ending for *_, files in os.walk(root) for ending in map(_ending, files) if ending in others)
+    if not found:
+        return []
+    named = ", ".join(sorted(found))
+    kinds = ", ".join(read)
+    return [f"{sum(found.values())} images ending in {named} are left out: only {kinds} are read; convert them"]
+
+
+def _ending(file: str) -> str:
+    return os.path.splitext(file)[1].lower()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sirfp.cli import main
-from sirfp.data.images import known_classes, open_images
+from sirfp.data.images import check_images, known_classes, open_images
 from sirfp.errors import InputError
 
 
@@ -73,3 +73,14 @@ def test_a_class_map_names_each_class_once(photos, tmp_path):
         open_images(photos, class_map=str(tmp_path / "classes.txt"))
     with pytest.raises(InputError, match=r"none.txt: the class map cannot be read"):
         open_images(photos, class_map=str(tmp_path / "none.txt"))
+
+
+def test_images_that_are_not_read_are_remarked(photos, capsys):
+    """timm passes over images of other formats in silence."""
+    for name in ("a.webp", "b.bmp", "C.BMP"):
+        Image.new("RGB", (9, 8)).save(photos / "dog" / name)
+    (photos / "dog" / "notes.txt").write_text("")
+    assert main(["data", "check", "--images", str(photos)]) == 0
+    said = "3 images ending in .bmp, .webp are left out: only .png, .jpg, .jpeg are read; convert them"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert check_images(open_images(photos)) == [said]
