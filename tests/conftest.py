@@ -115,29 +115,29 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def known_groups():
+def groups_of_runs():
     """What `found_once` and `found_again` have found."""
     return {}
 
 
 @pytest.fixture
-def found_once(known_groups, monkeypatch):
+def found_once(groups_of_runs, monkeypatch):
     """Finds the groups of networks of the same layers and sizes once, for training runs of tests of what comes after.
 
     To find them takes a third of a tiny run. What depends on weights, a training run finds again before each cut.
     """
-    find_less(known_groups, monkeypatch, lambda model, inputs, ignore, found: found)
+    find_less(groups_of_runs, monkeypatch, lambda model, inputs, ignore, found: found)
 
 
 @pytest.fixture
-def found_again(known_groups, monkeypatch):
+def found_again(groups_of_runs, monkeypatch):
     """Tries cuts on copies of networks of the same layers and sizes once, and has only the constants found again.
 
     For tests of what comes after, as a training run does after each interval of training.
     """
     from sirfp.channels import find_again
 
-    find_less(known_groups, monkeypatch, find_again)
+    find_less(groups_of_runs, monkeypatch, find_again)
 
 
 @pytest.fixture
