@@ -37,6 +37,8 @@ COMMANDS = {
     "a choice that is missing": ([*PRUNE, "--widths"], "--widths takes one of curves, ranking, after"),
     "a graph in place of a file": (["verify", "F/graph.onnx", *NETWORK], "graph.onnx is not a pruned file (*.safet"),
     "a network in place of a file": (["prune", "resnet18", "-o", "OUT"], "timm is given by --timm resnet18"),
+    "a checkpoint in place of a file": (["prune", "F/dense.pth", "-o", "OUT"], "dense.pth is a PyTorch checkpoint"),
+    "a graph to prune": (["prune", "F/graph.onnx", "-o", "OUT"], "graph.onnx is not a pruned file (*.safetensors)"),
     "a config in place of a file": (["report", "F/no.yaml"], "is a config, not a pruned file: give --config-file"),
     "graph as output": (["prune", *NETWORK, "-o", "OUT.onnx"], "`sirfp export` then writes the .onnx file"),
     "per cent": ([*PRUNE, "--keep-flops", "50"], "must lie in (0, 1], got 50.0; for 50% write 0.5"),

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,22 @@ def read_origin(path: str | os.PathLike) -> Origin | None:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(ORIGIN_KEY)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a complete safetensors file ({error}); copy it or write it again") from None
+        raise unreadable(path, error) from None
     try:
         return Origin.from_json(text) if text else None
     except InputError as error:
         raise InputError(f"{path}: {error}; name the model: --timm NAME, --config-file PATH or --zoo CONFIG") from None
+
+
+def unreadable(path: str | os.PathLike, error: Exception) -> InputError:
+    """The error for a file that safetensors cannot read: one of PyTorch, of another kind, or a damaged one."""
+    if zipfile.is_zipfile(path):  # as torch.save writes
+        return InputError(
+            f"{path} is a PyTorch checkpoint, not a pruned file (*.safetensors); for a dense model use --weights"
+        )
+    if Path(path).suffix != ".safetensors":
+        return InputError(f"{path} is not a pruned file (*.safetensors), as `sirfp prune` writes it")
+    return InputError(f"{path} is not a complete safetensors file ({error}); copy it or write it again")
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from ..structure.plan import PruningPlan
 from ..surgery.cut import apply
 from ..surgery.earlier_cuts import check_whole, whole_plan
 from .heads import announce_features, check_head, loadable, replace_head
-from .origin import ORIGIN_KEY, Origin
+from .origin import ORIGIN_KEY, Origin, unreadable
 from .timm_origin import timm_origin
 
 PLAN_KEY = "sirfp_plan"
@@ -118,18 +117,12 @@ def read_safetensors(path: str | os.PathLike) -> tuple[PruningPlan | None, dict[
     """
     if not Path(path).is_file():
         raise InputError(f"there is no file {path}{nearby(path)}")
-    if zipfile.is_zipfile(path):  # as torch.save writes
-        raise InputError(
-            f"{path} is a PyTorch checkpoint, not a pruned file (*.safetensors); for a dense model use --weights"
-        )
     try:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(PLAN_KEY)
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        if Path(path).suffix != ".safetensors":
-            raise InputError(f"{path} is not a pruned file (*.safetensors), as `sirfp prune` writes it") from None
-        raise InputError(f"{path} is not a complete safetensors file ({error}); copy it or write it again") from None
+        raise unreadable(path, error) from None
     try:
         return (PruningPlan.from_json(text) if text else None), state
     except InputError as error:
