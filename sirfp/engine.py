@@ -107,7 +107,8 @@ class Trainer(DefaultTrainer):
         except (KeyError, ValueError, AssertionError) as error:
             logging.getLogger(__name__).debug("The model cannot be built", exc_info=True)
             reason = str(error.args[0] if error.args else error) or type(error).__name__
-            raise InputError(f"the model cannot be built from this config: {reason}") from error
+            hint = "; --import FILE.py runs the code that registers it" if "registry!" in reason else ""
+            raise InputError(f"the model cannot be built from this config: {reason}{hint}") from error
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         logging.getLogger(__name__).info("Model: %s, %.2f M parameters", type(model).__name__, millions)
         return model

@@ -52,7 +52,10 @@ def set_up(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def _log_to(folder: Path, rank: int) -> None:
-    """Logs to the console and to log.txt in the folder, and no longer to those of an earlier run of this process."""
+    """Logs to the console and to log.txt in the folder, and no longer to those of an earlier run of this process.
+
+    Details for debugging, such as the traceback of an error that is told in one line, go into the file only.
+    """
     setup_logger.cache_clear()  # it adds handlers only at the first call for a folder
     for name in LOGGERS:
         logger = logging.getLogger(name)
@@ -62,3 +65,6 @@ def _log_to(folder: Path, rank: int) -> None:
         # colours would be escape sequences in a file
         setup_logger(str(folder), distributed_rank=rank, name=name, color=sys.stdout.isatty())
         _handlers[name] = [handler for handler in logger.handlers if handler not in others]
+        for handler in _handlers[name]:
+            if getattr(handler, "stream", None) is sys.stdout:
+                handler.setLevel(logging.INFO)

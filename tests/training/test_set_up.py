@@ -7,6 +7,8 @@ import logging
 import pytest
 import tiny_run
 
+from sirfp import engine
+from sirfp.errors import InputError
 from sirfp.training.set_up import set_up
 
 
@@ -23,6 +25,18 @@ def test_each_run_has_its_own_log(tmp_path, capsys, second):
     assert first.count("first run") == 1 and log.count("second run") == 1
     assert ("second run" in first) == (second == "a")
     assert capsys.readouterr().out.count("second run") == 1
+
+
+def test_a_network_that_cannot_be_built_is_told_in_one_line(tmp_path, capsys):
+    """The traceback, which shows a mistake in one's own code, is in log.txt."""
+    cfg = tiny_run.config(tmp_path)
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.NAME = "MyBackbone"
+    set_up(cfg, argparse.Namespace(eval_only=True))
+    with pytest.raises(InputError, match="No object named 'MyBackbone' .*; --import FILE.py runs the code that regist"):
+        engine.Trainer.build_model(cfg)
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err and "Traceback" in (tmp_path / "log.txt").read_text()
 
 
 def test_handlers_of_others_stay(tmp_path):
