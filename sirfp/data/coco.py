@@ -10,6 +10,7 @@ from typing import Any
 
 from sirfp.data.folders import DECODED, check_image, has_end, image_size, in_threads
 from sirfp.data.pixels import depth_remarks
+from sirfp.data.run_lengths import covers
 from sirfp.errors import InputError
 from sirfp.files.nearby import nearby
 
@@ -194,6 +195,11 @@ def _mask_form(where: str, mask: Any, record: dict[str, Any]) -> str:
             raise InputError(
                 f"{where} has a run-length encoded mask of size {mask.get('size')}, its image {record['file_name']} "
                 f"is {size} (height, width); counts and this size are needed"
+            )
+        if not covers(mask["counts"], int(size[0]) * int(size[1])):
+            raise InputError(
+                f"{where} has a run-length encoded mask whose runs do not cover its image {record['file_name']} of "
+                f"{size[0]} x {size[1]} pixels; encode it again"
             )
         return "bitmask"
     if not isinstance(mask, list) or not all(isinstance(part, list) and _finite(part) for part in mask):

@@ -84,6 +84,8 @@ def put(part, index, **entries):
         (put("annotations", 0, id=None), "entry 0 of annotations has id None"),
         (put("annotations", 0, segmentation=[["1", 2, 3, 4, 5, 6]]), "neither lists of numbers"),
         (put("annotations", 0, segmentation={"size": [30, 20], "counts": [600]}), "of size [30, 20], its image 1.png"),
+        (put("annotations", 0, segmentation={"size": [20, 30], "counts": [5, 5]}), "whose runs do not cover its image"),
+        (put("annotations", 0, segmentation={"size": [20, 30], "counts": "abc"}), "whose runs do not cover its image"),
         (lambda content: [one.update(iscrowd=1) for one in content["annotations"]], "all annotations are crowds"),
         (put("categories", 0, id="7"), "entry 0 of categories has id '7'"),
         (put("categories", 0, name="platelet"), "categories 3 and 7 are both called 'platelet'"),
