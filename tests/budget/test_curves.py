@@ -77,7 +77,7 @@ def test_widths_of_a_curve_are_allowed_ones(network, caplog):
     model, found, moments, held = network
     limits = Limits(round_to=8, min_keep=0.5)
     with caplog.at_level("INFO"):
-        curves = measure_curves(meter(model, found, moments, held), limits)
+        curves = measure_curves(meter(model, found, moments, held), limits, levels=(0.7, 0.3))
     assert "Measuring the loss" in caplog.messages[0] and "Measured" in caplog.messages[-1]  # the log of a run
     assert all(width % 8 == 0 and width >= curve.size / 2 for curve in curves.values() for width in curve.widths)
 

@@ -82,7 +82,7 @@ def test_the_widths_lose_less_than_those_of_a_few_levels(clock, quantity):  # no
     assert len(meter.asked) <= 2 + ROUNDS
 
 
-@pytest.mark.parametrize("share", [0.9, 0.75, 0.5])
+@pytest.mark.parametrize("share", slow_but([0.9, 0.75, 0.5], 0.9, 0.5))
 @pytest.mark.parametrize("seed", slow_but(range(4), 0))
 def test_what_is_skipped_does_not_change_the_best_widths(share, seed):
     """The best plan of the widths at all levels is found from those that were measured."""

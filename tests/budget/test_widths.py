@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from marks import drawn
+from marks import drawn, slow_but
 from small_networks import INPUT, Depthwise
 from test_allocation import FOUND, Wide
 
@@ -265,8 +265,8 @@ def test_atoms_are_removed_in_their_order():
             keep_for(found, order | {name: bad}, widths)
 
 
-def test_sixty_groups_of_2048_channels_take_seconds():
-    groups, size = 60, 2048
+@pytest.mark.parametrize(("groups", "size", "seconds"), slow_but([(60, 2048, 10), (20, 1024, 2)], (20, 1024, 2)))
+def test_many_groups_of_many_channels_take_seconds(groups, size, seconds):
     generator = np.random.default_rng(0)
     grids = [np.arange(41, size + 1)] * groups
     shapes = zip(generator.lognormal(-2, 1, groups), generator.uniform(1, 4, groups), strict=True)
@@ -276,4 +276,4 @@ def test_sixty_groups_of_2048_channels_take_seconds():
     problem = knapsack.Knapsack(grids, losses, cost, 0.4 * cost(np.full(groups, size)), 0.0025, 0.005)
     start = time.process_time()
     assert problem.fits(knapsack.solve(problem))
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < seconds

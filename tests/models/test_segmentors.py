@@ -30,8 +30,8 @@ CASES = [
 ]
 
 
-QUICK = [CASES[i] for i in (0, 1, 2, 4, 6, 9)]
-"""Each head, norm and kind of backbone."""
+QUICK = [CASES[i] for i in (0, 1, 4, 6, 9)]
+"""Each norm, kind of backbone, and head; DeepLabV3+ does with a decoder what DeepLabV3 does without."""
 
 
 @pytest.mark.parametrize(("head", "backbone", "norm"), slow_but(CASES, *QUICK))
@@ -78,7 +78,7 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize(("head", "backbone"), STEPS)
+@pytest.mark.parametrize(("head", "backbone"), slow_but(STEPS, *(step for step in STEPS if "hrnet" not in step[1])))
 def test_a_pruned_segmentor_takes_a_training_step(head, backbone):
     model = segmentor(head, backbone, "BN")
     found = find_groups(model, image(), trial=False)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from marks import slow_but
 from torch import nn
 
 from sirfp.channels import find_groups
@@ -17,7 +18,7 @@ from sirfp.surgery.partial_copy import partial_copy
 from sirfp.surgery.plan_and_cut import cut_copy, touched_modules
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "test_vit"])
+@pytest.mark.parametrize("name", slow_but(["resnet10t", "tf_efficientnet_lite0", "test_vit"], "resnet10t", "test_vit"))
 def test_a_copy_that_shares_layers_computes_the_same_and_leaves_the_model_as_it_was(name):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5).eval()
