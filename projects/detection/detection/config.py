@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Callable, Sequence
+from functools import cache, partial, reduce
 from operator import getitem
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -16,6 +17,8 @@ from sirfp.data.reading import reading_data
 from sirfp.data.registration import detections
 from sirfp.errors import InputError
 
+Records = Callable[[], list[dict[str, Any]]]
+"""Returns Detectron2's records of a data set."""
 NUM_CLASSES = {
     "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
     "FCOS": "MODEL.FCOS.NUM_CLASSES",
@@ -47,8 +50,9 @@ def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
     asked = None if key is None else reduce(getitem, key.split("."), cfg)
     classes: dict[str, Sequence[str]] = {}
     for name in names:
+        records = cache(partial(DatasetCatalog.get, name))  # read once, where a check needs them
         with reading_data([name]):
-            there, masks = contents(name)
+            there, masks = contents(name, records)
         if asked is not None and len(there) != asked:
             raise InputError(f"{key} is {asked}, data set {name!r} has {len(there)} classes; set it to {len(there)}")
         classes[name] = there
@@ -56,20 +60,20 @@ def check_data(cfg: CfgNode, names: Sequence[str]) -> None:
         if cfg.MODEL.MASK_ON:
             _check_masks(name, masks, cfg.INPUT.MASK_FORMAT)
         if cfg.MODEL.KEYPOINT_ON:
-            _check_keypoints(cfg, name)
+            _check_keypoints(cfg, name, records)
         if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN" and name in cfg.DATASETS.TRAIN:
-            _check_stuff(name, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+            _check_stuff(name, records, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
 
 
-def contents(name: str) -> tuple[Sequence[str], frozenset[str]]:
+def contents(name: str, records: Records) -> tuple[Sequence[str], frozenset[str]]:
     """Returns the names of a data set's classes and the forms of its masks (see `sirfp.data.coco.CocoSet`)."""
     found = detections(name)
     if found is not None:
         return found.classes, found.masks
-    records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
+    read, metadata = records(), MetadataCatalog.get(name)  # some sets learn their metadata when they are read
     if metadata.get("thing_classes") is None:
         raise InputError(f"data set {name!r} is not for detection: it has no thing_classes")
-    masks = [box.get("segmentation") for record in records for box in record.get("annotations", ())]
+    masks = [box.get("segmentation") for record in read for box in record.get("annotations", ())]
     forms = {"none" if not mask else "bitmask" if isinstance(mask, dict) else "polygon" for mask in masks}
     return metadata.thing_classes, frozenset(forms)
 
@@ -87,7 +91,7 @@ def _check_masks(name: str, forms: frozenset[str], mask_format: str) -> None:
         )
 
 
-def _check_stuff(name: str, classes: int) -> None:
+def _check_stuff(name: str, records: Records, classes: int) -> None:
     """Checks that a data set has the label maps of a panoptic network, as those of Detectron2's `..._separated` sets.
 
     Raises:
@@ -95,7 +99,7 @@ def _check_stuff(name: str, classes: int) -> None:
     """
     stuff = MetadataCatalog.get(name).get("stuff_classes")
     with reading_data([name]):
-        whole = stuff is not None and all("sem_seg_file_name" in record for record in DatasetCatalog.get(name))
+        whole = stuff is not None and all("sem_seg_file_name" in record for record in records())
     if not whole:
         raise InputError(
             f"MODEL.META_ARCHITECTURE is PanopticFPN, data set {name!r} has no label maps; register it in Python by "
@@ -107,7 +111,7 @@ def _check_stuff(name: str, classes: int) -> None:
         raise InputError(f"{key} is {classes}, data set {name!r} has {there} stuff classes; set it to {there}")
 
 
-def _check_keypoints(cfg: CfgNode, name: str) -> None:
+def _check_keypoints(cfg: CfgNode, name: str, records: Records) -> None:
     names = MetadataCatalog.get(name).get("keypoint_names")
     if names is None:
         raise InputError(
@@ -124,8 +128,8 @@ def _check_keypoints(cfg: CfgNode, name: str) -> None:
             "value per keypoint, such as 0.05"
         )
     with reading_data([name]):
-        records = DatasetCatalog.get(name)
-    for record in records:
+        read = records()
+    for record in read:
         for one in record.get("annotations", ()):
             found = one.get("keypoints", ())
             if len(found) != 3 * count and not one.get("iscrowd", 0):
