@@ -118,8 +118,9 @@ def rankings(found, curves):
 def test_a_budget_is_met_to_half_a_percent(share, kind):
     found = FOUND[Wide]
     cost = kind(share).cost(found)
-    keep = chosen(found, random_curves(found, 0), share, kind=kind)
-    assert (1 - PROMISED) * share <= cost(keep) / cost() <= share
+    for seed in range(2):
+        keep = chosen(found, random_curves(found, seed), share, kind=kind)
+        assert (1 - PROMISED) * share <= cost(keep) / cost() <= share
 
 
 def test_channels_that_lose_nothing_are_kept_while_the_budget_allows():
@@ -166,7 +167,7 @@ def test_small_chains_are_close_to_the_exact_optimum(seed, groups, share):
 
 def test_most_chains_are_exact():
     gaps = []
-    for seed in range(10):
+    for seed in range(20):
         problem = chain(seed, 4, 0.5)
         every = (np.array(at) for at in itertools.product(range(6), repeat=4))
         exact = min(problem.loss(at) for at in every if problem.fits(at))

@@ -221,7 +221,7 @@ def test_a_plan_of_the_dense_model_that_goes_on_from_another_is_the_joined_plan(
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=6,
+    max_leaves=12,
 )
 
 

@@ -38,6 +38,7 @@ def loads(model, kind, path):
         (Residual, "sirfp_setwise", (0.6, 0.4)),
         (Dense, "magnitude", (0.8, 0.6, 0.4)),
         pytest.param(Residual, "magnitude", (0.8, 0.6, 0.4), marks=pytest.mark.slow),
+        pytest.param(Residual, "sirfp_setwise", (0.8, 0.6, 0.4), marks=pytest.mark.slow),
         pytest.param(Dense, "sirfp_setwise", (0.8, 0.6, 0.4), marks=pytest.mark.slow),
     ],
 )
